@@ -1,0 +1,130 @@
+"""The adapter folder: PEFT's own two files, and `ixtune.json` with all that belongs to them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors import safe_open
+
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_folder, atomic_write_json, sha256_file
+from ixtune.model.model import IXC2ForCausalLM
+
+INFO = "ixtune.json"
+WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+
+
+def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
+    """Write an adapter folder, whole or not at all.
+
+    Args:
+        model: the wrapped model.
+        folder: must not exist.
+        info: recipe, base and data identities, versions; the weights' hash is added.
+    """
+    with atomic_folder(folder) as partial:
+        model.save_pretrained(str(partial))
+        (partial / "README.md").write_text(_card(info), encoding="utf-8")
+        atomic_write_json(partial / INFO, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS)})
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """`ixtune.json` of an adapter folder.
+
+    Raises:
+        IxtuneError: this is no adapter folder.
+    """
+    missing = [name for name in (WEIGHTS, PEFT_CONFIG, INFO) if not (folder / name).is_file()]
+    if missing:
+        raise IxtuneError(
+            f"this is no adapter folder: {', '.join(missing)} missing",
+            where=str(folder),
+            mend="give the `adapter` folder of a finished `ixtune train` run",
+        )
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IxtuneError(
+            f"{INFO} is not valid JSON: {error}", where=str(folder / INFO), mend="copy the adapter again"
+        ) from error
+    if not isinstance(info, dict):
+        raise IxtuneError(f"{INFO} holds no mapping", where=str(folder / INFO), mend="copy the adapter again")
+    return info
+
+
+def locate(path: Path) -> Path:
+    """An adapter folder from itself or from the run folder around it."""
+    return path / "adapter" if (path / "adapter" / PEFT_CONFIG).is_file() else path
+
+
+def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool = False) -> PeftModel:
+    """Put a saved adapter on a loaded base, in evaluation mode.
+
+    Raises:
+        IxtuneError: a key is unused or missing, or the base is not the one it was trained on (unless `force`).
+    """
+    info = read_info(folder)
+    trained_on = info.get("base_identity")
+    if trained_on != base_identity and not force:
+        raise IxtuneError(
+            f"the adapter was trained on another base: {str(trained_on)[:16]}…, this one is {base_identity[:16]}…",
+            where=str(folder),
+            mend=f"use the base it names ({info.get('base')}), or go on with --force",
+        )
+    try:
+        with warnings.catch_warnings():
+            # PEFT only warns about missing keys; the exact comparison below reports them by name.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise IxtuneError(
+            f"the adapter does not fit the base: {str(error).splitlines()[0]}",
+            where=str(folder),
+            mend="use the base it was trained on, or copy the adapter again",
+        ) from error
+    _check_keys(wrapped, folder)
+    wrapped.eval()
+    return wrapped
+
+
+def _check_keys(wrapped: PeftModel, folder: Path) -> None:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        stored = set(file.keys())
+    wanted = {
+        name.replace(".default.", ".").replace(".modules_to_save.", ".")
+        for name, _ in wrapped.named_parameters()
+        if ".lora_A.default." in name or ".lora_B.default." in name or ".modules_to_save.default." in name
+    }
+    notes = [f"not used by the model: {name}" for name in sorted(stored - wanted)]
+    notes += [f"missing in the adapter: {name}" for name in sorted(wanted - stored)]
+    if notes:
+        raise IxtuneError(
+            f"the adapter and the model differ in {len(notes)} tensors",
+            where=str(folder / WEIGHTS),
+            mend="copy the adapter again, or train it anew with this version",
+            notes=notes[:8],
+        )
+
+
+def _card(info: dict[str, Any]) -> str:
+    """A model card that states where the adapter comes from and the terms it inherits."""
+    data = info.get("data", {})
+    return f"""---
+library_name: peft
+base_model: {info.get("base")}
+tags: [lora, ixtune]
+---
+# Adapter for {info.get("base")}
+
+Trained with ixtune {info.get("ixtune_version")} on {data.get("records")} records for {info.get("steps")} steps.
+What it targets, the data's hash and the whole recipe are in `{INFO}`.
+
+The adapter is a derivative of its base and inherits the base's terms. The weights of InternLM-XComposer2-4KHD are open
+for academic research, and free commercial use asks for an application to their authors; the embedded `nano` base of
+ixtune is Apache-2.0.
+"""

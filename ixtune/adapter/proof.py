@@ -1,0 +1,176 @@
+"""The proof of a merge: what is on the disk, read back and compared with base and adapter from scratch.
+
+Copied tensors must have the bytes of the base. Of merged ones sampled rows are computed again in float64 and
+must lie within one rounding of what is stored. All files are hashed on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ixtune.adapter.nf4 import is_decoder_linear, nf4_round_trip
+from ixtune.adapter.weights import AdapterWeights
+from ixtune.errors import IxtuneError
+from ixtune.model.shards import Checkpoint, open_checkpoint
+from ixtune.model.tensorfile import BLOCK_BYTES, TensorInfo, raw_bytes, read_span
+
+_RANDOM_ROWS = 6  # besides the first and the last
+_SEED = "ixtune merge"
+_FP32_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was found on the disk.
+
+    `max_abs_error` is the largest distance between a stored value and its float64 recomputation,
+    `file_sha256` the hash of every weights file.
+    """
+
+    sampled_rows: int
+    max_abs_error: float
+    file_sha256: Mapping[str, str]
+
+
+def prove(
+    folder: Path,
+    base: Checkpoint,
+    adapter: AdapterWeights,
+    written_sha256: Mapping[str, str],
+    *,
+    onto_nf4: bool,
+    advance: Callable[[int], None],
+) -> Proof:
+    """Compare the merged folder with its ingredients.
+
+    Args:
+        folder: The merged model, as written.
+        base: The base.
+        adapter: The adapter.
+        written_sha256: For every tensor the hash of its bytes: of the base's for copied tensors, else as
+            computed.
+        onto_nf4: Whether the decoder linears went through NF4 first.
+        advance: Called with the number of bytes just checked.
+
+    Raises:
+        IxtuneError: Something on the disk is not what it must be; the message names the tensor.
+    """
+    merged = open_checkpoint(folder)
+    _check_form(base, merged)
+    hashes = {shard: _check_bytes(merged, shard, written_sha256, advance) for shard in merged.shards}
+    rows, worst = 0, 0.0
+    for info in base.tensors:
+        if changes(info.name, adapter, onto_nf4=onto_nf4):
+            sampled, error = _check_rows(base, merged, adapter, info, onto_nf4=onto_nf4)
+            rows, worst = rows + sampled, max(worst, error)
+    return Proof(rows, worst, hashes)
+
+
+def changes(name: str, adapter: AdapterWeights, *, onto_nf4: bool) -> bool:
+    """Whether merging may change the tensor of this name."""
+    return name in adapter.low_rank or name in adapter.whole or (onto_nf4 and is_decoder_linear(name))
+
+
+def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
+    """The same names, shapes and dtypes, and the same tensors together in one shard."""
+    if missing := sorted(base.by_name.keys() ^ merged.by_name.keys()):
+        raise _failed(merged, f"{missing[0]} is not in both models")
+    for name, info in base.by_name.items():
+        found = merged.by_name[name]
+        if (found.shape, found.dtype) != (info.shape, info.dtype):
+            raise _failed(
+                merged, f"{name} is {list(found.shape)} {found.dtype}, not {list(info.shape)} {info.dtype}"
+            )
+        if merged.shards.index(found.shard) != base.shards.index(info.shard):
+            raise _failed(merged, f"{name} is in another shard")
+
+
+def _check_bytes(
+    merged: Checkpoint, shard: str, written_sha256: Mapping[str, str], advance: Callable[[int], None]
+) -> str:
+    """Read one file front to back, compare the hash of each tensor, and return the hash of the file."""
+    path = merged.folder / shard
+    tensors = merged.in_shard(shard)
+    header_bytes = min(
+        (info.offset for info in tensors if info.offset is not None), default=path.stat().st_size
+    )
+    whole = hashlib.sha256(raw_bytes(read_span(path, 0, header_bytes)))
+    position = header_bytes
+    for info in tensors:
+        part = hashlib.sha256()
+        end = position + info.nbytes
+        while position < end:
+            block = raw_bytes(read_span(path, position, min(BLOCK_BYTES, end - position)))
+            whole.update(block)
+            part.update(block)
+            position += len(block)
+            advance(len(block))
+        if part.hexdigest() != written_sha256[info.name]:
+            raise _failed(merged, f"the bytes of {info.name} on the disk are not those that were written")
+    return whole.hexdigest()
+
+
+def _check_rows(
+    base: Checkpoint, merged: Checkpoint, adapter: AdapterWeights, info: TensorInfo, *, onto_nf4: bool
+) -> tuple[int, float]:
+    """Recompute sampled rows of one merged tensor; the number of rows and the largest error."""
+    if info.nbytes == 0:
+        return 0, 0.0
+    rows = _sample(info)
+    stored = _rows(merged, info.name, rows)
+    if onto_nf4 and is_decoder_linear(info.name):
+        held = base.read(info.name).to(adapter.compute_dtype(info.dtype))
+        old = nf4_round_trip(held)[rows].double()
+    else:
+        old = _rows(base, info.name, rows)
+    expected, slack = _expected(adapter, info.name, rows, old)
+    kind = torch.finfo(info.dtype)
+    # half a unit in the last place, the error of the float32 sum before it, and the smallest step near zero
+    allowed = (expected.abs() + slack) * (kind.eps / 2) + slack + kind.smallest_normal * kind.eps
+    error = (stored - expected).abs()
+    if not bool((error <= allowed).all()):
+        row = rows[int((error > allowed).flatten(1).any(1).nonzero()[0])]
+        raise _failed(merged, f"row {row} of {info.name} is off by {error.max():.3g}, more than one rounding")
+    return len(rows), error.max().item()
+
+
+def _expected(
+    adapter: AdapterWeights, name: str, rows: list[int], old: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rows must be, in float64, and how far float32 arithmetic may be from it."""
+    if name in adapter.whole:
+        new = _rows(adapter.file, adapter.whole[name], rows)
+        return new, torch.zeros_like(new)
+    if name not in adapter.low_rank:
+        return old, torch.zeros_like(old)
+    pair = adapter.low_rank[name]
+    a_RI = adapter.file.read(pair.a).double()
+    b_KR = _rows(adapter.file, pair.b, rows)
+    magnitude = old.abs() + abs(pair.scale) * (b_KR.abs() @ a_RI.abs())
+    return old + pair.scale * (b_KR @ a_RI), magnitude * ((a_RI.shape[0] + 3) * _FP32_ROUNDING)
+
+
+def _rows(checkpoint: Checkpoint, name: str, rows: list[int]) -> torch.Tensor:
+    """These rows in float64, [rows, ...]; at least two dimensions."""
+    return torch.stack([checkpoint.read_rows(name, row, row + 1).double().reshape(-1) for row in rows])
+
+
+def _sample(info: TensorInfo) -> list[int]:
+    """The first row, the last, and some in between that depend on the name alone."""
+    source = random.Random(f"{_SEED} {info.name}")
+    picked = {0, info.rows - 1, *(source.randrange(info.rows) for _ in range(_RANDOM_ROWS))}
+    return sorted(picked)
+
+
+def _failed(merged: Checkpoint, what: str) -> IxtuneError:
+    return IxtuneError(
+        f"the merged model failed its check: {what}",
+        where=str(merged.folder),
+        mend="check disk and memory and merge again; if it stays, report it: nothing was left behind",
+    )

@@ -1,0 +1,165 @@
+"""Where a base checkpoint lies: the embedded one, a folder, or a snapshot of the Hugging Face hub.
+
+A base is a folder in the ORIGINAL form: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors` weights
+with or without an index. Remote code is never fetched: no `.py` file is among the patterns.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from ixtune.errors import IxtuneError
+
+HUB_ID = "internlm/internlm-xcomposer2-4khd-7b"
+NANO = "nano"
+
+_PACKAGE = Path(__file__).resolve().parent
+_SHIPPED_IN_REPOSITORY = {"nano": "examples/nano-base/base", "recipes": "recipes"}
+_INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_HUB_FILES = ["*.json", "*.safetensors", "*.bin", "tokenizer.model"]
+# owner/name as the hub allows it; a leading dot is left to paths, so that ../x can never be taken for an id
+_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def shipped(kind: Literal["nano", "recipes"]) -> Path:
+    """The folder of what ixtune brings along: inside an installed wheel, else in the repository it runs from.
+
+    Raises:
+        IxtuneError: Neither is there, so the installation is broken.
+    """
+    installed = _PACKAGE / "_shipped" / kind
+    in_repository = _PACKAGE.parent / _SHIPPED_IN_REPOSITORY[kind]
+    for folder in (installed, in_repository):
+        if folder.is_dir():
+            return folder
+    raise IxtuneError(
+        f"this installation of ixtune lacks its {kind} folder",
+        where=str(installed),
+        mend="install ixtune again",
+    )
+
+
+def resolve(name: str) -> Path:
+    """The folder of the base called `name`, looked at but not loaded.
+
+    Args:
+        name: `nano` for the embedded base; else a folder; else a hub id such as `HUB_ID`, which is taken from the
+            local cache, or downloaded if the cache does not hold all of it. A folder never causes a request.
+
+    Raises:
+        IxtuneError: There is no such folder or hub id, it cannot be fetched, or it is no checkpoint; the message
+            names what is missing.
+    """
+    if name == NANO:
+        folder = shipped("nano")
+    elif os.path.lexists(path := Path(name).expanduser()):
+        folder = path
+    elif _HUB_ID_PATTERN.fullmatch(name) and ".." not in name:
+        folder = _hub_snapshot(name)
+    else:
+        raise IxtuneError(
+            "there is no such base folder",
+            where=name,
+            mend=f"give `{NANO}`, the folder of a checkpoint, or a hub id such as {HUB_ID}",
+        )
+    _require_checkpoint(folder)
+    return folder
+
+
+def _require_checkpoint(folder: Path) -> None:
+    """Raise an IxtuneError that names every part `folder` lacks to be a base."""
+    if not folder.is_dir():
+        raise IxtuneError(
+            "the base is not a folder", where=str(folder), mend="give the folder that holds config.json"
+        )
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise IxtuneError(
+            "this is an adapter, not a base",
+            where=str(folder),
+            mend="give the base it was trained on (`base` in its ixtune.json), or merge the adapter first",
+        )
+    if missing := _missing_parts(folder):
+        raise IxtuneError(
+            f"not a complete base checkpoint: missing {', '.join(missing)}",
+            where=str(folder),
+            mend="copy the missing files there, or give another folder",
+        )
+
+
+def _missing_parts(folder: Path) -> list[str]:
+    """What `folder` lacks to be a checkpoint; with an index, every shard it names must be there."""
+    missing = [name for name in ("config.json", "tokenizer.model") if not (folder / name).is_file()]
+    indexes = [folder / name for name in _INDEX_FILES if (folder / name).is_file()]
+    if not indexes:
+        if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+            missing.append("weights (*.safetensors or *.bin)")
+        return missing
+    absent_by_index = [_absent_shards(index) for index in indexes]
+    # one complete set is enough: a folder may hold both forms' indexes and the shards of one
+    return missing + min(absent_by_index, key=len)
+
+
+def _absent_shards(index: Path) -> list[str]:
+    """The shards that `index` names and its folder lacks."""
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [shard for shard in shards if Path(shard).name != shard]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IxtuneError(
+            "the index of the weights cannot be read",
+            where=str(index),
+            mend="copy it again from where it came",
+        ) from error
+    if outside:
+        raise IxtuneError(
+            f"the index of the weights names a file outside its folder: {outside[0]}",
+            where=str(index),
+            mend="use a checkpoint whose shards lie beside its index",
+        )
+    return [shard for shard in shards if not (index.parent / shard).is_file()]
+
+
+def _hub_snapshot(hub_id: str) -> Path:
+    """The folder of a hub repository's main revision: from the cache if that is complete, else downloaded."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
+        if not _missing_parts(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    if constants.HF_HUB_OFFLINE:
+        raise IxtuneError(
+            f"neither a folder nor wholly in the hub cache: {hub_id}",
+            where=f"HF_HUB_OFFLINE is set; cache {constants.HF_HUB_CACHE}",
+            mend="unset HF_HUB_OFFLINE to download it, or give the folder of a checkpoint",
+        )
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except GatedRepoError as error:
+        raise IxtuneError(
+            f"the hub asks for an access grant for {hub_id}",
+            mend="accept its terms on the hub, then run `hf auth login`",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise IxtuneError(
+            f"neither a folder nor a model on the hub: {hub_id}",
+            mend=f"check the spelling, or give the folder of a checkpoint; the released model is {HUB_ID}",
+        ) from error
+    except (
+        Exception
+    ) as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise IxtuneError(
+            f"{hub_id} could not be downloaded: {reason}",
+            mend="check the connection and try again (finished parts are kept), or give a checkpoint folder",
+        ) from error

@@ -1,0 +1,41 @@
+"""Errors for people: what is wrong and where, how to mend it, and the exit code of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class IxtuneError(Exception):
+    """Something a person can mend; the command line prints it without a traceback.
+
+    Args:
+        what: What is wrong, in one line, without a full stop.
+        where: The file, line, tensor or option it was found in, if there is one.
+        mend: What to do about it, in one line.
+        notes: Further lines, one finding each, when there are several.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, mend: str, notes: Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.mend = mend
+        self.notes = tuple(notes)
+
+    def __str__(self) -> str:
+        """One line: what, and where in parentheses."""
+        return f"{self.what} ({self.where})" if self.where else self.what
+
+
+class UsageError(IxtuneError):
+    """The command or the recipe is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(IxtuneError):
+    """More of the data is bad than the threshold allows."""
+
+    exit_code = 3

@@ -1,0 +1,119 @@
+"""Base beside adapter on a held-out set, with the two controls that unmask a model which does not look."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ixtune.data.record import Turn
+from ixtune.data.store import PreparedSet
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.errors import IxtuneError
+from ixtune.evaluation.generate import Answerer, Prompt, answer_all
+from ixtune.evaluation.scores import Share, exact_match, majority_answers, share
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The last question of every record, its reference answer, and what was said before."""
+
+    prompts: tuple[Prompt, ...]
+    references: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The questions' own words."""
+        return [prompt.turns[-1].text for prompt in self.prompts]
+
+
+@dataclass(slots=True)
+class Result:
+    """What one model, or one control, answered."""
+
+    name: str
+    exact: Share
+    loss: float | None
+    answers: list[str] = field(repr=False)
+
+
+def questions_of(prepared: PreparedSet, limit: int | None = None) -> Questions:
+    """Cut every record before its last answer.
+
+    Args:
+        prepared: the set.
+        limit: only the first so many records.
+
+    Raises:
+        IxtuneError: the set is empty.
+    """
+    count = len(prepared.dataset)
+    records = [prepared.dataset[index] for index in range(min(count, limit or count))]
+    if not records:
+        raise IxtuneError("the set holds no records", where=str(prepared.root), mend="prepare it again")
+    prompts = tuple(
+        Prompt(tuple(Turn(turn["role"], turn["text"]) for turn in record["turns"][:-1]), tuple(record["pictures"]))
+        for record in records
+    )
+    references = tuple(record["turns"][-1]["text"].strip() for record in records)
+    return Questions(prompts, references, tuple(record["id"] for record in records))
+
+
+def swapped(questions: Questions, seed: int = 0) -> Questions:
+    """The same questions, each with the pictures of another record that has other ones.
+
+    Records without pictures stay as they are.
+
+    Raises:
+        IxtuneError: there is nothing to swap with.
+    """
+    rng = random.Random(seed)
+    by_count: dict[int, list[Prompt]] = {}
+    for prompt in questions.prompts:
+        by_count.setdefault(len(prompt.pictures), []).append(prompt)
+    blind = []
+    for prompt in questions.prompts:
+        donors = by_count[len(prompt.pictures)]
+        if not prompt.pictures:
+            blind.append(prompt)
+            continue
+        if all(donor.paths == prompt.paths for donor in donors):
+            raise IxtuneError(
+                "the blind control needs records with different pictures, as many in each",
+                where=", ".join(prompt.paths),
+                mend="evaluate on a larger set",
+            )
+        donor = rng.choice(donors)
+        while donor.paths == prompt.paths:
+            donor = rng.choice(donors)
+        blind.append(Prompt(prompt.turns, donor.pictures))
+    return Questions(tuple(blind), questions.references, questions.ids)
+
+
+def ask(
+    name: str,
+    model: Any,
+    tokenizer: Tokenizer,
+    questions: Questions,
+    images_of: Callable[[Sequence[Any]], dict[str, Any]],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    loss: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Let a model answer and score it by exact match."""
+    answers = answer_all(Answerer(model, tokenizer, images_of, max_new_tokens), questions.prompts, batch_size, progress)
+    return Result(name, _score(answers, questions), loss, answers)
+
+
+def majority(questions: Questions) -> Result:
+    """The control that always gives the commonest answer to a question of this form."""
+    answers = majority_answers(questions.texts, questions.references)
+    return Result("majority answer", _score(answers, questions), None, answers)
+
+
+def _score(answers: list[str], questions: Questions) -> Share:
+    return share([exact_match(a, r) for a, r in zip(answers, questions.references, strict=True)])

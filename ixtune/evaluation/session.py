@@ -1,0 +1,149 @@
+"""One evaluation: models loaded one after the other, the same prompts for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ixtune
+from ixtune import base
+from ixtune.adapter import bundle
+from ixtune.data import store
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.errors import UsageError
+from ixtune.evaluation import compare
+from ixtune.files import sha256_file
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+from ixtune.training.batch import PictureSource
+from ixtune.training.run import mean_loss
+
+PACK_TOKENS = 16384
+
+
+class Loaded:
+    """A base, with its adapter if there is one, ready to answer."""
+
+    def __init__(self, base_name: str | None, adapter: Path | None, quantize: str | None, force: bool = False) -> None:
+        """Load.
+
+        Args:
+            base_name: None for the base the adapter names.
+            adapter: adapter or run folder.
+            quantize: `nf4` or `none`; None as the adapter was trained.
+            force: accept another base than the adapter was trained on.
+
+        Raises:
+            UsageError: neither base nor adapter is named, or `quantize` is something else.
+        """
+        if base_name is None and adapter is None:
+            raise UsageError("no model is named", mend="give --adapter, --base, or both")
+        if quantize not in (None, "nf4", "none"):
+            raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
+        folder_of_adapter = bundle.locate(adapter) if adapter else None
+        info = bundle.read_info(folder_of_adapter) if folder_of_adapter else {}
+        self.base_name = base_name or str(info["base"])
+        self.quantize = quantize or str(info.get("quantize", "none"))
+        folder = base.resolve(self.base_name)
+        self.tokenizer = Tokenizer.from_base(folder)
+        self.dtype = torch.bfloat16
+        self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
+        self.adapter = folder_of_adapter
+        self.model: Any = self.base_model
+        if folder_of_adapter is not None:
+            identity = base_identity(open_checkpoint(folder))
+            self.model = bundle.load(self.base_model, folder_of_adapter, identity, force)
+
+    @contextmanager
+    def as_base(self) -> Iterator[Any]:
+        """The model with the adapter, projector included, switched off."""
+        if self.adapter is None:
+            yield self.model
+        else:
+            with self.model.disable_adapter():
+                yield self.model
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The type training ran in; the adapter's fp32 parts need it on a bf16 base."""
+        with torch.autocast(next(self.model.parameters()).device.type, self.dtype):
+            yield
+
+
+def evaluate(
+    data: Path,
+    *,
+    adapter: Path | None = None,
+    base_name: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    quantize: str | None = None,
+    controls: bool = True,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score base and adapter on a prepared set.
+
+    Returns:
+        a mapping ready for JSON: `results` (name, exact_match, low, high, loss), `answers`, and what was evaluated.
+    """
+    prepared = store.load(data)
+    loaded = Loaded(base_name, adapter, quantize, force)
+    store.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
+    pictures = PictureSource(prepared.image_root, loaded.base_model)
+    questions = compare.questions_of(prepared, limit)
+
+    def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
+        loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None
+        return compare.ask(
+            name,
+            loaded.model,
+            loaded.tokenizer,
+            asked,
+            pictures.of,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            loss=loss,
+            progress=progress,
+        )
+
+    results = []
+    with loaded.autocast():
+        with loaded.as_base():
+            results.append(ask("base", questions))
+        if loaded.adapter is not None:
+            results.append(ask("adapter", questions))
+        if controls:
+            last = "adapter" if loaded.adapter is not None else "base"
+            results.append(ask(f"{last}, pictures swapped", compare.swapped(questions), with_loss=False))
+            results.append(compare.majority(questions))
+    return {
+        "ixtune_version": ixtune.__version__,
+        "base": loaded.base_name,
+        "quantize": loaded.quantize,
+        "adapter": str(loaded.adapter) if loaded.adapter else None,
+        "data": str(data),
+        "manifest_sha256": sha256_file(data / "manifest.json"),
+        "records": len(questions.prompts),
+        "results": [
+            {"name": r.name, "exact_match": r.exact.value, "low": r.exact.low, "high": r.exact.high, "loss": r.loss}
+            for r in results
+        ],
+        "answers": [
+            {
+                "id": record_id,
+                "question": question,
+                "reference": reference,
+                **{r.name: r.answers[at] for r in results},
+            }
+            for at, (record_id, question, reference) in enumerate(
+                zip(questions.ids, questions.texts, questions.references, strict=True)
+            )
+        ],
+    }

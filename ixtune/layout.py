@@ -1,0 +1,167 @@
+"""The geometry of one picture in plain numbers, the single truth for sizes and token counts.
+
+A picture is resized so that it fills at most `hd_num` crops of 336x336, padded with white to whole crops, and
+cut.
+Source: MODEL.md 2.2 (HD_transform) and 2.5 (sequence), to the letter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+CROP = 336
+"""Side of a crop in pixels: the input size of the vision tower."""
+
+VIEW_SIDE_TOKENS = 12
+"""Vectors along the side of one view: 336 / 14 patches, merged 2x2."""
+
+VIEW_TOKENS = VIEW_SIDE_TOKENS**2
+"""Vectors of one view (a crop, or the global view), newline tokens not counted."""
+
+LAYOUT_VERSION = 1
+"""Written into prepared data; to be raised when `plan` gives another answer for the same input."""
+
+
+class LayoutError(ValueError):
+    """The reference has no layout for this picture at this hd_num; it fails there too."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLayout:
+    """How one picture becomes crops and tokens; sizes in pixels, in the frame of the picture as it is seen.
+
+    Attributes:
+        width: Width of the picture.
+        height: Height of the picture.
+        hd_num: The most crops the picture may fill.
+        transposed: Whether the picture (a portrait) is transposed for resize and padding, and back after that.
+        resized_width: Width after the resize, before the padding.
+        resized_height: Height after the resize, before the padding.
+        pad_axis: "y" when white rows are added at top and bottom, "x" when white columns at left and right.
+        pad_before: White rows at the top, or columns at the left.
+        pad_after: White rows at the bottom, or columns at the right.
+        rows: Rows of crops.
+        cols: Columns of crops.
+    """
+
+    width: int
+    height: int
+    hd_num: int
+    transposed: bool
+    resized_width: int
+    resized_height: int
+    pad_axis: Literal["x", "y"]
+    pad_before: int
+    pad_after: int
+    rows: int
+    cols: int
+
+    @property
+    def final_width(self) -> int:
+        """Width after resize and padding, a multiple of 336."""
+        return self.cols * CROP
+
+    @property
+    def final_height(self) -> int:
+        """Height after resize and padding, a multiple of 336."""
+        return self.rows * CROP
+
+    @property
+    def crops(self) -> int:
+        """Number of 336x336 crops, the global view not counted."""
+        return self.rows * self.cols
+
+    @property
+    def tokens(self) -> int:
+        """Length of the picture's image span, see `tokens_of`."""
+        return tokens_of(self.rows, self.cols)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the derived numbers, for JSON."""
+        derived = {
+            "final_width": self.final_width,
+            "final_height": self.final_height,
+            "crops": self.crops,
+            "tokens": self.tokens,
+            "token_parts": token_parts(self.rows, self.cols),
+        }
+        return asdict(self) | derived
+
+
+def token_parts(rows: int, cols: int) -> dict[str, int]:
+    """Where the tokens of a picture of `rows` x `cols` crops come from; the values add up to `tokens_of`.
+
+    The global view, a newline token for each of its 12 rows, the separator token, the crops, and a newline token
+    for each of the 12 * rows rows of their common map (MODEL.md 2.5).
+    """
+    return {
+        "global_view": VIEW_TOKENS,
+        "global_newlines": VIEW_SIDE_TOKENS,
+        "separator": 1,
+        "crops": VIEW_TOKENS * rows * cols,
+        "crop_newlines": VIEW_SIDE_TOKENS * rows,
+    }
+
+
+def tokens_of(rows: int, cols: int) -> int:
+    """Tokens of `rows` x `cols` crops: 144 * (rows * cols + 1) + 1 + 12 * (rows + 1) (MODEL.md 2.5)."""
+    return VIEW_TOKENS * (rows * cols + 1) + 1 + VIEW_SIDE_TOKENS * (rows + 1)
+
+
+def plan(width: int, height: int, hd_num: int) -> PatchLayout:
+    """The layout of a picture of `width` x `height` pixels that may fill at most `hd_num` crops.
+
+    Only the aspect ratio matters: a small picture is enlarged until it fills its crops. The quotients are
+    float64 without tolerance, because the reference's are: exact arithmetic would give other grids.
+
+    Raises:
+        TypeError: An argument is not an int (a bool is none).
+        LayoutError: A size is not positive, hd_num is below 1, or the picture is so thin that its shorter
+            side vanishes in the resize.
+    """
+    for name, value in (("width", width), ("height", height), ("hd_num", hd_num)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, not {type(value).__name__}: {value!r}")
+    if width < 1 or height < 1:
+        raise LayoutError(f"width and height must be positive, not {width} x {height}")
+    if hd_num < 1:
+        raise LayoutError(f"hd_num must be at least 1, not {hd_num}: height and width must be > 0")
+
+    transposed = width < height  # a square is not transposed
+    long_side, short_side = (height, width) if transposed else (width, height)
+    try:
+        ratio = long_side / short_side
+    except OverflowError:
+        raise LayoutError(f"a picture of {width} x {height} is too large for float64") from None
+
+    steps = 1
+    while (steps + 1) * math.ceil((steps + 1) / ratio) <= hd_num:
+        steps += 1
+    resized_long = CROP * steps
+    resized_short = int(resized_long / ratio)
+    if resized_short == 0:
+        raise LayoutError(
+            f"a picture of {width} x {height} is too thin for hd_num {hd_num}: "
+            f"height and width must be > 0 after the resize"
+        )
+
+    # Not ceil(steps / ratio): the truncation above can save a whole row of crops (5328 x 2132 at 16).
+    short_crops = math.ceil(resized_short / CROP)
+    padding = short_crops * CROP - resized_short
+    pad_before = padding // 2
+    resized = (resized_short, resized_long) if transposed else (resized_long, resized_short)
+    return PatchLayout(
+        width=width,
+        height=height,
+        hd_num=hd_num,
+        transposed=transposed,
+        resized_width=resized[0],
+        resized_height=resized[1],
+        pad_axis="x" if transposed else "y",
+        pad_before=pad_before,
+        pad_after=padding - pad_before,
+        rows=steps if transposed else short_crops,
+        cols=short_crops if transposed else steps,
+    )

@@ -1,0 +1,118 @@
+"""The configuration of IXC2-4KHD, read from the original `config.json` as it lies on the hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+
+MODEL_TYPE = "internlmxcomposer2"
+DECODER_LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
+
+# What the original config.json says about running, not about the network. transformers would obey some of it
+# (flash_attention_2 without flash-attn raises) and refuse other parts (`max_length` is a generation setting).
+# Dropped on load; `merge` and `export` carry the file itself along.
+_RUN_KEYS = ("attn_implementation", "max_length", "use_cache", "auto_map", "bias", "torch_dtype_original")
+
+# The original hard-codes its vision tower; these are CLIP-L/14-336's sizes (MODEL.md 2.5).
+_CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+# Rank and alpha are constants of the original's code, absent from its config.json (MODEL.md 4).
+_PLORA_WQKV = {"rank": 8, "alpha": 16}
+_PLORA_OTHERS = {"rank": 256, "alpha": 256}
+
+
+class IXC2Config(PreTrainedConfig):
+    """Sizes of the decoder, the vision tower and the PLoRA branches.
+
+    The defaults are the released 7B. A smaller checkpoint of the same form (the embedded base, the fixtures)
+    adds `vision_config` and `plora` to its config.json; the released one has neither.
+
+    Attributes:
+        vision_config: sizes of the CLIP vision tower, as transformers names them.
+        plora: `{"wqkv": {"rank", "alpha"}, "others": {"rank", "alpha"}}`; the scale is alpha / rank.
+        image_token_id: the id at image positions. 0 is `<unk>`, which a byte-fallback vocabulary never
+            produces from text, and it is inside the embedding table, so logits processors may index with it.
+        ntk_stateful: keep a rotary base once stretched by dynamic NTK, as the reference does (MODEL.md 5).
+    """
+
+    model_type = MODEL_TYPE
+    sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own convention
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    vocab_size: int = 92544
+    hidden_size: int = 4096
+    intermediate_size: int = 14336
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 8
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-5
+    rope_parameters: dict | None = None
+    pad_token_id: int | None = 2
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = False
+    vision_config: dict | PreTrainedConfig | None = None
+    plora: dict | None = None
+    image_token_id: int = 0
+    ntk_stateful: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill the constants the original keeps in code."""
+        for key in _RUN_KEYS:
+            kwargs.pop(key, None)
+        self.use_cache = True
+        if not isinstance(self.vision_config, CLIPVisionConfig):
+            self.vision_config = CLIPVisionConfig(**{**_CLIP_L_336, **(self.vision_config or {})})
+        self.plora = self.plora or {"wqkv": dict(_PLORA_WQKV), "others": dict(_PLORA_OTHERS)}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a config.json; the file's run settings are dropped, a caller's are kept."""
+        clean = {key: value for key, value in config_dict.items() if key not in _RUN_KEYS}
+        return super().from_dict(clean, **kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def merged_width(self) -> int:
+        """Width of one image token before the projector: a 2x2 block of patches side by side."""
+        return 4 * self.vision_config.hidden_size
+
+    def plora_of(self, linear: str) -> tuple[int, float]:
+        """Rank and scale of the PLoRA branch beside `linear` (one of `DECODER_LINEARS`)."""
+        entry = self.plora["wqkv" if linear == "wqkv" else "others"]
+        return entry["rank"], entry["alpha"] / entry["rank"]
+
+    def linear_shape(self, linear: str) -> tuple[int, int]:
+        """(out, in) features of one decoder linear."""
+        kv_width = 2 * self.num_key_value_heads * self.head_dim
+        return {
+            "wqkv": (self.hidden_size + kv_width, self.hidden_size),
+            "wo": (self.hidden_size, self.hidden_size),
+            "w1": (self.intermediate_size, self.hidden_size),
+            "w3": (self.intermediate_size, self.hidden_size),
+            "w2": (self.hidden_size, self.intermediate_size),
+        }[linear]
+
+
+AutoConfig.register(MODEL_TYPE, IXC2Config)

@@ -1,0 +1,243 @@
+"""The InternLM2 decoder with a PLoRA branch beside each of its five linears.
+
+Shape letters: B batch, L length, D hidden, H query heads, K key/value heads, G query heads per K, d head width,
+T = B*L, I image positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from ixtune.model import attention as _register_segments  # noqa: F401 - registers `segments`
+from ixtune.model.configuration import IXC2Config
+from ixtune.model.plora import PLoRA, apply
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in fp32, cast, then weighted (MODEL.md 5)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Return the normed [B, L, D] in the dtype of the input."""
+        x32 = x_BLD.float()
+        normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x_BLD.dtype)
+
+
+class Rotary(nn.Module):
+    """Rotary position angles.
+
+    It owns no buffer: frequencies are computed where they are used, so that nothing can be left uninitialised
+    by loading through the meta device or be rounded by a cast of the model (TRAPS.md 18).
+    """
+
+    def __init__(self, config: IXC2Config) -> None:
+        super().__init__()
+        rope = dict(config.rope_parameters or {})
+        self.theta = float(rope.get("rope_theta", 1_000_000.0))
+        self.kind = rope.get("rope_type", "default")
+        self.factor = float(rope.get("factor", 1.0))
+        if self.kind not in ("default", "linear", "dynamic"):
+            raise ValueError(f"rope type {self.kind!r} is none of default, linear, dynamic")
+        self.max_positions = config.max_position_embeddings
+        self.head_dim = config.head_dim
+        self.stateful = config.ntk_stateful
+        self._longest = 0  # the longest sequence met, where `stateful`
+
+    def _base(self, position_ids: torch.Tensor) -> float:
+        if self.kind != "dynamic":
+            return self.theta
+        length = int(position_ids.max()) + 1
+        if self.stateful:
+            self._longest = length = max(length, self._longest)
+        if length <= self.max_positions:
+            return self.theta
+        stretch = self.factor * length / self.max_positions - (self.factor - 1)
+        return self.theta * stretch ** (self.head_dim / (self.head_dim - 2))
+
+    @torch.no_grad()
+    def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [B, 1, L, d] for position_ids [B, L], computed in fp32."""
+        exponents = torch.arange(0, self.head_dim, 2, device=position_ids.device).float() / self.head_dim
+        frequencies = 1.0 / (self._base(position_ids) ** exponents)
+        positions = position_ids.float()
+        if self.kind == "linear":
+            positions = positions / self.factor
+        angles = positions[:, None, :, None] * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x_BHLd: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate halves (the NeoX convention)."""
+    half = x_BHLd.shape[-1] // 2
+    turned = torch.cat((-x_BHLd[..., half:], x_BHLd[..., :half]), dim=-1)
+    return x_BHLd * cos + turned * sin
+
+
+def _linear(config: IXC2Config, name: str) -> tuple[nn.Linear, PLoRA]:
+    """One decoder linear and its branch."""
+    out_features, in_features = config.linear_shape(name)
+    return nn.Linear(in_features, out_features, bias=False), PLoRA(
+        in_features, out_features, *config.plora_of(name)
+    )
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with a fused wqkv."""
+
+    def __init__(self, config: IXC2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = 0.0
+        self.is_causal = True
+        self.wqkv, self.wqkv_plora = _linear(config, "wqkv")
+        self.wo, self.wo_plora = _linear(config, "wo")
+
+    def forward(
+        self,
+        x_BLD: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        image_rows_I: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        batch, length, _ = x_BLD.shape
+        groups = self.num_key_value_groups
+        # The fused rows are laid out per key/value head: its G query heads, then its key, then its value.
+        qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, image_rows_I)
+        qkv_BLKgd = qkv.view(batch, length, -1, groups + 2, self.head_dim)
+        query = qkv_BLKgd[..., :groups, :].reshape(batch, length, -1, self.head_dim).transpose(1, 2)
+        key = qkv_BLKgd[..., groups, :].transpose(1, 2)
+        value = qkv_BLKgd[..., groups + 1, :].transpose(1, 2)
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        out_BLD = out.reshape(batch, length, -1).contiguous()
+        return apply(self.wo, self.wo_plora, out_BLD, image_rows_I)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: IXC2Config) -> None:
+        super().__init__()
+        self.w1, self.w1_plora = _linear(config, "w1")
+        self.w3, self.w3_plora = _linear(config, "w3")
+        self.w2, self.w2_plora = _linear(config, "w2")
+
+    def forward(self, x_BLD: torch.Tensor, image_rows_I: torch.Tensor | None) -> torch.Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        gate = nn.functional.silu(apply(self.w1, self.w1_plora, x_BLD, image_rows_I))
+        return apply(
+            self.w2, self.w2_plora, gate * apply(self.w3, self.w3_plora, x_BLD, image_rows_I), image_rows_I
+        )
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: IXC2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer_idx)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x_BLD: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        image_rows_I: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        x_BLD = x_BLD + self.attention(
+            self.attention_norm(x_BLD), angles, image_rows_I, attention_mask, past_key_values, **kwargs
+        )
+        return x_BLD + self.feed_forward(self.ffn_norm(x_BLD), image_rows_I)
+
+
+class Decoder(nn.Module):
+    """Embeddings in, hidden states out."""
+
+    def __init__(self, config: IXC2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary = Rotary(config)
+
+    def forward(
+        self,
+        embeds_BLD: torch.Tensor,
+        image_rows_I: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, Cache | None]:
+        """Run all layers.
+
+        Args:
+            embeds_BLD: embeddings with the image rows already written in.
+            image_rows_I: flat indices (into B*L) of the image positions, where PLoRA acts; None without images.
+            attention_mask: [B, L] with 1 for real positions, or None. Not used when segment boundaries are given.
+            position_ids: [B, L]; None counts from the cache's length, whatever the padding (as in training).
+            past_key_values: the cache to read and extend.
+            use_cache: make a cache where none is given.
+            **kwargs: what the attention function takes, such as `cu_seq_lens_q` and `max_length_q`.
+
+        Returns:
+            (normed hidden states [B, L, D], the cache)
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(past, past + embeds_BLD.shape[1], device=embeds_BLD.device)[None]
+        mask = None
+        if kwargs.get("cu_seq_lens_q") is None:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=embeds_BLD,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=None,  # packs come with boundaries; positions never stand for segments here
+            )
+        angles = self.rotary(position_ids, embeds_BLD.dtype)
+        hidden = embeds_BLD
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                angles,
+                image_rows_I=image_rows_I,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return self.norm(hidden), past_key_values

@@ -1,0 +1,256 @@
+"""IXC2-4KHD for training and generation, on transformers' own base classes.
+
+Images enter as token positions: `input_ids` holds `config.image_token_id` at every position of an image span, and
+the projected image rows are written there. Padding, packing, `generate` and the cache thus stay ordinary.
+
+Shape letters: B batch, L length, D hidden, T = B*L, N crops, I image positions, S supervised rows, m merged width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ixtune.layout import tokens_of
+from ixtune.model import checkpoint as _register_names  # noqa: F401 - original tensor names
+from ixtune.model.configuration import IXC2Config
+from ixtune.model.decoder import Decoder, RMSNorm
+from ixtune.model.loss import supervised_loss, supervised_rows
+from ixtune.model.plora import PLoRA
+from ixtune.model.vision import Separators, VisionTower, image_vectors
+
+Grids = Sequence[tuple[int, int]]
+
+
+class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
+    """InternLM-XComposer2-4KHD.
+
+    `from_pretrained` reads the original checkpoint form (original names, `.bin` or safetensors, any sharding) and
+    `save_pretrained` writes the original names back.
+    """
+
+    config_class = IXC2Config
+    config: IXC2Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("DecoderLayer",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: IXC2Config) -> None:
+        super().__init__(config)
+        self.model = Decoder(config)
+        self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.vit = VisionTower(config.vision_config)
+        self.separators = Separators(config.merged_width)
+        self.vision_proj = nn.Sequential(
+            nn.Linear(config.merged_width, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PLoRA):
+            nn.init.zeros_(module.B.weight)  # a fresh branch adds nothing, as a fresh LoRA does
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, Separators):
+            nn.init.normal_(module.glb, std=self.config.initializer_range)
+            nn.init.normal_(module.sub, std=self.config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings."""
+        return self.model.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.model.tok_embeddings = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return self.output
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head."""
+        self.output = new_embeddings
+
+    def get_image_vectors(self, crops: torch.Tensor, grids: Grids) -> torch.Tensor:
+        """Vectors before the projector [I, m]: uint8 crops [N, 3, 336, 336] through tower, merge and layout.
+
+        The tower runs without gradients while none of its parameters asks for one.
+        """
+        return image_vectors(self.vit, self.separators, crops, grids)
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        crops: torch.Tensor | None = None,
+        grids: Grids | None = None,
+        image_vectors: torch.Tensor | None = None,
+        image_rows: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token embeddings with the projected image rows written in.
+
+        Args:
+            input_ids: [B, L], `config.image_token_id` at image positions.
+            crops: uint8 [N, 3, 336, 336], the local crops of all images in the order of their spans.
+            grids: (rows, cols) of each image.
+            image_vectors: [I, m] in place of crops and grids, from `get_image_vectors`.
+            image_rows: int64 [I] flat indices of the image positions; found from input_ids where None.
+
+        Returns:
+            (embeddings [B, L, D], image_rows [I] or None without images)
+
+        Raises:
+            ValueError: the image positions and the images' tokens differ in number.
+        """
+        embeds = self.model.tok_embeddings(input_ids)
+        if crops is None and image_vectors is None:
+            return embeds, None
+        if image_vectors is None:
+            if grids is None:
+                raise ValueError("crops came without grids: pass (rows, cols) of each image")
+            image_vectors = self.get_image_vectors(crops, grids)
+        if image_rows is None:
+            image_rows = (input_ids.reshape(-1) == self.config.image_token_id).nonzero().squeeze(1)
+        if len(image_rows) != len(image_vectors):
+            raise ValueError(
+                f"input_ids holds {len(image_rows)} image positions, but the images have {len(image_vectors)} tokens"
+            )
+        # Under an adapter this is PEFT's wrapper around two projectors, of which the trained one comes last.
+        projector_dtype = list(self.vision_proj.parameters())[-1].dtype
+        projected_ID = self.vision_proj(image_vectors.to(projector_dtype)).to(embeds.dtype)
+        flat_TD = embeds.reshape(-1, embeds.shape[-1]).index_copy(0, image_rows, projected_ID)
+        return flat_TD.view_as(embeds), image_rows
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        crops: torch.Tensor | None = None,
+        grids: Grids | None = None,
+        image_vectors: torch.Tensor | None = None,
+        image_rows: torch.Tensor | None = None,
+        supervised: tuple[torch.Tensor, torch.Tensor] | None = None,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """One pass.
+
+        Args:
+            input_ids: [B, L], `config.image_token_id` at image positions.
+            attention_mask: [B, L], 1 at real positions; not for packs.
+            position_ids: [B, L]; in a pack they restart with every segment.
+            past_key_values: the cache.
+            inputs_embeds: [B, L, D] in place of input_ids; images are then already in it and `image_rows` says where.
+            labels: [B, L] unshifted, -100 where nothing is asked. Gives loss and logits.
+            use_cache: return a cache; default on outside training.
+            logits_to_keep: compute logits of the last n positions only (0: all), or of the given indices.
+            crops: see `embed`.
+            grids: see `embed`.
+            image_vectors: see `embed`.
+            image_rows: see `embed`.
+            supervised: (rows [S], targets [S]) as `loss.supervised_rows` gives them: loss only, no logits.
+            num_items_in_batch: supervised tokens of the whole optimizer step; default: of this batch.
+            **kwargs: segment boundaries `cu_seq_lens_q` and `max_length_q` of a pack.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
+        else:
+            embeds = inputs_embeds
+        hidden, cache = self.model(
+            embeds,
+            image_rows_I=image_rows,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=(not self.training) if use_cache is None else use_cache,
+            **kwargs,
+        )
+        if supervised is not None:
+            loss = supervised_loss(hidden.flatten(0, 1), *supervised, self.output, num_items_in_batch)
+            return CausalLMOutputWithPast(loss=loss, past_key_values=cache)
+        loss = None
+        if labels is not None:
+            loss = supervised_loss(hidden.flatten(0, 1), *supervised_rows(labels), self.output, num_items_in_batch)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
+        if not isinstance(logits_to_keep, int):
+            keep = logits_to_keep
+        return CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Images enter with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        has_images = kwargs.get("crops") is not None or kwargs.get("image_vectors") is not None
+        if has_images and not kwargs.get("use_cache", True):
+            raise ValueError("generating from images needs the cache: leave use_cache on")
+        cache = inputs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            for name in ("crops", "grids", "image_vectors", "image_rows"):
+                inputs.pop(name, None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Beams repeat whole rows; a row's crops must stay together and in order."""
+        crops, grids = model_kwargs.pop("crops", None), model_kwargs.pop("grids", None)
+        vectors = model_kwargs.pop("image_vectors", None)
+        ids, expanded = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if expand_size > 1 and input_ids is not None and (crops is not None or vectors is not None):
+            tokens_of_rows = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
+            if vectors is not None:
+                vectors = _repeat_pieces(vectors, tokens_of_rows, expand_size)
+            else:
+                images_of_rows = _split_by_tokens(grids or (), tokens_of_rows)
+                crops = _repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
+                grids = [grid for row in images_of_rows for _ in range(expand_size) for grid in row]
+        return ids, {**expanded, "crops": crops, "grids": grids, "image_vectors": vectors}
+
+
+def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -> torch.Tensor | None:
+    """Split along the first axis into `sizes` and repeat each piece `times` times, in place."""
+    if stacked is None:
+        return None
+    return torch.cat([piece for piece in stacked.split(sizes) for _ in range(times)])
+
+
+def _split_by_tokens(grids: Grids, tokens_of_rows: list[int]) -> list[list[tuple[int, int]]]:
+    """Deal the images out to the batch rows by the number of image positions each row holds."""
+    remaining = list(grids)
+    rows: list[list[tuple[int, int]]] = []
+    for wanted in tokens_of_rows:
+        row: list[tuple[int, int]] = []
+        while sum(tokens_of(*grid) for grid in row) < wanted and remaining:
+            row.append(remaining.pop(0))
+        rows.append(row)
+    return rows
+
+
+AutoModelForCausalLM.register(IXC2Config, IXC2ForCausalLM)

@@ -1,0 +1,157 @@
+"""From crops to image tokens: the CLIP tower, the 2x2 merge, and where newline and separator tokens stand.
+
+Shape letters: N crops of all images, V views (global view of an image, then its crops), P = 576 patches,
+v vision width, m = 4v merged width, I image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPEncoder
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches, a class token and learned positions.
+
+    transformers' own keeps its position ids in a buffer that is not in the checkpoint and stays uninitialised when
+    this tower is loaded through the meta device; this one has no buffer at all (TRAPS.md 18).
+    """
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+
+    def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
+        """[V, 3, 336, 336] -> [V, 1 + P, v]."""
+        patches = self.patch_embedding(views_V3HW).flatten(2).transpose(1, 2)
+        classes = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat((classes, patches), dim=1) + self.position_embedding.weight
+
+
+class VisionTower(nn.Module):
+    """CLIP's vision transformer without its post layer norm, which the released checkpoint lacks (MODEL.md 1.3)."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        # The tower is no PreTrainedModel of its own, so nobody else fills this in.
+        config._attn_implementation = config._attn_implementation or "sdpa"
+        self.embeddings = PatchEmbedding(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+
+    def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
+        """Normalised views [V, 3, 336, 336] -> last hidden state [V, 1 + P, v], class token first."""
+        hidden = self.pre_layrnorm(self.embeddings(views_V3HW))
+        return self.encoder(inputs_embeds=hidden).last_hidden_state
+
+
+class Separators(nn.Module):
+    """The two learned vectors of the layout; a module of their own so that PEFT can save them (TRAPS.md 14b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.glb = nn.Parameter(torch.zeros(1, 1, width))
+        self.sub = nn.Parameter(torch.zeros(1, 1, 1, width))
+
+
+def normalise(crops: torch.Tensor) -> torch.Tensor:
+    """uint8 [.., 3, H, W] -> float32 of CLIP's mean and standard deviation (MODEL.md 2.3)."""
+    mean = torch.tensor(MEAN, device=crops.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=crops.device).view(3, 1, 1)
+    return (crops.float() / 255 - mean) / std
+
+
+def views_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """One image's views, in the tower's order.
+
+    The global view is the bicubic shrinking, without antialiasing, of the whole padded and normalised picture
+    in fp32 (MODEL.md 2.4); the picture is put together again from its crops, so that only uint8 crops travel.
+
+    Args:
+        crops_N3HW: uint8 [rows*cols, 3, 336, 336], row-major.
+        rows: crops in a column.
+        cols: crops in a row.
+
+    Returns:
+        float32 [1 + rows*cols, 3, 336, 336], the global view first.
+    """
+    crops = normalise(crops_N3HW)
+    side = crops.shape[-1]
+    picture = crops.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4).reshape(1, 3, rows * side, cols * side)
+    overview = interpolate(picture, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat((overview, crops))
+
+
+def merge_2x2(hidden_VPv: torch.Tensor) -> torch.Tensor:
+    """Patches [V, P, v] -> maps [V, 12, 12, 4v], each 2x2 block as top-left, top-right, bottom-left, bottom-right."""
+    count, patches, width = hidden_VPv.shape
+    side = int(patches**0.5)
+    half = side // 2
+    blocks = hidden_VPv.view(count, half, 2, half, 2, width).permute(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(count, half, half, 4 * width)
+
+
+def lay_out(maps_Vhwm: torch.Tensor, rows: int, cols: int, separators: Separators) -> torch.Tensor:
+    """One image's merged maps -> its sequence of vectors, before the projector (MODEL.md 2.5).
+
+    Args:
+        maps_Vhwm: [1 + rows*cols, 12, 12, m], the global view first.
+        rows: crops in a column.
+        cols: crops in a row.
+        separators: the newline vector ends every map row, the separator vector stands between the two maps.
+
+    Returns:
+        [tokens, m] with tokens = 144*(rows*cols + 1) + 1 + 12*(rows + 1)
+    """
+    side, width = maps_Vhwm.shape[1], maps_Vhwm.shape[-1]
+    newline = separators.sub.view(1, 1, width).to(maps_Vhwm.dtype)
+    overview = torch.cat((maps_Vhwm[0], newline.expand(side, 1, width)), dim=1)
+    local = maps_Vhwm[1:].view(rows, cols, side, side, width).permute(0, 2, 1, 3, 4)
+    local = local.reshape(rows * side, cols * side, width)
+    local = torch.cat((local, newline.expand(rows * side, 1, width)), dim=1)
+    separator = separators.glb.view(1, width).to(maps_Vhwm.dtype)
+    return torch.cat((overview.reshape(-1, width), separator, local.reshape(-1, width)))
+
+
+def image_vectors(
+    tower: VisionTower,
+    separators: Separators,
+    crops_N3HW: torch.Tensor,
+    grids: Sequence[tuple[int, int]],
+    chunk: int = 64,
+) -> torch.Tensor:
+    """All images of a batch -> their vectors before the projector, one after the other.
+
+    Args:
+        tower: the vision tower.
+        separators: newline and separator vectors, m wide.
+        crops_N3HW: uint8 local crops of all images, in order.
+        grids: (rows, cols) of each image.
+        chunk: views the tower sees at a time, which bounds its memory.
+
+    Returns:
+        [I, m] in the tower's dtype.
+    """
+    dtype = tower.embeddings.patch_embedding.weight.dtype
+    counts = [rows * cols for rows, cols in grids]
+    if sum(counts) != len(crops_N3HW):
+        raise ValueError(f"the grids hold {sum(counts)} crops, but {len(crops_N3HW)} came")
+    images = crops_N3HW.split(counts)
+    views = torch.cat([views_of(crops, *grid) for crops, grid in zip(images, grids, strict=True)]).to(dtype)
+    # A frozen tower runs without gradients, whatever comes after it: its activations would be gigabytes at 4K.
+    trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+    with torch.set_grad_enabled(trains):
+        maps = torch.cat([merge_2x2(tower(part)[:, 1:]) for part in views.split(chunk)])
+    per_image = maps.split([1 + count for count in counts])
+    return torch.cat([lay_out(m, *grid, separators) for m, grid in zip(per_image, grids, strict=True)])

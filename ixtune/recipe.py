@@ -1,0 +1,212 @@
+"""The recipe: everything that describes a training run, in one frozen value read from YAML.
+
+Unknown keys are errors. All mistakes of a file and its overrides are reported at once, each with its line
+and, for a misspelt key, the nearest right one. The docstring under each field is its help text. Paths are
+relative to the current directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from ixtune.errors import UsageError
+from ixtune.recipe_yaml import Dumper, KeyPath, Reading
+
+Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
+# strict sections refuse text for a number; a path and a list have no other form in YAML
+RecipePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """What every section of a recipe has in common."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataSection(Section):
+    """What is learned from."""
+
+    train: RecipePath
+    """Folder of the prepared training set, written by `ixtune prepare`."""
+    validation: RecipePath | None = None
+    """Folder of a prepared set on which the loss is measured during training; null for none."""
+
+
+class AdapterSection(Section):
+    """What is trained, and on which form of the base."""
+
+    targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
+    """Decoder linears that carry LoRA."""
+    rank: int = Field(default=64, ge=1)
+    """Rank of LoRA."""
+    alpha: float = Field(default=64, gt=0)
+    """LoRA is scaled by alpha / rank."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout in front of LoRA's A."""
+    projector: Literal["full", "frozen"] = "full"
+    """Whether the projector is trained, whole and in fp32, and saved with the adapter."""
+    quantize: Literal["nf4", "none"] = "nf4"
+    """Form of the frozen decoder linears: NF4 with double quantisation, or as the base has them."""
+
+    @field_validator("targets")
+    @classmethod
+    def _some_and_distinct(cls, targets: tuple[Linear, ...]) -> tuple[Linear, ...]:
+        if not targets or len(set(targets)) < len(targets):
+            raise ValueError("should name at least one linear, and none twice")
+        return targets
+
+
+class TrainingSection(Section):
+    """How it is trained."""
+
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the training set, fractions allowed; without effect if `max_steps` is given."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps to train for, instead of `epochs`."""
+    pack_tokens: int = Field(default=8192, ge=1)
+    """Most tokens in one micro-batch, image tokens included; records are packed into it without padding."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per optimizer step."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Highest learning rate of LoRA."""
+    projector_learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate of the projector; null for the same as `learning_rate`."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay."""
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    """Decay of Adam's second moment."""
+    warmup_ratio: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with its state in fp32, or in 8 bits (bitsandbytes)."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    compute_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Type of the activations (autocast)."""
+    cache_vision_features: bool = False
+    """Keep the frozen ViT's output of every picture in memory, so that later epochs need not run it."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the initial adapter, the dropout and the order of the packs."""
+    log_every: int = Field(default=10, ge=1)
+    """Optimizer steps between two lines of metrics.jsonl."""
+    save_every: int = Field(default=500, ge=1)
+    """Optimizer steps between two checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints kept; older ones are deleted."""
+
+
+class Recipe(Section):
+    """A training run."""
+
+    base: str = Field(min_length=1)
+    """`nano` for the embedded base, a checkpoint folder, or a hub id."""
+    data: DataSection
+    adapter: AdapterSection = AdapterSection()
+    training: TrainingSection = TrainingSection()
+    output: RecipePath
+    """Run folder: adapter, checkpoints, metrics."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A YAML file in UTF-8.
+        overrides: `section.key=value` texts with the value in YAML; later ones win.
+
+    Raises:
+        UsageError: The file cannot be read, or it and the overrides hold mistakes; `notes` lists every one.
+    """
+    reading = Reading(path)
+    tree = reading.file()
+    for override in overrides:
+        reading.override(tree, override)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        for details in error.errors():
+            reading.mistake(reading.place(details["loc"]), _describe(details))
+    else:
+        if not reading.mistakes:
+            return recipe
+    count = len(reading.mistakes)
+    raise UsageError(
+        f"{count} mistake{'s' * (count > 1)} in the recipe",
+        where=str(path),
+        mend="correct what is listed; nothing was started",
+        notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
+    )
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; `load` reads it back to an equal value."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+# messages that say it in the words of a recipe; the others are pydantic's own
+_MESSAGES = {
+    "bool_type": "should be true or false",
+    "finite_number": "should be a finite number",
+    "float_type": "should be a number",
+    "int_type": "should be a whole number",
+    "model_type": "should be a section: keys below it, indented (or leave it out for its defaults)",
+    "path_type": "should be a path",
+    "string_type": "should be a text",
+    "tuple_type": "should be a list",
+}
+
+
+def _describe(details: ErrorDetails) -> str:
+    """One of pydantic's findings as one line."""
+    keys = details["loc"]
+    name = ".".join(map(str, keys))
+    if details["type"] == "extra_forbidden":
+        nearest = _nearest(keys)
+        return f"unknown key {name}" + (f"; did you mean {nearest}?" if nearest else "")
+    if details["type"] == "missing":
+        return f"{name} is missing: {dict(_fields())[name]}"
+    message = _MESSAGES.get(details["type"]) or details["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should", "should")
+    return f"{name} {message}, found {_shorten(repr(details['input']))}"
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of a recipe as `section.key`, with its help text."""
+    for key, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield prefix + key, (kind.__doc__ or "").strip()
+            yield from _fields(kind, f"{prefix}{key}.")
+        else:
+            yield prefix + key, field.description or ""
+
+
+def _nearest(keys: KeyPath) -> str | None:
+    """The key most probably meant: of that name elsewhere, or spelt alike beside it, or alike elsewhere."""
+    section, name = ".".join(map(str, keys[:-1])), str(keys[-1]).lower()
+    known = {dotted: dotted.rpartition(".") for dotted, _ in _fields()}
+    of_that_name = [dotted for dotted, (_, _, key) in known.items() if key == name]
+    beside = {key: dotted for dotted, (parent, _, key) in known.items() if parent == section}
+    anywhere = {key: dotted for dotted, (_, _, key) in known.items()}
+    for candidates in (beside, anywhere):
+        if of_that_name:
+            break
+        of_that_name = [candidates[key] for key in difflib.get_close_matches(name, candidates, n=1)]
+    return of_that_name[0] if of_that_name else None

@@ -1,0 +1,198 @@
+"""The text of a recipe: YAML and `key=value` overrides read into plain values, with the place of each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from yaml.composer import ComposerError
+
+from ixtune.errors import UsageError
+
+_LARGEST_RECIPE_BYTES = 64 * 1024
+
+KeyPath = tuple[str | int, ...]
+
+
+class Place(NamedTuple):
+    """Where a value stands; sorts as a reader meets them, overrides last."""
+
+    order: int
+    text: str
+
+
+# YAML 1.2's core scalars. PyYAML's own are those of 1.1: `no` is false, 010 is eight and 5e-5 is a text.
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(?:0|[1-9][0-9_]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|nan)",
+        list("-+.0123456789"),
+    ),
+}
+_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS = {_TAG + name for name in (*_SCALARS, "str")}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2 and without aliases, which can unfold to any size."""
+
+    yaml_implicit_resolvers = {}  # type: ignore[misc]  # PyYAML keeps them on the class; its stubs disagree
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node, as the base class does; refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            problem = "aliases are not for recipes, write the value out"
+            raise ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+
+class Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes whatever _Loader would not read as text."""
+
+    yaml_implicit_resolvers = {}  # type: ignore[misc]  # PyYAML keeps them on the class; its stubs disagree
+
+
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _first)
+
+
+class Reading:
+    """One reading of a recipe: the place of every value, and the mistakes so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.places: dict[KeyPath, Place] = {}
+        self.mistakes: list[tuple[Place, str]] = []
+
+    def mistake(self, place: Place, text: str) -> None:
+        """Note one mistake."""
+        self.mistakes.append((place, text))
+
+    def place(self, keys: KeyPath) -> Place:
+        """Where `keys` stands, or else the innermost section around it."""
+        while keys not in self.places:
+            keys = keys[:-1]
+        return self.places[keys]
+
+    def file(self) -> dict[str, Any]:
+        """The file as plain values; raises UsageError if it has no keys at all to speak of."""
+        self.places[()] = self._line(0)
+        loader = _Loader(_read_text(self.path))
+        try:
+            node = loader.get_single_node()
+            tree = (
+                self._value(loader, node, (), lambda node: self._line(node.start_mark.line)) if node else None
+            )
+        except (yaml.YAMLError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None)
+            problem = (
+                getattr(error, "problem", None)
+                or "the text is nested too deeply or holds a control character"
+            )
+            raise UsageError(
+                f"the recipe is not valid YAML: {problem}",
+                where=self._line(mark.line).text if mark else str(self.path),
+                mend="look at the line and the one before: indentation, colons, quotes",
+            ) from error
+        finally:
+            loader.dispose()
+        if not isinstance(tree, dict):
+            raise UsageError(
+                "the recipe holds no keys",
+                where=str(self.path),
+                mend="start from one of `ixtune recipes ls`; base, data.train and output are needed",
+            )
+        return tree
+
+    def override(self, tree: dict[str, Any], override: str) -> None:
+        """Set one `section.key=value` in `tree`."""
+        place = Place(_LARGEST_RECIPE_BYTES + len(self.places), f"override {override}")
+        dotted, equals, text = override.partition("=")
+        keys = tuple(dotted.strip().split("."))
+        if not equals or not all(keys):
+            self.mistake(place, "an override has the form section.key=value")
+            return
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            value = self._value(loader, node, keys, lambda _: place) if node else None
+        except (yaml.YAMLError, RecursionError):
+            self.mistake(place, "the value is not valid YAML; put it in quotes")
+            return
+        finally:
+            loader.dispose()
+        for depth, key in enumerate(keys[:-1], start=1):
+            self.places.setdefault(keys[:depth], place)
+            if not isinstance(tree.setdefault(key, {}), dict):
+                self.mistake(place, f"{'.'.join(keys[:depth])} is not a section")
+                return
+            tree = tree[key]
+        self.places[keys] = place
+        tree[keys[-1]] = value
+
+    def _line(self, index: int) -> Place:
+        return Place(index, f"{self.path}:{index + 1}")
+
+    def _value(
+        self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]
+    ) -> Any:
+        """The plain value of `node`, noting the place of everything in it."""
+        place = place_of(node)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            mapping: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+                place = place_of(key_node)
+                if key in mapping:
+                    first = self.places[*keys, key].text
+                    self.mistake(
+                        place, f"{'.'.join(map(str, (*keys, key)))} is given twice, first at {first}"
+                    )
+                    continue
+                self.places[*keys, key] = place
+                mapping[key] = self._value(loader, value_node, (*keys, key), place_of)
+            return mapping
+        self.places.setdefault(keys, place)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [
+                self._value(loader, item, (*keys, index), place_of) for index, item in enumerate(node.value)
+            ]
+        if node.tag in _SCALAR_TAGS:
+            try:
+                return loader.construct_object(node)
+            except (ValueError, KeyError):
+                pass  # such as !!bool maybe, or a number of 5,000 digits
+        self.mistake(place, f"the value is no text, number, list or section (tag {node.tag})")
+        return None
+
+
+def _read_text(path: Path) -> str:
+    """The content of a recipe file; a UsageError if it cannot be one."""
+    where = str(path)
+    listed = "give the file of a recipe; `ixtune recipes ls` lists those that ixtune brings"
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_RECIPE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UsageError("there is no such recipe file", where=where, mend=listed) from error
+    except IsADirectoryError as error:
+        raise UsageError("the recipe is a folder, not a file", where=where, mend=listed) from error
+    except OSError as error:
+        raise UsageError(f"the recipe cannot be read: {error.strerror}", where=where, mend=listed) from error
+    if len(content) > _LARGEST_RECIPE_BYTES:
+        raise UsageError(
+            f"this is no recipe: larger than {_LARGEST_RECIPE_BYTES // 1024} KiB", where=where, mend=listed
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            "the recipe is not UTF-8 text", where=f"{path}:{line}", mend="save the file in UTF-8"
+        ) from error

@@ -1,0 +1,132 @@
+"""Packs of prepared records -> what the model takes.
+
+A pack is a list of record indices. Its records become segments of one row of tokens, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ixtune.data.pixels import crops as cut
+from ixtune.data.pixels import open_picture, place
+from ixtune.data.store import PreparedSet
+from ixtune.data.template import Sample, expand
+from ixtune.errors import IxtuneError
+from ixtune.layout import plan
+from ixtune.model.model import IXC2ForCausalLM
+
+Batch = dict[str, Any]
+
+
+class PictureSource:
+    """Gives the pictures of records, as crops or, from a cache, as the frozen tower's vectors."""
+
+    def __init__(self, image_root: Path, cache_for: IXC2ForCausalLM | None = None) -> None:
+        """Read pictures below a folder.
+
+        Args:
+            image_root: what relative paths are relative to.
+            cache_for: compute vectors before the projector with this model, once a picture, and keep them in memory;
+                equal to what the model computes from crops, as long as tower and separators are frozen.
+        """
+        self.image_root = image_root
+        self.model = cache_for
+        self.vectors: dict[tuple[str, int], torch.Tensor] = {}
+
+    def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
+        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one picture of a record."""
+        stored = record["pictures"][index]
+        path = self.image_root / stored["path"]
+        image = open_picture(path)
+        layout = plan(image.width, image.height, stored["hd_num"])
+        if (layout.rows, layout.cols) != (stored["rows"], stored["cols"]):
+            raise IxtuneError(
+                f"the picture has changed since it was prepared: its layout is now {layout.rows}x{layout.cols} crops, "
+                f"not {stored['rows']}x{stored['cols']}",
+                where=str(path),
+                mend="prepare the data again",
+            )
+        return torch.from_numpy(cut(place(image, layout))), (layout.rows, layout.cols)
+
+    def of(self, records: Sequence[dict[str, Any]]) -> Batch:
+        """The pictures of some records, in order, as the model's keyword arguments."""
+        wanted = [(record, index) for record in records for index in range(len(record["pictures"]))]
+        if not wanted:
+            return {}
+        if self.model is None:
+            parts = [self.crops(record, index) for record, index in wanted]
+            return {"crops": torch.cat([crops for crops, _ in parts]), "grids": [grid for _, grid in parts]}
+        return {"image_vectors": torch.cat([self._vectors(record, index) for record, index in wanted])}
+
+    def _vectors(self, record: dict[str, Any], index: int) -> torch.Tensor:
+        stored = record["pictures"][index]
+        key = (stored["path"], stored["hd_num"])
+        if key not in self.vectors:
+            assert self.model is not None
+            crops, grid = self.crops(record, index)
+            with torch.no_grad():
+                self.vectors[key] = self.model.get_image_vectors(crops.to(self.model.device), [grid]).cpu()
+        return self.vectors[key]
+
+
+def sample_of(record: dict[str, Any]) -> Sample:
+    """The stored columns of a record as a Sample."""
+    return Sample(
+        token_ids=tuple(record["token_ids"]),
+        picture_slots=tuple(record["picture_slots"]),
+        supervised=tuple(zip(record["supervised_starts"], record["supervised_ends"], strict=True)),
+        picture_tokens=tuple(picture["tokens"] for picture in record["pictures"]),
+    )
+
+
+def make_batch(records: Sequence[dict[str, Any]], pictures: PictureSource, image_token_id: int = 0) -> Batch:
+    """Put records side by side as segments.
+
+    Returns:
+        input_ids, position_ids [1, T]; image_rows [I]; cu_seq_lens_q [records + 1] (int32); max_length_q;
+        supervised (rows [S], targets [S]); crops and grids, or image_vectors.
+    """
+    ids: list[int] = []
+    rows: list[int] = []
+    targets: list[int] = []
+    image_rows: list[int] = []
+    positions: list[int] = []
+    bounds = [0]
+    for record in records:
+        input_ids, labels = expand(sample_of(record))
+        start = len(ids)
+        ids += input_ids
+        positions += range(len(input_ids))
+        image_rows += [start + at for at, token in enumerate(input_ids) if token == image_token_id]
+        # The row that predicts a token is the one before it; a segment's first token is never a target.
+        asked = [(start + at - 1, label) for at, label in enumerate(labels) if label != -100]
+        rows += [row for row, _ in asked]
+        targets += [label for _, label in asked]
+        bounds.append(len(ids))
+    batch: Batch = {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
+        "max_length_q": int(np.diff(bounds).max()),
+        "supervised": (torch.tensor(rows), torch.tensor(targets)),
+    }
+    if image_rows:
+        batch["image_rows"] = torch.tensor(image_rows)
+    return {**batch, **pictures.of(records)}
+
+
+class PackCollator:
+    """TRL's data collator: a list with one row `{"records": [indices]}` -> a Batch."""
+
+    def __init__(self, prepared: PreparedSet, pictures: PictureSource) -> None:
+        self.prepared, self.pictures = prepared, pictures
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Read the pack's records and put them together."""
+        indices = [index for row in rows for index in row["records"]]
+        return make_batch([self.prepared.dataset[index] for index in indices], self.pictures)

@@ -1,0 +1,79 @@
+"""Checkpoints that are whole or absent: temporary sibling, checksums, fsync, rename, then rotation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
+
+SUMS = "checksums.json"
+PREFIX = "checkpoint-"
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of all files of a checkpoint into it."""
+    sums = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"no readable {SUMS}"
+    for name, digest in sums.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_file(path) != digest:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step of a checkpoint folder."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def listing(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; temporary folders are not among them."""
+    found = [p for p in run.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=step_of)
+
+
+def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose checksums hold, and a line for each damaged one that was passed over."""
+    passed_over = []
+    for folder in reversed(listing(run)):
+        problem = damage(folder)
+        if problem is None:
+            return folder, passed_over
+        passed_over.append(f"{folder}: {problem}")
+    return None, passed_over
+
+
+def rotate(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints; each is renamed away first, so that none is seen half deleted."""
+    for folder in listing(run)[:-keep]:
+        doomed = folder.with_name(f".{folder.name}.deleted")
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+
+
+def require_empty(run: Path) -> None:
+    """Refuse a run folder that already holds a run.
+
+    Raises:
+        IxtuneError: it does.
+    """
+    if (run / "recipe.yaml").exists() or listing(run):
+        raise IxtuneError(
+            "there is a run in this folder already",
+            where=str(run),
+            mend="continue it with --resume, or choose another folder: output=NAME",
+        )

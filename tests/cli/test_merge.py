@@ -1,0 +1,100 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ixtune.model.identity import base_identity
+from ixtune.model.shards import open_checkpoint
+
+TARGET = "model.layers.0.attention.wo.weight"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    torch.manual_seed(0)
+    tensors = {TARGET: torch.randn(64, 64).bfloat16(), "model.norm.weight": torch.ones(64).bfloat16()}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, base: Path) -> Path:
+    """A run folder with a finished adapter."""
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir(parents=True)
+    key = f"base_model.model.{TARGET.removesuffix('.weight')}"
+    pair = {f"{key}.lora_A.weight": torch.randn(2, 64), f"{key}.lora_B.weight": torch.randn(64, 2)}
+    save_file(pair, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    record = {"base": str(base), "base_identity": base_identity(open_checkpoint(base))}
+    (adapter / "ixtune.json").write_text(json.dumps(record))
+    return adapter.parent
+
+
+def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "ixtune", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_merging_a_run_takes_the_base_it_names_and_says_what_was_done(run: Path, tmp_path: Path) -> None:
+    done = ixtune("merge", run, "--out", tmp_path / "merged")
+    assert done.returncode == 0, done.stderr
+    assert "2: 1 merged, 1 copied" in done.stdout
+    assert re.search(r"check +\d rows recomputed, largest error", done.stdout)
+    assert str(tmp_path / "merged") in done.stdout
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    assert found.keys() == {TARGET, "model.norm.weight"}
+    assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["changed"] == 1
+
+
+def test_merging_onto_nf4_works_from_the_command_line(run: Path, tmp_path: Path) -> None:
+    done = ixtune("merge", run / "adapter", "--out", tmp_path / "merged", "--onto", "nf4")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["onto"] == "nf4"
+
+
+def test_another_base_is_one_line_and_exit_code_1_unless_forced(
+    run: Path, base: Path, tmp_path: Path
+) -> None:
+    torch.save({TARGET: torch.zeros(64, 64).bfloat16()}, base / "pytorch_model.bin")
+    done = ixtune("merge", run, "--base", base, "--out", tmp_path / "merged")
+    assert done.returncode == 1
+    assert "trained on another base" in done.stderr
+    assert "--force" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "merged").exists()
+    forced = ixtune("merge", run, "--base", base, "--out", tmp_path / "merged", "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "forced" in forced.stdout
+
+
+def test_wrong_paths_and_options_end_with_a_line_and_the_right_exit_code(run: Path, tmp_path: Path) -> None:
+    missing = ixtune("merge", tmp_path / "absent", "--out", tmp_path / "merged")
+    assert missing.returncode == 1
+    assert "there is no adapter" in missing.stderr
+    existing = ixtune("merge", run, "--out", run)
+    assert existing.returncode == 1
+    assert "exists already" in existing.stderr
+    assert ixtune("merge", run, "--out", tmp_path / "merged", "--onto", "int8").returncode == 2
+    assert ixtune("merge", run).returncode == 2
+
+
+def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_path: Path) -> None:
+    (run / "adapter" / "ixtune.json").unlink()
+    asked = ixtune("merge", run, "--out", tmp_path / "merged")
+    assert asked.returncode == 1
+    assert "--base" in asked.stderr
+    given = ixtune("merge", run, "--out", tmp_path / "merged", "--base", base)
+    assert given.returncode == 0, given.stderr
+    assert "warning" in given.stdout
