@@ -1,7 +1,7 @@
 """Where a base checkpoint lies: the embedded one, a folder, or a snapshot of the Hugging Face hub.
 
-A base is a folder in the ORIGINAL form: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors` weights
-with or without an index. Remote code is never fetched: no `.py` file is among the patterns.
+A base is a folder in the ORIGINAL form: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors`
+weights with or without an index. Remote code is never fetched: no `.py` file is among the patterns.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def resolve(name: str) -> Path:
     """The folder of the base called `name`, looked at but not loaded.
 
     Args:
-        name: `nano` for the embedded base; else a folder; else a hub id such as `HUB_ID`, which is taken from the
-            local cache, or downloaded if the cache does not hold all of it. A folder never causes a request.
+        name: `nano` for the embedded base; else a folder; else a hub id such as `HUB_ID`, which is taken from
+            the local cache, or downloaded if the cache does not hold all of it. A folder never causes a request.
 
     Raises:
-        IxtuneError: There is no such folder or hub id, it cannot be fetched, or it is no checkpoint; the message
-            names what is missing.
+        IxtuneError: There is no such folder or hub id, it cannot be fetched, or it is no checkpoint; the
+            message names what is missing.
     """
     if name == NANO:
         folder = shipped("nano")

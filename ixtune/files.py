@@ -60,8 +60,8 @@ def atomic_write_json(path: Path, content: Any) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes `path` when the block ends without an exception.
 
-    All its files are synced to the disk before the rename. On an exception, Ctrl-C included, the temporary folder
-    is removed and `path` does not exist.
+    All its files are synced to the disk before the rename. On an exception, Ctrl-C included, the temporary
+    folder is removed and `path` does not exist.
 
     Raises:
         IxtuneError: `path` exists, at the start or at the end of the block. Nothing is ever replaced.

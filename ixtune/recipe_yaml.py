@@ -1,4 +1,4 @@
-"""The text of a recipe: YAML and `key=value` overrides read into plain values, with the place of each of them."""
+"""The text of a recipe: YAML and `key=value` overrides, read into plain values with their places."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SCALAR_TAGS = {_TAG + name for name in (*_SCALARS, "str")}
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2 and without aliases, which can unfold to any size."""
 
-    yaml_implicit_resolvers = {}  # type: ignore[misc]  # PyYAML keeps them on the class; its stubs disagree
+    yaml_implicit_resolvers = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node, as the base class does; refuse an alias."""
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 class Dumper(yaml.SafeDumper):
     """SafeDumper that quotes whatever _Loader would not read as text."""
 
-    yaml_implicit_resolvers = {}  # type: ignore[misc]  # PyYAML keeps them on the class; its stubs disagree
+    yaml_implicit_resolvers = {}
 
 
 for _name, (_pattern, _first) in _SCALARS.items():

@@ -72,7 +72,9 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             # a remark on the pickle's protocol; what the protocol cannot express is refused below
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            content = torch.load(path, weights_only=True, map_location=device, mmap=zipped and device == "cpu")
+            content = torch.load(
+                path, weights_only=True, map_location=device, mmap=zipped and device == "cpu"
+            )
     except OSError as error:
         raise unreadable(path, error) from error
     except pickle.UnpicklingError as error:

@@ -1,0 +1,102 @@
+"""The adapter folder: what it holds, and that nothing unfitting loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from ixtune.adapter import attach, bundle
+from ixtune.errors import IxtuneError
+from ixtune.model.loading import load_base
+from ixtune.recipe import AdapterSection
+
+INFO = {"base": "small", "base_identity": "aa" * 32, "steps": 1, "ixtune_version": "0", "data": {"records": 1}}
+IDS = torch.tensor([[1, 5, 6, 7, 8]])
+
+
+def _base(small: Path) -> Any:
+    return load_base(small, quantize=False, dtype=torch.float32)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """An adapter with an effect, and its logits."""
+    model = attach.attach(_base(small), AdapterSection(rank=4, alpha=8, dropout=0.0)).eval()
+    torch.manual_seed(0)
+    for _, parameter in attach.trainable(model):
+        parameter.data += torch.randn_like(parameter) * 0.05
+    folder = tmp_path_factory.mktemp("run") / "adapter"
+    bundle.save(model, folder, INFO)
+    with torch.no_grad():
+        return folder, model(input_ids=IDS).logits
+
+
+def test_a_saved_adapter_gives_the_same_logits_when_loaded(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
+    folder, logits = trained
+    with torch.no_grad():
+        assert torch.equal(bundle.load(_base(small), folder, "aa" * 32)(input_ids=IDS).logits, logits)
+        assert not torch.equal(_base(small)(input_ids=IDS).logits, logits)
+
+
+def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
+    folder, logits = trained
+    with torch.no_grad():
+        assert torch.equal(PeftModel.from_pretrained(_base(small), str(folder)).eval()(input_ids=IDS).logits, logits)
+
+
+def test_the_keys_are_the_original_names_and_the_projector_is_inside(trained: tuple[Path, torch.Tensor]) -> None:
+    keys = set(load_file(trained[0] / bundle.WEIGHTS))
+    assert "base_model.model.model.layers.0.attention.wqkv.lora_A.weight" in keys
+    assert "base_model.model.model.layers.1.feed_forward.w2.lora_B.weight" in keys
+    assert {f"base_model.model.vision_proj.{n}.{p}" for n in (0, 2) for p in ("weight", "bias")} <= keys
+    assert len(keys) == 2 * 5 * 2 + 4
+
+
+def test_another_base_is_refused_and_force_goes_on(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
+    with pytest.raises(IxtuneError, match="trained on another base: aaaa"):
+        bundle.load(_base(small), trained[0], "bb" * 32)
+    bundle.load(_base(small), trained[0], "bb" * 32, force=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("missing", "missing in the adapter: base_model.model.model.layers.0.attention.wo.lora_A.weight"),
+        ("extra", "not used by the model: base_model.model.model.layers.7.attention.wo.lora_A.weight"),
+    ],
+)
+def test_a_key_that_does_not_fit_is_named(
+    small: Path, trained: tuple[Path, torch.Tensor], tmp_path: Path, change: str, said: str
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained[0], folder)
+    tensors = load_file(folder / bundle.WEIGHTS)
+    name = "base_model.model.model.layers.0.attention.wo.lora_A.weight"
+    if change == "missing":
+        del tensors[name]
+    else:
+        tensors[name.replace("layers.0", "layers.7")] = tensors[name].clone()
+    save_file(tensors, folder / bundle.WEIGHTS)
+    with pytest.raises(IxtuneError) as caught:
+        bundle.load(_base(small), folder, "aa" * 32)
+    assert said in caught.value.notes
+
+
+def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(IxtuneError, match="adapter_model.safetensors, adapter_config.json, ixtune.json missing"):
+        bundle.read_info(tmp_path)
+
+
+def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:
+    from ixtune.files import sha256_file
+
+    info = json.loads((trained[0] / bundle.INFO).read_text(encoding="utf-8"))
+    assert info["adapter_sha256"] == sha256_file(trained[0] / bundle.WEIGHTS)
+    assert "academic research" in (trained[0] / "README.md").read_text(encoding="utf-8")

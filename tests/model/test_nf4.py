@@ -1,0 +1,101 @@
+"""NF4 under PLoRA: the traps of TRAPS.md 1 to 4, each as it bites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
+from small_base import RELEASED_CONFIG
+from torch import nn
+
+from ixtune.errors import IxtuneError
+from ixtune.model import nf4
+from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
+from ixtune.model.loading import load_base
+from ixtune.model.model import IXC2ForCausalLM
+
+
+def test_exactly_the_decoder_linears_are_in_nf4(small: Path) -> None:
+    model, report = load_base(small, quantize=True, dtype=torch.float32)
+    quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    expected = {
+        f"model.layers.{layer}.{part}.{linear}"
+        for layer in range(model.config.num_hidden_layers)
+        for part, linears in (("attention", ("wqkv", "wo")), ("feed_forward", ("w1", "w2", "w3")))
+        for linear in linears
+    }
+    assert quantized == expected
+    assert report is not None
+    assert (report.linears, report.expected) == (10, 10)
+    others = {name: p.dtype for name, p in model.named_parameters() if name.removesuffix(".weight") not in expected}
+    assert set(others.values()) == {torch.float32}
+
+
+def test_double_quantisation_is_on_and_the_weight_is_close_to_the_base(small: Path) -> None:
+    plain, _ = load_base(small, quantize=False, dtype=torch.float32)
+    quantised, _ = load_base(small, quantize=True, dtype=torch.float32)
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            state = module.weight.quant_state
+            assert state.quant_type == "nf4"
+            assert state.nested
+            weight = plain.get_submodule(name).weight
+            error = (dequantize_4bit(module.weight.data, state).float() - weight).norm() / weight.norm()
+            assert 0.01 < float(error) < 0.15
+
+
+def test_the_7b_would_have_160_of_160_linears_in_nf4() -> None:
+    config = IXC2Config.from_dict(RELEASED_CONFIG)
+    with torch.device("meta"):
+        model = IXC2ForCausalLM(config)
+    kept = set(nf4.quantization_config(model, torch.bfloat16).llm_int8_skip_modules)
+    swapped = [n for n, m in model.named_modules() if type(m) is nn.Linear and n not in kept]
+    assert len(swapped) == 160
+    assert all(nf4.is_decoder_linear(name) for name in swapped)
+    parameters = sum(model.get_submodule(name).weight.numel() for name in swapped)
+    assert str(nf4.Quantized(160, 160, parameters)) == "160 of 160 decoder linears in NF4 (6.979 B parameters)"
+
+
+def test_a_stranger_in_nf4_is_refused_by_name(small: Path) -> None:
+    model, _ = load_base(small, quantize=True, dtype=torch.float32)
+    model.model.layers[0].attention.wqkv_plora.A = Linear4bit(8, 8)
+    with pytest.raises(IxtuneError, match=r"10 of 10 decoder linears, and 1 others \(model.layers.0.attention.wqkv_plora.A\)"):
+        nf4.settle(model, model.config)
+
+
+def test_evaluating_does_not_stop_gradients_through_a_4_bit_layer(small: Path) -> None:
+    model, _ = load_base(small, quantize=True, dtype=torch.bfloat16)
+    layer = model.model.layers[0].feed_forward.w1
+    weight = layer.weight.data.clone()
+
+    def gradient() -> torch.Tensor:
+        x = torch.ones(4, layer.in_features, dtype=torch.bfloat16, requires_grad=True)
+        model.train()
+        layer(x).float().square().sum().backward()
+        return x.grad
+
+    before = gradient()
+    model.eval()
+    with torch.no_grad():
+        layer(torch.ones(4, layer.in_features, dtype=torch.bfloat16))
+    assert torch.equal(layer.weight.data, weight), "the weight was repacked in place"
+    assert float(before.abs().max()) > 0
+    assert torch.equal(gradient(), before)
+
+
+def test_streamed_nf4_equals_bitsandbytes_own(small: Path) -> None:
+    plain, _ = load_base(small, quantize=False, dtype=torch.float32)
+    streamed, _ = load_base(small, quantize=True, dtype=torch.float32)
+    for layer in range(plain.config.num_hidden_layers):
+        for linear in DECODER_LINEARS:
+            part = "attention" if linear in ("wqkv", "wo") else "feed_forward"
+            name = f"model.layers.{layer}.{part}.{linear}"
+            weight = plain.get_submodule(name).weight.detach()
+            own = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True).to("cpu")
+            if own.quant_state is None:
+                own = own._quantize("cpu")
+            ours = streamed.get_submodule(name).weight
+            assert torch.equal(ours.data.flatten(), own.data.flatten())
