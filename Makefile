@@ -48,7 +48,7 @@ lint: $(READY) ## Check style and types
 
 .PHONY: bench
 bench: $(READY) ## Measure speed and memory
-	$(QUIET) $(BIN)/python -m pytest -m bench tests/bench
+	$(QUIET) $(BIN)/python -m pytest -m bench -s tests/bench
 
 .PHONY: clean
 clean: ## Remove the environment and what the demo wrote

@@ -49,7 +49,7 @@ def resolve(name: str) -> Path:
 
     Args:
         name: `nano` for the embedded base; else a folder; else a hub id such as `HUB_ID`, which is taken from
-            the local cache, or downloaded if the cache does not hold all of it. A folder never causes a request.
+            the local cache, or downloaded if that does not hold all of it. A folder never causes a request.
 
     Raises:
         IxtuneError: There is no such folder or hub id, it cannot be fetched, or it is no checkpoint; the

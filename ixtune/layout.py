@@ -36,7 +36,7 @@ class PatchLayout:
         width: Width of the picture.
         height: Height of the picture.
         hd_num: The most crops the picture may fill.
-        transposed: Whether the picture (a portrait) is transposed for resize and padding, and back after that.
+        transposed: Whether the picture, a portrait, is transposed for resize and padding, and back then.
         resized_width: Width after the resize, before the padding.
         resized_height: Height after the resize, before the padding.
         pad_axis: "y" when white rows are added at top and bottom, "x" when white columns at left and right.
@@ -93,8 +93,8 @@ class PatchLayout:
 def token_parts(rows: int, cols: int) -> dict[str, int]:
     """Where the tokens of a picture of `rows` x `cols` crops come from; the values add up to `tokens_of`.
 
-    The global view, a newline token for each of its 12 rows, the separator token, the crops, and a newline token
-    for each of the 12 * rows rows of their common map (MODEL.md 2.5).
+    The global view, a newline token for each of its 12 rows, the separator token, the crops, and a newline
+    token for each of the 12 * rows rows of their common map (MODEL.md 2.5).
     """
     return {
         "global_view": VIEW_TOKENS,

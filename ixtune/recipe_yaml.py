@@ -83,12 +83,9 @@ class Reading:
     def file(self) -> dict[str, Any]:
         """The file as plain values; raises UsageError if it has no keys at all to speak of."""
         self.places[()] = self._line(0)
-        loader = _Loader(_read_text(self.path))
+        text = _read_text(self.path)
         try:
-            node = loader.get_single_node()
-            tree = (
-                self._value(loader, node, (), lambda node: self._line(node.start_mark.line)) if node else None
-            )
+            tree = self._parse(text, (), lambda node: self._line(node.start_mark.line))
         except (yaml.YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             problem = (
@@ -100,8 +97,6 @@ class Reading:
                 where=self._line(mark.line).text if mark else str(self.path),
                 mend="look at the line and the one before: indentation, colons, quotes",
             ) from error
-        finally:
-            loader.dispose()
         if not isinstance(tree, dict):
             raise UsageError(
                 "the recipe holds no keys",
@@ -118,18 +113,16 @@ class Reading:
         if not equals or not all(keys):
             self.mistake(place, "an override has the form section.key=value")
             return
-        loader = _Loader(text)
         try:
-            node = loader.get_single_node()
-            value = self._value(loader, node, keys, lambda _: place) if node else None
+            value = self._parse(text, keys, lambda _: place)
         except (yaml.YAMLError, RecursionError):
             self.mistake(place, "the value is not valid YAML; put it in quotes")
             return
-        finally:
-            loader.dispose()
         for depth, key in enumerate(keys[:-1], start=1):
             self.places.setdefault(keys[:depth], place)
-            if not isinstance(tree.setdefault(key, {}), dict):
+            if tree.get(key) is None:  # not in the file, or all its lines are comments
+                tree[key] = {}
+            if not isinstance(tree[key], dict):
                 self.mistake(place, f"{'.'.join(keys[:depth])} is not a section")
                 return
             tree = tree[key]
@@ -138,6 +131,15 @@ class Reading:
 
     def _line(self, index: int) -> Place:
         return Place(index, f"{self.path}:{index + 1}")
+
+    def _parse(self, text: str, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
+        """The plain value of a YAML text that stands at `keys`."""
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            return self._value(loader, node, keys, place_of) if node else None
+        finally:
+            loader.dispose()
 
     def _value(
         self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]
@@ -150,10 +152,8 @@ class Reading:
                 key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
                 place = place_of(key_node)
                 if key in mapping:
-                    first = self.places[*keys, key].text
-                    self.mistake(
-                        place, f"{'.'.join(map(str, (*keys, key)))} is given twice, first at {first}"
-                    )
+                    name = ".".join(map(str, (*keys, key)))
+                    self.mistake(place, f"{name} is given twice, first at {self.places[*keys, key].text}")
                     continue
                 self.places[*keys, key] = place
                 mapping[key] = self._value(loader, value_node, (*keys, key), place_of)

@@ -292,6 +292,29 @@ def lines_page(rng: random.Random, width: int, height: int, font_files: list[Pat
     return painter.finish()
 
 
+def easy_page(rng: random.Random, font_files: list[Path]) -> Page:
+    """One to three short lines on one crop, to be read from top to bottom: where reading is learned first."""
+    side = int(336 * rng.uniform(0.97, 1.0))
+    painter = Painter(rng, side, int(side * rng.uniform(0.86, 0.985)), font_files)
+    size, read = rng.randint(18, 36), []
+    y = rng.uniform(4, 120)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        x, words = rng.uniform(4, 120), []
+        for _ in range(rng.randint(1, 3)):
+            following = word(rng) if rng.random() < 0.6 else value(rng)
+            if x + painter.length(" ".join([*words, following]), size) < painter.width - 4:
+                words.append(following)
+        if words and y + size * 1.2 < painter.height:
+            painter.text(x, y, " ".join(words), size)
+            read += words
+        y += size * rng.uniform(1.25, 2.5)
+    if read:
+        painter.page.questions.append(("Read the page.", " ".join(read), "page"))
+    for at in range(1, len(read)):
+        painter.page.questions.append((f"What follows {read[at - 1]}?", " ".join(read[at : at + 2]), "after"))
+    return painter.finish()
+
+
 def question_page(rng: random.Random, grid: tuple[int, int], font_files: list[Path]) -> Page:
     """A page whose layout at hd_num = rows * cols is likely to be `grid`, at its final scale or larger."""
     rows, cols = grid

@@ -10,13 +10,10 @@ from typing import Any
 from peft import PeftModel
 from safetensors import safe_open
 
+from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
-
-INFO = "ixtune.json"
-WEIGHTS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 
 
 def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
@@ -30,7 +27,7 @@ def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
     with atomic_folder(folder) as partial:
         model.save_pretrained(str(partial))
         (partial / "README.md").write_text(_card(info), encoding="utf-8")
-        atomic_write_json(partial / INFO, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS)})
+        atomic_write_json(partial / RECORD_FILE, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS_FILE)})
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
         IxtuneError: this is no adapter folder.
     """
-    missing = [name for name in (WEIGHTS, PEFT_CONFIG, INFO) if not (folder / name).is_file()]
+    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE) if not (folder / name).is_file()]
     if missing:
         raise IxtuneError(
             f"this is no adapter folder: {', '.join(missing)} missing",
@@ -47,19 +44,14 @@ def read_info(folder: Path) -> dict[str, Any]:
             mend="give the `adapter` folder of a finished `ixtune train` run",
         )
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise IxtuneError(
-            f"{INFO} is not valid JSON: {error}", where=str(folder / INFO), mend="copy the adapter again"
+            f"{RECORD_FILE} is not valid JSON: {error}", where=str(folder / RECORD_FILE), mend="copy the adapter again"
         ) from error
     if not isinstance(info, dict):
-        raise IxtuneError(f"{INFO} holds no mapping", where=str(folder / INFO), mend="copy the adapter again")
+        raise IxtuneError(f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), mend="copy the adapter again")
     return info
-
-
-def locate(path: Path) -> Path:
-    """An adapter folder from itself or from the run folder around it."""
-    return path / "adapter" if (path / "adapter" / PEFT_CONFIG).is_file() else path
 
 
 def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool = False) -> PeftModel:
@@ -93,7 +85,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
 
 
 def _check_keys(wrapped: PeftModel, folder: Path) -> None:
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         stored = set(file.keys())
     wanted = {
         name.replace(".default.", ".").replace(".modules_to_save.", ".")
@@ -105,7 +97,7 @@ def _check_keys(wrapped: PeftModel, folder: Path) -> None:
     if notes:
         raise IxtuneError(
             f"the adapter and the model differ in {len(notes)} tensors",
-            where=str(folder / WEIGHTS),
+            where=str(folder / WEIGHTS_FILE),
             mend="copy the adapter again, or train it anew with this version",
             notes=notes[:8],
         )
@@ -122,7 +114,7 @@ tags: [lora, ixtune]
 # Adapter for {info.get("base")}
 
 Trained with ixtune {info.get("ixtune_version")} on {data.get("records")} records for {info.get("steps")} steps.
-What it targets, the data's hash and the whole recipe are in `{INFO}`.
+What it targets, the data's hash and the whole recipe are in `{RECORD_FILE}`.
 
 The adapter is a derivative of its base and inherits the base's terms. The weights of InternLM-XComposer2-4KHD are open
 for academic research, and free commercial use asks for an application to their authors; the embedded `nano` base of

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_HD_NUM = 25  # the original's own default for chat
+
 
 def command(
     question: Annotated[str, typer.Argument(help="The question; <ImageHere> marks where a picture stands.")],
@@ -27,11 +29,8 @@ def command(
     from ixtune.cli.console import quiet_libraries
 
     quiet_libraries()
-    from ixtune.adapter import bundle
     from ixtune.evaluation.predict import predict
     from ixtune.evaluation.session import Loaded
 
-    if hd_num is None:
-        trained = bundle.read_info(bundle.locate(adapter)).get("hd_num") if adapter else None
-        hd_num = trained if isinstance(trained, int) else 25
-    typer.echo(predict(Loaded(base, adapter, quantize, force), question, image or [], hd_num, max_new_tokens))
+    loaded = Loaded(base, adapter, quantize, force)
+    typer.echo(predict(loaded, question, image or [], hd_num or loaded.hd_num or DEFAULT_HD_NUM, max_new_tokens))

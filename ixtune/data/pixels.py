@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ixtune.errors import IxtuneError
+from ixtune.data.rejects import Reason, RecordError
 from ixtune.layout import CROP, PatchLayout
 
 if TYPE_CHECKING:
@@ -17,35 +17,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit, where it refuses a decompression bomb: 0.5 GiB as RGB. A0 at 300 dpi (139 million) fits."""
+"""Where Pillow itself refuses a decompression bomb: 0.5 GiB as RGB. (A0 at 300 dpi: 139 million.)"""
 
-# Raster formats that Pillow decodes by itself. Left out: EPS, which runs another program, and rarely used readers.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-
-PictureReason = Literal[
-    "picture_missing",
-    "picture_is_folder",
-    "picture_empty",
-    "picture_unreadable",
-    "picture_broken",
-    "picture_too_large",
-    "picture_changed",
-]
+# Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 
-class PictureError(IxtuneError):
-    """A picture file cannot be used.
-
-    Args:
-        reason: Its reason code among the rejects.
-        what: What was found, in one line.
-        where: Path of the picture.
-        mend: What to do about it, in one line.
-    """
-
-    def __init__(self, reason: PictureReason, what: str, *, where: str, mend: str) -> None:
-        super().__init__(what, where=where, mend=mend)
-        self.reason = reason
+class PictureError(RecordError):
+    """A picture file cannot be used."""
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -74,7 +53,7 @@ def open_picture(path: Path) -> Image.Image:
             raise
         except Exception as error:  # what a decoder raises on broken data differs by format and version
             raise PictureError(
-                "picture_broken",
+                Reason.PICTURE_BROKEN,
                 f"the picture's data are broken or cut short: {_first_line(error)}",
                 where=str(path),
                 mend="save or copy the file again",
@@ -142,14 +121,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _too_large(path, f"more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            "picture_unreadable",
+            Reason.PICTURE_UNREADABLE,
             "not a picture in a known format",
             where=str(path),
             mend="save it as PNG, JPEG, WebP or TIFF",
         ) from error
     except Exception as error:  # a permission refused, or a header that sends a format's reader astray
         raise PictureError(
-            "picture_unreadable",
+            Reason.PICTURE_UNREADABLE,
             f"the picture cannot be opened: {_first_line(error)}",
             where=str(path),
             mend="check that the file may be read, and save it again if it is damaged",
@@ -167,30 +146,35 @@ def _require_content(path: Path) -> None:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PictureError(
-            "picture_missing", "there is no such picture", where=where, mend="check the path and --image-root"
+            Reason.PICTURE_MISSING,
+            "there is no such picture",
+            where=where,
+            mend="check the path and --image-root",
         ) from error
     except (OSError, ValueError) as error:  # a null character, a folder that may not be entered
         raise PictureError(
-            "picture_unreadable",
+            Reason.PICTURE_UNREADABLE,
             f"the picture cannot be opened: {_first_line(error)}",
             where=where,
             mend="check the path and its permissions",
         ) from error
     if path.is_dir():
-        raise PictureError("picture_is_folder", "a folder, not a picture", where=where, mend="name one file")
+        raise PictureError(
+            Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=where, mend="name one file"
+        )
     if not path.is_file():  # opening a named pipe would wait for ever
         raise PictureError(
-            "picture_unreadable", "not a regular file", where=where, mend="name a picture file"
+            Reason.PICTURE_UNREADABLE, "not a regular file", where=where, mend="name a picture file"
         )
     if found.st_size == 0:
         raise PictureError(
-            "picture_empty", "the picture file is empty", where=where, mend="copy the file again"
+            Reason.PICTURE_EMPTY, "the picture file is empty", where=where, mend="copy the file again"
         )
 
 
 def _too_large(path: Path, what: str) -> PictureError:
     return PictureError(
-        "picture_too_large", what, where=str(path), mend="scale it down: its crops need far fewer pixels"
+        Reason.PICTURE_TOO_LARGE, what, where=str(path), mend="scale it down: its crops need far fewer pixels"
     )
 
 

@@ -41,7 +41,7 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         import sentencepiece
 
-        # The released vocabulary contains a null character; the library comments on it on stderr at each load.
+        # The released vocabulary holds a null character; the library comments on it on stderr at each load.
         sentencepiece.SetMinLogLevel(2)
         if not path.is_file():
             raise IxtuneError(
@@ -128,7 +128,7 @@ class Tokenizer:
             raise IxtuneError(
                 f"this vocabulary changes spaces: {text!r} becomes {kept!r}",
                 where=str(self.path),
-                mend="use a vocabulary trained with add_dummy_prefix=False and remove_extra_whitespaces=False",
+                mend="use one trained with add_dummy_prefix=False and remove_extra_whitespaces=False",
             )
         marked = self._model.encode(f"a{START_OF_TURN}b{END_OF_TURN}")
         if self.start_of_turn_id not in marked or self.end_of_turn_id not in marked:

@@ -12,6 +12,7 @@ import torch
 import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
+from ixtune.adapter.weights import find_adapter
 from ixtune.data import store
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import UsageError
@@ -21,7 +22,7 @@ from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
 from ixtune.model.shards import open_checkpoint
 from ixtune.training.batch import PictureSource
-from ixtune.training.run import mean_loss
+from ixtune.training.run import DTYPES, mean_loss
 
 PACK_TOKENS = 16384
 
@@ -45,13 +46,15 @@ class Loaded:
             raise UsageError("no model is named", mend="give --adapter, --base, or both")
         if quantize not in (None, "nf4", "none"):
             raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
-        folder_of_adapter = bundle.locate(adapter) if adapter else None
+        folder_of_adapter = find_adapter(adapter) if adapter else None
         info = bundle.read_info(folder_of_adapter) if folder_of_adapter else {}
         self.base_name = base_name or str(info["base"])
         self.quantize = quantize or str(info.get("quantize", "none"))
         folder = base.resolve(self.base_name)
         self.tokenizer = Tokenizer.from_base(folder)
-        self.dtype = torch.bfloat16
+        recipe = info.get("recipe", {})
+        self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
+        self.hd_num = info.get("hd_num")
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
         self.adapter = folder_of_adapter
         self.model: Any = self.base_model

@@ -34,7 +34,7 @@ from ixtune.training.progress import GracefulStop, Metrics
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     start = _resume_point(recipe, run, console) if resume else _fresh(run)
 
     set_seed(recipe.training.seed)
-    dtype = _DTYPES[recipe.training.compute_dtype]
+    dtype = DTYPES[recipe.training.compute_dtype]
     model, quantized = load_base(folder, quantize=recipe.adapter.quantize == "nf4", dtype=dtype)
     console.print(f"base     {recipe.base}: {quantized or 'decoder linears not quantised'}", highlight=False)
     wrapped = attach.attach(model, recipe.adapter)

@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
+from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE
 from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base
 from ixtune.recipe import AdapterSection
@@ -52,7 +53,7 @@ def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(small: Path, tra
 
 
 def test_the_keys_are_the_original_names_and_the_projector_is_inside(trained: tuple[Path, torch.Tensor]) -> None:
-    keys = set(load_file(trained[0] / bundle.WEIGHTS))
+    keys = set(load_file(trained[0] / WEIGHTS_FILE))
     assert "base_model.model.model.layers.0.attention.wqkv.lora_A.weight" in keys
     assert "base_model.model.model.layers.1.feed_forward.w2.lora_B.weight" in keys
     assert {f"base_model.model.vision_proj.{n}.{p}" for n in (0, 2) for p in ("weight", "bias")} <= keys
@@ -77,13 +78,13 @@ def test_a_key_that_does_not_fit_is_named(
 ) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(trained[0], folder)
-    tensors = load_file(folder / bundle.WEIGHTS)
+    tensors = load_file(folder / WEIGHTS_FILE)
     name = "base_model.model.model.layers.0.attention.wo.lora_A.weight"
     if change == "missing":
         del tensors[name]
     else:
         tensors[name.replace("layers.0", "layers.7")] = tensors[name].clone()
-    save_file(tensors, folder / bundle.WEIGHTS)
+    save_file(tensors, folder / WEIGHTS_FILE)
     with pytest.raises(IxtuneError) as caught:
         bundle.load(_base(small), folder, "aa" * 32)
     assert said in caught.value.notes
@@ -97,6 +98,6 @@ def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> Non
 def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:
     from ixtune.files import sha256_file
 
-    info = json.loads((trained[0] / bundle.INFO).read_text(encoding="utf-8"))
-    assert info["adapter_sha256"] == sha256_file(trained[0] / bundle.WEIGHTS)
+    info = json.loads((trained[0] / RECORD_FILE).read_text(encoding="utf-8"))
+    assert info["adapter_sha256"] == sha256_file(trained[0] / WEIGHTS_FILE)
     assert "academic research" in (trained[0] / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,124 @@
+"""The command line: one small module per verb; what is heavy is imported in the bodies of the commands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ixtune import __version__
+from ixtune.cli import evaluate, layout, merge, predict, prepare, recipes, train
+from ixtune.cli.console import print_error
+from ixtune.errors import IxtuneError
+
+
+class _Verbs(TyperGroup):
+    """The verbs, and one way to end on Ctrl-C in all of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted: what was finished is kept, nothing half-written is left", err=True)
+            raise typer.Exit(130) from interrupt
+
+
+# no rich markup: it would cost each --help a tenth of a second and more
+app = typer.Typer(
+    name="ixtune",
+    cls=_Verbs,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("prepare")(prepare.command)
+app.command("layout")(layout.command)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.command("predict")(predict.command)
+app.command("merge")(merge.command)
+app.add_typer(recipes.app, name="recipes")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ixtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ixtune(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="IXTUNE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Adapt InternLM-XComposer2-4KHD-7B to a domain on one GPU.
+
+    The way is prepare, train, evaluate, merge. `ixtune recipes ls` lists recipes to start from.
+    """
+    context.ensure_object(dict)["debug"] = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments`, by default those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage or recipe, 3 bad data, 130 interrupted.
+    """
+    options = {"debug": False}
+    try:
+        app(args=arguments, obj=options)
+        code = 0
+    except SystemExit as end:  # how typer ends, having printed what there is to say
+        code = end.code if isinstance(end.code, int) else 0
+    except Exception as error:
+        if options["debug"]:
+            traceback.print_exc()
+        told = error if isinstance(error, IxtuneError) else _in_words(error)
+        print_error(told)
+        code = told.exit_code
+    try:
+        sys.stdout.flush()
+    except (
+        BrokenPipeError
+    ):  # the reader, such as `head`, has gone; keep Python's own flush at exit silent too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    return code
+
+
+def _in_words(error: Exception) -> IxtuneError:
+    """An exception that nobody below put into words."""
+    number = error.errno if isinstance(error, OSError) else None
+    where = str(error.filename) if isinstance(error, OSError) and error.filename else None
+    # safetensors and torch raise types of their own, with the system's words
+    if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        return IxtuneError(
+            "no space left on the disk",
+            where=where,
+            mend="free some or give another folder; nothing half-written is left",
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return IxtuneError(
+            os.strerror(number).lower(),
+            where=where,
+            mend="change the permissions, or give another file or folder",
+        )
+    first_line = next(iter(str(error).splitlines()), "")
+    return IxtuneError(
+        f"internal error: {type(error).__name__}: {first_line}",
+        mend="run it again as `ixtune --debug …` for the traceback, and report it",
+    )

@@ -1,0 +1,97 @@
+"""Benchmarks: each a ratio to the plain way. They fail only if the better way is no better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import measuring
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ixtune.data.pixels import read_size
+from ixtune.layout import plan
+from ixtune.model.loss import supervised_loss
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+def test_layouts_from_headers(tmp_path: Path, form: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{index}.{form}" for index in range(40)]
+    for path in paths:
+        Image.fromarray(pixels).save(path)
+
+    def headers() -> None:
+        for _ in range(10):
+            for path in paths:
+                plan(*read_size(path), 25)
+
+    def decoding() -> None:
+        for path in paths:
+            with Image.open(path) as image:
+                plan(*image.convert("RGB").size, 25)
+
+    ours, plain = measuring.interleaved(headers, decoding)
+    rates = {"images_per_s": len(paths) * 10 / ours, "decoding_images_per_s": len(paths) / plain}
+    measuring.record(f"layouts_{form}", rates)
+    assert rates["images_per_s"] > 10 * rates["decoding_images_per_s"]
+
+
+LOSS = """
+import torch
+from ixtune.model.loss import supervised_loss
+torch.set_num_threads(1)
+head = torch.nn.Linear(256, 92544, bias=False).requires_grad_(False)
+hidden = torch.randn(2048, 256, requires_grad=True)
+rows = torch.arange(0, 2048, 16)
+targets = torch.randint(0, 92544, (len(rows),))
+head(hidden[:1])
+# measured
+"""
+OURS = "supervised_loss(hidden, rows, targets, head).backward()"
+FULL = "torch.nn.functional.cross_entropy(head(hidden).float()[rows], targets).backward()"
+
+
+def test_loss_on_supervised_rows_at_the_7bs_vocabulary() -> None:
+    head = torch.nn.Linear(256, 92544, bias=False).requires_grad_(False)
+    hidden = torch.randn(2048, 256, requires_grad=True)
+    rows = torch.arange(0, 2048, 16)
+    targets = torch.randint(0, 92544, (len(rows),))
+    ours, plain = measuring.interleaved(
+        lambda: supervised_loss(hidden, rows, targets, head).backward(),
+        lambda: torch.nn.functional.cross_entropy(head(hidden).float()[rows], targets).backward(),
+        rounds=3,
+    )
+    memory, plain_memory = measuring.peak_mib(LOSS + OURS), measuring.peak_mib(LOSS + FULL)
+    figures = {"time_ratio": ours / plain, "memory_ratio": memory / plain_memory, "memory_mib": memory}
+    measuring.record("loss", figures)
+    assert figures["time_ratio"] < 0.2
+    assert figures["memory_ratio"] < 0.2
+
+
+def test_segments_against_a_block_mask() -> None:
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from ixtune.model.attention import segment_attention
+
+    length, segments = 4096, 8
+    query = torch.randn(1, 8, length, 32)
+    bounds = torch.arange(0, length + 1, length // segments, dtype=torch.int32)
+    owner = torch.arange(length) // (length // segments)
+    mask = (owner[:, None] == owner[None]) & torch.ones(length, length, dtype=torch.bool).tril()
+    module = torch.nn.Module()
+    ours, plain = measuring.interleaved(
+        lambda: segment_attention(module, query, query, query, None, cu_seq_lens_q=bounds),
+        lambda: scaled_dot_product_attention(query, query, query, attn_mask=mask),
+        rounds=3,
+    )
+    measuring.record("segments", {"time_ratio": ours / plain, "tokens": length, "segments": segments})
+    assert ours < 0.5 * plain

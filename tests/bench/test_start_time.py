@@ -1,0 +1,30 @@
+"""Seconds from the shell to the help text, for every verb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+PAGES = ([], *([verb] for verb in ("prepare", "layout", "train", "evaluate", "predict", "merge", "recipes")))
+TO_REACH_S = 0.3
+
+
+@pytest.mark.bench
+def test_help_of_every_verb_comes_in_time():
+    print(f"\nload {os.getloadavg()[0]:.1f}; wall seconds, least of 7")
+    slow = []
+    for page in PAGES:
+        command = [sys.executable, "-m", "ixtune", *page, "--help"]
+        walls_s = []
+        for _ in range(7):
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            walls_s.append(time.perf_counter() - began)
+        print(f"{min(walls_s):6.3f}  ixtune {' '.join([*page, '--help'])}")
+        if min(walls_s) >= TO_REACH_S:
+            slow.append(page)
+    assert not slow

@@ -1,0 +1,170 @@
+"""The command line as a person meets it: help, version, errors, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from ixtune import __version__, cli
+from ixtune.errors import DataError, IxtuneError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = ("prepare", "layout", "train", "evaluate", "predict", "merge", "recipes")
+PAGES = ([], *([verb] for verb in VERBS), ["recipes", "ls"], ["recipes", "show"])
+
+
+def ixtune(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real thing, in a process of its own."""
+    command = [sys.executable, "-m", "ixtune", *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"} | variables,
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_help_of_everything_exits_0_and_starts_fast(page: list[str]):
+    """The figure to reach is 0.3 s, measured by `make bench`; here only that nobody imports torch for it."""
+    cpu_before = sum(os.times()[2:4])
+    done = ixtune(*page, "--help")
+    cpu_s = sum(os.times()[2:4]) - cpu_before
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+    assert cpu_s < 1.0
+
+
+def test_help_names_every_verb_with_a_sentence():
+    lines = ixtune("--help").stdout.partition("Commands:")[2].splitlines()
+    described = {words[0]: words[1:] for line in lines if (words := line.split())}
+    assert set(VERBS) <= set(described)
+    assert all(len(described[verb]) >= 3 for verb in VERBS)
+
+
+def test_every_option_has_a_help_text():
+    command = typer.main.get_command(cli.app)
+    for verb in VERBS:
+        for parameter in getattr(command, "commands")[verb].params:  # noqa: B009 - not in the type of a command
+            assert parameter.help or parameter.name == "help", f"{verb}: {parameter.name}"
+
+
+def test_version():
+    done = ixtune("--version")
+    assert (done.returncode, done.stdout) == (0, f"ixtune {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tarin"], "No such command 'tarin'"),
+        (["train"], "Missing argument"),
+        (["recipes", "ls", "--lnog"], "No such option"),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line_of_reason(arguments: list[str], told: str):
+    done = ixtune(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_with_mistakes_lists_them_and_exits_2(tmp_path: Path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("base: nano\nadapter:\n  rnak: 8\n")
+    done = ixtune("train", str(recipe))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: 3 mistakes in the recipe ({recipe})"
+    assert f"{recipe}:3: unknown key adapter.rnak; did you mean adapter.rank?" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("mend:  ")
+    assert "Traceback" not in done.stderr
+
+
+def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let `ixtune recipes ls` end so."""
+
+    def fail(kind: str) -> Path:
+        raise error
+
+    monkeypatch.setattr(cli.recipes, "shipped", fail)
+
+
+@pytest.mark.parametrize("kind", [IxtuneError, UsageError, DataError])
+def test_an_error_for_people_is_two_lines_and_its_exit_code(
+    kind: type[IxtuneError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    failing_with(monkeypatch, kind("it is [bold]broken[/]", where="a:1", mend="glue it", notes=["here"]))
+    assert cli.main(["recipes", "ls"]) == kind.exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: it is [bold]broken[/] (a:1)\n  here\nmend:  glue it\n"
+
+
+def test_ctrl_c_exits_130_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    failing_with(monkeypatch, KeyboardInterrupt())
+    assert cli.main(["recipes", "ls"]) == 130
+    assert capsys.readouterr().err == "interrupted: what was finished is kept, nothing half-written is left\n"
+
+
+class SafetensorError(Exception):
+    """As safetensors raises it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/out"), "error: no space left on the disk (/out)"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "error: no space left on the disk",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), "error: permission denied (/out)"),
+        (ZeroDivisionError("by zero\nmore"), "error: internal error: ZeroDivisionError: by zero"),
+        (KeyError(), "error: internal error: KeyError: "),
+    ],
+)
+def test_any_other_error_is_one_line_and_how_to_mend_it(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    failing_with(monkeypatch, error)
+    assert cli.main(["recipes", "ls"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == told
+    assert second.startswith("mend:  ")
+
+
+@pytest.mark.parametrize("variables", [{}, {"IXTUNE_DEBUG": "1"}])
+def test_debug_adds_the_traceback_and_keeps_the_exit_code(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    failing_with(monkeypatch, UsageError("it is broken", mend="glue it"))
+    assert cli.main([*([] if variables else ["--debug"]), "recipes", "ls"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: it is broken\nmend:  glue it\n")
+
+
+def test_a_reader_that_goes_away_makes_no_noise():
+    command = [sys.executable, "-m", "ixtune", "recipes", "show", "qlora-24gb"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    deadline_s = 30.0
+    began = time.monotonic()
+    assert process.wait(deadline_s) == 1
+    assert time.monotonic() - began < deadline_s

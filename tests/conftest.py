@@ -1,0 +1,38 @@
+"""What all tests share: no network, one thread, and where the fixtures lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub library when it is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """Sums of floats do not depend on the machine's cores; tests without torch do not pay for its import."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The reference's outputs; IXTUNE_GOLDEN names another copy of them."""
+    return Path(os.environ.get("IXTUNE_GOLDEN") or ROOT / "tests" / "fixtures" / "golden")
+
+
+@pytest.fixture(scope="session")
+def released_tokenizer() -> Path:
+    """The released model's tokenizer.model, which is too large and not ours to carry along."""
+    default = ROOT.parent / "shared" / "tokenizer" / "tokenizer.model"
+    path = Path(os.environ.get("IXTUNE_TOKENIZER") or default)
+    if not path.is_file():
+        pytest.skip("the released tokenizer.model is not here; IXTUNE_TOKENIZER names its file")
+    return path

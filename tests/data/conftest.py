@@ -1,0 +1,30 @@
+"""Fixtures of the tests of the data layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from records import write_picture
+from small_tokenizer import train
+
+from ixtune.data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tokenizer.model, which is all that `prepare` asks of a base."""
+    return train(tmp_path_factory.mktemp("base")).parent
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_base: Path) -> Tokenizer:
+    return Tokenizer.from_base(tokenizer_base)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An image root with a landscape, a portrait and a square."""
+    for name, width, height in (("a.png", 60, 40), ("portrait.png", 30, 70), ("deep/square.png", 20, 20)):
+        write_picture(tmp_path / "data" / name, width, height)
+    return tmp_path / "data"

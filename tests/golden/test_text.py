@@ -1,0 +1,159 @@
+"""Ids, labels and masks against the reference's; the released tokenizer is needed, and skipped without."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ixtune.data import formats
+from ixtune.data.record import Record, Turn
+from ixtune.data.rejects import Reject
+from ixtune.data.template import TemplateError, encode, encode_prompt, expand
+from ixtune.data.tokenizer import Tokenizer
+
+PLACEHOLDER = "<ImageHere>"
+SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
+
+
+@pytest.fixture(scope="module")
+def released(released_tokenizer: Path) -> Tokenizer:
+    return Tokenizer(released_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def text(golden: Path) -> dict[str, Any]:
+    return json.loads((golden / "text.json").read_text(encoding="utf-8"))
+
+
+def well_formed(conversation: dict[str, Any]) -> bool:
+    """Said once more in other words than the template's: what the reference makes sense of (MODEL.md 3.6)."""
+    turns = conversation["sample"]["conversations"]
+    roles = "".join(
+        {"user": "u", "human": "u", "system": "s"}.get(turn["from"].lower(), "a") for turn in turns
+    )
+    questions = "".join(turn["value"] for turn in turns[::2])
+    answers = [turn["value"] for turn in turns[1::2]]
+    return (
+        re.fullmatch("(ua)+", roles) is not None
+        and all(answer.strip() and PLACEHOLDER not in answer for answer in answers)
+        and questions.count(PLACEHOLDER) == conversation["n_images"]
+        and not SPECIAL.search(questions + "".join(answers))
+    )
+
+
+def record_of(conversation: dict[str, Any], folder: Path) -> Record:
+    source = folder / "source.json"
+    source.write_text(json.dumps([conversation["sample"]]), encoding="utf-8")
+    (record,) = formats.read(source)
+    assert not isinstance(record, Reject), record
+    return record
+
+
+def test_the_tokenizer_gives_the_references_ids(golden: Path, released: Tokenizer):
+    vectors = json.loads((golden / "tokenizer.json").read_text(encoding="utf-8"))["vectors"]
+    assert vectors
+    for vector in vectors:
+        assert released.encode(vector["text"]) == vector["ids"], vector["text"]
+
+
+def test_the_turn_pieces_have_the_references_ids(text: dict[str, Any], released: Tokenizer):
+    assert (released.end_of_turn_id, released.start_of_turn_id) == (text["eoa_id"], text["sot_id"])
+    if released.sha256 != text["tokenizer_sha256"]:
+        pytest.fail("the fixtures were made with another tokenizer.model")
+
+
+def test_well_formed_conversations_have_the_references_ids_labels_and_masks(
+    text: dict[str, Any], released: Tokenizer, tmp_path: Path
+):
+    compared = 0
+    tokens = text["image_tokens_per_image_in_this_file"]
+    for conversation in filter(well_formed, text["conversations"]):
+        record = record_of(conversation, tmp_path)
+        sample = encode(record, [tokens] * conversation["n_images"], released)
+        ids, labels = expand(sample)
+        assert sample.length == len(ids)
+        assert sample.supervised_tokens == sum(label != -100 for label in labels)
+        for run in conversation["runs"]:
+            if run["max_length"] < len(ids):
+                continue  # the reference cuts; here a long record is rejected
+            for path in ("interleave_4khd", "interleave_successor", "text_path"):
+                if path not in run or "error" in run[path]:
+                    continue
+                wanted = run[path]
+                where = (conversation["name"], path)
+                assert ids == [0 if token == -100 else token for token in wanted["wrap_ids"]], where
+                assert labels == wanted["labels"], where
+                assert [int(token == 0) for token in ids] == wanted["im_mask"], where
+                assert wanted["attention_mask"] == [1] * len(ids), where
+                compared += 1
+    assert compared
+
+
+def test_malformed_conversations_are_refused_with_a_reason(
+    text: dict[str, Any], released: Tokenizer, tmp_path: Path
+):
+    refused = {}
+    for conversation in text["conversations"]:
+        if not well_formed(conversation):
+            record = record_of(conversation, tmp_path)
+            with pytest.raises(TemplateError) as caught:
+                encode(record, [5] * conversation["n_images"], released)
+            assert caught.value.mend
+            refused[conversation["name"]] = caught.value.reason.value
+    known = {
+        "missing_placeholder": "missing_placeholder",
+        "extra_placeholder": "too_many_placeholders",
+        "placeholder_in_answer": "placeholder_in_answer",
+        "two_images_one_placeholder": "too_few_placeholders",
+        "literal_eos_in_user": "special_token_in_text",
+        "literal_end_mark_in_user": "special_token_in_text",
+        "system_role": "system_role",
+        "starts_with_assistant": "starts_with_assistant",
+        "ends_with_user": "ends_with_user",
+        "empty_answer": "empty_answer",
+    }
+    assert refused
+    assert {name: reason for name, reason in refused.items() if name in known} == {
+        name: reason for name, reason in known.items() if name in refused
+    }
+
+
+def prompt_ids(chat: dict[str, Any], tokens: int, tokenizer: Tokenizer, **options: Any) -> list[int]:
+    turns = [turn for q, a in chat["history"] for turn in (Turn("user", q), Turn("assistant", a))]
+    turns.append(Turn("user", chat["query"]))
+    pictures = sum(turn.text.count(PLACEHOLDER) for turn in turns)
+    sample = encode_prompt(turns, [tokens] * pictures, tokenizer, **options)
+    assert sample.supervised == ()
+    return expand(sample)[0]
+
+
+def test_chat_prompts_have_the_references_ids_with_its_two_quirks_on(
+    text: dict[str, Any], released: Tokenizer
+):
+    tokens = text["image_tokens_per_image_in_this_file"]
+    assert text["chats"]
+    for chat in text["chats"]:
+        system = chat["meta_instruction"] or None
+        ids = prompt_ids(chat, tokens, released, system=system, bos_every_part=True)
+        if "input_ids" in chat:
+            assert ids == chat["input_ids"], chat["name"]
+            continue
+        first, *others = chat["part_ids_with_bos_each"]
+        assert ids == [*first, *(token for part in others for token in [*[0] * tokens, *part])], chat["name"]
+        assert [int(token == 0) for token in ids] == chat["im_mask"], chat["name"]
+
+
+def test_by_default_a_prompt_is_the_references_with_one_bos(text: dict[str, Any], released: Tokenizer):
+    compared = 0
+    for chat in text["chats"]:
+        if chat["meta_instruction"] or "part_ids_with_bos_each" not in chat:
+            continue
+        parts = [part[1:] for part in chat["part_ids_with_bos_each"]]
+        wanted = [1, *parts[0], *(token for part in parts[1:] for token in [0, *part])]
+        assert prompt_ids(chat, 1, released) == wanted, chat["name"]
+        compared += 1
+    assert compared

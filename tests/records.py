@@ -1,0 +1,37 @@
+"""Sources for tests: records as JSON, and pictures for them to show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+
+def entry(name: str | int, *values: str, image: Any = ()) -> dict[str, Any]:
+    """A record as it stands in a source, its turns from user and assistant by turns."""
+    turns = [{"from": ("user", "assistant")[n % 2], "value": value} for n, value in enumerate(values)]
+    image = list(image) if isinstance(image, tuple) else image
+    return {"id": name, "image": image, "conversations": turns}
+
+
+def shown(name: str | int, picture: str = "a.png") -> dict[str, Any]:
+    """A good record with one picture."""
+    return entry(name, "<ImageHere>What is the total?", "42.50", image=[picture])
+
+
+def write_source(folder: Path, entries: Any, name: str = "source.json") -> Path:
+    """A source with its records beginning on lines of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    return path
+
+
+def write_picture(path: Path, width: int = 60, height: int = 40) -> Path:
+    """A picture in which no two neighbouring pixels are equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    red = Image.linear_gradient("L").resize((width, height))
+    Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red)).save(path)
+    return path

@@ -1,0 +1,22 @@
+import pytest
+
+from ixtune.errors import DataError, IxtuneError, UsageError
+
+
+def test_an_error_reads_as_one_line_what_and_where():
+    error = IxtuneError("the file is empty", where="a.json:3", mend="fill it")
+    assert str(error) == "the file is empty (a.json:3)"
+    assert error.mend == "fill it"
+
+
+def test_an_error_without_a_place_reads_as_what_alone():
+    assert str(IxtuneError("no GPU", mend="use another machine")) == "no GPU"
+
+
+@pytest.mark.parametrize(("kind", "code"), [(IxtuneError, 1), (UsageError, 2), (DataError, 3)])
+def test_each_kind_has_its_exit_code(kind: type[IxtuneError], code: int):
+    assert kind("what", mend="how").exit_code == code
+
+
+def test_notes_are_kept_in_order():
+    assert UsageError("2 mistakes", mend="correct them", notes=["one", "two"]).notes == ("one", "two")

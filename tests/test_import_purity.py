@@ -1,0 +1,54 @@
+"""What an import drags along, seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TENSORS = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes"}
+HEAVY = TENSORS | {
+    "datasets",
+    "numpy",
+    "PIL",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "yaml",
+    "sentencepiece",
+    "huggingface_hub",
+}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules of a new interpreter after one statement."""
+    code = (
+        f"import sys, json\n{statement}\nprint(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_command_line_loads_nothing_heavy():
+    assert not loaded_by("import ixtune.cli") & HEAVY
+
+
+def test_the_ground_loads_the_standard_library_alone():
+    assert not loaded_by("import ixtune.layout, ixtune.errors, ixtune.files, ixtune.base") & (
+        HEAVY | {"typer", "rich"}
+    )
+
+
+def test_the_recipe_loads_no_tensor_library():
+    loaded = loaded_by("import ixtune.recipe")
+    assert not loaded & (HEAVY - {"pydantic", "yaml"})
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "ixtune" / "data").glob("*.py")))
+def test_the_data_part_loads_no_tensor_library(module: str):
+    name = "ixtune.data" if module == "__init__" else f"ixtune.data.{module}"
+    assert not loaded_by(f"import {name}") & TENSORS

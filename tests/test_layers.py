@@ -1,0 +1,170 @@
+"""Imports go downwards only: the table of the layers, enforced by reading every import statement."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "ixtune"
+
+# part of ixtune -> the other parts it may import; what is not here may be imported by nobody
+GROUND = {"__init__", "errors", "files", "base", "recipe", "recipe_yaml", "layout"}  # __init__: the version
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "layout": set(),
+    "files": {"errors"},
+    "base": {"errors"},
+    "recipe": {"errors", "recipe_yaml"},
+    "recipe_yaml": {"errors"},
+    "data": GROUND,
+    "model": GROUND,
+    "processing": GROUND | {"data", "model"},
+    "adapter": GROUND | {"data", "model", "processing"},
+    "training": GROUND | {"data", "model", "processing", "adapter"},
+    "evaluation": GROUND | {"data", "model", "processing", "adapter", "training"},
+    "cli": GROUND | {"data", "model", "processing", "adapter", "training", "evaluation"},
+    "__main__": {"cli"},
+}
+TENSORS = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors"}
+HEAVY = TENSORS | {"datasets", "numpy", "PIL", "pandas", "pyarrow", "pydantic", "yaml", "sentencepiece"}
+HEAVY |= {"huggingface_hub", "rich"}
+
+
+class Import(NamedTuple):
+    """One import statement: of which module, whether at the top of the file, and whether for types only."""
+
+    file: Path
+    line: int
+    module: str
+    top: bool
+    typing: bool
+
+    @property
+    def part(self) -> str | None:
+        """The part of ixtune it names, or None."""
+        words = self.module.split(".")
+        if words[0] != "ixtune":
+            return None
+        return words[1] if len(words) > 1 else "__init__"
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(PACKAGE.parent)}:{self.line} imports {self.module}"
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[Import]:
+    """Every import of a file; `from ixtune import base` counts as `ixtune.base`."""
+    return list(_walk(file, ast.parse(file.read_text(encoding="utf-8")), top=True, typing=False))
+
+
+def _walk(file: Path, node: ast.AST, *, top: bool, typing: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(file, node.lineno, alias.name, top, typing) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        module = node.module or ""
+        if node.level:
+            folder = file.parents[node.level - 1].relative_to(PACKAGE.parent)
+            module = ".".join([*folder.parts, *filter(None, [module])])
+        names = [alias.name for alias in node.names]
+        parts = [name for name in names if module == "ixtune" and not name.startswith("__")]
+        for name in [f"ixtune.{part}" for part in parts] or [module]:
+            yield Import(file, node.lineno, name, top, typing)
+    elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        for child in node.body:
+            yield from _walk(file, child, top=top, typing=True)
+        for child in node.orelse:
+            yield from _walk(file, child, top=top, typing=typing)
+    else:
+        inside = top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from _walk(file, child, top=inside, typing=typing)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+ALL = [found for file in FILES for found in imports(file)]
+
+
+def broken(rule: str, found: list[Import]) -> None:
+    assert not found, f"{rule}:\n" + "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_imports_its_own_part_or_a_lower_one(file: Path):
+    part = part_of(file)
+    allowed = MAY_IMPORT[part] | {part}
+    broken(
+        f"{part} may import {sorted(allowed)}", [i for i in imports(file) if i.part and i.part not in allowed]
+    )
+
+
+def test_data_never_imports_a_tensor_library():
+    found = [i for i in ALL if part_of(i.file) == "data" and i.module.split(".")[0] in TENSORS]
+    broken("prepared data are made without torch", found)
+
+
+def test_layout_and_errors_are_of_the_standard_library_alone():
+    import sys
+
+    own = ("layout", "errors", "files", "base", "__init__")
+    found = [i for i in ALL if part_of(i.file) in own and i.top and not i.part]
+    broken(
+        "no package at the ground",
+        [i for i in found if i.module.split(".")[0] not in sys.stdlib_module_names],
+    )
+
+
+def test_the_command_line_imports_what_is_heavy_inside_functions_only():
+    found = [i for i in ALL if part_of(i.file) == "cli" and i.top and not i.typing]
+    light = {"errors", "base", "cli", "__init__", "layout", "files"}
+    broken(
+        "slow start",
+        [i for i in found if i.module.split(".")[0] in HEAVY or (i.part and i.part not in light)],
+    )
+
+
+def test_remote_code_and_pickles_are_nowhere():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+                assert (node.arg, node.value.value) != ("trust_remote_code", True), (
+                    f"{file}:{node.value.lineno}"
+                )
+                assert (node.arg, node.value.value) != ("weights_only", False), f"{file}:{node.value.lineno}"
+    executes = [
+        i for i in ALL if i.module.split(".")[0] in ("pickle", "dill", "cloudpickle", "marshal", "shelve")
+    ]
+    broken("what executes code when it is read", [i for i in executes if i.file.name != "torchfile.py"])
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "ixtune")
+    file = tmp_path / "ixtune" / "data" / "x.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "import torch.nn as nn\n"
+        "from ixtune import base, cli\n"
+        "from . import record\n"
+        "from ..model.vision import Tower\n"
+        "if TYPE_CHECKING:\n    import numpy\n"
+        "def f():\n    from ixtune.training import run\n"
+    )
+    found = [(i.module, i.top, i.typing, i.part) for i in imports(file)]
+    assert found == [
+        ("torch.nn", True, False, None),
+        ("ixtune.base", True, False, "base"),
+        ("ixtune.cli", True, False, "cli"),
+        ("ixtune.data", True, False, "data"),
+        ("ixtune.model.vision", True, False, "model"),
+        ("numpy", True, True, None),
+        ("ixtune.training", False, False, "training"),
+    ]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ixtune.layout import CROP, LayoutError, PatchLayout, plan, token_parts, tokens_of
+
+sides = st.integers(1, 12_000)
+hd_nums = st.integers(1, 70)
+
+
+def planned(width: int, height: int, hd_num: int) -> PatchLayout | None:
+    try:
+        return plan(width, height, hd_num)
+    except LayoutError:
+        return None
+
+
+@given(sides, sides, hd_nums)
+def test_a_picture_fills_whole_crops_and_no_more_than_hd_num(width: int, height: int, hd_num: int):
+    layout = planned(width, height, hd_num)
+    if layout is None:
+        return
+    assert layout.final_width % CROP == layout.final_height % CROP == 0
+    assert 1 <= layout.crops <= hd_num
+    assert layout.crops == layout.rows * layout.cols
+
+
+@given(sides, sides, hd_nums)
+def test_padding_is_on_one_axis_less_than_a_crop_and_even_to_one_pixel(width: int, height: int, hd_num: int):
+    layout = planned(width, height, hd_num)
+    if layout is None:
+        return
+    padding = layout.pad_before + layout.pad_after
+    assert 0 <= layout.pad_after - layout.pad_before <= 1
+    assert padding < CROP
+    added = {"x": (padding, 0), "y": (0, padding)}[layout.pad_axis]
+    assert (layout.resized_width + added[0], layout.resized_height + added[1]) == (
+        layout.final_width,
+        layout.final_height,
+    )
+
+
+@given(sides, sides, hd_nums)
+def test_a_transposed_picture_has_the_transposed_layout(width: int, height: int, hd_num: int):
+    layout, turned = planned(width, height, hd_num), planned(height, width, hd_num)
+    if layout is None or turned is None:
+        assert layout is turned
+        return
+    if width == height:
+        assert layout == turned
+        assert not layout.transposed
+        return
+    assert turned == dataclasses.replace(
+        layout,
+        width=height,
+        height=width,
+        transposed=not layout.transposed,
+        resized_width=layout.resized_height,
+        resized_height=layout.resized_width,
+        pad_axis="x" if layout.pad_axis == "y" else "y",
+        rows=layout.cols,
+        cols=layout.rows,
+    )
+
+
+@given(sides, sides, hd_nums)
+def test_the_long_side_gets_no_fewer_crops_when_more_are_allowed(width: int, height: int, hd_num: int):
+    fewer, more = planned(width, height, hd_num), planned(width, height, hd_num + 1)
+    if fewer is not None and more is not None:
+        assert max(fewer.rows, fewer.cols) <= max(more.rows, more.cols)
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), hd_nums, st.integers(2, 99))
+def test_only_the_aspect_ratio_matters(width: int, height: int, hd_num: int, factor: int):
+    """Float division rounds correctly, so equal ratios give equal quotients."""
+    small, large = planned(width, height, hd_num), planned(width * factor, height * factor, hd_num)
+    if small is None or large is None:
+        assert small is large
+        return
+    assert dataclasses.replace(large, width=width, height=height) == small
+
+
+@given(st.integers(1, 80), st.integers(1, 80))
+def test_tokens_are_those_of_the_formula_and_the_sum_of_their_parts(rows: int, cols: int):
+    assert tokens_of(rows, cols) == 144 * (rows * cols + 1) + 1 + 12 * (rows + 1)
+    assert sum(token_parts(rows, cols).values()) == tokens_of(rows, cols)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "hd_num", "tokens"),
+    [
+        (1000, 1000, 25, 3817),
+        (1600, 1200, 16, 1921),
+        (1920, 1080, 55, 8005),
+        (1080, 1920, 55, 8041),
+        (1240, 1754, 9, 1489),
+        (3840, 1600, 25, 3217),
+    ],
+)
+def test_token_counts_are_those_of_the_fact_list(width: int, height: int, hd_num: int, tokens: int):
+    assert plan(width, height, hd_num).tokens == tokens
+
+
+def test_truncation_can_save_a_row_of_crops():
+    layout = plan(5328, 2132, 16)
+    assert (layout.rows, layout.resized_height) == (2, 672)
+
+
+@pytest.mark.parametrize("value", [True, 3.0, "3", None, 3.5])
+@pytest.mark.parametrize("argument", range(3))
+def test_what_is_no_int_is_refused_by_name(argument: int, value: object):
+    arguments: list[object] = [640, 480, 9]
+    arguments[argument] = value
+    with pytest.raises(TypeError, match=("width", "height", "hd_num")[argument]):
+        plan(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", [(0, 5, 9), (5, 0, 9), (-5, 5, 9), (5, -1, 9), (5, 5, 0), (5, 5, -1)])
+def test_what_is_not_positive_is_refused(arguments: tuple[int, int, int]):
+    with pytest.raises(LayoutError, match=r"positive|at least 1"):
+        plan(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [(5000, 1, 9), (1, 5000, 1), (10**400, 1, 9)])
+def test_a_picture_that_vanishes_in_the_resize_is_refused(arguments: tuple[int, int, int]):
+    with pytest.raises(LayoutError, match=r"too thin|too large"):
+        plan(*arguments)
+
+
+def test_a_layout_is_frozen_and_goes_to_json():
+    layout = plan(300, 811, 25)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layout.rows = 1  # type: ignore[misc]
+    told = json.loads(json.dumps(layout.as_dict()))
+    assert (told["rows"], told["cols"], told["tokens"]) == (layout.rows, layout.cols, layout.tokens)
+    assert told["transposed"] is True
