@@ -292,25 +292,26 @@ def lines_page(rng: random.Random, width: int, height: int, font_files: list[Pat
     return painter.finish()
 
 
-def easy_page(rng: random.Random, font_files: list[Path]) -> Page:
-    """One to three short lines on one crop, to be read from top to bottom: where reading is learned first."""
+def easy_page(rng: random.Random, font_files: list[Path], dense: bool) -> Page:
+    """One crop to be read from top to bottom: a few short lines or, `dense`, as many full ones as there is room for."""
     side = int(336 * rng.uniform(0.97, 1.0))
     painter = Painter(rng, side, int(side * rng.uniform(0.86, 0.985)), font_files)
     size, read = rng.randint(18, 36), []
-    y = rng.uniform(4, 120)
-    for _ in range(rng.choice([1, 1, 2, 3])):
-        x, words = rng.uniform(4, 120), []
-        for _ in range(rng.randint(1, 3)):
+    indent = rng.uniform(4, 16)
+    y = rng.uniform(4, 24 if dense else 120)
+    for _ in range(rng.randint(3, 12) if dense else rng.choice([1, 1, 2, 3])):
+        x, words = indent if dense else rng.uniform(4, 120), []
+        for _ in range(9 if dense else rng.randint(1, 3)):
             following = word(rng) if rng.random() < 0.6 else value(rng)
             if x + painter.length(" ".join([*words, following]), size) < painter.width - 4:
                 words.append(following)
         if words and y + size * 1.2 < painter.height:
             painter.text(x, y, " ".join(words), size)
             read += words
-        y += size * rng.uniform(1.25, 2.5)
+        y += size * rng.uniform(1.25, 1.6 if dense else 2.5)
     if read:
         painter.page.questions.append(("Read the page.", " ".join(read), "page"))
-    for at in range(1, len(read)):
+    for at in range(1, min(len(read), 4) if dense else len(read)):
         painter.page.questions.append((f"What follows {read[at - 1]}?", " ".join(read[at : at + 2]), "after"))
     return painter.finish()
 

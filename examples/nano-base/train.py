@@ -36,6 +36,8 @@ from ixtune.model.vision import normalise
 END, START = "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"
 GRIDS = {(1, 1): 30, (1, 2): 14, (2, 1): 14, (2, 2): 20, (1, 3): 6, (3, 1): 6, (2, 3): 3, (3, 2): 3, (1, 4): 4}
 PACK_TOKENS = 3000
+# From this step easy pages are full of text: short ones teach the cells, full ones the way from a letter to the next.
+DENSE_FROM = 500
 
 
 def make_vocabulary(out: Path) -> Path:
@@ -196,13 +198,13 @@ def cell_labels(page: pages.Page, layout: PatchLayout, tokenizer: Any) -> dict[i
 
 
 def reading_record(
-    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int = 0
+    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int, dense: bool
 ) -> tuple[list[int], list[int], np.ndarray, tuple[int, int], list[tuple[int, int]]]:
     """One page and its questions as one conversation: (ids, labels, crops, grid, up to `cells` labelled image rows)."""
     while True:
         wanted = rng.choices(list(GRIDS), weights=list(GRIDS.values()))[0]
         if rng.random() < easy:
-            wanted, page = (1, 1), pages.easy_page(rng, files)
+            wanted, page = (1, 1), pages.easy_page(rng, files, dense)
         else:
             page = pages.question_page(rng, wanted, files)
         if page.questions:
@@ -247,17 +249,17 @@ def pack(records: list[Any]) -> dict[str, Any]:
 
 def easy_share(step: int) -> float:
     """Share of easy pages, falling from 0.8."""
-    return min(0.8, max(0.08, 0.8 - (step - 300) / 800))
+    return 0.8 if step < DENSE_FROM else min(0.85, max(0.1, 0.85 - (step - 1000) / 800))
 
 
 def packs(
-    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int
+    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int, dense: bool
 ) -> Iterator[dict[str, Any]]:
     """Packs of about PACK_TOKENS tokens, without end."""
     records: list[Any] = []
     held = 0
     while True:
-        record = reading_record(rng, files, tokenizer, questions, easy, cells)
+        record = reading_record(rng, files, tokenizer, questions, easy, cells, dense)
         if held + len(record[0]) > PACK_TOKENS and records:
             yield pack(records)
             records, held = [], 0
@@ -279,8 +281,8 @@ def read(out: Path, steps: int, decay: int, frozen: int, questions: int = 10) ->
         # The first pack of a stream of its own: a restarted run sees the same page at the same step.
         model.vit.requires_grad_(run.step >= frozen)
         cells = 40 if run.step < frozen else 8
-        stream = packs(random.Random(f"read {run.step}"), files, tokenizer, questions, easy_share(run.step), cells)
-        batch = next(stream)
+        rng, dense = random.Random(f"read {run.step}"), run.step >= DENSE_FROM
+        batch = next(packs(rng, files, tokenizer, questions, easy_share(run.step), cells, dense))
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()

@@ -64,7 +64,7 @@ def command(
             error = None
         except TooManyRejects as too_many:
             report, error = too_many.report, too_many
-    _print_report(report)
+    _print_report(source, report)
     if error is not None:
         raise error
 
@@ -103,7 +103,7 @@ def _progress(source: Path) -> Iterator[Progress | None]:
         yield show
 
 
-def _print_report(report: PrepareReport) -> None:
+def _print_report(source: Path, report: PrepareReport) -> None:
     from ixtune.cli.console import console, table
     from ixtune.data.rejects import Reason
     from ixtune.data.store import MANIFEST, REJECTS
@@ -132,7 +132,7 @@ def _print_report(report: PrepareReport) -> None:
     rows.append(["grids (rows x cols)", ", ".join(shown) or "no pictures"])
 
     out = console()
-    out.print(table(None, ("", ""), rows))
+    out.print(table(None, ("source", str(source)), rows))
     out.print(
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}",
         markup=False,

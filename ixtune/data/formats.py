@@ -21,6 +21,8 @@ from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.errors import IxtuneError, UsageError
 
 _BLOCK_CHARACTERS = 1 << 20
+# of 1e+5 cut before the 5, only the 1 is a value; so much may be left over of a number that goes on
+_CUT_NUMBER_CHARACTERS = 3
 _SPACE = " \t\r\n"
 _SHOWN_CHARACTERS = 60
 
@@ -158,8 +160,8 @@ class _ListReader:
                 raise self._broken(f"broken JSON: {error.msg}") from error
             except (ValueError, RecursionError) as error:
                 raise self._broken(f"broken JSON: {error}") from error
-            if end == len(self.text) and self._more():
-                continue  # a number may go on in the next block
+            if len(self.text) - end < _CUT_NUMBER_CHARACTERS and self._more():
+                continue
             self._advance(end)
             return value
 

@@ -1,0 +1,76 @@
+"""A small set of printed numbers, and a run of the real command line: what the tests of the main job share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+RECIPE = """
+base: nano
+data:
+  train: {data}
+adapter:
+  rank: 4
+  alpha: 8
+  dropout: 0.05
+training:
+  epochs: 2
+  pack_tokens: 800
+  learning_rate: 1.0e-3
+  warmup_ratio: 0
+  compute_dtype: fp32
+  gradient_checkpointing: false
+  log_every: 1
+  save_every: 2
+output: {output}
+"""
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "ixtune", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
+
+
+def write_records(folder: Path, count: int, multiple: int = 7) -> Path:
+    """`count` pictures with a printed number each, and data.json in the official form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for index in range(count):
+        image = Image.new("RGB", (330, 300), "white")
+        number = str(100 + multiple * index)
+        ImageDraw.Draw(image).text((100, 100), number, font=ImageFont.load_default(60), fill="black")
+        image.save(folder / f"{index}.png")
+        turns = [{"from": "user", "value": "<ImageHere>Which number?"}, {"from": "assistant", "value": number}]
+        records.append({"id": f"r{index}", "image": [f"{index}.png"], "conversations": turns})
+    (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
+    return folder / "data.json"
+
+
+def prepare(folder: Path, count: int, multiple: int = 7) -> Path:
+    source = write_records(folder / "raw", count, multiple)
+    done = ixtune("prepare", source, "--out", folder / "prepared", "--hd-num", "1", "--base", "nano")
+    assert done.returncode == 0, done.stderr
+    return folder / "prepared"
+
+
+def write_recipe(path: Path, data: Path, output: Path) -> Path:
+    path.write_text(RECIPE.format(data=data, output=output), encoding="utf-8")
+    return path
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    """(step, loss, gradient norm) of every line of metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
