@@ -292,8 +292,9 @@ def lines_page(rng: random.Random, width: int, height: int, font_files: list[Pat
     return painter.finish()
 
 
-def easy_page(rng: random.Random, font_files: list[Path], dense: bool) -> Page:
-    """One crop to be read from top to bottom: a few short lines or, `dense`, as many full ones as there is room for."""
+def easy_page(rng: random.Random, font_files: list[Path]) -> Page:
+    """One crop to be read from top to bottom: a few short lines, or as many full ones as there is room for."""
+    dense = rng.random() < 0.6
     side = int(336 * rng.uniform(0.97, 1.0))
     painter = Painter(rng, side, int(side * rng.uniform(0.86, 0.985)), font_files)
     size, read = rng.randint(18, 36), []

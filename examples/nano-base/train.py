@@ -14,7 +14,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,15 @@ from ixtune.layout import PatchLayout, plan
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.loss import supervised_rows
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.model.vision import normalise
+from ixtune.model.vision import lay_out, merge_2x2, normalise
 
 END, START = "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"
 GRIDS = {(1, 1): 30, (1, 2): 14, (2, 1): 14, (2, 2): 20, (1, 3): 6, (3, 1): 6, (2, 3): 3, (3, 2): 3, (1, 4): 4}
 PACK_TOKENS = 3000
-# From this step easy pages are full of text: short ones teach the cells, full ones the way from a letter to the next.
-DENSE_FROM = 500
+QUESTIONS = 10
+# For so many steps of `read` the decoder is given only the image rows with print on them, at their true positions. Among
+# 313 and more rows a hundred are printed; attention that starts out even could not find them in 800 steps.
+SPARSE_STEPS = 1400
 
 
 def make_vocabulary(out: Path) -> Path:
@@ -77,6 +79,8 @@ def configuration(vocab_size: int) -> IXC2Config:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=32768,
+        # about 1 / sqrt(192): from the 7B's 0.02 a network this narrow starts with attention that is all but even
+        initializer_range=0.06,
         vision_config={
             "hidden_size": 128,
             "intermediate_size": 512,
@@ -197,77 +201,111 @@ def cell_labels(page: pages.Page, layout: PatchLayout, tokenizer: Any) -> dict[i
     return labels
 
 
-def reading_record(
-    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int, dense: bool
-) -> tuple[list[int], list[int], np.ndarray, tuple[int, int], list[tuple[int, int]]]:
-    """One page and its questions as one conversation: (ids, labels, crops, grid, up to `cells` labelled image rows)."""
-    while True:
+@dataclass
+class Reading:
+    """One page and its questions as one conversation."""
+
+    ids: list[int]
+    labels: list[int]
+    positions: list[int]
+    crops: np.ndarray
+    grid: tuple[int, int]
+    rows: list[int] | None  # which rows of the image span there are; None for all
+    cells: list[tuple[int, int]]  # (position in ids, character asked for there)
+
+
+def reading(
+    rng: random.Random, files: list[Path], tokenizer: Any, easy: float, cells: int, blank: float | None
+) -> Reading:
+    """Draw a page and ask about it.
+
+    Args:
+        rng: of everything drawn.
+        files: fonts.
+        tokenizer: of the base.
+        easy: share of easy pages.
+        cells: so many image rows are asked for their character.
+        blank: share of the unprinted image rows that are kept; None keeps all, the global view too.
+    """
+    page = pages.Page(pages.Image.new("RGB", (1, 1)))
+    while not page.questions:
         wanted = rng.choices(list(GRIDS), weights=list(GRIDS.values()))[0]
         if rng.random() < easy:
-            wanted, page = (1, 1), pages.easy_page(rng, files, dense)
+            wanted, page = (1, 1), pages.easy_page(rng, files)
         else:
             page = pages.question_page(rng, wanted, files)
-        if page.questions:
-            break
     layout = plan(page.image.width, page.image.height, wanted[0] * wanted[1])
-    crops = cut(place(page.image, layout))
+    seen = cell_labels(page, layout, tokenizer)
+    rows = list(range(layout.tokens))
+    if blank is not None:
+        across = 12 * layout.cols + 1
+        newlines = {157 + ((at - 157) // across + 1) * across - 1 for at in seen}
+        rows = [at for at in rows if at in seen or at in newlines or (at >= 157 and rng.random() < blank)]
     start, end = tokenizer.piece_to_id(START), tokenizer.piece_to_id(END)
     user, assistant = tokenizer.encode("user\n"), tokenizer.encode("assistant\n")
     newline = tokenizer.encode("\n")
-    ids, labels = [1], [-100]
-    asked = rng.sample(page.questions, min(questions, len(page.questions)))
-    for index, (question, answer, _) in enumerate(asked):
-        prompt = [start, *user, *([0] * layout.tokens if index == 0 else []), *tokenizer.encode(question), end]
-        prompt += [*newline, start, *assistant]
+    ids, labels = [1, start, *user], [-100] * (2 + len(user))
+    first = len(ids)
+    place_of_row = {at: first + index for index, at in enumerate(rows)}
+    positions = [*range(first), *(first + at for at in rows)]
+    ids, labels = ids + [0] * len(rows), labels + [-100] * len(rows)
+    for index, (question, answer, _) in enumerate(rng.sample(page.questions, min(QUESTIONS, len(page.questions)))):
+        prompt = [*([start, *user] if index else []), *tokenizer.encode(question), end, *newline, start, *assistant]
         reply = [*tokenizer.encode(answer), end]
         ids += [*prompt, *reply, *newline]
         labels += [*([-100] * len(prompt)), *reply, -100]
-    seen = sorted(cell_labels(page, layout, tokenizer).items())
-    first = ids.index(0)
-    chosen = [(first + at, token) for at, token in rng.sample(seen, min(cells, len(seen)))]
-    return ids, labels, crops, (layout.rows, layout.cols), chosen
+    positions += range(first + layout.tokens, first + layout.tokens + len(ids) - len(positions))
+    asked = [(place_of_row[at], seen[at]) for at in rng.sample(sorted(seen), min(cells, len(seen)))]
+    crops = cut(place(page.image, layout))
+    return Reading(ids, labels, positions, crops, (layout.rows, layout.cols), rows if blank is not None else None, asked)
 
 
-def pack(records: list[Any]) -> dict[str, Any]:
-    """Records as segments of one row of tokens."""
-    ids = torch.tensor([[i for record in records for i in record[0]]])
-    labels = torch.tensor([[i for record in records for i in (-100, *record[1][1:])]])
-    bounds = np.cumsum([0, *(len(record[0]) for record in records)])
+def printed_vectors(model: IXC2ForCausalLM, readings: list[Reading]) -> torch.Tensor:
+    """The vectors of the rows that are kept; none is of the global view, so that is not computed."""
+    crops = torch.from_numpy(np.concatenate([r.crops for r in readings]))
+    with torch.set_grad_enabled(model.vit.pre_layrnorm.weight.requires_grad):
+        maps = merge_2x2(model.vit(normalise(crops))[:, 1:])
+    kept = []
+    for part, one in zip(maps.split([len(r.crops) for r in readings]), readings, strict=True):
+        whole = lay_out(torch.cat((torch.zeros_like(part[:1]), part)), *one.grid, model.separators)
+        kept.append(whole[one.rows])
+    return torch.cat(kept)
+
+
+def pack(model: IXC2ForCausalLM, readings: list[Reading]) -> dict[str, Any]:
+    """Readings as segments of one row of tokens."""
+    labels = torch.tensor([[i for r in readings for i in (-100, *r.labels[1:])]])
+    bounds = np.cumsum([0, *(len(r.ids) for r in readings)]).tolist()
     rows, targets = supervised_rows(labels)
-    cells = [(start + at, token) for start, record in zip(bounds, records, strict=False) for at, token in record[4]]
-    rows = torch.cat((rows, torch.tensor([at for at, _ in cells], dtype=torch.int64)))
-    targets = torch.cat((targets, torch.tensor([token for _, token in cells], dtype=torch.int64)))
-    return {
-        "input_ids": ids,
-        "position_ids": torch.tensor([[i for record in records for i in range(len(record[0]))]]),
-        "crops": torch.from_numpy(np.concatenate([record[2] for record in records])),
-        "grids": [record[3] for record in records],
+    cells = [(start + at, token) for start, r in zip(bounds, readings, strict=False) for at, token in r.cells]
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor([[i for r in readings for i in r.ids]]),
+        "position_ids": torch.tensor([[i for r in readings for i in r.positions]]),
         "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
-        "supervised": (rows, targets),
+        "supervised": (
+            torch.cat((rows, torch.tensor([at for at, _ in cells], dtype=torch.int64))),
+            torch.cat((targets, torch.tensor([token for _, token in cells], dtype=torch.int64))),
+        ),
     }
+    if readings[0].rows is not None:
+        return {**batch, "image_vectors": printed_vectors(model, readings)}
+    crops = torch.from_numpy(np.concatenate([r.crops for r in readings]))
+    return {**batch, "crops": crops, "grids": [r.grid for r in readings]}
 
 
-def easy_share(step: int) -> float:
-    """Share of easy pages, falling from 0.8."""
-    return 0.8 if step < DENSE_FROM else min(0.85, max(0.1, 0.85 - (step - 1000) / 800))
+def draw_pack(step: int, files: list[Path], tokenizer: Any, cells: int) -> list[Reading]:
+    """The pages of one step, which depend on its number only: a stopped run goes on with the same."""
+    rng = random.Random(f"read {step}")
+    easy = 0.5 if step < SPARSE_STEPS // 2 else 0.15
+    # in the second half of the sparse steps more and more unprinted rows come in
+    blank = max(0.0, 2 * step / SPARSE_STEPS - 1) * 0.5 if step < SPARSE_STEPS else None
+    drawn: list[Reading] = []
+    while sum(len(r.ids) for r in drawn) < PACK_TOKENS:
+        drawn.append(reading(rng, files, tokenizer, easy, cells, blank))
+    return drawn[:-1] if len(drawn) > 1 else drawn
 
 
-def packs(
-    rng: random.Random, files: list[Path], tokenizer: Any, questions: int, easy: float, cells: int, dense: bool
-) -> Iterator[dict[str, Any]]:
-    """Packs of about PACK_TOKENS tokens, without end."""
-    records: list[Any] = []
-    held = 0
-    while True:
-        record = reading_record(rng, files, tokenizer, questions, easy, cells, dense)
-        if held + len(record[0]) > PACK_TOKENS and records:
-            yield pack(records)
-            records, held = [], 0
-        records.append(record)
-        held += len(record[0])
-
-
-def read(out: Path, steps: int, decay: int, frozen: int, questions: int = 10) -> None:
+def read(out: Path, steps: int, decay: int, frozen: int) -> None:
     """Stage `read`; for the first `frozen` steps the tower stays as `see` left it, which makes a step 1.6 times faster."""
     torch.manual_seed(2)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
@@ -278,13 +316,10 @@ def read(out: Path, steps: int, decay: int, frozen: int, questions: int = 10) ->
     run = Run(out / "read.pt", model, lr=2e-3)
     files, began, average = fonts.find(), time.time(), None
     while run.step < steps:
-        # The first pack of a stream of its own: a restarted run sees the same page at the same step.
         model.vit.requires_grad_(run.step >= frozen)
-        cells = 40 if run.step < frozen else 8
-        rng, dense = random.Random(f"read {run.step}"), run.step >= DENSE_FROM
-        batch = next(packs(rng, files, tokenizer, questions, easy_share(run.step), cells, dense))
+        readings = draw_pack(run.step, files, tokenizer, cells=40 if run.step < SPARSE_STEPS else 8)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
+            loss = model(**pack(model, readings)).loss
         loss.backward()
         norm = run.update(schedule(run.step, steps, 100, decay))
         average = loss.item() if average is None else 0.97 * average + 0.03 * loss.item()
@@ -342,8 +377,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages' states")
     parser.add_argument("--base", type=Path, help="where `export` writes (default: OUT/base)")
     parser.add_argument("--see-steps", type=int, default=1100)
-    parser.add_argument("--read-steps", type=int, default=2800)
-    parser.add_argument("--frozen-steps", type=int, default=1500, help="steps of `read` with the tower frozen")
+    parser.add_argument("--read-steps", type=int, default=2600)
+    parser.add_argument("--frozen-steps", type=int, default=1600, help="steps of `read` with the tower frozen")
     parser.add_argument("--decay", type=float, default=0.25, help="share of each stage in which the rate falls")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
