@@ -74,9 +74,7 @@ def resolve(name: str) -> Path:
 def _require_checkpoint(folder: Path) -> None:
     """Raise an IxtuneError that names every part `folder` lacks to be a base."""
     if not folder.is_dir():
-        raise IxtuneError(
-            "the base is not a folder", where=str(folder), mend="give the folder that holds config.json"
-        )
+        raise IxtuneError("the base is not a folder", where=str(folder), mend="give the folder that holds config.json")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise IxtuneError(
             "this is an adapter, not a base",
@@ -153,9 +151,7 @@ def _hub_snapshot(hub_id: str) -> Path:
             f"neither a folder nor a model on the hub: {hub_id}",
             mend=f"check the spelling, or give the folder of a checkpoint; the released model is {HUB_ID}",
         ) from error
-    except (
-        Exception
-    ) as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
+    except Exception as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]

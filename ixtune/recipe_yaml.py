@@ -88,10 +88,7 @@ class Reading:
             tree = self._parse(text, (), lambda node: self._line(node.start_mark.line))
         except (yaml.YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
-            problem = (
-                getattr(error, "problem", None)
-                or "the text is nested too deeply or holds a control character"
-            )
+            problem = getattr(error, "problem", None) or "the text is nested too deeply or holds a control character"
             raise UsageError(
                 f"the recipe is not valid YAML: {problem}",
                 where=self._line(mark.line).text if mark else str(self.path),
@@ -141,9 +138,7 @@ class Reading:
         finally:
             loader.dispose()
 
-    def _value(
-        self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]
-    ) -> Any:
+    def _value(self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
         """The plain value of `node`, noting the place of everything in it."""
         place = place_of(node)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -160,9 +155,7 @@ class Reading:
             return mapping
         self.places.setdefault(keys, place)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            return [
-                self._value(loader, item, (*keys, index), place_of) for index, item in enumerate(node.value)
-            ]
+            return [self._value(loader, item, (*keys, index), place_of) for index, item in enumerate(node.value)]
         if node.tag in _SCALAR_TAGS:
             try:
                 return loader.construct_object(node)

@@ -66,6 +66,7 @@ def prepare(folder: Path, count: int, multiple: int = 7) -> Path:
 
 
 def write_recipe(path: Path, data: Path, output: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(RECIPE.format(data=data, output=output), encoding="utf-8")
     return path
 

@@ -68,9 +68,7 @@ SMALL = {
 def small_model(seed: int = 0) -> IXC2ForCausalLM:
     """Random everywhere, PLoRA's B included, so that nothing is zero by accident."""
     torch.manual_seed(seed)
-    settings = {
-        k: v for k, v in {**RELEASED_CONFIG, **SMALL}.items() if k not in ("architectures", "auto_map")
-    }
+    settings = {k: v for k, v in {**RELEASED_CONFIG, **SMALL}.items() if k not in ("architectures", "auto_map")}
     model = IXC2ForCausalLM(IXC2Config.from_dict(settings))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -46,9 +46,7 @@ def cached_snapshot(cache: Path, *names: str) -> Path:
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(
-    "weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors"]
-)
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors"])
 def test_a_folder_with_every_part_is_a_base(tmp_path: Path, weights: str):
     folder = checkpoint(tmp_path / "base", "config.json", "tokenizer.model", weights)
     assert base.resolve(str(folder)) == folder
@@ -75,9 +73,7 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypat
         (["config.json", "tokenizer.model"], ["weights"]),
     ],
 )
-def test_a_folder_that_is_no_checkpoint_is_told_what_it_lacks(
-    tmp_path: Path, present: list[str], missing: list[str]
-):
+def test_a_folder_that_is_no_checkpoint_is_told_what_it_lacks(tmp_path: Path, present: list[str], missing: list[str]):
     folder = checkpoint(tmp_path / "base", *present)
     with pytest.raises(IxtuneError, match="not a complete base") as caught:
         base.resolve(str(folder))
@@ -141,9 +137,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused_without_a_request(name: st
 
 @pytest.mark.usefixtures("no_network", "cache")
 def test_offline_a_hub_id_that_is_not_cached_is_refused_with_both_ways_out():
-    with pytest.raises(
-        IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name"
-    ) as caught:
+    with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
         base.resolve("owner/name")
     assert "HF_HUB_OFFLINE" in caught.value.mend
 

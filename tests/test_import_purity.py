@@ -26,9 +26,7 @@ HEAVY = TENSORS | {
 
 def loaded_by(statement: str) -> set[str]:
     """The top-level modules of a new interpreter after one statement."""
-    code = (
-        f"import sys, json\n{statement}\nprint(json.dumps([name.partition('.')[0] for name in sys.modules]))"
-    )
+    code = f"import sys, json\n{statement}\nprint(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -38,9 +36,7 @@ def test_the_command_line_loads_nothing_heavy():
 
 
 def test_the_ground_loads_the_standard_library_alone():
-    assert not loaded_by("import ixtune.layout, ixtune.errors, ixtune.files, ixtune.base") & (
-        HEAVY | {"typer", "rich"}
-    )
+    assert not loaded_by("import ixtune.layout, ixtune.errors, ixtune.files, ixtune.base") & (HEAVY | {"typer", "rich"})
 
 
 def test_the_recipe_loads_no_tensor_library():

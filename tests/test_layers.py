@@ -100,9 +100,7 @@ def broken(rule: str, found: list[Import]) -> None:
 def test_a_file_imports_its_own_part_or_a_lower_one(file: Path):
     part = part_of(file)
     allowed = MAY_IMPORT[part] | {part}
-    broken(
-        f"{part} may import {sorted(allowed)}", [i for i in imports(file) if i.part and i.part not in allowed]
-    )
+    broken(f"{part} may import {sorted(allowed)}", [i for i in imports(file) if i.part and i.part not in allowed])
 
 
 def test_data_never_imports_a_tensor_library():
@@ -134,13 +132,9 @@ def test_remote_code_and_pickles_are_nowhere():
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
-                assert (node.arg, node.value.value) != ("trust_remote_code", True), (
-                    f"{file}:{node.value.lineno}"
-                )
+                assert (node.arg, node.value.value) != ("trust_remote_code", True), f"{file}:{node.value.lineno}"
                 assert (node.arg, node.value.value) != ("weights_only", False), f"{file}:{node.value.lineno}"
-    executes = [
-        i for i in ALL if i.module.split(".")[0] in ("pickle", "dill", "cloudpickle", "marshal", "shelve")
-    ]
+    executes = [i for i in ALL if i.module.split(".")[0] in ("pickle", "dill", "cloudpickle", "marshal", "shelve")]
     broken("what executes code when it is read", [i for i in executes if i.file.name != "torchfile.py"])
 
 

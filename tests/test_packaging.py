@@ -63,9 +63,7 @@ def test_the_wheel_holds_the_package_the_recipes_the_base_and_nothing_else(wheel
     recipes = {f"ixtune/_shipped/recipes/{path.name}" for path in (ROOT / "recipes").iterdir()}
     base = {f"ixtune/_shipped/nano/{path.name}" for path in BASE.iterdir()}
     metadata = {f"ixtune-{__version__}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD")}
-    metadata |= {
-        f"ixtune-{__version__}.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")
-    }
+    metadata |= {f"ixtune-{__version__}.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")}
     assert names == modules | {"ixtune/py.typed"} | recipes | base | metadata
 
 

@@ -30,7 +30,7 @@ AGREEMENT_NEEDED = 0.95
 
 def ixtune(*arguments: str) -> float:
     """Run one command, show it, and give its seconds; a failing one ends the demo with its exit code."""
-    print("\n$ ixtune " + " ".join(arguments), flush=True)  # noqa: T201
+    print("\n$ ixtune " + " ".join(arguments), flush=True)
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "ixtune", *arguments], cwd=ROOT, check=False)
     if done.returncode:
@@ -106,11 +106,20 @@ def main() -> None:
     total = time.monotonic() - began
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     console.print(f"merged = adapter on {agreement:.1%} of the answers")
-    console.print(f"{total:.0f} s in all, peak {peak_mib:.0f} MiB: " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items()))
-    console.print(f"pictures {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\nscores   {out}/*.json")
-    floor = max(result(report, "majority answer")["exact_match"], result(report, "adapter, pictures swapped")["exact_match"])
+    console.print(
+        f"{total:.0f} s in all, peak {peak_mib:.0f} MiB: " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items())
+    )
+    console.print(
+        f"pictures {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\nscores   {out}/*.json"
+    )
+    floor = max(
+        result(report, "majority answer")["exact_match"], result(report, "adapter, pictures swapped")["exact_match"]
+    )
     passed = result(report, "adapter")["low"] > floor and agreement >= AGREEMENT_NEEDED
-    console.print(f"[bold]{'passed' if passed else 'FAILED'}[/bold]: adapter at least {result(report, 'adapter')['low']:.3f}, controls at most {floor:.3f}")
+    console.print(
+        f"[bold]{'passed' if passed else 'FAILED'}[/bold]: adapter at least {result(report, 'adapter')['low']:.3f}, "
+        f"controls at most {floor:.3f}"
+    )
     raise SystemExit(0 if passed else 1)
 
 

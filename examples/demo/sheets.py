@@ -23,7 +23,10 @@ TRAIN_FONTS = (
     ("font_caladea", "Caladea-Regular.ttf"),
     ("font_manrope", "Manrope-Medium.ttf"),
 )
-TEST_FONTS = (("font_source_sans_pro", "SourceSansPro-Regular.ttf"), ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"))
+TEST_FONTS = (
+    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
+    ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
+)
 
 # What the sheet prints, and what people ask. That these belong together is what there is to learn.
 COLUMNS = {"precip": "precipitation", "Tmax": "temp_max", "Tmin": "temp_min", "wind": "wind", "sky": "weather"}
@@ -111,7 +114,13 @@ FORMS = ((table, 8, 672, 660), (table, 5, 1008, 330), (cards, 4, 330, 1008))
 
 
 def draw_set(
-    folder: Path, name: str, years: tuple[int, ...], fonts: tuple[tuple[str, str], ...], sheets: int, asked: int, seed: int
+    folder: Path,
+    name: str,
+    years: tuple[int, ...],
+    fonts: tuple[tuple[str, str], ...],
+    sheets: int,
+    asked: int,
+    seed: int,
 ) -> None:
     """Draw sheets and write NAME.json in the official form; with one question a record, also NAME-own-form.json.
 

@@ -2,8 +2,8 @@
 
     python examples/nano-base/measure.py BASE [--questions 300]
 
-Pages come from the generator that trained it, with other seeds, in fonts it was trained on and in two families that were
-kept out. Greedy answers, exact match.
+Pages come from the generator that trained it, with other seeds, in fonts it was trained on and in two families that
+were kept out. Greedy answers, exact match.
 """
 
 from __future__ import annotations
@@ -70,14 +70,15 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool], Sh
 
             answers = answer_all(Answerer(model, tokenizer, images_of, 48), prompts, 8)
             found[kind, unseen] = share([exact_match(a, r) for a, r in zip(answers, references, strict=True)])
-            print(kind, "unseen fonts" if unseen else "trained fonts", found[kind, unseen], answers[:4], references[:4])  # noqa: T201
+            print(kind, "unseen fonts" if unseen else "trained fonts", found[kind, unseen], answers[:4], references[:4])
     return found
 
 
 def card(base: Path, found: dict[tuple[str, bool], Share], in_nf4: dict[tuple[str, bool], Share], count: int) -> str:
     """The card as Markdown."""
     rows = [
-        f"| {text} | {found[kind, False]} | {found[kind, True]} | {in_nf4[kind, True]} |" for kind, text in KINDS.items()
+        f"| {text} | {found[kind, False]} | {found[kind, True]} | {in_nf4[kind, True]} |"
+        for kind, text in KINDS.items()
     ]
     hashes = [
         f"| `{path.name}` | {path.stat().st_size:,} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |"
@@ -92,16 +93,16 @@ license: apache-2.0
 
 A tiny checkpoint of the InternLM-XComposer2-4KHD architecture, every part of it: CLIP-style vision tower at 336/14
 (5 layers x 128), 2x2 merge, newline and separator tokens, projector, grouped-query decoder with fused wqkv (4 layers x
-192, 4 heads, 2 key/value heads), PLoRA beside its linears. {size:.1f} MB in bfloat16, in the original checkpoint form. Its
-vocabulary has one piece a character. It was trained from nothing, on generated pages of print only, by
+192, 4 heads, 2 key/value heads), PLoRA beside its linears. {size:.1f} MB in bfloat16, in the original checkpoint form.
+Its vocabulary has one piece a character. It was trained from nothing, on generated pages of print only, by
 `examples/nano-base/train.py`; the measurements below are by `measure.py` beside it.
 
 It exists so that the whole job runs on a laptop. It knows no language, no world and no pictures other than print.
 
 ## What it can read
 
-Exact match on {count} questions a cell, one a page, pages never trained on, grids 1x1 to 2x2, 1x3 and 3x1, print 12 to 42
-pixels high. Greedy answers; 95 % Wilson intervals.
+Exact match on {count} questions a cell, one a page, pages never trained on, grids 1x1 to 2x2, 1x3 and 3x1, print 12 to
+42 pixels high. Greedy answers; 95 % Wilson intervals.
 
 | asked for | fonts it was trained on | two families it was not (Carlito, Tinos) | the same, in NF4 |
 |---|---|---|---|
@@ -109,8 +110,8 @@ pixels high. Greedy answers; 95 % Wilson intervals.
 
 ## What it cannot
 
-Print below about 13 pixels after the layout, handwriting, drawings, charts, photographs, languages, arithmetic, more than
-one picture, long answers. Questions in words it was not trained on give nothing useful before fine-tuning.
+Print below about 13 pixels after the layout, handwriting, drawings, charts, photographs, languages, arithmetic, more
+than one picture, long answers. Questions in words it was not trained on give nothing useful before fine-tuning.
 
 ## Files
 

@@ -28,6 +28,8 @@ _VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
 PRINTABLE = string.ascii_letters + string.digits + ".,:;-/()%$#&'+*=<>[]_@!?\"°€"
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
+CELL = 28  # pixels a merged patch covers
+
 
 @dataclass
 class Page:
@@ -104,20 +106,27 @@ class Painter:
         if rng.random() < 0.08:
             paper, ink = ink, paper
         self.paper, self.ink = paper, ink
+        self.pitch: float | None = None  # pixels from one character to the next; None for the font's own
         self.page = Page(Image.new("RGB", (width, height), paper))
         self.draw = ImageDraw.Draw(self.page.image)
 
     def length(self, text: str, size: int) -> float:
         """Width of the text in pixels."""
+        if self.pitch is not None:
+            return self.pitch * len(text)
         return sum(fonts.advance(self.font_path, size, c) for c in text)
 
     def text(self, x: float, y: float, text: str, size: int) -> None:
         """Draw with the line's top at y and record the boxes."""
         font = fonts.load(self.font_path, size)
-        self.draw.text((x, y), text, font=font, fill=self.ink)
+        if self.pitch is None:
+            self.draw.text((x, y), text, font=font, fill=self.ink)
         ascent, descent = font.getmetrics()
         for character in text:
-            step = fonts.advance(self.font_path, size, character)
+            step = self.length(character, size)
+            if self.pitch is not None:
+                middle = x + (step - fonts.advance(self.font_path, size, character)) / 2
+                self.draw.text((middle, y), character, font=font, fill=self.ink)
             if character != " ":
                 self.page.boxes.append((character, x, y + 0.18 * ascent, x + step, y + ascent + 0.3 * descent))
             x += step
@@ -164,9 +173,9 @@ def characters_page(rng: random.Random, side: int, font_files: list[Path]) -> Pa
 
 
 def _ask(rng: random.Random, subject: str) -> str:
-    return rng.choice(
-        ["What is the {}?", "What is {}?", "{}?", "Read the {}.", "Give the {}.", "Find {}."]
-    ).format(subject)
+    return rng.choice(["What is the {}?", "What is {}?", "{}?", "Read the {}.", "Give the {}.", "Find {}."]).format(
+        subject
+    )
 
 
 def form_page(rng: random.Random, width: int, height: int, font_files: list[Path], size: int) -> Page:
@@ -255,8 +264,13 @@ def table_page(rng: random.Random, width: int, height: int, font_files: list[Pat
             header = headers[column]
             question = rng.choice(
                 [
-                    "{c} of {r}?", "{r}: {c}?", "What is the {c} of {r}?", "What is the {c} for {r}?",
-                    "{c} in row {r}?", "What was the {c} on {r}?", "{r}, {c}?",
+                    "{c} of {r}?",
+                    "{r}: {c}?",
+                    "What is the {c} of {r}?",
+                    "What is the {c} for {r}?",
+                    "{c} in row {r}?",
+                    "What was the {c} on {r}?",
+                    "{r}, {c}?",
                 ]
             ).format(c=header, r=label)
             painter.page.questions.append((question, entry, "cell"))
@@ -292,28 +306,46 @@ def lines_page(rng: random.Random, width: int, height: int, font_files: list[Pat
     return painter.finish()
 
 
-def easy_page(rng: random.Random, font_files: list[Path]) -> Page:
-    """One crop to be read from top to bottom: a few short lines, or as many full ones as there is room for."""
-    dense = rng.random() < 0.6
-    side = int(336 * rng.uniform(0.97, 1.0))
-    painter = Painter(rng, side, int(side * rng.uniform(0.86, 0.985)), font_files)
-    size, read = rng.randint(18, 36), []
-    indent = rng.uniform(4, 16)
-    y = rng.uniform(4, 24 if dense else 120)
-    for _ in range(rng.randint(3, 12) if dense else rng.choice([1, 1, 2, 3])):
-        x, words = indent if dense else rng.uniform(4, 120), []
-        for _ in range(9 if dense else rng.randint(1, 3)):
-            following = word(rng) if rng.random() < 0.6 else value(rng)
-            if x + painter.length(" ".join([*words, following]), size) < painter.width - 4:
-                words.append(following)
-        if words and y + size * 1.2 < painter.height:
-            painter.text(x, y, " ".join(words), size)
-            read += words
-        y += size * rng.uniform(1.25, 1.6 if dense else 2.5)
+def easy_page(rng: random.Random, font_files: list[Path], pitch: float | None) -> Page:
+    """Lines of a key and what belongs to it, on one crop, to be read whole, from a word on, or by key.
+
+    With a pitch of 28 every character stands in a cell of its own, as in a text of tokens: reading is learned there
+    first, then with narrower pitches, then with the fonts' own.
+    """
+    painter = Painter(rng, 336, 336 if pitch == CELL else int(336 * rng.uniform(0.86, 0.985)), font_files)
+    painter.pitch = pitch
+    size = rng.randint(26, 38) if pitch is None or pitch > 22 else rng.randint(22, 32)
+    ascent, descent = fonts.load(painter.font_path, size).getmetrics()
+    centre = (1.18 * ascent + 0.3 * descent) / 2  # of a character's box, below the line's top
+    if pitch == CELL:
+        x, y, row = CELL * rng.randint(0, 2), CELL * rng.randint(0, 2) + CELL / 2 - centre, CELL
+        row *= rng.choice([1, 1, 2]) if size < 30 else 2
+    else:
+        x, y, row = rng.uniform(4, 40), rng.uniform(2, 40), size * rng.uniform(1.2, 1.9)
+    read: list[str] = []
+    keys: set[str] = set()
+    for _ in range(rng.choice([1, 2, 3, 4, 6, 9, 12])):
+        words: list[str] = []
+        for index in range(rng.choice([1, 2, 2, 2, 3, 4])):
+            for _ in range(6):
+                following = word(rng) if rng.random() < (0.8 if index == 0 else 0.4) else value(rng)
+                if x + painter.length(" ".join([*words, following]), size) <= painter.width - 2:
+                    words.append(following)
+                    break
+        if not words or y + centre + size / 2 > painter.height:
+            break
+        painter.text(x, y, " ".join(words), size)
+        y += row
+        read += words
+        if len(words) > 1 and words[0].lower() not in keys:
+            painter.page.questions.append((_ask(rng, words[0]), " ".join(words[1:]), "field"))
+        keys.add(words[0].lower())
+    for at in range(1, len(read)):
+        painter.page.questions.append((f"What follows {read[at - 1]}?", " ".join(read[at : at + 2]), "after"))
+    rng.shuffle(painter.page.questions)
+    painter.page.questions[6:] = []
     if read:
         painter.page.questions.append(("Read the page.", " ".join(read), "page"))
-    for at in range(1, min(len(read), 4) if dense else len(read)):
-        painter.page.questions.append((f"What follows {read[at - 1]}?", " ".join(read[at : at + 2]), "after"))
     return painter.finish()
 
 
@@ -321,7 +353,8 @@ def question_page(rng: random.Random, grid: tuple[int, int], font_files: list[Pa
     """A page whose layout at hd_num = rows * cols is likely to be `grid`, at its final scale or larger."""
     rows, cols = grid
     scale = rng.choice([1.0, 1.0, 1.0, 1.25, 0.9])
-    # The longer side decides the layout; the shorter one must not be too long for it, or the page falls to a smaller grid.
+    # The longer side decides the layout; the shorter one must not be too long for it, or the page falls to a smaller
+    # grid.
     longer, shorter = max(rows, cols), min(rows, cols)
     side = 336 * longer * scale * rng.uniform(0.97, 1.0)
     other = side * shorter / longer * rng.uniform(0.86, 0.985)

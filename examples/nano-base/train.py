@@ -37,9 +37,11 @@ END, START = "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"
 GRIDS = {(1, 1): 30, (1, 2): 14, (2, 1): 14, (2, 2): 20, (1, 3): 6, (3, 1): 6, (2, 3): 3, (3, 2): 3, (1, 4): 4}
 PACK_TOKENS = 3000
 QUESTIONS = 10
-# For so many steps of `read` the decoder is given only the image rows with print on them, at their true positions. Among
-# 313 and more rows a hundred are printed; attention that starts out even could not find them in 800 steps.
-SPARSE_STEPS = 1400
+# For so many steps of `read` the decoder is given only the image rows with print on them, at their true positions.
+# Among 313 and more rows a hundred are printed; attention that starts out even could not find them in 800 steps.
+SPARSE_STEPS = 1000
+# And for so many every character stands in a cell of its own.
+ALIGNED_STEPS = 650
 
 
 def make_vocabulary(out: Path) -> Path:
@@ -177,7 +179,9 @@ def see(out: Path, steps: int, decay: int, batch: int = 12) -> None:
         if run.step % 25 == 0 or run.step == steps:
             printed = labels > 0
             share = (logits.argmax(-1) == labels)[printed].float().mean().item()
-            print(f"see {run.step}/{steps} loss {loss.item():.3f} read {share:.3f} {time.time() - began:.0f}s", flush=True)  # noqa: T201,E501
+            print(
+                f"see {run.step}/{steps} loss {loss.item():.3f} read {share:.3f} {time.time() - began:.0f}s", flush=True
+            )
             run.save()
     run.save()
 
@@ -215,7 +219,13 @@ class Reading:
 
 
 def reading(
-    rng: random.Random, files: list[Path], tokenizer: Any, easy: float, cells: int, blank: float | None
+    rng: random.Random,
+    files: list[Path],
+    tokenizer: Any,
+    easy: float,
+    pitch: float | None,
+    cells: int,
+    blank: float | None,
 ) -> Reading:
     """Draw a page and ask about it.
 
@@ -224,6 +234,7 @@ def reading(
         files: fonts.
         tokenizer: of the base.
         easy: share of easy pages.
+        pitch: of the characters on easy pages.
         cells: so many image rows are asked for their character.
         blank: share of the unprinted image rows that are kept; None keeps all, the global view too.
     """
@@ -231,7 +242,7 @@ def reading(
     while not page.questions:
         wanted = rng.choices(list(GRIDS), weights=list(GRIDS.values()))[0]
         if rng.random() < easy:
-            wanted, page = (1, 1), pages.easy_page(rng, files)
+            wanted, page = (1, 1), pages.easy_page(rng, files, pitch)
         else:
             page = pages.question_page(rng, wanted, files)
     layout = plan(page.image.width, page.image.height, wanted[0] * wanted[1])
@@ -239,8 +250,12 @@ def reading(
     rows = list(range(layout.tokens))
     if blank is not None:
         across = 12 * layout.cols + 1
-        newlines = {157 + ((at - 157) // across + 1) * across - 1 for at in seen}
-        rows = [at for at in rows if at in seen or at in newlines or (at >= 157 and rng.random() < blank)]
+        lines: dict[int, list[int]] = {}
+        for at in seen:
+            lines.setdefault((at - 157) // across, []).append(at)
+        printed = {at for line in lines.values() for at in range(min(line), max(line) + 1)}
+        printed |= {157 + (line + 1) * across - 1 for line in lines}  # and the newlines
+        rows = [at for at in rows if at in printed or (at >= 157 and rng.random() < blank)]
     start, end = tokenizer.piece_to_id(START), tokenizer.piece_to_id(END)
     user, assistant = tokenizer.encode("user\n"), tokenizer.encode("assistant\n")
     newline = tokenizer.encode("\n")
@@ -257,7 +272,9 @@ def reading(
     positions += range(first + layout.tokens, first + layout.tokens + len(ids) - len(positions))
     asked = [(place_of_row[at], seen[at]) for at in rng.sample(sorted(seen), min(cells, len(seen)))]
     crops = cut(place(page.image, layout))
-    return Reading(ids, labels, positions, crops, (layout.rows, layout.cols), rows if blank is not None else None, asked)
+    return Reading(
+        ids, labels, positions, crops, (layout.rows, layout.cols), rows if blank is not None else None, asked
+    )
 
 
 def printed_vectors(model: IXC2ForCausalLM, readings: list[Reading]) -> torch.Tensor:
@@ -296,17 +313,21 @@ def pack(model: IXC2ForCausalLM, readings: list[Reading]) -> dict[str, Any]:
 def draw_pack(step: int, files: list[Path], tokenizer: Any, cells: int) -> list[Reading]:
     """The pages of one step, which depend on its number only: a stopped run goes on with the same."""
     rng = random.Random(f"read {step}")
-    easy = 0.5 if step < SPARSE_STEPS // 2 else 0.15
-    # in the second half of the sparse steps more and more unprinted rows come in
-    blank = max(0.0, 2 * step / SPARSE_STEPS - 1) * 0.5 if step < SPARSE_STEPS else None
+    easy = 1.0 if step < ALIGNED_STEPS else 0.7 if step < SPARSE_STEPS else 0.2
+    pitch = float(pages.CELL) if step < ALIGNED_STEPS else None
+    if step >= ALIGNED_STEPS and rng.random() < 0.5:
+        narrowest = max(13.0, 26.0 - 13.0 * (step - ALIGNED_STEPS) / 300)
+        pitch = rng.uniform(narrowest, 28.0)
+    # unprinted rows come in little by little
+    blank = max(0.0, step / SPARSE_STEPS - 0.5) if step < SPARSE_STEPS else None
     drawn: list[Reading] = []
     while sum(len(r.ids) for r in drawn) < PACK_TOKENS:
-        drawn.append(reading(rng, files, tokenizer, easy, cells, blank))
+        drawn.append(reading(rng, files, tokenizer, easy, pitch, cells, blank))
     return drawn[:-1] if len(drawn) > 1 else drawn
 
 
 def read(out: Path, steps: int, decay: int, frozen: int) -> None:
-    """Stage `read`; for the first `frozen` steps the tower stays as `see` left it, which makes a step 1.6 times faster."""
+    """Stage `read`; for the first `frozen` steps the tower stays as `see` left it: a step is 1.6 times faster."""
     torch.manual_seed(2)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     model = IXC2ForCausalLM._from_config(configuration(tokenizer.vocab_size()), attn_implementation="segments")
@@ -324,7 +345,7 @@ def read(out: Path, steps: int, decay: int, frozen: int) -> None:
         norm = run.update(schedule(run.step, steps, 100, decay))
         average = loss.item() if average is None else 0.97 * average + 0.03 * loss.item()
         if run.step % 25 == 0 or run.step == steps:
-            print(f"read {run.step}/{steps} loss {average:.3f} norm {norm:.2f} {time.time() - began:.0f}s", flush=True)  # noqa: T201,E501
+            print(f"read {run.step}/{steps} loss {average:.3f} norm {norm:.2f} {time.time() - began:.0f}s", flush=True)
         if run.step % 50 == 0:
             run.save()
     run.save()
@@ -363,7 +384,13 @@ def export(out: Path, base: Path) -> None:
         "use_cache": False,
         "vision_config": {
             key: getattr(config.vision_config, key)
-            for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")
+            for key in (
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "projection_dim",
+            )
         },
         "vocab_size": config.vocab_size,
     }
@@ -377,8 +404,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages' states")
     parser.add_argument("--base", type=Path, help="where `export` writes (default: OUT/base)")
     parser.add_argument("--see-steps", type=int, default=1100)
-    parser.add_argument("--read-steps", type=int, default=2600)
-    parser.add_argument("--frozen-steps", type=int, default=1600, help="steps of `read` with the tower frozen")
+    parser.add_argument("--read-steps", type=int, default=1700)
+    parser.add_argument("--frozen-steps", type=int, default=1700, help="steps of `read` with the tower frozen")
     parser.add_argument("--decay", type=float, default=0.25, help="share of each stage in which the rate falls")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()

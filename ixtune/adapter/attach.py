@@ -32,7 +32,7 @@ def lora_config(section: AdapterSection) -> LoraConfig:
     """PEFT's configuration of a recipe's adapter section."""
     return LoraConfig(
         r=section.rank,
-        lora_alpha=section.alpha,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # annotated int, only ever divided by r
         lora_dropout=section.dropout,
         target_modules=list(section.targets),
         modules_to_save=[PROJECTOR] if section.projector == "full" else None,
@@ -102,4 +102,4 @@ def table(model: torch.nn.Module) -> list[TrainedPart]:
         count[0] += 1
         count[1] += parameter.numel()
         kinds[part] = str(parameter.dtype).removeprefix("torch.")
-    return [TrainedPart(part, *counts, kinds[part]) for part, counts in sums.items()]
+    return [TrainedPart(part, tensors, parameters, kinds[part]) for part, (tensors, parameters) in sums.items()]

@@ -50,7 +50,9 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{RECORD_FILE} is not valid JSON: {error}", where=str(folder / RECORD_FILE), mend="copy the adapter again"
         ) from error
     if not isinstance(info, dict):
-        raise IxtuneError(f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), mend="copy the adapter again")
+        raise IxtuneError(
+            f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), mend="copy the adapter again"
+        )
     return info
 
 

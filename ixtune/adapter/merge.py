@@ -126,9 +126,7 @@ def merge(
     advance = _counter(progress, 2 * source.nbytes)
     try:
         with atomic_folder(out) as partial:
-            writer = _Writer(
-                source, weights, onto_nf4=onto == "nf4", advance=functools.partial(advance, "merging")
-            )
+            writer = _Writer(source, weights, onto_nf4=onto == "nf4", advance=functools.partial(advance, "merging"))
             writer.write(partial)
             proof = prove(
                 partial,
@@ -153,9 +151,7 @@ def merge(
                 max_abs_error=proof.max_abs_error,
                 base_identity=identity,
                 merged_identity=base_identity(open_checkpoint(partial)),
-                adapter_sha256={
-                    name: sha256_file(weights.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)
-                },
+                adapter_sha256={name: sha256_file(weights.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)},
                 file_sha256=dict(proof.file_sha256),
                 warnings=tuple(warnings),
                 versions=_versions(onto),
@@ -247,9 +243,7 @@ def shard_names(shards: tuple[str, ...]) -> dict[str, str]:
         return {shard: shard for shard in shards}
     if len(shards) == 1:
         return {shards[0]: "model.safetensors"}
-    return {
-        shard: f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k, shard in enumerate(shards, start=1)
-    }
+    return {shard: f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k, shard in enumerate(shards, start=1)}
 
 
 def _require_space(base: Checkpoint, out: Path) -> None:

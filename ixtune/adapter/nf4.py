@@ -7,9 +7,7 @@ import re
 
 import torch
 
-BLOCK_ELEMENTS = (
-    64  # elements that share one scale, bitsandbytes' default and that of QLoRA (arXiv 2305.14314)
-)
+BLOCK_ELEMENTS = 64  # elements that share one scale, bitsandbytes' default and that of QLoRA (arXiv 2305.14314)
 _DECODER_LINEAR = re.compile(r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.weight")
 
 

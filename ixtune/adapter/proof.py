@@ -84,9 +84,7 @@ def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
     for name, info in base.by_name.items():
         found = merged.by_name[name]
         if (found.shape, found.dtype) != (info.shape, info.dtype):
-            raise _failed(
-                merged, f"{name} is {list(found.shape)} {found.dtype}, not {list(info.shape)} {info.dtype}"
-            )
+            raise _failed(merged, f"{name} is {list(found.shape)} {found.dtype}, not {list(info.shape)} {info.dtype}")
         if merged.shards.index(found.shard) != base.shards.index(info.shard):
             raise _failed(merged, f"{name} is in another shard")
 
@@ -97,9 +95,7 @@ def _check_bytes(
     """Read one file front to back, compare the hash of each tensor, and return the hash of the file."""
     path = merged.folder / shard
     tensors = merged.in_shard(shard)
-    header_bytes = min(
-        (info.offset for info in tensors if info.offset is not None), default=path.stat().st_size
-    )
+    header_bytes = min((info.offset for info in tensors if info.offset is not None), default=path.stat().st_size)
     whole = hashlib.sha256(raw_bytes(read_span(path, 0, header_bytes)))
     position = header_bytes
     for info in tensors:

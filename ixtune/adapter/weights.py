@@ -130,9 +130,7 @@ def read_adapter(path: Path) -> AdapterWeights:
         elif _is_saved_whole(name, config.get("modules_to_save") or []):
             whole[_ORIGINAL_NAMES.get(name, name)] = key
         else:
-            raise _refuse(
-                file, f"the adapter holds {key}, which is neither a low-rank pair nor a module to save"
-            )
+            raise _refuse(file, f"the adapter holds {key}, which is neither a low-rank pair nor a module to save")
     low_rank = {f"{module}.weight": _pair(module, sides, file, config) for module, sides in pairs.items()}
     if both := sorted(low_rank.keys() & whole.keys()):
         raise _refuse(file, f"the adapter both replaces {both[0]} and adds to it")
@@ -253,9 +251,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
 
 def _is_saved_whole(name: str, modules_to_save: list[str]) -> bool:
     """Whether the tensor belongs to a module that PEFT trained and saved as a whole."""
-    if (
-        name in _ORIGINAL_NAMES.values()
-    ):  # PEFT 0.21 may apply the model's renaming to its keys (TRAPS.md 14c)
+    if name in _ORIGINAL_NAMES.values():  # PEFT 0.21 may apply the model's renaming to its keys (TRAPS.md 14c)
         return "separators" in modules_to_save
     return any(f".{module}." in f".{name}" for module in modules_to_save)
 
@@ -301,9 +297,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise IxtuneError(
-            f"the file cannot be read: {error.strerror}", where=str(path), mend="check it"
-        ) from error
+        raise IxtuneError(f"the file cannot be read: {error.strerror}", where=str(path), mend="check it") from error
     except ValueError as error:
         raise IxtuneError("the file is not JSON", where=str(path), mend="copy the adapter again") from error
     if not isinstance(content, dict):

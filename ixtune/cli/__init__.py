@@ -92,9 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = told.exit_code
     try:
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # the reader, such as `head`, has gone; keep Python's own flush at exit silent too
+    except BrokenPipeError:  # the reader, such as `head`, has gone; keep Python's own flush at exit silent too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
     return code

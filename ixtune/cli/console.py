@@ -42,11 +42,12 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how much is done; yields the function that is told how much more was done."""
+    """Show on a terminal (stderr) how much is done; yields the function that is told how much more was done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -24,7 +24,9 @@ def command(
     controls: Annotated[
         bool, typer.Option(help="Also the blind control (pictures swapped) and the majority answer.")
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
+    ] = False,
 ) -> None:
     """Score base and adapter side by side on a held-out set: exact match with 95 % intervals, and loss.
 

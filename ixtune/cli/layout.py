@@ -12,13 +12,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    images: Annotated[
-        list[Path], typer.Argument(help="Pictures; only their headers are read.", metavar="IMAGE...")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="Pictures; only their headers are read.", metavar="IMAGE...")],
     hd_num: Annotated[int, typer.Option(min=1, help="Most 336x336 crops per picture.")] = 25,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list, one object per picture.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per picture.")] = False,
 ) -> None:
     """Show how pictures are resized, padded and cut, and how many tokens they take.
 
@@ -34,9 +30,7 @@ def command(
         try:
             layouts.append((path, plan(width, height, hd_num)))
         except LayoutError as error:
-            raise UsageError(
-                str(error), where=str(path), mend="crop the picture, or raise --hd-num"
-            ) from error
+            raise UsageError(str(error), where=str(path), mend="crop the picture, or raise --hd-num") from error
     if as_json:
         import json
 

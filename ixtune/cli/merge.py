@@ -18,9 +18,7 @@ def command(
         Literal["bf16", "nf4"],
         typer.Option(help="bf16: the base as stored. nf4: its decoder linears as QLoRA training saw them."),
     ] = "bf16",
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept another base than the one trained on.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
 
@@ -43,9 +41,7 @@ def command(
             out,
             onto=onto,
             force=force,
-            progress=lambda step, done, total: bar.update(
-                task, description=step, completed=done, total=total
-            ),
+            progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
         )
     lines = [
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),

@@ -20,7 +20,9 @@ def command(
     hd_num: Annotated[int | None, typer.Option(min=1, help="Most crops. Default: as trained, or 25.")] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    force: Annotated[bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
+    ] = False,
 ) -> None:
     """Answer one question about pictures with a base, an adapter or a merged model.
 

@@ -20,15 +20,11 @@ _GRIDS_SHOWN = 12
 def command(
     source: Annotated[
         Path,
-        typer.Argument(
-            help="JSON list or JSON Lines of {id, image: [paths], conversations: [{from, value}]}."
-        ),
+        typer.Argument(help="JSON list or JSON Lines of {id, image: [paths], conversations: [{from, value}]}."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")],
     hd_num: Annotated[int, typer.Option(min=1, help="Most 336x336 crops per picture: 9, 16, 25, 55.")],
-    base: Annotated[
-        str, typer.Option(help="`nano`, a folder with its tokenizer.model, or a hub id.")
-    ] = HUB_ID,
+    base: Annotated[str, typer.Option(help="`nano`, a folder with its tokenizer.model, or a hub id.")] = HUB_ID,
     image_root: Annotated[
         Path | None, typer.Option(help="Folder the image paths start from. Default: the source's folder.")
     ] = None,

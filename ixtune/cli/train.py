@@ -13,9 +13,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe, such as training.seed=1 adapter.rank=16.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the recipe's output folder.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the recipe's output folder.")] = False,
 ) -> None:
     """Train an adapter as a recipe says: QLoRA on the decoder, and the projector.
 

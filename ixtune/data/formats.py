@@ -209,9 +209,7 @@ def _record(number: int, entry: _Entry, source: str) -> Record | Reject:
                 mend='write {"id": ..., "image": [...], "conversations": [...]}',
             )
         name = _id(value.get("id"))
-        record = Record(
-            name, _pictures(value.get("image")), _turns(value.get("conversations")), source, entry.line
-        )
+        record = Record(name, _pictures(value.get("image")), _turns(value.get("conversations")), source, entry.line)
         _require_characters(record)
     except RecordError as error:
         return Reject(source, number, entry.line, name, error.reason, error.what, error.mend)
@@ -224,9 +222,7 @@ def _id(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
     found = "there is no `id`" if value is None else f"`id` is {_shown(value)}"
-    raise RecordError(
-        Reason.BAD_ID, found, mend="give every record an id of its own, a text or a whole number"
-    )
+    raise RecordError(Reason.BAD_ID, found, mend="give every record an id of its own, a text or a whole number")
 
 
 def _pictures(value: Any) -> tuple[str, ...]:
@@ -253,11 +249,7 @@ def _turns(value: Any) -> tuple[Turn, ...]:
             raise RecordError(Reason.BAD_CONVERSATIONS, f"turn {number} is {_shown(turn)}", mend=mend)
         for key in ("from", "value"):
             if not isinstance(turn.get(key), str):
-                found = (
-                    f"turn {number} has no `{key}`"
-                    if key not in turn
-                    else f"its `{key}` is {_shown(turn[key])}"
-                )
+                found = f"turn {number} has no `{key}`" if key not in turn else f"its `{key}` is {_shown(turn[key])}"
                 raise RecordError(Reason.BAD_CONVERSATIONS, found, mend=mend)
         role = _ROLES.get(turn["from"].lower())
         if role is None:

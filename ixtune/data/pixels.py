@@ -159,17 +159,11 @@ def _require_content(path: Path) -> None:
             mend="check the path and its permissions",
         ) from error
     if path.is_dir():
-        raise PictureError(
-            Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=where, mend="name one file"
-        )
+        raise PictureError(Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=where, mend="name one file")
     if not path.is_file():  # opening a named pipe would wait for ever
-        raise PictureError(
-            Reason.PICTURE_UNREADABLE, "not a regular file", where=where, mend="name a picture file"
-        )
+        raise PictureError(Reason.PICTURE_UNREADABLE, "not a regular file", where=where, mend="name a picture file")
     if found.st_size == 0:
-        raise PictureError(
-            Reason.PICTURE_EMPTY, "the picture file is empty", where=where, mend="copy the file again"
-        )
+        raise PictureError(Reason.PICTURE_EMPTY, "the picture file is empty", where=where, mend="copy the file again")
 
 
 def _too_large(path: Path, what: str) -> PictureError:

@@ -166,9 +166,7 @@ class _Preparation:
             try:
                 return self._row(item)
             except RecordError as error:
-                item = Reject(
-                    item.source, self.read, item.line, item.id, error.reason, str(error), error.mend
-                )
+                item = Reject(item.source, self.read, item.line, item.id, error.reason, str(error), error.mend)
         self.rejected[item.reason.value] += 1
         self.first_rejects.setdefault(item.reason.value, item)
         return item
@@ -177,9 +175,7 @@ class _Preparation:
         """The counts; accepted + rejected = read is asserted, not assumed."""
         accepted = len(self.lengths)
         if accepted + self.rejected.total() != self.read:
-            raise AssertionError(
-                f"{accepted} accepted + {self.rejected.total()} rejected != {self.read} read"
-            )
+            raise AssertionError(f"{accepted} accepted + {self.rejected.total()} rejected != {self.read} read")
         ordered = sorted(self.lengths) or [0]
         return PrepareReport(
             out=out,

@@ -79,7 +79,7 @@ class Writer:
 
     def __enter__(self) -> Writer:
         # Python's own file: what the disk refuses comes back as an OSError with its number
-        self._file = open(self._folder / _ARROW, "wb")  # noqa: SIM115 - closed in __exit__
+        self._file = open(self._folder / _ARROW, "wb")  # closed in __exit__
         self._stream = self._arrow.ipc.new_stream(self._file, self._schema)
         return self
 
@@ -190,9 +190,7 @@ def load(folder: Path) -> PreparedSet:
     try:
         dataset = load_from_disk(str(folder))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise IxtuneError(
-            "the Arrow part of the prepared set is broken", where=str(folder), mend=mend
-        ) from error
+        raise IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=mend) from error
     accepted = manifest["records"]["accepted"]
     if len(dataset) != accepted or dataset.column_names != list(_features()):
         raise IxtuneError(

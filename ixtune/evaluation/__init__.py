@@ -1,0 +1,1 @@
+"""Answers and their scores: generation, exact match with intervals, controls, comparison."""

@@ -38,7 +38,11 @@ class Answerer:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, images_of: Callable[[Sequence[Any]], dict[str, Any]], max_new_tokens: int
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        images_of: Callable[[Sequence[Any]], dict[str, Any]],
+        max_new_tokens: int,
     ) -> None:
         """`images_of` turns prompts' pictures into the model's keyword arguments (`PictureSource.of`)."""
         self.model, self.tokenizer, self.images_of = model, tokenizer, images_of

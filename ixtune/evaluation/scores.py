@@ -21,7 +21,7 @@ class Share:
 
     @property
     def value(self) -> float:
-        """successes / trials."""
+        """Successes / trials."""
         return self.successes / self.trials
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
@@ -89,6 +89,11 @@ class IXC2Config(PreTrainedConfig):
         return super().from_dict(clean, **kwargs)
 
     @property
+    def vision(self) -> CLIPVisionConfig:
+        """`vision_config` as what it always is once built."""
+        return cast(CLIPVisionConfig, self.vision_config)
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
@@ -96,11 +101,12 @@ class IXC2Config(PreTrainedConfig):
     @property
     def merged_width(self) -> int:
         """Width of one image token before the projector: a 2x2 block of patches side by side."""
-        return 4 * self.vision_config.hidden_size
+        return 4 * self.vision.hidden_size
 
     def plora_of(self, linear: str) -> tuple[int, float]:
         """Rank and scale of the PLoRA branch beside `linear` (one of `DECODER_LINEARS`)."""
-        entry = self.plora["wqkv" if linear == "wqkv" else "others"]
+        branches = cast("dict[str, dict[str, Any]]", self.plora)  # filled where it was None
+        entry = branches["wqkv" if linear == "wqkv" else "others"]
         return entry["rank"], entry["alpha"] / entry["rank"]
 
     def linear_shape(self, linear: str) -> tuple[int, int]:

@@ -90,9 +90,7 @@ def rotate(x_BHLd: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 def _linear(config: IXC2Config, name: str) -> tuple[nn.Linear, PLoRA]:
     """One decoder linear and its branch."""
     out_features, in_features = config.linear_shape(name)
-    return nn.Linear(in_features, out_features, bias=False), PLoRA(
-        in_features, out_features, *config.plora_of(name)
-    )
+    return nn.Linear(in_features, out_features, bias=False), PLoRA(in_features, out_features, *config.plora_of(name))
 
 
 class Attention(nn.Module):
@@ -149,9 +147,7 @@ class FeedForward(nn.Module):
     def forward(self, x_BLD: torch.Tensor, image_rows_I: torch.Tensor | None) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
         gate = nn.functional.silu(apply(self.w1, self.w1_plora, x_BLD, image_rows_I))
-        return apply(
-            self.w2, self.w2_plora, gate * apply(self.w3, self.w3_plora, x_BLD, image_rows_I), image_rows_I
-        )
+        return apply(self.w2, self.w2_plora, gate * apply(self.w3, self.w3_plora, x_BLD, image_rows_I), image_rows_I)
 
 
 class DecoderLayer(GradientCheckpointingLayer):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from ixtune.errors import IxtuneError

@@ -40,8 +40,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["DecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -50,8 +50,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: IXC2Config) -> None:
         super().__init__(config)
         self.model = Decoder(config)
-        self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.vit = VisionTower(config.vision_config)
+        self.output: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.vit = VisionTower(config.vision)
         self.separators = Separators(config.merged_width)
         self.vision_proj = nn.Sequential(
             nn.Linear(config.merged_width, config.hidden_size),
@@ -117,9 +117,9 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             ValueError: the image positions and the images' tokens differ in number.
         """
         embeds = self.model.tok_embeddings(input_ids)
-        if crops is None and image_vectors is None:
-            return embeds, None
         if image_vectors is None:
+            if crops is None:
+                return embeds, None
             if grids is None:
                 raise ValueError("crops came without grids: pass (rows, cols) of each image")
             image_vectors = self.get_image_vectors(crops, grids)
@@ -174,10 +174,11 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
-        if inputs_embeds is None:
-            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
-        else:
+        if inputs_embeds is not None:
             embeds = inputs_embeds
+        else:
+            assert input_ids is not None
+            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
         hidden, cache = self.model(
             embeds,
             image_rows_I=image_rows,
@@ -187,20 +188,23 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache=(not self.training) if use_cache is None else use_cache,
             **kwargs,
         )
+        loss: torch.Tensor | None = None
         if supervised is not None:
             loss = supervised_loss(hidden.flatten(0, 1), *supervised, self.output, num_items_in_batch)
             return CausalLMOutputWithPast(loss=loss, past_key_values=cache)
-        loss = None
         if labels is not None:
             loss = supervised_loss(hidden.flatten(0, 1), *supervised_rows(labels), self.output, num_items_in_batch)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        if not isinstance(logits_to_keep, int):
+        keep: slice | torch.Tensor
+        if isinstance(logits_to_keep, int):
+            keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+        else:
             keep = logits_to_keep
         return CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Images enter with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        # transformers types `self` by a protocol which its PreTrainedModel does not meet for mypy; below too.
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         has_images = kwargs.get("crops") is not None or kwargs.get("image_vectors") is not None
         if has_images and not kwargs.get("use_cache", True):
             raise ValueError("generating from images needs the cache: leave use_cache on")
@@ -214,13 +218,13 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
         **model_kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Beams repeat whole rows; a row's crops must stay together and in order."""
         crops, grids = model_kwargs.pop("crops", None), model_kwargs.pop("grids", None)
         vectors = model_kwargs.pop("image_vectors", None)
-        ids, expanded = super()._expand_inputs_for_generation(
+        ids, expanded = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         if expand_size > 1 and input_ids is not None and (crops is not None or vectors is not None):

@@ -71,9 +71,7 @@ class Checkpoint:
         shape = (stop - start, *info.shape[1:]) if info.shape else ()
         if info.offset is not None and info.contiguous:
             row_bytes = info.nbytes // info.rows if info.rows else 0
-            raw = read_span(
-                self.folder / info.shard, info.offset + start * row_bytes, (stop - start) * row_bytes
-            )
+            raw = read_span(self.folder / info.shard, info.offset + start * row_bytes, (stop - start) * row_bytes)
             return raw.view(info.dtype).reshape(shape)
         whole = self._spread(info)
         return (whole[start:stop] if info.shape else whole).contiguous().clone()
@@ -106,9 +104,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             damaged or holds code. The message names file and tensor.
     """
     if not folder.is_dir():
-        raise IxtuneError(
-            "there is no such folder", where=str(folder), mend="give the folder of a checkpoint"
-        )
+        raise IxtuneError("there is no such folder", where=str(folder), mend="give the folder of a checkpoint")
     for single, index in _SINGLE_THEN_INDEX:
         if (folder / single).is_file():
             return open_file(folder / single)
@@ -180,9 +176,7 @@ def _one_of_each(folder: Path, by_shard: Mapping[str, Sequence[TensorInfo]]) -> 
     for shard, infos in by_shard.items():
         for info in infos:
             if info.name in tensors:
-                raise _disagreement(
-                    folder, f"tensor {info.name} is in {tensors[info.name].shard} and in {shard}"
-                )
+                raise _disagreement(folder, f"tensor {info.name} is in {tensors[info.name].shard} and in {shard}")
             tensors[info.name] = info
     return tensors
 

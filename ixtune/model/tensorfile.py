@@ -35,9 +35,7 @@ DTYPE_NAMES = {
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _HEADER_LIMIT_BYTES = 100_000_000  # the official reader's limit: a length beyond it is damage, not a header
 _LFS_POINTER = b"version https://git-lfs"
-BLOCK_BYTES = (
-    4 << 20
-)  # row blocks of this size: small beside the imports, large beside the cost of a read call
+BLOCK_BYTES = 4 << 20  # row blocks of this size: small beside the imports, large beside the cost of a read call
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,7 @@ def read_safetensors_index(path: Path) -> list[TensorInfo]:
     position = 8 + length
     for info, end in found:
         if info.offset != position or end - position != info.nbytes:
-            raise _damaged(
-                path, f"the byte range of tensor {info.name} does not fit its shape {list(info.shape)}"
-            )
+            raise _damaged(path, f"the byte range of tensor {info.name} does not fit its shape {list(info.shape)}")
         if end > size:
             raise _damaged(path, f"the file is truncated: it ends inside tensor {info.name}")
         position = end

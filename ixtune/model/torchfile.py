@@ -22,9 +22,7 @@ import torch
 from ixtune.errors import IxtuneError
 from ixtune.model.tensorfile import DTYPE_NAMES, TensorInfo, refuse_lfs_pointer, unreadable
 
-_LOCAL_HEADER = struct.Struct(
-    "<4s22sHH"
-)  # zip local file header: signature, fixed fields, name and extra lengths
+_LOCAL_HEADER = struct.Struct("<4s22sHH")  # zip local file header: signature, fixed fields, name and extra lengths
 _FORBIDDEN = re.compile(r"(?:GLOBAL|class|global:?) +([\w.]+\.[\w.]+)")
 
 
@@ -72,9 +70,7 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             # a remark on the pickle's protocol; what the protocol cannot express is refused below
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            content = torch.load(
-                path, weights_only=True, map_location=device, mmap=zipped and device == "cpu"
-            )
+            content = torch.load(path, weights_only=True, map_location=device, mmap=zipped and device == "cpu")
     except OSError as error:
         raise unreadable(path, error) from error
     except pickle.UnpicklingError as error:
@@ -112,9 +108,7 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
     """Refuse an entry that safetensors cannot express."""
-    plain = (
-        isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.dtype in DTYPE_NAMES
-    )
+    plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.dtype in DTYPE_NAMES
     if not (isinstance(name, str) and plain):
         kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise IxtuneError(
@@ -134,9 +128,7 @@ def _stored_positions(path: Path) -> dict[int, int]:
         return {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
-        order = next(
-            (archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder")), b"little"
-        )
+        order = next((archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder")), b"little")
         storages = [entry for entry in entries if re.search(r"/data/\d+$", entry.filename)]
         numbers = [int(entry.filename.rpartition("/")[2]) for entry in storages]
         if order.decode() != sys.byteorder or numbers != sorted(numbers):

@@ -7,6 +7,7 @@ v vision width, m = 4v merged width, I image tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -27,10 +28,11 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
-        width, patch = config.hidden_size, config.patch_size
+        # transformers' types allow pairs; this tower's crops and patches are square.
+        width, patch, side = config.hidden_size, cast(int, config.patch_size), cast(int, config.image_size)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
-        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+        self.position_embedding = nn.Embedding((side // patch) ** 2 + 1, width)
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
         """[V, 3, 336, 336] -> [V, 1 + P, v]."""
@@ -48,7 +50,8 @@ class VisionTower(nn.Module):
         config._attn_implementation = config._attn_implementation or "sdpa"
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(config)
+        # It is annotated with the two-tower configuration, but reads one tower's, as transformers itself passes it.
+        self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
         """Normalised views [V, 3, 336, 336] -> last hidden state [V, 1 + P, v], class token first."""

@@ -1,0 +1,1 @@
+"""A run: packs to batches, TRL's trainer, checkpoints, progress."""

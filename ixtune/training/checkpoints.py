@@ -48,7 +48,7 @@ def listing(run: Path) -> list[Path]:
 
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose checksums hold, and a line for each damaged one that was passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for folder in reversed(listing(run)):
         problem = damage(folder)
         if problem is None:

@@ -31,14 +31,20 @@ class Metrics(TrainerCallback):
         self.began = self.last_time = time.monotonic()
         self.first_step = state.global_step
         if self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= state.global_step]
+            kept = [
+                line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= state.global_step
+            ]
             self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Write both lines."""
-        logs = {key: value for key, value in (logs or {}).items() if key in ("loss", "learning_rate", "grad_norm", "validation_loss")}
+        logs = {
+            key: value
+            for key, value in (logs or {}).items()
+            if key in ("loss", "learning_rate", "grad_norm", "validation_loss")
+        }
         if not logs:
             return
         now, (tokens, supervised) = time.monotonic(), self.counters()

@@ -15,7 +15,8 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 import ixtune
-from ixtune import base, recipe as recipes
+from ixtune import base
+from ixtune import recipe as recipes
 from ixtune.adapter import attach, bundle
 from ixtune.data import store
 from ixtune.data.pack import pack
@@ -67,7 +68,11 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     if validation is not None:
         store.check_compatible(validation.manifest, tokenizer.sha256)
     packs = pack(prepared.dataset["length"], recipe.training.pack_tokens)
-    start = _resume_point(recipe, run, console) if resume else _fresh(run)
+    start: Path | None = None
+    if resume:
+        start = _resume_point(recipe, run, console)
+    else:
+        checkpoints.require_empty(run)
 
     set_seed(recipe.training.seed)
     dtype = DTYPES[recipe.training.compute_dtype]
@@ -98,10 +103,16 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     for unwanted in ("PrinterCallback", "ProgressCallback"):
         for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == unwanted]:
             trainer.remove_callback(callback)
-    trainer.add_callback(Metrics(run / "metrics.jsonl", lambda: (trainer.seen_tokens, trainer.seen_supervised), console))
+    trainer.add_callback(
+        Metrics(run / "metrics.jsonl", lambda: (trainer.seen_tokens, trainer.seen_supervised), console)
+    )
     if validation is not None:
         source = PictureSource(validation.image_root, cached)
-        trainer.add_callback(_Validation(trainer, lambda: mean_loss(wrapped, validation, source, recipe.training.pack_tokens, dtype), recipe))
+        trainer.add_callback(
+            _Validation(
+                trainer, lambda: mean_loss(wrapped, validation, source, recipe.training.pack_tokens, dtype), recipe
+            )
+        )
     trainer.add_callback(stop)
     result = trainer.train(resume_from_checkpoint=str(start) if start else None)
     steps = trainer.state.global_step
@@ -169,10 +180,6 @@ class _Validation(TrainerCallback):
         """Measure; the trained state and all random states stay as they are."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.trainer.log({"validation_loss": self.measure()})
-
-
-def _fresh(run: Path) -> None:
-    checkpoints.require_empty(run)
 
 
 def _resume_point(recipe: Recipe, run: Path, console: Console) -> Path | None:

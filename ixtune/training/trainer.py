@@ -6,9 +6,10 @@ import random
 import shutil
 from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch.utils.data import Sampler
 from trl import SFTConfig, SFTTrainer
 
@@ -56,8 +57,8 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         warmup_steps=training.warmup_ratio,
         lr_scheduler_type=_SCHEDULES[training.schedule],
         optim=_OPTIMIZERS[training.optimizer],
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         bf16=training.compute_dtype == "bf16",
         fp16=False,
         use_cpu=not torch.cuda.is_available(),
@@ -81,6 +82,8 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
 class AdapterTrainer(SFTTrainer):
     """SFTTrainer whose loss runs through the whole model, pictures included (TRAPS.md 7)."""
 
+    model: PeftModel  # transformers allows for none
+
     def __init__(self, *args: Any, recipe: Recipe, run_folder: Path, **kwargs: Any) -> None:
         self.recipe, self.run_folder = recipe, run_folder
         self.seen_tokens = self.seen_supervised = 0
@@ -94,7 +97,7 @@ class AdapterTrainer(SFTTrainer):
         model: torch.nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The model's own loss on supervised rows; TRL's fused head would bypass the pictures."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
@@ -112,7 +115,7 @@ class AdapterTrainer(SFTTrainer):
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochPermutation:
-        return EpochPermutation(train_dataset or self.train_dataset, self.recipe.training.seed)
+        return EpochPermutation(cast(Sized, train_dataset or self.train_dataset), self.recipe.training.seed)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """LoRA and projector as groups of their own, each with its learning rate; no decay on biases."""
@@ -122,7 +125,8 @@ class AdapterTrainer(SFTTrainer):
             groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in attach.trainable(self.model):
                 groups.setdefault((attach.PROJECTOR in name, parameter.ndim < 2), []).append(parameter)
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            # The model is for optimizers that pick their own layers; none of ours does.
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)  # type: ignore[arg-type]
             settings.pop("lr", None)
             self.optimizer = kind(
                 [
@@ -160,5 +164,6 @@ class AdapterTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
+        assert output_dir is not None  # transformers names the folder at every save
         self.model.save_pretrained(output_dir, state_dict=state_dict)
         shutil.rmtree(Path(str(output_dir)) / "README.md", ignore_errors=True)

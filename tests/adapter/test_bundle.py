@@ -46,7 +46,9 @@ def test_a_saved_adapter_gives_the_same_logits_when_loaded(small: Path, trained:
         assert not torch.equal(_base(small)(input_ids=IDS).logits, logits)
 
 
-def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
+def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(
+    small: Path, trained: tuple[Path, torch.Tensor]
+) -> None:
     folder, logits = trained
     with torch.no_grad():
         assert torch.equal(PeftModel.from_pretrained(_base(small), str(folder)).eval()(input_ids=IDS).logits, logits)

@@ -50,9 +50,7 @@ def base_tensors(dtype: torch.dtype = torch.bfloat16) -> Tensors:
             shapes[f"model.layers.{layer}.{linear}.Plora_B.weight"] = (out, 8)
         shapes[f"model.layers.{layer}.ffn_norm.weight"] = (HIDDEN,)
     shapes["output.weight"] = (96, HIDDEN)
-    return {
-        name: (torch.randn(shape, generator=generator) * 0.05).to(dtype) for name, shape in shapes.items()
-    }
+    return {name: (torch.randn(shape, generator=generator) * 0.05).to(dtype) for name, shape in shapes.items()}
 
 
 def adapter_tensors() -> Tensors:
@@ -77,9 +75,7 @@ CONFIG = {
 }
 
 
-def write_adapter(
-    folder: Path, tensors: Tensors, record: dict[str, Any] | None = None, **config: Any
-) -> Path:
+def write_adapter(folder: Path, tensors: Tensors, record: dict[str, Any] | None = None, **config: Any) -> Path:
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
@@ -161,9 +157,7 @@ def test_merging_equals_adding_scale_times_b_times_a(tmp_path: Path, dtype: torc
     assert_within_one_rounding(found, expected)
     assert (report.tensors, report.merged, report.changed) == (len(expected), 10, 10)
     assert report.copied == len(expected) - 10
-    for name in (
-        found.keys() - {f"model.layers.{k}.{n}.weight" for k in range(2) for n in LINEARS} - PROJECTOR.keys()
-    ):
+    for name in found.keys() - {f"model.layers.{k}.{n}.weight" for k in range(2) for n in LINEARS} - PROJECTOR.keys():
         assert torch.equal(found[name], base_tensors(dtype)[name])
 
 
@@ -216,9 +210,7 @@ def test_peft_merges_a_tiny_network_to_the_same_weights(tmp_path: Path) -> None:
             super().__init__()
             self.wqkv = torch.nn.Linear(16, 24, bias=False)
             self.wo = torch.nn.Linear(24, 16, bias=False)
-            self.vision_proj = torch.nn.Sequential(
-                torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8)
-            )
+            self.vision_proj = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
 
     torch.manual_seed(3)
     net = Net()
@@ -254,9 +246,7 @@ def test_scales_follow_patterns_and_rank_stabilised_lora(tmp_path: Path) -> None
     assert {pair.scale for pair in plain.low_rank.values()} == {2.0}
     stabilised = read_adapter(write_adapter(tmp_path / "rs", tensors, use_rslora=True))
     assert {pair.scale for pair in stabilised.low_rank.values()} == {4.0}
-    patterned = read_adapter(
-        write_adapter(tmp_path / "pattern", tensors, alpha_pattern={r"layers\.1\..*": 2})
-    )
+    patterned = read_adapter(write_adapter(tmp_path / "pattern", tensors, alpha_pattern={r"layers\.1\..*": 2}))
     assert patterned.low_rank["model.layers.0.attention.wo.weight"].scale == 2.0
     assert patterned.low_rank["model.layers.1.attention.wo.weight"].scale == 0.5
 
@@ -333,9 +323,7 @@ def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_pa
     written = json.loads((tmp_path / "merged" / REPORT_FILE).read_text())
     assert written["base_identity"] == base_identity(open_checkpoint(base))
     assert written["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
-    assert written["adapter_sha256"]["adapter_model.safetensors"] == sha256_file(
-        adapter / "adapter_model.safetensors"
-    )
+    assert written["adapter_sha256"]["adapter_model.safetensors"] == sha256_file(adapter / "adapter_model.safetensors")
     for name, digest in written["file_sha256"].items():
         assert digest == sha256_file(tmp_path / "merged" / name)
     assert written["sampled_rows"] == report.sampled_rows > 50
@@ -348,9 +336,7 @@ def test_two_merges_of_the_same_are_the_same_bytes(base: Path, adapter: Path, tm
     assert first.file_sha256 == second.file_sha256
 
 
-def test_progress_counts_writing_and_checking_up_to_the_total(
-    base: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_progress_counts_writing_and_checking_up_to_the_total(base: Path, adapter: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     merge(adapter, base, tmp_path / "merged", progress=lambda *step: seen.append(step))
     assert [step for step, _, _ in seen] == sorted((step for step, _, _ in seen), reverse=True)
@@ -481,9 +467,7 @@ def test_a_damaged_adapter_file_is_refused(base: Path, adapter: Path) -> None:
     assert "ends inside tensor" in str(refusal(adapter, base))
 
 
-def test_another_base_is_refused_with_both_identities_and_accepted_by_force(
-    adapter: Path, tmp_path: Path
-) -> None:
+def test_another_base_is_refused_with_both_identities_and_accepted_by_force(adapter: Path, tmp_path: Path) -> None:
     tensors = base_tensors()
     tensors["output.weight"] += 1
     other = write_base(tmp_path / "other", tensors)
@@ -527,9 +511,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(base: Path, adapter: Path
         except IxtuneError as error:
             raise SystemExit(str(error))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert "could not be written: File too large" in done.stderr
     assert done.returncode == 1
     assert nothing_left(tmp_path)
@@ -545,18 +527,14 @@ def test_a_sum_that_the_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", base_tensors(torch.float16))
     tensors = adapter_tensors()
     tensors[f"base_model.model.{WO}.lora_B.weight"] *= 1e8
-    assert f"{WO}.weight is not finite after merging" in str(
-        refusal(write_adapter(tmp_path / "a", tensors), base)
-    )
+    assert f"{WO}.weight is not finite after merging" in str(refusal(write_adapter(tmp_path / "a", tensors), base))
 
 
 def test_a_base_of_integers_is_refused(adapter: Path, tmp_path: Path) -> None:
     tensors = base_tensors()
     tensors[f"{WO}.weight"] = tensors[f"{WO}.weight"].view(torch.int16)
     base = write_base(tmp_path / "integers", tensors)
-    assert f"nothing can be merged into {WO}.weight, stored as int16" in str(
-        refusal(adapter, base, force=True)
-    )
+    assert f"nothing can be merged into {WO}.weight, stored as int16" in str(refusal(adapter, base, force=True))
 
 
 def test_ctrl_c_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -590,9 +568,7 @@ def test_kill_9_in_the_middle_leaves_no_output_and_the_next_merge_works(
     assert (tmp_path / "half").exists()
     assert not (tmp_path / "merged").exists()
     merge(adapter, base, tmp_path / "merged")
-    assert_within_one_rounding(
-        load_folder(tmp_path / "merged"), plain_merge(base_tensors(), adapter_tensors())
-    )
+    assert_within_one_rounding(load_folder(tmp_path / "merged"), plain_merge(base_tensors(), adapter_tensors()))
 
 
 # ---- the proof must be able to fail
@@ -632,9 +608,7 @@ def test_memory_stays_small_beside_a_large_tensor(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     save_file({"output.weight": torch.zeros(rows, width).bfloat16()}, tmp_path / "base" / "model.safetensors")
     pair = {"lora_A": torch.ones(8, width), "lora_B": torch.ones(rows, 8)}
-    write_adapter(
-        tmp_path / "adapter", {f"base_model.model.output.{k}.weight": v for k, v in pair.items()}, r=8
-    )
+    write_adapter(tmp_path / "adapter", {f"base_model.model.output.{k}.weight": v for k, v in pair.items()}, r=8)
     script = f"""
         import re
         from pathlib import Path
@@ -646,8 +620,6 @@ def test_memory_stays_small_beside_a_large_tensor(tmp_path: Path) -> None:
         merge(root / "adapter", root / "base", root / "merged")
         print(status("VmHWM") - before)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     shutil.rmtree(tmp_path / "merged")
     assert float(done.stdout) < 150

@@ -1,4 +1,4 @@
-"""Fair measuring on a noisy machine: one thread, CPU time, the two ways in turn, peak memory in processes of their own."""
+"""Fair measuring on a noisy machine: one thread, CPU time, the two ways in turn, peak memory in own processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def peak_mib(code: str) -> float:
 
 def record(name: str, figures: dict[str, float]) -> None:
     """Append a row to results/NAME.csv, with what is needed to repeat it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     row = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit or "no git",
@@ -62,4 +64,4 @@ def record(name: str, figures: dict[str, float]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow(row)
-    print(name, figures)  # noqa: T201
+    print(name, figures)

@@ -109,9 +109,7 @@ def test_an_error_for_people_is_two_lines_and_its_exit_code(
     assert err == "error: it is [bold]broken[/] (a:1)\n  here\nmend:  glue it\n"
 
 
-def test_ctrl_c_exits_130_and_says_what_is_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_ctrl_c_exits_130_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     failing_with(monkeypatch, KeyboardInterrupt())
     assert cli.main(["recipes", "ls"]) == 130
     assert capsys.readouterr().err == "interrupted: what was finished is kept, nothing half-written is left\n"

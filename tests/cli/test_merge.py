@@ -64,9 +64,7 @@ def test_merging_onto_nf4_works_from_the_command_line(run: Path, tmp_path: Path)
     assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["onto"] == "nf4"
 
 
-def test_another_base_is_one_line_and_exit_code_1_unless_forced(
-    run: Path, base: Path, tmp_path: Path
-) -> None:
+def test_another_base_is_one_line_and_exit_code_1_unless_forced(run: Path, base: Path, tmp_path: Path) -> None:
     torch.save({TARGET: torch.zeros(64, 64).bfloat16()}, base / "pytorch_model.bin")
     done = ixtune("merge", run, "--base", base, "--out", tmp_path / "merged")
     assert done.returncode == 1

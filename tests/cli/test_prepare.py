@@ -25,9 +25,7 @@ def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def run(image_root: Path, tokenizer_base: Path, tmp_path: Path):
     def run(entries: list[Any], *options: str | Path) -> subprocess.CompletedProcess[str]:
         source = write_source(image_root, entries)
-        return ixtune(
-            "prepare", source, "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4, *options
-        )
+        return ixtune("prepare", source, "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4, *options)
 
     return run
 

@@ -38,7 +38,9 @@ def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, sub
     assert "tokens/s" in done.stdout
     assert "left" in done.stdout
     assert done.stderr == ""
-    assert {"adapter", "metrics.jsonl", "recipe.yaml", "checkpoint-10", "checkpoint-12"} == {p.name for p in run.iterdir()}
+    assert {"adapter", "metrics.jsonl", "recipe.yaml", "checkpoint-10", "checkpoint-12"} == {
+        p.name for p in run.iterdir()
+    }
 
 
 def test_a_run_learns_and_logs_every_step(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -49,7 +51,9 @@ def test_a_run_learns_and_logs_every_step(straight: tuple[Path, subprocess.Compl
     assert lines[-1]["supervised_tokens"] == 2 * 12 * 6  # three digits, end of turn, newline, end of text
 
 
-def test_the_adapter_folder_names_base_data_and_versions(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_adapter_folder_names_base_data_and_versions(
+    straight: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     info = json.loads((straight[0] / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
     assert (info["base"], info["quantize"], info["steps"], info["hd_num"]) == ("nano", "nf4", 12, 1)
     assert info["data"]["records"] == 12
@@ -125,11 +129,11 @@ def test_the_projector_moves_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Pa
     from ixtune.model.shards import open_checkpoint
 
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    done = ixtune(
-        "train", recipe, "training.learning_rate=2e-5", "training.compute_dtype=bf16", "training.max_steps=3"
-    )
+    done = ixtune("train", recipe, "training.learning_rate=2e-5", "training.compute_dtype=bf16", "training.max_steps=3")
     assert done.returncode == 0, done.stderr
-    trained = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")["base_model.model.vision_proj.0.weight"]
+    trained = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")[
+        "base_model.model.vision_proj.0.weight"
+    ]
     moved = (trained - open_checkpoint(resolve("nano")).read("vision_proj.0.weight").float()).abs()
     assert str(trained.dtype) == "torch.float32"
     assert float((moved > 1e-6).float().mean()) > 0.9
@@ -143,7 +147,9 @@ def _fails(code: int, *said: str, arguments: tuple[str | Path, ...]) -> None:
         assert text in done.stderr
 
 
-def test_a_finished_run_is_not_written_over(straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path) -> None:
+def test_a_finished_run_is_not_written_over(
+    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path
+) -> None:
     recipe = straight[0].parent / "recipe.yaml"
     _fails(1, "there is a run in this folder already", "--resume", arguments=(recipe,))
     _fails(1, "the run is finished already", arguments=(recipe, "--resume"))
@@ -161,5 +167,10 @@ def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path:
     _fails(2, "training.learning_rat", "learning_rate", arguments=(recipe, "training.learning_rat=1"))
     _fails(1, "no such base folder", arguments=(recipe, f"base={tmp_path}/nowhere/at all"))
     _fails(1, str(tmp_path / "none"), arguments=(recipe, f"data.train={tmp_path}/none"))
-    _fails(1, "record 0 has 341 tokens, a pack holds 100", "raise training.pack_tokens to 341", arguments=(recipe, "training.pack_tokens=100"))
+    _fails(
+        1,
+        "record 0 has 341 tokens, a pack holds 100",
+        "raise training.pack_tokens to 341",
+        arguments=(recipe, "training.pack_tokens=100"),
+    )
     assert not (tmp_path / "run").exists()

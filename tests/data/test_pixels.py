@@ -35,9 +35,7 @@ def test_missing_files_folders_and_empty_files_have_reasons_of_their_own(tmp_pat
 
 def test_what_is_no_picture_is_unreadable(tmp_path: Path):
     (tmp_path / "text.png").write_text("hello")
-    (tmp_path / "drawing.eps").write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
-    )
+    (tmp_path / "drawing.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     assert reason_of(tmp_path / "text.png") == Reason.PICTURE_UNREADABLE
     assert reason_of(tmp_path / "drawing.eps") == Reason.PICTURE_UNREADABLE  # would run another program
 
@@ -73,18 +71,14 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch
     assert reason_of(path) == Reason.PICTURE_TOO_LARGE
 
 
-def test_the_limit_is_pillows_own_and_its_error_is_put_into_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_limit_is_pillows_own_and_its_error_is_put_into_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert pixels.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
     path = write_picture(tmp_path / "a.png", 60, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert reason_of(path) == Reason.PICTURE_TOO_LARGE
 
 
-def test_a_large_picture_below_the_limit_opens_without_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_large_picture_below_the_limit_opens_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_picture(tmp_path / "a.png", 60, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     with warnings.catch_warnings():

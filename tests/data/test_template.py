@@ -22,9 +22,7 @@ FRAGMENTS = st.sampled_from(
     + ["[", "]", "<", ">", "s>", "/"]
 )
 TEXTS = st.one_of(st.lists(FRAGMENTS, min_size=1, max_size=8).map("".join), st.text(min_size=1)).filter(
-    lambda text: (
-        bool(text.strip()) and IMAGE not in text and not any(s in text for s in ("<s>", "</s>", "<unk>"))
-    )
+    lambda text: bool(text.strip()) and IMAGE not in text and not any(s in text for s in ("<s>", "</s>", "<unk>"))
 )
 DIALOGUES = st.integers(1, 3).flatmap(lambda n: st.lists(TEXTS, min_size=2 * n, max_size=2 * n))
 
@@ -67,9 +65,7 @@ def test_runs_between_turn_pieces_have_the_ids_of_the_whole_text(tokenizer: Toke
 
 
 @given(texts=DIALOGUES)
-def test_the_released_vocabulary_gives_the_ids_of_the_whole_text_too(
-    released_tokenizer: Path, texts: list[str]
-):
+def test_the_released_vocabulary_gives_the_ids_of_the_whole_text_too(released_tokenizer: Path, texts: list[str]):
     released = loaded(released_tokenizer)
     sample = encode(record(*texts), [], released)
     assert sample.token_ids == (released.bos_id, *released.encode(whole_text(record(*texts))))

@@ -22,7 +22,9 @@ def _questions(*prompts: Prompt) -> Questions:
 
 
 def test_every_record_gets_pictures_of_another_and_keeps_its_question() -> None:
-    before = _questions(_prompt("a", "1"), _prompt("b", "1"), _prompt("c", "2"), _prompt("d", "3", "4"), _prompt("e", "5", "6"))
+    before = _questions(
+        _prompt("a", "1"), _prompt("b", "1"), _prompt("c", "2"), _prompt("d", "3", "4"), _prompt("e", "5", "6")
+    )
     after = swapped(before)
     assert [p.turns for p in after.prompts] == [p.turns for p in before.prompts]
     assert all(a.paths != b.paths for a, b in zip(after.prompts, before.prompts, strict=True))

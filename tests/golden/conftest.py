@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-
 from pathlib import Path
 
 import pytest
 import torch
-
 from tiny import Tiny
 
 

@@ -77,9 +77,7 @@ def test_the_transpose_is_really_done(golden: Path):
     for entry, image in sources(golden):
         layout = plan(*image.size, entry["outputs"][0]["hd_num"])
         if layout.transposed:
-            direct = np.asarray(
-                image.resize((layout.resized_width, layout.resized_height), Image.Resampling.BILINEAR)
-            )
+            direct = np.asarray(image.resize((layout.resized_width, layout.resized_height), Image.Resampling.BILINEAR))
             inner = place(image, layout)[:, layout.pad_before : layout.pad_before + layout.resized_width]
             differing += int((direct != inner).any(axis=2).sum())
     assert differing

@@ -32,9 +32,7 @@ def text(golden: Path) -> dict[str, Any]:
 def well_formed(conversation: dict[str, Any]) -> bool:
     """Said once more in other words than the template's: what the reference makes sense of (MODEL.md 3.6)."""
     turns = conversation["sample"]["conversations"]
-    roles = "".join(
-        {"user": "u", "human": "u", "system": "s"}.get(turn["from"].lower(), "a") for turn in turns
-    )
+    roles = "".join({"user": "u", "human": "u", "system": "s"}.get(turn["from"].lower(), "a") for turn in turns)
     questions = "".join(turn["value"] for turn in turns[::2])
     answers = [turn["value"] for turn in turns[1::2]]
     return (
@@ -93,9 +91,7 @@ def test_well_formed_conversations_have_the_references_ids_labels_and_masks(
     assert compared
 
 
-def test_malformed_conversations_are_refused_with_a_reason(
-    text: dict[str, Any], released: Tokenizer, tmp_path: Path
-):
+def test_malformed_conversations_are_refused_with_a_reason(text: dict[str, Any], released: Tokenizer, tmp_path: Path):
     refused = {}
     for conversation in text["conversations"]:
         if not well_formed(conversation):
@@ -131,9 +127,7 @@ def prompt_ids(chat: dict[str, Any], tokens: int, tokenizer: Tokenizer, **option
     return expand(sample)[0]
 
 
-def test_chat_prompts_have_the_references_ids_with_its_two_quirks_on(
-    text: dict[str, Any], released: Tokenizer
-):
+def test_chat_prompts_have_the_references_ids_with_its_two_quirks_on(text: dict[str, Any], released: Tokenizer):
     tokens = text["image_tokens_per_image_in_this_file"]
     assert text["chats"]
     for chat in text["chats"]:

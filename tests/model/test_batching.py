@@ -104,7 +104,9 @@ def test_generation_with_the_cache_equals_full_passes(model: IXC2ForCausalLM, nu
     full = ids
     rows = (ids[0] == 0).nonzero().squeeze(1)
     for _ in range(5):
-        logits = model(input_ids=full, image_rows=rows if len(rows) else None, use_cache=False, **_images([record])).logits
+        logits = model(
+            input_ids=full, image_rows=rows if len(rows) else None, use_cache=False, **_images([record])
+        ).logits
         full = torch.cat((full, logits[:, -1].argmax(-1, keepdim=True)), dim=1)
     assert torch.equal(made, full)
 
@@ -112,7 +114,9 @@ def test_generation_with_the_cache_equals_full_passes(model: IXC2ForCausalLM, nu
 def test_generation_of_a_left_padded_batch_equals_records_alone(model: IXC2ForCausalLM) -> None:
     records = [_record(n) for n in range(3)]
     ids, mask = _padded(records, "left")
-    made = model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False, eos_token_id=None, **_images(records))
+    made = model.generate(
+        ids, attention_mask=mask, max_new_tokens=5, do_sample=False, eos_token_id=None, **_images(records)
+    )
     for row, record in enumerate(records):
         alone = model.generate(
             torch.tensor([record["ids"]]), max_new_tokens=5, do_sample=False, eos_token_id=None, **_images([record])
@@ -147,8 +151,8 @@ def test_vectors_computed_once_equal_crops(model: IXC2ForCausalLM) -> None:
 
 def test_images_that_do_not_fit_the_ids_are_refused(model: IXC2ForCausalLM) -> None:
     record = _record(0)
+    ids = [i for at, i in enumerate(record["ids"]) if at != 5]
     with pytest.raises(ValueError, match="312 image positions, but the images have 313 tokens"):
-        ids = [i for at, i in enumerate(record["ids"]) if at != 5]
         model(input_ids=torch.tensor([ids]), **_images([record]))
     with pytest.raises(ValueError, match="hold 2 crops, but 1 came"):
         model(input_ids=torch.tensor([record["ids"]]), crops=record["crops"], grids=[(1, 2)])

@@ -59,9 +59,7 @@ def test_the_identity_is_what_design_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["first value", "last value", "name", "shape", "dtype"])
-def test_the_identity_changes_with_values_at_the_edges_name_shape_and_dtype(
-    tmp_path: Path, change: str
-) -> None:
+def test_the_identity_changes_with_values_at_the_edges_name_shape_and_dtype(tmp_path: Path, change: str) -> None:
     content = tensors()
     before = identity_of(tmp_path / "before", content)
     weight = content.pop("output.weight")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_base import small_model
 from safetensors.torch import load_file, save_file
+from small_base import small_model
 
 from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base

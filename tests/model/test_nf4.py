@@ -62,7 +62,9 @@ def test_the_7b_would_have_160_of_160_linears_in_nf4() -> None:
 def test_a_stranger_in_nf4_is_refused_by_name(small: Path) -> None:
     model, _ = load_base(small, quantize=True, dtype=torch.float32)
     model.model.layers[0].attention.wqkv_plora.A = Linear4bit(8, 8)
-    with pytest.raises(IxtuneError, match=r"10 of 10 decoder linears, and 1 others \(model.layers.0.attention.wqkv_plora.A\)"):
+    with pytest.raises(
+        IxtuneError, match=r"10 of 10 decoder linears, and 1 others \(model.layers.0.attention.wqkv_plora.A\)"
+    ):
         nf4.settle(model, model.config)
 
 

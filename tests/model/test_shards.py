@@ -53,18 +53,14 @@ def write_repacked_bin(folder: Path, tensors: Tensors) -> None:
 
 
 def write_sharded_bin(folder: Path, tensors: Tensors) -> None:
-    _write_shards(
-        folder, tensors, "pytorch_model-{}-of-00002.bin", "pytorch_model.bin.index.json", torch.save
-    )
+    _write_shards(folder, tensors, "pytorch_model-{}-of-00002.bin", "pytorch_model.bin.index.json", torch.save)
 
 
 def write_sharded_safetensors(folder: Path, tensors: Tensors) -> None:
     _write_shards(folder, tensors, "model-{}-of-00002.safetensors", "model.safetensors.index.json", save_file)
 
 
-def _write_shards(
-    folder: Path, tensors: Tensors, pattern: str, index: str, save: Callable[..., object]
-) -> None:
+def _write_shards(folder: Path, tensors: Tensors, pattern: str, index: str, save: Callable[..., object]) -> None:
     names = list(tensors)
     weight_map = {}
     for number, part in (("00001", names[:2]), ("00002", names[2:])):
@@ -129,9 +125,7 @@ def test_positions_that_cannot_be_trusted_are_not_used(
     assert len(stored) < len(tensors)
 
 
-def test_tensors_come_in_shard_order_and_within_a_shard_in_file_order(
-    tmp_path: Path, tensors: Tensors
-) -> None:
+def test_tensors_come_in_shard_order_and_within_a_shard_in_file_order(tmp_path: Path, tensors: Tensors) -> None:
     backwards = dict(reversed(tensors.items()))
     write_sharded_bin(tmp_path, backwards)
     checkpoint = open_checkpoint(tmp_path)
@@ -140,9 +134,7 @@ def test_tensors_come_in_shard_order_and_within_a_shard_in_file_order(
 
 
 @pytest.mark.parametrize("old_format", [False, True])
-def test_transposed_and_overlapping_tensors_of_a_torch_file_read_right(
-    tmp_path: Path, old_format: bool
-) -> None:
+def test_transposed_and_overlapping_tensors_of_a_torch_file_read_right(tmp_path: Path, old_format: bool) -> None:
     whole = torch.arange(24.0).reshape(4, 6)
     tensors = {"t": whole.t(), "part": whole[1:3, 2:5], "same": whole, "wide": torch.ones(1).expand(3)}
     torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not old_format)
@@ -253,9 +245,7 @@ def test_a_truncated_shard_is_refused_wherever_it_is_cut(
     write(tmp_path, tensors)
     (path,) = tmp_path.iterdir()
     size = path.stat().st_size
-    os.truncate(
-        path, kept if kept == int(kept) and kept >= 0 else size - 1 if kept == -1 else int(size * kept)
-    )
+    os.truncate(path, kept if kept == int(kept) and kept >= 0 else size - 1 if kept == -1 else int(size * kept))
     message = refusal(tmp_path)
     assert path.name in message
 
@@ -297,9 +287,7 @@ def test_an_index_and_shards_that_disagree_are_refused_with_the_tensor(
     assert f"places tensor ghost in {shards[0]}" in refusal(tmp_path)
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"c.bias": shards[0]}}))
     assert f"places tensor c.bias in {shards[0]}" in refusal(tmp_path)
-    path.write_text(
-        json.dumps({"weight_map": {k: v for k, v in index["weight_map"].items() if k != "c.bias"}})
-    )
+    path.write_text(json.dumps({"weight_map": {k: v for k, v in index["weight_map"].items() if k != "c.bias"}}))
     assert f"{shards[1]} holds tensor c.bias" in refusal(tmp_path)
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"c.bias": "../elsewhere.bin"}}))
     assert "outside its folder" in refusal(tmp_path)

@@ -1,0 +1,65 @@
+"""The embedded base: what ships, and that the script which made it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ixtune.base import resolve
+from ixtune.model.loading import load_base
+
+SCRIPTS = Path(__file__).parents[1] / "examples" / "nano-base"
+
+# Every stage once, with the fonts that the demo brings instead of Debian's.
+SMOKE = """
+import sys, importlib.util
+from pathlib import Path
+sys.path.insert(0, {scripts!r})
+import fonts, train
+spec = importlib.util.find_spec("font_lato")
+files = [Path(spec.origin).parent / "files" / "Lato-Regular.ttf"]
+fonts.find = lambda unseen=False: files
+train.torch.set_num_threads(1)
+train.PACK_TOKENS = 700
+out = Path({out!r})
+train.make_vocabulary(out)
+train.see(out, 1, 1, batch=1)
+train.SPARSE_STEPS = 1
+train.read(out, 2, 1, frozen=1)
+train.read(out, 3, 1, frozen=1)  # goes on from what is on disk
+train.export(out, out / "base")
+"""
+
+
+def test_the_base_is_small_and_its_files_are_those_of_its_card() -> None:
+    folder = resolve("nano")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    hashes = dict(re.findall(r"\| `([^`]+)` \| [\d,]+ \| `([0-9a-f]{64})` \|", card))
+    weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".model")]
+    assert set(hashes) == {path.name for path in weights}
+    for path in weights:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == hashes[path.name]
+
+
+def test_the_base_has_every_part_of_the_architecture_with_an_effect() -> None:
+    model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
+    assert (model.config.vision_config.image_size, model.config.vision_config.patch_size) == (336, 14)
+    assert model.config.num_attention_heads > model.config.num_key_value_heads
+    silent = [name for name, parameter in model.named_parameters() if float(parameter.abs().max()) == 0]
+    assert silent == []
+    assert any(name.endswith("_plora.B.weight") for name, _ in model.named_parameters())
+
+
+def test_the_script_that_made_it_runs_every_stage(tmp_path: Path) -> None:
+    code = SMOKE.format(scripts=str(SCRIPTS), out=str(tmp_path / "stages"))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "read 3/3" in done.stdout
+    model, _ = load_base(tmp_path / "stages" / "base", quantize=False, dtype=torch.float32)
+    assert model.config.vocab_size == 354

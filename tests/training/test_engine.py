@@ -1,0 +1,151 @@
+"""The real trainer on the real batch: pictures matter, packs do not (TRAPS.md 7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from main_job import write_recipe, write_records
+
+from ixtune import recipe as recipes
+from ixtune.adapter import attach
+from ixtune.base import resolve
+from ixtune.data import store
+from ixtune.data.prepare import prepare
+from ixtune.model.loading import load_base
+from ixtune.processing import IXC2Tokenizer
+from ixtune.training.batch import PackCollator, PictureSource, make_batch
+from ixtune.training.trainer import AdapterTrainer, EpochPermutation, sft_config
+
+BASE = resolve("nano")
+
+
+def _set(folder: Path, multiple: int = 7) -> store.PreparedSet:
+    prepare(write_records(folder / "raw", 4, multiple), folder / "prepared", base=BASE, hd_num=1)
+    return store.load(folder / "prepared")
+
+
+def _trainer(folder: Path, prepared: store.PreparedSet, packs: list[list[int]], *changes: str) -> AdapterTrainer:
+    path = write_recipe(folder / "recipe.yaml", prepared.root, folder / "run")
+    recipe = recipes.load(path, ("adapter.dropout=0", "training.max_steps=1", *changes))
+    torch.manual_seed(0)
+    model, _ = load_base(BASE, quantize=True, dtype=torch.float32)
+    return AdapterTrainer(
+        model=attach.attach(model, recipe.adapter),
+        args=sft_config(recipe, folder / "run"),
+        train_dataset=Dataset.from_dict({"records": packs}),
+        data_collator=PackCollator(prepared, PictureSource(prepared.image_root)),
+        processing_class=IXC2Tokenizer(str(BASE / "tokenizer.model")),
+        recipe=recipe,
+        run_folder=folder / "run",
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> store.PreparedSet:
+    return _set(tmp_path_factory.mktemp("engine"))
+
+
+def _loss(trainer: AdapterTrainer) -> float:
+    return trainer.train().training_loss
+
+
+def test_the_loss_changes_when_only_the_picture_changes(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    """TRL's fused head would bypass the pictures: then both losses are equal."""
+    loss = _loss(_trainer(tmp_path / "one", prepared, [[0]]))
+    picture = prepared.picture_path(0, 0)
+    original = picture.read_bytes()
+    try:
+        picture.write_bytes(prepared.picture_path(3, 0).read_bytes())
+        other = _loss(_trainer(tmp_path / "other", prepared, [[0]]))
+    finally:
+        picture.write_bytes(original)
+    assert loss != other
+    assert loss == _loss(_trainer(tmp_path / "again", prepared, [[0]]))
+
+
+def test_the_trainer_keeps_fp32_masters_that_trl_would_cast(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, prepared, [[0]], "training.compute_dtype=bf16")
+    assert {p.dtype for _, p in attach.trainable(trainer.model)} == {torch.float32}
+    optimizer = trainer.create_optimizer()
+    in_optimizer = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    assert in_optimizer == sum(p.numel() for _, p in attach.trainable(trainer.model))
+
+
+def test_parts_have_their_own_learning_rate_and_biases_no_decay(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, prepared, [[0]], "training.projector_learning_rate=1e-5", "training.weight_decay=0.3")
+    groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in trainer.create_optimizer().param_groups}
+    assert groups == {(1e-3, 0.3): 2 * 5 * 4, (1e-5, 0.3): 2, (1e-5, 0.0): 2}
+
+
+@pytest.mark.parametrize("packs", [[[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]]])
+def test_the_step_does_not_depend_on_how_records_fall_into_packs(
+    prepared: store.PreparedSet, tmp_path: Path, packs: list[list[int]]
+) -> None:
+    """One optimizer step over the same four records, however they are packed and accumulated."""
+    whole = _trainer(tmp_path / "whole", prepared, [[0, 1, 2, 3]])
+    split = _trainer(tmp_path / "split", prepared, packs, f"training.gradient_accumulation={len(packs)}")
+    assert _loss(split) == pytest.approx(_loss(whole), rel=1e-5)
+    assert split.state.log_history[0]["grad_norm"] == pytest.approx(whole.state.log_history[0]["grad_norm"], rel=1e-4)
+
+
+def test_checkpointing_changes_nothing(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    plain = _trainer(tmp_path / "plain", prepared, [[0, 1]])
+    again = _trainer(tmp_path / "again", prepared, [[0, 1]], "training.gradient_checkpointing=true")
+    assert _loss(plain) == pytest.approx(_loss(again), rel=1e-6)
+    assert plain.state.log_history[0]["grad_norm"] == pytest.approx(again.state.log_history[0]["grad_norm"], rel=1e-5)
+
+
+def test_cached_vectors_equal_crops(prepared: store.PreparedSet) -> None:
+    model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
+    records = [prepared.dataset[index] for index in range(2)]
+
+    def loss(pictures: PictureSource) -> float:
+        with torch.no_grad():
+            return float(model(**make_batch(records, pictures), use_cache=False).loss)
+
+    plain = loss(PictureSource(prepared.image_root))
+    cache = PictureSource(prepared.image_root, model)
+    assert loss(cache) == pytest.approx(plain, rel=1e-3)
+    assert loss(cache) == loss(PictureSource(prepared.image_root, model))
+    assert len(cache.vectors) == 2
+
+
+def test_a_batch_marks_segments_images_and_targets(prepared: store.PreparedSet) -> None:
+    records = [prepared.dataset[index] for index in range(2)]
+    batch: dict[str, Any] = make_batch(records, PictureSource(prepared.image_root))
+    lengths = [record["length"] for record in records]
+    assert batch["cu_seq_lens_q"].tolist() == [0, lengths[0], sum(lengths)]
+    assert batch["position_ids"][0, lengths[0]] == 0
+    assert torch.equal((batch["input_ids"][0] == 0).nonzero().squeeze(1), batch["image_rows"])
+    rows, targets = batch["supervised"]
+    assert torch.equal(batch["input_ids"][0, rows + 1], targets)
+    assert len(rows) == sum(record["supervised_tokens"] for record in records)
+
+
+def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochPermutation(range(20), seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+    assert sorted(order(1, 1)) == list(range(20))
+
+
+def test_a_picture_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from ixtune.errors import IxtuneError
+
+    changed = _set(tmp_path)
+    Image.new("RGB", (10, 400)).save(changed.picture_path(0, 0))
+    record = dict(changed.dataset[0])
+    record["pictures"] = [{**record["pictures"][0], "hd_num": 3}]
+    with pytest.raises(IxtuneError, match="has changed since it was prepared"):
+        make_batch([record], PictureSource(changed.image_root))
