@@ -1,5 +1,8 @@
 """Draws weather log sheets from the real Seattle record (NOAA, public domain), and asks what stands on them.
 
+The sheets are filled in as official forms are, one character to a box of 28 pixels, because the nano
+base reads large print only.
+
 Training sheets show 2013 to 2015 and are set in Lato, Caladea and Manrope. The held-out ones show 2012 and are set in
 Source Sans and Source Serif. The nano base has met none of these fonts, sheets or questions.
 """
@@ -16,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+BOX = 28  # pixels
 TRAIN_YEARS, TEST_YEARS = (2013, 2014, 2015), (2012,)
 TRAIN_FONTS = (
     ("font_lato", "Lato-Regular.ttf"),
@@ -28,14 +32,14 @@ TEST_FONTS = (
     ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
 )
 
-# What the sheet prints, and what people ask. That these belong together is what there is to learn.
-COLUMNS = {"precip": "precipitation", "Tmax": "temp_max", "Tmin": "temp_min", "wind": "wind", "sky": "weather"}
+# What the sheet prints (NOAA's own codes), and what people ask. That these belong together is what there is to learn.
+COLUMNS = {"PRCP": "precipitation", "TMAX": "temp_max", "TMIN": "temp_min", "AWND": "wind", "SKY": "weather"}
 QUESTIONS = {
-    "precip": "How much rain fell on {day}?",
-    "Tmax": "How warm did it get on {day}?",
-    "Tmin": "How cold did it get on {day}?",
-    "wind": "How strong was the wind on {day}?",
-    "sky": "What was the weather like on {day}?",
+    "PRCP": "How much rain fell on {day}?",
+    "TMAX": "How warm did it get on {day}?",
+    "TMIN": "How cold did it get on {day}?",
+    "AWND": "How strong was the wind on {day}?",
+    "SKY": "What was the weather like on {day}?",
 }
 # The same question as the nano base was taught to ask of any table, for a fair look at the base.
 OWN_FORM = "What is the {column} of {day}?"
@@ -72,45 +76,64 @@ def font_file(package: str, name: str) -> str:
     return str(Path(spec.origin).parent / "files" / name)
 
 
-def table(rng: random.Random, days: list[Day], font_path: str, width: int, height: int) -> Image.Image:
-    """Days as rows under a header."""
-    size = rng.randint(23, 27)
-    font = ImageFont.truetype(font_path, size)
-    paper, ink = (rng.randint(240, 255),) * 3, (rng.randint(0, 60),) * 3
-    image = Image.new("RGB", (width, height), paper)
-    draw = ImageDraw.Draw(image)
-    step, pitch = (width - 16) / 6, (height - 16) / (len(days) + 1)
-    lines = [("day", *COLUMNS), *((day.name, *day.cells.values()) for day in days)]
-    ruled = rng.random() < 0.5
-    for row, texts in enumerate(lines):
-        y = 8 + row * pitch
-        for column, text in enumerate(texts):
-            draw.text((12 + column * step, y + (pitch - size * 1.25) / 2), text, font=font, fill=ink)
-        if ruled or row == 0:
-            draw.line((8, y + pitch, width - 8, y + pitch), fill=ink)
-    return image
+class Form:
+    """A sheet of boxes, one character each."""
+
+    def __init__(self, rng: random.Random, font_path: str, columns: int, rows: int) -> None:
+        """`columns` and `rows` count boxes."""
+        self.font = ImageFont.truetype(font_path, rng.randint(26, 31))
+        self.paper, self.ink = (rng.randint(235, 255),) * 3, (rng.randint(0, 60),) * 3
+        self.image = Image.new("RGB", (columns * BOX, rows * BOX), self.paper)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def write(self, column: int, row: int, text: str) -> None:
+        """Fill boxes from (column, row) on, each character in the middle of its box."""
+        for index, character in enumerate(text):
+            x, y = (column + index + 0.5) * BOX, (row + 0.78) * BOX
+            self.draw.text((x, y), character, font=self.font, fill=self.ink, anchor="ms")
+
+    def rule(self, row: int) -> None:
+        """A line above a row."""
+        self.draw.line((4, row * BOX, self.image.width - 4, row * BOX), fill=self.ink)
 
 
-def cards(rng: random.Random, days: list[Day], font_path: str, width: int, height: int) -> Image.Image:
+def table(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+    """Five days as rows under a header, on a wide sheet."""
+    form = Form(rng, font_path, 36, 12)
+    stops = (0, 7, 12, 17, 22, 27)
+    for row, texts in enumerate([("DAY", *COLUMNS), *((day.name, *day.cells.values()) for day in days)]):
+        for stop, text in zip(stops, texts, strict=True):
+            form.write(stop, 2 * row + 1, text)
+    if rng.random() < 0.5:
+        form.rule(3)
+    return form.image
+
+
+def cards(rng: random.Random, days: list[Day], font_path: str, columns: int, rows: int) -> Image.Image:
     """Days as blocks of lines, one under the other."""
-    size = rng.randint(24, 28)
-    font = ImageFont.truetype(font_path, size)
-    paper, ink = (rng.randint(240, 255),) * 3, (rng.randint(0, 60),) * 3
-    image = Image.new("RGB", (width, height), paper)
-    draw = ImageDraw.Draw(image)
-    block = (height - 16) / len(days)
-    pitch = block / 6.6
+    form = Form(rng, font_path, columns, rows)
+    left, block = rng.randint(0, columns - 12), rows // len(days)
     for index, day in enumerate(days):
-        y = 8 + index * block
-        for line, (left, right) in enumerate([("day", day.name), *day.cells.items()]):
-            draw.text((16, y + line * pitch), left, font=font, fill=ink)
-            draw.text((width * 0.5, y + line * pitch), right, font=font, fill=ink)
-        draw.line((8, y + block - pitch * 0.3, width - 8, y + block - pitch * 0.3), fill=ink)
-    return image
+        for line, (code, text) in enumerate([("DAY", day.name), *day.cells.items()]):
+            form.write(left, index * block + line + 1, code)
+            form.write(left + 5, index * block + line + 1, text)
+        if index and rng.random() < 0.5:
+            form.rule(index * block)
+    return form.image
 
 
-# kind, days on the sheet, width, height: at hd_num 4 these become grids of 2x2, 1x3 and 3x1 crops
-FORMS = ((table, 8, 672, 660), (table, 5, 1008, 330), (cards, 4, 330, 1008))
+def square_cards(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+    """Three days on a square sheet."""
+    return cards(rng, days, font_path, 24, 24)
+
+
+def tall_cards(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+    """Four days on a tall sheet."""
+    return cards(rng, days, font_path, 12, 36)
+
+
+# how a sheet is drawn and the days on it; at hd_num 4 they become grids of 1x3, 2x2 and 3x1 crops
+FORMS = ((table, 5), (square_cards, 3), (tall_cards, 4))
 
 
 def draw_set(
@@ -138,10 +161,10 @@ def draw_set(
     (folder / name).mkdir(parents=True)
     records, own_form = [], []
     for index in range(sheets):
-        kind, count, width, height = FORMS[index % len(FORMS)]
+        kind, count = FORMS[index % len(FORMS)]
         start = rng.randrange(len(days) - count)
         shown = days[start : start + count]
-        picture = kind(rng, shown, font_file(*rng.choice(fonts)), width, height)
+        picture = kind(rng, shown, font_file(*rng.choice(fonts)))
         path = f"{name}/{index:04d}.png"
         picture.save(folder / path)
         pairs = rng.sample([(day, column) for day in shown for column in COLUMNS], asked)

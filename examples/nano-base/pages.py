@@ -178,11 +178,14 @@ def _ask(rng: random.Random, subject: str) -> str:
     )
 
 
-def form_page(rng: random.Random, width: int, height: int, font_files: list[Path], size: int) -> Page:
+def form_page(
+    rng: random.Random, width: int, height: int, font_files: list[Path], size: int, pitch: float | None
+) -> Page:
     """Keys with their values: aligned, with colons, dotted or ruled."""
     painter = Painter(rng, width, height, font_files)
+    painter.pitch = pitch
     style = rng.randint(0, 3)
-    left, top, pitch = rng.uniform(6, 30), rng.uniform(4, 26), size * rng.uniform(1.25, 2.0)
+    left, top, leading = rng.uniform(6, 30), rng.uniform(4, 26), size * rng.uniform(1.25, 2.0)
     columns = 2 if width > 560 and rng.random() < 0.4 else 1
     used: set[str] = set()
     for column in range(columns):
@@ -204,22 +207,25 @@ def form_page(rng: random.Random, width: int, height: int, font_files: list[Path
                 elif style == 3:
                     painter.line(x, y + size * 1.25, x + room, y + size * 1.25)
                 painter.page.questions.append((_ask(rng, key), entry, "field"))
-                y += pitch
+                y += leading
             elif rng.random() < 0.1:
-                y += pitch
+                y += leading
     return painter.finish()
 
 
-def table_page(rng: random.Random, width: int, height: int, font_files: list[Path], size: int) -> Page:
+def table_page(
+    rng: random.Random, width: int, height: int, font_files: list[Path], size: int, pitch: float | None
+) -> Page:
     """A table: a header row, labelled rows; each question names a row and a column."""
     painter = Painter(rng, width, height, font_files)
-    pitch = size * rng.uniform(1.3, 1.9)
+    painter.pitch = pitch
+    leading = size * rng.uniform(1.3, 1.9)
     y = top = rng.uniform(4, 24)
     if rng.random() < 0.4:
         painter.text(rng.uniform(6, 60), y, f"{word(rng)} {word(rng)} {value(rng)}", size)
-        y = top = y + pitch * 1.2
-    columns = max(2, min(rng.randint(2, 6), int(width / (size * 4.6))))
-    rows = max(1, min(rng.randint(3, 12), int((height - y) / pitch) - 1))
+        y = top = y + leading * 1.2
+    columns = max(2, min(rng.randint(2, 6), int(width / (5.6 * pitch if pitch else size * 4.6))))
+    rows = max(1, min(rng.randint(3, 12), int((height - y) / leading) - 1))
     step = (width - 12) / columns
     label_style, cell_style = rng.randint(0, 4), rng.random()
     headers: list[str] = []
@@ -239,9 +245,9 @@ def table_page(rng: random.Random, width: int, height: int, font_files: list[Pat
 
     for column, header in enumerate(headers):
         cell(header, column, y)
-    y += pitch
+    y += leading
     if ruled < 0.7:
-        painter.line(6, y - pitch * 0.12, width - 6, y - pitch * 0.12)
+        painter.line(6, y - leading * 0.12, width - 6, y - leading * 0.12)
     labels: set[str] = set()
     for index in range(rows):
         label = row_label(rng, label_style, index)
@@ -275,18 +281,21 @@ def table_page(rng: random.Random, width: int, height: int, font_files: list[Pat
             ).format(c=header, r=label)
             painter.page.questions.append((question, entry, "cell"))
         if ruled < 0.35:
-            painter.line(6, y + pitch * 0.88, width - 6, y + pitch * 0.88)
-        y += pitch
+            painter.line(6, y + leading * 0.88, width - 6, y + leading * 0.88)
+        y += leading
     if ruled < 0.2:
         for column in range(1, columns):
             painter.line(6 + column * step, top, 6 + column * step, y)
     return painter.finish()
 
 
-def lines_page(rng: random.Random, width: int, height: int, font_files: list[Path], size: int) -> Page:
+def lines_page(
+    rng: random.Random, width: int, height: int, font_files: list[Path], size: int, pitch: float | None
+) -> Page:
     """Running text: read a line by number, or read on after two words."""
     painter = Painter(rng, width, height, font_files)
-    x, y, pitch = rng.uniform(6, 30), rng.uniform(4, 24), size * rng.uniform(1.25, 1.9)
+    painter.pitch = pitch
+    x, y, leading = rng.uniform(6, 30), rng.uniform(4, 24), size * rng.uniform(1.25, 1.9)
     lines: list[list[str]] = []
     while y + size * 1.2 < height:
         words: list[str] = []
@@ -297,7 +306,7 @@ def lines_page(rng: random.Random, width: int, height: int, font_files: list[Pat
         if words:
             painter.text(x, y, " ".join(words), size)
             lines.append(words)
-        y += pitch
+        y += leading
     for number, words in enumerate(lines, 1):
         painter.page.questions.append((f"Read line {number}.", " ".join(words), "line"))
         if len(words) > 2:
@@ -349,10 +358,12 @@ def easy_page(rng: random.Random, font_files: list[Path], pitch: float | None) -
     return painter.finish()
 
 
-def question_page(rng: random.Random, grid: tuple[int, int], font_files: list[Path]) -> Page:
+def question_page(
+    rng: random.Random, grid: tuple[int, int], font_files: list[Path], pitch: float | None = None
+) -> Page:
     """A page whose layout at hd_num = rows * cols is likely to be `grid`, at its final scale or larger."""
     rows, cols = grid
-    scale = rng.choice([1.0, 1.0, 1.0, 1.25, 0.9])
+    scale = rng.choice([1.0, 1.0, 1.0, 1.25, 0.9]) if pitch is None else 1.0
     # The longer side decides the layout; the shorter one must not be too long for it, or the page falls to a smaller
     # grid.
     longer, shorter = max(rows, cols), min(rows, cols)
@@ -361,4 +372,6 @@ def question_page(rng: random.Random, grid: tuple[int, int], font_files: list[Pa
     width, height = (int(side), int(other)) if cols >= rows else (int(other), int(side))
     size = max(12, int(rng.triangular(16, 34, 23) * scale))
     kind = rng.choices([form_page, table_page, lines_page], weights=[35, 45, 20])[0]
-    return kind(rng, width, height, font_files, size)
+    if pitch is not None:
+        size = rng.randint(24, 34)
+    return kind(rng, width, height, font_files, size, pitch)

@@ -234,7 +234,7 @@ def reading(
         files: fonts.
         tokenizer: of the base.
         easy: share of easy pages.
-        pitch: of the characters on easy pages.
+        pitch: of the characters.
         cells: so many image rows are asked for their character.
         blank: share of the unprinted image rows that are kept; None keeps all, the global view too.
     """
@@ -244,7 +244,7 @@ def reading(
         if rng.random() < easy:
             wanted, page = (1, 1), pages.easy_page(rng, files, pitch)
         else:
-            page = pages.question_page(rng, wanted, files)
+            page = pages.question_page(rng, wanted, files, pitch)
     layout = plan(page.image.width, page.image.height, wanted[0] * wanted[1])
     seen = cell_labels(page, layout, tokenizer)
     rows = list(range(layout.tokens))
@@ -310,19 +310,27 @@ def pack(model: IXC2ForCausalLM, readings: list[Reading]) -> dict[str, Any]:
     return {**batch, "crops": crops, "grids": [r.grid for r in readings]}
 
 
+def draw_pitch(rng: random.Random, step: int) -> float | None:
+    """Pixels from one character to the next on a page; None for the font's own."""
+    if step < ALIGNED_STEPS:
+        return float(pages.CELL)
+    roll = rng.random()
+    if roll < 0.4:
+        return rng.choice([float(pages.CELL), rng.uniform(24.0, 28.0)])
+    if roll < 0.7:
+        return rng.uniform(max(13.0, 26.0 - 13.0 * (step - ALIGNED_STEPS) / 300), 28.0)
+    return None
+
+
 def draw_pack(step: int, files: list[Path], tokenizer: Any, cells: int) -> list[Reading]:
     """The pages of one step, which depend on its number only: a stopped run goes on with the same."""
     rng = random.Random(f"read {step}")
     easy = 1.0 if step < ALIGNED_STEPS else 0.7 if step < SPARSE_STEPS else 0.2
-    pitch = float(pages.CELL) if step < ALIGNED_STEPS else None
-    if step >= ALIGNED_STEPS and rng.random() < 0.5:
-        narrowest = max(13.0, 26.0 - 13.0 * (step - ALIGNED_STEPS) / 300)
-        pitch = rng.uniform(narrowest, 28.0)
     # unprinted rows come in little by little
     blank = max(0.0, step / SPARSE_STEPS - 0.5) if step < SPARSE_STEPS else None
     drawn: list[Reading] = []
     while sum(len(r.ids) for r in drawn) < PACK_TOKENS:
-        drawn.append(reading(rng, files, tokenizer, easy, pitch, cells, blank))
+        drawn.append(reading(rng, files, tokenizer, easy, draw_pitch(rng, step), cells, blank))
     return drawn[:-1] if len(drawn) > 1 else drawn
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -166,4 +165,4 @@ class AdapterTrainer(SFTTrainer):
         """The adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
         assert output_dir is not None  # transformers names the folder at every save
         self.model.save_pretrained(output_dir, state_dict=state_dict)
-        shutil.rmtree(Path(str(output_dir)) / "README.md", ignore_errors=True)
+        (Path(output_dir) / "README.md").unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""`make demo`, cut down: every step of it runs, and it fails honestly where nothing was learned."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from main_job import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_demo_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "examples/demo/run.py", "--out", str(tmp_path / "demo"),
+            "--train-sheets", "3", "--test-sheets", "6", "training.max_steps=1", "training.learning_rate=1e-9",
+            "training.projector_learning_rate=1e-9",
+        ],
+        cwd=ROOT, capture_output=True, text=True, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "FAILED" in done.stdout
+    assert "merged = adapter on 100.0% of the answers" in done.stdout
+    report = json.loads((tmp_path / "demo" / "evaluation.json").read_text(encoding="utf-8"))
+    assert report["records"] == 12
+    grids = json.loads((tmp_path / "demo" / "prepared" / "train" / "manifest.json").read_text(encoding="utf-8"))[
+        "grids"
+    ]
+    assert len(grids) == 3

@@ -1,0 +1,58 @@
+"""What the README shows is what there is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from main_job import ixtune
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def _commands() -> list[list[str]]:
+    text = (
+        "\n".join(_blocks("")) + "\n" + "\n".join(re.findall(r"^\| `(ixtune [^`]+)`", README.read_text("utf-8"), re.M))
+    )
+    return [line.split("#")[0].split() for line in text.splitlines() if line.startswith("ixtune ")]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {command[1] for command in _commands()} == {
+        "prepare", "layout", "train", "evaluate", "merge", "predict", "recipes"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", sorted({command[1] for command in _commands()}))
+def test_every_option_in_the_readme_exists(verb: str) -> None:
+    shown = ixtune(verb, "--help").stdout
+    for command in _commands():
+        if command[1] == verb:
+            for word in command:
+                if word.startswith("--"):
+                    assert re.search(rf"(^|\s){re.escape(word)}\b", shown), f"{word} is not in ixtune {verb} --help"
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_the_python_in_the_readme_runs(code: str) -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for expected in re.findall(r"print\(.*\)  # (.*)", code):
+        assert expected in done.stdout
+
+
+def test_the_make_targets_in_the_readme_exist() -> None:
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z]+)", README.read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_nothing_in_the_readme_is_left_to_fill_in() -> None:
+    assert not re.search(r"DEMO_|\bTREE\b|\bTBD\b", README.read_text(encoding="utf-8"))
