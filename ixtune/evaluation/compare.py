@@ -39,18 +39,13 @@ class Result:
     answers: list[str] = field(repr=False)
 
 
-def questions_of(prepared: PreparedSet, limit: int | None = None) -> Questions:
+def questions_of(prepared: PreparedSet) -> Questions:
     """Cut every record before its last answer.
-
-    Args:
-        prepared: the set.
-        limit: only the first so many records.
 
     Raises:
         IxtuneError: the set is empty.
     """
-    count = len(prepared.dataset)
-    records = [prepared.dataset[index] for index in range(min(count, limit or count))]
+    records = list(prepared.dataset)
     if not records:
         raise IxtuneError("the set holds no records", where=str(prepared.root), mend="prepare it again")
     prompts = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from ixtune.model.shards import open_checkpoint
 from ixtune.training.batch import PictureSource
 from ixtune.training.run import DTYPES, mean_loss
 
-PACK_TOKENS = 16384
+PACK_TOKENS = 16384  # for the loss; raised to the longest record
+CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
 
 
 class Loaded:
@@ -74,7 +76,8 @@ class Loaded:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """The type training ran in; the adapter's fp32 parts need it on a bf16 base."""
-        with torch.autocast(next(self.model.parameters()).device.type, self.dtype):
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             yield
 
 
@@ -99,11 +102,14 @@ def evaluate(
     prepared = store.load(data)
     loaded = Loaded(base_name, adapter, quantize, force)
     store.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
-    pictures = PictureSource(prepared.image_root, loaded.base_model)
-    questions = compare.questions_of(prepared, limit)
+    if limit is not None and limit < len(prepared.dataset):
+        prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
+    pictures = PictureSource(prepared.image_root, loaded.base_model, CACHE_BYTES)
+    questions = compare.questions_of(prepared)
+    pack_tokens = max(PACK_TOKENS, *prepared.dataset["length"])
 
     def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
-        loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None
+        loss = mean_loss(loaded.model, prepared, pictures, pack_tokens, loaded.dtype) if with_loss else None
         return compare.ask(
             name,
             loaded.model,

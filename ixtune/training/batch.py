@@ -26,16 +26,20 @@ Batch = dict[str, Any]
 class PictureSource:
     """Gives the pictures of records, as crops or, from a cache, as the frozen tower's vectors."""
 
-    def __init__(self, image_root: Path, cache_for: IXC2ForCausalLM | None = None) -> None:
+    def __init__(
+        self, image_root: Path, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
+    ) -> None:
         """Read pictures below a folder.
 
         Args:
             image_root: what relative paths are relative to.
             cache_for: compute vectors before the projector with this model, once a picture, and keep them in memory;
                 equal to what the model computes from crops, as long as tower and separators are frozen.
+            cache_bytes: keep at most so much, the oldest going first; None keeps all.
         """
         self.image_root = image_root
         self.model = cache_for
+        self.cache_bytes = cache_bytes
         self.vectors: dict[tuple[str, int], torch.Tensor] = {}
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -66,12 +70,17 @@ class PictureSource:
     def _vectors(self, record: dict[str, Any], index: int) -> torch.Tensor:
         stored = record["pictures"][index]
         key = (stored["path"], stored["hd_num"])
-        if key not in self.vectors:
-            assert self.model is not None
-            crops, grid = self.crops(record, index)
-            with torch.no_grad():
-                self.vectors[key] = self.model.get_image_vectors(crops.to(self.model.device), [grid]).cpu()
-        return self.vectors[key]
+        if key in self.vectors:
+            return self.vectors[key]
+        assert self.model is not None
+        crops, grid = self.crops(record, index)
+        with torch.no_grad():
+            made = self.model.get_image_vectors(crops.to(self.model.device), [grid]).cpu()
+        self.vectors[key] = made
+        if self.cache_bytes is not None:
+            while len(self.vectors) > 1 and sum(kept.nbytes for kept in self.vectors.values()) > self.cache_bytes:
+                del self.vectors[next(iter(self.vectors))]
+        return made
 
 
 def sample_of(record: dict[str, Any]) -> Sample:

@@ -149,3 +149,14 @@ def test_a_picture_that_changed_since_prepare_is_refused(prepared: store.Prepare
     record["pictures"] = [{**record["pictures"][0], "hd_num": 3}]
     with pytest.raises(IxtuneError, match="has changed since it was prepared"):
         make_batch([record], PictureSource(changed.image_root))
+
+
+def test_a_bounded_cache_gives_the_same_vectors_and_forgets_the_oldest(prepared: store.PreparedSet) -> None:
+    model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
+    records = [prepared.dataset[index] for index in range(3)]
+    unbounded = PictureSource(prepared.image_root, model)
+    whole = unbounded.of(records)["image_vectors"]
+    one = next(iter(unbounded.vectors.values())).nbytes
+    bounded = PictureSource(prepared.image_root, model, cache_bytes=2 * one)
+    assert torch.equal(bounded.of(records)["image_vectors"], whole)
+    assert list(bounded.vectors) == list(unbounded.vectors)[1:]
