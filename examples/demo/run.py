@@ -57,7 +57,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     raw = out / "raw"
-    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, sheets.TRAIN_FONTS, chosen.train_sheets, 7, seed=1)
+    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, sheets.TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
     sheets.draw_set(raw, "test", sheets.TEST_YEARS, sheets.TEST_FONTS, chosen.test_sheets, 2, seed=1)
 
     seconds: dict[str, float] = {"draw": time.monotonic() - began}

@@ -64,7 +64,10 @@ def quiet_libraries() -> None:
     """Keep the libraries' notices from between our lines; to be called before they are imported."""
     import logging
     import os
+    import warnings
 
+    # peft 0.21 reads a property that transformers 5.23 has renamed; it still works
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # warns at every fork of a data loader otherwise
     # names the optional package `kernels` at import, which would ask the hub (TRAPS of bitsandbytes 0.50)

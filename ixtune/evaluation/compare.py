@@ -26,7 +26,7 @@ class Questions:
     @property
     def texts(self) -> list[str]:
         """The questions' own words."""
-        return [prompt.turns[-1].text for prompt in self.prompts]
+        return [prompt.turns[-1].text.replace("<ImageHere>", "").strip() for prompt in self.prompts]
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def ask(
 
 
 def majority(questions: Questions) -> Result:
-    """The control that always gives the commonest answer to a question of this form."""
+    """The control that gives the commonest answer to the other questions of this form."""
     answers = majority_answers(questions.texts, questions.references)
     return Result("majority answer", _score(answers, questions), None, answers)
 

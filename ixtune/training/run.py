@@ -179,7 +179,9 @@ class _Validation(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure; the trained state and all random states stay as they are."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            due = control.should_log
             self.trainer.log({"validation_loss": self.measure()})
+            control.should_log = due  # logging clears it, and this step's own line would be lost
 
 
 def _resume_point(recipe: Recipe, run: Path, console: Console) -> Path | None:
