@@ -54,8 +54,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     began = time.monotonic()
     out = (ROOT / chosen.out).resolve()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for former in ("raw", "prepared", "run", "merged"):  # what an earlier demo left, and nothing else
+        shutil.rmtree(out / former, ignore_errors=True)
     raw = out / "raw"
     sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, sheets.TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
     sheets.draw_set(raw, "test", sheets.TEST_YEARS, sheets.TEST_FONTS, chosen.test_sheets, 2, seed=1)

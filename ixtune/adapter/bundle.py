@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors import safe_open
 
-from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
@@ -63,6 +63,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         IxtuneError: a key is unused or missing, or the base is not the one it was trained on (unless `force`).
     """
     info = read_info(folder)
+    read_adapter(folder)  # whole, unaltered, finite, and of a kind we know; PEFT would not say
     trained_on = info.get("base_identity")
     if trained_on != base_identity and not force:
         raise IxtuneError(
@@ -75,7 +76,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
             # PEFT only warns about missing keys; the exact comparison below reports them by name.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise IxtuneError(
             f"the adapter does not fit the base: {str(error).splitlines()[0]}",
             where=str(folder),

@@ -122,6 +122,10 @@ def merge(
     warnings = check_fit(weights, source, identity, force=force)
     if onto == "nf4" and weights.record.get("quantize") == "none":
         warnings.append("the adapter was not trained on NF4: merged onto bf16 it answers as it was trained")
+    if onto == "bf16" and weights.record.get("quantize") == "nf4":
+        warnings.append(
+            "the adapter was trained on NF4; on the base as stored it answers a little differently: --onto nf4"
+        )
     _require_space(source, out)
     advance = _counter(progress, 2 * source.nbytes)
     try:

@@ -115,6 +115,11 @@ def _in_words(error: Exception) -> IxtuneError:
             where=where,
             mend="change the permissions, or give another file or folder",
         )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+        return IxtuneError(
+            "the GPU's memory does not suffice",
+            mend="lower training.pack_tokens, turn gradient_checkpointing on, or prepare with a smaller --hd-num",
+        )
     first_line = next(iter(str(error).splitlines()), "")
     return IxtuneError(
         f"internal error: {type(error).__name__}: {first_line}",

@@ -45,6 +45,7 @@ def command(
         )
     lines = [
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),
+        ("onto", "the base as stored" if onto == "bf16" else "the decoder linears as NF4 gives them back"),
         ("changed", f"{report.changed} hold at least one new value"),
         ("check", f"{report.sampled_rows} rows recomputed, largest error {report.max_abs_error:.2g}"),
         ("base", report.base_identity[:12]),

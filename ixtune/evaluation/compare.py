@@ -78,7 +78,7 @@ def swapped(questions: Questions, seed: int = 0) -> Questions:
             raise IxtuneError(
                 "the blind control needs records with different pictures, as many in each",
                 where=", ".join(prompt.paths),
-                mend="evaluate on a larger set",
+                mend="evaluate on a larger set, or without controls: --no-controls",
             )
         donor = rng.choice(donors)
         while donor.paths == prompt.paths:

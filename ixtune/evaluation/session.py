@@ -25,7 +25,7 @@ from ixtune.model.shards import open_checkpoint
 from ixtune.training.batch import PictureSource
 from ixtune.training.run import DTYPES, mean_loss
 
-PACK_TOKENS = 16384  # for the loss; raised to the longest record
+PACK_TOKENS = 16384  # for the loss
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
 
 
@@ -100,16 +100,16 @@ def evaluate(
         a mapping ready for JSON: `results` (name, exact_match, low, high, loss), `answers`, and what was evaluated.
     """
     prepared = store.load(data)
-    loaded = Loaded(base_name, adapter, quantize, force)
-    store.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
     if limit is not None and limit < len(prepared.dataset):
         prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
-    pictures = PictureSource(prepared.image_root, loaded.base_model, CACHE_BYTES)
     questions = compare.questions_of(prepared)
-    pack_tokens = max(PACK_TOKENS, *prepared.dataset["length"])
+    blind = compare.swapped(questions) if controls else None  # what cannot be swapped is told before the work
+    loaded = Loaded(base_name, adapter, quantize, force)
+    store.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
+    pictures = PictureSource(prepared.image_root, loaded.base_model, CACHE_BYTES)
 
     def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
-        loss = mean_loss(loaded.model, prepared, pictures, pack_tokens, loaded.dtype) if with_loss else None
+        loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None
         return compare.ask(
             name,
             loaded.model,
@@ -128,9 +128,9 @@ def evaluate(
             results.append(ask("base", questions))
         if loaded.adapter is not None:
             results.append(ask("adapter", questions))
-        if controls:
+        if blind is not None:
             last = "adapter" if loaded.adapter is not None else "base"
-            results.append(ask(f"{last}, pictures swapped", compare.swapped(questions), with_loss=False))
+            results.append(ask(f"{last}, pictures swapped", blind, with_loss=False))
             results.append(compare.majority(questions))
     return {
         "ixtune_version": ixtune.__version__,

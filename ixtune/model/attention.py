@@ -52,7 +52,7 @@ def segment_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if query.is_cuda:
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
         return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
     bounds = cu_seq_lens_q.tolist()
     outputs = [

@@ -154,7 +154,8 @@ def image_vectors(
     views = torch.cat([views_of(crops, *grid) for crops, grid in zip(images, grids, strict=True)]).to(dtype)
     # A frozen tower runs without gradients, whatever comes after it: its activations would be gigabytes at 4K.
     trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
-    with torch.set_grad_enabled(trains):
+    # It has a dtype of its own; under autocast a GPU would mix in fp32 norms, and cached vectors would differ.
+    with torch.set_grad_enabled(trains), torch.autocast(views.device.type, enabled=False):
         maps = torch.cat([merge_2x2(tower(part)[:, 1:]) for part in views.split(chunk)])
     per_image = maps.split([1 + count for count in counts])
     return torch.cat([lay_out(m, *grid, separators) for m, grid in zip(per_image, grids, strict=True)])

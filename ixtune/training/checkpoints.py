@@ -46,15 +46,15 @@ def listing(run: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose checksums hold, and a line for each damaged one that was passed over."""
-    passed_over: list[str] = []
+def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint whose checksums hold, and the damaged ones newer than it with what is wrong."""
+    damaged: list[tuple[Path, str]] = []
     for folder in reversed(listing(run)):
         problem = damage(folder)
         if problem is None:
-            return folder, passed_over
-        passed_over.append(f"{folder}: {problem}")
-    return None, passed_over
+            return folder, damaged
+        damaged.append((folder, problem))
+    return None, damaged
 
 
 def rotate(run: Path, keep: int) -> None:
@@ -65,13 +65,20 @@ def rotate(run: Path, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
+def set_aside(folder: Path) -> None:
+    """Move a damaged checkpoint out of the way, so that its step can be saved again."""
+    aside = folder.with_name(f".{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+
+
 def require_empty(run: Path) -> None:
-    """Refuse a run folder that already holds a run.
+    """Refuse a run folder that already holds a checkpoint or an adapter; a run that reached neither may start again.
 
     Raises:
         IxtuneError: it does.
     """
-    if (run / "recipe.yaml").exists() or listing(run):
+    if (run / "adapter").exists() or listing(run):
         raise IxtuneError(
             "there is a run in this folder already",
             where=str(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -12,6 +13,9 @@ from typing import Any
 
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_write_text
 
 
 class Metrics(TrainerCallback):
@@ -34,7 +38,7 @@ class Metrics(TrainerCallback):
             kept = [
                 line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= state.global_step
             ]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            atomic_write_text(self.path, "".join(line + "\n" for line in kept))
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -47,6 +51,13 @@ class Metrics(TrainerCallback):
         }
         if not logs:
             return
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise IxtuneError(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}",
+                    where=str(self.path.parent),
+                    mend="lower training.learning_rate; checkpoints before this step are kept",
+                )
         now, (tokens, supervised) = time.monotonic(), self.counters()
         rate = (tokens - self.last_tokens) / max(now - self.last_time, 1e-9)
         line: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
@@ -90,6 +101,13 @@ class GracefulStop(TrainerCallback):
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Give SIGINT back."""
         signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
+
+
+def last_loss(path: Path) -> float | None:
+    """The last training loss of a metrics.jsonl; the mean over the steps since the last one logged."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    losses = [float(line["loss"]) for line in lines if "loss" in line]
+    return losses[-1] if losses else None
 
 
 def _step(line: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 import ixtune
 from ixtune import base
-from ixtune import recipe as recipes
 from ixtune.adapter import attach, bundle
 from ixtune.data import store
 from ixtune.data.pack import pack
 from ixtune.data.template import TEMPLATE_VERSION
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.errors import IxtuneError
-from ixtune.files import atomic_write_text, sha256_file
+from ixtune.files import sha256_file
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
 from ixtune.model.shards import open_checkpoint
@@ -31,7 +28,8 @@ from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe import Recipe
 from ixtune.training import checkpoints
 from ixtune.training.batch import PackCollator, PictureSource, make_batch
-from ixtune.training.progress import GracefulStop, Metrics
+from ixtune.training.progress import GracefulStop, Metrics, last_loss
+from ixtune.training.resume import is_last, resume_point, write_start
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
@@ -68,9 +66,14 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     if validation is not None:
         store.check_compatible(validation.manifest, tokenizer.sha256)
     packs = pack(prepared.dataset["length"], recipe.training.pack_tokens)
+    inputs: dict[str, Any] = {
+        "base_identity": base_identity(open_checkpoint(folder)),
+        "train_manifest_sha256": sha256_file(recipe.data.train / store.MANIFEST),
+        "validation_manifest_sha256": sha256_file(validation.root / store.MANIFEST) if validation else None,
+    }
     start: Path | None = None
     if resume:
-        start = _resume_point(recipe, run, console)
+        start = resume_point(recipe, inputs, run, console)
     else:
         checkpoints.require_empty(run)
 
@@ -87,8 +90,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
         f"{recipe.training.pack_tokens:,} tokens ({total / (len(packs) * recipe.training.pack_tokens):.0%} full)",
         highlight=False,
     )
-    run.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(run / "recipe.yaml", recipes.dump(recipe))
+    write_start(run, recipe, inputs)
     cached = model if recipe.training.cache_vision_features else None
     trainer = AdapterTrainer(
         model=wrapped,
@@ -114,30 +116,35 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
             )
         )
     trainer.add_callback(stop)
-    result = trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if start is not None and is_last(start):  # only the adapter folder was still to be written
+        trainer._load_from_checkpoint(str(start))
+        trainer.state.global_step = trainer.state.max_steps = checkpoints.step_of(start)
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
     steps = trainer.state.global_step
-    if stop.asked:
+    if stop.asked and steps < trainer.state.max_steps:
         return Outcome(None, run / f"{checkpoints.PREFIX}{steps}", steps, None)
+    loss = last_loss(run / "metrics.jsonl")
     info = {
         "format": 1,
         "ixtune_version": ixtune.__version__,
         "base": recipe.base,
-        "base_identity": base_identity(open_checkpoint(folder)),
+        "base_identity": inputs["base_identity"],
         "quantize": recipe.adapter.quantize,
         "template_version": TEMPLATE_VERSION,
         "tokenizer_sha256": tokenizer.sha256,
         "hd_num": prepared.manifest["hd_num"],
         "data": {
             "records": len(prepared.dataset),
-            "manifest_sha256": sha256_file(recipe.data.train / "manifest.json"),
+            "manifest_sha256": inputs["train_manifest_sha256"],
         },
         "steps": steps,
-        "loss": result.training_loss,
+        "loss": loss,
         "recipe": recipe.model_dump(mode="json"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     bundle.save(wrapped, run / "adapter", info)
-    return Outcome(run / "adapter", None, steps, result.training_loss)
+    return Outcome(run / "adapter", None, steps, loss)
 
 
 def mean_loss(
@@ -152,6 +159,8 @@ def mean_loss(
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
+    # a record of the set may be longer than any that is trained on
+    pack_tokens = max(pack_tokens, *prepared.dataset["length"])
     try:
         for indices in pack(prepared.dataset["length"], pack_tokens):
             batch = make_batch([prepared.dataset[index] for index in indices], pictures)
@@ -182,36 +191,3 @@ class _Validation(TrainerCallback):
             due = control.should_log
             self.trainer.log({"validation_loss": self.measure()})
             control.should_log = due  # logging clears it, and this step's own line would be lost
-
-
-def _resume_point(recipe: Recipe, run: Path, console: Console) -> Path | None:
-    """The checkpoint to go on from; None where the run never reached one."""
-    saved = run / "recipe.yaml"
-    if not saved.is_file():
-        raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
-    before, now = recipes.load(saved).model_dump(mode="json"), recipe.model_dump(mode="json")
-    if before != now:
-        raise IxtuneError(
-            "the recipe differs from the one the run began with",
-            where=str(saved),
-            mend="resume with the same recipe, or start a new run with another output",
-            notes=_differences(before, now),
-        )
-    if (run / "adapter").exists():
-        raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
-    found, passed_over = checkpoints.newest_whole(run)
-    for line in passed_over:
-        console.print(f"damaged checkpoint passed over: {line}", highlight=False)
-    console.print(f"resume   {found or 'from the start: no whole checkpoint yet'}", highlight=False)
-    return found
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    notes = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            notes += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            notes.append(f"{prefix}{key}: {json.dumps(old)} in the run, {json.dumps(new)} now")
-    return notes

@@ -65,6 +65,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         data_seed=training.seed,
         logging_steps=training.log_every,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would show the mean of the good losses in place of a NaN
         save_steps=training.save_every,
         save_strategy="steps",
         report_to="none",

@@ -38,7 +38,7 @@ def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, sub
     assert "tokens/s" in done.stdout
     assert "left" in done.stdout
     assert done.stderr == ""
-    assert {"adapter", "metrics.jsonl", "recipe.yaml", "checkpoint-10", "checkpoint-12"} == {
+    assert {"adapter", "metrics.jsonl", "recipe.yaml", "inputs.json", "checkpoint-10", "checkpoint-12"} == {
         p.name for p in run.iterdir()
     }
 
@@ -120,6 +120,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
     assert done.returncode == 0, done.stderr
     assert "checkpoint-12: optimizer.pt does not match its checksum" in done.stdout
     assert "checkpoint-10" in done.stdout
+    assert (run / "checkpoint-12").is_dir(), "the damaged one was not replaced"
     assert _tensors(run) == _tensors(straight[0])
 
 
@@ -174,3 +175,43 @@ def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path:
         arguments=(recipe, "training.pack_tokens=100"),
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_died_before_its_adapter_was_written_only_writes_it(
+    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(straight[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    saved = (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        saved.replace(str(straight[0]), str(tmp_path / "run")), encoding="utf-8"
+    )
+    done = ixtune("train", recipe, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert _tensors(tmp_path / "run") == _tensors(straight[0])
+    info = json.loads((tmp_path / "run" / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
+    assert info["steps"] == 12
+
+
+def test_resuming_on_other_data_is_refused_by_name(
+    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(straight[0], tmp_path / "run", ignore=shutil.ignore_patterns("adapter"))
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text(encoding="utf-8"))
+    (tmp_path / "run" / "inputs.json").write_text(
+        json.dumps({**inputs, "train_manifest_sha256": "00"}), encoding="utf-8"
+    )
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    write_recipe(tmp_path / "run" / "recipe.yaml", data, tmp_path / "run")
+    _fails(1, "the base or the data have changed", "train_manifest_sha256", arguments=(recipe, "--resume"))
+
+
+def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(data: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    _fails(1, "training diverged", "lower training.learning_rate", arguments=(recipe, "training.learning_rate=1e30"))
+    assert not (tmp_path / "run" / "adapter").exists()

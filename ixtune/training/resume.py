@@ -1,0 +1,79 @@
+"""Where a stopped run goes on, and whether it is still the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ixtune import recipe as recipes
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_write_json, atomic_write_text
+from ixtune.recipe import Recipe
+from ixtune.training import checkpoints
+
+RECIPE = "recipe.yaml"
+INPUTS = "inputs.json"
+
+
+def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
+    """Note what a run is made of: the resolved recipe, and the hashes of base and data."""
+    run.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(run / INPUTS, inputs)
+    atomic_write_text(run / RECIPE, recipes.dump(recipe))
+
+
+def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, console: Console) -> Path | None:
+    """The checkpoint to go on from; None where the run never reached one.
+
+    Raises:
+        IxtuneError: there is no such run, it is finished, or its recipe, base or data are other ones now.
+    """
+    if not (run / RECIPE).is_file():
+        raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
+    before, now = recipes.load(run / RECIPE).model_dump(mode="json"), recipe.model_dump(mode="json")
+    notes = _differences(before, now)
+    if notes:
+        raise IxtuneError(
+            "the recipe differs from the one the run began with",
+            where=str(run / RECIPE),
+            mend="resume with the same recipe, or start a new run with another output",
+            notes=notes,
+        )
+    notes = _differences(json.loads((run / INPUTS).read_text(encoding="utf-8")), inputs)
+    if notes:
+        raise IxtuneError(
+            "the base or the data have changed since the run began",
+            where=str(run / INPUTS),
+            mend="put them back as they were, or start a new run with another output",
+            notes=notes,
+        )
+    if (run / "adapter").exists():
+        raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
+    found, damaged = checkpoints.newest_whole(run)
+    for folder, problem in damaged:
+        console.print(f"damaged checkpoint passed over: {folder}: {problem}", highlight=False)
+        checkpoints.set_aside(folder)
+    console.print(f"resume   {found or 'from the start: no whole checkpoint yet'}", highlight=False)
+    return found
+
+
+def is_last(checkpoint: Path | None) -> bool:
+    """Whether a checkpoint is of the run's last step, so that nothing is left to train."""
+    if checkpoint is None:
+        return False
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"]) >= int(state["max_steps"])
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    notes = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            notes += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            notes.append(f"{prefix}{key}: {json.dumps(old)} in the run, {json.dumps(new)} now")
+    return notes
