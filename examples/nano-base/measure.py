@@ -123,7 +123,8 @@ intervals.
 ## What it cannot
 
 As the last column says, hardly any running print; nor handwriting, drawings, charts, photographs, languages,
-arithmetic, more than one picture, long answers. Questions in words it was not trained on give nothing useful before fine-tuning.
+arithmetic, more than one picture, long answers. Questions in words it was not trained on give nothing useful before
+fine-tuning.
 
 ## Files
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE
 from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
 from ixtune.model.loading import load_base
 from ixtune.recipe import AdapterSection
 
@@ -68,6 +69,23 @@ def test_another_base_is_refused_and_force_goes_on(small: Path, trained: tuple[P
     bundle.load(_base(small), trained[0], "bb" * 32, force=True)
 
 
+def _seal(folder: Path) -> None:
+    """Note the hash of changed weights, so that the change itself is what is found."""
+    info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    info["adapter_sha256"] = sha256_file(folder / WEIGHTS_FILE)
+    (folder / RECORD_FILE).write_text(json.dumps(info), encoding="utf-8")
+
+
+def test_altered_or_cut_weights_are_refused(small: Path, trained: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained[0], folder)
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    for content in (weights[:-1] + bytes([weights[-1] ^ 1]), weights[:-100]):
+        (folder / WEIGHTS_FILE).write_bytes(content)
+        with pytest.raises(IxtuneError):
+            bundle.load(_base(small), folder, "aa" * 32)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -81,12 +99,12 @@ def test_a_key_that_does_not_fit_is_named(
     folder = tmp_path / "adapter"
     shutil.copytree(trained[0], folder)
     tensors = load_file(folder / WEIGHTS_FILE)
-    name = "base_model.model.model.layers.0.attention.wo.lora_A.weight"
-    if change == "missing":
-        del tensors[name]
-    else:
-        tensors[name.replace("layers.0", "layers.7")] = tensors[name].clone()
+    for name in [name for name in tensors if "layers.0.attention.wo." in name]:
+        tensor = tensors.pop(name) if change == "missing" else tensors[name].clone()
+        if change == "extra":
+            tensors[name.replace("layers.0", "layers.7")] = tensor
     save_file(tensors, folder / WEIGHTS_FILE)
+    _seal(folder)
     with pytest.raises(IxtuneError) as caught:
         bundle.load(_base(small), folder, "aa" * 32)
     assert said in caught.value.notes
@@ -98,8 +116,6 @@ def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> Non
 
 
 def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:
-    from ixtune.files import sha256_file
-
     info = json.loads((trained[0] / RECORD_FILE).read_text(encoding="utf-8"))
     assert info["adapter_sha256"] == sha256_file(trained[0] / WEIGHTS_FILE)
     assert "academic research" in (trained[0] / "README.md").read_text(encoding="utf-8")
