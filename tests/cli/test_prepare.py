@@ -112,6 +112,8 @@ def test_ctrl_c_leaves_nothing_behind(image_root: Path, tokenizer_base: Path, tm
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell starts background jobs with Ctrl-C ignored, and a test run may be one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("set/.out.partial-*/*.arrow")) and time.monotonic() < deadline:
