@@ -32,8 +32,21 @@ env: $(READY) ## Create the environment in .venv (the other targets do so themse
 demo: $(READY) ## Adapt the embedded base to a real task: prepare, train, evaluate, merge
 	$(QUIET) $(BIN)/python examples/demo/run.py
 
+# The preview's page is tested in a real browser. As root, or where sudo asks nothing, on a Debian it is installed;
+# elsewhere those tests say that they are skipped.
+.PHONY: browser
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit 0; fi; \
+	root=; if [ "$$(id -u)" != 0 ]; then root="sudo -n"; fi; \
+	if command -v apt-get >/dev/null && $$root true 2>/dev/null; then \
+	  $$root apt-get -qq update </dev/null >/dev/null 2>&1 || true; \
+	  if $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends \
+	    chromium chromium-driver </dev/null >/dev/null 2>&1; then exit 0; fi; \
+	fi; \
+	echo "chromium and chromedriver are not here and could not be installed: the tests in a browser are skipped"
+
 .PHONY: test
-test: $(READY) ## Run the tests, slow ones left out
+test: $(READY) browser ## Run the tests, slow ones left out
 	$(QUIET) $(BIN)/python -m pytest -n 2 $(TESTS)
 
 .PHONY: slow

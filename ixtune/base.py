@@ -1,7 +1,8 @@
 """Where a base checkpoint lies: the embedded one, a folder, or a snapshot of the Hugging Face hub.
 
 A base is a folder in the ORIGINAL form: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors`
-weights with or without an index. Remote code is never fetched: no `.py` file is among the patterns.
+weights with or without an index. Preparing data asks for its `tokenizer.model` alone. Remote code is never
+fetched: no `.py` file is among the patterns.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from ixtune.errors import IxtuneError
 
@@ -21,7 +23,8 @@ NANO = "nano"
 _PACKAGE = Path(__file__).resolve().parent
 _SHIPPED_IN_REPOSITORY = {"nano": "examples/nano-base/base", "recipes": "recipes"}
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_HUB_FILES = ["*.json", "*.safetensors", "*.bin", "tokenizer.model"]
+_TOKENIZER = "tokenizer.model"
+_HUB_FILES = ["*.json", "*.safetensors", "*.bin", _TOKENIZER]
 # owner/name as the hub allows it; a leading dot is left to paths, so that ../x can never be taken for an id
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -55,43 +58,65 @@ def resolve(name: str) -> Path:
         IxtuneError: There is no such folder or hub id, it cannot be fetched, or it is no checkpoint; the
             message names what is missing.
     """
+    return _folder(name, _HUB_FILES, _missing_parts)
+
+
+def resolve_tokenizer(name: str) -> Path:
+    """The folder that holds the `tokenizer.model` of the base called `name`; its weights need not be there.
+
+    Args:
+        name: As in `resolve`. Of a hub id nothing but the tokenizer is downloaded (1.5 MB, not 17 GB).
+
+    Raises:
+        IxtuneError: There is no such folder or hub id, it cannot be fetched, or it has no tokenizer.
+    """
+    return _folder(name, [_TOKENIZER], _missing_tokenizer)
+
+
+def _folder(name: str, hub_files: list[str], missing_parts: Callable[[Path], list[str]]) -> Path:
+    """The folder called `name` that lacks none of the parts; `hub_files` are what a hub id is asked for."""
     if name == NANO:
         folder = shipped("nano")
     elif os.path.lexists(path := Path(name).expanduser()):
         folder = path
     elif _HUB_ID_PATTERN.fullmatch(name) and ".." not in name:
-        folder = _hub_snapshot(name)
+        folder = _hub_snapshot(name, hub_files, missing_parts)
     else:
         raise IxtuneError(
             "there is no such base folder",
             where=name,
             mend=f"give `{NANO}`, the folder of a checkpoint, or a hub id such as {HUB_ID}",
         )
-    _require_checkpoint(folder)
+    if not folder.is_dir():
+        raise IxtuneError("the base is not a folder", where=str(folder), mend="give the folder that holds config.json")
+    if missing := missing_parts(folder):
+        _refuse_incomplete(folder, missing)
     return folder
 
 
-def _require_checkpoint(folder: Path) -> None:
+def _refuse_incomplete(folder: Path, missing: list[str]) -> NoReturn:
     """Raise an IxtuneError that names every part `folder` lacks to be a base."""
-    if not folder.is_dir():
-        raise IxtuneError("the base is not a folder", where=str(folder), mend="give the folder that holds config.json")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise IxtuneError(
             "this is an adapter, not a base",
             where=str(folder),
             mend="give the base it was trained on (`base` in its ixtune.json), or merge the adapter first",
         )
-    if missing := _missing_parts(folder):
-        raise IxtuneError(
-            f"not a complete base checkpoint: missing {', '.join(missing)}",
-            where=str(folder),
-            mend="copy the missing files there, or give another folder",
-        )
+    raise IxtuneError(
+        f"not a complete base checkpoint: missing {', '.join(missing)}",
+        where=str(folder),
+        mend="copy the missing files there, or give another folder",
+    )
+
+
+def _missing_tokenizer(folder: Path) -> list[str]:
+    """The tokenizer's file, if `folder` lacks it."""
+    return [] if (folder / _TOKENIZER).is_file() else [_TOKENIZER]
 
 
 def _missing_parts(folder: Path) -> list[str]:
     """What `folder` lacks to be a checkpoint; with an index, every shard it names must be there."""
-    missing = [name for name in ("config.json", "tokenizer.model") if not (folder / name).is_file()]
+    missing = [name for name in ("config.json", _TOKENIZER) if not (folder / name).is_file()]
     indexes = [folder / name for name in _INDEX_FILES if (folder / name).is_file()]
     if not indexes:
         if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
@@ -122,14 +147,14 @@ def _absent_shards(index: Path) -> list[str]:
     return [shard for shard in shards if not (index.parent / shard).is_file()]
 
 
-def _hub_snapshot(hub_id: str) -> Path:
-    """The folder of a hub repository's main revision: from the cache if that is complete, else downloaded."""
+def _hub_snapshot(hub_id: str, files: list[str], missing_parts: Callable[[Path], list[str]]) -> Path:
+    """The folder of `files` of a hub repository's main revision: from the cache if none is missing, else downloaded."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        cached = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
-        if not _missing_parts(cached):
+        cached = Path(snapshot_download(hub_id, allow_patterns=files, local_files_only=True))
+        if not missing_parts(cached):
             return cached
     except LocalEntryNotFoundError:
         pass
@@ -140,7 +165,7 @@ def _hub_snapshot(hub_id: str) -> Path:
             mend="unset HF_HUB_OFFLINE to download it, or give the folder of a checkpoint",
         )
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=files))
     except GatedRepoError as error:
         raise IxtuneError(
             f"the hub asks for an access grant for {hub_id}",

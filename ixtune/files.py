@@ -1,22 +1,35 @@
 """Writes that either happen or do not: a temporary sibling, fsync, rename.
 
 A process killed at any moment leaves the old state or the new one under the final name. What it can leave
-besides is a hidden sibling called `.NAME.partial-XXXXXXXX`, which is never read and can be deleted.
+besides is a hidden sibling, `.NAME.partial-` and two hexadecimal numbers, which is never read. The next write of
+the same NAME removes it, if its owner is dead for certain.
+
+A living owner, or a process it has forked, holds a lock on its sibling (flock), which the kernel lets go at
+death, in whatever container. Another kernel need not see that lock, over a network or from another virtual
+machine; therefore the first of the two numbers tells the kernel, and what another one has left, or this machine
+before it was started again, is not touched. Such a sibling can be deleted by hand when nothing writes there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ixtune.errors import IxtuneError
+
+# 2,000 files of 3 kB on ext4 took 0.42 to 0.56 s one by one, 0.03 to 0.04 s at once, 500 of them 0.13 s. Fewer are
+# not worth it: at once means that one waits for whatever else is on its way to the same disk.
+_SYNCED_ONE_BY_ONE = 500
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one for each kernel and each start; containers share it
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -27,17 +40,11 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: The disk is full or refuses the write; `path` is as it was before.
     """
-    partial = _partial_sibling(path)
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with _sibling(path, Path.touch) as (partial, _), open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink(missing_ok=True)
-        raise
     _fsync(path.parent)
 
 
@@ -68,19 +75,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OSError: The disk is full or refuses a write.
     """
     _refuse_existing(path)
-    partial = _partial_sibling(path)
-    partial.mkdir()
-    try:
+    with _sibling(path, Path.mkdir) as (partial, descriptor):
         yield partial
-        for folder, _, names in os.walk(partial):
-            for name in names:
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
+        _sync_all(partial, descriptor)
         _refuse_existing(path)  # rename(2) would silently replace an empty folder
-        os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        try:
+            os.rename(partial, path)
+        except OSError:  # or it appeared just now, with something in it
+            _refuse_existing(path)
+            raise
     _fsync(path.parent)
 
 
@@ -90,10 +93,114 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _partial_sibling(path: Path) -> Path:
-    """An unused hidden name beside `path`: rename is atomic only within one file system."""
+@contextmanager
+def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
+    """Yield a new hidden sibling of `path`, made by `make`, and a descriptor that holds its lock.
+
+    It stands beside `path` because rename is atomic only within one file system. On an exception it is removed.
+    """
+    kernel = _kernel()
+    stem = f".{path.name}.partial-{kernel or '0' * 8}-"
+    if kernel:
+        _remove_dead(path.parent, stem)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    partial, descriptor = _make_locked(path.parent, stem, make)
+    try:
+        yield partial, descriptor
+    except BaseException:
+        _remove(partial)  # the first error is the one to report
+        raise
+    finally:
+        os.close(descriptor)  # lets the lock go
+
+
+def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make a file or folder of an unused name and lock it: its name and its open descriptor."""
+    while True:
+        partial = parent / (stem + secrets.token_hex(4))
+        make(partial)
+        # until it is locked another process may take it for dead; then, empty as it is, the next name will do
+        try:
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:
+            if not parent.is_dir():
+                raise
+            continue
+        if _lock(descriptor) is not False and os.path.lexists(partial):
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Take the lock of an open file or folder without waiting: whether it was free; None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # NFS among others: folders there cannot be locked
+        return None
+    return True
+
+
+def _remove_dead(parent: Path, stem: str) -> None:
+    """Remove the siblings whose lock is free. Names are never used twice, so what is removed is what was locked."""
+    pattern = re.compile(re.escape(stem) + "[0-9a-f]{8}")
+    names: list[str] = []
+    with suppress(OSError):  # no such folder yet, or one that may be written to but not listed
+        names = os.listdir(parent)
+    for name in filter(pattern.fullmatch, names):
+        with suppress(OSError):  # somebody else removes it, or it is not ours to remove
+            descriptor = os.open(parent / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(descriptor):
+                    _remove(parent / name)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(partial: Path) -> None:
+    """Remove a file or a folder as far as possible."""
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _kernel() -> str | None:
+    """A short name of the running kernel, or None where it does not tell one."""
+    with suppress(OSError):
+        return hashlib.sha256(_BOOT_ID.read_bytes()).hexdigest()[:8]
+    return None
+
+
+def _sync_all(folder: Path, descriptor: int) -> None:
+    """Bring all that is in `folder` to the disk; `descriptor` is of the folder, from before anything was written."""
+    everything = [Path(parent, name) for parent, _, names in os.walk(folder) for name in (*names, "")]
+    if len(everything) > _SYNCED_ONE_BY_ONE and _sync_file_system(descriptor):
+        return
+    for path in everything:
+        _fsync(path)
+
+
+def _sync_file_system(descriptor: int) -> bool:
+    """Flush the file system of `descriptor`; False where the system has no such call.
+
+    syncfs(2), not sync(2): it leaves other disks in peace, and on Linux since 5.8 it reports what could not be
+    written since `descriptor` was opened, which sync(2) never does.
+
+    Raises:
+        OSError: The disk is full or refuses a write.
+    """
+    import ctypes
+
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    if syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return True
 
 
 def _refuse_existing(path: Path) -> None:

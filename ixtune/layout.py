@@ -2,14 +2,14 @@
 
 A picture is resized so that it fills at most `hd_num` crops of 336x336, padded with white to whole crops, and
 cut.
-Source: MODEL.md 2.2 (HD_transform) and 2.5 (sequence), to the letter.
+Source: MODEL.md 2.2 (HD_transform) and 2.5 (sequence), to the letter, unless `upscale` is off.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 CROP = 336
 """Side of a crop in pixels: the input size of the vision tower."""
@@ -19,6 +19,9 @@ VIEW_SIDE_TOKENS = 12
 
 VIEW_TOKENS = VIEW_SIDE_TOKENS**2
 """Vectors of one view (a crop, or the global view), newline tokens not counted."""
+
+MAX_HD_NUM = 256
+"""The largest hd_num that data may ask for: its 37,000 tokens are beyond the model's context as it is."""
 
 LAYOUT_VERSION = 1
 """Written into prepared data; to be raised when `plan` gives another answer for the same input."""
@@ -36,12 +39,12 @@ class PatchLayout:
         width: Width of the picture.
         height: Height of the picture.
         hd_num: The most crops the picture may fill.
-        transposed: Whether the picture, a portrait, is transposed for resize and padding, and back then.
+        upscale: Whether a small picture is enlarged until it fills its crops, as the reference does.
+        transposed: Whether the picture is a portrait, which is transposed for the resize and back then.
         resized_width: Width after the resize, before the padding.
         resized_height: Height after the resize, before the padding.
-        pad_axis: "y" when white rows are added at top and bottom, "x" when white columns at left and right.
-        pad_before: White rows at the top, or columns at the left.
-        pad_after: White rows at the bottom, or columns at the right.
+        pad_left: White columns at the left.
+        pad_top: White rows at the top.
         rows: Rows of crops.
         cols: Columns of crops.
     """
@@ -49,12 +52,12 @@ class PatchLayout:
     width: int
     height: int
     hd_num: int
+    upscale: bool
     transposed: bool
     resized_width: int
     resized_height: int
-    pad_axis: Literal["x", "y"]
-    pad_before: int
-    pad_after: int
+    pad_left: int
+    pad_top: int
     rows: int
     cols: int
 
@@ -69,6 +72,16 @@ class PatchLayout:
         return self.rows * CROP
 
     @property
+    def pad_right(self) -> int:
+        """White columns at the right, as many as at the left or one more."""
+        return self.final_width - self.resized_width - self.pad_left
+
+    @property
+    def pad_bottom(self) -> int:
+        """White rows at the bottom, as many as at the top or one more."""
+        return self.final_height - self.resized_height - self.pad_top
+
+    @property
     def crops(self) -> int:
         """Number of 336x336 crops, the global view not counted."""
         return self.rows * self.cols
@@ -81,6 +94,8 @@ class PatchLayout:
     def as_dict(self) -> dict[str, Any]:
         """All fields and the derived numbers, for JSON."""
         derived = {
+            "pad_right": self.pad_right,
+            "pad_bottom": self.pad_bottom,
             "final_width": self.final_width,
             "final_height": self.final_height,
             "crops": self.crops,
@@ -110,14 +125,18 @@ def tokens_of(rows: int, cols: int) -> int:
     return VIEW_TOKENS * (rows * cols + 1) + 1 + VIEW_SIDE_TOKENS * (rows + 1)
 
 
-def plan(width: int, height: int, hd_num: int) -> PatchLayout:
+def plan(width: int, height: int, hd_num: int, *, upscale: bool = True) -> PatchLayout:
     """The layout of a picture of `width` x `height` pixels that may fill at most `hd_num` crops.
 
     Only the aspect ratio matters: a small picture is enlarged until it fills its crops. The quotients are
     float64 without tolerance, because the reference's are: exact arithmetic would give other grids.
 
+    Without `upscale`, which departs from the reference, a picture that fits into `hd_num` crops as it is keeps its
+    size and gets white on all sides. One that does not fit has the reference's layout, and that only shrinks: crops
+    that hold it enlarged would hold it as it is.
+
     Raises:
-        TypeError: An argument is not an int (a bool is none).
+        TypeError: A number is not an int (a bool is none).
         LayoutError: A size is not positive, hd_num is below 1, or the picture is so thin that its shorter
             side vanishes in the resize.
     """
@@ -130,12 +149,37 @@ def plan(width: int, height: int, hd_num: int) -> PatchLayout:
         raise LayoutError(f"hd_num must be at least 1, not {hd_num}: height and width must be > 0")
 
     transposed = width < height  # a square is not transposed
-    long_side, short_side = (height, width) if transposed else (width, height)
+    own_cols, own_rows = -(-width // CROP), -(-height // CROP)
+    if not upscale and own_cols * own_rows <= hd_num:
+        resized_width, resized_height, cols, rows = width, height, own_cols, own_rows
+    elif transposed:
+        resized_height, resized_width, rows, cols = _fill(height, width, hd_num)
+    else:
+        resized_width, resized_height, cols, rows = _fill(width, height, hd_num)
+    return PatchLayout(
+        width=width,
+        height=height,
+        hd_num=hd_num,
+        upscale=upscale,
+        transposed=transposed,
+        resized_width=resized_width,
+        resized_height=resized_height,
+        pad_left=(cols * CROP - resized_width) // 2,
+        pad_top=(rows * CROP - resized_height) // 2,
+        rows=rows,
+        cols=cols,
+    )
+
+
+def _fill(long_side: int, short_side: int, hd_num: int) -> tuple[int, int, int, int]:
+    """The reference's resize: long side, short side, and how many crops hold each.
+
+    The long side is always a whole number of crops.
+    """
     try:
         ratio = long_side / short_side
     except OverflowError:
-        raise LayoutError(f"a picture of {width} x {height} is too large for float64") from None
-
+        raise LayoutError(f"a picture with sides of {long_side} and {short_side} is too large for float64") from None
     steps = 1
     while (steps + 1) * math.ceil((steps + 1) / ratio) <= hd_num:
         steps += 1
@@ -143,25 +187,8 @@ def plan(width: int, height: int, hd_num: int) -> PatchLayout:
     resized_short = int(resized_long / ratio)
     if resized_short == 0:
         raise LayoutError(
-            f"a picture of {width} x {height} is too thin for hd_num {hd_num}: "
+            f"a picture with sides of {long_side} and {short_side} is too thin for hd_num {hd_num}: "
             f"height and width must be > 0 after the resize"
         )
-
     # Not ceil(steps / ratio): the truncation above can save a whole row of crops (5328 x 2132 at 16).
-    short_crops = math.ceil(resized_short / CROP)
-    padding = short_crops * CROP - resized_short
-    pad_before = padding // 2
-    resized = (resized_short, resized_long) if transposed else (resized_long, resized_short)
-    return PatchLayout(
-        width=width,
-        height=height,
-        hd_num=hd_num,
-        transposed=transposed,
-        resized_width=resized[0],
-        resized_height=resized[1],
-        pad_axis="x" if transposed else "y",
-        pad_before=pad_before,
-        pad_after=padding - pad_before,
-        rows=steps if transposed else short_crops,
-        cols=short_crops if transposed else steps,
-    )
+    return resized_long, resized_short, steps, math.ceil(resized_short / CROP)

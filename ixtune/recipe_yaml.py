@@ -1,4 +1,4 @@
-"""The text of a recipe: YAML and `key=value` overrides, read into plain values with their places."""
+"""The text of a recipe or a data config: YAML and `key=value` overrides, read into plain values with their places."""
 
 from __future__ import annotations
 
@@ -12,9 +12,26 @@ from yaml.composer import ComposerError
 
 from ixtune.errors import UsageError
 
-_LARGEST_RECIPE_BYTES = 64 * 1024
+_LARGEST_FILE_BYTES = 64 * 1024
 
 KeyPath = tuple[str | int, ...]
+
+
+class Kind(NamedTuple):
+    """What messages say of a kind of file."""
+
+    noun: str
+    mend_file: str
+    """Where to get one."""
+    mend_keys: str
+    """What it has to hold."""
+
+
+RECIPE = Kind(
+    "recipe",
+    "give the file of a recipe; `ixtune recipes ls` lists those that ixtune brings",
+    "start from one of `ixtune recipes ls`; base, data.train and output are needed",
+)
 
 
 class Place(NamedTuple):
@@ -42,11 +59,12 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2 and without aliases, which can unfold to any size."""
 
     yaml_implicit_resolvers = {}
+    noun = RECIPE.noun
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node, as the base class does; refuse an alias."""
         if self.check_event(yaml.AliasEvent):
-            problem = "aliases are not for recipes, write the value out"
+            problem = f"aliases are not for {self.noun}s, write the value out"
             raise ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
@@ -63,10 +81,10 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 class Reading:
-    """One reading of a recipe: the place of every value, and the mistakes so far."""
+    """One reading of a file: the place of every value, and the mistakes so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: Kind = RECIPE) -> None:
+        self.path, self.kind = path, kind
         self.places: dict[KeyPath, Place] = {}
         self.mistakes: list[tuple[Place, str]] = []
 
@@ -83,28 +101,28 @@ class Reading:
     def file(self) -> dict[str, Any]:
         """The file as plain values; raises UsageError if it has no keys at all to speak of."""
         self.places[()] = self._line(0)
-        text = _read_text(self.path)
+        text = _read_text(self.path, self.kind)
         try:
             tree = self._parse(text, (), lambda node: self._line(node.start_mark.line))
         except (yaml.YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             problem = getattr(error, "problem", None) or "the text is nested too deeply or holds a control character"
             raise UsageError(
-                f"the recipe is not valid YAML: {problem}",
+                f"the {self.kind.noun} is not valid YAML: {problem}",
                 where=self._line(mark.line).text if mark else str(self.path),
                 mend="look at the line and the one before: indentation, colons, quotes",
             ) from error
         if not isinstance(tree, dict):
             raise UsageError(
-                "the recipe holds no keys",
+                f"the {self.kind.noun} holds no keys",
                 where=str(self.path),
-                mend="start from one of `ixtune recipes ls`; base, data.train and output are needed",
+                mend=self.kind.mend_keys,
             )
         return tree
 
     def override(self, tree: dict[str, Any], override: str) -> None:
         """Set one `section.key=value` in `tree`."""
-        place = Place(_LARGEST_RECIPE_BYTES + len(self.places), f"override {override}")
+        place = Place(_LARGEST_FILE_BYTES + len(self.places), f"override {override}")
         dotted, equals, text = override.partition("=")
         keys = tuple(dotted.strip().split("."))
         if not equals or not all(keys):
@@ -132,6 +150,7 @@ class Reading:
     def _parse(self, text: str, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
         """The plain value of a YAML text that stands at `keys`."""
         loader = _Loader(text)
+        loader.noun = self.kind.noun
         try:
             node = loader.get_single_node()
             return self._value(loader, node, keys, place_of) if node else None
@@ -141,6 +160,7 @@ class Reading:
     def _value(self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
         """The plain value of `node`, noting the place of everything in it."""
         place = place_of(node)
+        self.places.setdefault(keys, place)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
@@ -153,7 +173,6 @@ class Reading:
                 self.places[*keys, key] = place
                 mapping[key] = self._value(loader, value_node, (*keys, key), place_of)
             return mapping
-        self.places.setdefault(keys, place)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return [self._value(loader, item, (*keys, index), place_of) for index, item in enumerate(node.value)]
         if node.tag in _SCALAR_TAGS:
@@ -165,27 +184,24 @@ class Reading:
         return None
 
 
-def _read_text(path: Path) -> str:
-    """The content of a recipe file; a UsageError if it cannot be one."""
-    where = str(path)
-    listed = "give the file of a recipe; `ixtune recipes ls` lists those that ixtune brings"
+def _read_text(path: Path, kind: Kind) -> str:
+    """The content of a file; a UsageError if it cannot be one of its kind."""
+    where, noun, mend = str(path), kind.noun, kind.mend_file
     try:
         with open(path, "rb") as file:
-            content = file.read(_LARGEST_RECIPE_BYTES + 1)
+            content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise UsageError("there is no such recipe file", where=where, mend=listed) from error
+        raise UsageError(f"there is no such {noun} file", where=where, mend=mend) from error
     except IsADirectoryError as error:
-        raise UsageError("the recipe is a folder, not a file", where=where, mend=listed) from error
+        raise UsageError(f"the {noun} is a folder, not a file", where=where, mend=mend) from error
     except OSError as error:
-        raise UsageError(f"the recipe cannot be read: {error.strerror}", where=where, mend=listed) from error
-    if len(content) > _LARGEST_RECIPE_BYTES:
-        raise UsageError(
-            f"this is no recipe: larger than {_LARGEST_RECIPE_BYTES // 1024} KiB", where=where, mend=listed
-        )
+        raise UsageError(f"the {noun} cannot be read: {error.strerror}", where=where, mend=mend) from error
+    if len(content) > _LARGEST_FILE_BYTES:
+        raise UsageError(f"this is no {noun}: larger than {_LARGEST_FILE_BYTES // 1024} KiB", where=where, mend=mend)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            "the recipe is not UTF-8 text", where=f"{path}:{line}", mend="save the file in UTF-8"
+            f"the {noun} is not UTF-8 text", where=f"{path}:{line}", mend="save the file in UTF-8"
         ) from error

@@ -226,6 +226,72 @@ def test_a_full_disk_during_the_download_stays_a_full_disk(monkeypatch: pytest.M
         base.resolve("owner/name")
 
 
+def test_the_tokenizer_of_the_embedded_base_lies_with_it():
+    assert base.resolve_tokenizer("nano") == base.resolve("nano")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_with_a_tokenizer_is_enough_to_prepare(tmp_path: Path):
+    folder = checkpoint(tmp_path / "base", "tokenizer.model")
+    assert base.resolve_tokenizer(str(folder)) == folder
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("present", "told"),
+    [
+        (["config.json", "model.safetensors"], r"missing tokenizer\.model"),
+        (["adapter_config.json", "adapter_model.safetensors"], "an adapter, not a base"),
+    ],
+)
+def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path, present: list[str], told: str):
+    folder = checkpoint(tmp_path / "base", *present)
+    with pytest.raises(IxtuneError, match=told) as caught:
+        base.resolve_tokenizer(str(folder))
+    assert str(folder) in str(caught.value)
+    assert "config.json" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["nothing", "../owner", "a/b/c", "tokenizer.model"])
+def test_a_tokenizer_is_looked_for_where_a_base_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    (tmp_path / "tokenizer.model").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IxtuneError, match="no such base folder|not a folder"):
+        base.resolve_tokenizer(name)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_cached_tokenizer_is_used_without_a_request_and_is_no_base(cache: Path):
+    folder = cached_snapshot(cache, "tokenizer.model")
+    assert base.resolve_tokenizer("owner/name") == folder
+    with pytest.raises(IxtuneError, match="wholly in the hub cache"):
+        base.resolve("owner/name")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("cached", [[], ["config.json"]])
+def test_offline_a_tokenizer_that_is_not_cached_is_refused_with_both_ways_out(cache: Path, cached: list[str]):
+    if cached:
+        cached_snapshot(cache, *cached)
+    with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
+        base.resolve_tokenizer("owner/name")
+    assert "HF_HUB_OFFLINE" in caught.value.mend
+
+
+def test_online_of_a_hub_id_only_the_tokenizer_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = checkpoint(tmp_path / "snapshot", "tokenizer.model")
+    hub = online(monkeypatch, folder)
+    assert base.resolve_tokenizer(base.HUB_ID) == folder
+    assert hub.patterns == ["tokenizer.model"]
+
+
+def test_online_a_repository_without_a_tokenizer_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    online(monkeypatch, checkpoint(tmp_path / "snapshot", "README.md"))
+    with pytest.raises(IxtuneError, match=r"missing tokenizer\.model"):
+        base.resolve_tokenizer("owner/name")
+
+
 def test_recipes_are_found_in_the_repository():
     assert (base.shipped("recipes") / "qlora-24gb.yaml").is_file()
 

@@ -2,11 +2,16 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ixtune import files
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
 
@@ -131,7 +136,220 @@ def test_a_folder_that_appeared_meanwhile_is_not_replaced(tmp_path: Path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_folder_that_appeared_at_the_last_moment_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        (target / "precious").mkdir(parents=True)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(IxtuneError, match="exists already"), atomic_folder(tmp_path / "out"):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out") == ["precious"]
+
+
 def test_the_hash_is_that_of_the_whole_content(tmp_path: Path):
     content = os.urandom(3_000_001)
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_many_files_are_synced_by_one_call_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[str] = []
+
+    def note(descriptor: int) -> bool:
+        assert not (tmp_path / "out").exists()
+        synced.extend(os.listdir(descriptor))
+        return True
+
+    monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 2)
+    monkeypatch.setattr(files, "_sync_file_system", note)
+    with atomic_folder(tmp_path / "out") as folder:
+        for name in "abc":
+            (folder / name).touch()
+    assert sorted(synced) == ["a", "b", "c"]
+    assert (tmp_path / "out" / "a").exists()
+
+
+def test_a_disk_that_fails_on_many_files_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(descriptor: int) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 0)
+    monkeypatch.setattr(files, "_sync_file_system", refuse)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(tmp_path / "out"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_many_files_are_synced_one_by_one_where_there_is_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 0)
+    monkeypatch.setattr(files, "_sync_file_system", lambda descriptor: False)
+    monkeypatch.setattr(files, "_fsync", synced.append)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert [path.name for path in synced] == ["a", folder.name, tmp_path.name]
+
+
+def test_the_system_syncs_one_file_system_and_reports_its_errors(tmp_path: Path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    answer = files._sync_file_system(descriptor)
+    os.close(descriptor)
+    if not answer:
+        pytest.skip("this system has no syncfs")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        files._sync_file_system(descriptor)
+
+
+# what another process runs: it says so when it is in the middle, and then waits to be killed
+OWNERS = {
+    "folder": """
+        with files.atomic_folder(path) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "half").write_bytes(b"x")
+            wait()
+    """,
+    "file": """
+        os.fsync = wait
+        files.atomic_write_bytes(path, b"half")
+    """,
+}
+PREAMBLE = """
+import os, sys, time
+from pathlib import Path
+from ixtune import files
+path = Path(sys.argv[1])
+def wait(descriptor=None):
+    print("in the middle", flush=True)
+    time.sleep(600)
+if True:
+"""
+
+
+@pytest.fixture(params=OWNERS)
+def owner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of writing `out`, and nothing else in its folder."""
+    script = PREAMBLE + OWNERS[request.param]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+    ) as it:
+        assert it.stdout
+        assert it.stdout.readline() == "in the middle\n"
+        yield it
+        it.kill()
+
+
+def write_both_ways(path: Path) -> None:
+    atomic_write_bytes(path, b"whole")
+    path.unlink()
+    with atomic_folder(path):
+        pass
+
+
+def partials(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if ".partial-" in name]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path, owner: subprocess.Popen[str]):
+    owner.kill()
+    owner.wait()
+    assert len(partials(tmp_path)) == 1
+    write_both_ways(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, owner: subprocess.Popen[str]):
+    (left,) = partials(tmp_path)
+    write_both_ways(tmp_path / "out")
+    assert owner.poll() is None
+    assert sorted(os.listdir(tmp_path)) == sorted([left, "out"])
+
+
+def dead(folder: Path, name: str = "out") -> Path:
+    """What a killed owner leaves: the sibling's name, and nobody's lock on it."""
+    with atomic_folder(folder / name) as partial:
+        left = partial.with_name(partial.name[:-8] + "0" * 8)
+    (folder / name).rmdir()
+    (left / "sub").mkdir(parents=True)
+    (left / "sub" / "half").touch()
+    return left
+
+
+def test_the_name_of_a_sibling_tells_the_kernel_and_is_hidden(tmp_path: Path):
+    assert re.fullmatch(r"\.out\.partial-[0-9a-f]{8}-0{8}", dead(tmp_path).name)
+
+
+def test_what_is_left_of_another_name_is_left_alone(tmp_path: Path):
+    left = {dead(tmp_path, name) for name in ("out.txt", "ou", "partial")}
+    left.add(dead(tmp_path).rename(tmp_path / ".out.partial-mine"))
+    write_both_ways(tmp_path / "out")
+    assert set(tmp_path.iterdir()) == left | {tmp_path / "out"}
+
+
+def test_what_another_kernel_left_may_be_alive_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    left = dead(tmp_path)
+    (tmp_path / "boot_id").write_text("another\n")
+    monkeypatch.setattr(files, "_BOOT_ID", tmp_path / "boot_id")
+    write_both_ways(tmp_path / "out")
+    assert (left / "sub" / "half").exists()
+
+
+def test_nothing_is_removed_where_the_kernel_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "_BOOT_ID", tmp_path / "absent")
+    left = dead(tmp_path)
+    write_both_ways(tmp_path / "out")
+    assert (left / "sub" / "half").exists()
+
+
+def test_nothing_is_removed_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    left = dead(tmp_path)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    write_both_ways(tmp_path / "out")
+    assert (left / "sub" / "half").exists()
+
+
+def test_a_link_of_such_a_name_is_not_followed(tmp_path: Path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "a").touch()
+    left = dead(tmp_path)
+    link = left.with_name(left.name[:-8] + "1" * 8)
+    link.symlink_to("precious")
+    write_both_ways(tmp_path / "out")
+    assert os.listdir(tmp_path / "precious") == ["a"]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "before it is looked at"])
+def test_a_sibling_that_is_taken_for_dead_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    thieves = [moment]
+    mkdir, flock = Path.mkdir, files.fcntl.flock
+
+    def make(path: Path, *arguments: object, **options: object) -> None:
+        mkdir(path, *arguments, **options)
+        if ".partial-" in path.name and thieves == ["before it is opened"]:
+            thieves.clear()
+            path.rmdir()
+
+    def lock(descriptor: int, operation: int) -> None:
+        if thieves == ["before it is locked"]:
+            thieves.clear()
+            raise BlockingIOError
+        flock(descriptor, operation)
+        if thieves == ["before it is looked at"]:
+            thieves.clear()
+            tmp_path.joinpath(*partials(tmp_path)).rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    monkeypatch.setattr(files.fcntl, "flock", lock)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert not thieves
+    assert os.listdir(tmp_path / "out") == ["a"]

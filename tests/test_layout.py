@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ixtune.layout import CROP, LayoutError, PatchLayout, plan, token_parts, tokens_of
@@ -13,9 +14,9 @@ sides = st.integers(1, 12_000)
 hd_nums = st.integers(1, 70)
 
 
-def planned(width: int, height: int, hd_num: int) -> PatchLayout | None:
+def planned(width: int, height: int, hd_num: int, upscale: bool = True) -> PatchLayout | None:
     try:
-        return plan(width, height, hd_num)
+        return plan(width, height, hd_num, upscale=upscale)
     except LayoutError:
         return None
 
@@ -35,14 +36,59 @@ def test_padding_is_on_one_axis_less_than_a_crop_and_even_to_one_pixel(width: in
     layout = planned(width, height, hd_num)
     if layout is None:
         return
-    padding = layout.pad_before + layout.pad_after
-    assert 0 <= layout.pad_after - layout.pad_before <= 1
-    assert padding < CROP
-    added = {"x": (padding, 0), "y": (0, padding)}[layout.pad_axis]
-    assert (layout.resized_width + added[0], layout.resized_height + added[1]) == (
-        layout.final_width,
-        layout.final_height,
-    )
+    require_even_padding(layout)
+    assert layout.pad_left + layout.pad_right == 0 or layout.pad_top + layout.pad_bottom == 0
+
+
+def require_even_padding(layout: PatchLayout) -> None:
+    for before, resized, after, final in (
+        (layout.pad_left, layout.resized_width, layout.pad_right, layout.final_width),
+        (layout.pad_top, layout.resized_height, layout.pad_bottom, layout.final_height),
+    ):
+        assert before + resized + after == final
+        assert before >= 0
+        assert after - before in (0, 1)
+        assert before + after < CROP
+
+
+@given(sides, sides, hd_nums)
+@example(671, 336, 2)  # the reference shrinks it to 336 x 168, because twice its height is 336.5
+@example(672, 336, 2)
+def test_without_upscale_a_picture_that_fits_keeps_its_size_and_no_picture_grows(width: int, height: int, hd_num: int):
+    plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
+    cols, rows = math.ceil(width / CROP), math.ceil(height / CROP)
+    if cols * rows > hd_num:
+        assert layout == (plain and dataclasses.replace(plain, upscale=False))
+    else:
+        assert layout is not None
+        assert (layout.resized_width, layout.resized_height) == (width, height)
+        assert (layout.cols, layout.rows) == (cols, rows)
+    if layout is None:
+        return
+    assert layout.resized_width <= width
+    assert layout.resized_height <= height
+    assert layout.crops <= hd_num
+    require_even_padding(layout)
+
+
+@given(sides, sides, hd_nums)
+def test_not_to_enlarge_never_costs_more_than_to_enlarge(width: int, height: int, hd_num: int):
+    plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
+    if plain is not None and layout is not None and max(plain.resized_width, plain.resized_height) > max(width, height):
+        assert layout.rows <= plain.rows
+        assert layout.cols <= plain.cols
+        assert layout.tokens <= plain.tokens
+
+
+@given(sides, sides, hd_nums)
+def test_a_picture_of_the_resized_size_has_the_same_layout_without_upscale(width: int, height: int, hd_num: int):
+    layout = planned(width, height, hd_num)
+    if layout is not None:
+        again = plan(layout.resized_width, layout.resized_height, layout.crops, upscale=False)
+        kept = dataclasses.replace(
+            layout, width=again.width, height=again.height, hd_num=again.hd_num, upscale=False, transposed=False
+        )
+        assert dataclasses.replace(again, transposed=False) == kept
 
 
 @given(sides, sides, hd_nums)
@@ -62,7 +108,8 @@ def test_a_transposed_picture_has_the_transposed_layout(width: int, height: int,
         transposed=not layout.transposed,
         resized_width=layout.resized_height,
         resized_height=layout.resized_width,
-        pad_axis="x" if layout.pad_axis == "y" else "y",
+        pad_left=layout.pad_top,
+        pad_top=layout.pad_left,
         rows=layout.cols,
         cols=layout.rows,
     )

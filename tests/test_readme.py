@@ -26,7 +26,7 @@ def _commands() -> list[list[str]]:
 
 def test_there_are_commands_to_check() -> None:
     assert {command[1] for command in _commands()} == {
-        "prepare", "layout", "train", "evaluate", "merge", "predict", "recipes"
+        "prepare", "preview", "layout", "train", "evaluate", "merge", "predict", "recipes"
     }  # fmt: skip
 
 

@@ -42,6 +42,9 @@ QUESTIONS = 10
 SPARSE_STEPS = 1000
 # And for so many every character stands in a cell of its own.
 ALIGNED_STEPS = 650
+# The 7B's own for the tower; about 1 / sqrt(192) for the decoder: from 0.02 a network this narrow starts with
+# attention that is all but even.
+SEE_INITIALIZER_RANGE, READ_INITIALIZER_RANGE = 0.02, 0.06
 
 
 def make_vocabulary(out: Path) -> Path:
@@ -71,7 +74,7 @@ def make_vocabulary(out: Path) -> Path:
     return out / "tokenizer.model"
 
 
-def configuration(vocab_size: int) -> IXC2Config:
+def configuration(vocab_size: int, initializer_range: float) -> IXC2Config:
     """The 7B's proportions at three million parameters."""
     return IXC2Config(
         vocab_size=vocab_size,
@@ -81,8 +84,7 @@ def configuration(vocab_size: int) -> IXC2Config:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=32768,
-        # about 1 / sqrt(192): from the 7B's 0.02 a network this narrow starts with attention that is all but even
-        initializer_range=0.06,
+        initializer_range=initializer_range,
         vision_config={
             "hidden_size": 128,
             "intermediate_size": 512,
@@ -160,7 +162,7 @@ def character_labels(page: pages.Page, side: int) -> np.ndarray:
 def see(out: Path, steps: int, decay: int, batch: int = 12) -> None:
     """Stage `see`."""
     torch.manual_seed(1)
-    model = IXC2ForCausalLM(configuration(512))
+    model = IXC2ForCausalLM(configuration(512, SEE_INITIALIZER_RANGE))
     classes = len(pages.PRINTABLE) + 1
     module = nn.ModuleDict({"vit": model.vit, "head": nn.Linear(128, 2 * classes)})
     run = Run(out / "see.pt", module, lr=2e-3)
@@ -193,13 +195,11 @@ def cell_labels(page: pages.Page, layout: PatchLayout, tokenizer: Any) -> dict[i
     into the decoder's terms; with answers alone, 400 steps taught it nothing but the letters' frequencies.
     """
     scale_x, scale_y = layout.resized_width / layout.width, layout.resized_height / layout.height
-    shift_x = layout.pad_before if layout.pad_axis == "x" else 0
-    shift_y = layout.pad_before if layout.pad_axis == "y" else 0
     across = 12 * layout.cols
     labels: dict[int, int] = {}
     for character, x0, y0, x1, y1 in sorted(page.boxes, key=lambda box: box[1]):
-        column = int(((x0 + x1) / 2 * scale_x + shift_x) // 28)
-        row = int(((y0 + y1) / 2 * scale_y + shift_y) // 28)
+        column = int(((x0 + x1) / 2 * scale_x + layout.pad_left) // 28)
+        row = int(((y0 + y1) / 2 * scale_y + layout.pad_top) // 28)
         if 0 <= column < across and 0 <= row < 12 * layout.rows:
             labels.setdefault(157 + row * (across + 1) + column, tokenizer.piece_to_id(character))
     return labels
@@ -338,7 +338,8 @@ def read(out: Path, steps: int, decay: int, frozen: int) -> None:
     """Stage `read`; for the first `frozen` steps the tower stays as `see` left it: a step is 1.6 times faster."""
     torch.manual_seed(2)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
-    model = IXC2ForCausalLM._from_config(configuration(tokenizer.vocab_size()), attn_implementation="segments")
+    config = configuration(tokenizer.vocab_size(), READ_INITIALIZER_RANGE)
+    model = IXC2ForCausalLM._from_config(config, attn_implementation="segments")
     if not (out / "read.pt").exists():
         seen = torch.load(out / "see.pt", weights_only=True)["weights"]
         model.vit.load_state_dict({k.removeprefix("vit."): v for k, v in seen.items() if k.startswith("vit.")})
@@ -362,7 +363,7 @@ def read(out: Path, steps: int, decay: int, frozen: int) -> None:
 def export(out: Path, base: Path) -> None:
     """Stage `export`: the original form, in bfloat16 as the released checkpoint."""
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
-    model = IXC2ForCausalLM(configuration(tokenizer.vocab_size()))
+    model = IXC2ForCausalLM(configuration(tokenizer.vocab_size(), READ_INITIALIZER_RANGE))
     model.load_state_dict(torch.load(out / "read.pt", weights_only=True)["weights"])
     model.to(torch.bfloat16).save_pretrained(base, max_shard_size="4MB")
     (base / "tokenizer.model").write_bytes((out / "tokenizer.model").read_bytes())
@@ -414,16 +415,17 @@ def main() -> None:
     parser.add_argument("--see-steps", type=int, default=1100)
     parser.add_argument("--read-steps", type=int, default=1700)
     parser.add_argument("--frozen-steps", type=int, default=1700, help="steps of `read` with the tower frozen")
-    parser.add_argument("--decay", type=float, default=0.25, help="share of each stage in which the rate falls")
+    parser.add_argument("--see-decay", type=float, default=0.25, help="share of `see` in which the rate falls")
+    parser.add_argument("--read-decay", type=float, default=0.3, help="share of `read` in which the rate falls")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.stage in ("all", "vocab"):
         make_vocabulary(chosen.out)
     if chosen.stage in ("all", "see"):
-        see(chosen.out, chosen.see_steps, int(chosen.decay * chosen.see_steps))
+        see(chosen.out, chosen.see_steps, int(chosen.see_decay * chosen.see_steps))
     if chosen.stage in ("all", "read"):
-        read(chosen.out, chosen.read_steps, int(chosen.decay * chosen.read_steps), chosen.frozen_steps)
+        read(chosen.out, chosen.read_steps, int(chosen.read_decay * chosen.read_steps), chosen.frozen_steps)
     if chosen.stage in ("all", "export"):
         export(chosen.out, chosen.base or chosen.out / "base")
 

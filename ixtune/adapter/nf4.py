@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 import torch
+
+from ixtune.model.notices import without_kernels_notice
 
 BLOCK_ELEMENTS = 64  # elements that share one scale, bitsandbytes' default and that of QLoRA (arXiv 2305.14314)
 _DECODER_LINEAR = re.compile(r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.weight")
@@ -28,9 +29,8 @@ def nf4_round_trip(weight: torch.Tensor) -> torch.Tensor:
     Returns:
         [out, in] in the dtype of `weight`.
     """
-    # its notice about an optional package of speed-ups would stand in the middle of the progress bar
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    with without_kernels_notice():
+        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     codes, state = quantize_4bit(weight, blocksize=BLOCK_ELEMENTS, compress_statistics=True, quant_type="nf4")
     return dequantize_4bit(codes, state)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ixtune import __version__
-from ixtune.cli import evaluate, layout, merge, predict, prepare, recipes, train
+from ixtune.cli import evaluate, layout, merge, predict, prepare, preview, recipes, train
 from ixtune.cli.console import print_error
 from ixtune.errors import IxtuneError
 
@@ -41,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prepare")(prepare.command)
+app.command("preview")(preview.command)
 app.command("layout")(layout.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)

@@ -7,54 +7,85 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ixtune.layout import MAX_HD_NUM
+
 if TYPE_CHECKING:
+    from ixtune.data.header import Header
     from ixtune.layout import PatchLayout
 
 
 def command(
     images: Annotated[list[Path], typer.Argument(help="Pictures; only their headers are read.", metavar="IMAGE...")],
-    hd_num: Annotated[int, typer.Option(min=1, help="Most 336x336 crops per picture.")] = 25,
+    hd_num: Annotated[int, typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per picture.")] = 25,
+    upscale: Annotated[
+        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small pictures, as the reference does.")
+    ] = True,
+    correct: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Depart from the reference: exif (turn), alpha (on white), depth (16 to 8 bits), first-frame.",
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per picture.")] = False,
 ) -> None:
     """Show how pictures are resized, padded and cut, and how many tokens they take.
 
+    A picture that cannot be used is told on stderr; the others are shown, and the exit code is 1.
+
     Example: ixtune layout receipt.png scan.jpg --hd-num 16 --json
     """
-    from ixtune.data.pixels import read_size
-    from ixtune.errors import UsageError
+    from ixtune.data.header import NOTES, read_header
+    from ixtune.data.pixels import Corrections
+    from ixtune.data.rejects import RecordError
+    from ixtune.errors import IxtuneError
     from ixtune.layout import LayoutError, plan
 
-    layouts: list[tuple[Path, PatchLayout]] = []
+    corrections = Corrections.of(filter(None, correct.split(",")))
+    shown: list[tuple[Path, Header, PatchLayout]] = []
+    bad: list[IxtuneError] = []
     for path in images:
-        width, height = read_size(path)
         try:
-            layouts.append((path, plan(width, height, hd_num)))
+            header = read_header(path, corrections, name=str(path))
+            shown.append((path, header, plan(header.width, header.height, hd_num, upscale=upscale)))
+        except RecordError as error:
+            bad.append(error)
         except LayoutError as error:
-            raise UsageError(str(error), where=str(path), mend="crop the picture, or raise --hd-num") from error
+            bad.append(IxtuneError(str(error), where=str(path), mend="crop the picture, or raise --hd-num"))
     if as_json:
         import json
 
-        typer.echo(json.dumps([{"path": str(path)} | layout.as_dict() for path, layout in layouts], indent=2))
-        return
-    from ixtune.cli.console import console, table
+        told = [{"path": str(path), "notes": header.notes} | layout.as_dict() for path, header, layout in shown]
+        typer.echo(json.dumps(told, indent=2))
+    elif shown:
+        from ixtune.cli.console import console, table
 
-    columns = ("picture", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
-    console().print(table(None, columns, [_row(path, layout) for path, layout in layouts]))
+        columns = ("picture", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
+        console().print(table(None, columns, [_row(path, layout) for path, _, layout in shown]))
+        for path, header, _ in shown:
+            for note in header.notes:
+                typer.echo(f"note: {path}: {NOTES[note]}")
+    for one in bad:
+        typer.secho(f"error: {one}; {one.mend}", fg=typer.colors.RED, err=True)
+    if bad:
+        raise typer.Exit(1)
 
 
 def _row(path: Path, layout: PatchLayout) -> tuple[str, ...]:
     from ixtune.layout import token_parts
 
-    sides = ("left", "right") if layout.pad_axis == "x" else ("top", "bottom")
-    padding = f"{layout.pad_before} {sides[0]}, {layout.pad_after} {sides[1]}"
+    sides = [(layout.pad_left, "left"), (layout.pad_right, "right"), (layout.pad_top, "top")]
+    sides.append((layout.pad_bottom, "bottom"))
+    padding = ", ".join(f"{pixels} {side}" for pixels, side in sides if pixels)
     parts = token_parts(layout.rows, layout.cols)
     newlines = parts["global_newlines"] + parts["crop_newlines"]
+    same = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     return (
         str(path),
         f"{layout.width}x{layout.height}",
-        f"{layout.resized_width}x{layout.resized_height}",
+        "no" if same else f"{layout.resized_width}x{layout.resized_height}",
         f"{layout.final_width}x{layout.final_height}",
-        padding if layout.pad_before + layout.pad_after else "none",
+        padding or "none",
         f"{layout.rows} x {layout.cols}",
         f"{layout.tokens:,}",
         f"{parts['global_view']} global view, {parts['crops']:,} crops, {newlines} newlines, 1 separator",

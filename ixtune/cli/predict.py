@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ixtune.layout import MAX_HD_NUM
+
 DEFAULT_HD_NUM = 25  # the original's own default for chat
 
 
@@ -17,7 +19,9 @@ def command(
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
-    hd_num: Annotated[int | None, typer.Option(min=1, help="Most crops. Default: as trained, or 25.")] = None,
+    hd_num: Annotated[
+        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
+    ] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     force: Annotated[

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.picture import broken, decode, opened, orientation
+from ixtune.errors import UsageError
 from ixtune.layout import CROP, PatchLayout
 
 if TYPE_CHECKING:
@@ -16,79 +16,90 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-MAX_PIXELS = 178_956_970
-"""Where Pillow itself refuses a decompression bomb: 0.5 GiB as RGB. (A0 at 300 dpi: 139 million.)"""
-
-# Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+WHITE = 255
+"""Of the padding, in each channel."""
 
 
-class PictureError(RecordError):
-    """A picture file cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Departures from the reference's way of opening a picture, each to be asked for.
+
+    Attributes:
+        exif: Turn the picture as its EXIF orientation says, which the reference ignores.
+        alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colours appear.
+        depth: Scale greys of 16 and 32 bits to 8; the reference cuts them off at 255, and nearly all turn white.
+        first_frame: Take the first frame or page of several, rather than refuse the picture.
+    """
+
+    exif: bool = False
+    alpha: bool = False
+    depth: bool = False
+    first_frame: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Those that are on, as they are spelled on the command line and in manifests."""
+        return tuple(name for name, field in _FIELDS.items() if getattr(self, field))
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Corrections:
+        """The corrections of these names.
+
+        Raises:
+            UsageError: There is none of such a name.
+        """
+        given = tuple(names)
+        unknown = [name for name in given if name not in _FIELDS]
+        if unknown:
+            raise UsageError(
+                f"no correction is called {', '.join(map(repr, unknown))}",
+                where="--correct",
+                mend=f"give some of {', '.join(_FIELDS)}",
+            )
+        return cls(**{_FIELDS[name]: True for name in given})
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels from the file's header; the pixels are not decoded, they may still be broken.
+_FIELDS = {"exif": "exif", "alpha": "alpha", "depth": "depth", "first-frame": "first_frame"}
+
+NONE = Corrections()
+"""The reference's way."""
+
+
+def open_picture(source: Path | bytes, corrections: Corrections = NONE, name: str | None = None) -> Image.Image:
+    """The picture as RGB, by Pillow's plain conversion and what is corrected.
+
+    Without corrections as in the reference: EXIF orientation is ignored, alpha dropped, not composited, and of
+    several frames the first is taken (MODEL.md 2.1).
+
+    Args:
+        source: The file, or its content.
+        corrections: What is to be done better than that.
+        name: What to call it in errors; the path by default.
 
     Raises:
-        PictureError: There is no such file, it is no picture, or it has more than `MAX_PIXELS`.
+        PictureError: There is no such file, it is no picture, it has too many pixels, or its data are broken.
     """
-    with _opened(path) as image:
-        return image.size
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The picture as RGB, by Pillow's plain conversion.
-
-    As in the reference, EXIF orientation is ignored and alpha dropped, not composited (MODEL.md 2.1).
-
-    Raises:
-        PictureError: There is no such file, it is no picture, it has more than `MAX_PIXELS`, or its data are
-            broken.
-    """
-    with _opened(path) as image:
+    called = name or (str(source) if isinstance(source, Path) else "the picture")
+    with opened(source, called) as (image, _):
+        turn = orientation(image) if corrections.exif else 1
+        decode(image, called)
         try:
-            return image.convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as error:  # what a decoder raises on broken data differs by format and version
-            raise PictureError(
-                Reason.PICTURE_BROKEN,
-                f"the picture's data are broken or cut short: {_first_line(error)}",
-                where=str(path),
-                mend="save or copy the file again",
-            ) from error
+            rgb = _rgb(image, corrections)
+        except ValueError as error:  # a mode that Pillow cannot convert
+            raise broken(f"the picture's colours cannot be converted: {error}", called) from error
+        return rgb if turn == 1 else rgb.transpose(_turns()[turn])
 
 
 def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     """The RGB `image` resized and padded with white as `layout` says: uint8 [final_height, final_width, 3].
 
-    A portrait is really transposed and back. Pillow resizes in two rounded passes, the horizontal one first,
-    so a resize with swapped arguments differs by one level in a fifth of the pixels (MODEL.md 2.2).
-
     Raises:
         ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
     """
     import numpy as np
-    from PIL import Image
 
-    if image.mode != "RGB":
-        raise ValueError(f"the picture must be RGB, not {image.mode}")
-    if image.size != (layout.width, layout.height):
-        raise ValueError(
-            f"the layout is for a picture of {layout.width} x {layout.height}, "
-            f"this one has {image.size[0]} x {image.size[1]}"
-        )
-    size = (layout.resized_width, layout.resized_height)
-    if layout.transposed:
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-        size = (size[1], size[0])
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    if layout.transposed:
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-    padding = (layout.pad_before, layout.pad_after)
-    rows, cols = (padding, (0, 0)) if layout.pad_axis == "y" else ((0, 0), padding)
-    return np.pad(np.asarray(image), (rows, cols, (0, 0)), constant_values=255)
+    rows = (layout.pad_top, layout.pad_bottom)
+    cols = (layout.pad_left, layout.pad_right)
+    return np.pad(np.asarray(_resized(image, layout)), (rows, cols, (0, 0)), constant_values=WHITE)
 
 
 def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -106,71 +117,110 @@ def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(grid).reshape(rows * cols, 3, CROP, CROP)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture with its header read and its size checked; the file is closed at the end of the block."""
-    from PIL import Image, UnidentifiedImageError
+def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
+    """The same as `crops(place(image, layout))`, one row of crops after the other.
 
-    _require_content(path)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns from half its limit on; ours is the whole of it. Odd metadata do not matter.
-            warnings.simplefilter("ignore")
-            image = Image.open(path, formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, f"more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise PictureError(
-            Reason.PICTURE_UNREADABLE,
-            "not a picture in a known format",
-            where=str(path),
-            mend="save it as PNG, JPEG, WebP or TIFF",
-        ) from error
-    except Exception as error:  # a permission refused, or a header that sends a format's reader astray
-        raise PictureError(
-            Reason.PICTURE_UNREADABLE,
-            f"the picture cannot be opened: {_first_line(error)}",
-            where=str(path),
-            mend="check that the file may be read, and save it again if it is damaged",
-        ) from error
-    with image:
-        if image.size[0] * image.size[1] > MAX_PIXELS:
-            raise _too_large(path, f"{image.size[0]} x {image.size[1]} pixels, more than {MAX_PIXELS:,}")
-        yield image
+    The whole picture is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
+
+    Raises:
+        ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
+    """
+    import numpy as np
+
+    resized = _resized(image, layout)
+    width, height = resized.size
+    made = np.empty((layout.rows, layout.cols, 3, CROP, CROP), dtype=np.uint8)
+    for row in range(layout.rows):
+        top = max(0, row * CROP - layout.pad_top)
+        bottom = min(height, (row + 1) * CROP - layout.pad_top)
+        above = top - (row * CROP - layout.pad_top)
+        strip = np.full((CROP, layout.final_width, 3), WHITE, dtype=np.uint8)
+        strip[above : above + bottom - top, layout.pad_left : layout.pad_left + width] = np.asarray(
+            resized.crop((0, top, width, bottom))
+        )
+        made[row] = strip.reshape(CROP, layout.cols, CROP, 3).transpose(1, 3, 0, 2)
+    return made.reshape(layout.crops, 3, CROP, CROP)
 
 
-def _require_content(path: Path) -> None:
-    """Raise a PictureError for what Pillow would report in words that do not help."""
-    where = str(path)
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PictureError(
-            Reason.PICTURE_MISSING,
-            "there is no such picture",
-            where=where,
-            mend="check the path and --image-root",
-        ) from error
-    except (OSError, ValueError) as error:  # a null character, a folder that may not be entered
-        raise PictureError(
-            Reason.PICTURE_UNREADABLE,
-            f"the picture cannot be opened: {_first_line(error)}",
-            where=where,
-            mend="check the path and its permissions",
-        ) from error
-    if path.is_dir():
-        raise PictureError(Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=where, mend="name one file")
-    if not path.is_file():  # opening a named pipe would wait for ever
-        raise PictureError(Reason.PICTURE_UNREADABLE, "not a regular file", where=where, mend="name a picture file")
-    if found.st_size == 0:
-        raise PictureError(Reason.PICTURE_EMPTY, "the picture file is empty", where=where, mend="copy the file again")
+def _resized(image: Image.Image, layout: PatchLayout) -> Image.Image:
+    """`image` in the size before the padding.
+
+    A portrait is really transposed and back. Pillow resizes in two rounded passes, the horizontal one first,
+    so a resize with swapped arguments differs by one level in a fifth of the pixels (MODEL.md 2.2).
+    """
+    from PIL import Image
+
+    if image.mode != "RGB":
+        raise ValueError(f"the picture must be RGB, not {image.mode}")
+    if image.size != (layout.width, layout.height):
+        raise ValueError(
+            f"the layout is for a picture of {layout.width} x {layout.height}, "
+            f"this one has {image.size[0]} x {image.size[1]}"
+        )
+    size = (layout.resized_width, layout.resized_height)
+    if image.size == size:
+        return image
+    if not layout.transposed:
+        return image.resize(size, Image.Resampling.BILINEAR)
+    turned = image.transpose(Image.Transpose.TRANSPOSE)
+    return turned.resize(size[::-1], Image.Resampling.BILINEAR).transpose(Image.Transpose.TRANSPOSE)
 
 
-def _too_large(path: Path, what: str) -> PictureError:
-    return PictureError(
-        Reason.PICTURE_TOO_LARGE, what, where=str(path), mend="scale it down: its crops need far fewer pixels"
+def _rgb(image: Image.Image, corrections: Corrections) -> Image.Image:
+    from PIL import Image
+
+    if corrections.depth and is_deep(image):
+        image = _scaled_to_8_bits(image)
+    if corrections.alpha and has_alpha(image):
+        over = Image.new("RGB", image.size, (WHITE, WHITE, WHITE))
+        seen = image.convert("RGBA")
+        over.paste(seen, mask=seen)
+        return over
+    # converting RGB to RGB would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened picture is a grey one of 16 or 32 bits; of colours that deep Pillow keeps the upper 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether pixels of an opened picture may be transparent; Pillow's own test fails on a lost palette."""
+    return (
+        image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+        or "transparency" in image.info
+        or (image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A"))
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits from the whole of their range; others, which have no given range, from their own extremes."""
+    import numpy as np
+    from PIL import Image
+
+    deep = np.asarray(image).astype(np.float64)
+    # Pillow gives the 16 bits of a PGM, already scaled to that range, as 32
+    if image.mode.startswith("I;16") or image.format == "PPM":
+        low, high = 0.0, 65535.0
+    else:
+        known = deep[np.isfinite(deep)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    scaled = np.nan_to_num((deep - low) / ((high - low) or np.inf) * 255, posinf=255, neginf=0)
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+
+
+def _turns() -> dict[int, Image.Transpose]:
+    """EXIF orientation -> what puts such a picture upright (EXIF 2.3, tag 0x0112)."""
+    from PIL import Image
+
+    how = Image.Transpose
+    return {
+        2: how.FLIP_LEFT_RIGHT,
+        3: how.ROTATE_180,
+        4: how.FLIP_TOP_BOTTOM,
+        5: how.TRANSPOSE,
+        6: how.ROTATE_270,
+        7: how.TRANSVERSE,
+        8: how.ROTATE_90,
+    }

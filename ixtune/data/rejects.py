@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ixtune.data.record import Place
 from ixtune.errors import IxtuneError
 
 
@@ -22,20 +23,24 @@ class Reason(StrEnum):
         return member
 
     # the form of the record
-    NOT_JSON = "not_json", "a line of a JSON Lines file is not JSON"
+    NOT_JSON = "not_json", "a line is not JSON, or a value in it is too deep or too long to be read"
+    SOURCE_BROKEN = "source_broken", "the file breaks off; what would follow cannot be read or counted"
+    NOT_UTF8 = "not_utf8", "bytes that are not UTF-8"
     NOT_A_RECORD = "not_a_record", "the entry is not a JSON object"
-    BAD_ID = "bad_id", "`id` is missing, or neither text nor a whole number"
-    DUPLICATE_ID = "duplicate_id", "an earlier record has the same id"
-    BAD_IMAGE_FIELD = "bad_image_field", "`image` is neither a path nor a list of paths"
-    BAD_CONVERSATIONS = (
-        "bad_conversations",
-        "`conversations` is not a list of {from, value} with text in both",
-    )
+    RECORD_TOO_LARGE = "record_too_large", "one record of more than 32 MiB"
+    WRONG_COLUMNS = "wrong_columns", "a row with more or fewer cells than the table has columns"
+    BAD_ID = "bad_id", "the id is missing, or neither text nor a whole number"
+    DUPLICATE_ID = "duplicate_id", "an earlier record of this source has the same id"
+    BAD_IMAGE_FIELD = "bad_image_field", "the image field holds neither a picture nor a list of pictures"
+    BAD_CONVERSATIONS = "bad_conversations", "the conversation is not a list of turns with a role and a text each"
+    MISSING_FIELD = "missing_field", "a field that is needed is absent or has no value (null, NaN)"
+    BAD_FIELD = "bad_field", "a field has a value of the wrong type"
+    NULL_CHARACTER = "null_character", "a text holds a null character, mostly a sign of a damaged file"
     INVALID_UNICODE = "invalid_unicode", "a text holds half of a surrogate pair, which is no character"
 
     # the conversation
-    UNKNOWN_ROLE = "unknown_role", "`from` names nobody known"
-    SYSTEM_ROLE = "system_role", "a system turn; the training template has none"
+    UNKNOWN_ROLE = "unknown_role", "a turn is of nobody known"
+    SYSTEM_NOT_FIRST = "system_not_first", "a system turn behind the first turn"
     REPEATED_ROLE = "repeated_role", "two turns of the same side in a row"
     STARTS_WITH_ASSISTANT = "starts_with_assistant", "the first turn is the assistant's"
     ENDS_WITH_USER = "ends_with_user", "the last turn is the user's, so nothing answers it"
@@ -43,13 +48,15 @@ class Reason(StrEnum):
     EMPTY_QUESTION = "empty_question", "a user turn with neither text nor picture"
     SPECIAL_TOKEN_IN_TEXT = "special_token_in_text", "a text spells a piece of the chat template"
     UNKNOWN_CHARACTER = "unknown_character", "a text holds a character that the vocabulary cannot express"
-    MISSING_PLACEHOLDER = "missing_placeholder", "a record with pictures says nowhere <ImageHere>"
-    TOO_FEW_PLACEHOLDERS = "too_few_placeholders", "fewer <ImageHere> than pictures"
-    TOO_MANY_PLACEHOLDERS = "too_many_placeholders", "more <ImageHere> than pictures"
-    PLACEHOLDER_IN_ANSWER = "placeholder_in_answer", "<ImageHere> in an assistant turn"
+    MISSING_PLACEHOLDER = "missing_placeholder", "a record with pictures says nowhere where they stand"
+    TOO_FEW_PLACEHOLDERS = "too_few_placeholders", "fewer placeholders than pictures"
+    TOO_MANY_PLACEHOLDERS = "too_many_placeholders", "more placeholders than pictures"
+    PLACEHOLDER_IN_ANSWER = "placeholder_in_answer", "a picture's placeholder in an answer or a system prompt"
+    NOTHING_SUPERVISED = "nothing_supervised", "no token of the record is an answer's"
     TOO_LONG = "too_long", "more tokens than --max-tokens; nothing is ever cut off"
 
     # the pictures
+    PICTURE_REMOTE = "picture_remote", "an address in a network; nothing is ever downloaded"
     PATH_OUTSIDE_ROOT = "path_outside_root", "the path leads out of the image root, perhaps through a link"
     PICTURE_MISSING = "picture_missing", "there is no file at this path"
     PICTURE_IS_FOLDER = "picture_is_folder", "the path is a folder"
@@ -57,6 +64,8 @@ class Reason(StrEnum):
     PICTURE_UNREADABLE = "picture_unreadable", "the file cannot be opened as a picture"
     PICTURE_BROKEN = "picture_broken", "the header is a picture's, its data are broken or cut short"
     PICTURE_TOO_LARGE = "picture_too_large", "more pixels than can be decoded safely"
+    PICTURE_16_BIT = "picture_16_bit", "more than 8 bits a channel, of which the reference keeps only white"
+    PICTURE_ANIMATED = "picture_animated", "several frames or pages, of which the reference sees only the first"
     NO_LAYOUT = "no_layout", "the picture is too thin to be resized at this hd_num"
 
 
@@ -81,8 +90,8 @@ class Reject:
 
     Attributes:
         source: The file it was read from.
-        record: Its number among the entries of that file, counted from 1.
-        line: The line on which it begins, counted from 1.
+        place: Where in that file it begins.
+        record: Its number among the entries of the source, counted from 1.
         id: Its id, if it has one.
         reason: The reason code.
         found: What was found, in one line.
@@ -90,8 +99,8 @@ class Reject:
     """
 
     source: str
+    place: Place
     record: int
-    line: int
     id: str | None
     reason: Reason
     found: str
@@ -101,8 +110,8 @@ class Reject:
         """The line of rejects.jsonl, UTF-8 with its newline."""
         fields = {
             "source": self.source,
+            self.place.unit: self.place.at,
             "record": self.record,
-            "line": self.line,
             "id": self.id,
             "reason": self.reason.value,
             "found": self.found,

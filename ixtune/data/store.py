@@ -1,39 +1,61 @@
 """A prepared set on disk: an Arrow dataset of samples, manifest.json, rejects.jsonl.
 
 The Arrow file has the layout of `datasets.Dataset.save_to_disk`, so the set opens with the plain
-`datasets.load_from_disk` too. It is written as a stream, and depends on nothing but its rows: the same input
-gives the same bytes.
+`datasets.load_from_disk` too. It is written as a stream, and depends on nothing but its rows and how they were put
+in batches: the same input gives the same bytes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ixtune.data.manifest import MANIFEST, options_of, read_manifest, roots_of
+from ixtune.data.pixels import Corrections
 from ixtune.data.record import Record
-from ixtune.data.template import TEMPLATE_VERSION, Sample
+from ixtune.data.template import Sample
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json, sha256_file
-from ixtune.layout import LAYOUT_VERSION, PatchLayout
+from ixtune.layout import PatchLayout
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset, Features
 
-FORMAT = 1
-"""Raised when the columns or the manifest change."""
-
-MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
-_KIND = "ixtune prepared set"
-_ARROW = "data-00000-of-00001.arrow"
+IMAGES = "images"
+"""The folder in a set with the pictures that it carries itself."""
+ARROW = "data-00000-of-00001.arrow"
+OWN_ROOT = 0
+"""The image root that is the set's own folder."""
+
 _STATE = "state.json"
 _INFO = "dataset_info.json"
 # as `datasets` itself writes them; a few megabytes of text tokens at most
 _ROWS_PER_BATCH = 1000
+_SIZES = ("width", "height", "hd_num", "resized_width", "resized_height", "pad_left", "pad_top", "rows", "cols")
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFiles:
+    """Where the pictures of a set lie, and what is corrected when they are opened.
+
+    Attributes:
+        roots: The folders that stored paths are relative to; a stored `root` is an index into these.
+        corrections: Departures from the reference's way of opening a picture.
+    """
+
+    roots: tuple[Path, ...]
+    corrections: Corrections = Corrections()
+
+    def path(self, stored: Mapping[str, Any]) -> Path:
+        """The file of one stored picture."""
+        root: int = stored["root"]
+        return self.roots[root].joinpath(stored["path"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +73,17 @@ class PreparedSet:
     root: Path
 
     @property
-    def image_root(self) -> Path:
-        """The folder that the pictures' paths are relative to."""
-        return Path(self.manifest["image_root"])
+    def files(self) -> PictureFiles:
+        """Where its pictures lie and how they are opened."""
+        return PictureFiles(roots_of(self.manifest, self.root), Corrections.of(options_of(self.manifest).corrections))
 
     def picture_path(self, record_index: int, picture_index: int) -> Path:
         """Where a picture of a record lies."""
-        relative: str = self.dataset[record_index]["pictures"][picture_index]["path"]
-        return self.image_root / relative
+        return self.files.path(self.dataset[record_index]["pictures"][picture_index])
 
 
 class Writer:
-    """Writes the Arrow part of a prepared set, row by row, as a context manager.
+    """Writes the Arrow part of a prepared set as a context manager, row by row or in batches.
 
     Args:
         folder: An existing folder.
@@ -73,14 +94,12 @@ class Writer:
 
         self._arrow = pyarrow
         self._folder = folder
-        self._features = _features()
-        self._schema = self._features.arrow_schema
         self._rows: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> Writer:
         # Python's own file: what the disk refuses comes back as an OSError with its number
-        self._file = open(self._folder / _ARROW, "wb")  # closed in __exit__
-        self._stream = self._arrow.ipc.new_stream(self._file, self._schema)
+        self._file = open(self._folder / ARROW, "wb")  # closed in __exit__
+        self._stream = self._arrow.ipc.new_stream(self._file, features().arrow_schema)
         return self
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -88,6 +107,12 @@ class Writer:
         self._rows.append(row)
         if len(self._rows) == _ROWS_PER_BATCH:
             self._flush()
+
+    def add_batch(self, batch: pyarrow.RecordBatch) -> None:
+        """Append rows of `batch_of`, as a batch of their own."""
+        self._flush()
+        if batch.num_rows:
+            self._stream.write_batch(batch)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -101,17 +126,17 @@ class Writer:
 
     def _flush(self) -> None:
         if self._rows:
-            self._stream.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self._stream.write_batch(batch_of(self._rows))
             self._rows.clear()
 
     def _describe(self) -> None:
         """Write the two JSON files that `datasets` expects beside the Arrow file."""
         from datasets import DatasetInfo
 
-        DatasetInfo(features=self._features).write_to_directory(str(self._folder))
+        DatasetInfo(features=features()).write_to_directory(str(self._folder))
         state: dict[str, Any] = {
-            "_data_files": [{"filename": _ARROW}],
-            "_fingerprint": sha256_file(self._folder / _ARROW)[:16],
+            "_data_files": [{"filename": ARROW}],
+            "_fingerprint": sha256_file(self._folder / ARROW)[:16],
             "_format_columns": None,
             "_format_kwargs": {},
             "_format_type": None,
@@ -121,13 +146,13 @@ class Writer:
         atomic_write_json(self._folder / _STATE, state)
 
 
-def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[str, PatchLayout]]) -> dict[str, Any]:
+def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[int, str, PatchLayout]]) -> dict[str, Any]:
     """The columns of one sample.
 
     Args:
         record: What was read.
         sample: What the template made of it.
-        pictures: For each picture its path relative to the image root, and its layout.
+        pictures: For each picture the index of its image root, its path relative to that, and its layout.
     """
     return {
         "id": record.id,
@@ -135,38 +160,38 @@ def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[str, PatchLa
         "picture_slots": sample.picture_slots,
         "supervised_starts": [start for start, _ in sample.supervised],
         "supervised_ends": [end for _, end in sample.supervised],
-        "pictures": [
-            {
-                "path": path,
-                "width": layout.width,
-                "height": layout.height,
-                "hd_num": layout.hd_num,
-                "rows": layout.rows,
-                "cols": layout.cols,
-                "tokens": layout.tokens,
-            }
-            for path, layout in pictures
-        ],
+        "pictures": [stored_picture(root, path, layout) for root, path, layout in pictures],
         "turns": [{"role": turn.role, "text": turn.text.strip()} for turn in record.turns],
+        "references": list(record.references),
         "length": sample.length,
         "supervised_tokens": sample.supervised_tokens,
         "source": record.source,
-        "line": record.line,
+        "place": str(record.place),
     }
 
 
-def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write manifest.json: `content`, and what it takes to tell whether a later ixtune may read the set."""
-    from ixtune import __version__
-
-    versions = {
-        "kind": _KIND,
-        "format": FORMAT,
-        "ixtune_version": __version__,
-        "layout_version": LAYOUT_VERSION,
-        "template_version": TEMPLATE_VERSION,
+def stored_picture(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
+    """One element of the column `pictures`."""
+    return {
+        "root": root,
+        "path": path,
+        "upscale": layout.upscale,
+        **{name: getattr(layout, name) for name in _SIZES},
+        "tokens": layout.tokens,
     }
-    atomic_write_json(folder / MANIFEST, versions | dict(content))
+
+
+def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
+    """The layout in an element of the column `pictures`."""
+    sizes = {name: stored[name] for name in _SIZES}
+    return PatchLayout(**sizes, upscale=stored["upscale"], transposed=stored["width"] < stored["height"])
+
+
+def batch_of(rows: Iterable[Mapping[str, Any]]) -> pyarrow.RecordBatch:
+    """Rows of `row_of` as Arrow."""
+    import pyarrow
+
+    return pyarrow.RecordBatch.from_pylist(list(rows), schema=features().arrow_schema)
 
 
 def load(folder: Path) -> PreparedSet:
@@ -179,10 +204,17 @@ def load(folder: Path) -> PreparedSet:
     mend = "give a folder that `ixtune prepare` wrote, or prepare the data again"
     if not folder.is_dir():
         raise IxtuneError("there is no such prepared set", where=str(folder), mend=mend)
-    missing = [name for name in (MANIFEST, _STATE, _INFO, _ARROW) if not (folder / name).is_file()]
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+        raise IxtuneError(
+            "this folder holds several sets, not one",
+            where=str(folder),
+            mend=f"give one of {', '.join(str(folder / split) for split in splits)}",
+        )
+    missing = [name for name in (MANIFEST, _STATE, _INFO, ARROW) if not (folder / name).is_file()]
     if missing:
         raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), mend=mend)
-    manifest = _manifest(folder / MANIFEST, mend)
+    manifest = read_manifest(folder / MANIFEST)
 
     import pyarrow
     from datasets import load_from_disk
@@ -191,64 +223,22 @@ def load(folder: Path) -> PreparedSet:
         dataset = load_from_disk(str(folder))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=mend) from error
-    accepted = manifest["records"]["accepted"]
-    if len(dataset) != accepted or dataset.column_names != list(_features()):
+    rows = manifest["records"]["rows"]
+    if len(dataset) != rows or dataset.column_names != list(features()):
         raise IxtuneError(
-            f"the manifest counts {accepted:,} records, the Arrow part has {len(dataset):,} or other columns",
+            f"the manifest counts {rows:,} rows, the Arrow part has {len(dataset):,} or other columns",
             where=str(folder),
             mend=mend,
         )
     return PreparedSet(dataset, manifest, folder)
 
 
-def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str) -> None:
-    """Refuse a set whose tokens or layouts are not those that this ixtune would make for this tokenizer.
-
-    Raises:
-        IxtuneError: Tokenizer, template or layout differ; each difference with both values.
-    """
-    wanted = {
-        "tokenizer_sha256": tokenizer_sha256,
-        "template_version": TEMPLATE_VERSION,
-        "layout_version": LAYOUT_VERSION,
-    }
-    notes = [
-        f"{key}: the set has {manifest.get(key)}, needed is {value}"
-        for key, value in wanted.items()
-        if manifest.get(key) != value
-    ]
-    if notes:
-        raise IxtuneError(
-            "the set was prepared for another tokenizer or by another ixtune",
-            where=str(manifest.get("source", {}).get("path")),
-            mend="prepare it again with --base set to the base that is used now",
-            notes=notes,
-        )
-
-
-def _manifest(path: Path, mend: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = manifest["kind"], manifest["format"]
-        int(manifest["records"]["accepted"])
-        str(manifest["image_root"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IxtuneError("the manifest cannot be read", where=str(path), mend=mend) from error
-    if kind != _KIND or version != FORMAT:
-        raise IxtuneError(
-            f"the manifest is of kind {kind!r}, format {version}; needed is {_KIND!r}, format {FORMAT}",
-            where=str(path),
-            mend="prepare the data again with this ixtune",
-        )
-    return dict(manifest)
-
-
-def _features() -> Features:
+@functools.cache
+def features() -> Features:
     """The columns and their types; TRL would ask for a processor if one were called image (TRAPS 9)."""
     from datasets import Features, List, Value
 
     text, int32 = Value("string"), Value("int32")
-    numbers = ("width", "height", "hd_num", "rows", "cols", "tokens")
     return Features(
         {
             "id": text,
@@ -256,11 +246,14 @@ def _features() -> Features:
             "picture_slots": List(int32),
             "supervised_starts": List(int32),
             "supervised_ends": List(int32),
-            "pictures": List({"path": text} | dict.fromkeys(numbers, int32)),
+            "pictures": List(
+                {"root": int32, "path": text, "upscale": Value("bool")} | dict.fromkeys((*_SIZES, "tokens"), int32)
+            ),
             "turns": List({"role": text, "text": text}),
+            "references": List(text),
             "length": int32,
             "supervised_tokens": int32,
             "source": text,
-            "line": Value("int64"),
+            "place": text,
         }
     )

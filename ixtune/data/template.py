@@ -2,7 +2,8 @@ r"""A conversation -> token ids and supervised spans, by the training reference'
 
     [146]user\n QUESTION [145]\n [146]assistant\n ANSWER [145]\n ... </s>
 
-[n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4.
+[n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4. A system prompt, which the
+training reference does not have, stands in front as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
 
 The text is tokenised in runs between the turn pieces and the pictures. Turn pieces stop every merge of the
 vocabulary, so the ids are those of the whole text split only at the pictures, as the reference has them.
@@ -27,6 +28,7 @@ IMAGE_TOKEN_ID = 0
 IGNORED = -100
 """The label of a position that is not supervised, torch's own ignore_index."""
 
+_SIDES = {"assistant": "an answer", "system": "the system prompt"}
 _SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
 
 
@@ -71,7 +73,7 @@ def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) 
     what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its structure.
 
     Args:
-        record: A conversation that starts with the user and ends with the assistant.
+        record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
         picture_tokens: Length of each picture's image span, in the order of the placeholders.
         tokenizer: The base's.
 
@@ -85,10 +87,14 @@ def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) 
             "the last turn is the user's",
             "add the answer, or remove the last question",
         )
-    _require_placeholders(record.turns, len(picture_tokens))
+    require_placeholders(record.turns, len(picture_tokens))
     writer = _Writer(tokenizer)
     for turn in record.turns:
         writer.turn(turn)
+    if not writer.supervised:
+        raise TemplateError(
+            Reason.NOTHING_SUPERVISED, "there is a system prompt and nothing else", "add a question and its answer"
+        )
     writer.close()
     return writer.sample(picture_tokens)
 
@@ -107,10 +113,10 @@ def encode_prompt(
     two ways, which `system` and `bos_every_part` restore (MODEL.md 3.7).
 
     Args:
-        turns: The conversation so far, from the user's first turn to the user's last.
+        turns: The conversation so far, from the system turn or the user's first to the user's last.
         picture_tokens: Length of each picture's image span, in the order of the placeholders.
         tokenizer: The base's.
-        system: A system turn put in front, as the original's default meta instruction.
+        system: A system turn put in front where the turns bring none, as the original's default meta instruction.
         bos_every_part: Put BOS in front of each run of text between pictures; two BOS if there is no picture.
 
     Raises:
@@ -119,13 +125,15 @@ def encode_prompt(
     _require_alternation(turns)
     if turns[-1].role != "user":
         raise TemplateError(
-            Reason.BAD_CONVERSATIONS, "the prompt ends with an answer", "end it with the user's question"
+            Reason.BAD_CONVERSATIONS,
+            f"the prompt ends with {_SIDES[turns[-1].role]}",
+            "end it with the user's question",
         )
-    _require_placeholders(turns, len(picture_tokens))
+    require_placeholders(turns, len(picture_tokens))
     writer = _Writer(tokenizer, bos_every_part)
     if bos_every_part and not picture_tokens:
         writer.token_ids.append(tokenizer.bos_id)  # the original spells BOS and lets the tokenizer add one
-    if system:
+    if system and turns[0].role != "system":
         writer.system(system)
     for turn in turns:
         writer.turn(turn)
@@ -160,17 +168,22 @@ class _Writer:
         self.supervised: list[tuple[int, int]] = []
         self.after_picture = False
         self.turns = 0
+        self.where = ""
 
     def turn(self, turn: Turn) -> None:
         self.turns += 1
+        self.where = f"turn {self.turns}"
         text = turn.text.strip()
-        if turn.role == "user":
+        if turn.role == "system":
+            self.system(text)
+        elif turn.role == "user":
             self._user(text)
         else:
             self._answer(text)
 
     def system(self, text: str) -> None:
-        """A system turn of a prompt; training has none."""
+        """A system turn, of the conversation or put in front of it."""
+        self.where = "the system prompt"
         self._add([self.tokenizer.start_of_turn_id, *self._ids(f"system\n{text.strip()}")])
         self._end_turn()
 
@@ -222,11 +235,10 @@ class _Writer:
 
     def _ids(self, text: str) -> list[int]:
         """Ids of what somebody wrote, none of them with a meaning for the template."""
-        where = f"turn {self.turns}" if self.turns else "the system prompt"
         if special := _SPECIAL.search(text):
             raise TemplateError(
                 Reason.SPECIAL_TOKEN_IN_TEXT,
-                f"{where} contains {special.group()}",
+                f"{self.where} contains {special.group()}",
                 "remove it or spell it otherwise: it would end or begin something in the chat template",
             )
         try:
@@ -234,13 +246,13 @@ class _Writer:
         except UnicodeEncodeError as error:
             raise TemplateError(
                 Reason.INVALID_UNICODE,
-                f"{where} contains half of a surrogate pair, which is no character",
+                f"{self.where} contains half of a surrogate pair, which is no character",
                 "write the file again in UTF-8",
             ) from error
         if self.tokenizer.unk_id in ids:
             raise TemplateError(
                 Reason.UNKNOWN_CHARACTER,
-                f"{where} contains a character that is not in the vocabulary",
+                f"{self.where} contains a character that is not in the vocabulary",
                 "remove it, or use a base whose vocabulary has byte fallback",
             )
         return ids
@@ -253,11 +265,8 @@ def _require_alternation(turns: Sequence[Turn]) -> None:
     before: Turn | None = None
     for number, turn in enumerate(turns, start=1):
         if turn.role == "system":
-            raise TemplateError(
-                Reason.SYSTEM_ROLE,
-                f"turn {number} has the role system",
-                "remove it, or put its text in front of the first question",
-            )
+            _require_system_first(turn, number)
+            continue
         if before is None and turn.role == "assistant":
             raise TemplateError(
                 Reason.STARTS_WITH_ASSISTANT, "the first turn is the assistant's", "begin with a user turn"
@@ -283,27 +292,49 @@ def _require_alternation(turns: Sequence[Turn]) -> None:
         before = turn
 
 
-def _require_placeholders(turns: Sequence[Turn], pictures: int) -> None:
-    """Raise unless the user's turns hold one placeholder for each picture, and the answers none."""
+def _require_system_first(turn: Turn, number: int) -> None:
+    if number > 1:
+        raise TemplateError(
+            Reason.SYSTEM_NOT_FIRST,
+            f"turn {number} has the role system",
+            "put its text into the first turn, or in front of the question it belongs to",
+        )
+    if not turn.text.strip():
+        raise TemplateError(Reason.BAD_CONVERSATIONS, "the system prompt is empty", "write it, or leave it out")
+
+
+def require_placeholders(turns: Sequence[Turn], pictures: int, written: str = PLACEHOLDER) -> None:
+    """Raise unless the user's turns hold one placeholder for each picture, and the others none.
+
+    Args:
+        turns: With `<ImageHere>` for each picture.
+        pictures: How many there are.
+        written: What the source writes for the placeholder, for the messages.
+
+    Raises:
+        TemplateError: Too few, too many, or in the wrong place.
+    """
+    found = 0
     for number, turn in enumerate(turns, start=1):
-        if turn.role == "assistant" and PLACEHOLDER in turn.text:
+        here = turn.text.count(PLACEHOLDER)
+        if here and turn.role != "user":
             raise TemplateError(
                 Reason.PLACEHOLDER_IN_ANSWER,
-                f"turn {number}, an answer, contains {PLACEHOLDER}",
-                "move it to the question: the model cannot answer with a picture",
+                f"turn {number}, {_SIDES[turn.role]}, contains {written}",
+                "move it to the question: pictures are what the user shows",
             )
-    found = sum(turn.text.count(PLACEHOLDER) for turn in turns)
+        found += here
     if found == 0 < pictures:
         raise TemplateError(
             Reason.MISSING_PLACEHOLDER,
-            f"{_count(pictures, 'picture')} but no {PLACEHOLDER}",
-            f"put {PLACEHOLDER} where the picture belongs, usually in front of the first question",
+            f"{_count(pictures, 'picture')} but no {written}",
+            f"put {written} where the picture belongs, usually in front of the first question",
         )
     if found != pictures:
         raise TemplateError(
             Reason.TOO_FEW_PLACEHOLDERS if found < pictures else Reason.TOO_MANY_PLACEHOLDERS,
             f"{_count(found, 'placeholder')} for {_count(pictures, 'picture')}",
-            f"write {PLACEHOLDER} once for each picture",
+            f"write {written} once for each picture",
         )
 
 

@@ -77,7 +77,7 @@ def swapped(questions: Questions, seed: int = 0) -> Questions:
         if all(donor.paths == prompt.paths for donor in donors):
             raise IxtuneError(
                 "the blind control needs records with different pictures, as many in each",
-                where=", ".join(prompt.paths),
+                where=", ".join(path for _, path in prompt.paths),
                 mend="evaluate on a larger set, or without controls: --no-controls",
             )
         donor = rng.choice(donors)

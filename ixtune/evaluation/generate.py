@@ -18,7 +18,7 @@ class Prompt:
     """Turns up to and including a user turn, and the prepared pictures they show."""
 
     turns: tuple[Turn, ...]
-    pictures: tuple[dict[str, Any], ...]  # as the prepared set stores them: path, hd_num, rows, cols, tokens
+    pictures: tuple[dict[str, Any], ...]  # as the prepared set stores them: root, path, tokens, the layout
 
     @property
     def picture_tokens(self) -> tuple[int, ...]:
@@ -26,9 +26,9 @@ class Prompt:
         return tuple(picture["tokens"] for picture in self.pictures)
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """Which pictures these are."""
-        return tuple(picture["path"] for picture in self.pictures)
+    def paths(self) -> tuple[tuple[int, str], ...]:
+        """Which pictures these are: the image root's index and the path of each."""
+        return tuple((picture["root"], picture["path"]) for picture in self.pictures)
 
 
 class Answerer:

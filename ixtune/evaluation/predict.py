@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ixtune.data.pixels import read_size
+from ixtune.data.header import read_header
+from ixtune.data.pixels import NONE, Corrections
 from ixtune.data.record import Turn
+from ixtune.data.store import PictureFiles, stored_picture
+from ixtune.data.template import PLACEHOLDER
 from ixtune.errors import UsageError
 from ixtune.evaluation.generate import Answerer, Prompt
 from ixtune.evaluation.session import Loaded
 from ixtune.layout import LayoutError, plan
 from ixtune.training.batch import PictureSource
 
-PLACEHOLDER = "<ImageHere>"
 
-
-def prompt_of(question: str, images: Sequence[Path], hd_num: int) -> Prompt:
+def prompt_of(
+    question: str, images: Sequence[Path], hd_num: int, upscale: bool = True, corrections: Corrections = NONE
+) -> Prompt:
     """A prompt in the training template; pictures without a placeholder stand before the question.
 
     Raises:
@@ -25,30 +28,24 @@ def prompt_of(question: str, images: Sequence[Path], hd_num: int) -> Prompt:
     """
     pictures = []
     for path in images:
-        width, height = read_size(path)
+        header = read_header(path, corrections, name=str(path))
         try:
-            layout = plan(width, height, hd_num)
+            layout = plan(header.width, header.height, hd_num, upscale=upscale)
         except LayoutError as error:
             raise UsageError(
-                f"no layout for {width}x{height} at hd_num {hd_num}: {error}",
+                f"no layout for {header.width}x{header.height} at hd_num {hd_num}: {error}",
                 where=str(path),
                 mend="crop the picture to a less extreme shape, or raise --hd-num",
             ) from error
-        pictures.append(
-            {
-                "path": str(path.resolve()),
-                "hd_num": hd_num,
-                "rows": layout.rows,
-                "cols": layout.cols,
-                "tokens": layout.tokens,
-            }
-        )
+        pictures.append(stored_picture(0, str(path.resolve()), layout))
     text = question if PLACEHOLDER in question else PLACEHOLDER * len(images) + question
     return Prompt((Turn("user", text),), tuple(pictures))
 
 
 def predict(loaded: Loaded, question: str, images: Sequence[Path], hd_num: int, max_new_tokens: int) -> str:
-    """The greedy answer."""
-    answerer = Answerer(loaded.model, loaded.tokenizer, PictureSource(Path()).of, max_new_tokens)
+    """The greedy answer; pictures are opened and laid out as the adapter was trained, but for `hd_num`."""
+    prompt = prompt_of(question, images, hd_num, loaded.upscale, loaded.corrections)
+    pictures = PictureSource(PictureFiles((Path(),), loaded.corrections))  # the prompt's paths are absolute
+    answerer = Answerer(loaded.model, loaded.tokenizer, pictures.of, max_new_tokens)
     with loaded.autocast():
-        return answerer([prompt_of(question, images, hd_num)])[0]
+        return answerer([prompt])[0]

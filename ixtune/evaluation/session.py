@@ -14,7 +14,8 @@ import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
 from ixtune.adapter.weights import find_adapter
-from ixtune.data import store
+from ixtune.data import manifest, store
+from ixtune.data.pixels import Corrections
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import UsageError
 from ixtune.evaluation import compare
@@ -56,7 +57,10 @@ class Loaded:
         self.tokenizer = Tokenizer.from_base(folder)
         recipe = info.get("recipe", {})
         self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
-        self.hd_num = info.get("hd_num")
+        # how the adapter's training saw pictures; a base has no such habits
+        self.hd_num: int | None = info.get("hd_num")
+        self.upscale = bool(info.get("upscale", True))
+        self.corrections = Corrections.of(info.get("corrections", ()))
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
         self.adapter = folder_of_adapter
         self.model: Any = self.base_model
@@ -105,8 +109,8 @@ def evaluate(
     questions = compare.questions_of(prepared)
     blind = compare.swapped(questions) if controls else None  # what cannot be swapped is told before the work
     loaded = Loaded(base_name, adapter, quantize, force)
-    store.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
-    pictures = PictureSource(prepared.image_root, loaded.base_model, CACHE_BYTES)
+    manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
+    pictures = PictureSource(prepared.files, loaded.base_model, CACHE_BYTES)
 
     def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
         loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None
@@ -138,7 +142,7 @@ def evaluate(
         "quantize": loaded.quantize,
         "adapter": str(loaded.adapter) if loaded.adapter else None,
         "data": str(data),
-        "manifest_sha256": sha256_file(data / "manifest.json"),
+        "manifest_sha256": sha256_file(data / manifest.MANIFEST),
         "records": len(questions.prompts),
         "results": [
             {"name": r.name, "exact_match": r.exact.value, "low": r.exact.low, "high": r.exact.high, "loss": r.loss}

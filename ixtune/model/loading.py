@@ -15,6 +15,7 @@ from ixtune.model.attention import NAME as SEGMENTS
 from ixtune.model.checkpoint import to_original_name
 from ixtune.model.configuration import MODEL_TYPE, IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
+from ixtune.model.notices import without_kernels_notice
 from ixtune.model.shards import Checkpoint, open_checkpoint
 
 
@@ -93,6 +94,8 @@ def load_base(
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = None
     if quantize:
+        with without_kernels_notice():
+            import bitsandbytes  # noqa: F401 - transformers does, with the notice
         with torch.device("meta"):
             settings = nf4.quantization_config(IXC2ForCausalLM(config), dtype)
     bar = transformers_logging.is_progress_bar_enabled()

@@ -6,18 +6,15 @@ A pack is a list of record indices. Its records become segments of one row of to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ixtune.data.pixels import crops as cut
-from ixtune.data.pixels import open_picture, place
-from ixtune.data.store import PreparedSet
+from ixtune.data.pixels import open_picture, place_and_cut
+from ixtune.data.store import PictureFiles, PreparedSet, layout_of
 from ixtune.data.template import Sample, expand
 from ixtune.errors import IxtuneError
-from ixtune.layout import plan
 from ixtune.model.model import IXC2ForCausalLM
 
 Batch = dict[str, Any]
@@ -27,35 +24,38 @@ class PictureSource:
     """Gives the pictures of records, as crops or, from a cache, as the frozen tower's vectors."""
 
     def __init__(
-        self, image_root: Path, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
+        self, files: PictureFiles, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
     ) -> None:
-        """Read pictures below a folder.
+        """Read the pictures of a prepared set.
 
         Args:
-            image_root: what relative paths are relative to.
+            files: where they lie, and how they are opened.
             cache_for: compute vectors before the projector with this model, once a picture, and keep them in memory;
                 equal to what the model computes from crops, as long as tower and separators are frozen.
             cache_bytes: keep at most so much, the oldest going first; None keeps all.
         """
-        self.image_root = image_root
+        self.files = files
         self.model = cache_for
         self.cache_bytes = cache_bytes
-        self.vectors: dict[tuple[str, int], torch.Tensor] = {}
+        self.vectors: dict[tuple[int, str, int], torch.Tensor] = {}
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one picture of a record."""
+        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one picture of a record, in the layout that it has there.
+
+        Raises:
+            IxtuneError: the picture cannot be read, or has another size than when it was prepared.
+        """
         stored = record["pictures"][index]
-        path = self.image_root / stored["path"]
-        image = open_picture(path)
-        layout = plan(image.width, image.height, stored["hd_num"])
-        if (layout.rows, layout.cols) != (stored["rows"], stored["cols"]):
+        path, layout = self.files.path(stored), layout_of(stored)
+        image = open_picture(path, self.files.corrections)
+        if image.size != (layout.width, layout.height):
             raise IxtuneError(
-                f"the picture has changed since it was prepared: its layout is now {layout.rows}x{layout.cols} crops, "
-                f"not {stored['rows']}x{stored['cols']}",
+                f"the picture has changed since it was prepared: it now has {image.width}x{image.height} pixels, "
+                f"not {layout.width}x{layout.height}",
                 where=str(path),
                 mend="prepare the data again",
             )
-        return torch.from_numpy(cut(place(image, layout))), (layout.rows, layout.cols)
+        return torch.from_numpy(place_and_cut(image, layout)), (layout.rows, layout.cols)
 
     def of(self, records: Sequence[dict[str, Any]]) -> Batch:
         """The pictures of some records, in order, as the model's keyword arguments."""
@@ -69,7 +69,7 @@ class PictureSource:
 
     def _vectors(self, record: dict[str, Any], index: int) -> torch.Tensor:
         stored = record["pictures"][index]
-        key = (stored["path"], stored["hd_num"])
+        key = (stored["root"], stored["path"], stored["hd_num"])
         if key in self.vectors:
             return self.vectors[key]
         assert self.model is not None

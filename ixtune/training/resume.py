@@ -34,22 +34,20 @@ def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, console: Con
     if not (run / RECIPE).is_file():
         raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
     before, now = recipes.load(run / RECIPE).model_dump(mode="json"), recipe.model_dump(mode="json")
-    notes = _differences(before, now)
-    if notes:
-        raise IxtuneError(
-            "the recipe differs from the one the run began with",
-            where=str(run / RECIPE),
-            mend="resume with the same recipe, or start a new run with another output",
-            notes=notes,
-        )
-    notes = _differences(json.loads((run / INPUTS).read_text(encoding="utf-8")), inputs)
-    if notes:
-        raise IxtuneError(
-            "the base or the data have changed since the run began",
-            where=str(run / INPUTS),
-            mend="put them back as they were, or start a new run with another output",
-            notes=notes,
-        )
+    _require_same(
+        before,
+        now,
+        "the recipe differs from the one the run began with",
+        where=run / RECIPE,
+        mend="resume with the same recipe",
+    )
+    _require_same(
+        json.loads((run / INPUTS).read_text(encoding="utf-8")),
+        inputs,
+        "the base or the data have changed since the run began",
+        where=run / INPUTS,
+        mend="put them back as they were",
+    )
     if (run / "adapter").exists():
         raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
     found, damaged = checkpoints.newest_whole(run)
@@ -66,6 +64,12 @@ def is_last(checkpoint: Path | None) -> bool:
         return False
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return int(state["global_step"]) >= int(state["max_steps"])
+
+
+def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, mend: str) -> None:
+    """Raise an IxtuneError that shows every differing value of both."""
+    if notes := _differences(before, now):
+        raise IxtuneError(what, where=str(where), mend=f"{mend}, or start a new run with another output", notes=notes)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 import ixtune
 from ixtune import base
 from ixtune.adapter import attach, bundle
-from ixtune.data import store
+from ixtune.data import manifest, store
 from ixtune.data.pack import pack
 from ixtune.data.template import TEMPLATE_VERSION
 from ixtune.data.tokenizer import Tokenizer
@@ -61,15 +61,15 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     folder = base.resolve(recipe.base)
     tokenizer = Tokenizer.from_base(folder)
     prepared = store.load(recipe.data.train)
-    store.check_compatible(prepared.manifest, tokenizer.sha256)
+    manifest.check_compatible(prepared.manifest, tokenizer.sha256)
     validation = store.load(recipe.data.validation) if recipe.data.validation else None
     if validation is not None:
-        store.check_compatible(validation.manifest, tokenizer.sha256)
+        manifest.check_compatible(validation.manifest, tokenizer.sha256)
     packs = pack(prepared.dataset["length"], recipe.training.pack_tokens)
     inputs: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
-        "train_manifest_sha256": sha256_file(recipe.data.train / store.MANIFEST),
-        "validation_manifest_sha256": sha256_file(validation.root / store.MANIFEST) if validation else None,
+        "train_manifest_sha256": sha256_file(recipe.data.train / manifest.MANIFEST),
+        "validation_manifest_sha256": sha256_file(validation.root / manifest.MANIFEST) if validation else None,
     }
     start: Path | None = None
     if resume:
@@ -96,7 +96,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
         model=wrapped,
         args=sft_config(recipe, run),
         train_dataset=Dataset.from_dict({"records": [list(indices) for indices in packs]}),
-        data_collator=PackCollator(prepared, PictureSource(prepared.image_root, cached)),
+        data_collator=PackCollator(prepared, PictureSource(prepared.files, cached)),
         processing_class=IXC2Tokenizer(str(folder / "tokenizer.model")),
         recipe=recipe,
         run_folder=run,
@@ -109,7 +109,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
         Metrics(run / "metrics.jsonl", lambda: (trainer.seen_tokens, trainer.seen_supervised), console)
     )
     if validation is not None:
-        source = PictureSource(validation.image_root, cached)
+        source = PictureSource(validation.files, cached)
         trainer.add_callback(
             _Validation(
                 trainer, lambda: mean_loss(wrapped, validation, source, recipe.training.pack_tokens, dtype), recipe
@@ -133,7 +133,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
         "quantize": recipe.adapter.quantize,
         "template_version": TEMPLATE_VERSION,
         "tokenizer_sha256": tokenizer.sha256,
-        "hd_num": prepared.manifest["hd_num"],
+        **pictures_as_trained(prepared.manifest),
         "data": {
             "records": len(prepared.dataset),
             "manifest_sha256": inputs["train_manifest_sha256"],
@@ -145,6 +145,21 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     }
     bundle.save(wrapped, run / "adapter", info)
     return Outcome(run / "adapter", None, steps, loss)
+
+
+def pictures_as_trained(described: dict[str, Any]) -> dict[str, Any]:
+    """How the pictures of a set were laid out and opened, which is how the adapter wants to see others.
+
+    Args:
+        described: its manifest. Where each source has an hd_num of its own, the largest counts, so that no picture
+            gets fewer crops than one like it had in training.
+    """
+    options = manifest.options_of(described)
+    return {
+        "hd_num": options.hd_num or max(source["hd_num"] for source in described["sources"]),
+        "upscale": options.upscale,
+        "corrections": list(options.corrections),
+    }
 
 
 def mean_loss(

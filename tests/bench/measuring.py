@@ -38,7 +38,9 @@ def peak_mib(code: str) -> float:
     """
     peak = "int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     script = code.replace("# measured", f"_before = {peak}") + f"\nprint({peak} - _before)\n"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    package = str(RESULTS.parents[2])
+    environment = {**os.environ, "PYTHONPATH": package}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
     return int(done.stdout.split()[-1]) / 1024
 
 

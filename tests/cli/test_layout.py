@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from records import write_picture
 
 from ixtune.layout import plan
@@ -26,26 +28,61 @@ def test_a_table_shows_sizes_padding_grid_and_tokens(tmp_path: Path):
     layout = plan(64, 43, 25)
     assert str(landscape) in first
     assert f"{layout.resized_width}x{layout.resized_height}" in first
-    assert f"{layout.pad_before} top, {layout.pad_after} bottom" in first
+    assert f"  {layout.pad_top} top, {layout.pad_bottom} bottom  " in first
     assert f"{layout.rows} x {layout.cols}" in first
     assert f"{layout.tokens:,}" in first
     assert "144 global view" in first
-    assert "left" in second
+    turned = plan(30, 81, 25)
+    assert f"  {turned.pad_left} left, {turned.pad_right} right  " in second
+
+
+def test_without_upscale_a_small_picture_is_padded_on_all_four_sides(tmp_path: Path):
+    picture = write_picture(tmp_path / "a.png", 61, 40)
+    done = ixtune("layout", picture, "--no-upscale")
+    assert done.returncode == 0
+    cells = re.split(r"  +", done.stdout.splitlines()[-1])
+    assert cells[1:6] == ["61x40", "no", "336x336", "137 left, 138 right, 148 top, 148 bottom", "1 x 1"]
+    (told,) = json.loads(ixtune("layout", picture, "--no-upscale", "--json").stdout)
+    assert (told["upscale"], told["pad_right"], told["tokens"]) == (False, 138, 313)
 
 
 def test_json_is_a_list_with_the_whole_layout(tmp_path: Path):
     picture = write_picture(tmp_path / "a.png", 60, 40)
     (told,) = json.loads(ixtune("layout", picture, "--json").stdout)
-    assert told == {"path": str(picture)} | plan(60, 40, 25).as_dict()
+    assert told == {"path": str(picture), "notes": []} | plan(60, 40, 25).as_dict()
     assert sum(told["token_parts"].values()) == told["tokens"]
 
 
-def test_a_missing_picture_and_one_too_thin_are_one_clear_line(tmp_path: Path):
-    done = ixtune("layout", tmp_path / "none.png")
-    assert done.returncode == 1
-    assert str(tmp_path / "none.png") in done.stderr
-    thin = write_picture(tmp_path / "thin.png", 1, 3000)
-    done = ixtune("layout", thin, "--hd-num", "1")
+def test_what_the_reference_ignores_is_noted_and_can_be_corrected(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = tmp_path / "lies.jpg"
+    Image.new("RGB", (60, 40)).save(picture, exif=exif)
+    done = ixtune("layout", picture)
+    assert "60x40" in done.stdout
+    assert f"note: {picture}: the EXIF orientation is ignored" in done.stdout
+    done = ixtune("layout", picture, "--correct", "alpha,exif")
+    assert "40x60" in done.stdout
+    assert f"note: {picture}: the picture is turned" in done.stdout
+    (told,) = json.loads(ixtune("layout", picture, "--correct", "exif", "--json").stdout)
+    assert (told["notes"], told["width"]) == (["exif_applied"], 40)
+    done = ixtune("layout", picture, "--correct", "exfi")
     assert done.returncode == 2
-    assert "too thin" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
+    assert "'exfi'" in done.stderr
+
+
+def test_bad_pictures_are_one_clear_line_each_and_the_others_are_shown(tmp_path: Path):
+    good = write_picture(tmp_path / "good.png", 60, 40)
+    thin = write_picture(tmp_path / "thin.png", 1, 3000)
+    (tmp_path / "text.png").write_text("hello")
+    done = ixtune("layout", tmp_path / "none.png", thin, good, tmp_path / "text.png", "--hd-num", "1")
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stdout.splitlines() if ".png" in line] == [str(good)]
+    missing, too_thin, text = done.stderr.splitlines()
+    assert missing.startswith(f"error: there is no such picture ({tmp_path / 'none.png'}); check")
+    assert text.startswith(f"error: not a picture in a known format ({tmp_path / 'text.png'}); save")
+    assert "too thin" in too_thin
+    assert str(thin) in too_thin
+    done = ixtune("layout", thin, good, "--hd-num", "1", "--json")
+    assert done.returncode == 1
+    assert [one["path"] for one in json.loads(done.stdout)] == [str(good)]

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import entry, shown, write_source
+from records import entry, shown, write_picture, write_source
+
+from ixtune.data.store import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +35,10 @@ def run(image_root: Path, tokenizer_base: Path, tmp_path: Path):
 def test_a_good_source_is_prepared_and_summed_up(run, tmp_path: Path):
     done = run([shown(n) for n in range(3)] + [entry("t", "hi", "yo")])
     assert (done.returncode, done.stderr) == (0, "")
+    assert "JSON list of InternLM-XComposer conversations" in done.stdout.splitlines()[0]
     assert re.search(r"accepted +4 *\n", done.stdout)
+    assert re.search(r"^4 .*<- chosen *$", done.stdout, re.MULTILINE)
+    assert "tokens per record" in done.stdout
     assert "2x2 3" in done.stdout
     assert "read 4 = accepted 4 + rejected 0" in done.stdout
     assert f"written  {tmp_path / 'out'}" in done.stdout
@@ -123,3 +128,91 @@ def test_ctrl_c_leaves_nothing_behind(image_root: Path, tokenizer_base: Path, tm
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_a_folder_of_photos_and_a_csv_of_questions_is_enough(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    table = tmp_path / "questions.csv"
+    table.write_text('image,question,answer\na.png,How many?,4\n,No picture?,Right\na.png,Which?,"one, two"\n')
+    common = ("--base", tokenizer_base, "--hd-num", 4)
+    done = ixtune("prepare", table, "--image-root", image_root, "--out", tmp_path / "out", *common)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CSV of questions and answers" in done.stdout
+    rows = load(tmp_path / "out").dataset
+    assert rows[0]["turns"] == [{"role": "user", "text": "<ImageHere>How many?"}, {"role": "assistant", "text": "4"}]
+    assert [len(row["pictures"]) for row in rows] == [1, 0, 1]
+    assert rows[2]["turns"][1]["text"] == "one, two"
+
+
+def test_other_names_of_columns_are_given_or_asked_for(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    table = image_root / "t.tsv"
+    table.write_text("photo\tq\treply\na.png\tHow many?\t4\n")
+    common = (table, "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4)
+    done = ixtune("prepare", *common)
+    assert done.returncode == 2
+    assert "columns found: 'photo', 'q', 'reply'" in done.stderr
+    assert "--columns image=photo" in done.stderr
+    done = ixtune("prepare", *common, "--columns", "image=photo,question=q,answer=reply")
+    assert done.returncode == 0, done.stderr
+    assert "question from q" in done.stdout
+
+
+def test_a_yaml_file_lists_sources_with_their_own_settings(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    write_source(image_root, [shown(n) for n in range(4)], "first.json")
+    (image_root / "second.csv").write_text("image,question,answer\n" + "a.png,What?,this\n" * 10)
+    config = image_root / "mix.yaml"
+    config.write_text("sources:\n  - {path: first.json, hd_num: 1, weight: 3}\n  - {path: second.csv, count: 5}\n")
+    done = ixtune("prepare", config, "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4)
+    assert (done.returncode, done.stderr) == (0, "")
+    prepared = load(tmp_path / "out")
+    assert [source["rows"] for source in prepared.manifest["sources"]] == [12, 5]
+    assert {row["pictures"][0]["hd_num"] for row in prepared.dataset} == {1, 4}
+    config.write_text("sources:\n  - path: first.json\n    hd: 1\n    weight: heavy\n")
+    done = ixtune("prepare", config, "--out", tmp_path / "other", "--base", tokenizer_base, "--hd-num", 4)
+    assert done.returncode == 2
+    assert f"{config}:3" in done.stderr
+    assert f"{config}:4" in done.stderr
+
+
+def test_the_official_mixture_file_is_read(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    write_source(image_root, [shown(n) for n in range(8)], "first.json")
+    (image_root / "data.txt").write_text("first.json 0.25\n")
+    common = ("--base", tokenizer_base, "--hd-num", 4)
+    done = ixtune("prepare", image_root / "data.txt", "--out", tmp_path / "thousands", *common)
+    assert done.returncode == 0, done.stderr
+    assert "250 records of it" in done.stdout
+    assert len(load(tmp_path / "thousands").dataset) == 250
+    done = ixtune("prepare", image_root / "data.txt", "--ratios", "--out", tmp_path / "ratios", *common)
+    assert len(load(tmp_path / "ratios").dataset) == 2
+
+
+def test_every_option_reaches_the_set(run, image_root: Path, tmp_path: Path):
+    write_picture(image_root / "b.png", 400, 300)
+    entries = [shown(n, f"{'ab'[n % 2]}.png") for n in range(20)]
+    done = run(
+        entries, "--no-upscale", "--correct", "exif,alpha", "--verify", "--embed-images", "--val-fraction", "0.5",
+        "--seed", "7", "--max-tokens", "700", "--over-length", "lower", "--system", "Be brief.", "--workers", "2",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    prepared = load(tmp_path / "out" / "train")
+    assert prepared.manifest["options"] == {
+        "hd_num": 4, "upscale": False, "corrections": ["exif", "alpha"], "max_tokens": 700, "over_length": "lower",
+        "verify": True, "embed_images": True, "val_fraction": 0.5, "seed": 7,
+    }  # fmt: skip
+    assert prepared.dataset[0]["turns"][0] == {"role": "system", "text": "Be brief."}
+    assert len(load(tmp_path / "out" / "validation").dataset) == 10
+    assert max(prepared.dataset["length"]) <= 700
+
+
+def test_the_format_can_be_said(run, image_root: Path, tmp_path: Path, tokenizer_base: Path):
+    assert "as --format says" in run([shown(1)], "--format", "ixc").stdout
+    done = ixtune("prepare", image_root, "--out", tmp_path / "x", "--hd-num", 4, "--format", "lava")
+    assert done.returncode == 2
+    assert "did you mean llava" in done.stderr
+
+
+def test_a_hub_name_without_network_is_one_clear_line(tokenizer_base: Path, tmp_path: Path):
+    done = ixtune("prepare", "someone/receipts", "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4)
+    assert done.returncode == 1
+    assert "someone/receipts" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "mend:" in done.stderr

@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
+import measuring
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data import prepare as module
-from ixtune.data import store
+from ixtune.data import store, work
+from ixtune.data.manifest import Options
 from ixtune.data.prepare import PrepareReport, TooManyRejects, prepare
+from ixtune.data.sources.source import Schema, Source
 from ixtune.errors import DataError, IxtuneError, UsageError
 from ixtune.layout import plan
 
@@ -22,13 +31,35 @@ def rejects_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
 
 
+def manifest_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text())
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def run(root: Path, tokenizer_base: Path, tmp_path: Path):
-    """Prepare entries as a source in the image root, into tmp_path/out."""
+    """Prepare entries as a source in the image root, into tmp_path/out; source fields and options by name."""
 
-    def run(entries: list[Any], **options: Any) -> PrepareReport:
-        settings: dict[str, Any] = {"base": tokenizer_base, "hd_num": 4, "max_reject_rate": 1} | options
-        return prepare(write_source(root, entries), tmp_path / "out", **settings)
+    def run(entries: list[Any], out: str = "out", **given: Any) -> PrepareReport:
+        source = {
+            name: given.pop(name) for name in list(given) if name in Source.__dataclass_fields__ and name != "hd_num"
+        }
+        options = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__}
+        return prepare(
+            [Source(path=str(write_source(root, entries)), **source)],
+            tmp_path / out,
+            base=tokenizer_base,
+            options=Options(**{"hd_num": 4} | options),
+            **{"max_reject_rate": 1} | given,
+        )
 
     return run
 
@@ -57,26 +88,33 @@ def test_a_good_source_becomes_samples_with_their_layouts(run, root: Path, tmp_p
         assert prepared.picture_path(index, 0).is_file()
     assert prepared.dataset[3]["pictures"] == []
     lengths = prepared.dataset["length"][:]
-    assert report.length == {"min": min(lengths), "median": sorted(lengths)[2], "max": max(lengths)}
-    assert report.tokens["total"] == sum(lengths) == report.tokens["image"] + report.tokens["text"]
-    assert report.tokens["supervised"] == sum(prepared.dataset["supervised_tokens"])
+    manifest = prepared.manifest
+    assert manifest["length"] == {"min": min(lengths), "median": sorted(lengths)[2], "max": max(lengths)}
+    assert manifest["tokens"]["total"] == sum(lengths) == manifest["tokens"]["image"] + manifest["tokens"]["text"]
+    assert manifest["tokens"]["supervised"] == sum(prepared.dataset["supervised_tokens"])
 
 
 def test_the_manifest_says_what_the_set_was_made_from(run, root: Path, tmp_path: Path, tokenizer):
-    run([shown(1), shown(2, "none.png")], max_tokens=5000)
+    run([shown(1), shown(2, "none.png")], max_tokens=5000, system="Be brief.")
     manifest = store.load(tmp_path / "out").manifest
-    assert manifest["hd_num"] == 4
-    assert manifest["max_tokens"] == 5000
-    assert manifest["image_root"] == str(root)
+    assert manifest["options"]["hd_num"] == 4
+    assert manifest["options"]["max_tokens"] == 5000
+    assert manifest["image_roots"] == [".", str(root)]
     assert manifest["tokenizer_sha256"] == tokenizer.sha256
-    assert manifest["source"]["path"] == str(root / "source.json")
+    (source,) = manifest["sources"]
+    assert source["path"] == str(root / "source.json")
+    assert source["sha256"] == hashlib.sha256((root / "source.json").read_bytes()).hexdigest()
+    assert (source["format"], source["system"]) == (["json", "ixc"], "Be brief.")
+    assert (source["read"], source["accepted"], source["rejected"], source["rows"]) == (2, 1, 1, 1)
     assert manifest["records"] == {
         "read": 2,
         "accepted": 1,
         "rejected": 1,
         "rejected_by_reason": {"picture_missing": 1},
+        "rows": 1,
     }
     assert manifest["grids"] == {"2x2": 1}
+    assert manifest["split"] is None
 
 
 def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, tmp_path: Path):
@@ -84,6 +122,11 @@ def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, t
     (root / "link.png").symlink_to(tmp_path / "outside.png")
     (root / "loop.png").symlink_to(root / "loop.png")
     (root / "empty.png").touch()
+    Image.new("CMYK", (30, 20)).save(root / "print.jpg")
+    (root / "cut.png").write_bytes((root / "a.png").read_bytes()[:-30])
+    Image.new("I;16", (30, 20)).save(root / "deep16.png")
+    frames = [Image.new("L", (30, 20), grey) for grey in (0, 255)]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
     (root / "text.png").write_text("hello")
     write_picture(root / "thin.png", 1, 3000)
     bad = {
@@ -94,20 +137,25 @@ def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, t
         "duplicate_id": shown("good"),
         "missing_placeholder": entry("b4", "What?", "A cat.", image=["a.png"]),
         "too_long": entry("b5", "x" * 3000, "y"),
-        "bad_conversations": {"id": "b6"},
+        "missing_field": {"id": "b6"},
+        "bad_conversations": {"id": "b6", "conversations": "hello"},
+        "null_character": shown("b10", "a\0.png"),
         "not_a_record": 5,
+        "picture_broken": shown("b7", "cut.png"),
+        "picture_16_bit": shown("b8", "deep16.png"),
+        "picture_animated": shown("b9", "moving.gif"),
     }
     outside = ["../outside.png", str(tmp_path / "outside.png"), "link.png", "deep/../../outside.png"]
-    unreadable = ["text.png", "loop.png", "a\0.png", "n" * 300]
+    unreadable = ["text.png", "loop.png", "n" * 300]
     entries = [
-        shown("good"),
+        shown("good", "print.jpg"),
         *bad.values(),
         *(shown(f"o{n}", path) for n, path in enumerate(outside)),
         *(shown(f"u{n}", path) for n, path in enumerate(unreadable)),
     ]
     report = run(entries, max_tokens=2000)
     rows = rejects_of(tmp_path / "out")
-    assert [row["reason"] for row in rows] == [*bad, *["path_outside_root"] * 4, *["picture_unreadable"] * 4]
+    assert [row["reason"] for row in rows] == [*bad, *["path_outside_root"] * 4, *["picture_unreadable"] * 3]
     assert [row["record"] for row in rows] == list(range(2, len(entries) + 1))
     assert all(row["found"] and row["mend"] and row["source"] == str(root / "source.json") for row in rows)
     assert report.rejected_by_reason == dict(Counter(row["reason"] for row in rows).most_common()) or (
@@ -129,10 +177,9 @@ def test_the_image_root_can_be_another_folder(run, root: Path, tmp_path: Path):
 
 
 def test_a_record_too_long_by_one_token_is_rejected_and_none_is_cut(run, tmp_path: Path):
-    length = run([shown(1)]).length["max"]
-    (tmp_path / "out").rename(tmp_path / "first")
-    assert run([shown(1)], max_tokens=length).accepted == 1
-    (tmp_path / "out").rename(tmp_path / "second")
+    run([shown(1)], "first")
+    length = manifest_of(tmp_path / "first")["length"]["max"]
+    assert run([shown(1)], "second", max_tokens=length).accepted == 1
     with pytest.raises(DataError) as caught:
         run([shown(1)], max_tokens=length - 1)
     assert "too_long" in caught.value.notes[0]
@@ -156,7 +203,8 @@ def test_accepted_and_rejected_are_what_was_read(
     lines = "\n".join(json.dumps(value) for value in entries)
     source.write_text(lines if as_lines else json.dumps(entries))
     out = tmp_path_factory.mktemp("set") / "out"
-    report = prepare(source, out, base=tokenizer_base, hd_num=4, max_reject_rate=1)
+    given_source = Source(path=str(source), container=None, schema=Schema.IXC)
+    report = prepare([given_source], out, base=tokenizer_base, options=Options(hd_num=4), max_reject_rate=1)
     rejects = rejects_of(out)
     assert report.read == len(entries) == report.accepted + report.rejected
     assert len(store.load(out).dataset) == report.accepted
@@ -172,8 +220,7 @@ def test_too_many_rejects_are_an_error_but_the_good_part_is_written(run, tmp_pat
     assert "1 of 4 records" in str(caught.value)
     assert caught.value.report.accepted == 3
     assert len(store.load(tmp_path / "out").dataset) == 3
-    (tmp_path / "out").rename(tmp_path / "first")
-    assert run(entries, max_reject_rate=0.25).rejected == 1
+    assert run(entries, "other", max_reject_rate=0.25).rejected == 1
 
 
 def test_when_nothing_is_accepted_nothing_is_written(run, tmp_path: Path):
@@ -200,46 +247,273 @@ def test_an_interrupted_preparation_leaves_nothing(
 ):
     taken = []
 
-    def take_two(path: Path) -> tuple[int, int]:
-        taken.append(path)
+    def take_two(*args: Any, **kwargs: Any) -> Any:
+        taken.append(args)
         if len(taken) > 2:
             raise error
-        return 60, 40
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "read_size", take_two)
+    real = work.read_header
+    monkeypatch.setattr(work, "read_header", take_two)
     with pytest.raises(type(error)):
         run([shown(n) for n in range(5)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-def test_a_source_that_breaks_off_leaves_nothing(run, root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_a_source_that_breaks_off_leaves_nothing(root: Path, tmp_path: Path, tokenizer_base: Path):
     source = root / "broken.json"
     source.write_text(json.dumps([shown(1)])[:-1])
     with pytest.raises(IxtuneError, match="end of the file"):
-        prepare(source, tmp_path / "out", base=tokenizer_base, hd_num=4)
+        prepare([Source(path=str(source))], tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"hd_num": 0}, {"max_tokens": 0}, {"max_reject_rate": 1.1}, {"image_root": Path("/no/such/folder")}],
+    [
+        {"hd_num": 0},
+        {"hd_num": None},
+        {"max_tokens": 0},
+        {"over_length": "cut", "max_tokens": 5},
+        {"over_length": "lower"},
+        {"corrections": ("sharpness",)},
+        {"max_reject_rate": 1.1},
+        {"val_fraction": 1.0},
+        {"workers": 0},
+        {"image_root": Path("/no/such/folder")},
+    ],
 )
 def test_wrong_options_are_wrong_usage(run, options: dict[str, Any]):
     with pytest.raises(UsageError):
         run([shown(1)], **options)
 
 
-def test_the_same_input_gives_the_same_bytes(run, tmp_path: Path):
-    entries = [shown(n) for n in range(30)] + [shown(n) for n in range(3)]
-    for name in ("one", "two"):
-        run(entries)
-        (tmp_path / "out").rename(tmp_path / name)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+@pytest.mark.parametrize(
+    "options", [{}, {"val_fraction": 0.2}, {"embed_images": True}, {"weight": 1.5, "verify": True}]
+)
+def test_one_worker_and_three_give_the_same_bytes(run, root: Path, tmp_path: Path, options: dict[str, Any]):
+    for number in range(20):
+        write_picture(root / f"{number}.png", 40 + number, 40)
+    entries = [shown(n, f"{n % 25}.png") for n in range(600)] + [shown(n) for n in range(3)]
+    run(entries, "one", **options)
+    run(entries, "three", workers=3, **options)
+    run(entries, "again", **options)
+    assert tree(tmp_path / "one") == tree(tmp_path / "three") == tree(tmp_path / "again")
+    assert manifest_of(tmp_path / "one")["records"]["rejected_by_reason"] == {"picture_missing": 120, "duplicate_id": 3}
 
 
 def test_progress_ends_at_all_records_and_all_bytes(run, root: Path):
-    told: list[tuple[int, int]] = []
-    run([shown(n) for n in range(120)], progress=lambda *done: told.append(done))
-    assert [records for records, _ in told] == [50, 100, 120]
-    assert told[-1][1] == os.path.getsize(root / "source.json")
+    told: list[tuple[int, int, int]] = []
+    run([shown(n) for n in range(299)] + [5], progress=lambda *done: told.append(done))
+    assert [done[:2] for done in told] == [(256, 0), (300, 1)]
+    assert told[-1][2] == os.path.getsize(root / "source.json")
+
+
+def test_a_picture_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path: Path):
+    entries = [shown("one"), entry("two", "<ImageHere><ImageHere>Same?", "No.", image=["a.png", "portrait.png"])]
+    run(entries, "free", hd_num=16)
+    limit = store.load(tmp_path / "free").dataset[1]["length"] - 1
+    run(entries, "lowered", hd_num=16, max_tokens=limit, over_length="lower")
+    free, lowered = store.load(tmp_path / "free"), store.load(tmp_path / "lowered")
+    assert lowered.dataset[0] == free.dataset[0]
+    assert lowered.dataset[1]["token_ids"] == free.dataset[1]["token_ids"]
+    assert lowered.dataset[1]["length"] <= limit
+    before, after = free.dataset[1]["pictures"], lowered.dataset[1]["pictures"]
+    changed = [index for index in (0, 1) if before[index] != after[index]]
+    assert changed == [max((0, 1), key=lambda index: before[index]["tokens"])]
+    for picture in after:
+        assert store.layout_of(picture) == plan(picture["width"], picture["height"], picture["hd_num"])
+    assert lowered.manifest["statistics"]["lowered"] == 1
+
+
+def test_what_does_not_fit_at_the_lowest_hd_num_is_rejected(run, tmp_path: Path):
+    run([entry("text", "hi", "yo"), shown("one")], max_tokens=312, over_length="lower")
+    (reject,) = rejects_of(tmp_path / "out")
+    assert (reject["id"], reject["reason"]) == ("one", "too_long")
+    assert "at their least" in reject["found"]
+
+
+def test_small_pictures_are_not_enlarged_if_asked(run, tmp_path: Path):
+    run([shown("one")], upscale=False)
+    prepared = store.load(tmp_path / "out")
+    (picture,) = prepared.dataset[0]["pictures"]
+    assert store.layout_of(picture) == plan(60, 40, 4, upscale=False)
+    assert (picture["resized_width"], picture["resized_height"]) == (60, 40)
+    assert prepared.manifest["options"]["upscale"] is False
+
+
+def test_hd_num_is_the_records_then_the_sources_then_the_runs(root: Path, tmp_path: Path, tokenizer_base: Path):
+    first = write_source(root, [shown("own") | {"hd_num": 1}, shown("source")], "first.json")
+    second = write_source(root, [shown("run")], "second.json")
+    sources = [Source(path=str(first), hd_num=9), Source(path=str(second))]
+    prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
+    rows = store.load(tmp_path / "out").dataset
+    assert {row["id"]: row["pictures"][0]["hd_num"] for row in rows} == {"own": 1, "source": 9, "run": 4}
+
+
+def test_sources_may_repeat_ids_and_stand_in_the_order_given(root: Path, tmp_path: Path, tokenizer_base: Path):
+    paths = [write_source(root, [shown(n) for n in range(2)], f"{name}.json") for name in "ba"]
+    sources = [Source(path=str(path)) for path in paths]
+    report = prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
+    rows = store.load(tmp_path / "out").dataset
+    assert [(Path(row["source"]).name, row["id"]) for row in rows] == [
+        ("b.json", "0"), ("b.json", "1"), ("a.json", "0"), ("a.json", "1")
+    ]  # fmt: skip
+    assert [one.accepted for one in report.sources] == [2, 2]
+
+
+def test_weights_and_counts_decide_how_often_records_stand_in_the_set(root: Path, tmp_path: Path, tokenizer_base: Path):
+    paths = [write_source(root, [shown(f"{name}{n}") for n in range(20)], f"{name}.json") for name in "abcd"]
+    choices = [{"weight": 2.5}, {"weight": 0.25}, {"count": 7}, {}]
+    sources = [Source(path=str(path), **choice) for path, choice in zip(paths, choices, strict=True)]
+    prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4, seed=3))
+    prepared = store.load(tmp_path / "out")
+    times = Counter(prepared.dataset["id"])
+    per_source = Counter(Path(source).stem for source in prepared.dataset["source"])
+    assert per_source == {"a": 50, "b": 5, "c": 7, "d": 20}
+    assert set(Counter(times[f"a{n}"] for n in range(20))) == {2, 3}
+    assert max(times[f"b{n}"] for n in range(20)) == 1
+    assert [source["rows"] for source in prepared.manifest["sources"]] == [50, 5, 7, 20]
+    assert prepared.manifest["records"] == {
+        "read": 80, "accepted": 80, "rejected": 0, "rejected_by_reason": {}, "rows": 82
+    }  # fmt: skip
+    assert prepared.manifest["tokens"]["total"] == sum(prepared.dataset["length"])
+
+
+def test_a_weight_that_draws_nothing_is_refused(run):
+    with pytest.raises(UsageError, match="none would be drawn"):
+        run([shown(n) for n in range(3)], weight=0.1)
+
+
+def test_a_split_makes_two_sets_that_share_no_picture(run, root: Path, tmp_path: Path):
+    for number in range(10):
+        write_picture(root / f"{number}.png", 40 + number, 40)
+    report = run([shown(n, f"{n % 10}.png") for n in range(40)] + [shown("bad", "none.png")], val_fraction=0.2)
+    assert {name: one.rows for name, one in report.sets.items()} == {"train": 32, "validation": 8}
+    sets = [store.load(tmp_path / "out" / name) for name in ("train", "validation")]
+    shown_pictures = [{row["pictures"][0]["path"] for row in one.dataset} for one in sets]
+    assert not shown_pictures[0] & shown_pictures[1]
+    assert len(shown_pictures[1]) == 2
+    assert {one.manifest["split"] for one in sets} == {"train", "validation"}
+    both = datasets.load_from_disk(str(tmp_path / "out"))
+    assert {name: len(one) for name, one in both.items()} == {"train": 32, "validation": 8}
+    assert [row["id"] for row in rejects_of(tmp_path / "out")] == ["bad"]
+    with pytest.raises(IxtuneError, match="several sets"):
+        store.load(tmp_path / "out")
+
+
+def test_a_set_with_its_pictures_inside_needs_no_other_file(run, root: Path, tmp_path: Path):
+    entries = [shown("a"), shown("same"), shown("deep", "deep/square.png"), shown("a"), shown("long", "portrait.png")]
+    entries[4]["conversations"][0]["value"] += "x" * 5000
+    run(entries, embed_images=True, max_tokens=3000)
+    for path in root.rglob("*.png"):
+        path.unlink()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    prepared = store.load(tmp_path / "moved")
+    files = [prepared.picture_path(index, 0) for index in range(3)]
+    assert files[0] == files[1] != files[2]
+    assert all(file.is_relative_to(tmp_path / "moved" / "images") for file in files)
+    assert [size_of(file) for file in files] == [(60, 40), (60, 40), (20, 20)]
+    assert len(list((tmp_path / "moved" / "images").rglob("*.*"))) == 2  # the rejected record's is not there
+
+
+def test_a_split_puts_each_picture_beside_its_rows(run, root: Path, tmp_path: Path):
+    for number in range(10):
+        write_picture(root / f"{number}.png", 40 + number, 40)
+    run([shown(n, f"{n}.png") for n in range(10)], val_fraction=0.3, embed_images=True)
+    for name, count in (("train", 7), ("validation", 3)):
+        prepared = store.load(tmp_path / "out" / name)
+        assert all(prepared.picture_path(index, 0).is_file() for index in range(count))
+        assert len(list((tmp_path / "out" / name / "images").rglob("*.png"))) == count
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset_dict.json", "manifest.json", "rejects.jsonl", "train", "validation"
+    ]  # fmt: skip
+
+
+def test_verify_finds_what_headers_hide(run, root: Path, tmp_path: Path):
+    picture = bytearray((root / "a.png").read_bytes())
+    at = picture.index(b"IDAT") + 10
+    picture[at : at + 8] = b"\0" * 8  # the end of the file is as it should be
+    (root / "lying.png").write_bytes(picture)
+    assert run([shown(1), shown(2, "lying.png")], "quick").rejected == 0
+    assert run([shown(1), shown(2, "lying.png")], "slow", verify=True).rejected_by_reason == {"picture_broken": 1}
+
+
+def test_what_was_done_to_pictures_is_counted(run, root: Path, tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(root / "turned.jpg", exif=exif)
+    entries = [shown(1, "turned.jpg"), shown(2)]
+    run(entries, "reference")
+    run(entries, "corrected", corrections=("exif",))
+    reference, corrected = store.load(tmp_path / "reference"), store.load(tmp_path / "corrected")
+    assert reference.manifest["statistics"]["notes"] == {"exif_ignored": 1}
+    assert corrected.manifest["statistics"]["notes"] == {"exif_applied": 1}
+    sizes = [
+        (s.dataset[0]["pictures"][0]["width"], s.dataset[0]["pictures"][0]["height"]) for s in (reference, corrected)
+    ]
+    assert sizes == [(30, 20), (20, 30)]
+    assert corrected.files.corrections.exif
+
+
+LOOP = """
+import sys
+from pathlib import Path
+from ixtune.data.manifest import Options
+from ixtune.data.prepare import prepare
+from ixtune.data.sources.source import Source
+if __name__ == "__main__":
+    source, out, base = sys.argv[1:]
+    prepare([Source(path=source)], Path(out), base=Path(base), options=Options(hd_num=4, verify=True), workers=2)
+"""
+
+
+def test_a_killed_run_leaves_no_set_and_no_worker(root: Path, tmp_path: Path, tokenizer_base: Path):
+    Image.effect_noise((1500, 1500), 50).save(root / "large.png")
+    source = write_source(root, [shown(n, "large.png") for n in range(3000)])
+    script = tmp_path / "loop.py"
+    script.write_text(LOOP)
+    command = [sys.executable, str(script), str(source), str(tmp_path / "out"), str(tokenizer_base)]
+    package = str(Path(store.__file__).parents[2])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": package})
+    workers: list[str] = []
+    deadline = time.monotonic() + 90
+    while len(workers) < 3 and time.monotonic() < deadline:  # two workers and the tracker of their resources
+        time.sleep(0.05)
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = listed.read_text().split() if listed.exists() else []
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(workers) >= 2
+    assert not (tmp_path / "out").exists()
+    deadline = time.monotonic() + 30
+    while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if _alive(worker)]
+
+
+def _alive(process: str) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+MEMORY = """
+from pathlib import Path
+from ixtune.data.manifest import Options
+from ixtune.data.prepare import prepare
+from ixtune.data.sources.source import Source
+import datasets, pyarrow, PIL.Image, sentencepiece
+source, out, base = {arguments}
+prepare([Source(path=source)], Path(out + "-first"), base=Path(base), options=Options(hd_num=4))
+# measured
+prepare([Source(path=source)] * 10, Path(out), base=Path(base), options=Options(hd_num=4))
+"""
+
+
+def test_memory_does_not_grow_with_fifty_thousand_records(root: Path, tmp_path: Path, tokenizer_base: Path):
+    source = root / "text.jsonl"
+    source.write_text("\n".join(json.dumps(entry(n, f"What is {n}?", f"It is {n}.")) for n in range(5_000)))
+    arguments = (str(source), str(tmp_path / "out"), str(tokenizer_base))
+    # ids and lengths of 45,000 more records, and nothing else: well below what their rows would take
+    assert measuring.peak_mib(MEMORY.format(arguments=arguments)) < 40
+    assert manifest_of(tmp_path / "out")["records"]["accepted"] == 50_000

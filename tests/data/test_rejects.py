@@ -3,16 +3,17 @@ from __future__ import annotations
 import json
 import re
 
+from ixtune.data.record import Place
 from ixtune.data.rejects import Reason, Reject
 
 
 def test_every_reason_has_a_code_and_a_description_of_its_own():
-    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", reason.value) for reason in Reason)
+    assert all(re.fullmatch("[a-z]+(_[a-z0-9]+)*", reason.value) for reason in Reason)
     assert len({reason.description for reason in Reason}) == len(Reason)
 
 
 def test_a_row_is_one_line_of_json_whatever_the_text_holds():
-    reject = Reject("好.json", 3, 17, "a\nb", Reason.BAD_ID, "half a pair: \ud83d", "mend it")
+    reject = Reject("好.json", Place("line", 17), 3, "a\nb", Reason.BAD_ID, "half a pair: \ud83d", "mend it")
     row = reject.row()
     assert row.count(b"\n") == 1
     assert json.loads(row) == {
@@ -24,3 +25,10 @@ def test_a_row_is_one_line_of_json_whatever_the_text_holds():
         "found": "half a pair: \ud83d",
         "mend": "mend it",
     }
+
+
+def test_the_place_of_a_row_or_a_member_is_named_as_such():
+    for place in (Place("row", 4), Place("member", "a/7.json")):
+        fields = json.loads(Reject("x", place, 1, None, Reason.BAD_ID, "f", "m").row())
+        assert fields[place.unit] == place.at
+        assert "line" not in fields

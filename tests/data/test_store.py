@@ -6,8 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from ixtune.data import manifest as manifests
 from ixtune.data import store
-from ixtune.data.record import Record, Turn
+from ixtune.data.manifest import Options
+from ixtune.data.record import Picture, Place, Record, Turn
 from ixtune.data.template import encode, expand
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
@@ -16,7 +18,14 @@ from ixtune.layout import plan
 
 def record(number: int) -> Record:
     turns = (Turn("user", " <ImageHere>What is it? "), Turn("assistant", f"Number {number}."))
-    return Record(str(number), ("a.png",), turns, "source.json", number + 1)
+    return Record(
+        str(number),
+        (Picture("a.png", "a.png"),),
+        turns,
+        "source.json",
+        Place("line", number + 1),
+        references=("x", "y"),
+    )
 
 
 def write(folder: Path, tokenizer: Tokenizer, count: int = 3, **manifest: object) -> Path:
@@ -25,14 +34,14 @@ def write(folder: Path, tokenizer: Tokenizer, count: int = 3, **manifest: object
         for number in range(count):
             layout = plan(60, 40, 4)
             sample = encode(record(number), [layout.tokens], tokenizer)
-            writer.add(store.row_of(record(number), sample, [("a.png", layout)]))
+            writer.add(store.row_of(record(number), sample, [(1, "a.png", layout)]))
     content = {
         "tokenizer_sha256": tokenizer.sha256,
-        "image_root": str(folder.parent),
-        "records": {"accepted": count},
-        "source": {"path": "source.json"},
+        "image_roots": [".", str(folder.parent)],
+        "records": {"rows": count},
+        "sources": [{"path": "source.json"}],
     }
-    store.write_manifest(folder, content | manifest)
+    manifests.write_manifest(folder, Options(hd_num=4, corrections=("exif",)), content | manifest)
     return folder
 
 
@@ -57,11 +66,36 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer
         {"role": "user", "text": "<ImageHere>What is it?"},
         {"role": "assistant", "text": "Number 1."},
     ]
-    assert row["pictures"] == [
-        {"path": "a.png", "width": 60, "height": 40, "hd_num": 4, "rows": 2, "cols": 2, "tokens": 757}
+    (picture,) = row["pictures"]
+    assert store.layout_of(picture) == plan(60, 40, 4)
+    assert (picture["path"], picture["root"], picture["tokens"]) == ("a.png", 1, 757)
+    assert row["references"] == ["x", "y"]
+    assert (row["id"], row["source"], row["place"]) == ("1", "source.json", "line 2")
+    assert prepared.picture_path(1, 0) == tmp_path / "a.png"
+    assert prepared.files.roots[store.OWN_ROOT] == prepared.root
+    assert prepared.files.corrections.names() == ("exif",)
+
+
+@pytest.mark.parametrize("upscale", [True, False])
+@pytest.mark.parametrize("size", [(60, 40), (30, 70), (2000, 1000)])
+def test_a_layout_comes_back_as_it_was_stored(size: tuple[int, int], upscale: bool):
+    layout = plan(*size, 4, upscale=upscale)
+    assert store.layout_of(store.stored_picture(0, "a.png", layout)) == layout
+
+
+def test_batches_and_rows_stand_in_the_order_in_which_they_were_added(tmp_path: Path, tokenizer: Tokenizer):
+    layout = plan(60, 40, 4)
+    rows = [
+        store.row_of(record(n), encode(record(n), [layout.tokens], tokenizer), [(1, "a", layout)]) for n in range(5)
     ]
-    assert (row["id"], row["source"], row["line"]) == ("1", "source.json", 2)
-    assert prepared.picture_path(1, 0) == prepared.image_root / "a.png" == tmp_path / "a.png"
+    (tmp_path / "set").mkdir()
+    with store.Writer(tmp_path / "set") as writer:
+        writer.add(rows[0])
+        writer.add_batch(store.batch_of(rows[1:3]))
+        writer.add_batch(store.batch_of([]))
+        writer.add(rows[3])
+        writer.add(rows[4])
+    assert datasets.load_from_disk(str(tmp_path / "set"))["id"][:] == list("01234")
 
 
 def test_a_set_opens_with_plain_datasets(tmp_path: Path, tokenizer: Tokenizer):
@@ -91,10 +125,10 @@ def test_a_folder_that_is_no_prepared_set_is_told_what_it_lacks(tmp_path: Path, 
 def test_a_manifest_that_says_nothing_is_refused(tmp_path: Path, tokenizer: Tokenizer, text: str):
     folder = write(tmp_path / "set", tokenizer)
     (folder / "manifest.json").write_text(text)
-    assert "manifest cannot be read" in refusal(folder)
+    assert "manifest" in refusal(folder)
 
 
-@pytest.mark.parametrize("change", [{"kind": "another kind"}, {"format": store.FORMAT + 1}])
+@pytest.mark.parametrize("change", [{"kind": "another kind"}, {"format": manifests.FORMAT + 1}])
 def test_a_set_of_another_format_is_refused(tmp_path: Path, tokenizer: Tokenizer, change: dict[str, object]):
     folder = write(tmp_path / "set", tokenizer)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -110,19 +144,33 @@ def test_an_arrow_file_cut_short_is_refused(tmp_path: Path, tokenizer: Tokenizer
 
 
 def test_a_manifest_of_another_set_is_refused(tmp_path: Path, tokenizer: Tokenizer):
-    assert "counts 9 records" in refusal(write(tmp_path / "set", tokenizer, records={"accepted": 9}))
+    assert "counts 9 rows" in refusal(write(tmp_path / "set", tokenizer, records={"rows": 9}))
+
+
+def test_the_folder_around_a_split_is_refused_with_the_names_of_its_sets(tmp_path: Path, tokenizer: Tokenizer):
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "dataset_dict.json").write_text("{}")
+    write(tmp_path / "both" / "train", tokenizer)
+    with pytest.raises(IxtuneError) as caught:
+        store.load(tmp_path / "both")
+    assert str(tmp_path / "both" / "train") in caught.value.mend
+
+
+@pytest.mark.parametrize("broken", [{"options": {"unknown": 1}}, {"image_roots": 5}, {"records": {}}])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, tokenizer: Tokenizer, broken: dict[str, object]):
+    assert "damaged" in refusal(write(tmp_path / "set", tokenizer, **broken))
 
 
 def test_a_set_of_this_tokenizer_is_compatible(tmp_path: Path, tokenizer: Tokenizer):
     prepared = store.load(write(tmp_path / "set", tokenizer))
-    store.check_compatible(prepared.manifest, tokenizer.sha256)
+    manifests.check_compatible(prepared.manifest, tokenizer.sha256)
 
 
 @pytest.mark.parametrize("key", ["tokenizer_sha256", "template_version", "layout_version"])
 def test_a_set_made_otherwise_is_refused_with_both_values(tmp_path: Path, tokenizer: Tokenizer, key: str):
     manifest = store.load(write(tmp_path / "set", tokenizer)).manifest | {key: "other"}
     with pytest.raises(IxtuneError) as caught:
-        store.check_compatible(manifest, tokenizer.sha256)
+        manifests.check_compatible(manifest, tokenizer.sha256)
     (note,) = caught.value.notes
     assert key in note
     assert "the set has other" in note

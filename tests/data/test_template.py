@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.data.record import Record, Role, Turn
+from ixtune.data.record import Place, Record, Role, Turn
 from ixtune.data.rejects import Reason
-from ixtune.data.template import Sample, TemplateError, encode, encode_prompt, expand
+from ixtune.data.template import Sample, TemplateError, encode, encode_prompt, expand, require_placeholders
 from ixtune.data.tokenizer import Tokenizer
 
 START, END = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"
@@ -34,7 +35,7 @@ def loaded(path: Path) -> Tokenizer:
 
 def record(*texts: str, roles: tuple[Role, ...] = ("user", "assistant")) -> Record:
     turns = tuple(Turn(roles[n % len(roles)], text) for n, text in enumerate(texts))
-    return Record("r", (), turns, "source.json", 1)
+    return Record("r", (), turns, "source.json", Place("line", 1))
 
 
 def whole_text(record: Record) -> str:
@@ -131,6 +132,46 @@ def test_a_prompt_is_the_beginning_of_its_sample(tokenizer: Tokenizer):
     assert prompt == Sample(whole.token_ids[:start], whole.picture_slots, (), (5,))
 
 
+@given(system=TEXTS, texts=DIALOGUES)
+def test_a_system_turn_stands_in_front_and_is_not_supervised(tokenizer: Tokenizer, system: str, texts: list[str]):
+    plain = encode(record(*texts), [], tokenizer)
+    turns = (Turn("system", system), *record(*texts).turns)
+    sample = encode(replace(record(), turns=turns), [], tokenizer)
+    header = tokenizer.encode(f"{START}system\n{system.strip()}{END}\n")
+    assert sample.token_ids == (tokenizer.bos_id, *header, *plain.token_ids[1:])
+    assert sample.supervised == tuple((start + len(header), end + len(header)) for start, end in plain.supervised)
+
+
+def test_a_prompt_begins_with_the_system_turn_of_its_sample_and_with_no_other(tokenizer: Tokenizer):
+    turns = (Turn("system", "be terse"), *record("one?", "first").turns)
+    whole = encode(replace(record(), turns=turns), [], tokenizer)
+    start, _ = whole.supervised[-1]
+    assert encode_prompt(turns[:-1], [], tokenizer).token_ids == whole.token_ids[:start]
+    assert encode_prompt(turns[:-1], [], tokenizer, system="be kind").token_ids == whole.token_ids[:start]
+    assert encode_prompt(turns[1:-1], [], tokenizer, system="be terse").token_ids == whole.token_ids[:start]
+
+
+def test_turns_are_counted_with_the_system_turn_and_without_one_put_in_front(tokenizer: Tokenizer):
+    bad = record("a</s>").turns
+    with pytest.raises(TemplateError, match="turn 2 contains"):
+        encode_prompt((Turn("system", "be terse"), *bad), [], tokenizer)
+    with pytest.raises(TemplateError, match="turn 1 contains"):
+        encode_prompt(bad, [], tokenizer, system="be terse")
+    with pytest.raises(TemplateError, match="the system prompt contains"):
+        encode_prompt(record("one?").turns, [], tokenizer, system="</s>")
+
+
+def test_a_prompt_that_ends_with_the_system_turn_is_refused(tokenizer: Tokenizer):
+    with pytest.raises(TemplateError, match="ends with the system prompt"):
+        encode_prompt([Turn("system", "be terse")], [], tokenizer)
+
+
+def test_placeholders_are_called_what_the_source_writes():
+    with pytest.raises(TemplateError) as caught:
+        require_placeholders(record("What is it?", "A cat.").turns, 1, "<image>")
+    assert "put <image> where" in caught.value.mend
+
+
 def test_a_prompt_that_ends_with_an_answer_is_refused(tokenizer: Tokenizer):
     with pytest.raises(TemplateError, match="ends with an answer"):
         encode_prompt(record("one?", "first").turns, [], tokenizer)
@@ -140,8 +181,14 @@ def test_a_prompt_that_ends_with_an_answer_is_refused(tokenizer: Tokenizer):
     ("texts", "roles", "pictures", "reason"),
     [
         ((), ("user",), 0, Reason.BAD_CONVERSATIONS),
-        (("be terse", "hi", "yo"), ("system", "user", "assistant"), 0, Reason.SYSTEM_ROLE),
-        (("hi", "be terse", "yo"), ("user", "system", "assistant"), 0, Reason.SYSTEM_ROLE),
+        (("hi", "be terse", "yo"), ("user", "system", "assistant"), 0, Reason.SYSTEM_NOT_FIRST),
+        (("be terse", "be kind", "hi", "yo"), ("system", "system", "user", "assistant"), 0, Reason.SYSTEM_NOT_FIRST),
+        (("be terse",), ("system",), 0, Reason.NOTHING_SUPERVISED),
+        (("be terse", "yo"), ("system", "assistant"), 0, Reason.STARTS_WITH_ASSISTANT),
+        (("be terse", "hi"), ("system", "user"), 0, Reason.ENDS_WITH_USER),
+        ((" ", "hi", "yo"), ("system", "user", "assistant"), 0, Reason.BAD_CONVERSATIONS),
+        ((f"see {IMAGE}", "hi", "yo"), ("system", "user", "assistant"), 1, Reason.PLACEHOLDER_IN_ANSWER),
+        (("</s>", "hi", "yo"), ("system", "user", "assistant"), 0, Reason.SPECIAL_TOKEN_IN_TEXT),
         (("hi", "there", "yo"), ("user", "user", "assistant"), 0, Reason.REPEATED_ROLE),
         (("hi", "yo", "yo"), ("user", "assistant", "assistant"), 0, Reason.REPEATED_ROLE),
         (("welcome", "hi"), ("assistant", "user"), 0, Reason.STARTS_WITH_ASSISTANT),

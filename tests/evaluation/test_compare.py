@@ -13,7 +13,7 @@ from ixtune.evaluation.generate import Prompt
 
 
 def _prompt(question: str, *paths: str) -> Prompt:
-    pictures: tuple[dict[str, Any], ...] = tuple({"path": path, "tokens": 313} for path in paths)
+    pictures: tuple[dict[str, Any], ...] = tuple({"root": 0, "path": path, "tokens": 313} for path in paths)
     return Prompt((Turn("user", question),), pictures)
 
 

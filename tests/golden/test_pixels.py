@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ixtune.data.pixels import crops, open_picture, place, read_size
+from ixtune.data.header import read_header
+from ixtune.data.pixels import NONE, crops, open_picture, place, place_and_cut
 from ixtune.layout import plan
 
 
@@ -32,7 +33,8 @@ def test_opened_pictures_have_the_references_pixels_and_size(golden: Path):
     entries = list(sources(golden))
     assert entries
     for entry, image in entries:
-        assert list(image.size) == entry["size"] == list(read_size(golden / entry["file"]))
+        header = read_header(golden / entry["file"], NONE, name=entry["file"])
+        assert list(image.size) == entry["size"] == [header.width, header.height]
         assert sha256(np.asarray(image)) == entry["rgb_sha256"], entry["file"]
 
 
@@ -64,6 +66,7 @@ def test_crops_run_row_by_row_over_the_placed_picture(golden: Path):
         output = entry["outputs"][-1]
         placed = place(image, plan(*image.size, output["hd_num"]))
         cut = crops(placed)
+        assert np.array_equal(place_and_cut(image, plan(*image.size, output["hd_num"])), cut)
         assert cut.shape == (output["rows"] * output["cols"], 3, 336, 336)
         for number, crop in enumerate(cut):
             row, col = divmod(number, output["cols"])
@@ -78,6 +81,6 @@ def test_the_transpose_is_really_done(golden: Path):
         layout = plan(*image.size, entry["outputs"][0]["hd_num"])
         if layout.transposed:
             direct = np.asarray(image.resize((layout.resized_width, layout.resized_height), Image.Resampling.BILINEAR))
-            inner = place(image, layout)[:, layout.pad_before : layout.pad_before + layout.resized_width]
+            inner = place(image, layout)[:, layout.pad_left : layout.pad_left + layout.resized_width]
             differing += int((direct != inner).any(axis=2).sum())
     assert differing

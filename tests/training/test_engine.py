@@ -9,22 +9,30 @@ import pytest
 import torch
 from datasets import Dataset
 from main_job import write_recipe, write_records
+from PIL import Image
 
 from ixtune import recipe as recipes
 from ixtune.adapter import attach
 from ixtune.base import resolve
 from ixtune.data import store
+from ixtune.data.manifest import Options
+from ixtune.data.pixels import Corrections, crops, open_picture, place
 from ixtune.data.prepare import prepare
+from ixtune.data.sources.source import Source
+from ixtune.errors import IxtuneError
+from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.processing import IXC2Tokenizer
 from ixtune.training.batch import PackCollator, PictureSource, make_batch
+from ixtune.training.run import pictures_as_trained
 from ixtune.training.trainer import AdapterTrainer, EpochPermutation, sft_config
 
 BASE = resolve("nano")
 
 
 def _set(folder: Path, multiple: int = 7) -> store.PreparedSet:
-    prepare(write_records(folder / "raw", 4, multiple), folder / "prepared", base=BASE, hd_num=1)
+    source = Source(path=str(write_records(folder / "raw", 4, multiple)))
+    prepare([source], folder / "prepared", base=BASE, options=Options(hd_num=1))
     return store.load(folder / "prepared")
 
 
@@ -37,7 +45,7 @@ def _trainer(folder: Path, prepared: store.PreparedSet, packs: list[list[int]], 
         model=attach.attach(model, recipe.adapter),
         args=sft_config(recipe, folder / "run"),
         train_dataset=Dataset.from_dict({"records": packs}),
-        data_collator=PackCollator(prepared, PictureSource(prepared.image_root)),
+        data_collator=PackCollator(prepared, PictureSource(prepared.files)),
         processing_class=IXC2Tokenizer(str(BASE / "tokenizer.model")),
         recipe=recipe,
         run_folder=folder / "run",
@@ -107,16 +115,16 @@ def test_cached_vectors_equal_crops(prepared: store.PreparedSet) -> None:
         with torch.no_grad():
             return float(model(**make_batch(records, pictures), use_cache=False).loss)
 
-    plain = loss(PictureSource(prepared.image_root))
-    cache = PictureSource(prepared.image_root, model)
+    plain = loss(PictureSource(prepared.files))
+    cache = PictureSource(prepared.files, model)
     assert loss(cache) == pytest.approx(plain, rel=1e-3)
-    assert loss(cache) == loss(PictureSource(prepared.image_root, model))
+    assert loss(cache) == loss(PictureSource(prepared.files, model))
     assert len(cache.vectors) == 2
 
 
 def test_a_batch_marks_segments_images_and_targets(prepared: store.PreparedSet) -> None:
     records = [prepared.dataset[index] for index in range(2)]
-    batch: dict[str, Any] = make_batch(records, PictureSource(prepared.image_root))
+    batch: dict[str, Any] = make_batch(records, PictureSource(prepared.files))
     lengths = [record["length"] for record in records]
     assert batch["cu_seq_lens_q"].tolist() == [0, lengths[0], sum(lengths)]
     assert batch["position_ids"][0, lengths[0]] == 0
@@ -139,24 +147,62 @@ def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_a_picture_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
-    from PIL import Image
-
-    from ixtune.errors import IxtuneError
-
     changed = _set(tmp_path)
-    Image.new("RGB", (10, 400)).save(changed.picture_path(0, 0))
-    record = dict(changed.dataset[0])
-    record["pictures"] = [{**record["pictures"][0], "hd_num": 3}]
-    with pytest.raises(IxtuneError, match="has changed since it was prepared"):
-        make_batch([record], PictureSource(changed.image_root))
+    # the same grid of crops, the same tokens, and yet another picture
+    Image.new("RGB", (331, 300)).save(changed.picture_path(0, 0))
+    with pytest.raises(IxtuneError, match="has changed since it was prepared: it now has 331x300 pixels, not 330x300"):
+        make_batch([changed.dataset[0]], PictureSource(changed.files))
+
+
+def test_pictures_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) -> None:
+    """Corrections and `upscale` come with the set; the crops are those of the plain way."""
+    source = write_records(tmp_path / "raw", 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
+    turned.save(tmp_path / "raw" / "0.png", exif=exif)
+    options = Options(hd_num=4, upscale=False, corrections=("exif",))
+    prepare([Source(path=str(source))], tmp_path / "prepared", base=BASE, options=options)
+    prepared = store.load(tmp_path / "prepared")
+    batch = make_batch([prepared.dataset[0]], PictureSource(prepared.files))
+    assert batch["grids"] == [(2, 1)]
+    upright = open_picture(tmp_path / "raw" / "0.png", Corrections(exif=True))
+    plain = crops(place(upright, plan(300, 400, 4, upscale=False)))
+    assert torch.equal(batch["crops"], torch.from_numpy(plain))
+
+
+def test_vectors_of_pictures_of_one_name_below_two_roots_are_kept_apart(tmp_path: Path) -> None:
+    files = []
+    for multiple in (7, 8):
+        folder = tmp_path / str(multiple)
+        files.append(Source(path=str(write_records(folder, 2, multiple))))
+    prepare(files, tmp_path / "prepared", base=BASE, options=Options(hd_num=1))
+    prepared = store.load(tmp_path / "prepared")
+    model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
+    pictures = PictureSource(prepared.files, model)
+    vectors = pictures.of([prepared.dataset[1], prepared.dataset[3]])["image_vectors"]
+    assert len(pictures.vectors) == 2
+    one, other = vectors.chunk(2)
+    assert not torch.equal(one, other)
 
 
 def test_a_bounded_cache_gives_the_same_vectors_and_forgets_the_oldest(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(3)]
-    unbounded = PictureSource(prepared.image_root, model)
+    unbounded = PictureSource(prepared.files, model)
     whole = unbounded.of(records)["image_vectors"]
     one = next(iter(unbounded.vectors.values())).nbytes
-    bounded = PictureSource(prepared.image_root, model, cache_bytes=2 * one)
+    bounded = PictureSource(prepared.files, model, cache_bytes=2 * one)
     assert torch.equal(bounded.of(records)["image_vectors"], whole)
     assert list(bounded.vectors) == list(unbounded.vectors)[1:]
+
+
+def test_the_adapter_remembers_how_pictures_were_laid_out(tmp_path: Path) -> None:
+    sources = [
+        Source(path=str(write_records(tmp_path / str(hd_num), 1, hd_num)), hd_num=hd_num) for hd_num in (2, 3, 1)
+    ]
+    prepare(sources, tmp_path / "own", base=BASE, options=Options(upscale=False, corrections=("depth", "exif")))
+    remembered = pictures_as_trained(store.load(tmp_path / "own").manifest)
+    assert remembered == {"hd_num": 3, "upscale": False, "corrections": ["depth", "exif"]}
+    prepare(sources, tmp_path / "given", base=BASE, options=Options(hd_num=1))
+    assert pictures_as_trained(store.load(tmp_path / "given").manifest)["hd_num"] == 1

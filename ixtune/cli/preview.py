@@ -1,0 +1,51 @@
+"""`ixtune preview`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="A folder that `ixtune prepare` wrote.", metavar="DIR")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; it must not exist yet. Default: DIR-preview.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="About how many pictures to draw, spread over the set.")] = 100,
+) -> None:
+    """Draw pictures with their crop grids, and make a page to sort and search records and rejects.
+
+    The page, index.html, needs no other file. Drawn besides: the record with the most tokens, and the pictures
+    with the most padding and of the most extreme aspect.
+
+    Example: ixtune preview data/train
+    """
+    from ixtune.cli.console import console
+    from ixtune.data.preview import PAGE, PICTURES, preview
+
+    with _progress() as progress:
+        report = preview(folder, out, limit=limit, progress=progress)
+    screen = console()
+    for problem in report.problems:
+        screen.print(f"not drawn  {problem}", markup=False)
+    size = (report.out / PAGE).stat().st_size
+    screen.print(f"pictures   {report.pictures:,} in {report.out / PICTURES}", markup=False)
+    screen.print(f"page       {report.out / PAGE}: {report.records:,} records, {size / 1e6:.1f} MB", markup=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar over the pictures, on a terminal only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ixtune.cli.console import console
+
+    screen = console(stderr=True)
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("drawing", total=None)
+        yield lambda drawn, total: bar.update(task, completed=drawn, total=total)

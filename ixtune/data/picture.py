@@ -1,0 +1,174 @@
+"""A picture file or its bytes, opened by Pillow as far as the header; whatever goes wrong is put into words."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ixtune.data.rejects import Reason, RecordError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 178_956_970
+"""Where Pillow itself refuses a decompression bomb: 0.5 GiB as RGB. (A0 at 300 dpi: 139 million.)"""
+
+# Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+# How a file begins that was meant to be a picture; BMP's two letters could begin any text.
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+# EXIF 2.3
+_ORIENTATION, _SHORT = 0x0112, 3
+
+
+class PictureError(RecordError):
+    """A picture file cannot be used."""
+
+
+@contextmanager
+def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+    """The picture with its header read and its size checked, and its open file, which the end of the block closes.
+
+    Raises:
+        PictureError: There is no such file, it is no picture, or it has more than `MAX_PIXELS`; errors call it `name`.
+    """
+    with _file(source, name) as file, warnings.catch_warnings():
+        # Pillow warns from half its limit on; ours is the whole of it. Odd metadata do not matter.
+        warnings.simplefilter("ignore")
+        image = _header(file, name)
+        if min(image.size) < 1:
+            raise broken(f"a picture of {image.size[0]} x {image.size[1]} pixels", name)
+        if image.size[0] * image.size[1] > MAX_PIXELS:
+            raise _too_large(name, f"{image.size[0]} x {image.size[1]} pixels, more than {MAX_PIXELS:,}")
+        yield image, file
+
+
+def decode(image: Image.Image, name: str) -> None:
+    """Read all pixels of an opened picture.
+
+    Raises:
+        PictureError: They are broken or cut short.
+    """
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # what a decoder raises on broken data differs by format and version
+        raise broken(f"the picture's data are broken or cut short: {_first_line(error)}", name) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """How the EXIF block of an opened picture says that it lies, 1 (upright) to 8.
+
+    A TIFF's is 1: its orientation is part of that format, and Pillow follows it by itself.
+    """
+    if "exif" not in image.info or image.format == "TIFF":
+        return 1
+    # By hand, because Pillow reads all tags, which takes longer than opening a JPEG. EXIF 2.3: a TIFF in small, with
+    # a byte order, the position of its first table, and there entries of 12 bytes.
+    block = image.info["exif"].removeprefix(b"Exif\0\0")
+    order = ">" if block[:2] == b"MM" else "<"
+    try:
+        (table,) = struct.unpack_from(order + "L", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, table)
+        for entry in range(table + 2, table + 2 + 12 * count, 12):
+            tag, kind, value = struct.unpack_from(order + "HH4xH", block, entry)
+            if (tag, kind) == (_ORIENTATION, _SHORT):
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # the block is damaged, and the picture is seen as it is stored
+        pass
+    return 1
+
+
+def broken(found: str, name: str) -> PictureError:
+    """The error for data that cannot be decoded."""
+    return PictureError(Reason.PICTURE_BROKEN, found, where=name, mend="save or copy the file again")
+
+
+def _header(file: IO[bytes], name: str) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a header that sends a format's reader astray
+        file.seek(0)
+        beginning = file.read(16)
+        if beginning.startswith(_BEGINNINGS) or (beginning.startswith(b"RIFF") and beginning[8:12] == b"WEBP"):
+            raise broken("the beginning is a picture's, what follows is broken or cut short", name) from error
+        if isinstance(error, UnidentifiedImageError):
+            raise PictureError(
+                Reason.PICTURE_UNREADABLE,
+                "not a picture in a known format",
+                where=name,
+                mend="save it as PNG, JPEG, WebP or TIFF",
+            ) from error
+        raise _unreadable(error, name) from error
+
+
+def _file(source: Path | bytes, name: str) -> IO[bytes]:
+    """The open file; what the system or Pillow would report in words that do not help is found out here."""
+    if isinstance(source, bytes):
+        if not source:
+            raise _empty(name)
+        return BytesIO(source)
+    try:
+        # without O_NONBLOCK a named pipe would be waited for
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PictureError(
+            Reason.PICTURE_MISSING,
+            "there is no such picture",
+            where=name,
+            mend="check the path, and of a data set --image-root",
+        ) from error
+    except (OSError, ValueError) as error:  # a permission refused, a socket, a null character
+        raise _unreadable(error, name) from error
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise PictureError(Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=name, mend="name one file")
+        if not stat.S_ISREG(found.st_mode):
+            raise PictureError(Reason.PICTURE_UNREADABLE, "not a regular file", where=name, mend="name a picture file")
+        if found.st_size == 0:
+            raise _empty(name)
+        return os.fdopen(descriptor, "rb")
+    except PictureError:
+        os.close(descriptor)
+        raise
+
+
+def _empty(name: str) -> PictureError:
+    return PictureError(Reason.PICTURE_EMPTY, "the picture file is empty", where=name, mend="copy the file again")
+
+
+def _unreadable(error: Exception, name: str) -> PictureError:
+    return PictureError(
+        Reason.PICTURE_UNREADABLE,
+        f"the picture cannot be opened: {_first_line(error)}",
+        where=name,
+        mend="check the path and its permissions, and save the file again if it is damaged",
+    )
+
+
+def _too_large(name: str, found: str) -> PictureError:
+    return PictureError(
+        Reason.PICTURE_TOO_LARGE, found, where=name, mend="scale it down: its crops need far fewer pixels"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without its number and the path
+        return error.strerror.lower()
+    return (str(error) or type(error).__name__).splitlines()[0]

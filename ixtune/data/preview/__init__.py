@@ -1,0 +1,189 @@
+"""`ixtune preview`: a prepared set as pictures with their crop grids, and one page to sort and search it.
+
+Each picture is placed by the very code that training uses, from the stored layout: what is drawn is what the model
+gets.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ixtune.data import store
+from ixtune.data.manifest import MANIFEST
+from ixtune.data.picture import PictureError
+from ixtune.data.pixels import open_picture, place
+from ixtune.data.preview.choice import Choice, choose
+from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, global_view, steps_of
+from ixtune.data.preview.page import page
+from ixtune.data.preview.tables import Drawing, Listed
+from ixtune.data.rejects import Reason
+from ixtune.data.store import PictureFiles, PreparedSet, layout_of
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.files import atomic_folder, atomic_write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+PAGE = "index.html"
+PICTURES = "pictures"
+
+_SPLITS = "dataset_dict.json"
+_REJECTS_SHOWN = 200
+_EMBEDDED_GRID = (640, 760)  # pixels; a hundred of them, and as many global views, stay below 15 MB as text
+_EMBEDDED_BYTES = 64 << 10
+_QUALITIES = (75, 55, 40, 25)
+
+
+@dataclass(slots=True)
+class PreviewReport:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        records: Records in the page's table.
+        pictures: Pictures drawn.
+        problems: For pictures that could not be drawn, what is wrong, in one line each.
+    """
+
+    out: Path
+    records: int = 0
+    pictures: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def preview(
+    folder: Path, out: Path | None = None, *, limit: int = 100, progress: Callable[[int, int], None] | None = None
+) -> PreviewReport:
+    """Write the new folder `out` with index.html, which needs no other file, and a PNG for each picture drawn.
+
+    Args:
+        folder: A prepared set, or the folder around a training and a validation set.
+        out: By default a sibling of `folder` with `-preview` behind its name.
+        limit: About how many pictures are drawn of each set, its extremes not counted.
+        progress: Told how many pictures are drawn, and of how many.
+
+    Raises:
+        UsageError: `out` exists.
+        IxtuneError: There is no such set, or not one picture can be drawn.
+    """
+    out = out if out is not None else folder.resolve().with_name(f"{folder.resolve().name}-preview")
+    if os.path.lexists(out):  # before the set is opened and drawn
+        raise UsageError("the output exists already", where=str(out), mend="choose another --out")
+    sets = _open(folder)
+    choices = {name: choose(prepared.dataset, limit) for name, prepared in sets.items()}
+    total = sum(choice.pictures for choice in choices.values())
+    report = PreviewReport(out)
+    listed = []
+    with atomic_folder(out) as partial:
+        (partial / PICTURES).mkdir()
+        for name, prepared in sets.items():
+            for one in _listed(name, prepared, choices[name], partial, report):
+                listed.append(one)
+                if progress is not None:
+                    progress(report.pictures + len(report.problems), total)
+        if report.problems and not report.pictures:
+            raise IxtuneError(
+                "not one of the pictures can be drawn",
+                where=str(folder),
+                mend="put the pictures back where they were, or prepare the set again",
+                notes=report.problems[:5],
+            )
+        manifests = {name: prepared.manifest for name, prepared in sets.items()}
+        rejects = list(islice(_rejects(folder, next(iter(manifests.values()))), _REJECTS_SHOWN))
+        html = page(folder.resolve().name, manifests, listed, rejects)
+        # what rejects.jsonl tells may hold half a surrogate pair
+        atomic_write_text(partial / PAGE, html.encode("utf-8", "replace").decode())
+    report.records = len(listed)
+    return report
+
+
+def _open(folder: Path) -> dict[str, PreparedSet]:
+    """The sets in a folder by the name of their split; one without a split is under ""."""
+    if not (folder / _SPLITS).is_file():
+        return {"": store.load(folder)}
+    return {path.parent.name: store.load(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))}
+
+
+def _rejects(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of rejects.jsonl; a half of a split has them beside it."""
+    path = (
+        folder.resolve().parent if manifest.get("split") and not (folder / _SPLITS).is_file() else folder
+    ) / store.REJECTS
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from map(json.loads, file)
+
+
+def _listed(name: str, prepared: PreparedSet, choice: Choice, folder: Path, report: PreviewReport) -> Iterator[Listed]:
+    """The records to list, each with its pictures drawn."""
+    files = prepared.files
+    for index in choice.listed:
+        row = prepared.dataset[index]
+        drawings: dict[int, Drawing | str] = {}
+        for picture in choice.drawn.get(index, ()):
+            called = f"{name} record {index + 1}".strip()
+            file = f"{PICTURES}/{called.replace(' ', '-')}-picture-{picture + 1}.png"
+            try:
+                placed = _placed(files, row["pictures"][picture])
+            except PictureError as error:
+                drawings[picture] = str(error)
+                report.problems.append(f"{called}: {error}")
+                continue
+            drawings[picture] = _draw(placed, row, picture, called, folder, file)
+            report.pictures += 1
+        extremes = tuple(extreme for extreme in choice.extremes if extreme.row == index)
+        yield Listed(name, index + 1, row, drawings, extremes)
+
+
+def _placed(files: PictureFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """A picture as the model gets it.
+
+    Raises:
+        PictureError: It cannot be opened, or is not the picture that the set was prepared with.
+    """
+    layout, path = layout_of(stored), files.path(stored)
+    image = open_picture(path, files.corrections)
+    if image.size != (layout.width, layout.height):
+        raise PictureError(
+            Reason.PICTURE_BROKEN,
+            f"now {image.width} x {image.height} pixels; the set was prepared with {layout.width} x {layout.height}",
+            where=str(path),
+            mend="put the picture back, or prepare the set again",
+        )
+    return place(image, layout)
+
+
+def _draw(
+    placed: NDArray[np.uint8], row: Mapping[str, Any], picture: int, called: str, folder: Path, file: str
+) -> Drawing:
+    """Write the PNG of one picture; what the page shows of it."""
+    from PIL import Image
+
+    stored = row["pictures"][picture]
+    layout = layout_of(stored)
+    pictures = f", picture {picture + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
+    sheet = draw_sheet(
+        placed, layout, (f"{row['id']} - {called}{pictures}", stored["path"], steps_of(layout)), bill_of_record(row)
+    )
+    sheet.save(folder / file, compress_level=4)  # a third of the time of the default, a tenth more bytes
+    grid = draw_grid(placed, layout, *_EMBEDDED_GRID)
+    return Drawing(file, _webp(grid), grid.size, _webp(Image.fromarray(global_view(placed))))
+
+
+def _webp(image: Image.Image) -> bytes:
+    """The image at the best quality that stays within the size an embedded picture may have."""
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=quality)
+        if buffer.tell() <= _EMBEDDED_BYTES:
+            break
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""Which records of a set a preview lists, and which of their pictures it draws: spread evenly, and the extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ixtune.layout import CROP
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+MAX_LISTED = 1000
+"""Records in the page's table: a browser sorts these at once, and their texts stay far below its pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """The record that is the most of something.
+
+    Attributes:
+        title: Of what.
+        row: Its index in the dataset.
+        value: How much it is, in words.
+    """
+
+    title: str
+    row: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of a set is shown; the same set and limit give the same choice.
+
+    Attributes:
+        listed: Indices of records, ascending.
+        drawn: For some of them the indices of the pictures to draw, ascending.
+        extremes: Each is listed, and its picture is drawn.
+    """
+
+    listed: tuple[int, ...]
+    drawn: dict[int, tuple[int, ...]]
+    extremes: tuple[Extreme, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are to be drawn."""
+        return sum(map(len, self.drawn.values()))
+
+
+def choose(dataset: Dataset, limit: int) -> Choice:
+    """About `limit` pictures, of records spread evenly over the set, and those of its extremes.
+
+    Spread, because a set of several sources has them one after the other.
+    """
+    import numpy as np
+
+    counts, longest, padded, thin = _survey(dataset)
+    extremes = [Extreme("most tokens", longest.row, f"{longest.value:,.0f} tokens")] if len(counts) else []
+    drawn: dict[int, set[int]] = {}
+    room = limit
+    with_pictures = np.flatnonzero(counts)
+    if len(with_pictures):
+        wanted = max(1, int(limit * len(with_pictures) / counts.sum()))
+        for row in _spread(with_pictures.tolist(), wanted):
+            taken = min(room, int(counts[row]))
+            room -= taken
+            drawn[row] = set(range(taken))
+        extremes += [
+            Extreme("most padding", padded.row, f"{padded.value:.0%} of its crops"),
+            Extreme("most extreme aspect", thin.row, f"{thin.value:.3g} to 1"),
+        ]
+        drawn.setdefault(longest.row, set()).update(range(min(limit, int(counts[longest.row]))))
+        drawn.setdefault(padded.row, set()).add(padded.picture)
+        drawn.setdefault(thin.row, set()).add(thin.picture)
+    listed = {*_spread(range(len(dataset)), MAX_LISTED), *drawn, *(extreme.row for extreme in extremes)}
+    return Choice(
+        tuple(sorted(listed)),
+        {row: tuple(sorted(pictures)) for row, pictures in sorted(drawn.items()) if pictures},
+        tuple(extremes),
+    )
+
+
+def _spread(values: Sequence[int], count: int) -> list[int]:
+    """`count` of `values` at equal distances, the first one included; all of them if there are no more."""
+    if count >= len(values):
+        return list(values)
+    return [values[number * len(values) // count] for number in range(count)]
+
+
+@dataclass(slots=True)
+class _Best:
+    """The greatest value so far, and the record and picture it is of; of equal ones the first stays."""
+
+    value: float = -1.0
+    row: int = 0
+    picture: int = 0
+
+    def offer(self, values: NDArray[np.float64], rows: NDArray[np.int64], pictures: NDArray[np.int64]) -> None:
+        """Take the greatest of some values, if it is greater."""
+        at = int(values.argmax())
+        if values[at] > self.value:
+            self.value, self.row, self.picture = float(values[at]), int(rows[at]), int(pictures[at])
+
+
+def _survey(dataset: Dataset) -> tuple[NDArray[np.int64], _Best, _Best, _Best]:
+    """Pictures of each record; the most tokens, the largest share of padding, and the longest side by the shortest."""
+    import numpy as np
+
+    counts = [np.zeros(0, dtype=np.int64)]
+    longest, padded, thin = _Best(), _Best(), _Best()
+    begin = 0
+    for batch in dataset.select_columns(["length", "pictures"]).with_format("arrow").iter(10_000):
+        rows = begin + np.arange(batch.num_rows)
+        begin += batch.num_rows
+        longest.offer(batch["length"].to_numpy().astype(float), rows, np.zeros_like(rows))
+        column = batch["pictures"].combine_chunks()
+        count = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        counts.append(count)
+        pictures = column.flatten()
+        if len(pictures):
+            names = ("width", "height", "resized_width", "resized_height", "rows", "cols")
+            width, height, wide, high, down, across = (
+                pictures.field(name).to_numpy(zero_copy_only=False).astype(float) for name in names
+            )
+            owners = np.repeat(rows, count)
+            numbers = np.arange(len(owners)) - np.repeat(np.cumsum(count) - count, count)
+            padded.offer(1 - wide * high / (down * across * CROP**2), owners, numbers)
+            thin.offer(np.maximum(width / height, height / width), owners, numbers)
+    return np.concatenate(counts), longest, padded, thin

@@ -1,0 +1,160 @@
+"""What all readers ask of single values: texts, numbers, ids, and how to show a wrong one in a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.sources.entry import Entry
+from ixtune.layout import MAX_HD_NUM
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_FIELDS = 6
+_SHOWN_BITS = 64
+
+# a record that shows one of these would be trained without it
+_OTHER_MEDIA = ("video", "videos", "audio", "audios")
+
+
+def shown(value: Any) -> str:
+    """A value in a few words; for any value whatever, however large or deep."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        if not value:
+            return "an empty text"
+        return json.dumps(value if len(value) <= _SHOWN_CHARACTERS else f"{value[: _SHOWN_CHARACTERS - 3]}...")
+    if isinstance(value, bool | float):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= _SHOWN_BITS else "a very long number"
+    if isinstance(value, bytes | bytearray):
+        return f"{len(value):,} bytes"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, Mapping):
+        return f"an object with the fields {listed(value)}" if value else "an empty object"
+    return f"a value of the type {type(value).__name__}"
+
+
+def listed(names: Any) -> str:
+    """Field names in a few words."""
+    shortened = [shown(name)[1:-1] if isinstance(name, str) else shown(name) for name in names]
+    more = len(shortened) - _SHOWN_FIELDS
+    return ", ".join(shortened[:_SHOWN_FIELDS]) + (f" and {more} more" if more > 0 else "")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: null, or the NaN that tables write for an empty cell."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def require_text(text: str, where: str) -> None:
+    """Raise unless a text can be tokenised, stored and be a file's name.
+
+    Args:
+        text: Any text.
+        where: What to call it.
+
+    Raises:
+        RecordError: It holds a null character, or half of a surrogate pair (JSON can spell that; no file name,
+            tokenizer or table can hold it).
+    """
+    if "\0" in text:
+        raise RecordError(
+            Reason.NULL_CHARACTER,
+            f"{where} holds a null character at character {text.index(chr(0)) + 1}",
+            mend="remove it; if there are many, write or copy the source again",
+        )
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            Reason.INVALID_UNICODE,
+            f"{where} holds half of a surrogate pair at character {error.start + 1}",
+            mend="write the source again in UTF-8, without cutting emoji in two",
+        ) from error
+
+
+def id_of(value: Any) -> str | None:
+    """A record's id as text; None if the value is no id."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if value.bit_length() <= _SHOWN_BITS else None
+    return value if isinstance(value, str) and value else None
+
+
+def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) -> str:
+    """The id of a record, or a name from its place where an id is not asked for.
+
+    Raises:
+        RecordError: There is an `id` that is none, or it is absent though it is needed.
+    """
+    value = fields.get("id")
+    if value is None and not needed:
+        return place_name(entry)
+    name = id_of(value)
+    if name is None:
+        raise RecordError(
+            Reason.BAD_ID,
+            "there is no `id`" if value is None else f"`id` is {shown(value)}",
+            mend="give every record an id of its own, a text or a whole number",
+        )
+    require_text(name, "`id`")
+    return name
+
+
+def place_name(entry: Entry) -> str:
+    """A name for a record without an id: line-17, row-17, record-17 of a JSON list, or the key of a member."""
+    if entry.place.unit == "member":
+        return str(entry.place.at)
+    if entry.place.unit == "line" and entry.line is not None:
+        return f"line-{entry.place.at}"
+    # rows of several files are counted in each, and a JSON list may stand in one line
+    return f"{'row' if entry.place.unit == 'row' else 'record'}-{entry.number}"
+
+
+def record_hd_num(fields: Mapping[str, Any]) -> int | None:
+    """The `hd_num` of a record, None if it has none.
+
+    Raises:
+        RecordError: It is no whole number from 1 to `MAX_HD_NUM`.
+    """
+    value = fields.get("hd_num")
+    if is_missing(value):
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_HD_NUM:
+        raise RecordError(
+            Reason.BAD_FIELD,
+            f"`hd_num` is {shown(value)}",
+            mend=f"write a whole number from 1 to {MAX_HD_NUM}, or leave it out",
+        )
+    return value
+
+
+def record_system(fields: Mapping[str, Any]) -> str | None:
+    """The `system` of a record, None if it has none or an empty one.
+
+    Raises:
+        RecordError: It is no text.
+    """
+    value = fields.get("system")
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        raise RecordError(Reason.BAD_FIELD, f"`system` is {shown(value)}", mend="write the system prompt as a text")
+    return value if value.strip() else None
+
+
+def refuse_other_media(fields: Mapping[str, Any]) -> None:
+    """Raise if a record shows a film or a sound: without it, its answers would be invented."""
+    for name in _OTHER_MEDIA:
+        if not is_missing(fields.get(name)) and fields[name] not in ("", [], ()):
+            raise RecordError(
+                Reason.BAD_FIELD,
+                f"the record has `{name}`",
+                mend="take such records out: the model sees pictures only",
+            )

@@ -1,0 +1,74 @@
+"""Headless Chromium for tests of the pages that ixtune writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",  # tests may run as root in a container
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # a container's /dev/shm is small
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def missing() -> str | None:
+    """Why there is no browser to test with, or None."""
+    absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not installed (Debian: chromium, chromium-driver)" if absent else None
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Chrome]:
+    """A browser with the new folder `profile`, which logs what pages ask for; see `requests` and `problems`."""
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # with its path given, selenium looks for no driver and downloads none
+    browser = Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+def show(browser: Chrome, page: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+    """Open a page at a size and in a colour scheme; what was logged before is forgotten."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme]})
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(page.resolve().as_uri())
+
+
+def problems(browser: Chrome) -> list[str]:
+    """What the console has said since the page was opened: errors, refused scripts, warnings."""
+    return [f"{entry['level']}: {entry['message']}" for entry in browser.get_log("browser")]
+
+
+def requests(browser: Chrome) -> list[str]:
+    """The addresses that have been asked for since the page was opened, `data:` left out."""
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    sent = (one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent")
+    return [address for address in sent if not address.startswith("data:")]

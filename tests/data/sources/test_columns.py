@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import datetime
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ixtune.data.record import Picture, Place, Record, Turn
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.sources.columns import check_columns, described, record_from_columns
+from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.reading import Reading
+from ixtune.data.sources.source import Schema, Source
+from ixtune.errors import UsageError
+
+PLAIN = {"image": "image", "question": "question", "answer": "answer"}
+ALL = {name: name for name in ("id", "image", "question", "answer", "system", "hd_num")}
+
+
+def source(*columns: tuple[str, str], question: str | None = None) -> Source:
+    return Source(path="table.csv", columns=columns, question=question)
+
+
+def row(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> Record:
+    reading = Reading(Schema.COLUMNS, tuple(columns.items()), **options)
+    return record_from_columns(value, Entry(7, "table.csv", Place("line", 9)), reading)
+
+
+def refused(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> RecordError:
+    with pytest.raises(RecordError) as caught:
+        row(value, columns, **options)
+    assert caught.value.mend
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+# which column is which
+
+
+@pytest.mark.parametrize(
+    ("available", "columns"),
+    [
+        (["image", "question", "answer"], PLAIN),
+        (["question", "answer"], {"question": "question", "answer": "answer"}),
+        (["file_name", "question", "answers", "id"], PLAIN | {"image": "file_name", "answer": "answers", "id": "id"}),
+        (["images", "question", "answer", "hd_num"], PLAIN | {"image": "images", "hd_num": "hd_num"}),
+        (["id", "image", "question", "answer", "system", "hd_num", "score"], ALL),
+    ],
+)
+def test_columns_with_our_names_are_ours(available: list[str], columns: dict[str, str]):
+    assert check_columns(available, source()) == columns
+
+
+def test_other_names_are_ours_only_where_the_user_says_so():
+    available = ["photo", "q", "a", "note"]
+    assert check_columns(available, source(("image", "photo"), ("question", "q"), ("answer", "a"))) == {
+        "image": "photo",
+        "question": "q",
+        "answer": "a",
+    }
+    one_question = source(("image", "photo"), ("answer", "a"), question="What is it?")
+    assert check_columns(available, one_question) == {"image": "photo", "answer": "a"}
+
+
+def test_several_columns_of_pictures_are_joined_by_commas():
+    columns = source(("image", "front,back"))
+    assert check_columns(["front", "back", "question", "answer"], columns)["image"] == "front,back"
+    assert check_columns(["front,back", "question", "answer"], columns)["image"] == "front,back"
+
+
+@pytest.mark.parametrize(
+    ("available", "given", "told"),
+    [
+        (["image", "question", "response"], source(), "no column answer: --columns answer=response?"),
+        (["image", "question", "Answer"], source(), "--columns answer=Answer?"),
+        (["image", "prompt", "answer"], source(), "neither a column question nor a question for all rows"),
+        (["image", "prompt", "answer"], source(), "--columns question=prompt?"),
+        (["img", "question", "answer"], source(), "no column is taken for the pictures: --columns image=img?"),
+        (["image", "images", "question", "answer"], source(), "image may be any of image, images"),
+        (["image", "question", "answer"], source(question="What?"), "the column question, and a question for all"),
+        (["image", "question", "answer"], source(("answer", "anser")), "no column 'anser'; did you mean 'answer'?"),
+        (["image", "question", "answer"], source(("image", "image,bak")), "there is no column 'bak'"),
+        (["image", "question", "answer"], source(("anwser", "answer")), "ours are image, question"),
+        (["image", "question", "answer"], source(("anwser", "answer")), "did you mean 'answer'?"),
+        (["a", "b", "question"], source(("answer", "a"), ("answer", "b")), "names answer twice"),
+        (["image", "question", "answer"], source(("answer", "")), "there is no column answer"),
+        ([], source(), "columns found: none"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_the_columns_found(available: list[str], given: Source, told: str):
+    with pytest.raises(UsageError) as caught:
+        check_columns(available, given)
+    lines = [caught.value.what, *caught.value.notes]
+    assert any(told in line for line in lines), lines
+    assert lines[-1].startswith("columns found: ")
+    assert all(repr(name) in lines[-1] for name in available)
+    assert "--columns image=photo,question=q,answer=a" in caught.value.mend
+    assert caught.value.where == "table.csv"
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(UsageError) as caught:
+        check_columns(["img", "prompt", "label"], source())
+    assert len([caught.value.what, *caught.value.notes]) == 4
+
+
+def test_a_column_can_be_said_to_be_none():
+    """Otherwise a table of texts with a column `file` could not be used."""
+    available = ["file", "question", "answer"]
+    columns = check_columns(available, source(("image", "")))
+    assert columns == {"image": "", "question": "question", "answer": "answer"}
+    assert row({"file": "a.txt", "question": "q", "answer": "a"}, columns).pictures == ()
+
+
+def test_what_was_taken_for_what_is_said_in_one_line():
+    columns = {"image": "front,back", "question": "q", "answer": "answer"}
+    told = described(columns, ["front", "back", "q", "answer", "note"], source())
+    assert told == (
+        "image from front,back, question from q, answer, pictures in front of the question unless it says <image>, "
+        "not used: note"
+    )
+    assert "the same question for all" in described({"answer": "answer"}, ["answer"], source(question="What?"))
+
+
+# rows
+
+
+def test_a_row_is_one_question_and_one_answer():
+    value = {"id": "r1", "image": "a.png", "question": "What?", "answer": "42.50", "system": "Be brief.", "hd_num": "9"}
+    assert row(value) == Record(
+        id="r1",
+        pictures=(Picture("a.png", path="a.png"),),
+        turns=(Turn("system", "Be brief."), Turn("user", "<ImageHere>What?"), Turn("assistant", "42.50")),
+        source="table.csv",
+        place=Place("line", 9),
+        hd_num=9,
+    )
+
+
+def test_a_row_without_a_picture_is_text_alone():
+    for empty in ("", "  ", None, math.nan, []):
+        record = row({"image": empty, "question": "q", "answer": "a"})
+        assert (record.pictures, record.turns[0].text) == ((), "q")
+    assert row({"question": "q", "answer": "a"}, {"question": "question", "answer": "answer"}).pictures == ()
+
+
+@pytest.mark.parametrize(
+    ("cell", "picture"),
+    [
+        ("a.png", Picture("a.png", path="a.png")),
+        (b"\x89PNG", Picture("`image`", content=b"\x89PNG")),
+        ({"bytes": b"x", "path": "a.png"}, Picture("a.png", content=b"x")),
+        ({"bytes": None, "path": "a.png"}, Picture("a.png", path="a.png")),
+        ("file:///data/a.png", Picture("/data/a.png", path="/data/a.png")),
+    ],
+)
+def test_a_picture_is_a_path_or_bytes_in_any_form(cell: Any, picture: Picture):
+    assert row({"image": cell, "question": "q", "answer": "a"}).pictures == (picture,)
+
+
+def test_several_pictures_stand_in_their_order_in_front_of_the_question():
+    columns = ALL | {"image": "front,back"}
+    record = row({"front": "a.png", "back": ["b.png", "c.png"], "question": "q", "answer": "a"}, columns)
+    assert [picture.path for picture in record.pictures] == ["a.png", "b.png", "c.png"]
+    assert record.turns[0].text == "<ImageHere><ImageHere><ImageHere>q"
+    only_back = row({"front": "", "back": "b.png", "question": "q", "answer": "a"}, columns)
+    assert [picture.path for picture in only_back.pictures] == ["b.png"]
+
+
+@pytest.mark.parametrize("written", ["<image>", "<ImageHere>"])
+def test_a_placeholder_in_the_question_says_where_the_picture_stands(written: str):
+    record = row({"image": "a.png", "question": f"Look: {written} What?", "answer": "a"})
+    assert record.turns[0].text == "Look: <ImageHere> What?"
+    columns = {"image": "image", "answer": "answer"}
+    same = row({"image": ["a.png", "b.png"], "answer": "a"}, columns, question=f"{written} and {written}")
+    assert same.turns[0].text == "<ImageHere> and <ImageHere>"
+
+
+def test_the_first_of_several_answers_is_trained_and_all_count():
+    record = row({"question": "q", "answer": ["42.50", 42.5, "42,50"]})
+    assert record.turns[-1].text == "42.50"
+    assert record.references == ("42.50", "42.5", "42,50")
+    assert row({"question": "q", "answer": "a"}).references == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (7, "7"),
+        (-3, "-3"),
+        (42.5, "42.5"),
+        (42.0, "42"),
+        (1e300, "1e+300"),
+        (Decimal("1.50"), "1.50"),
+        (2**70, str(2**70)),
+    ],
+)
+def test_a_number_is_answered_as_it_is_written(number: Any, text: str):
+    assert row({"question": "q", "answer": number}).turns[-1].text == text
+
+
+def test_a_row_without_an_id_is_named_by_its_number():
+    for empty in (None, "", math.nan):
+        assert row({"id": empty, "question": "q", "answer": "a"}).id == "record-7"
+    assert row({"id": 12.0, "question": "q", "answer": "a"}).id == "12"
+
+
+def test_the_system_prompt_of_the_source_is_for_rows_that_bring_none():
+    value = {"question": "q", "answer": "a", "system": ""}
+    assert row(value, system="Be brief.").turns[0] == Turn("system", "Be brief.")
+    assert row(value | {"system": "Be long."}, system="Be brief.").turns[0] == Turn("system", "Be long.")
+
+
+GOOD = {"image": "a.png", "question": "q", "answer": "a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": None}, Reason.MISSING_FIELD),
+        ({"answer": math.nan}, Reason.MISSING_FIELD),
+        ({"answer": []}, Reason.MISSING_FIELD),
+        ({"answer": ["a", None]}, Reason.MISSING_FIELD),
+        ({"answer": True}, Reason.BAD_FIELD),
+        ({"answer": {"text": "a"}}, Reason.BAD_FIELD),
+        ({"answer": math.inf}, Reason.BAD_FIELD),
+        ({"answer": 10**500}, Reason.BAD_FIELD),
+        ({"answer": Decimal("1E+999999")}, Reason.BAD_FIELD),
+        ({"answer": Decimal("NaN")}, Reason.BAD_FIELD),
+        ({"answer": b"a"}, Reason.BAD_FIELD),
+        ({"answer": datetime.date(2026, 1, 1)}, Reason.BAD_FIELD),
+        ({"answer": [["a"]]}, Reason.BAD_FIELD),
+        ({"answer": "a\0"}, Reason.NULL_CHARACTER),
+        ({"answer": "\ud83d"}, Reason.INVALID_UNICODE),
+        ({"answer": "<image>"}, Reason.PLACEHOLDER_IN_ANSWER),
+        ({"answer": "see <ImageHere>"}, Reason.PLACEHOLDER_IN_ANSWER),
+        ({"question": None}, Reason.MISSING_FIELD),
+        ({"question": " "}, Reason.MISSING_FIELD),
+        ({"question": ["q"]}, Reason.BAD_FIELD),
+        ({"question": "q\0"}, Reason.NULL_CHARACTER),
+        ({"question": "<image><image>"}, Reason.TOO_MANY_PLACEHOLDERS),
+        ({"question": "<image>", "image": None}, Reason.TOO_MANY_PLACEHOLDERS),
+        ({"question": "<image>", "image": ["a.png", "b.png"]}, Reason.TOO_FEW_PLACEHOLDERS),
+        ({"image": 5}, Reason.BAD_IMAGE_FIELD),
+        ({"image": b""}, Reason.BAD_IMAGE_FIELD),
+        ({"image": {"bytes": None, "path": None}}, Reason.BAD_IMAGE_FIELD),
+        ({"image": ["a.png", None]}, Reason.BAD_IMAGE_FIELD),
+        ({"image": "https://example.org/a.png"}, Reason.PICTURE_REMOTE),
+        ({"id": True}, Reason.BAD_ID),
+        ({"id": 1.5}, Reason.BAD_ID),
+        ({"id": ["x"]}, Reason.BAD_ID),
+        ({"hd_num": 0}, Reason.BAD_FIELD),
+        ({"hd_num": "many"}, Reason.BAD_FIELD),
+        ({"hd_num": "²"}, Reason.BAD_FIELD),
+        ({"hd_num": 9.5}, Reason.BAD_FIELD),
+        ({"hd_num": True}, Reason.BAD_FIELD),
+        ({"system": 1.5, "answer": None}, Reason.MISSING_FIELD),
+        ({"system": ["x"]}, Reason.BAD_FIELD),
+        ({"system": "<image>"}, Reason.PLACEHOLDER_IN_ANSWER),
+    ],
+)
+def test_a_bad_cell_is_refused_with_its_reason(change: dict[str, Any], reason: Reason):
+    assert refused(GOOD | change).reason is reason
+
+
+def test_a_message_names_the_tables_own_column():
+    error = refused({"img": "a.png", "q": "q", "label": None}, {"image": "img", "question": "q", "answer": "label"})
+    assert "`label`" in str(error)
+
+
+@pytest.mark.parametrize("name", ["image", "images", "file_name", "system", "hd_num", "id"])
+def test_a_column_that_appears_only_later_is_not_lost_silently(name: str):
+    """What is which is told by the first records, and JSON need not go on as it began."""
+    columns = {"question": "question", "answer": "answer"}
+    error = refused({"question": "q", "answer": "a", name: "x"}, columns)
+    assert (error.reason, f"`{name}`" in str(error)) == (Reason.BAD_FIELD, True)
+    assert row({"question": "q", "answer": "a", name: None}, columns)
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.decimals()
+    | st.dates()
+    | st.binary(max_size=5)
+    | st.text(max_size=8)
+    | st.sampled_from(["<image>", "<ImageHere>", "a.png", "data:image/png;base64,!", "9", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["bytes", "path", ""]), inner),
+    max_leaves=5,
+)
+names = st.sampled_from([*ALL, "images", "file_name", "answers", "x", ""])
+
+
+@given(
+    value=st.dictionaries(names, junk),
+    columns=st.dictionaries(st.sampled_from([*ALL]), names | st.just("image,x")),
+    question=st.none() | st.text(),
+)
+def test_no_row_makes_it_raise_anything_but_a_record_error(
+    value: dict[str, Any], columns: dict[str, str], question: str | None
+):
+    reading = Reading(Schema.COLUMNS, tuple((columns | {"answer": "answer"}).items()), question)
+    try:
+        record = record_from_columns(value, Entry(1, "t", Place("row", 1)), reading)
+    except RecordError as error:
+        reason = error.reason
+    else:
+        reason = None
+        assert record.turns[-1].role == "assistant"
+        assert "".join(turn.text for turn in record.turns).count("<ImageHere>") == len(record.pictures)
+    assert reason in {None, *Reason}

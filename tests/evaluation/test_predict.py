@@ -1,0 +1,84 @@
+"""A picture of today is opened and laid out as the adapter's training saw its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from records import write_picture
+
+from ixtune import recipe as recipes
+from ixtune.adapter import attach, bundle
+from ixtune.base import resolve
+from ixtune.data.pixels import NONE, Corrections, crops, open_picture, place
+from ixtune.data.rejects import RecordError
+from ixtune.data.store import PictureFiles
+from ixtune.errors import UsageError
+from ixtune.evaluation.predict import predict, prompt_of
+from ixtune.evaluation.session import Loaded
+from ixtune.layout import plan
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+from ixtune.training.batch import PictureSource
+
+
+@pytest.fixture
+def lying(tmp_path: Path) -> Path:
+    """A small picture that its EXIF block says is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((400, 300)).convert("RGB").save(tmp_path / "lying.png", exif=exif)
+    return tmp_path / "lying.png"
+
+
+def test_the_reference_s_way_is_the_default(lying: Path) -> None:
+    prompt = prompt_of("What?", [lying], 4)
+    (stored,) = prompt.pictures
+    assert prompt.turns[0].text == "<ImageHere>What?"
+    assert prompt.picture_tokens == (plan(400, 300, 4).tokens,)
+    made, grid = PictureSource(PictureFiles((Path(),))).crops({"pictures": [stored]}, 0)
+    plain = plan(400, 300, 4)
+    assert grid == (plain.rows, plain.cols)
+    assert torch.equal(made, torch.from_numpy(crops(place(open_picture(lying), plain))))
+
+
+def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
+    corrections = Corrections(exif=True)
+    (stored,) = prompt_of("What?", [lying], 4, upscale=False, corrections=corrections).pictures
+    made, grid = PictureSource(PictureFiles((Path(),), corrections)).crops({"pictures": [stored]}, 0)
+    assert grid == (2, 1)
+    upright = open_picture(lying, corrections)
+    assert torch.equal(made, torch.from_numpy(crops(place(upright, plan(300, 400, 4, upscale=False)))))
+
+
+def test_a_picture_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"too thin .*thin\.png"):
+        prompt_of("What?", [write_picture(tmp_path / "thin.png", 1, 3000)], 1)
+    with pytest.raises(RecordError, match=r"none\.png"):
+        prompt_of("What?", [tmp_path / "none.png"], 1)
+
+
+def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying: Path) -> None:
+    base = resolve("nano")
+    model, _ = load_base(base, quantize=False, dtype=torch.float32)
+    (tmp_path / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {tmp_path}\n", encoding="utf-8")
+    recipe = recipes.load(tmp_path / "recipe.yaml", ("training.compute_dtype=fp32", "adapter.quantize=none"))
+    info = {
+        "base": "nano",
+        "base_identity": base_identity(open_checkpoint(base)),
+        "quantize": "none",
+        "recipe": recipe.model_dump(mode="json"),
+        "hd_num": 2,
+        "upscale": False,
+        "corrections": ["exif", "first-frame"],
+    }
+    bundle.save(attach.attach(model, recipe.adapter), tmp_path / "adapter", info)
+    loaded = Loaded(None, tmp_path / "adapter", None)
+    assert (loaded.hd_num, loaded.upscale) == (2, False)
+    assert loaded.corrections == Corrections(exif=True, first_frame=True)
+    predict(loaded, "Which number?", [lying], 2, max_new_tokens=2)
+    plain = Loaded("nano", None, None)
+    assert (plain.hd_num, plain.upscale, plain.corrections) == (None, True, NONE)

@@ -1,0 +1,43 @@
+"""Used from Python, too, no line stands on the screen that ixtune did not write."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ixtune.model.notices import without_kernels_notice
+
+ROOT = Path(__file__).resolve().parents[2]
+LOADING = """
+import torch
+from pathlib import Path
+from ixtune.model.loading import load_base
+load_base(Path({folder!r}), quantize=True, dtype=torch.float32)
+"""
+ROUND_TRIP = """
+import torch
+from ixtune.adapter.nf4 import nf4_round_trip
+nf4_round_trip(torch.randn(64, 64))
+"""
+
+
+@pytest.mark.parametrize("code", [LOADING, ROUND_TRIP], ids=["load_base", "nf4_round_trip"])
+def test_quantising_prints_nothing(small: Path, code: str) -> None:
+    command = [sys.executable, "-c", code.format(folder=str(small))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_only_the_one_notice_is_dropped_and_only_inside(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    notice = "Failed to load CPU gemm_4bit_forward from kernels-community: %s."
+    with without_kernels_notice():
+        logger.warning(notice, "no module")
+        logger.warning("something else")
+        logger.error("an error")
+    logger.warning(notice, "afterwards")
+    assert [record.args or record.msg for record in caplog.records] == ["something else", "an error", ("afterwards",)]
