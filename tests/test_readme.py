@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from main_job import ixtune
+from main_job import environment, ixtune
+from records import write_picture
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -46,6 +48,39 @@ def test_the_python_in_the_readme_runs(code: str) -> None:
     assert done.returncode == 0, done.stderr
     for expected in re.findall(r"print\(.*\)  # (.*)", code):
         assert expected in done.stdout
+
+
+def test_the_data_section_runs_as_it_stands(tmp_path: Path) -> None:
+    """The CSV, the YAML and the commands of the section, in a folder with pictures of those names."""
+    section = README.read_text(encoding="utf-8").partition("## Your data")[2].partition("\n## ")[0]
+    table = re.findall(r"^```csv\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[0]
+    config = re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[0]
+    (tmp_path / "questions.csv").write_text(table)
+    (tmp_path / "receipts.csv").write_text(table)
+    (tmp_path / "mix.yaml").write_text(config)
+    for row in table.splitlines()[1:]:
+        write_picture(tmp_path / "photos" / row.split(",")[0], 80, 60)
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 60))
+    write_picture(tmp_path / "page.png", 80, 60)
+    listed = [line for line in section.splitlines() if line.startswith("ixtune ")]
+    listed.append(config.splitlines()[0].partition(": ")[2] + " --base nano")
+    listed += re.findall(r"^`(ixtune layout [^`]*)`", section, re.MULTILINE)
+    assert [command.split()[1] for command in listed] == ["prepare", "preview", "prepare", "layout"]
+    for command in listed:
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            cwd=tmp_path,
+            env={**environment(), "PYTHONPATH": str(README.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    sides = [tmp_path / "prepared" / "mix" / side / "manifest.json" for side in ("train", "validation")]
+    manifests = [json.loads(path.read_text()) for path in sides]
+    assert manifests[0]["sources"][1]["rows"] >= 2000
+    assert all(manifest["records"]["rows"] for manifest in manifests)
 
 
 def test_the_make_targets_in_the_readme_exist() -> None:

@@ -18,6 +18,7 @@ from ixtune.data.manifest import SPLIT_KIND, Options, write_manifest
 from ixtune.data.rejects import Reason, Reject
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.opening import Opened
+from ixtune.data.sources.source import Schema
 from ixtune.data.statistics import Bill, Statistics, commonest_first
 from ixtune.data.work import Chunk, Job, Row
 from ixtune.errors import UsageError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation")
+# LLaVA's ids are the pictures' names: a quarter of a million of them repeat in one set made from it
+_IDS_OF_PICTURES = (Schema.LLAVA,)
 _STAGED = ".staged"
 _CHUNK_ENTRIES = 256
 _CHUNK_BYTES = 16 << 20
@@ -124,7 +127,7 @@ class Gathering:
         rejects, kept = list(chunk.rejects), []
         for at, row in enumerate(chunk.rows):
             first = source.numbers_by_id.setdefault(row.id, row.number)
-            if first != row.number:
+            if first != row.number and source.opened.schema not in _IDS_OF_PICTURES:
                 rejects.append(_duplicate(row, first))
                 continue
             kept.append(at)

@@ -362,6 +362,19 @@ def test_sources_may_repeat_ids_and_stand_in_the_order_given(root: Path, tmp_pat
     assert [one.accepted for one in report.sources] == [2, 2]
 
 
+def test_equal_ids_are_refused_but_for_llava_whose_ids_are_those_of_pictures(run, root: Path, tmp_path: Path):
+    entries = [
+        {
+            "id": "000123",
+            "image": "a.png",
+            "conversations": [{"from": "human", "value": f"<image>\nWhat {n}?"}, {"from": "gpt", "value": "A."}],
+        }
+        for n in range(3)
+    ]
+    assert run(entries, "llava").accepted == 3
+    assert run(entries, "sharegpt", schema=Schema.SHAREGPT).rejected_by_reason == {"duplicate_id": 2}
+
+
 def test_weights_and_counts_decide_how_often_records_stand_in_the_set(root: Path, tmp_path: Path, tokenizer_base: Path):
     paths = [write_source(root, [shown(f"{name}{n}") for n in range(20)], f"{name}.json") for name in "abcd"]
     choices = [{"weight": 2.5}, {"weight": 0.25}, {"count": 7}, {}]
