@@ -12,6 +12,8 @@ import pytest
 from main_job import environment, ixtune
 from records import write_picture
 
+from ixtune.data.rejects import Reason
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -81,6 +83,11 @@ def test_the_data_section_runs_as_it_stands(tmp_path: Path) -> None:
     manifests = [json.loads(path.read_text()) for path in sides]
     assert manifests[0]["sources"][1]["rows"] >= 2000
     assert all(manifest["records"]["rows"] for manifest in manifests)
+
+
+def test_the_reason_codes_in_the_readme_are_those_there_are() -> None:
+    told = re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert dict(told) == {reason.value: reason.description for reason in Reason}
 
 
 def test_the_make_targets_in_the_readme_exist() -> None:

@@ -158,6 +158,12 @@ def prepare(
 
 def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int) -> None:
     """Raise for options that cannot be meant."""
+    if options.hd_num is None and any(one.hd_num is None for one in sources):
+        raise UsageError(
+            "how many crops a picture may fill is not given",
+            where="--hd-num",
+            mend="give --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
+        )
     wrong = [
         text
         for bad, text in (
@@ -166,7 +172,6 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
                 options.hd_num is not None and not 1 <= options.hd_num <= MAX_HD_NUM,
                 f"hd_num is {options.hd_num}, not from 1 to {MAX_HD_NUM}",
             ),
-            (options.hd_num is None and any(one.hd_num is None for one in sources), "hd_num is not given"),
             (options.max_tokens is not None and options.max_tokens < 1, f"max_tokens is {options.max_tokens}"),
             (not 0 <= options.val_fraction < 1, f"val_fraction is {options.val_fraction}, not from 0 to below 1"),
             (not 0 <= max_reject_rate <= 1, f"max_reject_rate is {max_reject_rate}, not from 0 to 1"),
