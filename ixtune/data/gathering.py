@@ -32,6 +32,8 @@ SPLITS = ("train", "validation")
 _IDS_OF_PICTURES = (Schema.LLAVA,)
 _STAGED = ".staged"
 _CHUNK_ENTRIES = 256
+# decoding takes a hundred times longer than reading a header, and workers shall not wait for each other's last chunk
+_CHUNK_ENTRIES_VERIFIED = 64
 _CHUNK_BYTES = 16 << 20
 # so that a record drawn a million times is not a million rows in memory
 _ROWS_PER_BATCH = 1000
@@ -108,6 +110,7 @@ class Gathering:
 
     def tasks(self) -> Iterator[tuple[Job, list[Entry]]]:
         """The entries of all sources in chunks; where a chunk ends depends on the entries alone."""
+        most = _CHUNK_ENTRIES_VERIFIED if self.options.verify else _CHUNK_ENTRIES
         for index, source in enumerate(self.sources):
             job = self._job(index)
             chunk: list[Entry] = []
@@ -115,7 +118,7 @@ class Gathering:
             for entry in source.opened.entries():
                 chunk.append(entry)
                 size += _size(entry.value) if entry.line is None else len(entry.line)
-                if len(chunk) == _CHUNK_ENTRIES or size >= _CHUNK_BYTES:
+                if len(chunk) == most or size >= _CHUNK_BYTES:
                     yield job, chunk
                     chunk, size = [], 0
             if chunk:
