@@ -8,18 +8,51 @@ relative to the current directory.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from ixtune.errors import UsageError
 from ixtune.recipe_yaml import Dumper, KeyPath, Reading
 
 Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
+Target = Literal["wqkv", "wo", "w1", "w2", "w3", "projector"]
+Weight = Annotated[float, Field(gt=0)]
+
+
+def _one_of(words: str) -> WrapValidator:
+    """One message for a value of several forms, where pydantic gives one for each form."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"should be {words}") from None
+
+    return WrapValidator(validate)
+
+
+Layers = Annotated[
+    Literal["auto"] | bool | Annotated[int, Field(ge=1)], _one_of("auto, true, false or a number of layers")
+]
+Switch = Annotated[Literal["auto"] | bool, _one_of("auto, true or false")]
+Chunk = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1)], _one_of("auto or a whole number greater than or equal to 1")
+]
 # strict sections refuse text for a number; a path and a list have no other form in YAML
 RecipePath = Annotated[Path, Field(strict=False)]
 
@@ -35,27 +68,68 @@ class Section(BaseModel):
 class DataSection(Section):
     """What is learned from."""
 
-    train: RecipePath
-    """Folder of the prepared training set, written by `ixtune prepare`."""
+    train: Annotated[tuple[RecipePath, ...], Field(strict=False)]
+    """Folder of the prepared training set, written by `ixtune prepare`; or a list of several."""
+    weights: Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
+    """Of several sets: how often a record of each is seen in an epoch, fractions allowed; null for once each."""
     validation: RecipePath | None = None
     """Folder of a prepared set on which the loss is measured during training; null for none."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_or_several(cls, train: object) -> object:
+        return train if isinstance(train, list | tuple) else [train]
+
+    @field_serializer("train")
+    def _as_written(self, train: tuple[Path, ...]) -> str | list[str]:
+        return str(train[0]) if len(train) == 1 else [str(path) for path in train]
+
+    @field_validator("train")
+    @classmethod
+    def _some_and_distinct(cls, train: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not train or len(set(train)) < len(train):
+            raise ValueError("should name at least one prepared set, and none twice")
+        return train
+
+    @model_validator(mode="after")
+    def _a_weight_each(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.train):
+            raise ValueError(f"weights should be as many as train has sets, {len(self.train)}, not {len(self.weights)}")
+        return self
+
+
+class LoraSettings(Section):
+    """LoRA of one target; what is null is as in `adapter`."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """Rank of LoRA on this target."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Alpha of LoRA on this target."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in front of LoRA's A on this target."""
 
 
 class AdapterSection(Section):
     """What is trained, and on which form of the base."""
 
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
     """Decoder linears that carry LoRA."""
     rank: int = Field(default=64, ge=1)
     """Rank of LoRA."""
     alpha: float = Field(default=64, gt=0)
-    """LoRA is scaled by alpha / rank."""
+    """LoRA is scaled by alpha / rank, or alpha / sqrt(rank) with rslora."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout in front of LoRA's A."""
-    projector: Literal["full", "frozen"] = "full"
-    """Whether the projector is trained, whole and in fp32, and saved with the adapter."""
+    per_target: dict[Target, LoraSettings] = {}
+    """Rank, alpha and dropout of single targets (wqkv, wo, w1, w2, w3, projector), where they differ."""
+    projector: Literal["full", "lora", "frozen"] = "full"
+    """Whether the projector is trained whole (in fp32), through LoRA, or not; saved with the adapter."""
+    separators: bool = False
+    """Train the newline and the separator token of the picture layout too."""
     quantize: Literal["nf4", "none"] = "nf4"
-    """Form of the frozen decoder linears: NF4 with double quantisation, or as the base has them."""
+    """Form of the frozen decoder linears: NF4 with double quantisation, or 16 bits (fp32 with that compute_dtype)."""
 
     @field_validator("targets")
     @classmethod
@@ -63,6 +137,13 @@ class AdapterSection(Section):
         if not targets or len(set(targets)) < len(targets):
             raise ValueError("should name at least one linear, and none twice")
         return targets
+
+    @model_validator(mode="after")
+    def _settings_of_what_is_trained(self) -> Self:
+        known = {*self.targets, *(["projector"] if self.projector == "lora" else [])}
+        if strangers := sorted(set(self.per_target) - known):
+            raise ValueError(f"per_target names {', '.join(strangers)}, without LoRA here")
+        return self
 
 
 class TrainingSection(Section):
@@ -80,6 +161,12 @@ class TrainingSection(Section):
     """Highest learning rate of LoRA."""
     projector_learning_rate: float | None = Field(default=None, gt=0)
     """Highest learning rate of the projector; null for the same as `learning_rate`."""
+    separators_learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate of the separator tokens; null for the same as `learning_rate`."""
+    lora_plus_ratio: float | None = Field(default=None, ge=1)
+    """LoRA+: the learning rate of every B is so many times that of its A; null for equal ones."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """NEFTune: noise of this size on the embeddings of text while training; null for none."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay."""
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
@@ -90,10 +177,17 @@ class TrainingSection(Section):
     """Course of the learning rate after the warm-up."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """AdamW with its state in fp32, or in 8 bits (bitsandbytes)."""
-    gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with its state in fp32 or in 8 bits (bitsandbytes); paged: the state may move to main memory."""
+    gradient_checkpointing: Layers = "auto"
+    """Layers that compute their activations again in the backward pass: true for all, false for none, a number,
+    or auto for as few as the memory plan needs."""
+    vision_chunk: Chunk = "auto"
+    """Views that the frozen vision tower sees at a time; auto for as many as the memory plan allows."""
+    offload_layer_inputs: Switch = "auto"
+    """Keep the inputs of checkpointed layers in main memory between forward and backward pass."""
+    gpu_gib: float | None = Field(default=None, gt=0)
+    """Memory that the plan may use; null for what the GPU has."""
     compute_dtype: Literal["bf16", "fp32"] = "bf16"
     """Type of the activations (autocast)."""
     cache_vision_features: bool = False
@@ -102,10 +196,20 @@ class TrainingSection(Section):
     """Seed of the initial adapter, the dropout and the order of the packs."""
     log_every: int = Field(default=10, ge=1)
     """Optimizer steps between two lines of metrics.jsonl."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two measurements of the validation loss; null for `save_every`."""
+    sample_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two looks at generated answers of validation records; null for never."""
+    sample_records: int = Field(default=4, ge=1)
+    """Validation records that are answered each time."""
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements without a better validation loss; null for never."""
     save_every: int = Field(default=500, ge=1)
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept; older ones are deleted."""
+    """Checkpoints kept, the best one on validation loss besides; older ones are deleted."""
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)] = ()
+    """Trackers that get the metrics too; each needs its package."""
 
 
 class Recipe(Section):
@@ -118,6 +222,28 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     output: RecipePath
     """Run folder: adapter, checkpoints, metrics."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: continue the run in the output folder, if there is one; never: a run there is an error."""
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        """What one section asks for and another rules out; all findings in one message."""
+        training, adapter = self.training, self.adapter
+        validated = [name for name in ("evaluate_every", "sample_every", "early_stopping") if getattr(training, name)]
+        found = []
+        if validated and self.data.validation is None:
+            found.append(f"training.{validated[0]} needs data.validation")
+        if training.cache_vision_features and adapter.separators:
+            found.append("training.cache_vision_features cannot go with adapter.separators: cached vectors hold them")
+        if training.separators_learning_rate and not adapter.separators:
+            found.append("training.separators_learning_rate needs adapter.separators")
+        if training.projector_learning_rate and adapter.projector == "frozen":
+            found.append("training.projector_learning_rate needs a projector that is trained")
+        if training.offload_layer_inputs is True and training.gradient_checkpointing is False:
+            found.append("training.offload_layer_inputs needs gradient_checkpointing: it moves what that keeps")
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -180,6 +306,8 @@ def _describe(details: ErrorDetails) -> str:
         return f"{name} is missing: {dict(_fields())[name]}"
     message = _MESSAGES.get(details["type"]) or details["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "should")
+    if isinstance(details["input"], Mapping) and details["type"] == "value_error":  # of a section as a whole
+        return f"{name} {message}".strip()
     return f"{name} {message}, found {_shorten(repr(details['input']))}"
 
 

@@ -95,7 +95,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
     )
     assert mistakes(path, ["training.rnak=8", "adapter.alpha=0", "seed"]) == [
         "r.yaml:1: output is missing: Run folder: adapter, checkpoints, metrics.",
-        "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`.",
+        "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; or a list of several.",
         "r.yaml:3: unknown key data.trian; did you mean data.train?",
         "r.yaml:5: adapter.targets.1 should be 'wqkv', 'wo', 'w1', 'w2' or 'w3', found 'wq'",
         "r.yaml:6: adapter.rank should be a whole number, found 'many'",
@@ -107,6 +107,44 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         "override adapter.alpha=0: adapter.alpha should be greater than 0, found 0",
         "override seed: an override has the form section.key=value",
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.weights=[1, 2]"], "data weights should be as many as train has sets, 1, not 2"),
+        (["data.train=[]"], "data.train should name at least one prepared set, and none twice, found []"),
+        (["adapter.per_target={projector: {rank: 2}}"], "adapter per_target names projector, without LoRA here"),
+        (["training.early_stopping=3"], "training.early_stopping needs data.validation"),
+        (["training.separators_learning_rate=1"], "training.separators_learning_rate needs adapter.separators"),
+        (
+            ["training.projector_learning_rate=1", "adapter.projector=frozen"],
+            "training.projector_learning_rate needs a projector that is trained",
+        ),
+        (
+            ["training.cache_vision_features=true", "adapter.separators=true"],
+            "training.cache_vision_features cannot go with adapter.separators: cached vectors hold them",
+        ),
+        (
+            ["training.offload_layer_inputs=true", "training.gradient_checkpointing=false"],
+            "training.offload_layer_inputs needs gradient_checkpointing: it moves what that keeps",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(write, overrides: list[str], told: str):
+    (found,) = mistakes(write(SMALLEST), overrides)
+    assert found.endswith(": " + told)
+
+
+def test_several_sets_and_settings_of_single_targets_are_read(write):
+    overrides = ["data.train=[a, b]", "data.weights=[1, 2.5]", "adapter.per_target={w2: {rank: 8}}"]
+    recipe = load(write(SMALLEST), [*overrides, "training.gradient_checkpointing=3"])
+    assert recipe.data.train == (Path("a"), Path("b"))
+    assert recipe.data.weights == (1, 2.5)
+    assert recipe.adapter.per_target["w2"].rank == 8
+    assert recipe.training.gradient_checkpointing == 3
+    write(dump(recipe))
+    assert load(Path("r.yaml")) == recipe
 
 
 @pytest.mark.parametrize(
@@ -132,16 +170,18 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("adapter.rank='8'", "should be a whole number, found '8'"),
         ("adapter.rank=8.5", "should be a whole number, found 8.5"),
         ("adapter.rank=0x10", "should be a whole number, found '0x10'"),
-        ("training.gradient_checkpointing=yes", "should be true or false, found 'yes'"),
+        ("training.gradient_checkpointing=yes", "should be auto, true, false or a number of layers, found 'yes'"),
+        ("training.gradient_checkpointing=0", "should be auto, true, false or a number of layers, found 0"),
+        ("training.vision_chunk=0", "should be auto or a whole number greater than or equal to 1, found 0"),
         ("training.learning_rate=.nan", "should be a finite number, found nan"),
         ("training.learning_rate=.inf", "should be a finite number, found inf"),
         ("training.seed=4294967296", "should be less than 4294967296"),
-        ("adapter.projector=lora", "should be 'full' or 'frozen', found 'lora'"),
+        ("adapter.projector=half", "should be 'full', 'lora' or 'frozen', found 'half'"),
         ("adapter.targets=wqkv", "should be a list, found 'wqkv'"),
         ("adapter.targets=[]", "should name at least one linear, and none twice, found []"),
         ("adapter.targets=[wo, wo]", "should name at least one linear, and none twice, found ['wo', 'wo']"),
         ("adapter.targets=[wo, [w1]]", "adapter.targets.1 should be 'wqkv'"),
-        ("data.train=3", "data.train should be a path, found 3"),
+        ("data.train=3", "data.train.0 should be a path, found 3"),
         ("base=", "base should be a text, found None"),
         ("training=", "training should be a section"),
         ("base.name=nano", "base is not a section"),
@@ -193,7 +233,7 @@ def test_scalars_are_those_of_yaml_1_2(write):
     text = "base: no\ndata: {train: 2026-11-23}\noutput: off\n"
     recipe = load(write(text + "training: {learning_rate: 1e-4, weight_decay: 010, pack_tokens: 16_384}\n"))
     assert recipe.base == "no"
-    assert (recipe.data.train, recipe.output) == (Path("2026-11-23"), Path("off"))
+    assert (recipe.data.train, recipe.output) == ((Path("2026-11-23"),), Path("off"))
     assert (recipe.training.learning_rate, recipe.training.weight_decay) == (1e-4, 10)
     assert recipe.training.pack_tokens == 16_384
 

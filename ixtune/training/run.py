@@ -60,7 +60,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     run = recipe.output
     folder = base.resolve(recipe.base)
     tokenizer = Tokenizer.from_base(folder)
-    prepared = store.load(recipe.data.train)
+    prepared = store.load(recipe.data.train[0])
     manifest.check_compatible(prepared.manifest, tokenizer.sha256)
     validation = store.load(recipe.data.validation) if recipe.data.validation else None
     if validation is not None:
@@ -68,7 +68,7 @@ def train(recipe: Recipe, console: Console, resume: bool = False) -> Outcome:
     packs = pack(prepared.dataset["length"], recipe.training.pack_tokens)
     inputs: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
-        "train_manifest_sha256": sha256_file(recipe.data.train / manifest.MANIFEST),
+        "train_manifest_sha256": sha256_file(recipe.data.train[0] / manifest.MANIFEST),
         "validation_manifest_sha256": sha256_file(validation.root / manifest.MANIFEST) if validation else None,
     }
     start: Path | None = None

@@ -56,7 +56,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         warmup_steps=training.warmup_ratio,
         lr_scheduler_type=_SCHEDULES[training.schedule],
         optim=_OPTIMIZERS[training.optimizer],
-        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=bool(training.gradient_checkpointing),
         activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         bf16=training.compute_dtype == "bf16",
         fp16=False,
