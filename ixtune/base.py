@@ -24,6 +24,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _SHIPPED_IN_REPOSITORY = {"nano": "examples/nano-base/base", "recipes": "recipes"}
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TOKENIZER = "tokenizer.model"
+_CONFIG = "config.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.bin", _TOKENIZER]
 # owner/name as the hub allows it; a leading dot is left to paths, so that ../x can never be taken for an id
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -73,6 +74,18 @@ def resolve_tokenizer(name: str) -> Path:
     return _folder(name, [_TOKENIZER], _missing_tokenizer)
 
 
+def resolve_config(name: str) -> Path:
+    """The folder that holds the `config.json` of the base called `name`; nothing else of it need be there.
+
+    Args:
+        name: As in `resolve`. Of a hub id nothing but that file is downloaded.
+
+    Raises:
+        IxtuneError: There is no such folder or hub id, it cannot be fetched, or it has no config.json.
+    """
+    return _folder(name, [_CONFIG], _missing_config)
+
+
 def _folder(name: str, hub_files: list[str], missing_parts: Callable[[Path], list[str]]) -> Path:
     """The folder called `name` that lacks none of the parts; `hub_files` are what a hub id is asked for."""
     if name == NANO:
@@ -112,6 +125,11 @@ def _refuse_incomplete(folder: Path, missing: list[str]) -> NoReturn:
 def _missing_tokenizer(folder: Path) -> list[str]:
     """The tokenizer's file, if `folder` lacks it."""
     return [] if (folder / _TOKENIZER).is_file() else [_TOKENIZER]
+
+
+def _missing_config(folder: Path) -> list[str]:
+    """The file of its sizes, if `folder` lacks it."""
+    return [] if (folder / _CONFIG).is_file() else [_CONFIG]
 
 
 def _missing_parts(folder: Path) -> list[str]:

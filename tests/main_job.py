@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -75,3 +78,47 @@ def losses(run: Path) -> list[tuple[int, float, float]]:
     """(step, loss, gradient norm) of every line of metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
+
+
+def counters(run: Path) -> list[tuple[int, int]]:
+    """(tokens, supervised tokens) so far, of every step."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(line["tokens"], line["supervised_tokens"]) for line in lines if "loss" in line]
+
+
+def kill_once(arguments: list[str], due: Callable[[], bool]) -> None:
+    """Start a command, and kill it as soon as something is so."""
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment()) as started:
+        wait_until(started, due)
+        started.kill()
+
+
+def kill_in_a_save(arguments: list[str], run: Path) -> str:
+    """Start a training and kill it while a checkpoint is half written: the name it would have had.
+
+    A stopped process writes nothing, so what is seen then is what is left after the kill.
+    """
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment()) as started:
+        while True:
+            wait_until(started, lambda: any(_half_saved(run)))
+            started.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, started.pid, os.WSTOPPED)
+            for name in _half_saved(run):
+                if not (run / name).exists():
+                    started.kill()
+                    return name
+            started.send_signal(signal.SIGCONT)  # it was done just then: the next save
+
+
+def wait_until(started: subprocess.Popen[bytes], due: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not due():
+        assert started.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _half_saved(run: Path) -> list[str]:
+    """Checkpoints of which a partial folder exists, of this process or of a dead one."""
+    names = os.listdir(run) if run.exists() else []
+    return [name[1:].split(".partial-")[0] for name in names if name.startswith(".checkpoint-") and ".partial-" in name]

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "adapter": GROUND | {"data", "model", "processing"},
     "training": GROUND | {"data", "model", "processing", "adapter"},
     "evaluation": GROUND | {"data", "model", "processing", "adapter", "training"},
-    "cli": GROUND | {"data", "model", "processing", "adapter", "training", "evaluation"},
+    "bench": GROUND | {"data", "model", "processing", "adapter", "training"},
+    "cli": GROUND | {"data", "model", "processing", "adapter", "training", "evaluation", "bench"},
     "__main__": {"cli"},
 }
 TENSORS = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors"}

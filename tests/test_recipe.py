@@ -95,7 +95,8 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
     )
     assert mistakes(path, ["training.rnak=8", "adapter.alpha=0", "seed"]) == [
         "r.yaml:1: output is missing: Run folder: adapter, checkpoints, metrics.",
-        "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; or a list of several.",
+        "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; "
+        "or a list of several.",
         "r.yaml:3: unknown key data.trian; did you mean data.train?",
         "r.yaml:5: adapter.targets.1 should be 'wqkv', 'wo', 'w1', 'w2' or 'w3', found 'wq'",
         "r.yaml:6: adapter.rank should be a whole number, found 'many'",

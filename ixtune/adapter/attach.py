@@ -1,41 +1,106 @@
-"""What is trained: LoRA on the chosen decoder linears, and the projector. Nothing else, and that is checked."""
+"""What is trained: LoRA on the chosen linears, the projector, the separators. Nothing else, and that is checked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
+from ixtune.adapter import dora
 from ixtune.errors import IxtuneError
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.recipe import AdapterSection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from ixtune.model.nf4 import is_decoder_linear
+from ixtune.recipe import AdapterSection, Target
 
 PROJECTOR = "vision_proj"
+SEPARATORS = "separators"
+
+_PROJECTOR_LINEARS = (f"{PROJECTOR}.0", f"{PROJECTOR}.2")
+_ADAPTER = "default"  # PEFT's name for the only one
+_VARIANTS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
+_ROLES = {"lora_A": "A", "lora_B": "B", "lora_magnitude_vector": "magnitude"}
+
+
+class Tensor(NamedTuple):
+    """What a trained tensor is.
+
+    Attributes:
+        part: `lora`, `projector` or `separators`.
+        place: The decoder linear, or the part again.
+        role: A, B or magnitude of LoRA; `whole` for a tensor that is trained itself.
+    """
+
+    part: Literal["lora", "projector", "separators"]
+    place: str
+    role: Literal["A", "B", "magnitude", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPart:
-    """One row of the table of what is trained."""
+    """One row of the table of what is trained; rank, alpha and dropout are None where there is no LoRA.
+
+    Attributes:
+        name: Such as `LoRA wqkv`, `projector`.
+        part: `lora`, `projector` or `separators`.
+        tensors: How many.
+        parameters: How many in all of them.
+        dtype: Of the masters.
+        rank: Of LoRA.
+        alpha: Of LoRA.
+        dropout: In front of LoRA's A.
+    """
 
     name: str
+    part: str
     tensors: int
     parameters: int
     dtype: str
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+
+
+class Lora(NamedTuple):
+    """LoRA of one target."""
+
+    rank: int
+    alpha: float
+    dropout: float
+
+
+def lora_of(section: AdapterSection, target: Target) -> Lora:
+    """The target's own settings, and the section's where it has none."""
+    common = Lora(section.rank, section.alpha, section.dropout)
+    own = section.per_target.get(target)
+    return common._replace(**own.model_dump(exclude_none=True)) if own else common
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
-    """PEFT's configuration of a recipe's adapter section."""
+    """PEFT's configuration of a recipe's adapter section; dropout per target is not in its vocabulary."""
+    modules: list[tuple[Target, tuple[str, ...]]] = [(target, (target,)) for target in section.targets]
+    if section.projector == "lora":
+        modules.append(("projector", _PROJECTOR_LINEARS))
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for target, names in modules:
+        own = lora_of(section, target)
+        ranks |= dict.fromkeys(names, own.rank) if own.rank != section.rank else {}
+        alphas |= dict.fromkeys(names, own.alpha) if own.alpha != section.alpha else {}
     return LoraConfig(
         r=section.rank,
-        lora_alpha=section.alpha,  # type: ignore[arg-type]  # annotated int, only ever divided by r
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # annotated int, only ever divided
         lora_dropout=section.dropout,
-        target_modules=list(section.targets),
-        modules_to_save=[PROJECTOR] if section.projector == "full" else None,
+        target_modules=[name for _, names in modules for name in names],
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        use_rslora=section.variant == "rslora",
+        use_dora=section.variant == "dora",
+        modules_to_save=_saved_whole(section) or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -48,17 +113,27 @@ def attach(model: IXC2ForCausalLM, section: AdapterSection) -> PeftModel:
         IxtuneError: something outside the adapter is trainable, or a target is missing.
     """
     wrapped = get_peft_model(model, lora_config(section))
+    for name, layer in _lora_layers(wrapped):
+        target = cast(Target, _tensor(f"{name}.lora_A").place)
+        dropout = lora_of(section, target).dropout
+        layer.lora_dropout[_ADAPTER] = nn.Dropout(dropout) if dropout else nn.Identity()
+    dora.install(wrapped, fresh=True)
     restore_fp32(wrapped)
     check(wrapped, section)
     return wrapped
 
 
-def trainable(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Named trainable parameters."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
-def restore_fp32(model: torch.nn.Module) -> None:
+def trained(model: nn.Module) -> Iterator[tuple[Tensor, nn.Parameter]]:
+    """The trainable parameters by what they are."""
+    return ((_tensor(name), parameter) for name, parameter in trainable(model))
+
+
+def restore_fp32(model: nn.Module) -> None:
     """Make every trained tensor an fp32 master.
 
     TRL casts them to bf16 on a 4-bit base; at a learning rate of 2e-5 a projector then never moves (TRAPS.md 10b).
@@ -68,38 +143,91 @@ def restore_fp32(model: torch.nn.Module) -> None:
         parameter.data = parameter.data.float()
 
 
-def check(model: torch.nn.Module, section: AdapterSection) -> None:
+def check(model: PeftModel, section: AdapterSection) -> None:
     """Assert that exactly the adapter is trainable, and in fp32.
 
     Raises:
         IxtuneError: naming the tensors.
     """
-    strangers, lora_targets = [], set()
-    for name, parameter in trainable(model):
-        if ".lora_A." in name or ".lora_B." in name:
-            lora_targets.add(name.split(".lora_")[0].rsplit(".", 1)[-1])
-        elif not (section.projector == "full" and f".{PROJECTOR}.modules_to_save." in name):
-            strangers.append(name)
-        if parameter.dtype != torch.float32:
-            strangers.append(f"{name} ({parameter.dtype})")
-    missing = sorted(set(section.targets) - lora_targets)
+    expected = _expected(model, section)
+    found = dict(trainable(model))
+    strangers = [name for name in found if name not in expected]
+    strangers += [f"{name} ({p.dtype})" for name, p in found.items() if p.dtype != torch.float32]
+    missing = sorted(expected - found.keys())
     if strangers or missing:
         raise IxtuneError(
             f"the trainable part is not the adapter: {len(strangers)} other or non-fp32 tensors, "
-            f"targets without LoRA: {', '.join(missing) or 'none'}",
-            where=", ".join(strangers[:3]) or "adapter",
+            f"{len(missing)} of the adapter's {len(expected)} missing",
+            where=", ".join((strangers + missing)[:3]),
             mend="this is a fault of ixtune with this version of peft or trl: please report it",
         )
 
 
-def table(model: torch.nn.Module) -> list[TrainedPart]:
-    """What is trained, summed up by part."""
-    sums: dict[str, list[int]] = {}
-    kinds: dict[str, str] = {}
-    for name, parameter in trainable(model):
-        part = "projector" if PROJECTOR in name else "LoRA " + name.split(".lora_")[0].rsplit(".", 1)[-1]
-        count = sums.setdefault(part, [0, 0])
-        count[0] += 1
-        count[1] += parameter.numel()
-        kinds[part] = str(parameter.dtype).removeprefix("torch.")
-    return [TrainedPart(part, tensors, parameters, kinds[part]) for part, (tensors, parameters) in sums.items()]
+def table(model: PeftModel) -> list[TrainedPart]:
+    """What is trained, summed up by part, as it is in the model and not as it was asked for."""
+    config = cast(LoraConfig, model.peft_config[_ADAPTER])
+    variant = _VARIANTS["dora" if config.use_dora else "rslora" if config.use_rslora else "lora"]
+    layers = {_tensor(f"{name}.lora_A").place: layer for name, layer in _lora_layers(model)}
+    by_place: dict[str, list[tuple[Tensor, nn.Parameter]]] = {}
+    for tensor, parameter in trained(model):
+        by_place.setdefault(tensor.place, []).append((tensor, parameter))
+    rows = []
+    for place, members in by_place.items():
+        layer = layers.get(place)
+        rows.append(
+            TrainedPart(
+                name=f"{variant} {place}" if layer else place,
+                part=members[0][0].part,
+                tensors=len(members),
+                parameters=sum(parameter.numel() for _, parameter in members),
+                dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for _, p in members})),
+                rank=layer.r[_ADAPTER] if layer else None,
+                alpha=layer.lora_alpha[_ADAPTER] if layer else None,
+                dropout=_dropout(layer) if layer else None,
+            )
+        )
+    return rows
+
+
+def _saved_whole(section: AdapterSection) -> list[str]:
+    """The modules that are trained and saved as a whole."""
+    return [PROJECTOR] * (section.projector == "full") + [SEPARATORS] * section.separators
+
+
+def _lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def _dropout(layer: LoraLayer) -> float:
+    """Of a branch as PEFT made it, or of one made lean, which drops out inside of A."""
+    in_front = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
+    return float(in_front or getattr(layer.lora_A[_ADAPTER], "dropout", 0.0))
+
+
+def _tensor(name: str) -> Tensor:
+    """What a trained tensor is, by its name in the wrapped model."""
+    module, _, rest = name.partition(".lora_")
+    role = cast(Literal["A", "B", "magnitude"], _ROLES[f"lora_{rest.split('.')[0]}"]) if rest else "whole"
+    if f".{PROJECTOR}." in f"{module}.":
+        return Tensor("projector", "projector", role)
+    if f".{SEPARATORS}." in module:
+        return Tensor("separators", "separators", role)
+    return Tensor("lora", module.rpartition(".")[2], role)
+
+
+def _expected(model: PeftModel, section: AdapterSection) -> set[str]:
+    """The names of exactly those tensors that a recipe has trained."""
+    base = cast(IXC2ForCausalLM, model.get_base_model())
+    linears = [
+        name
+        for name, _ in base.named_modules()
+        if is_decoder_linear(name) and name.rpartition(".")[2] in section.targets
+    ]
+    linears += _PROJECTOR_LINEARS if section.projector == "lora" else ()
+    sides = [side for side, role in _ROLES.items() if role != "magnitude" or section.variant == "dora"]
+    names = {f"{linear}.{side}.{_ADAPTER}.weight" for linear in linears for side in sides}
+    for whole in _saved_whole(section):
+        module = base.get_submodule(whole)
+        original = getattr(module, "original_module", module)
+        names |= {f"{whole}.modules_to_save.{_ADAPTER}.{leaf}" for leaf, _ in original.named_parameters()}
+    return {f"base_model.model.{name}" for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from typing import Any
 from peft import PeftModel
 from safetensors import safe_open
 
+from ixtune.adapter import dora
 from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
+
+# the adapter's parameters in the wrapped model
+_IN_THE_FILE = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector|modules_to_save)\.default\.")
 
 
 def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
@@ -76,6 +81,12 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
             # PEFT only warns about missing keys; the exact comparison below reports them by name.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except KeyError as error:  # PEFT looks for every tensor of a module that is saved whole
+        raise IxtuneError(
+            f"the adapter lacks {error.args[0]}",
+            where=str(folder / WEIGHTS_FILE),
+            mend="copy the adapter again, or train it anew with this version",
+        ) from error
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise IxtuneError(
             f"the adapter does not fit the base: {str(error).splitlines()[0]}",
@@ -83,6 +94,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
             mend="use the base it was trained on, or copy the adapter again",
         ) from error
     _check_keys(wrapped, folder)
+    dora.install(wrapped)
     wrapped.eval()
     return wrapped
 
@@ -90,11 +102,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
 def _check_keys(wrapped: PeftModel, folder: Path) -> None:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         stored = set(file.keys())
-    wanted = {
-        name.replace(".default.", ".").replace(".modules_to_save.", ".")
-        for name, _ in wrapped.named_parameters()
-        if ".lora_A.default." in name or ".lora_B.default." in name or ".modules_to_save.default." in name
-    }
+    wanted = {_stored_name(name) for name, _ in wrapped.named_parameters() if _IN_THE_FILE.search(name)}
     notes = [f"not used by the model: {name}" for name in sorted(stored - wanted)]
     notes += [f"missing in the adapter: {name}" for name in sorted(wanted - stored)]
     if notes:
@@ -104,6 +112,12 @@ def _check_keys(wrapped: PeftModel, folder: Path) -> None:
             mend="copy the adapter again, or train it anew with this version",
             notes=notes[:8],
         )
+
+
+def _stored_name(name: str) -> str:
+    """The name under which PEFT saves a parameter of the wrapped model."""
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
+    return name.replace(".default.", ".").replace(".modules_to_save.", ".")
 
 
 def _card(info: dict[str, Any]) -> str:

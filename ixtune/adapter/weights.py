@@ -1,8 +1,9 @@
 """A trained adapter as it lies on disk, in PEFT's file format, read without peft.
 
-Two kinds of tensors: low-rank pairs (`X.lora_A.weight` [R, in], `X.lora_B.weight` [out, R]) that are added to
-the base's `X.weight`, and whole tensors (the projector, the separators) that take a base tensor's place.
-Anything else is refused by name: an adapter of which a part is ignored gives a wrong model without a word.
+Three kinds of tensors: low-rank pairs (`X.lora_A.weight` [R, in], `X.lora_B.weight` [out, R]) that are added to
+the base's `X.weight`, with DoRA the magnitudes `X.lora_magnitude_vector` [out] that belong to them, and whole
+tensors (the projector, the separators) that take a base tensor's place. Anything else is refused by name: an
+adapter of which a part is ignored gives a wrong model without a word.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ RECORD_FILE = "ixtune.json"
 
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_MAGNITUDE = ".lora_magnitude_vector"
 # trained modules that the checkpoint calls otherwise; ixtune.model.checkpoint has all, but needs transformers
 _ORIGINAL_NAMES = {"separators.glb": "plora_glb_GN", "separators.sub": "plora_sub_GN"}
 # settings of PEFT's LoraConfig under which the update is not scale * B @ A added to the weight
 _OTHER_ARITHMETIC = (
-    "use_dora",
     "use_qalora",
     "use_bdlora",
     "lora_bias",
@@ -69,6 +70,7 @@ class AdapterWeights:
         file: Its weights.
         low_rank: Original tensor name -> update to add.
         whole: Original tensor name -> adapter tensor that replaces it.
+        magnitudes: Original tensor name -> length of each of its rows, with DoRA.
         record: The content of ixtune.json; empty for an adapter trained with something else.
     """
 
@@ -76,6 +78,7 @@ class AdapterWeights:
     file: Checkpoint
     low_rank: Mapping[str, LowRank]
     whole: Mapping[str, str]
+    magnitudes: Mapping[str, str]
     record: Mapping[str, Any]
 
     def compute_dtype(self, stored: torch.dtype) -> torch.dtype:
@@ -123,15 +126,20 @@ def read_adapter(path: Path) -> AdapterWeights:
     file = open_file(folder / WEIGHTS_FILE)
     pairs: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
+    magnitudes: dict[str, str] = {}
     for key in file.by_name:
         name = key.removeprefix(_PREFIX)
         if match := _LOW_RANK.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = key
+        elif name.endswith(_MAGNITUDE) and config.get("use_dora"):
+            magnitudes[f"{name.removesuffix(_MAGNITUDE)}.weight"] = key
         elif _is_saved_whole(name, config.get("modules_to_save") or []):
             whole[_ORIGINAL_NAMES.get(name, name)] = key
         else:
             raise _refuse(file, f"the adapter holds {key}, which is neither a low-rank pair nor a module to save")
     low_rank = {f"{module}.weight": _pair(module, sides, file, config) for module, sides in pairs.items()}
+    if config.get("use_dora") and (odd := sorted(low_rank.keys() ^ magnitudes.keys())):
+        raise _refuse(file, f"the adapter is DoRA, but {odd[0]} has no low-rank pair or no magnitude")
     if both := sorted(low_rank.keys() & whole.keys()):
         raise _refuse(file, f"the adapter both replaces {both[0]} and adds to it")
     if not (low_rank or whole):
@@ -140,7 +148,7 @@ def read_adapter(path: Path) -> AdapterWeights:
     record = _read_json(folder / RECORD_FILE) if (folder / RECORD_FILE).is_file() else {}
     if record.get("adapter_sha256") not in (None, sha256_file(folder / WEIGHTS_FILE)):
         raise _refuse(file, f"the adapter's weights are not those that {RECORD_FILE} was written for")
-    return AdapterWeights(folder, file, low_rank, whole, record)
+    return AdapterWeights(folder, file, low_rank, whole, magnitudes, record)
 
 
 def named_base(adapter: Path) -> str:
@@ -173,8 +181,15 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
         Warnings, one line each.
 
     Raises:
-        IxtuneError: A target is missing in the base or differs in shape, or the base is another one.
+        IxtuneError: A target is missing in the base or differs in shape, the base is another one, or the adapter
+            is DoRA.
     """
+    if adapter.magnitudes:
+        raise IxtuneError(
+            "the adapter is DoRA, which cannot be merged yet",
+            where=str(adapter.folder),
+            mend="use it beside its base, or train with adapter.variant lora or rslora",
+        )
     for name, pair in adapter.low_rank.items():
         a, b = adapter.file.by_name[pair.a], adapter.file.by_name[pair.b]
         _check_target(adapter, base, name, (b.shape[0], a.shape[1]))

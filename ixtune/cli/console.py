@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS = 400
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A rich console on stdout, or on stderr; lines are folded on a terminal only."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_COLUMNS)
+    made = Console(stderr=stderr, highlight=False, quiet=quiet)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, quiet=quiet, width=_PIPE_COLUMNS)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ixtune.training.run import Outcome
 
 
 def command(
@@ -13,23 +17,51 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe, such as training.seed=1 adapter.rank=16.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the recipe's output folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in the output folder. resume=auto also starts a missing one."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan, load, take one step on the largest pack, and write nothing.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
+    ] = 1,
 ) -> None:
     """Train an adapter as a recipe says: QLoRA on the decoder, and the projector.
 
-    Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20
+    Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20 resume=auto
     """
     from ixtune import recipe as recipes
     from ixtune.cli.console import console, quiet_libraries
+    from ixtune.training import launch
 
     chosen = recipes.load(recipe, overrides or ())
+    words = [str(recipe), *(overrides or ())]
+    if processes > 1:  # which the processes that it starts are not told
+        options = ["--resume"] * resume + ["--dry-run"] * dry_run
+        raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
     from ixtune.training.run import train
 
-    out = console()
-    outcome = train(chosen, out, resume=resume)
+    out = console(quiet=launch.rank() != 0)
+    outcome = train(chosen, out, must_resume=resume, only_try=dry_run)
+    if outcome is None:
+        return
+    out.print("\n".join(_ending(outcome, words)), highlight=False, markup=False, soft_wrap=True)
     if outcome.adapter is None:
-        out.print(f"stopped  at step {outcome.steps}; checkpoint {outcome.checkpoint}", highlight=False)
-        out.print(f"resume   ixtune train {recipe} {' '.join(overrides or ())} --resume", highlight=False)
         raise typer.Exit(130)
-    out.print(f"done     {outcome.steps} steps; adapter in {outcome.adapter}", highlight=False)
+
+
+def _ending(outcome: Outcome, words: list[str]) -> list[str]:
+    from ixtune.training import launch
+
+    if outcome.adapter is None:
+        several = ["--processes", str(launch.world_size())] if launch.world_size() > 1 else []
+        again = shlex.join(["ixtune", "train", *words, "--resume", *several])
+        return [f"stopped  at step {outcome.steps}; checkpoint {outcome.checkpoint}", f"resume   {again}"]
+    lines = [f"done     {outcome.steps} steps; adapter in {outcome.adapter}"]
+    if outcome.validation_loss is not None:
+        which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
+        lines.append(f"         it is of {which}, the best on validation: loss {outcome.validation_loss:.4f}")
+    return lines

@@ -24,7 +24,7 @@ from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
 from ixtune.model.shards import open_checkpoint
 from ixtune.training.batch import PictureSource
-from ixtune.training.run import DTYPES, mean_loss
+from ixtune.training.validation import DTYPES, mean_loss
 
 PACK_TOKENS = 16384  # for the loss
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share

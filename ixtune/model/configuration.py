@@ -7,30 +7,18 @@ from typing import Any, cast
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
+from ixtune.model.sizes import CLIP_L_336, PLORA_OTHERS, PLORA_WQKV, Sizes
+from ixtune.model.sizes import DECODER_LINEARS as DECODER_LINEARS
+
 MODEL_TYPE = "internlmxcomposer2"
-DECODER_LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 
 # What the original config.json says about running, not about the network. transformers would obey some of it
 # (flash_attention_2 without flash-attn raises) and refuse other parts (`max_length` is a generation setting).
 # Dropped on load; `merge` and `export` carry the file itself along.
 _RUN_KEYS = ("attn_implementation", "max_length", "use_cache", "auto_map", "bias", "torch_dtype_original")
 
-# The original hard-codes its vision tower; these are CLIP-L/14-336's sizes (MODEL.md 2.5).
-_CLIP_L_336 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
-
-# Rank and alpha are constants of the original's code, absent from its config.json (MODEL.md 4).
-_PLORA_WQKV = {"rank": 8, "alpha": 16}
-_PLORA_OTHERS = {"rank": 256, "alpha": 256}
+# The defaults: the released 7B.
+_7B = Sizes()
 
 
 class IXC2Config(PreTrainedConfig):
@@ -51,12 +39,12 @@ class IXC2Config(PreTrainedConfig):
     sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own convention
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
-    vocab_size: int = 92544
-    hidden_size: int = 4096
-    intermediate_size: int = 14336
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 8
+    vocab_size: int = _7B.vocabulary
+    hidden_size: int = _7B.hidden
+    intermediate_size: int = _7B.intermediate
+    num_hidden_layers: int = _7B.layers
+    num_attention_heads: int = _7B.heads
+    num_key_value_heads: int = _7B.kv_heads
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
@@ -78,8 +66,8 @@ class IXC2Config(PreTrainedConfig):
             kwargs.pop(key, None)
         self.use_cache = True
         if not isinstance(self.vision_config, CLIPVisionConfig):
-            self.vision_config = CLIPVisionConfig(**{**_CLIP_L_336, **(self.vision_config or {})})
-        self.plora = self.plora or {"wqkv": dict(_PLORA_WQKV), "others": dict(_PLORA_OTHERS)}
+            self.vision_config = CLIPVisionConfig(**{**CLIP_L_336, **(self.vision_config or {})})
+        self.plora = self.plora or {"wqkv": dict(PLORA_WQKV), "others": dict(PLORA_OTHERS)}
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -111,14 +99,12 @@ class IXC2Config(PreTrainedConfig):
 
     def linear_shape(self, linear: str) -> tuple[int, int]:
         """(out, in) features of one decoder linear."""
-        kv_width = 2 * self.num_key_value_heads * self.head_dim
-        return {
-            "wqkv": (self.hidden_size + kv_width, self.hidden_size),
-            "wo": (self.hidden_size, self.hidden_size),
-            "w1": (self.intermediate_size, self.hidden_size),
-            "w3": (self.intermediate_size, self.hidden_size),
-            "w2": (self.hidden_size, self.intermediate_size),
-        }[linear]
+        return self.sizes.linear_shape(linear)
+
+    @property
+    def sizes(self) -> Sizes:
+        """All sizes of the network as plain integers."""
+        return Sizes.from_config_json(self.to_dict())
 
 
 AutoConfig.register(MODEL_TYPE, IXC2Config)

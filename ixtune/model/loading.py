@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
-from transformers.utils import logging as transformers_logging
 
 from ixtune.errors import IxtuneError
 from ixtune.model import nf4
@@ -15,7 +16,6 @@ from ixtune.model.attention import NAME as SEGMENTS
 from ixtune.model.checkpoint import to_original_name
 from ixtune.model.configuration import MODEL_TYPE, IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.model.notices import without_kernels_notice
 from ixtune.model.shards import Checkpoint, open_checkpoint
 
 
@@ -90,33 +90,52 @@ def load_base(
         IxtuneError: the checkpoint does not fit, or not exactly the decoder linears were quantised.
     """
     config = read_config(folder)
-    check_tensors(open_checkpoint(folder), config, folder)
-    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = None
-    if quantize:
-        with without_kernels_notice():
-            import bitsandbytes  # noqa: F401 - transformers does, with the notice
-        with torch.device("meta"):
-            settings = nf4.quantization_config(IXC2ForCausalLM(config), dtype)
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model = IXC2ForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            device_map={"": target},
-            quantization_config=settings,
-            attn_implementation=SEGMENTS,
-            local_files_only=True,
+    checkpoint = open_checkpoint(folder)
+    check_tensors(checkpoint, config, folder)
+    config.name_or_path = str(folder)  # PEFT notes it with the adapter
+    model = empty(config, quantize=quantize, dtype=dtype)
+    fill(model, checkpoint, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model, nf4.settle(model, config) if quantize else None
+
+
+def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForCausalLM:
+    """The frozen network on the meta device, in evaluation mode, ready to be filled."""
+    with torch.device("meta"):
+        model = cast(
+            IXC2ForCausalLM,
+            IXC2ForCausalLM._from_config(config, dtype=dtype, attn_implementation=SEGMENTS),
         )
-    finally:
-        if bar:
-            transformers_logging.enable_progress_bar()
+    if quantize:
+        nf4.put_in_place(model, dtype)
     # Generation settings are chosen by the caller; the original's would sample and cap the length at 4,480.
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     model.eval()
     model.requires_grad_(False)
-    return model, nf4.settle(model, config) if quantize else None
+    return model
+
+
+def fill(model: IXC2ForCausalLM, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> None:
+    """Read tensor by tensor, each to its place, decoder linears into NF4 where the model holds them so.
+
+    One tensor at a time is in memory in the precision of the checkpoint. transformers' own loader maps every shard
+    as a whole and keeps it: on a CPU, loading in NF4 took more memory than the 16-bit checkpoint has (TRAPS.md 16c).
+    """
+    places = {to_original_name(name): name for name, _ in model.named_parameters()}
+    for info in checkpoint.tensors:
+        module_name, _, leaf = places[info.name].rpartition(".")
+        module = model.get_submodule(module_name)
+        value = checkpoint.read(info.name).to(dtype)
+        if leaf == "weight" and nf4.is_quantised(module):
+            parameter = nf4.quantised(value, device)
+        else:
+            parameter = nn.Parameter(value.to(device), requires_grad=False)
+        setattr(module, leaf, parameter)
+    unfilled = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if unfilled:
+        raise IxtuneError(
+            f"{len(unfilled)} tensors of the network have no value",
+            where=", ".join(unfilled[:3]),
+            mend="this is a fault of ixtune with this version of transformers: please report it",
+        )

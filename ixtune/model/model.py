@@ -129,8 +129,9 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"input_ids holds {len(image_rows)} image positions, but the images have {len(image_vectors)} tokens"
             )
-        # Under an adapter this is PEFT's wrapper around two projectors, of which the trained one comes last.
-        projector_dtype = list(self.vision_proj.parameters())[-1].dtype
+        # Under an adapter this may be PEFT's wrapper around two projectors, of which the trained one comes last, or
+        # hold LoRA, which is in fp32 beside the frozen layers and has no bias.
+        projector_dtype = [p.dtype for name, p in self.vision_proj.named_parameters() if name.endswith("bias")][-1]
         projected_ID = self.vision_proj(image_vectors.to(projector_dtype)).to(embeds.dtype)
         flat_TD = embeds.reshape(-1, embeds.shape[-1]).index_copy(0, image_rows, projected_ID)
         return flat_TD.view_as(embeds), image_rows

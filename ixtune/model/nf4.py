@@ -1,19 +1,22 @@
 """NF4 of exactly the decoder linears, and proof that it was exactly those.
 
-transformers swaps every plain `nn.Linear` that is not named in a skip list. What must stay 16-bit (PLoRA, vision
-tower, projector, head) is therefore listed module by module (TRAPS.md 1), and counted after loading.
+transformers quantises every plain `nn.Linear` that no skip list names, PLoRA, vision tower, projector and head
+included (TRAPS.md 1). Here each decoder linear is replaced by name, and counted after loading.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
 
 from ixtune.errors import IxtuneError
 from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
+from ixtune.model.notices import without_kernels_notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +37,57 @@ def is_decoder_linear(module_name: str) -> bool:
     return module_name.startswith("model.layers.") and module_name.rsplit(".", 1)[-1] in DECODER_LINEARS
 
 
-def quantization_config(meta_model: nn.Module, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation for the decoder linears only.
+def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
+    """Put an empty 4-bit layer in the place of each decoder linear: NF4 with double quantisation.
 
     Args:
-        meta_model: the same network on the meta device, to name every other linear.
+        model: the network on the meta device.
         compute_dtype: what the dequantised product is computed in.
     """
-    kept = [
-        name
-        for name, module in meta_model.named_modules()
-        if isinstance(module, nn.Linear) and not is_decoder_linear(name)
-    ]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=kept,
-    )
+    with without_kernels_notice():
+        from bitsandbytes.nn import Linear4bit
+
+    for name, module in list(model.named_modules()):
+        if is_decoder_linear(name):
+            linear = cast(nn.Linear, module)
+            layer = Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=False,
+                compute_dtype=compute_dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+                device="meta",
+            )
+            model.set_submodule(name, layer)
+    # What transformers notes on a model it quantised itself: PEFT, TRL and the trainer go by it.
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]
+    model.quantization_method = QuantizationMethod.BITS_AND_BYTES  # type: ignore[assignment]
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether this is a 4-bit layer."""
+    from bitsandbytes.nn import Linear4bit
+
+    return isinstance(module, Linear4bit)
+
+
+def quantised(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
+    """A weight [out, in] in NF4 with double quantisation, computed on the device."""
+    from bitsandbytes.nn import Params4bit
+
+    plain = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    return cast(nn.Parameter, plain.to(device))  # type: ignore[misc]  # its stubs bind self too narrowly
+
+
+def dequantised(layer: nn.Module) -> torch.Tensor:
+    """The weight [out, in] that a linear computes with, in 4 bits or not; a copy where it is in 4 bits."""
+    if not is_quantised(layer):
+        return cast(nn.Linear, layer).weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = cast(Any, layer.weight)
+    return dequantize_4bit(weight.data, weight.quant_state)
 
 
 def settle(model: nn.Module, config: IXC2Config) -> Quantized:

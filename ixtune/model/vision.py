@@ -6,7 +6,7 @@ v vision width, m = 4v merged width, I image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -75,11 +75,11 @@ def normalise(crops: torch.Tensor) -> torch.Tensor:
     return (crops.float() / 255 - mean) / std
 
 
-def views_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
-    """One image's views, in the tower's order.
+def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """One image's global view.
 
-    The global view is the bicubic shrinking, without antialiasing, of the whole padded and normalised picture
-    in fp32 (MODEL.md 2.4); the picture is put together again from its crops, so that only uint8 crops travel.
+    It is the bicubic shrinking, without antialiasing, of the whole padded and normalised picture in fp32 (MODEL.md
+    2.4); the picture is put together again from its crops, so that only uint8 crops travel.
 
     Args:
         crops_N3HW: uint8 [rows*cols, 3, 336, 336], row-major.
@@ -87,13 +87,39 @@ def views_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
         cols: crops in a row.
 
     Returns:
-        float32 [1 + rows*cols, 3, 336, 336], the global view first.
+        float32 [1, 3, 336, 336]
     """
-    crops = normalise(crops_N3HW)
-    side = crops.shape[-1]
-    picture = crops.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4).reshape(1, 3, rows * side, cols * side)
-    overview = interpolate(picture, size=(side, side), mode="bicubic", align_corners=False)
-    return torch.cat((overview, crops))
+    side = crops_N3HW.shape[-1]
+    picture = crops_N3HW.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4)
+    picture = normalise(picture.reshape(1, 3, rows * side, cols * side))
+    return interpolate(picture, size=(side, side), mode="bicubic", align_corners=False)
+
+
+def chunks_of_views(
+    crops_N3HW: torch.Tensor, grids: Sequence[tuple[int, int]], chunk: int, dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
+    """All images' views in the tower's order, each image's global view first, so many at a time.
+
+    Crops stay uint8 until their chunk is made, and a chunk is forgotten here before it is given away.
+    """
+    waiting: list[torch.Tensor] = []
+    room = chunk
+    for crops, (rows, cols) in zip(crops_N3HW.split([r * c for r, c in grids]), grids, strict=True):
+        start = -1  # of the global view
+        while start < len(crops):
+            if start < 0:
+                part, start = overview_of(crops, rows, cols), 0
+            else:
+                part = normalise(crops[start : start + room])
+                start += len(part)
+            waiting.append(part.to(dtype))
+            room -= len(part)
+            if not room:
+                views, waiting, room = torch.cat(waiting), [], chunk
+                yield views
+                del views
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def merge_2x2(hidden_VPv: torch.Tensor) -> torch.Tensor:
@@ -150,12 +176,14 @@ def image_vectors(
     counts = [rows * cols for rows, cols in grids]
     if sum(counts) != len(crops_N3HW):
         raise ValueError(f"the grids hold {sum(counts)} crops, but {len(crops_N3HW)} came")
-    images = crops_N3HW.split(counts)
-    views = torch.cat([views_of(crops, *grid) for crops, grid in zip(images, grids, strict=True)]).to(dtype)
     # A frozen tower runs without gradients, whatever comes after it: its activations would be gigabytes at 4K.
     trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
     # It has a dtype of its own; under autocast a GPU would mix in fp32 norms, and cached vectors would differ.
-    with torch.set_grad_enabled(trains), torch.autocast(views.device.type, enabled=False):
-        maps = torch.cat([merge_2x2(tower(part)[:, 1:]) for part in views.split(chunk)])
+    with torch.set_grad_enabled(trains), torch.autocast(crops_N3HW.device.type, enabled=False):
+        parts = []
+        for views in chunks_of_views(crops_N3HW, grids, chunk, dtype):
+            parts.append(merge_2x2(tower(views)[:, 1:]))
+            del views  # before the next ones are made
+    maps = torch.cat(parts)
     per_image = maps.split([1 + count for count in counts])
     return torch.cat([lay_out(m, *grid, separators) for m, grid in zip(per_image, grids, strict=True)])

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from ixtune.data.pixels import open_picture, place_and_cut
-from ixtune.data.store import PictureFiles, PreparedSet, layout_of
+from ixtune.data.store import PictureFiles, layout_of
 from ixtune.data.template import Sample, expand
+from ixtune.data.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.model.model import IXC2ForCausalLM
 
@@ -129,13 +131,26 @@ def make_batch(records: Sequence[dict[str, Any]], pictures: PictureSource, image
     return {**batch, **pictures.of(records)}
 
 
-class PackCollator:
-    """TRL's data collator: a list with one row `{"records": [indices]}` -> a Batch."""
+def pack_dataset(packs: Sequence[Sequence[int]], processes: int = 1) -> Dataset:
+    """The packs as TRL takes them; empty ones at the end, so that each of several processes gets equally many."""
+    return Dataset.from_dict({"records": [*map(list, packs), *([[]] * (-len(packs) % processes))]})
 
-    def __init__(self, prepared: PreparedSet, pictures: PictureSource) -> None:
-        self.prepared, self.pictures = prepared, pictures
+
+class PackCollator:
+    """TRL's data collator: a list with one row `{"records": [indices]}` -> a Batch.
+
+    Besides what the model takes, the batch holds `records`, the indices in the training set of its segments, so that
+    what goes wrong can be told by the records it went wrong with. Take it out before the model is called. The batch of
+    an empty pack holds nothing else.
+    """
+
+    def __init__(self, training_set: TrainingSet, pictures: PictureSource) -> None:
+        self.training_set, self.pictures = training_set, pictures
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Read the pack's records and put them together."""
-        indices = [index for row in rows for index in row["records"]]
-        return make_batch([self.prepared.dataset[index] for index in indices], self.pictures)
+        indices = tuple(index for row in rows for index in row["records"])
+        if not indices:
+            return {"records": ()}
+        batch = make_batch([self.training_set.record(index) for index in indices], self.pictures)
+        return {**batch, "records": indices}

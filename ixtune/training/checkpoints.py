@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 from ixtune.errors import IxtuneError
-from ixtune.files import sha256_file
+from ixtune.files import atomic_write_json, sha256_file
 
 SUMS = "checksums.json"
 PREFIX = "checkpoint-"
+BEST = "best.json"
 
 
 def seal(folder: Path) -> None:
@@ -57,12 +58,24 @@ def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     return None, damaged
 
 
-def rotate(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; each is renamed away first, so that none is seen half deleted."""
+def rotate(run: Path, keep: int, best_step: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and that of the best step.
+
+    Each is renamed away first, so that none is seen half deleted.
+    """
+    for left in run.glob(f".{PREFIX}*.deleted"):  # by a process that was killed while it deleted
+        shutil.rmtree(left)
     for folder in listing(run)[:-keep]:
-        doomed = folder.with_name(f".{folder.name}.deleted")
-        os.replace(folder, doomed)
-        shutil.rmtree(doomed)
+        if step_of(folder) != best_step:
+            doomed = folder.with_name(f".{folder.name}.deleted")
+            os.replace(folder, doomed)
+            shutil.rmtree(doomed)
+
+
+def mark_best(checkpoint: Path, loss: float | None) -> None:
+    """Say in the run folder which checkpoint is the best on the validation set."""
+    content = {"step": step_of(checkpoint), "validation_loss": loss, "checkpoint": checkpoint.name}
+    atomic_write_json(checkpoint.parent / BEST, content)
 
 
 def set_aside(folder: Path) -> None:
@@ -82,5 +95,5 @@ def require_empty(run: Path) -> None:
         raise IxtuneError(
             "there is a run in this folder already",
             where=str(run),
-            mend="continue it with --resume, or choose another folder: output=NAME",
+            mend="continue it with --resume or resume=auto, or choose another folder: output=NAME",
         )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from ixtune import recipe as recipes
 from ixtune.errors import IxtuneError
@@ -16,6 +15,8 @@ from ixtune.training import checkpoints
 
 RECIPE = "recipe.yaml"
 INPUTS = "inputs.json"
+# how the run is started and where its folder lies now make no other run of it
+_NOT_COMPARED = ("resume", "output")
 
 
 def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
@@ -25,15 +26,36 @@ def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
     atomic_write_text(run / RECIPE, recipes.dump(recipe))
 
 
-def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, console: Console) -> Path | None:
+def is_begun(run: Path) -> bool:
+    """Whether there is a run in this folder."""
+    return (run / RECIPE).is_file() and (run / INPUTS).is_file()
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run in this folder has come to its end."""
+    return is_begun(run) and (run / "adapter").exists()
+
+
+def require_run(run: Path) -> None:
+    """Refuse to resume what is not there, or at its end.
+
+    Raises:
+        IxtuneError: there is no unfinished run in this folder.
+    """
+    if not is_begun(run):
+        raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
+    if is_finished(run):
+        raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
+
+
+def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callable[[str], None]) -> Path | None:
     """The checkpoint to go on from; None where the run never reached one.
 
     Raises:
-        IxtuneError: there is no such run, it is finished, or its recipe, base or data are other ones now.
+        IxtuneError: its recipe, base or data are other ones now, or it has just been finished.
     """
-    if not (run / RECIPE).is_file():
-        raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
-    before, now = recipes.load(run / RECIPE).model_dump(mode="json"), recipe.model_dump(mode="json")
+    require_run(run)
+    before, now = (_compared(some) for some in (recipes.load(run / RECIPE), recipe))
     _require_same(
         before,
         now,
@@ -48,22 +70,22 @@ def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, console: Con
         where=run / INPUTS,
         mend="put them back as they were",
     )
-    if (run / "adapter").exists():
-        raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
     found, damaged = checkpoints.newest_whole(run)
     for folder, problem in damaged:
-        console.print(f"damaged checkpoint passed over: {folder}: {problem}", highlight=False)
+        say(f"damaged checkpoint passed over: {folder}: {problem}")
         checkpoints.set_aside(folder)
-    console.print(f"resume   {found or 'from the start: no whole checkpoint yet'}", highlight=False)
+    say(f"resume   {found or 'from the start: no whole checkpoint yet'}")
     return found
 
 
-def is_last(checkpoint: Path | None) -> bool:
+def is_last(checkpoint: Path) -> bool:
     """Whether a checkpoint is of the run's last step, so that nothing is left to train."""
-    if checkpoint is None:
-        return False
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return int(state["global_step"]) >= int(state["max_steps"])
+
+
+def _compared(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_COMPARED}
 
 
 def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, mend: str) -> None:

@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sized
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import Sampler
+from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ixtune.adapter import attach
 from ixtune.files import atomic_folder
 from ixtune.recipe import Recipe
-from ixtune.training import checkpoints
+from ixtune.training import checkpoints, launch, parallel, rehearsal
+from ixtune.training.batch import PackCollator
+from ixtune.training.finite import MicroBatch, require_finite
+from ixtune.training.metrics import Meter
+from ixtune.training.optimizer import OPTIMIZERS, parameter_groups
+from ixtune.training.progress import Progress
 
-_OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 class EpochPermutation(Sampler[int]):
-    """The packs of an epoch in an order that depends on seed and epoch only, so that a resumed run repeats it."""
+    """The packs of an epoch in an order that depends on seed and epoch only, so that a resumed run repeats it.
 
-    def __init__(self, packs: Sized, seed: int) -> None:
-        self.count, self.seed, self.epoch = len(packs), seed, 0
+    Empty packs, which fill the last step up where there are several processes, stay at the end.
+    """
+
+    def __init__(self, packs: int, seed: int, fillers: int = 0) -> None:
+        self.packs, self.fillers, self.seed, self.epoch = packs, fillers, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's loader at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return self.packs + self.fillers
 
     def __iter__(self) -> Iterator[int]:
-        order = list(range(self.count))
+        order = list(range(self.packs))
         random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        return iter(order)
+        return iter([*order, *range(self.packs, len(self))])
 
 
 def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
     """TRL's settings of a recipe; every default of TRL's that differs from ours is set here (TRAPS.md 9, 10)."""
     training = recipe.training
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(steps_folder),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -55,9 +65,8 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         max_grad_norm=training.max_grad_norm,
         warmup_steps=training.warmup_ratio,
         lr_scheduler_type=_SCHEDULES[training.schedule],
-        optim=_OPTIMIZERS[training.optimizer],
-        activation_checkpointing=bool(training.gradient_checkpointing),
-        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        optim=OPTIMIZERS[training.optimizer],
+        activation_checkpointing=False,  # the levers': transformers would switch it on for all layers
         bf16=training.compute_dtype == "bf16",
         fp16=False,
         use_cpu=not torch.cuda.is_available(),
@@ -68,7 +77,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         logging_nan_inf_filter=False,  # it would show the mean of the good losses in place of a NaN
         save_steps=training.save_every,
         save_strategy="steps",
-        report_to="none",
+        report_to=list(training.report_to) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
@@ -77,6 +86,9 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         packing=False,
         average_tokens_across_devices=True,
     )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process has one GPU; DataParallel would cut the batch by its first axis
+    return config
 
 
 class AdapterTrainer(SFTTrainer):
@@ -86,11 +98,54 @@ class AdapterTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, recipe: Recipe, run_folder: Path, **kwargs: Any) -> None:
         self.recipe, self.run_folder = recipe, run_folder
-        self.seen_tokens = self.seen_supervised = 0
+        self.progress = Progress()
+        self.meter = Meter(self.progress)
+        self.flops_of: Callable[[Sequence[int]], float] | None = None
+        self.on_cut: Callable[[str], None] = lambda sentence: None
+        self._step: list[MicroBatch] = []
+        self._rates: dict[str, float] = {}
         self._partial: Path | None = None
         super().__init__(*args, **kwargs)
         attach.restore_fp32(self.model)
         attach.check(self.model, recipe.adapter)
+
+    @property
+    def collator(self) -> PackCollator:
+        """What makes the batches, and knows whose records they are."""
+        return cast(PackCollator, self.data_collator)
+
+    def measure_by(self, flops_of: Callable[[Sequence[int]], float], flops_per_s: float | None) -> None:
+        """How many operations the records of a pack need, and how many the cards of the run can do in a second."""
+        self.flops_of, self.meter = flops_of, Meter(self.progress, flops_per_s)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of one pack, in parts where memory runs out; its records are remembered for the step."""
+        if "input_ids" not in inputs:  # a filler: the epoch has a pack less for this process
+            return torch.zeros((), device=self.args.device)
+        loss = rehearsal.step_in_parts(
+            lambda part: self.forward_backward(model, part, num_items_in_batch),
+            inputs,
+            self.model,
+            told=self._cut,
+            named=lambda part: self.collator.training_set.identity(part["records"][0]),
+        )
+        self._step.append(MicroBatch(inputs["records"], loss))
+        return loss
+
+    def forward_backward(
+        self, model: torch.nn.Module, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """What SFTTrainer does with a batch."""
+        taken = {key: value for key, value in batch.items() if key != "records"}
+        loss: torch.Tensor = super().training_step(model, taken, num_items_in_batch)
+        return loss
+
+    def _cut(self, sentence: str) -> None:
+        """A pack had to be cut for want of memory."""
+        self.progress.reproducible = False
+        self.on_cut(sentence)
 
     def compute_loss(
         self,
@@ -101,42 +156,77 @@ class AdapterTrainer(SFTTrainer):
     ) -> Any:
         """The model's own loss on supervised rows; TRL's fused head would bypass the pictures."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
-        if model.training:
-            self.seen_tokens += inputs["input_ids"].numel()
-            self.seen_supervised += len(inputs["supervised"][1])
         loss = outputs.loss
         if num_items_in_batch is not None and self.args.world_size > 1:
-            loss = loss * self.args.world_size  # DDP takes the mean of the processes' gradients
+            loss = loss * self.args.world_size  # what follows takes the mean over the processes
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        """Supervised tokens of the whole optimizer step, over all processes."""
-        count = torch.tensor(sum(len(batch["supervised"][1]) for batch in batch_samples), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        """Supervised tokens of the whole optimizer step, over all processes; they are counted here too."""
+        batches = [batch for batch in batch_samples if "input_ids" in batch]
+        tokens, supervised, flops, cut = parallel.total(
+            sum(batch["input_ids"].numel() for batch in batches),
+            sum(len(batch["supervised"][1]) for batch in batches),
+            sum(self.flops_of(batch["records"]) for batch in batches) if self.flops_of else 0.0,
+            not self.progress.reproducible,
+        )
+        self.progress.reproducible = not cut  # in all of them, as the first one writes it down
+        self.progress.tokens += int(tokens)
+        self.progress.supervised_tokens += int(supervised)
+        self.progress.flops += flops
+        return torch.tensor(supervised, device=device)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        parallel.average_gradients(model.parameters())
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The last thing before the optimizer: what is not finite goes no further."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        require_finite(self, self._step, norm)
+        self._step.clear()
+        return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochPermutation:
-        return EpochPermutation(cast(Sized, train_dataset or self.train_dataset), self.recipe.training.seed)
+        packs: Dataset = train_dataset or self.train_dataset
+        fillers = sum(not records for records in packs["records"])
+        return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        # transformers' word for a model whose gradients are not accelerate's to reduce: no DistributedDataParallel
+        self.is_distributed_loading_by_transformers = self.args.world_size > 1
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            self.is_distributed_loading_by_transformers = False
+
+    def _sync_replicated_trainable_parameters(self, model: torch.nn.Module) -> None:
+        parallel.start_equal(parameter for _, parameter in attach.trainable(self.model))
+        if not parallel.is_first():
+            set_seed(self.args.seed + launch.rank())  # a dropout of its own; a resumed run loads its own state later
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """LoRA and projector as groups of their own, each with its learning rate; no decay on biases."""
+        """On the groups of the recipe, each with its learning rate."""
         if self.optimizer is None:
-            training = self.recipe.training
-            rates = {True: training.projector_learning_rate or training.learning_rate, False: training.learning_rate}
-            groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-            for name, parameter in attach.trainable(self.model):
-                groups.setdefault((attach.PROJECTOR in name, parameter.ndim < 2), []).append(parameter)
             # The model is for optimizers that pick their own layers; none of ours does.
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)  # type: ignore[arg-type]
-            settings.pop("lr", None)
-            self.optimizer = kind(
-                [
-                    {"params": params, "lr": rates[projector], "weight_decay": 0.0 if bias else training.weight_decay}
-                    for (projector, bias), params in groups.items()
-                ],
-                lr=training.learning_rate,
-                **settings,
-            )
+            settings["lr"] = self.recipe.training.learning_rate
+            self.optimizer = kind(parameter_groups(self.model, self.recipe), **settings)
         return self.optimizer
+
+    def _get_learning_rate(self) -> float:
+        """The first group's; asked before the schedule goes on, so the others' are remembered here."""
+        assert self.optimizer is not None
+        self._rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+        return super()._get_learning_rate()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add speed, totals, memory and rates, so that metrics.jsonl and the trackers get them alike."""
+        if "loss" in logs:
+            others = {part: rate for part, rate in self._rates.items() if rate != logs["learning_rate"]}
+            logs |= {f"{part}_learning_rate": rate for part, rate in others.items()}
+            logs |= self.meter.measure()
+        super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._partial or super()._get_output_dir(trial))
@@ -144,8 +234,16 @@ class AdapterTrainer(SFTTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Let transformers write its checkpoint into a temporary folder, then seal it and move it into place."""
         final = self.run_folder / f"{checkpoints.PREFIX}{self.state.global_step}"
-        if final.exists():
+        if parallel.from_first(final.exists):
             return  # a stop right after a regular save asks for the same step again
+        with self.meter.idle():
+            if parallel.is_first():
+                self._write_checkpoint(model, trial, final)
+            else:
+                super()._save_checkpoint(model, trial)  # takes part in what all do together, and writes nothing
+            parallel.barrier()
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any, final: Path) -> None:
         with atomic_folder(final) as partial:
             self._partial = partial
             try:
@@ -156,14 +254,31 @@ class AdapterTrainer(SFTTrainer):
             for entry in written.iterdir():
                 entry.rename(partial / entry.name)
             written.rmdir()
+            self.meter.update_seconds()
+            self.progress.save(partial)
             checkpoints.seal(partial)
-        checkpoints.rotate(self.run_folder, self.recipe.training.keep_checkpoints)
+        best = self.progress.best_step
+        if best == self.state.global_step:
+            checkpoints.mark_best(final, self.progress.best_loss)
+        checkpoints.rotate(self.run_folder, self.recipe.training.keep_checkpoints, best)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Of several processes the first one writes the states of all."""
+        if self.args.world_size == 1:
+            return super()._save_rng_state(output_dir)
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            (path,) = Path(own).iterdir()
+            for number, content in enumerate(parallel.gather(path.read_bytes())):
+                (Path(output_dir) / f"rng_state_{number}.pth").write_bytes(content)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's card would name neither the base's terms nor ours; the bundle writes its own."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
+        if not self.args.should_save:  # of several processes only the first one writes
+            return
         assert output_dir is not None  # transformers names the folder at every save
         self.model.save_pretrained(output_dir, state_dict=state_dict)
         (Path(output_dir) / "README.md").unlink(missing_ok=True)

@@ -1,49 +1,161 @@
-"""What is trainable once an adapter is on, and in which type."""
+"""What is trainable once an adapter is on, in which type, and that the gradient gets there."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from adapters import KINDS, PER_TARGET, picture_batch, section, stir, text_batch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from ixtune.adapter import attach
 from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base
-from ixtune.recipe import AdapterSection
+from ixtune.model.sizes import Trained
 
 
-def _wrapped(small: Path, **changes: object) -> torch.nn.Module:
-    model, _ = load_base(small, quantize=True, dtype=torch.bfloat16)
-    return attach.attach(model, AdapterSection(rank=4, alpha=4, **changes))
+def _wrapped(small: Path, kind: str = "plain", quantize: bool = True, **changes: Any) -> PeftModel:
+    model, _ = load_base(small, quantize=quantize, dtype=torch.bfloat16)
+    return attach.attach(model, section(kind, **changes))
 
 
-def test_only_lora_and_the_projector_are_trainable_and_in_fp32(small: Path) -> None:
-    model = _wrapped(small)
-    names = [name for name, _ in attach.trainable(model)]
-    assert len(names) == 2 * 5 * 2 + 4
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quantize", [True, False])
+def test_masters_are_fp32_and_the_frozen_parts_stay_as_they_were_loaded(small: Path, kind: str, quantize: bool) -> None:
+    """Through TRL's cast to bf16 too, which it undoes; nothing frozen is upcast (TRAPS.md 2, 10b)."""
+    model = _wrapped(small, kind, quantize)
+    before = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    for _, parameter in attach.trainable(model):
+        parameter.data = parameter.data.bfloat16()
+    attach.restore_fp32(model)
     assert {p.dtype for _, p in attach.trainable(model)} == {torch.float32}
-    assert not any("plora" in name or "vit" in name for name in names)
-    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16, torch.uint8}
+    assert {p.dtype for p in before.values()} == ({torch.bfloat16, torch.uint8} if quantize else {torch.bfloat16})
+    in_nf4 = [name for name, p in before.items() if p.dtype == torch.uint8]
+    assert len(in_nf4) == (10 if quantize else 0)
+    assert not any("plora" in name or "vit" in name for name, _ in attach.trainable(model))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_counts_every_parameter_as_the_plan_does(small: Path, kind: str) -> None:
+    model = _wrapped(small, kind)
+    rows = attach.table(model)
+    assert sum(row.parameters for row in rows) == sum(p.numel() for _, p in attach.trainable(model))
+    by_part: dict[str, int] = {}
+    for row in rows:
+        by_part[row.part] = by_part.get(row.part, 0) + row.parameters
+    planned = Trained.of(section(kind)).parameters(model.get_base_model().config.sizes)
+    planned["lora"] += planned.pop("magnitudes", 0)
+    assert by_part == planned
 
 
 def test_targets_and_a_frozen_projector_are_obeyed(small: Path) -> None:
-    model = _wrapped(small, targets=("wqkv", "w2"), projector="frozen")
-    assert [(part.name, part.tensors) for part in attach.table(model)] == [("LoRA wqkv", 4), ("LoRA w2", 4)]
+    rows = attach.table(_wrapped(small, targets=("wqkv", "w2"), projector="frozen"))
+    assert [(row.name, row.tensors) for row in rows] == [("LoRA wqkv", 4), ("LoRA w2", 4)]
 
 
-def test_the_table_counts_every_parameter(small: Path) -> None:
-    model = _wrapped(small)
-    parts = attach.table(model)
-    assert [part.name for part in parts][-1] == "projector"
-    assert sum(part.parameters for part in parts) == sum(p.numel() for _, p in attach.trainable(model))
+def test_rank_alpha_and_dropout_are_those_of_the_target(small: Path) -> None:
+    model = _wrapped(small, "rslora with everything", dropout=0.1)
+    shown = {row.name: (row.rank, row.alpha, row.dropout) for row in attach.table(model)}
+    assert shown == {
+        "rsLoRA wqkv": (4, 8, 0.1),
+        "rsLoRA wo": (4, 8, 0.1),
+        "rsLoRA w1": (PER_TARGET["w1"]["rank"], 8, 0.2),
+        "rsLoRA w2": (4, 8, 0.1),
+        "rsLoRA w3": (4, 2, 0.0),
+        "rsLoRA projector": (2, 3, 0.1),
+        "separators": (None, None, None),
+    }
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    assert len(layers) == 2 * 5 + 2
+    for name, layer in layers.items():
+        place = "projector" if "vision_proj" in name else name.rpartition(".")[2]
+        rank, alpha, dropout = shown[f"rsLoRA {place}"]
+        assert layer.lora_A["default"].weight.shape[0] == layer.lora_B["default"].weight.shape[1] == rank
+        assert layer.scaling["default"] == pytest.approx(alpha / math.sqrt(rank))
+        assert getattr(layer.lora_dropout["default"], "p", 0.0) == dropout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_fresh_adapter_changes_nothing(small: Path, kind: str, quantize: bool) -> None:
+    model, _ = load_base(small, quantize=quantize, dtype=torch.float32)
+    with torch.no_grad():
+        before = model(**picture_batch()).logits
+        after = attach.attach(model, section(kind)).eval()(**picture_batch()).logits
+    assert torch.equal(before, after)
+
+
+def _gradients(model: PeftModel, batch: dict[str, Any]) -> dict[str, float]:
+    model(**batch, labels=batch["input_ids"], use_cache=False).loss.backward()
+    return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in attach.trainable(model)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_trained_tensor_gets_a_gradient_from_a_picture(small: Path, kind: str) -> None:
+    """In bf16 and without autocast, which would hide a layer fed with the wrong type."""
+    model = _wrapped(small, kind)
+    stir(model)
+    assert [name for name, norm in _gradients(model.train(), picture_batch()).items() if norm == 0] == []
+
+
+def test_with_checkpointing_the_gradient_reaches_lora_below_inputs_that_ask_for_none(small: Path) -> None:
+    """A text record: embeddings frozen, so that no layer's input requires a gradient by itself."""
+    model = _wrapped(small, projector="frozen").train()
+    stir(model)
+    expected = _gradients(model, text_batch())
+    model.zero_grad()
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    assert min(expected.values()) > 0
+    assert _gradients(model, text_batch()) == expected
+
+
+def test_the_gradient_of_the_separators_is_that_of_the_copy_the_layout_reads(small: Path) -> None:
+    model = _wrapped(small, "separators through a frozen projector")
+    with torch.no_grad():
+        before = model(**picture_batch()).logits
+        for name, parameter in attach.trainable(model):
+            if "separators" in name:
+                parameter += 1
+        after = model(**picture_batch()).logits
+        with model.disable_adapter():
+            off = model(**picture_batch()).logits
+    assert not torch.equal(before, after)
+    assert torch.equal(before, off)
 
 
 def test_a_stranger_among_the_trainable_is_named(small: Path) -> None:
     model = _wrapped(small)
     model.base_model.model.separators.glb.requires_grad_(True)
     with pytest.raises(IxtuneError, match=r"separators\.glb"):
-        attach.check(model, AdapterSection(rank=4, alpha=4))
+        attach.check(model, section("plain"))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "kind"),
+    [
+        ("layers.1.attention.wqkv.lora_magnitude_vector", "dora"),
+        ("vision_proj.2.lora_B", "rslora with everything"),
+        ("separators.modules_to_save.default.sub", "rslora with everything"),
+        ("layers.0.attention.wo.lora_A", "plain"),
+    ],
+)
+def test_a_part_of_the_adapter_that_is_not_trained_is_named(small: Path, frozen: str, kind: str) -> None:
+    model = _wrapped(small, kind)
+    (parameter,) = [p for name, p in attach.trainable(model) if frozen in name]
+    parameter.requires_grad_(False)
+    with pytest.raises(IxtuneError) as caught:
+        attach.check(model, section(kind))
+    assert frozen in str(caught.value)
+
+
+def test_an_adapter_of_another_recipe_is_refused(small: Path) -> None:
+    model = _wrapped(small)
+    with pytest.raises(IxtuneError, match="16 other or non-fp32 tensors, 2 of the adapter's 10 missing"):
+        attach.check(model, section("dora", targets=("wqkv",), per_target={}))
 
 
 def test_a_bf16_master_is_refused_because_it_would_not_move(small: Path) -> None:
@@ -51,26 +163,6 @@ def test_a_bf16_master_is_refused_because_it_would_not_move(small: Path) -> None
     for _, parameter in attach.trainable(model):
         parameter.data = parameter.data.bfloat16()
     with pytest.raises(IxtuneError, match=r"torch\.bfloat16"):
-        attach.check(model, AdapterSection(rank=4, alpha=4))
+        attach.check(model, section("plain"))
     attach.restore_fp32(model)
-    attach.check(model, AdapterSection(rank=4, alpha=4))
-
-
-def test_a_fresh_adapter_changes_nothing(small: Path) -> None:
-    ids = torch.tensor([[1, 5, 6, 7]])
-    model, _ = load_base(small, quantize=True, dtype=torch.float32)
-    with torch.no_grad():
-        before = model(input_ids=ids).logits
-        after = attach.attach(model, AdapterSection(rank=4, alpha=4)).eval()(input_ids=ids).logits
-    assert torch.equal(before, after)
-
-
-def test_the_separators_live_in_a_module_that_peft_really_saves(small: Path, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file
-
-    model, _ = load_base(small, quantize=False, dtype=torch.float32)
-    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["wo"], modules_to_save=["separators"]))
-    wrapped.save_pretrained(str(tmp_path))
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    assert {"base_model.model.separators.glb", "base_model.model.separators.sub"} <= set(saved)
+    attach.check(model, section("plain"))

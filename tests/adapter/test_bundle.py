@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import KINDS, picture_batch, section, stir
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -53,6 +54,48 @@ def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(
     folder, logits = trained
     with torch.no_grad():
         assert torch.equal(PeftModel.from_pretrained(_base(small), str(folder)).eval()(input_ids=IDS).logits, logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quantize", [True, False])
+def test_every_kind_answers_the_same_when_loaded_by_us_or_by_plain_peft(
+    small: Path, tmp_path: Path, kind: str, quantize: bool
+) -> None:
+    def base() -> Any:
+        return load_base(small, quantize=quantize, dtype=torch.float32)[0]
+
+    model = attach.attach(base(), section(kind)).eval()
+    stir(model)
+    bundle.save(model, tmp_path / "adapter", INFO)
+    with torch.no_grad():
+        trained = model(**picture_batch()).logits
+        assert not torch.allclose(trained, base()(**picture_batch()).logits, atol=1e-2)
+        assert torch.equal(bundle.load(base(), tmp_path / "adapter", "aa" * 32)(**picture_batch()).logits, trained)
+        peft = PeftModel.from_pretrained(base(), str(tmp_path / "adapter")).eval()(**picture_batch()).logits
+    torch.testing.assert_close(peft, trained, rtol=0, atol=2e-4 if "dora" in kind else 0)  # norms summed otherwise
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [
+        ("dora", "model.layers.0.attention.wqkv.lora_magnitude_vector"),
+        ("rslora with everything", "separators.sub"),
+        ("rslora with everything", "vision_proj.2.lora_A.weight"),
+    ],
+)
+def test_a_lost_tensor_of_any_kind_is_named(small: Path, tmp_path: Path, kind: str, gone: str) -> None:
+    """PEFT itself would go on with what the base has there."""
+    folder = tmp_path / "adapter"
+    bundle.save(attach.attach(_base(small), section(kind)), folder, INFO)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    del tensors[f"base_model.model.{gone}"]
+    save_file(tensors, folder / WEIGHTS_FILE)
+    _seal(folder)
+    with pytest.raises(IxtuneError) as caught:
+        bundle.load(_base(small), folder, "aa" * 32)
+    assert gone.removesuffix(".lora_magnitude_vector").removesuffix(".lora_A.weight") in "\n".join(
+        [str(caught.value), *caught.value.notes]
+    )
 
 
 def test_the_keys_are_the_original_names_and_the_projector_is_inside(trained: tuple[Path, torch.Tensor]) -> None:

@@ -433,7 +433,7 @@ def test_a_bad_adapter_is_refused_by_the_name_of_its_tensor(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"use_dora": True}, "uses use_dora"),
+        ({"use_dora": True}, "is DoRA, but model.layers.0.attention.wo.weight has no low-rank pair or no magnitude"),
         ({"peft_type": "LOHA"}, "of the type LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "started with 'pissa_niter_4', which changes the base"),
         ({"r": 8}, "but rank 8"),

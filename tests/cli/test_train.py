@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from main_job import command, environment, ixtune, losses, prepare, write_recipe
+from main_job import command, counters, environment, ixtune, kill_in_a_save, kill_once, losses, prepare, write_recipe
 from safetensors.torch import load_file
+
+from ixtune.cli import main
 
 pytestmark = pytest.mark.xdist_group("train")
 
@@ -32,15 +38,24 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     run, done = straight
     assert "20 of 20 decoder linears in NF4" in done.stdout
-    assert "LoRA wqkv: " in done.stdout
-    assert "projector: " in done.stdout
+    assert re.search(r"LoRA wqkv +8 +9,216  float32 +4 +8 +0.05  0.001", done.stdout)
+    assert re.search(r"projector +4 +135,552  float32 +0.001", done.stdout)
     assert "12 records" in done.stdout
+    assert "12 optimizer steps" in done.stdout
+    assert "verdict  fits" in done.stdout
+    assert "tried    the worst pack first, 682 tokens" in done.stdout
     assert "tokens/s" in done.stdout
     assert "left" in done.stdout
     assert done.stderr == ""
-    assert {"adapter", "metrics.jsonl", "recipe.yaml", "inputs.json", "checkpoint-10", "checkpoint-12"} == {
-        p.name for p in run.iterdir()
-    }
+    assert {
+        "adapter",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "inputs.json",
+        "plan.json",
+        "checkpoint-10",
+        "checkpoint-12",
+    } == {p.name for p in run.iterdir()}
 
 
 def test_a_run_learns_and_logs_every_step(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -66,25 +81,24 @@ def _tensors(run: Path) -> dict[str, bytes]:
     return {k: v.numpy().tobytes() for k, v in load_file(run / "adapter" / "adapter_model.safetensors").items()}
 
 
-@pytest.mark.parametrize("checkpoint", [2, 8])
-def test_a_killed_run_resumes_bit_for_bit(
-    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path, checkpoint: int
+def test_a_run_killed_three_times_ends_bit_for_bit_as_one_that_was_not(
+    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """Killed in the first epoch and in the second: losses and weights equal those of the run never interrupted."""
+    """SIGKILL in the first epoch, in the middle of a save, and in the second epoch."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    started = subprocess.Popen(command("train", recipe), stdout=subprocess.DEVNULL, env=environment())
-    deadline = time.monotonic() + 120
-    while not (run / f"checkpoint-{checkpoint}").exists():
-        assert started.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    started.kill()
-    started.wait()
+    kill_once(command("train", recipe, "resume=auto"), lambda: (run / "checkpoint-2").exists())
+    half_saved = kill_in_a_save(command("train", recipe, "resume=auto"), run)
+    assert list(run.glob(f".{half_saved}.partial-*")), "it was not killed while it saved"
+    assert not (run / half_saved).exists()
+    kill_once(command("train", recipe, "--resume"), lambda: (run / "checkpoint-8").exists())
     assert not (run / "adapter").exists()
     done = ixtune("train", recipe, "--resume")
     assert done.returncode == 0, done.stderr
+    assert "resume   " in done.stdout
     assert losses(run) == losses(straight[0])
     assert _tensors(run) == _tensors(straight[0])
+    assert counters(run) == counters(straight[0])
+    assert {path.name for path in run.iterdir()} == {path.name for path in straight[0].iterdir()}
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
@@ -106,20 +120,15 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: P
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
-    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+    straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
-    run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    assert ixtune("train", recipe, "training.save_every=2").returncode == 0
-    shutil.rmtree(run / "adapter")
+    run, recipe = _unfinished(straight[0], tmp_path)
     with (run / "checkpoint-12" / "optimizer.pt").open("r+b") as file:
         file.write(b"damage")
-    shutil.rmtree(run / ".checkpoint-12.deleted", ignore_errors=True)
-    done = ixtune("train", recipe, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint-12: optimizer.pt does not match its checksum" in done.stdout
-    assert "checkpoint-10" in done.stdout
+    assert main(["train", *recipe, "--resume"]) == 0
+    said = capfd.readouterr().out
+    assert "checkpoint-12: optimizer.pt does not match its checksum" in said
+    assert "checkpoint-10" in said
     assert (run / "checkpoint-12").is_dir(), "the damaged one was not replaced"
     assert _tensors(run) == _tensors(straight[0])
 
@@ -130,8 +139,8 @@ def test_the_projector_moves_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Pa
     from ixtune.model.shards import open_checkpoint
 
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    done = ixtune("train", recipe, "training.learning_rate=2e-5", "training.compute_dtype=bf16", "training.max_steps=3")
-    assert done.returncode == 0, done.stderr
+    changes = ["training.learning_rate=2e-5", "training.compute_dtype=bf16", "training.max_steps=3"]
+    assert main(["train", str(recipe), *changes]) == 0
     trained = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")[
         "base_model.model.vision_proj.0.weight"
     ]
@@ -140,35 +149,52 @@ def test_the_projector_moves_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Pa
     assert float((moved > 1e-6).float().mean()) > 0.9
 
 
-def _fails(code: int, *said: str, arguments: tuple[str | Path, ...]) -> None:
-    done = ixtune("train", *arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    for text in said:
-        assert text in done.stderr
+Fails = Callable[..., None]
+
+
+@pytest.fixture
+def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
+    """The command line in this process: its exit code and what it says on stderr."""
+
+    def fails(code: int, *said: str, arguments: tuple[str | Path, ...]) -> None:
+        assert main(["train", *map(str, arguments)]) == code
+        shown = capfd.readouterr().err
+        assert "Traceback" not in shown
+        for text in said:
+            assert text in shown
+
+    return fails
+
+
+def _unfinished(straight: Path, folder: Path) -> tuple[Path, tuple[str, str]]:
+    """A copy of a run in which only the adapter is missing, and the arguments that name it."""
+    shutil.copytree(straight, folder / "run", ignore=shutil.ignore_patterns("adapter"))
+    return folder / "run", (str(straight.parent / "recipe.yaml"), f"output={folder / 'run'}")
 
 
 def test_a_finished_run_is_not_written_over(
-    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path
+    straight: tuple[Path, subprocess.CompletedProcess[str]], fails: Fails, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = straight[0].parent / "recipe.yaml"
-    _fails(1, "there is a run in this folder already", "--resume", arguments=(recipe,))
-    _fails(1, "the run is finished already", arguments=(recipe, "--resume"))
+    fails(1, "there is a run in this folder already", "--resume or resume=auto", arguments=(recipe,))
+    fails(1, "the run is finished already", arguments=(recipe, "--resume"))
+    assert main(["train", str(recipe), "resume=auto"]) == 0
+    assert f"finished already: the adapter is in {straight[0]}/adapter" in capfd.readouterr().out
 
 
 def test_resuming_with_another_recipe_names_the_difference(
-    straight: tuple[Path, subprocess.CompletedProcess[str]],
+    straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, fails: Fails
 ) -> None:
-    recipe = straight[0].parent / "recipe.yaml"
-    _fails(1, "adapter.rank: 4 in the run, 8 now", arguments=(recipe, "adapter.rank=8", "--resume"))
+    _, recipe = _unfinished(straight[0], tmp_path)
+    fails(1, "adapter.rank: 4 in the run, 8 now", arguments=(*recipe, "adapter.rank=8", "--resume"))
 
 
-def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path: Path) -> None:
+def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path: Path, fails: Fails) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    _fails(2, "training.learning_rat", "learning_rate", arguments=(recipe, "training.learning_rat=1"))
-    _fails(1, "no such base folder", arguments=(recipe, f"base={tmp_path}/nowhere/at all"))
-    _fails(1, str(tmp_path / "none"), arguments=(recipe, f"data.train={tmp_path}/none"))
-    _fails(
+    fails(2, "training.learning_rat", "learning_rate", arguments=(recipe, "training.learning_rat=1"))
+    fails(1, "no such base folder", arguments=(recipe, f"base={tmp_path}/nowhere/at all"))
+    fails(1, str(tmp_path / "none"), arguments=(recipe, f"data.train={tmp_path}/none"))
+    fails(
         1,
         "record 0 has 341 tokens, a pack holds 100",
         "raise training.pack_tokens to 341",
@@ -178,40 +204,67 @@ def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path:
 
 
 def test_a_run_that_died_before_its_adapter_was_written_only_writes_it(
-    straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+    straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
-    shutil.copytree(straight[0], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "adapter")
-    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    saved = (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
-    (tmp_path / "run" / "recipe.yaml").write_text(
-        saved.replace(str(straight[0]), str(tmp_path / "run")), encoding="utf-8"
-    )
-    done = ixtune("train", recipe, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert _tensors(tmp_path / "run") == _tensors(straight[0])
-    info = json.loads((tmp_path / "run" / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
-    assert info["steps"] == 12
+    run, recipe = _unfinished(straight[0], tmp_path)
+    assert main(["train", *recipe, "resume=auto"]) == 0
+    assert "step " not in capfd.readouterr().out
+    assert _tensors(run) == _tensors(straight[0])
+    info = json.loads((run / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
+    assert (info["steps"], info["trained_steps"]) == (12, 12)
 
 
 def test_resuming_on_other_data_is_refused_by_name(
+    straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, fails: Fails
+) -> None:
+    run, recipe = _unfinished(straight[0], tmp_path)
+    inputs = json.loads((run / "inputs.json").read_text(encoding="utf-8"))
+    (name,) = inputs["train_manifest_sha256"]
+    altered = {**inputs, "train_manifest_sha256": {name: "00"}}
+    (run / "inputs.json").write_text(json.dumps(altered), encoding="utf-8")
+    fails(1, "the base or the data have changed", f"train_manifest_sha256.{name}", arguments=(*recipe, "--resume"))
+
+
+def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(
+    data: Path, tmp_path: Path, fails: Fails
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    fails(
+        1,
+        "training diverged: the loss is nan in step 2, which was not taken",
+        f"{data}: record r",
+        "rather the weights are to blame",
+        "lower training.learning_rate",
+        arguments=(recipe, "training.learning_rate=1e30", "training.save_every=1"),
+    )
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert (tmp_path / "run" / "checkpoint-1").is_dir()
+
+
+def test_a_terminal_shows_a_bar_that_lives_and_a_pipe_does_not(
     straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
-    shutil.copytree(straight[0], tmp_path / "run", ignore=shutil.ignore_patterns("adapter"))
-    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text(encoding="utf-8"))
-    (tmp_path / "run" / "inputs.json").write_text(
-        json.dumps({**inputs, "train_manifest_sha256": "00"}), encoding="utf-8"
-    )
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    write_recipe(tmp_path / "run" / "recipe.yaml", data, tmp_path / "run")
-    _fails(1, "the base or the data have changed", "train_manifest_sha256", arguments=(recipe, "--resume"))
-
-
-def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(data: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    _fails(1, "training diverged", "lower training.learning_rate", arguments=(recipe, "training.learning_rate=1e30"))
-    assert not (tmp_path / "run" / "adapter").exists()
+    reading, writing = pty.openpty()
+    terminal = {**environment(), "TERM": "xterm", "COLUMNS": "120"}
+    arguments = command("train", recipe, "training.max_steps=3", f"data.validation={data}")
+    with subprocess.Popen(arguments, stdin=writing, stdout=writing, stderr=writing, env=terminal):
+        os.close(writing)
+        shown = b""
+        try:
+            while chunk := os.read(reading, 65536):
+                shown += chunk
+        except OSError:  # the other end was closed: how Linux says that a terminal has gone
+            pass
+    os.close(reading)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"step 0/3 .* 0%  0:00 gone, \? left", text)
+    assert re.search(r"step [23]/3 .*━", text)
+    assert re.search(r"loss \d+\.\d{4} [▁▂▃▄▅▆▇█]{2,}", text)
+    assert "measuring the validation loss" in text
+    assert re.search(r"validation \d+\.\d{4} \(best \d+\.\d{4}\)", text)
+    assert len(re.findall(r"^step +\d+/3  loss", text.replace("\r", "\n"), re.MULTILINE)) == 1, "plain lines too"
+    assert "done     3 steps" in text
+    assert b"\x1b[?25h" in shown, "the cursor was not given back"
+    assert "\x1b" not in straight[1].stdout
+    assert "━" not in straight[1].stdout

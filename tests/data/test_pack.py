@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ixtune.data.pack import pack
 from ixtune.errors import IxtuneError
+from ixtune.layout import plan
 
 problems = st.integers(1, 60).flatmap(lambda room: st.tuples(st.lists(st.integers(1, room)), st.just(room)))
 
@@ -66,10 +67,39 @@ def test_nothing_is_packed_into_nothing():
     assert pack([], 64) == []
 
 
-def test_many_records_are_packed_in_no_time():
-    rng = random.Random(0)
-    lengths = [rng.randint(300, 9000) for _ in range(100_000)]
+def mix(count: int, kinds: tuple[int, ...] = (0, 25, 55), seed: int = 0) -> list[int]:
+    """Tokens of equally many records of text, and of pages of several shapes at these hd_nums with a question each."""
+    rng = random.Random(seed)
+    lengths = []
+    for _ in range(count):
+        if hd_num := rng.choice(kinds):
+            width, shape = rng.randint(1600, 3400), rng.choice((0.707, 0.75, 1.0, 1.294, 1.414, 1.6))
+            lengths.append(plan(width, int(width * shape), hd_num).tokens + rng.randint(30, 300))
+        else:
+            lengths.append(rng.randint(40, 1200))
+    return lengths
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("count", "full"), [(300, 0.96), (3000, 0.98), (30_000, 0.98)])
+def test_packs_of_text_and_pages_are_full(count: int, full: float, seed: int):
+    """Between the fewest packs that the tokens ask for and two hundredths more."""
+    lengths = mix(count, seed=seed)
+    packs = pack(lengths, 16384)
+    fewest = -(-sum(lengths) // 16384)
+    assert fewest <= len(packs) <= 1.02 * fewest + 1
+    assert sum(lengths) / (len(packs) * 16384) > full
+
+
+def test_where_no_two_records_fit_together_every_pack_has_one():
+    """Best-fit is not to blame: without text to fill the gaps beside large pages, no packing could do better."""
+    lengths = [8193 + seed % 50 for seed in range(40)]
+    assert len(pack(lengths, 16384)) == 40
+
+
+def test_a_million_records_are_packed_in_seconds():
+    lengths = mix(50_000) * 20
     began = time.process_time()
     packs = pack(lengths, 16384)
-    assert time.process_time() - began < 5
-    assert sum(lengths) / (len(packs) * 16384) > 0.99
+    assert time.process_time() - began < 8  # measured: 1.9 s
+    assert sum(lengths) / (len(packs) * 16384) > 0.98

@@ -32,14 +32,14 @@ def test_vision_matches_before_and_after_the_projector(tiny: Tiny, model: IXC2Fo
 
 
 def test_tower_output_has_no_post_layer_norm(tiny: Tiny, model: IXC2ForCausalLM) -> None:
-    from ixtune.model.vision import views_of
+    from ixtune.model.vision import chunks_of_views
 
     expected = load_file(tiny.folder / "vision.safetensors")
     names = [key.split(".")[0] for key in expected if key.endswith("vit_last_hidden_no_post_ln")]
     assert names
     for name in names:
         crops, grid = tiny.crops(name)
-        hidden = model.vit(views_of(crops, *grid))
+        hidden = model.vit(next(chunks_of_views(crops, [grid], 64, torch.float32)))
         assert largest(hidden - expected[f"{name}.vit_last_hidden_no_post_ln"]) <= VISION
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from main_job import write_recipe, write_records
+from engine import make_trainer
+from main_job import write_records
 from PIL import Image
 
-from ixtune import recipe as recipes
 from ixtune.adapter import attach
 from ixtune.base import resolve
 from ixtune.data import store
@@ -19,13 +18,13 @@ from ixtune.data.manifest import Options
 from ixtune.data.pixels import Corrections, crops, open_picture, place
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
+from ixtune.data.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
-from ixtune.processing import IXC2Tokenizer
-from ixtune.training.batch import PackCollator, PictureSource, make_batch
-from ixtune.training.run import pictures_as_trained
-from ixtune.training.trainer import AdapterTrainer, EpochPermutation, sft_config
+from ixtune.training.batch import PackCollator, PictureSource, make_batch, pack_dataset
+from ixtune.training.inputs import pictures_as_trained
+from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 
 BASE = resolve("nano")
 
@@ -37,19 +36,7 @@ def _set(folder: Path, multiple: int = 7) -> store.PreparedSet:
 
 
 def _trainer(folder: Path, prepared: store.PreparedSet, packs: list[list[int]], *changes: str) -> AdapterTrainer:
-    path = write_recipe(folder / "recipe.yaml", prepared.root, folder / "run")
-    recipe = recipes.load(path, ("adapter.dropout=0", "training.max_steps=1", *changes))
-    torch.manual_seed(0)
-    model, _ = load_base(BASE, quantize=True, dtype=torch.float32)
-    return AdapterTrainer(
-        model=attach.attach(model, recipe.adapter),
-        args=sft_config(recipe, folder / "run"),
-        train_dataset=Dataset.from_dict({"records": packs}),
-        data_collator=PackCollator(prepared, PictureSource(prepared.files)),
-        processing_class=IXC2Tokenizer(str(BASE / "tokenizer.model")),
-        recipe=recipe,
-        run_folder=folder / "run",
-    )
+    return make_trainer(folder, TrainingSet.load([prepared.root]), packs, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +76,6 @@ def test_parts_have_their_own_learning_rate_and_biases_no_decay(prepared: store.
     assert groups == {(1e-3, 0.3): 2 * 5 * 4, (1e-5, 0.3): 2, (1e-5, 0.0): 2}
 
 
-@pytest.mark.parametrize("packs", [[[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]]])
-def test_the_step_does_not_depend_on_how_records_fall_into_packs(
-    prepared: store.PreparedSet, tmp_path: Path, packs: list[list[int]]
-) -> None:
-    """One optimizer step over the same four records, however they are packed and accumulated."""
-    whole = _trainer(tmp_path / "whole", prepared, [[0, 1, 2, 3]])
-    split = _trainer(tmp_path / "split", prepared, packs, f"training.gradient_accumulation={len(packs)}")
-    assert _loss(split) == pytest.approx(_loss(whole), rel=1e-5)
-    assert split.state.log_history[0]["grad_norm"] == pytest.approx(whole.state.log_history[0]["grad_norm"], rel=1e-4)
-
-
-def test_checkpointing_changes_nothing(prepared: store.PreparedSet, tmp_path: Path) -> None:
-    plain = _trainer(tmp_path / "plain", prepared, [[0, 1]])
-    again = _trainer(tmp_path / "again", prepared, [[0, 1]], "training.gradient_checkpointing=true")
-    assert _loss(plain) == pytest.approx(_loss(again), rel=1e-6)
-    assert plain.state.log_history[0]["grad_norm"] == pytest.approx(again.state.log_history[0]["grad_norm"], rel=1e-5)
-
-
 def test_cached_vectors_equal_crops(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(2)]
@@ -136,7 +105,7 @@ def test_a_batch_marks_segments_images_and_targets(prepared: store.PreparedSet) 
 
 def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochPermutation(range(20), seed)
+        sampler = EpochPermutation(20, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -144,6 +113,26 @@ def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
     assert order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
     assert sorted(order(1, 1)) == list(range(20))
+
+
+def test_a_batch_says_which_records_it_holds_and_its_pictures_are_of_their_sets(tmp_path: Path) -> None:
+    sets = TrainingSet.load([_set(tmp_path / "one").root, _set(tmp_path / "other", 8).root])
+    model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
+    collate = PackCollator(sets, PictureSource(sets.files, model))
+    # the second record of each: its picture has the same name and layout in both, and shows another number
+    batch = collate([{"records": [1, 5]}])
+    assert batch["records"] == (1, 5)
+    one, other = batch["image_vectors"].chunk(2)
+    assert not torch.equal(one, other)
+    assert torch.equal(collate([{"records": [5]}])["image_vectors"], other)
+    assert len(collate.pictures.vectors) == 2
+
+
+def test_an_empty_pack_is_an_empty_batch(prepared: store.PreparedSet) -> None:
+    collate = PackCollator(TrainingSet.load([prepared.root]), PictureSource(prepared.files))
+    packs = pack_dataset([(0, 1), (2,), (3,)], processes=2)
+    assert packs["records"][:] == [[0, 1], [2], [3], []]
+    assert collate([packs[3]]) == {"records": ()}
 
 
 def test_a_picture_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
@@ -202,7 +191,7 @@ def test_the_adapter_remembers_how_pictures_were_laid_out(tmp_path: Path) -> Non
         Source(path=str(write_records(tmp_path / str(hd_num), 1, hd_num)), hd_num=hd_num) for hd_num in (2, 3, 1)
     ]
     prepare(sources, tmp_path / "own", base=BASE, options=Options(upscale=False, corrections=("depth", "exif")))
-    remembered = pictures_as_trained(store.load(tmp_path / "own").manifest)
+    remembered = pictures_as_trained([store.load(tmp_path / "own").manifest])
     assert remembered == {"hd_num": 3, "upscale": False, "corrections": ["depth", "exif"]}
     prepare(sources, tmp_path / "given", base=BASE, options=Options(hd_num=1))
-    assert pictures_as_trained(store.load(tmp_path / "given").manifest)["hd_num"] == 1
+    assert pictures_as_trained([store.load(tmp_path / "given").manifest])["hd_num"] == 1

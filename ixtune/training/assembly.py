@@ -1,0 +1,78 @@
+"""From opened inputs to a trainer that is ready to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+
+from ixtune.adapter import attach
+from ixtune.data.store import PictureFiles
+from ixtune.model.loading import load_base
+from ixtune.model.model import IXC2ForCausalLM
+from ixtune.processing import IXC2Tokenizer
+from ixtune.recipe import Recipe
+from ixtune.training import launch, neftune
+from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.inputs import Inputs
+from ixtune.training.levers import Levers, apply
+from ixtune.training.optimizer import table_lines
+from ixtune.training.trainer import AdapterTrainer, sft_config
+from ixtune.training.validation import DTYPES
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The base with its adapter.
+
+    Attributes:
+        base: The bare model, which computes pictures' vectors for a cache.
+        wrapped: What is trained.
+    """
+
+    base: IXC2ForCausalLM
+    wrapped: PeftModel
+
+
+def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
+    """Load the base, attach the adapter and set the levers; what is quantised and what is trained is told."""
+    model, quantized = load_base(
+        inputs.base, quantize=recipe.adapter.quantize == "nf4", dtype=DTYPES[recipe.training.compute_dtype]
+    )
+    say(f"base     {recipe.base}: {quantized or 'decoder linears not quantised'}")
+    wrapped = attach.attach(model, recipe.adapter)
+    for number, line in enumerate(table_lines(wrapped, recipe)):
+        say(f"{'' if number else 'trained':<9}{line}")
+    apply(model, levers)
+    if recipe.training.neftune_alpha:
+        neftune.enable(wrapped, recipe.training.neftune_alpha)
+    return Network(model, wrapped)
+
+
+def assemble(
+    recipe: Recipe, inputs: Inputs, network: Network, folder: Path, packs: list[tuple[int, ...]] | None = None
+) -> AdapterTrainer:
+    """The trainer on the packs of the inputs, or on others; the libraries' own lines are taken off."""
+    collator = PackCollator(inputs.train, pictures_of(recipe, inputs.train.files, network))
+    trainer = AdapterTrainer(
+        model=network.wrapped,
+        args=sft_config(recipe, folder),
+        train_dataset=pack_dataset(inputs.packs if packs is None else packs, launch.world_size()),
+        data_collator=collator,
+        processing_class=IXC2Tokenizer(str(inputs.base / "tokenizer.model")),
+        recipe=recipe,
+        run_folder=folder,
+    )
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+            trainer.remove_callback(callback)
+    return trainer
+
+
+def pictures_of(recipe: Recipe, files: PictureFiles, network: Network) -> PictureSource:
+    """Where pictures are read from, with a cache of their vectors where the recipe asks for one."""
+    return PictureSource(files, network.base if recipe.training.cache_vision_features else None)

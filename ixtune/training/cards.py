@@ -1,0 +1,101 @@
+"""GPUs that are known by name: what their matrix units can do at most, and what of it training has been seen to use."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU.
+
+    Attributes:
+        name: as people say it.
+        tflops: dense products of bf16 summed in fp32, by the maker's data sheet, in 10^12 operations a second.
+        measured_share: of that, what a training run of the 7B has been seen to use; None where nobody has measured.
+    """
+
+    name: str
+    tflops: float
+    measured_share: float | None = None
+
+
+# From NVIDIA's data sheets and architecture papers, without sparsity. No share is measured yet: a time is a bound.
+CARDS = (
+    Card("RTX 3090", 71.0),
+    Card("RTX 4090", 165.2),
+    Card("RTX 5090", 209.5),
+    Card("RTX A6000", 154.8),
+    Card("A10", 125.0),
+    Card("L4", 121.0),
+    Card("L40S", 362.0),
+    Card("A100", 312.0),
+    Card("H100 PCIe", 756.0),
+    Card("H100", 989.5),
+    Card("H200", 989.5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a run would take place.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        memory_bytes: what a run may use there; None where nobody knows.
+        source: where that figure comes from, in words.
+        card: the GPU, if it is a known one.
+    """
+
+    device: str
+    memory_bytes: int | None
+    source: str
+    card: Card | None = None
+
+
+def card_named(name: str) -> Card | None:
+    """The known card that a driver calls `name`, such as `NVIDIA A100-SXM4-80GB`."""
+    words = name.replace("-", " ").split()
+    if "Laptop" in words:  # slower, and called the same
+        return None
+    return next((card for card in CARDS if set(card.name.split()) <= set(words)), None)
+
+
+def detect(gpu_gib: float | None = None) -> Machine:
+    """This machine: its GPU if there is a driver, else its main memory.
+
+    torch is imported to ask the GPU, and only where the driver is there.
+
+    Args:
+        gpu_gib: take it that there is a GPU of which so much may be used.
+    """
+    name, total = _gpu()
+    if gpu_gib is not None:
+        return Machine("cuda", round(gpu_gib * 2**30), "as given", card_named(name) if name else None)
+    if name is not None:
+        return Machine("cuda", total, name, card_named(name))
+    return Machine("cpu", available_bytes(), "main memory that is free now; there is no GPU here")
+
+
+def available_bytes() -> int | None:
+    """Main memory that a new process may take; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _gpu() -> tuple[str | None, int | None]:
+    """Name and memory of the first GPU."""
+    if "torch" not in sys.modules and not _DRIVER.exists():
+        return None, None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, None
+    return torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory

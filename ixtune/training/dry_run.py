@@ -1,0 +1,45 @@
+"""One real step on the largest pack, in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from transformers import set_seed
+
+from ixtune.recipe import Recipe
+from ixtune.training import launch, metrics
+from ixtune.training.assembly import Say, assemble, build
+from ixtune.training.inputs import Inputs
+from ixtune.training.plan import Plan
+
+
+def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
+    """Load, take one step (forward, backward, optimizer) on the worst pack, and tell what it took.
+
+    Args:
+        recipe: the run's.
+        inputs: opened.
+        plan: of the run.
+        say: tells the reader.
+    """
+    settings = {"max_steps": 1, "gradient_accumulation": 1, "report_to": ()}
+    once = recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
+    set_seed(recipe.training.seed)
+    before = metrics.peak_memory_bytes()  # without a GPU, of the libraries
+    began = time.monotonic()
+    network = build(recipe, inputs, plan.levers, say)
+    loaded = time.monotonic()
+    worst = inputs.packs[plan.need.worst]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = assemble(once, inputs, network, Path(folder), [worst] * launch.world_size())
+        trainer.args.save_strategy = "no"
+        loss = trainer.train().training_loss
+    tokens = sum(inputs.train.lengths[index] for index in worst)
+    took = (metrics.peak_memory_bytes() - before) / 2**30
+    say(
+        f"dry run  loaded in {loaded - began:.1f} s; one step on the worst pack, {tokens:,} tokens, in "
+        f"{time.monotonic() - loaded:.1f} s with what happens once; loss {loss:.4f}; at the peak {took:.2f} GiB, "
+        f"planned {plan.memory.total / 2**30:.2f}; nothing was written"
+    )

@@ -1,0 +1,96 @@
+"""What a run is made of: base, tokenizer, prepared sets and their packs, opened and checked before any weight is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixtune import base
+from ixtune.data import manifest
+from ixtune.data.pack import pack
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.training_set import TrainingSet
+from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
+from ixtune.model.identity import base_identity
+from ixtune.model.shards import open_checkpoint
+from ixtune.recipe import Recipe
+from ixtune.training import launch
+
+_NAMED_RECORDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The opened inputs of a run.
+
+    Attributes:
+        base: Folder of the base.
+        tokenizer: The base's.
+        train: What is learned from.
+        validation: What the loss is measured on, or None.
+        packs: Indices into `train` of the records of each pack.
+        hashes: What must be the same for a run to be resumed.
+    """
+
+    base: Path
+    tokenizer: Tokenizer
+    train: TrainingSet
+    validation: TrainingSet | None
+    packs: list[tuple[int, ...]]
+    hashes: dict[str, Any]
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Open everything that a recipe names, without loading weights.
+
+    Raises:
+        IxtuneError: something is missing, does not fit the base, or has a record from which nothing can be learned.
+    """
+    folder = base.resolve(recipe.base)
+    tokenizer = Tokenizer.from_base(folder)
+    data = recipe.data
+    train = TrainingSet.load(data.train, data.weights, recipe.training.seed)
+    validation = TrainingSet.load([data.validation]) if data.validation else None
+    for opened in filter(None, (train, validation)):
+        opened.check_compatible(tokenizer.sha256)
+        _require_supervised(opened)
+    hashes: dict[str, Any] = {
+        "base_identity": base_identity(open_checkpoint(folder)),
+        "train_manifest_sha256": {str(path): sha256_file(path / manifest.MANIFEST) for path in data.train},
+        "processes": launch.world_size(),  # with others the steps would be others
+        "validation_manifest_sha256": sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
+    }
+    return Inputs(folder, tokenizer, train, validation, pack(train.lengths, recipe.training.pack_tokens), hashes)
+
+
+def pictures_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the pictures of the sets were laid out and opened, which is how the adapter wants to see others.
+
+    Args:
+        manifests: of the sets, which agree in all but hd_num. Where it differs, between sets or between the sources of
+            one, the largest counts, so that no picture gets fewer crops than one like it had in training.
+    """
+    options = [manifest.options_of(described) for described in manifests]
+    largest = [
+        option.hd_num or max(source["hd_num"] for source in described["sources"])
+        for option, described in zip(options, manifests, strict=True)
+    ]
+    return {
+        "hd_num": max(largest),
+        "upscale": options[0].upscale,
+        "corrections": list(options[0].corrections),
+    }
+
+
+def _require_supervised(records: TrainingSet) -> None:
+    """A record without a target would train nothing; a pack of such records has the loss 0/0."""
+    nothing = [index for index, count in enumerate(records.supervised) if count == 0]
+    if nothing:
+        raise IxtuneError(
+            f"{len(nothing):,} records have no supervised token: nothing can be learned from them",
+            mend="prepare the data again",
+            notes=[records.identity(index) for index in nothing[:_NAMED_RECORDS]],
+        )

@@ -1,0 +1,191 @@
+"""Several processes of one command on this machine, one for each GPU, and what each knows about the others.
+
+Nothing here imports torch: the first process only starts the others and waits. They find each other by the variables
+that torchrun and `accelerate launch` set too, so that a run started by either looks the same from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ixtune.errors import IxtuneError, UsageError
+
+LOST_PEER = 75
+"""Exit code of a process that ended only because another one did; what it says is not worth reading."""
+
+_PARENT = "IXTUNE_PARENT_PIPE"
+_POLL_S = 0.05
+_GRACE_S = 15.0
+
+
+class LostPeerError(IxtuneError):
+    """Another process of the run has failed, and has said why."""
+
+    exit_code = LOST_PEER
+
+    def __init__(self) -> None:
+        super().__init__("another process of this run has failed", mend="see its own message")
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is; 0 writes and prints."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_worker() -> bool:
+    """Whether this process was started as one of several, by `launch`, torchrun or accelerate."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def refuse_sharding() -> None:
+    """Refuse what accelerate's configuration may ask for: each process holds the whole base, in 4 bits a weight.
+
+    Raises:
+        UsageError: FSDP or DeepSpeed is on.
+    """
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise UsageError(
+                f"accelerate's configuration asks for {name}; the base is not sharded here, each GPU holds it whole",
+                where=variable,
+                mend="run `accelerate launch --multi_gpu -m ixtune train …` or `ixtune train … --processes N`; "
+                "`ixtune plan` says whether it fits",
+            )
+
+
+def follow_parent() -> None:
+    """End this process as soon as the one that launched it is gone, however that ended."""
+    descriptor = os.environ.pop(_PARENT, None)
+    if descriptor is None:
+        return
+
+    def wait() -> None:
+        os.read(int(descriptor), 1)  # nothing is ever written: it returns when the other end is closed
+        os._exit(LOST_PEER)
+
+    threading.Thread(target=wait, name="follow parent", daemon=True).start()
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run `ixtune ARGUMENTS` in several processes and wait for them.
+
+    The first one has this process's output. What the others say is shown only where one of them fails first. Ctrl-C
+    reaches each of them once; a failing one ends all.
+
+    Args:
+        processes: How many.
+        arguments: Of the command line, the verb first.
+
+    Returns:
+        The exit code: of the process that failed, or 0.
+
+    Raises:
+        UsageError: This process is itself one of several.
+    """
+    if is_worker():
+        raise UsageError(
+            f"--processes {processes} inside a run of {world_size()} processes",
+            mend="give the number to `ixtune train` or to accelerate, not to both",
+        )
+    reading, writing = os.pipe()
+    workers: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryFile() as said:
+        try:
+            with _forwarded(workers):
+                port = _free_port()
+                workers += (
+                    _start(number, processes, port, arguments, reading, said if number else None)
+                    for number in range(processes)
+                )
+                code = _wait(workers)
+        finally:
+            os.close(writing)  # those that are still there end by it
+            os.close(reading)
+            for worker in workers:
+                worker.wait()
+        if code and workers[0].returncode in (0, LOST_PEER):
+            said.seek(0)
+            sys.stderr.write(said.read().decode("utf-8", "replace"))
+    return code
+
+
+def _start(
+    number: int, processes: int, port: int, arguments: Sequence[str], parent: int, said: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        _PARENT: str(parent),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "ixtune", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if said else None,
+        stderr=said,
+        pass_fds=(parent,),
+        # a group of its own: the terminal's Ctrl-C would otherwise reach it a second time
+        process_group=0,
+    )
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended, or one has failed: then the others get a while to notice, and are ended."""
+    deadline: float | None = None
+    while any(worker.poll() is None for worker in workers):
+        if deadline is None and any(worker.returncode for worker in workers):
+            deadline = time.monotonic() + _GRACE_S
+        if deadline is not None and time.monotonic() > deadline:
+            for worker in workers:
+                if worker.poll() is None:
+                    worker.kill()
+        time.sleep(_POLL_S)
+    codes = [128 - worker.returncode if worker.returncode < 0 else worker.returncode for worker in workers]
+    failed = [code for code in codes if code]
+    return next((code for code in failed if code not in (LOST_PEER, 128 + signal.SIGKILL)), max(failed, default=0))
+
+
+@contextmanager
+def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the workers, which know how to end."""
+
+    def forward(number: int, _: Any) -> None:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port

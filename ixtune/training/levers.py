@@ -1,0 +1,103 @@
+"""How memory is traded for time in a training step. No tensor library is imported until levers are set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ixtune.model.model import IXC2ForCausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class Levers:
+    """What a plan decides.
+
+    Attributes:
+        checkpointed_layers: the first n decoder layers compute their activations again in the backward pass.
+        vision_chunk: views that the frozen tower sees at a time.
+        offload_layer_inputs: inputs of checkpointed layers wait in main memory.
+    """
+
+    checkpointed_layers: int
+    vision_chunk: int
+    offload_layer_inputs: bool
+
+
+def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
+    """Set the levers on the bare model; the last call counts.
+
+    The first layers and not the last ones: their activations wait longest, so less is alive at one time when the
+    backward pass comes to them.
+
+    Args:
+        model: the network itself, without PEFT's wrapper (`PeftModel.get_base_model()`).
+        levers: as a plan decided.
+
+    Raises:
+        ValueError: there are fewer layers, or a chunk holds no view.
+    """
+    layers = model.model.layers
+    if not 0 <= levers.checkpointed_layers <= len(layers):
+        raise ValueError(f"{levers.checkpointed_layers} layers cannot be checkpointed: the decoder has {len(layers)}")
+    if levers.vision_chunk < 1:
+        raise ValueError(f"a chunk of {levers.vision_chunk} views holds nothing")
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index < levers.checkpointed_layers
+        layer._gradient_checkpointing_func = _again_from_main_memory if levers.offload_layer_inputs else _again
+    model.vision_chunk = levers.vision_chunk
+
+
+def _again(function: Any, *args: Any) -> Any:
+    """Call a layer, keep its inputs only, and run it again where the backward pass needs it."""
+    from torch.utils.checkpoint import checkpoint
+
+    # The second run draws the same dropout as the first.
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=True)
+
+
+def _again_from_main_memory(function: Any, *args: Any) -> Any:
+    """`_again` whose inputs wait in main memory."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    # These hooks see what the checkpoint saves, which is its inputs; what the layer saves goes to the checkpoint.
+    with saved_tensors_hooks(_to_main_memory, _from_main_memory):
+        return _again(function, *args)
+
+
+def _to_main_memory(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
+    """Copy beside the device's own work. Not yet run on a GPU."""
+    import torch
+
+    if not tensor.is_cuda:
+        return tensor.device, tensor.clone()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    stream = _copying(tensor.device)
+    stream.wait_stream(torch.cuda.current_stream(tensor.device))
+    with torch.cuda.stream(stream):
+        copy.copy_(tensor, non_blocking=True)
+    tensor.record_stream(stream)  # its memory is given to nobody else before the copy is done
+    return tensor.device, copy
+
+
+def _from_main_memory(kept: tuple[torch.device, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    device, copy = kept
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).wait_stream(_copying(device))
+    return copy.to(device, non_blocking=True)
+
+
+_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream that copies into main memory."""
+    import torch
+
+    if device not in _streams:
+        _streams[device] = torch.cuda.Stream(device)
+    return _streams[device]

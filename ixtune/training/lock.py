@@ -1,0 +1,41 @@
+"""One run in one folder: a lock that the kernel frees when the process dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ixtune.errors import IxtuneError
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Hold a run folder for one process; it is made where it is missing, and removed again where it stays empty.
+
+    The folder itself is locked, so that nothing is left behind that a later run would have to judge. Where folders
+    cannot be locked (some network file systems) two runs are not told apart.
+
+    Raises:
+        IxtuneError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)  # not inherited by programs that this one starts
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IxtuneError(
+                "another process is training in this folder",
+                where=str(folder),
+                mend="wait until it has ended, or choose another folder: output=NAME",
+            ) from error
+        except OSError:  # NFS among others
+            pass
+        yield
+    finally:
+        with suppress(OSError):  # not empty, as it should be
+            folder.rmdir()
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""Every kind of adapter that training makes, merged: the model must answer as base and adapter together did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import KINDS, picture_batch, section, stir
+
+from ixtune.adapter import attach, bundle
+from ixtune.adapter.merge import merge
+from ixtune.adapter.weights import read_adapter
+from ixtune.errors import IxtuneError
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+
+
+def _trained(small: Path, folder: Path, kind: str) -> torch.Tensor:
+    """Save an adapter that changes everything it can; its logits in fp32."""
+    model = attach.attach(load_base(small, quantize=False, dtype=torch.float32)[0], section(kind)).eval()
+    stir(model)
+    identity = base_identity(open_checkpoint(small))
+    bundle.save(model, folder, {"base": "small", "base_identity": identity, "quantize": "none"})
+    with torch.no_grad():
+        return model(**picture_batch()).logits
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "dora" not in kind])
+def test_the_merged_model_answers_as_base_and_adapter_do(small: Path, tmp_path: Path, kind: str) -> None:
+    expected = _trained(small, tmp_path / "adapter", kind)
+    report = merge(tmp_path / "adapter", small, tmp_path / "merged")
+    assert report.changed == report.merged > 0
+    with torch.no_grad():
+        merged = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0](**picture_batch()).logits
+    torch.testing.assert_close(merged, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_dora_is_not_merged_as_if_it_were_lora(small: Path, tmp_path: Path) -> None:
+    _trained(small, tmp_path / "adapter", "dora with everything")
+    assert len(read_adapter(tmp_path / "adapter").magnitudes) == 2 * 5 + 2
+    with pytest.raises(IxtuneError, match="DoRA, which cannot be merged yet"):
+        merge(tmp_path / "adapter", small, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

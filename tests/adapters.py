@@ -1,0 +1,52 @@
+"""Every kind of adapter a recipe can ask for, on the small base, and what its tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ixtune.adapter import attach
+from ixtune.recipe import AdapterSection
+
+LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
+PER_TARGET = {
+    "w1": {"rank": 6, "dropout": 0.2},
+    "w3": {"alpha": 2.0, "dropout": 0.0},
+    "projector": {"rank": 2, "alpha": 3.0},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora with everything": {
+        "variant": "rslora",
+        "per_target": PER_TARGET,
+        "projector": "lora",
+        "separators": True,
+    },
+    "dora": {"variant": "dora", "targets": ("wqkv", "w2"), "per_target": {"w2": {"rank": 3}}},
+    "dora with everything": {"variant": "dora", "projector": "lora", "separators": True},
+    "decoder only": {"targets": ("wo", "w1"), "projector": "frozen"},
+    "separators through a frozen projector": {"targets": ("wqkv",), "projector": "frozen", "separators": True},
+}
+
+
+def section(kind: str, **changes: Any) -> AdapterSection:
+    return AdapterSection.model_validate({"rank": 4, "alpha": 8.0, "dropout": 0.0, **KINDS[kind], **changes})
+
+
+def stir(model: torch.nn.Module, size: float = 0.05) -> None:
+    """Give every trained tensor an effect: while LoRA's B is zero, nothing but B gets a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, parameter in attach.trainable(model):
+            parameter += torch.randn(parameter.shape, generator=generator) * size
+
+
+def picture_batch() -> dict[str, Any]:
+    """One record with a picture of one crop, as the model takes it."""
+    crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return {"input_ids": torch.tensor([[1, 5, 6, *[0] * 313, 7, 8, 9]]), "crops": crops, "grids": [(1, 1)]}
+
+
+def text_batch() -> dict[str, Any]:
+    return {"input_ids": torch.tensor([[1, 5, 6, 7, 8, 9, 10, 11]])}

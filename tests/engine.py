@@ -1,0 +1,90 @@
+"""A small training set with pictures and without, and the real trainer on it, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from main_job import write_recipe, write_records
+from records import entry, write_source
+from transformers import TrainerCallback
+
+from ixtune import recipe as recipes
+from ixtune.adapter import attach
+from ixtune.base import resolve
+from ixtune.data.manifest import Options
+from ixtune.data.prepare import prepare
+from ixtune.data.sources.source import Source
+from ixtune.data.training_set import TrainingSet
+from ixtune.model.loading import load_base
+from ixtune.processing import IXC2Tokenizer
+from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.trainer import AdapterTrainer, sft_config
+
+BASE = resolve("nano")
+LONG = " ".join(f"row {number} holds {number * 37 % 101} of {number * 53 % 89}" for number in range(14))
+EXACT = ("adapter.dropout=0", "adapter.quantize=none", "adapter.rank=16", "adapter.alpha=16")
+
+
+def mixed_set(folder: Path) -> Path:
+    """Prepared: two records with a picture, one that asks for a token or two, one for some two hundred, one between."""
+    pictures = write_records(folder / "pictures", 2)
+    entries = [entry("short", "Say one", "1"), entry("long", "Say much", LONG), entry("middle", "Say some", LONG[:60])]
+    text = write_source(folder / "text", entries)
+    sources = [Source(path=str(pictures)), Source(path=str(text))]
+    prepare(sources, folder / "prepared", base=BASE, options=Options(hd_num=1))
+    return folder / "prepared"
+
+
+def make_trainer(
+    folder: Path, training_set: TrainingSet, packs: Sequence[Sequence[int]], *changes: str
+) -> AdapterTrainer:
+    """The trainer as a run makes it, on packs that are given; one step, without dropout, unless changed."""
+    path = write_recipe(folder / "recipe.yaml", training_set.sets[0].root, folder / "run")
+    recipe = recipes.load(path, ("adapter.dropout=0", "training.max_steps=1", *changes))
+    torch.manual_seed(0)
+    model, _ = load_base(BASE, quantize=recipe.adapter.quantize == "nf4", dtype=torch.float32)
+    wrapped = attach.attach(model, recipe.adapter)
+    return AdapterTrainer(
+        model=wrapped,
+        args=sft_config(recipe, folder / "run"),
+        train_dataset=pack_dataset(packs),
+        data_collator=PackCollator(training_set, PictureSource(training_set.files)),
+        processing_class=IXC2Tokenizer(str(BASE / "tokenizer.model")),
+        recipe=recipe,
+        run_folder=folder / "run",
+    )
+
+
+def stir(model: torch.nn.Module, seed: int = 1) -> None:
+    """Give every LoRA B values: while they are zero, no gradient reaches A."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in attach.trainable(model):
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of each optimizer step, unclipped where the norm allowed is large."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Copy them in double precision."""
+        self.steps.append(gradients(model))
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The gradient of each trained tensor that has one."""
+    return {name: p.grad.double() for name, p in attach.trainable(model) if p.grad is not None}
+
+
+def distance(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """The largest relative difference by norm of any tensor; the same tensors must have a gradient."""
+    assert found.keys() == wanted.keys()
+    assert all(tensor.norm() > 0 for tensor in wanted.values()), "nothing to compare"
+    return max(float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in wanted.items())

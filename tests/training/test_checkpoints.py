@@ -1,0 +1,88 @@
+"""Which checkpoints are kept, which are whole, and what of the lines beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ixtune.errors import IxtuneError
+from ixtune.training import checkpoints
+from ixtune.training.metrics import JsonLines
+from ixtune.training.progress import Progress
+
+
+def _save(run: Path, *steps: int) -> None:
+    for step in steps:
+        folder = run / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(str(step))
+        checkpoints.seal(folder)
+
+
+def _steps(run: Path) -> list[int]:
+    return [checkpoints.step_of(folder) for folder in checkpoints.listing(run)]
+
+
+def test_the_newest_are_kept_and_the_best_besides(tmp_path: Path) -> None:
+    _save(tmp_path, 2, 4, 6, 8, 10)
+    checkpoints.rotate(tmp_path, keep=2, best_step=4)
+    assert _steps(tmp_path) == [4, 8, 10]
+    checkpoints.rotate(tmp_path, keep=2, best_step=10)
+    assert _steps(tmp_path) == [8, 10]
+
+
+def test_what_a_kill_left_half_deleted_goes_with_the_next_rotation(tmp_path: Path) -> None:
+    _save(tmp_path, 2, 4)
+    (tmp_path / "checkpoint-2").rename(tmp_path / ".checkpoint-2.deleted")
+    assert _steps(tmp_path) == [4]
+    checkpoints.rotate(tmp_path, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "found"),
+    [
+        (lambda folder: (folder / "weights").write_text("other"), "weights does not match its checksum"),
+        (lambda folder: (folder / "weights").unlink(), "weights is missing"),
+        (lambda folder: (folder / checkpoints.SUMS).unlink(), "no readable checksums.json"),
+        (lambda folder: (folder / checkpoints.SUMS).write_text("{"), "no readable checksums.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_what_is_wrong(tmp_path: Path, harm, found: str) -> None:
+    _save(tmp_path, 2, 4)
+    harm(tmp_path / "checkpoint-4")
+    whole, damaged = checkpoints.newest_whole(tmp_path)
+    assert whole == tmp_path / "checkpoint-2"
+    assert damaged == [(tmp_path / "checkpoint-4", found)]
+    checkpoints.set_aside(tmp_path / "checkpoint-4")
+    assert _steps(tmp_path) == [2]
+
+
+def test_a_folder_with_a_run_is_no_place_for_another(tmp_path: Path) -> None:
+    checkpoints.require_empty(tmp_path)
+    _save(tmp_path, 2)
+    with pytest.raises(IxtuneError, match="there is a run in this folder already") as refused:
+        checkpoints.require_empty(tmp_path)
+    assert "resume=auto" in refused.value.mend
+
+
+def test_lines_of_steps_that_will_be_repeated_are_dropped_and_so_is_one_that_a_crash_cut(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        lines.append({"step": step})
+    with lines.path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    lines.rewind(2)
+    assert [json.loads(line) for line in lines.path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
+    lines.rewind(0)
+    assert lines.path.read_text() == ""
+
+
+def test_the_account_of_a_run_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+    progress = Progress(tokens=7, seconds=1.5, best_loss=0.25, best_step=3, reproducible=False)
+    progress.save(tmp_path)
+    restored = Progress()
+    restored.restore(tmp_path)
+    assert restored == progress

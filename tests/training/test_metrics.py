@@ -1,0 +1,43 @@
+"""What a line says of speed: of the time that tokens were trained in, and of what the cards can do."""
+
+from __future__ import annotations
+
+import pytest
+
+from ixtune.training import metrics
+from ixtune.training.metrics import Meter
+from ixtune.training.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in a list so that a test can set it."""
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_speed_is_of_the_time_spent_on_steps_and_seconds_are_of_all(clock: list[float]) -> None:
+    progress = Progress(tokens=1000, seconds=50.0)  # from before a resume
+    meter = Meter(progress)
+    clock[0] += 30  # loading
+    meter.start()
+    progress.tokens += 400
+    clock[0] += 4
+    with meter.idle():
+        clock[0] += 6  # a validation
+    first = meter.measure()
+    assert (first["tokens_per_s"], first["tokens"], first["seconds"]) == (100.0, 1400, 60.0)
+    progress.tokens += 100
+    clock[0] += 2
+    assert meter.measure()["tokens_per_s"] == 50.0
+    assert progress.seconds == 62.0
+
+
+def test_mfu_is_a_share_of_what_the_cards_can_do_and_absent_where_nobody_knows(clock: list[float]) -> None:
+    progress = Progress()
+    meter = Meter(progress, flops_per_s=1000.0)
+    progress.flops += 1000.0
+    clock[0] += 4
+    assert meter.measure()["mfu"] == 0.25
+    assert "mfu" not in Meter(progress).measure()

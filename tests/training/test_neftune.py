@@ -1,0 +1,89 @@
+"""NEFTune: how large the noise is, where it is, and that it can be had again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from adapters import section
+from peft import PeftModel
+from small_base import small_model
+
+from ixtune.adapter import attach
+from ixtune.training import neftune
+
+WIDTH, ALPHA = 64, 5.0
+IMAGE = torch.tensor([3, 4, 5, 6])  # in the first segment
+ENDS = [12, 20, 60]
+
+
+class Stub(torch.nn.Module):
+    """Stands for the decoder: gives back what it is called with."""
+
+    def forward(self, embeds_BTD: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return embeds_BTD
+
+
+@pytest.fixture
+def model() -> PeftModel:
+    wrapped = attach.attach(small_model(), section("plain"))
+    wrapped.get_base_model().model = Stub()
+    neftune.enable(wrapped, ALPHA)
+    return wrapped
+
+
+def _noise(model: PeftModel, ends: list[int], image_rows: torch.Tensor | None = None, seed: int = 0) -> torch.Tensor:
+    """What is added to each position."""
+    torch.manual_seed(seed)
+    boundaries = torch.tensor([0, *ends], dtype=torch.int32)
+    embeds = torch.full((1, ends[-1], WIDTH), 2.0)
+    decoder = model.get_base_model().model
+    return (decoder(embeds, image_rows_I=image_rows, cu_seq_lens_q=boundaries, max_length_q=max(ends)) - embeds)[0]
+
+
+def test_noise_is_uniform_up_to_alpha_over_the_root_of_text_positions_times_width(model: PeftModel) -> None:
+    noise = _noise(model.train(), ENDS, IMAGE)
+    for start, stop, text in ((0, 12, 8), (12, 20, 8), (20, 60, 40)):
+        bound = ALPHA / math.sqrt(text * WIDTH)
+        segment = noise[start:stop].abs()
+        assert 0.97 * bound < float(segment.max()) <= bound
+        # the norm over a record is alpha / sqrt(3), whatever its length
+        assert float(noise[start:stop].norm()) == pytest.approx(ALPHA / math.sqrt(3), rel=0.1)
+
+
+def test_image_rows_stay_as_they_are(model: PeftModel) -> None:
+    noise = _noise(model.train(), ENDS, IMAGE)
+    assert not noise[IMAGE].any()
+    rest = [row for row in range(60) if row not in IMAGE]
+    assert noise[rest].all()
+
+
+def test_packing_does_not_change_the_size_of_the_noise(model: PeftModel) -> None:
+    packed, alone = _noise(model.train(), [8, 16, 24]), _noise(model, [8])
+    torch.testing.assert_close(packed[:8], alone)
+
+
+def test_the_same_state_of_the_generator_gives_the_same_noise(model: PeftModel) -> None:
+    assert torch.equal(_noise(model.train(), ENDS, seed=4), _noise(model, ENDS, seed=4))
+    assert not torch.equal(_noise(model, ENDS, seed=4), _noise(model, ENDS, seed=5))
+
+
+def test_evaluation_has_no_noise(model: PeftModel) -> None:
+    assert not _noise(model.eval(), ENDS).any()
+
+
+def test_the_whole_model_feels_it_through_every_call_while_it_trains() -> None:
+    """PEFT calls the base's forward without its hooks; the decoder below is called with them."""
+    wrapped = attach.attach(small_model(), section("plain"))
+    neftune.enable(wrapped, ALPHA)
+    ids = torch.tensor([[1, 5, 6, 7, 8]])
+    bounds = {"cu_seq_lens_q": torch.tensor([0, 5], dtype=torch.int32), "max_length_q": 5}
+
+    def loss() -> float:
+        return float(wrapped(input_ids=ids, labels=ids, use_cache=False, **bounds).loss.detach())
+
+    assert loss() == loss()
+    wrapped.train()
+    assert loss() != loss()

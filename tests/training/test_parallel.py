@@ -1,0 +1,293 @@
+"""One run in several processes equals one process with as much more accumulation."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from engine import mixed_set
+from main_job import command, environment, losses, write_recipe
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ixtune import __version__
+from ixtune import recipe as recipes
+from ixtune.errors import UsageError
+from ixtune.training import launch, parallel
+
+pytestmark = pytest.mark.xdist_group("train")
+
+# Three packs: two of a picture each, and one of text. An epoch does not divide by two, and with this seed the text
+# stands alone in the last step of the first and third, beside a picture in the second.
+SETTINGS = (
+    "training.seed=3",
+    "adapter.rank=16",
+    "adapter.dropout=0",
+    "training.pack_tokens=420",
+    "training.epochs=3",
+    "training.schedule=constant",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mixed_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The run of two processes by the real command line, and what it said."""
+    folder = tmp_path_factory.mktemp("two")
+    recipe = write_recipe(folder / "recipe.yaml", data, folder / "run")
+    return folder / "run", run("train", recipe, *SETTINGS, "--processes", "2")
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def weights_differ_by(one: Path, other: Path) -> float:
+    """The largest difference of any trained tensor, relative to its norm."""
+    found, wanted = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, other))
+    assert found.keys() == wanted.keys()
+    return max(float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in wanted.items())
+
+
+def test_two_processes_equal_one_with_double_accumulation(
+    two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+) -> None:
+    """Over epochs that do not divide, with a step in which only one process has pictures, and one that has none."""
+    from ixtune.training.run import train
+
+    path = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    train(recipes.load(path, (*SETTINGS, "training.gradient_accumulation=2")), Console(file=io.StringIO()))
+    wanted = losses(tmp_path / "run")
+    assert len(wanted) == 6
+    assert losses(two[0]) == [
+        (step, pytest.approx(loss, rel=1e-6), pytest.approx(norm, rel=1e-6)) for step, loss, norm in wanted
+    ]
+    assert weights_differ_by(two[0], tmp_path / "run") < 1e-6
+
+
+def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = two
+    assert done.stderr == ""
+    assert done.stdout.count("done     6 steps") == 1
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    info = json.loads((folder / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
+    assert lines[-1]["tokens"] == info["tokens"] == 3 * 1096, "the tokens of both"
+
+
+COLLECTIVES = """
+import torch
+from ixtune.errors import UsageError
+from ixtune.training import launch, parallel
+parallel.join()
+rank = launch.rank()
+parameters = [torch.nn.Parameter(torch.full((2,), float(rank))) for _ in range(3)]
+parallel.start_equal(parameters)
+assert all(float(p.sum()) == 0 for p in parameters)
+parameters[0].grad = torch.full((2,), 1.0 + rank)
+if rank:
+    parameters[1].grad = torch.full((2,), 4.0)
+parallel.average_gradients(parameters)
+assert parameters[0].grad.tolist() == [1.5, 1.5]
+assert parameters[1].grad.tolist() == [2.0, 2.0]
+assert parameters[2].grad is None
+assert parallel.total(rank, 1) == (1, 2)
+assert parallel.any_of(rank == 1) and not parallel.any_of(False)
+assert list(parallel.share(range(5))) == ([0, 2, 4], [1, 3])[rank]
+assert parallel.from_first(lambda: rank) == 0
+assert parallel.gather(bytes([rank])) == ([b"\\0", b"\\1"] if rank == 0 else [])
+parallel.barrier()
+try:
+    parallel.from_first(lambda: 1 / 0)
+except ZeroDivisionError:
+    assert rank == 0
+except launch.LostPeerError:
+    assert rank == 1
+else:
+    raise AssertionError
+if rank:
+    with parallel.lost_peers():
+        raise UsageError("what", mend="how")
+with parallel.lost_peers():
+    parallel.barrier()
+    parallel.barrier()
+"""
+
+
+def test_what_processes_do_together() -> None:
+    port = str(launch._free_port())
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", COLLECTIVES],
+            env={**environment(), **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [launch.LOST_PEER, UsageError.exit_code], said
+    assert "LostPeerError: another process of this run has failed" in said[0]
+
+
+def test_alone_there_is_nothing_to_do_together() -> None:
+    assert parallel.is_first()
+    assert parallel.total(2.5, 1) == (2.5, 1)
+    assert parallel.any_of(True)
+    assert parallel.from_first(lambda: "mine") == "mine"
+    assert parallel.share([1, 2, 3]) == [1, 2, 3]
+    assert parallel.gather(b"state") == [b"state"]
+
+
+def test_the_first_process_speaks_for_all(capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch.launch(2, ["--version"]) == 0
+    assert capfd.readouterr() == (f"ixtune {__version__}\n", "")
+
+
+def test_a_mistake_is_told_once_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch.launch(3, ["recipes", "no-such-verb"]) == 2
+    assert capfd.readouterr().err.count("no-such-verb") == 1
+
+
+def test_a_process_of_several_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="--processes 4 inside a run of 2 processes"):
+        launch.launch(4, ["--version"])
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")]
+)
+def test_sharding_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UsageError, match=f"asks for {name}") as caught:
+        parallel.join()
+    assert "--processes N" in caught.value.mend
+
+
+def test_a_process_ends_with_the_one_that_launched_it() -> None:
+    code = "import time; from ixtune.training import launch; launch.follow_parent(); print(flush=True); time.sleep(60)"
+    reading, writing = os.pipe()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**environment(), "IXTUNE_PARENT_PIPE": str(reading)},
+        pass_fds=(reading,),
+        stdout=subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    assert worker.poll() is None
+    os.close(writing)  # as the kernel does when the parent dies
+    assert worker.wait(timeout=20) == launch.LOST_PEER
+    worker.stdout.close()
+    os.close(reading)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_same_run(
+    two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+) -> None:
+    """Its --multi_gpu starts the processes whether there are GPUs or not; its --cpu would need MPI for a second one."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "ixtune"]
+    done = subprocess.run(
+        [*launcher, "train", str(recipe), *SETTINGS], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done     6 steps") == 1
+    assert losses(tmp_path / "run") == losses(two[0])
+    assert weights_differ_by(tmp_path / "run", two[0]) == 0
+
+
+def start(recipe: Path, *changes: str) -> subprocess.Popen[str]:
+    """A run of two that would go on for long; returns when it has taken a step."""
+    started = subprocess.Popen(
+        command("train", recipe, *SETTINGS, *changes, "--processes", "2"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    assert started.stdout is not None
+    for line in started.stdout:
+        if line.startswith("step"):
+            return started
+    raise AssertionError(started.communicate()[1])
+
+
+@pytest.mark.slow
+def test_a_run_of_two_that_was_stopped_goes_on_bit_for_bit(
+    two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C: both stop in the same step, one checkpoint is saved; with dropout, so that each one's state counts."""
+    dropped = "adapter.dropout=0.1"
+    straight = write_recipe(tmp_path / "straight.yaml", data, tmp_path / "straight")
+    run("train", straight, *SETTINGS, dropped, "training.epochs=20", "--processes", "2")
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    rarely = "training.save_every=1000"
+    started = start(recipe, dropped, "training.epochs=20", rarely)
+    started.send_signal(signal.SIGINT)
+    said, complaints = started.communicate(timeout=120)
+    assert started.returncode == 130, complaints
+    (saved,) = (tmp_path / "run").glob("checkpoint-*")
+    assert 0 < int(saved.name.removeprefix("checkpoint-")) < 40
+    assert "resume" in said
+    run("train", recipe, *SETTINGS, dropped, "training.epochs=20", rarely, "--resume", "--processes", "2")
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    assert weights_differ_by(tmp_path / "run", tmp_path / "straight") == 0
+
+
+@pytest.mark.slow
+def test_a_run_of_two_that_diverges_says_so_once(data: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    arguments = ("train", recipe, *SETTINGS, "training.learning_rate=1e30", "--processes", "2")
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("training diverged") == 1
+    assert "Traceback" not in done.stderr
+    assert "terminate called" not in done.stderr
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_run(data: Path, tmp_path: Path, victim: int) -> None:
+    started = start(write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run"), "training.epochs=2000")
+    workers = children_of(started.pid)
+    assert len(workers) == 2
+    os.kill(workers[victim], signal.SIGKILL)
+    began = time.monotonic()
+    started.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert started.returncode != 0
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_no_process_is_left_when_the_launching_one_is_killed(data: Path, tmp_path: Path) -> None:
+    started = start(write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run"), "training.epochs=2000")
+    workers = children_of(started.pid)
+    started.kill()
+    started.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def children_of(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8")
+    return sorted(map(int, listed.split()))

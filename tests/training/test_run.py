@@ -1,0 +1,343 @@
+"""Whole runs in this process: validation, samples, the best adapter, trackers, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from text_run import lines_of, losses, prepare_texts, run, text_recipe
+
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.training import metrics, trackers
+from ixtune.training.assembly import build
+from ixtune.training.cards import Machine
+from ixtune.training.validation import mean_loss
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_texts(tmp_path_factory.mktemp("texts") / "train")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records for validation: sums that are not in the training set."""
+    return prepare_texts(tmp_path_factory.mktemp("texts") / "validation", count=4, first=50)
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody looked at."""
+    folder = tmp_path_factory.mktemp("plain")
+    run(text_recipe(folder, data))
+    return folder / "run"
+
+
+def _adapter(folder: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+
+
+def test_validation_samples_and_trackers_leave_the_training_as_it_was(
+    data: Path, others: Path, plain: Path, tmp_path: Path
+) -> None:
+    """Bit-equal losses; and what they leave in files."""
+    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = text_recipe(
+        tmp_path, data, f"data.validation={others}", "training.evaluate_every=3", "training.sample_every=2",
+        "training.sample_records=2", "training.report_to=[tensorboard]",
+    )  # fmt: skip
+    outcome, said = run(recipe)
+    folder = tmp_path / "run"
+    assert losses(folder) == losses(plain)
+    assert outcome.adapter_step in (3, 6)
+
+    measured = {line["step"]: line["validation_loss"] for line in lines_of(folder / "metrics.jsonl") if len(line) == 3}
+    assert list(measured) == [3, 6]
+    assert "validation loss" in said
+
+    samples = lines_of(folder / "samples.jsonl")
+    assert [sample["step"] for sample in samples] == [2, 2, 4, 4, 6, 6]
+    assert len({sample["id"] for sample in samples}) == 2
+    first = samples[0]
+    number = int(first["id"][1:])
+    assert (first["question"], first["reference"]) == (f"{number} and {number + 2}?", f"{2 * number + 2}")
+    assert f"'{first['question']}' -> '{first['answer']}'" in said
+
+    (events,) = (folder / "runs").iterdir()
+    accumulated = tensorboard.EventAccumulator(str(events)).Reload()
+    assert {"train/loss", "train/tokens_per_s", "train/memory_gib", "eval/loss"} <= set(accumulated.Tags()["scalars"])
+    shown = [event.value for event in accumulated.Scalars("eval/loss")]
+    assert shown == pytest.approx(list(measured.values()))
+
+
+def test_a_line_holds_what_a_reader_of_the_file_needs(plain: Path) -> None:
+    lines = lines_of(plain / "metrics.jsonl")
+    assert set(lines[0]) == {"step", "epoch", "loss", "grad_norm", "learning_rate", *metrics.MEASURED}
+    assert lines[0]["mfu"] is None, "nobody knows the limit of a CPU"
+    assert lines[-1]["tokens"] > lines[0]["tokens"] > 0
+    assert lines[-1]["seconds"] > lines[0]["seconds"] > 0
+    assert 0.1 < lines[0]["memory_gib"] < 100
+
+
+def test_a_part_with_a_learning_rate_of_its_own_has_it_in_every_line(data: Path, tmp_path: Path) -> None:
+    """Both follow the schedule: the ratio stays, and a line holds the rate that its step was taken with."""
+    run(text_recipe(tmp_path, data, "training.projector_learning_rate=1.0e-4", "training.warmup_ratio=0"))
+    lines = lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert lines[0]["learning_rate"] == 1e-3
+    assert lines[-1]["learning_rate"] < 1e-3
+    for line in lines:
+        assert line["projector_learning_rate"] == pytest.approx(line["learning_rate"] / 10)
+
+
+def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_no_better(
+    data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are given, so that the course is: better, best, worse, worse."""
+    given = iter([3.0, 1.0, 2.0, 1.5])
+    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    recipe = text_recipe(
+        tmp_path, data, f"data.validation={others}", "training.max_steps=20", "training.evaluate_every=1",
+        "training.save_every=100", "training.keep_checkpoints=1", "training.early_stopping=2",
+    )  # fmt: skip
+    outcome, said = run(recipe)
+    folder = tmp_path / "run"
+    assert "stopping early: validation loss not below that of step 2 in 2 measurements" in said
+    assert (outcome.steps, outcome.adapter_step, outcome.validation_loss) == (4, 2, 1.0)
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    assert json.loads((folder / "best.json").read_text()) == {
+        "step": 2, "validation_loss": 1.0, "checkpoint": "checkpoint-2"
+    }  # fmt: skip
+    assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
+    assert _adapter(folder / "adapter") != _adapter(folder / "checkpoint-4")
+    info = json.loads((folder / "adapter" / "ixtune.json").read_text())
+    assert (info["steps"], info["trained_steps"], info["validation_loss"]) == (2, 4, 1.0)
+
+    # had it died before the adapter was written, a resumed run would only write it
+    shutil.rmtree(folder / "adapter")
+    again, _ = run(recipe, must_resume=True)
+    assert dataclasses.replace(again) == outcome
+    assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
+
+
+def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
+    data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([1.0, 2.0])
+    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    recipe = text_recipe(tmp_path, data, f"data.validation={others}", "training.max_steps=4")
+    run(recipe)
+    folder = tmp_path / "run"
+    shutil.rmtree(folder / "adapter")
+    (folder / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    outcome, said = run(recipe, must_resume=True)
+    assert "the best checkpoint cannot be used" in said
+    assert (outcome.adapter_step, outcome.validation_loss) == (4, None)
+    assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-4")
+
+
+def test_resume_auto_starts_continues_and_sees_what_is_finished(data: Path, plain: Path, tmp_path: Path) -> None:
+    recipe = text_recipe(tmp_path, data, "resume=auto")
+    outcome, _ = run(recipe)
+    folder = tmp_path / "run"
+    assert outcome.adapter == folder / "adapter"
+    assert losses(folder) == losses(plain)
+    nothing, said = run(recipe)
+    assert nothing is None
+    assert "finished already" in said
+
+    # as if it had been killed after step 4: the counters and the losses go on where they were
+    before = lines_of(folder / "metrics.jsonl")
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(folder / "checkpoint-6")
+    outcome, said = run(recipe)
+    assert f"resume   {folder / 'checkpoint-4'}" in said
+    assert losses(folder) == losses(plain)
+    after = lines_of(folder / "metrics.jsonl")
+    assert [line["event"] for line in after if "event" in line] == ["resumed"]
+    counted = ("step", "epoch", "tokens", "supervised_tokens", "learning_rate")
+    assert [[line[key] for key in counted] for line in after if "loss" in line] == [
+        [line[key] for key in counted] for line in before
+    ]
+    assert after[-1]["seconds"] > before[3]["seconds"]
+    assert _adapter(folder / "adapter") == _adapter(plain / "adapter")
+
+
+def test_a_run_folder_may_be_moved_and_resumed_in_another_way_than_begun(
+    data: Path, plain: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(plain, tmp_path / "run", ignore=shutil.ignore_patterns("adapter", "checkpoint-6"))
+    outcome, _ = run(text_recipe(tmp_path, data, "resume=auto"))
+    assert outcome.steps == 6
+    assert losses(tmp_path / "run") == losses(plain)
+
+
+def test_a_second_run_in_one_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = text_recipe(tmp_path, data)
+    (tmp_path / "run").mkdir()
+    descriptor = os.open(tmp_path / "run", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(IxtuneError, match="another process is training in this folder") as refused:
+            run(recipe)
+        assert "choose another folder: output=NAME" in refused.value.mend
+    finally:
+        os.close(descriptor)
+
+
+def test_a_refused_run_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(IxtuneError, match="there is no run to resume"):
+        run(text_recipe(tmp_path, data), must_resume=True)
+    with pytest.raises(IxtuneError, match="a pack holds 10"):
+        run(text_recipe(tmp_path, data, "training.pack_tokens=10", "resume=auto"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where W&B has left its folder, which Python would import as an empty package."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(trackers.importlib.metadata, "version", missing)
+    with pytest.raises(UsageError, match="training.report_to asks for wandb, which is not installed") as refused:
+        run(text_recipe(tmp_path, tmp_path / "no data", "training.report_to=[wandb]"))
+    assert 'pip install "ixtune[wandb]"' in refused.value.mend
+
+
+def test_records_without_a_target_are_refused_by_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ixtune.data.training_set import TrainingSet
+
+    load = TrainingSet.load
+
+    def without(*given: object) -> TrainingSet:
+        opened = load(*given)  # type: ignore[arg-type]
+        return dataclasses.replace(opened, supervised=[0, *opened.supervised[1:]])
+
+    monkeypatch.setattr(TrainingSet, "load", without)
+    with pytest.raises(IxtuneError, match="1 records have no supervised token") as refused:
+        run(text_recipe(tmp_path, data))
+    assert "record t0" in refused.value.notes[0]
+
+
+def test_a_dry_run_takes_one_step_on_the_worst_pack_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    recipe = text_recipe(tmp_path, data, "resume=auto")
+    before = set(tmp_path.rglob("*"))
+    outcome, said = run(recipe, only_try=True)
+    assert outcome is None
+    assert "one step on the worst pack" in said
+    assert re.search(r"at the peak \d+\.\d\d GiB, planned \d+\.\d\d; nothing was written", said)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_gpu_that_the_worst_pack_does_not_fit_on_is_refused_before_anything_is_loaded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ixtune.training.planning.detect", lambda _: Machine("cuda", 2**20, "a small one"))
+    monkeypatch.setattr("ixtune.training.run.build", None)
+    with pytest.raises(IxtuneError, match="the run does not fit this GPU") as refused:
+        run(text_recipe(tmp_path, data))
+    assert "training.gpu_gib" in refused.value.mend
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_the_levers_it_began_with(
+    data: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen anew by what memory is free now, they could be others."""
+    shutil.copytree(plain, tmp_path / "run", ignore=shutil.ignore_patterns("adapter", "checkpoint-6"))
+    stored = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert stored["levers"]["checkpointed_layers"] == 0
+    stored["levers"]["checkpointed_layers"] = 3
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(stored))
+    used = []
+    monkeypatch.setattr("ixtune.training.run.build", lambda *given: used.append(given[2]) or build(*given))
+    run(text_recipe(tmp_path, data), must_resume=True)
+    assert used[0].checkpointed_layers == 3
+    assert json.loads((tmp_path / "run" / "plan.json").read_text()) == stored
+
+
+def test_the_mean_loss_does_not_depend_on_packs_nor_change_the_mode(data: Path) -> None:
+    from ixtune.base import resolve
+    from ixtune.data.training_set import TrainingSet
+    from ixtune.model.loading import load_base
+    from ixtune.training.batch import PictureSource
+
+    model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
+    records = TrainingSet.load([data])
+    model.train()
+    losses_found = {
+        tokens: mean_loss(model, records, PictureSource(records.files), tokens, torch.float32)
+        for tokens in (1, 80, 400)
+    }
+    assert model.training
+    assert losses_found[1] == pytest.approx(losses_found[400], rel=1e-5)
+    assert losses_found[80] == pytest.approx(losses_found[400], rel=1e-5)
+
+
+def test_a_pack_too_large_for_memory_is_cut_and_the_run_says_that_it_cannot_be_repeated(
+    data: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out on every pack of several records, from the second step on."""
+    from ixtune.training.trainer import AdapterTrainer
+
+    step = AdapterTrainer.forward_backward
+
+    def short_of_memory(trainer: AdapterTrainer, model: object, batch: dict, *others: object) -> torch.Tensor:
+        if trainer.state.global_step and len(batch["cu_seq_lens_q"]) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return step(trainer, model, batch, *others)
+
+    monkeypatch.setattr(AdapterTrainer, "forward_backward", short_of_memory)
+    recipe = text_recipe(tmp_path, data, "adapter.dropout=0", "training.max_steps=2")
+    _, said = run(recipe)
+    folder = tmp_path / "run"
+    cuts = [line for line in lines_of(folder / "metrics.jsonl") if line.get("event") == "out_of_memory"]
+    assert len(cuts) == 2, "three records: cut once, and one half again"
+    assert said.count("memory ran out on a pack") == 1
+    assert "this run cannot be repeated bit by bit" in said.splitlines()[-1]
+    assert json.loads((folder / "adapter" / "ixtune.json").read_text())["reproducible"] is False
+    monkeypatch.undo()
+    whole = tmp_path / "whole"
+    run(text_recipe(whole, data, "adapter.dropout=0", "training.max_steps=2"))
+    assert losses(folder)[0] == losses(whole / "run")[0]
+    assert losses(folder)[1] == pytest.approx(losses(whole / "run")[1], rel=1e-5)
+
+
+def test_a_worst_pack_that_does_not_fit_ends_the_run_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ixtune.training.trainer import AdapterTrainer
+
+    def no_memory(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(AdapterTrainer, "forward_backward", no_memory)
+    with pytest.raises(IxtuneError, match="does not fit into memory; it was tried before") as refused:
+        run(text_recipe(tmp_path, data))
+    assert "training.pack_tokens" in refused.value.mend
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_samples_are_taken_in_the_type_of_the_training(data: Path, others: Path, tmp_path: Path) -> None:
+    run(
+        text_recipe(
+            tmp_path, data, f"data.validation={others}", "training.sample_every=1", "training.max_steps=1",
+            "training.compute_dtype=bf16",
+        )
+    )  # fmt: skip
+    assert len(lines_of(tmp_path / "run" / "samples.jsonl")) == 4

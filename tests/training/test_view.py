@@ -1,0 +1,112 @@
+"""The two lines on a terminal, and the plain ones elsewhere."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+
+import pytest
+from rich.console import Console
+
+from ixtune.training.view import LiveView, View, clock, curve, view_on
+
+LINE = {"step": 10, "loss": 0.5, "learning_rate": 1e-4, "tokens_per_s": 1234.5, "memory_gib": 2.25, "mfu": None}
+
+
+def _terminal(width: int = 100) -> tuple[LiveView, io.StringIO]:
+    file = io.StringIO()
+    view = view_on(Console(file=file, force_terminal=True, width=width, legacy_windows=False))
+    assert isinstance(view, LiveView)
+    return view, file
+
+
+def _drawn(view: LiveView) -> str:
+    console = Console(file=io.StringIO(), width=view.console.width)
+    with console.capture() as captured:
+        console.print(view._draw())
+    return captured.get()
+
+
+def test_a_pipe_gets_one_plain_line_for_each_measurement() -> None:
+    file = io.StringIO()
+    view = view_on(Console(file=file, width=400))
+    assert type(view) is View
+    with view:
+        view.begin(8, 20)
+        view.advance(10)
+        view.began -= 4  # two steps took four seconds
+        view.show(LINE)
+        view.show({"step": 10, "validation_loss": 0.75})
+    assert file.getvalue().splitlines() == [
+        "step    10/20  loss 0.5000  lr 1.0e-04  1,234 tokens/s  2.25 GiB  0:20 left",
+        "step    10/20  validation loss 0.7500",
+    ]
+
+
+def test_a_terminal_shows_where_the_run_stands() -> None:
+    view, _ = _terminal()
+    with view:
+        view.begin(0, 20)
+        assert "waiting for the first step" in _drawn(view)
+        view.advance(10.5)
+        view.began -= 21
+        for loss in (0.9, 0.7, 0.5):
+            view.show({**LINE, "loss": loss})
+        view.show({"step": 10, "validation_loss": 0.7})
+        view.show({"step": 10, "validation_loss": 0.8})
+        drawn = _drawn(view)
+    assert "step 10/20" in drawn
+    assert "52%" in drawn
+    assert "0:21 gone, 0:19 left" in drawn or "0:21 gone, 0:18 left" in drawn
+    assert "loss 0.5000 █▄▁  validation 0.8000 (best 0.7000)  lr 1.0e-04  1,234 tokens/s  2.25 GiB" in drawn
+    assert "MFU" not in drawn
+    view.show({**LINE, "mfu": 0.41})
+    assert "MFU 41%" in _drawn(view)
+
+
+def test_a_narrow_terminal_never_folds_the_lines() -> None:
+    """Folded ones would be left behind at the next drawing."""
+    view, _ = _terminal(width=40)
+    view.begin(0, 1000000)
+    view.show({**LINE, "loss": 12.5})
+    view.show({"step": 1, "validation_loss": 0.7})
+    view.warn("stopping after this step, with a checkpoint (Ctrl-C again: at once, without)")
+    lines = _drawn(view).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= 40 for line in lines)
+    view.__exit__(None, None, None)
+
+
+def test_what_keeps_a_step_from_going_on_is_told_in_place_of_the_numbers() -> None:
+    view, _ = _terminal()
+    with view:
+        view.begin(0, 10)
+        view.show(LINE)
+        with view.busy("measuring the validation loss"):
+            assert "measuring the validation loss" in _drawn(view)
+        assert "loss 0.5000" in _drawn(view)
+
+
+def test_lines_that_stay_hold_brackets_as_they_are_and_an_error_gives_the_cursor_back() -> None:
+    view, file = _terminal()
+
+    def fail() -> None:
+        with view:
+            view.begin(0, 10)
+            view.say("sample   '[bold]what?[/bold]' -> 'x'")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert "'[bold]what?[/bold]' -> 'x'" in file.getvalue()
+    assert "\x1b[?25h" in file.getvalue()
+
+
+def test_a_curve_runs_from_the_lowest_block_to_the_highest() -> None:
+    assert curve(deque([1.0])) == ""
+    assert curve(deque([1.0, 1.0])) == "▁▁"
+    assert curve(deque(range(7, -1, -1))) == "█▇▆▅▄▃▂▁"
+
+
+def test_a_clock_has_hours_only_where_there_are_some() -> None:
+    assert (clock(59.9), clock(61), clock(3600 * 30 + 5)) == ("0:59", "1:01", "30:00:05")
