@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ixtune import __version__
-from ixtune.cli import evaluate, layout, merge, predict, prepare, preview, recipes, train
+from ixtune.cli import bench, evaluate, layout, merge, plan, predict, prepare, preview, recipes, train
 from ixtune.cli.console import print_error
 from ixtune.errors import IxtuneError
 
@@ -43,10 +43,12 @@ app = typer.Typer(
 app.command("prepare")(prepare.command)
 app.command("preview")(preview.command)
 app.command("layout")(layout.command)
+app.command("plan")(plan.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("merge")(merge.command)
+app.command("bench")(bench.command)
 app.add_typer(recipes.app, name="recipes")
 
 
@@ -68,7 +70,7 @@ def _ixtune(
 ) -> None:
     """Adapt InternLM-XComposer2-4KHD-7B to a domain on one GPU.
 
-    The way is prepare, train, evaluate, merge. `ixtune recipes ls` lists recipes to start from.
+    The way is prepare, plan, train, evaluate, merge. `ixtune recipes ls` lists recipes to start from.
     """
     context.ensure_object(dict)["debug"] = debug
 
@@ -119,7 +121,7 @@ def _in_words(error: Exception) -> IxtuneError:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
         return IxtuneError(
             "the GPU's memory does not suffice",
-            mend="lower training.pack_tokens, turn gradient_checkpointing on, or prepare with a smaller --hd-num",
+            mend="ask `ixtune plan`, which computes what would fit: checkpointed layers, smaller packs, smaller hd_num",
         )
     first_line = next(iter(str(error).splitlines()), "")
     return IxtuneError(

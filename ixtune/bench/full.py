@@ -1,0 +1,137 @@
+"""The 7B's own shapes with random weights, straight in NF4, on this machine's GPU. Not yet run on a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ixtune.adapter import attach
+from ixtune.adapter.lean import lean_lora
+from ixtune.bench import synthetic, twin
+from ixtune.bench.mix import Record
+from ixtune.errors import IxtuneError
+from ixtune.model.flops import PackShape, flops
+from ixtune.model.sizes import Sizes
+from ixtune.recipe import AdapterSection
+from ixtune.training.levers import Levers, apply
+
+# a page of 3x3, 4x6 and 6x9 crops, with text up to about 1.6, 4 and 8.9 thousand tokens
+PAGES = (Record(111, (3, 3), 100), Record(339, (4, 6), 250), Record(895, (6, 9), 556))
+_STEPS = 3
+_VISION_CHUNK = 16
+
+
+def measure(
+    *,
+    layers: int | None = None,
+    config: dict[str, Any] | None = None,
+    pages: Sequence[Record] = PAGES,
+    device: str = "cuda",
+    told: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Peak memory and speed of training steps on one page, with and without checkpointing of every layer.
+
+    LoRA of rank 64 on all five linears, the whole projector, AdamW in 8 bits.
+
+    Args:
+        layers: so many decoder layers only; None for all 32.
+        config: sizes other than the 7B's, as config.json has them.
+        pages: one pack each.
+        device: where; without a GPU the memory is not measured.
+        told: takes lines for the reader.
+
+    Raises:
+        IxtuneError: there is no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise IxtuneError(
+            "the 7B's own shapes are measured on a GPU, and torch sees none",
+            mend="run it where `python -c 'import torch; print(torch.cuda.is_available())'` says True; "
+            "without --full-size the twin is measured on the CPU",
+        )
+    given = {**(config or {}), **({"num_hidden_layers": layers} if layers else {})}
+    sizes = Sizes.from_config_json(given)
+    rank = twin.FULL_RANK if config is None else twin.RANK
+    network = twin.build(given, nf4=True, device=device)
+    wrapped = attach.attach(network, AdapterSection(rank=rank, alpha=rank))
+    lean_lora(wrapped)
+    wrapped.train()
+    limit = _matmul_flops_per_s(device)
+    told(f"base     {sizes.layers} layers with random weights in NF4; matmul limit {limit / 1e12:.1f} TFLOP/s")
+    rows = []
+    for page in pages:
+        for checkpointed in (True, False):
+            row = _page(wrapped, network, sizes, rank, page, checkpointed=checkpointed, device=device)
+            row["limit_share"] = row.pop("flops_per_s") / limit
+            told(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['peak_gib']:.2f} GiB")
+            rows.append(row)
+    return rows
+
+
+def _page(
+    wrapped: Any, network: Any, sizes: Sizes, rank: int, page: Record, *, checkpointed: bool, device: str
+) -> dict[str, Any]:
+    import bitsandbytes
+
+    apply(network, Levers(sizes.layers if checkpointed else 0, _VISION_CHUNK, False))
+    batch = {
+        key: _to(value, device) for key, value in synthetic.pack(synthetic.contents([page], sizes.vocabulary)).items()
+    }
+    optimizer = bitsandbytes.optim.AdamW8bit([p for _, p in attach.trainable(wrapped)], lr=1e-5)
+    cuda = device == "cuda"
+    spent: list[float] = []
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(1 + _STEPS):
+        _wait(cuda)
+        began = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16):
+            loss = wrapped(**batch, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _wait(cuda)
+        spent.append(time.perf_counter() - began)
+    seconds = sorted(spent[1:])[_STEPS // 2]
+    picture = page.grid
+    shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (picture[0] * picture[1],) if picture else ())
+    return {
+        "tokens": page.tokens,
+        "checkpointed": checkpointed,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
+        "tokens_per_s": page.tokens / seconds,
+        "flops_per_s": flops(sizes, twin.trained(rank), shape).needed / seconds,
+    }
+
+
+def _matmul_flops_per_s(device: str, width: int = 4096, inner: int = 14336, times: int = 10) -> float:
+    """What one large bf16 product reaches on this device, the best of a few."""
+    cuda = device == "cuda"
+    rows = 8192 if cuda else 64
+    a = torch.randn(rows, width, device=device, dtype=torch.bfloat16)
+    b = torch.randn(width, inner, device=device, dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(times):
+        _wait(cuda)
+        began = time.perf_counter()
+        a @ b
+        _wait(cuda)
+        best = min(best, time.perf_counter() - began)
+    return 2 * rows * width * inner / best
+
+
+def _wait(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.synchronize()
+
+
+def _to(value: Any, device: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_to(item, device) for item in value)
+    return value

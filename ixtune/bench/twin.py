@@ -1,0 +1,100 @@
+"""A network of the 7B's proportions that takes a step in seconds on a CPU, with random weights straight in NF4.
+
+Eight times narrower, half as deep, records an eighth as long: attention, head, PLoRA, LoRA, projector and vision tower
+then have the shares of a training step that they have in the 7B, within one point (a test holds that).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ixtune.bench import mix
+from ixtune.model.flops import flops
+from ixtune.model.sizes import Sizes, Trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from ixtune.model.model import IXC2ForCausalLM
+
+CONFIG: dict[str, Any] = {
+    "vocab_size": 5792,
+    "hidden_size": 512,
+    "intermediate_size": 1792,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "plora": {"wqkv": {"rank": 1, "alpha": 2}, "others": {"rank": 32, "alpha": 32}},
+    # deeper than it is wide: 577 positions of a view cannot be made fewer, and a wide tower's scores would weigh more
+    "vision_config": {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 2,
+        "projection_dim": 64,
+    },
+}
+RANK = 8
+FULL_RANK = 64
+_LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
+
+
+def trained(rank: int) -> Trained:
+    """LoRA on all five linears, and the whole projector."""
+    return Trained(ranks=dict.fromkeys(_LINEARS, rank), projector="full")
+
+
+def shares(sizes: Sizes, rank: int, scale: int, count: int = 32) -> dict[str, float]:
+    """The share of each part in a plain training step on the mix, the head on every position."""
+    records = mix.records(count, scale=scale)
+    whole = mix.shape(records)
+    plain = flops(sizes, trained(rank), whole)
+    head = 4 * whole.tokens * sizes.vocabulary * sizes.hidden
+    parts = {name: getattr(plain, name) for name in ("linears", "lora", "plora", "attention", "vit", "projector")}
+    parts["head"] = head
+    return {name: operations / sum(parts.values()) for name, operations in parts.items()}
+
+
+def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int = 0) -> IXC2ForCausalLM:
+    """The frozen network with random weights in bf16, the decoder linears one by one straight into NF4.
+
+    Args:
+        config: as config.json has it; empty for the 7B.
+        nf4: whether the decoder linears are quantised.
+        device: where the weights are drawn and stay.
+        seed: of the weights.
+    """
+    import torch
+    from torch import nn
+
+    from ixtune.model import nf4 as quantisation
+    from ixtune.model.configuration import IXC2Config
+    from ixtune.model.loading import empty
+
+    full = IXC2Config.from_dict(config)
+    model = empty(full, quantize=nf4, dtype=torch.bfloat16)
+    source = torch.Generator(device).manual_seed(seed)
+    for name, parameter in list(model.named_parameters()):
+        module_name, _, leaf = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        shape = _shape(module, parameter) if leaf == "weight" else parameter.shape
+        value = torch.empty(shape, dtype=torch.bfloat16, device=device)
+        if leaf == "weight" and len(shape) == 1:
+            value.fill_(1)  # norms
+        else:
+            value.normal_(0, 0.02, generator=source)
+        if leaf == "weight" and quantisation.is_quantised(module):
+            setattr(module, leaf, quantisation.quantised(value, device))
+        else:
+            setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+    if nf4:
+        quantisation.settle(model, full)
+    return model
+
+
+def _shape(module: Any, parameter: torch.Tensor) -> tuple[int, ...]:
+    """Of a weight as it is before quantisation."""
+    from ixtune.model.nf4 import is_quantised
+
+    return (module.out_features, module.in_features) if is_quantised(module) else tuple(parameter.shape)

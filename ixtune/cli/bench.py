@@ -1,0 +1,102 @@
+"""`ixtune bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    records: Annotated[int, typer.Option("--records", min=4, help="Records of the mix that are trained on.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of every way; the median counts.")] = 1,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="The 7B's own shapes with random weights on this machine's GPU instead.")
+    ] = False,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="With --full-size: so many decoder layers only.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure what a training step costs: a twin of the 7B on one CPU thread, against plain Trainer + PEFT.
+
+    The twin is a network of the 7B's proportions that takes minutes to measure (about ten by default). --full-size
+    needs a GPU.
+
+    Example: ixtune bench --records 8 --rounds 3
+    """
+    import json
+    import os
+
+    from ixtune.cli.console import console, quiet_libraries, table
+
+    out = console()
+    if full_size:
+        quiet_libraries()
+        from ixtune.bench import full
+
+        rows = full.measure(layers=layers, told=lambda line: out.print(line, highlight=False))
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+            return
+        out.print(
+            table(
+                None,
+                ("tokens", "checkpointed", "peak GiB", "tokens/s", "of the matmul limit"),
+                [
+                    (
+                        f"{row['tokens']:,}",
+                        "all layers" if row["checkpointed"] else "none",
+                        f"{row['peak_gib']:.2f}",
+                        f"{row['tokens_per_s']:,.0f}",
+                        f"{row['limit_share']:.0%}",
+                    )
+                    for row in rows
+                ],
+            )
+        )
+        return
+    from ixtune.bench import compare, mix, twin
+
+    figures = compare.measure(
+        compare.ways(),
+        records=records,
+        rounds=rounds,
+        config=twin.CONFIG,
+        rank=twin.RANK,
+        told=(lambda line: None) if as_json else (lambda line: out.print(line, highlight=False)),
+    )
+    found = compare.ratios(figures, records=records, config=twin.CONFIG, rank=twin.RANK)
+    if as_json:
+        typer.echo(json.dumps(compare.as_json(figures, found), indent=2))
+        return
+    chosen = mix.records(records)
+    padding = ", ".join(f"{mix.padded_share(chosen, size):.0%} at batch {size}" for size in (4, 8))
+    out.print(
+        f"\nmix      {mix.NAME}: {records} records, {sum(r.tokens for r in chosen):,} tokens; padding {padding}",
+        highlight=False,
+    )
+    out.print(f"machine  one thread, load {os.getloadavg()[0]:.2f}", highlight=False)
+    out.print(
+        table(
+            None,
+            ("way", "CPU s per 1,000 tokens", "peak MiB"),
+            [(one.way.name, f"{one.cpu_s_per_1000_tokens:.2f}", f"{one.peak_mib:,.0f}") for one in figures],
+        )
+    )
+    out.print(
+        table(
+            "ixtune (not checkpointed in time, alike in memory) against",
+            ("plain way", "time", "ideal", "time / ideal", "memory"),
+            [
+                (
+                    one.plain.name,
+                    f"{one.time:.2f}",
+                    f"{one.ideal:.2f}",
+                    f"{one.time / one.ideal:.2f}",
+                    f"{one.memory:.2f}",
+                )
+                for one in found
+            ],
+        )
+    )

@@ -1,0 +1,70 @@
+"""The plan's memory against the peak that a process really reaches, over packs, forms, ranks and levers."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import measuring
+import peak_memory
+import pytest
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
+
+ALLOWED = 0.05
+PACKS: dict[str, dict[str, Any]] = {
+    "text 2k": {"lengths": [2048], "grids": [], "supervised": 200},
+    "text 6k": {"lengths": [900] * 6 + [600], "grids": [], "supervised": 1500},
+    "one page": {"lengths": [4000], "grids": [[5, 5]], "supervised": 60},
+    "pages and text": {"lengths": [2400, 2400, 1200], "grids": [[3, 5], [5, 3]], "supervised": 700},
+}
+
+
+def cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pack with none, half and all of the layers computed again; then one thing changed at a time."""
+    for (name, pack), layers in itertools.product(PACKS.items(), (0, 4, 8)):
+        yield f"{name}, {layers} layers", peak_memory.case(**pack, checkpointed_layers=layers)
+    changes: dict[str, dict[str, Any]] = {
+        "16 bits": {"quantize": "none"},
+        "fp32": {"quantize": "none", "compute": "fp32"},
+        "rank 8": {"rank": 8},
+        "rank 128": {"rank": 128},
+        "no dropout": {"dropout": 0.0},
+        "8-bit optimizer": {"optimizer": "adamw_8bit"},
+        "two micro-batches": {"accumulation": 2},
+        "chunk of 1": {"vision_chunk": 1},
+        "frozen projector": {"projector": "frozen"},
+        "two targets": {"targets": ["wqkv", "w2"]},
+    }
+    for name, change in changes.items():
+        for layers in (0, 8):
+            settings = {**PACKS["pages and text"], "checkpointed_layers": layers, **change}
+            yield f"{name}, {layers} layers", peak_memory.case(**settings)
+
+
+def test_the_plan_is_within_five_percent_of_the_measured_peak_everywhere():
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    rows = []
+    for name, case in cases():
+        planned, measured = peak_memory.planned(case), peak_memory.measure(case)["peak_bytes"]
+        rows.append(
+            {
+                "commit": commit,
+                "case": name,
+                "tokens": sum(case["lengths"]),
+                "planned_mib": round(planned.total / 2**20, 1),
+                "measured_mib": round(measured / 2**20, 1),
+                "error_percent": round(100 * (planned.total / measured - 1), 2),
+                "moment": planned.moment,
+            }
+        )
+        print(rows[-1], flush=True)
+    path = measuring.RESULTS / "plan.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:  # the whole table anew: it belongs to one engine
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert max(abs(row["error_percent"]) for row in rows) <= 100 * ALLOWED
