@@ -27,8 +27,8 @@ def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 
         positions += range(len(ids) - bounds[-1])
         bounds.append(len(ids))
         rows += range(len(ids) - 4, len(ids) - 1)
-        for count in (r * c for r, c in grids):
-            crops.append(torch.randint(0, 256, (count, 3, 336, 336), dtype=torch.uint8, generator=random))
+        shapes = [(r * c, 3, 336, 336) for r, c in grids]
+        crops += [torch.randint(0, 256, shape, dtype=torch.uint8, generator=random) for shape in shapes]
     input_ids = torch.tensor([ids])
     batch: dict[str, Any] = {
         "input_ids": input_ids,

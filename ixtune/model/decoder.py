@@ -13,11 +13,10 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from ixtune.model import attention as _register_segments  # noqa: F401 - registers `segments`
+from ixtune.model.attention import FLEX, attention_of
 from ixtune.model.configuration import IXC2Config
+from ixtune.model.lean import gated, heads, rms_norm
 from ixtune.model.plora import PLoRA, apply
 
 
@@ -31,9 +30,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
         """Return the normed [B, L, D] in the dtype of the input."""
-        x32 = x_BLD.float()
-        normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x_BLD.dtype)
+        return rms_norm(x_BLD, self.weight, self.eps)
 
 
 class Rotary(nn.Module):
@@ -80,13 +77,6 @@ class Rotary(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x_BHLd: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate halves (the NeoX convention)."""
-    half = x_BHLd.shape[-1] // 2
-    turned = torch.cat((-x_BHLd[..., half:], x_BHLd[..., :half]), dim=-1)
-    return x_BHLd * cos + turned * sin
-
-
 def _linear(config: IXC2Config, name: str) -> tuple[nn.Linear, PLoRA]:
     """One decoder linear and its branch."""
     out_features, in_features = config.linear_shape(name)
@@ -119,17 +109,12 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
         batch, length, _ = x_BLD.shape
-        groups = self.num_key_value_groups
-        # The fused rows are laid out per key/value head: its G query heads, then its key, then its value.
         qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, image_rows_I)
-        qkv_BLKgd = qkv.view(batch, length, -1, groups + 2, self.head_dim)
-        query = qkv_BLKgd[..., :groups, :].reshape(batch, length, -1, self.head_dim).transpose(1, 2)
-        key = qkv_BLKgd[..., groups, :].transpose(1, 2)
-        value = qkv_BLKgd[..., groups + 1, :].transpose(1, 2)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+        query, key, value = heads(qkv, angles, self.head_dim, self.num_key_value_groups)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        packed = kwargs.get("cu_seq_lens_q") is not None
+        attend = attention_of(self.config._attn_implementation, packed=packed)
         out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         out_BLD = out.reshape(batch, length, -1).contiguous()
         return apply(self.wo, self.wo_plora, out_BLD, image_rows_I)
@@ -146,8 +131,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BLD: torch.Tensor, image_rows_I: torch.Tensor | None) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
-        gate = nn.functional.silu(apply(self.w1, self.w1_plora, x_BLD, image_rows_I))
-        return apply(self.w2, self.w2_plora, gate * apply(self.w3, self.w3_plora, x_BLD, image_rows_I), image_rows_I)
+        gate = apply(self.w1, self.w1_plora, x_BLD, image_rows_I)
+        up = apply(self.w3, self.w3_plora, x_BLD, image_rows_I)
+        return apply(self.w2, self.w2_plora, gated(gate, up), image_rows_I)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -217,13 +203,15 @@ class Decoder(nn.Module):
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(past, past + embeds_BLD.shape[1], device=embeds_BLD.device)[None]
         mask = None
-        if kwargs.get("cu_seq_lens_q") is None:
+        packed = kwargs.get("cu_seq_lens_q") is not None
+        if not packed or self.config._attn_implementation == FLEX:
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=embeds_BLD,
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
-                position_ids=None,  # packs come with boundaries; positions never stand for segments here
+                # where they restart a segment begins; without boundaries they never stand for that here
+                position_ids=position_ids if packed else None,
             )
         angles = self.rotary(position_ids, embeds_BLD.dtype)
         hidden = embeds_BLD

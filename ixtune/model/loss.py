@@ -1,12 +1,15 @@
 """Cross-entropy on supervised rows only; the full logits of a batch never exist.
 
-Shape letters: T flattened positions, D hidden, S supervised rows, V vocabulary.
+Shape letters: T flattened positions, D hidden, S supervised rows, V vocabulary, C rows of a chunk.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd import Function
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
@@ -29,8 +32,57 @@ def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return rows, shifted.reshape(-1)[rows]
 
 
-def _chunk_loss(hidden_SD: torch.Tensor, targets_S: torch.Tensor, head: nn.Module) -> torch.Tensor:
-    return cross_entropy(head(hidden_SD).float(), targets_S, reduction="sum")
+class _FrozenHead(Function):
+    """The sum of the cross-entropies under a head that is not trained.
+
+    The gradient to the hidden states is computed along with the loss, chunk by chunk, while the logits are there:
+    nothing of the vocabulary's width is kept, and nothing is computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_SD: torch.Tensor, weight_VD: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+        kind = hidden_SD.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
+        weight_VD = weight_VD.to(dtype)
+        wanted = ctx.needs_input_grad[0]
+        gradient_SD = torch.empty_like(hidden_SD) if wanted else None
+        total = hidden_SD.new_zeros((), dtype=torch.float32)
+        with torch.autocast(kind, enabled=False):
+            for start in range(0, len(hidden_SD), CHUNK_ROWS):
+                chunk = slice(start, start + CHUNK_ROWS)
+                targets_C1 = targets_S[chunk, None]
+                logits_CV = hidden_SD[chunk].to(dtype) @ weight_VD.t()
+                log_p_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+                del logits_CV
+                total -= log_p_CV.gather(1, targets_C1).sum()
+                if gradient_SD is not None:
+                    slope_CV = log_p_CV.exp_()
+                    slope_CV.scatter_add_(1, targets_C1, -torch.ones_like(targets_C1, dtype=torch.float32))
+                    gradient_SD[chunk] = slope_CV.to(dtype) @ weight_VD
+        ctx.save_for_backward(gradient_SD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient_SD,) = ctx.saved_tensors
+        return gradient_SD * gradients[0], None, None
+
+
+def _chunk_loss(hidden_CD: torch.Tensor, targets_C: torch.Tensor, head: nn.Module) -> torch.Tensor:
+    return cross_entropy(head(hidden_CD).float(), targets_C, reduction="sum")
+
+
+def _trained_head(hidden_SD: torch.Tensor, targets_S: torch.Tensor, head: nn.Module) -> torch.Tensor:
+    """The same sum with gradients to the head too, whatever kind of module it is."""
+    total = hidden_SD.new_zeros((), dtype=torch.float32)
+    for hidden, targets in zip(hidden_SD.split(CHUNK_ROWS), targets_S.split(CHUNK_ROWS), strict=True):
+        if len(targets_S) > CHUNK_ROWS and torch.is_grad_enabled():
+            # Recomputing a chunk's logits in the backward pass costs one more head product; keeping them costs
+            # gigabytes.
+            total = total + checkpoint(_chunk_loss, hidden, targets, head, use_reentrant=False)
+        else:
+            total = total + _chunk_loss(hidden, targets, head)
+    return total
 
 
 def supervised_loss(
@@ -56,12 +108,9 @@ def supervised_loss(
     if len(rows_S) == 0:
         raise ValueError("no supervised position in this batch: the loss would be 0/0")
     hidden_SD = hidden_TD.index_select(0, rows_S)
-    total = hidden_SD.new_zeros((), dtype=torch.float32)
-    for hidden, targets in zip(hidden_SD.split(CHUNK_ROWS), targets_S.split(CHUNK_ROWS), strict=True):
-        if len(rows_S) > CHUNK_ROWS and torch.is_grad_enabled():
-            # Recomputing a chunk's logits in the backward pass costs one more head product; keeping them costs
-            # gigabytes.
-            total = total + checkpoint(_chunk_loss, hidden, targets, head, use_reentrant=False)
-        else:
-            total = total + _chunk_loss(hidden, targets, head)
+    # A subclass may compute something else than the plain product (a quantised head, one in shards).
+    if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
+        total = _FrozenHead.apply(hidden_SD, head.weight, targets_S)
+    else:
+        total = _trained_head(hidden_SD, targets_S, head)
     return total / (len(rows_S) if denominator is None else denominator)

@@ -46,6 +46,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    vision_chunk = 64
+    """Views that the tower sees at a time; `ixtune.training.levers` sets it."""
 
     def __init__(self, config: IXC2Config) -> None:
         super().__init__(config)
@@ -91,7 +93,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         The tower runs without gradients while none of its parameters asks for one.
         """
-        return image_vectors(self.vit, self.separators, crops, grids)
+        return image_vectors(self.vit, self.separators, crops, grids, self.vision_chunk)
 
     def embed(
         self,

@@ -5,8 +5,11 @@ Shape letters: T flattened positions of the batch, D in features, O out features
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd import Function
 
 
 class PLoRA(nn.Module):
@@ -42,7 +45,27 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, image_rows_I: torch.
     out = linear(x)
     if image_rows_I is None:
         return out
-    flat_x = x.reshape(-1, x.shape[-1])
-    branch_IO = plora(flat_x.index_select(0, image_rows_I))
-    flat_out = out.reshape(-1, out.shape[-1])
-    return flat_out.index_add(0, image_rows_I, branch_IO.to(out.dtype)).view_as(out)
+    branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, image_rows_I))
+    added: torch.Tensor = _AddRows.apply(out, image_rows_I, branch_IO)
+    return added
+
+
+class _AddRows(Function):
+    """Add some rows in place; torch's own `index_add` would keep what it adds, five matrices a layer."""
+
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor, rows_I: torch.Tensor, branch_IO: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows_I)
+        ctx.mark_dirty(out)
+        ctx.dtype = branch_IO.dtype
+        out.view(-1, out.shape[-1]).index_add_(0, rows_I, branch_IO.to(out.dtype))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (rows_I,) = ctx.saved_tensors
+        to_branch_IO = None
+        if ctx.needs_input_grad[2]:
+            flat = gradients[0].reshape(-1, gradients[0].shape[-1])
+            to_branch_IO = flat.index_select(0, rows_I).to(ctx.dtype)
+        return gradients[0], None, to_branch_IO

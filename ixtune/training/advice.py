@@ -105,7 +105,7 @@ class _Search:
         self.plan, self.records = plan, records
         self.machine: Machine = plan.machine
         self.sizes: Sizes = plan.sizes
-        self._records = {None: records}
+        self._records: dict[int | None, RecordShapes] = {None: records}
         self._packs: dict[tuple[int | None, int], Any] = {}
 
     def ways(self) -> list[list[Step]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from ixtune.adapter import attach
+from ixtune.adapter.lean import lean_lora
 from ixtune.data.store import PictureFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
@@ -47,6 +48,7 @@ def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
     wrapped = attach.attach(model, recipe.adapter)
     for number, line in enumerate(table_lines(wrapped, recipe)):
         say(f"{'' if number else 'trained':<9}{line}")
+    lean_lora(wrapped)
     apply(model, levers)
     if recipe.training.neftune_alpha:
         neftune.enable(wrapped, recipe.training.neftune_alpha)

@@ -81,8 +81,8 @@ def step_in_parts(
 
     The gradient is that of the whole pack but for rounding (and the draws of dropout): the loss is a sum over tokens
     divided by those of the whole optimizer step. A backward pass that breaks off leaves some parameters with the whole
-    pack's gradient and the others with none of it, for each gets its own at one time; those that have it get nothing from
-    the parts.
+    pack's gradient and the others with none of it, for each gets its own at one time; those that have it get nothing
+    from the parts.
 
     Args:
         step: forward and backward of a pack or a part of one; weights tokens by those of the whole optimizer step.

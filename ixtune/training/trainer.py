@@ -18,11 +18,10 @@ from trl import SFTConfig, SFTTrainer
 from ixtune.adapter import attach
 from ixtune.files import atomic_folder
 from ixtune.recipe import Recipe
-from ixtune.training import checkpoints, launch, parallel, rehearsal
+from ixtune.training import checkpoints, launch, optimizer, parallel, rehearsal
 from ixtune.training.batch import PackCollator
 from ixtune.training.finite import MicroBatch, require_finite
 from ixtune.training.metrics import Meter
-from ixtune.training.optimizer import OPTIMIZERS, parameter_groups
 from ixtune.training.progress import Progress
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -65,7 +64,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         max_grad_norm=training.max_grad_norm,
         warmup_steps=training.warmup_ratio,
         lr_scheduler_type=_SCHEDULES[training.schedule],
-        optim=OPTIMIZERS[training.optimizer],
+        optim=optimizer.OPTIMIZERS[training.optimizer],
         activation_checkpointing=False,  # the levers': transformers would switch it on for all layers
         bf16=training.compute_dtype == "bf16",
         fp16=False,
@@ -208,10 +207,7 @@ class AdapterTrainer(SFTTrainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """On the groups of the recipe, each with its learning rate."""
         if self.optimizer is None:
-            # The model is for optimizers that pick their own layers; none of ours does.
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)  # type: ignore[arg-type]
-            settings["lr"] = self.recipe.training.learning_rate
-            self.optimizer = kind(parameter_groups(self.model, self.recipe), **settings)
+            self.optimizer = optimizer.create(self.model, self.recipe, self.args)
         return self.optimizer
 
     def _get_learning_rate(self) -> float:

@@ -28,13 +28,13 @@ def _wrapped(small: Path, kind: str = "plain", quantize: bool = True, **changes:
 def test_masters_are_fp32_and_the_frozen_parts_stay_as_they_were_loaded(small: Path, kind: str, quantize: bool) -> None:
     """Through TRL's cast to bf16 too, which it undoes; nothing frozen is upcast (TRAPS.md 2, 10b)."""
     model = _wrapped(small, kind, quantize)
-    before = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     for _, parameter in attach.trainable(model):
         parameter.data = parameter.data.bfloat16()
     attach.restore_fp32(model)
     assert {p.dtype for _, p in attach.trainable(model)} == {torch.float32}
-    assert {p.dtype for p in before.values()} == ({torch.bfloat16, torch.uint8} if quantize else {torch.bfloat16})
-    in_nf4 = [name for name, p in before.items() if p.dtype == torch.uint8]
+    assert {p.dtype for p in frozen.values()} == ({torch.bfloat16, torch.uint8} if quantize else {torch.bfloat16})
+    in_nf4 = [name for name, p in frozen.items() if p.dtype == torch.uint8]
     assert len(in_nf4) == (10 if quantize else 0)
     assert not any("plora" in name or "vit" in name for name, _ in attach.trainable(model))
 

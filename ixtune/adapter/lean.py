@@ -1,0 +1,152 @@
+"""LoRA that keeps little for the backward pass: the same mathematics as PEFT's, on PEFT's own parameters.
+
+PEFT's branch keeps, for each target, the input in the dtype of its master weights, the mask of the dropout, the dropped
+input, and copies of its weights in the dtype of the computation. Here several targets share one input, which is made
+again where that costs a pass over memory; the mask is one bit a number; and weights are cast where they are used.
+
+Shape letters: N rows, D in features, R out features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.autograd import Function
+
+from ixtune.model.lean import Maker, maker
+
+_STEPS = 1 << 15  # a mask drawn on a CPU rounds the dropout to one part in so many
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def lean_lora(model: PeftModel) -> int:
+    """Replace the products of every LoRA branch; parameters, their names and what is saved stay as they are.
+
+    To be called after the adapter is attached and before the optimizer exists. Variants such as DoRA, which use their
+    products in ways of their own, keep PEFT's, but no longer cast their input under autocast.
+
+    Returns:
+        How many branches were replaced.
+    """
+    replaced = 0
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer) or not isinstance(layer.get_base_layer(), nn.Linear):
+            continue
+        layer.cast_input_dtype_enabled = _UnlessAutocast()  # type: ignore[assignment]
+        for name in layer.lora_A:
+            dropout = layer.lora_dropout[name]
+            if name in layer.lora_variant or layer.lora_bias[name]:
+                continue
+            rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+            layer.lora_A[name] = LeanLinear(cast(nn.Linear, layer.lora_A[name]), rate)
+            layer.lora_B[name] = LeanLinear(cast(nn.Linear, layer.lora_B[name]), 0.0)
+            layer.lora_dropout[name] = nn.Identity()
+            replaced += 1
+    return replaced
+
+
+class _UnlessAutocast:
+    """PEFT casts an input to the dtype of the master weights, an fp32 copy of it, where this is true.
+
+    Under autocast the product casts it back at once. PEFT asks for autocast on GPUs only, and for some layers only.
+    """
+
+    def __bool__(self) -> bool:
+        return not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
+
+
+class LeanLinear(nn.Linear):
+    """A linear without bias whose input is dropped out first."""
+
+    def __init__(self, plain: nn.Linear, dropout: float) -> None:
+        """Take over a linear's parameter itself."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.weight = plain.weight
+        self.register_parameter("bias", None)
+        self.dropout = dropout
+        self.train(plain.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[.., D] -> [.., R], in the dtype of autocast, or of the input."""
+        out: torch.Tensor = _Product.apply(x, self.weight, self.dropout if self.training else 0.0, maker(x))
+        return out
+
+    def extra_repr(self) -> str:
+        """As torch prints a linear, with the dropout."""
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+class _Product(Function):
+    """Keeps the input, or what makes it again, and the mask in bits; the weight itself and no copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight_RD: torch.Tensor, dropout: float, make: Maker | None) -> torch.Tensor:
+        kind = x.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        ctx.make, ctx.dropout = make, dropout
+        bits = _draw(x, dropout) if dropout else None
+        ctx.save_for_backward(None if make else x, weight_RD, bits)
+        with torch.autocast(kind, enabled=False):
+            dropped_ND = _rows(x, ctx.dtype)
+            if bits is not None:
+                dropped_ND = _drop(dropped_ND, bits)
+            out_NR = dropped_ND @ weight_RD.to(ctx.dtype).t()
+        if dropout:
+            out_NR.mul_(1 / (1 - dropout))  # of the few columns behind the product, not of the many before it
+        return out_NR.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight_RD, bits = ctx.saved_tensors
+        gradient_NR = _rows(gradients[0], ctx.dtype)
+        if bits is not None:
+            gradient_NR = gradient_NR * (1 / (1 - ctx.dropout))
+        to_x, to_weight_RD = None, None
+        with torch.autocast(gradient_NR.device.type, enabled=False):
+            if ctx.needs_input_grad[1]:
+                dropped_ND = _rows(ctx.make() if ctx.make else x, ctx.dtype)
+                if bits is not None:
+                    dropped_ND = _drop(dropped_ND, bits)
+                to_weight_RD = (gradient_NR.t() @ dropped_ND).to(weight_RD.dtype)
+            if ctx.needs_input_grad[0]:
+                to_x = gradient_NR @ weight_RD.to(ctx.dtype)
+                if bits is not None:
+                    to_x = _drop(to_x, bits)
+                to_x = to_x.view(*gradients[0].shape[:-1], -1)
+        return to_x, to_weight_RD, None, None
+
+
+def _rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1]).to(dtype)
+
+
+def _draw(x: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Which numbers of x stay, one bit each, first bit highest: uint8 [ceil(numel / 8)]."""
+    count = x.numel()
+    if x.device.type != "cpu":
+        stay = torch.empty(-(-count // 8) * 8, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
+        return (stay.view(torch.uint8).view(-1, 8) * _powers(x.device)).sum(-1, dtype=torch.uint8)
+    # Four draws of 15 bits from each of torch's: a third of the time of a Bernoulli draw for each number.
+    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_().view(torch.int16)[:count]
+    return torch.from_numpy(np.packbits(draws.bitwise_and_(_STEPS - 1).numpy() >= round(dropout * _STEPS)))
+
+
+def _drop(x_ND: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """A copy of x with zeros where a bit is 0."""
+    if x_ND.device.type != "cpu":
+        stay = (bits[:, None] & _powers(x_ND.device)).view(-1)[: x_ND.numel()].view_as(x_ND)
+        return torch.where(stay != 0, x_ND, 0)
+    # All ones or all zeros, and a bitwise `and`: a multiplication by a mask takes four times as long.
+    whole = _WHOLE[x_ND.dtype.itemsize]
+    stay = torch.from_numpy(np.unpackbits(bits.numpy(), count=x_ND.numel())).view(torch.int8).neg_().to(whole)
+    return stay.bitwise_and_(x_ND.contiguous().view(whole).view(-1)).view(x_ND.dtype).view_as(x_ND)
+
+
+def _powers(device: torch.device) -> torch.Tensor:
+    return 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
