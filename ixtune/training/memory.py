@@ -103,8 +103,6 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
     gradients = _MASTER * sum(trained.values())
     per_layer = 0 if setup.accumulates else _MASTER * trained["lora"] // layers
     held = gradients if setup.accumulates else 0  # from the micro-batch before
-    # autocast keeps its copies of LoRA's weights to the end of the forward pass, those of checkpointed layers too
-    casts = checkpointed * _lora_casts(setup)
     # torch's AdamW on a GPU takes the roots of all second moments at once
     scratch = gradients if setup.device == "cuda" and setup.optimizer == "adamw" else 0
     all_kept = (layers - checkpointed) * kept + checkpointed * waiting
@@ -115,14 +113,16 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
             pack,
             "the loss",
             held,
-            start + all_kept + casts + _after_layers(setup, pack),
+            start + all_kept + _after_layers(setup, pack),
             _loss(setup, pack),
             projected,
         ),
         _memory(setup, pack, "the optimizer's step", gradients + scratch),
     ]
     if checkpointed < layers:
-        found.append(_memory(setup, pack, "the last layer", held, start + all_kept + work, vision=projected))
+        found.append(
+            _memory(setup, pack, "the last layer", held, start + all_kept + 2 * stream + work, vision=projected)
+        )
     if checkpointed:
         for last in (True, False):
             below = checkpointed if last else 1
@@ -132,7 +132,7 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
                     pack,
                     f"layer {below}, computed again",
                     held + (layers - below) * per_layer,
-                    start + below * waiting + kept + work + stream,
+                    start + below * waiting + kept + work,
                     vision=projected,
                 )
             )
@@ -190,30 +190,22 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
     per_token = norms + attention + 2 * number * inner
     for name, rank in setup.trained.ranks.items():
         _, into = sizes.linear_shape(name)
-        per_token += _lora_input(setup, into) + number * rank
-    return pack.tokens * per_token + _lora_casts(setup)
-
-
-def _lora_casts(setup: Setup) -> int:
-    """One layer's LoRA weights, cast for the products."""
-    ranks = setup.trained.ranks
-    return (
-        2 * sum(rank * sum(setup.sizes.linear_shape(name)) for name, rank in ranks.items()) * (setup.float_bytes == 2)
-    )
-
-
-def _lora_input(setup: Setup, width: int) -> int:
-    """Bytes a token that LoRA keeps of its input: the dropped-out one and the mask."""
-    mask = (1 if setup.device == "cuda" else 4) * setup.dropout
-    return width * (mask + setup.float_bytes)
+        per_token += number * rank + into * setup.dropout / 8  # a bit for each number that may be dropped
+    return round(pack.tokens * per_token)
 
 
 def _layer_work(setup: Setup, pack: PackShape) -> int:
-    """What is alive besides in the layer that is being computed, at its last linear."""
-    wide = 4 + 4 * setup.dropout if setup.device == "cpu" and setup.float_bytes == 2 else 0
-    return pack.tokens * (
-        setup.sizes.intermediate * (setup.float_bytes + wide) + setup.float_bytes * setup.sizes.hidden
-    )
+    """What is alive besides in the layer whose backward pass runs, where it is most: at w2's input.
+
+    There LoRA's gradient is dropped out beside the dropped input that was made again, or meets the gradients through
+    the frozen linear and PLoRA, or is taken apart by the gate.
+    """
+    sizes, number = setup.sizes, setup.float_bytes
+    matrix = pack.tokens * sizes.intermediate * number
+    masks = pack.tokens * sizes.intermediate * (2 if setup.device == "cuda" else 1)
+    decoded = sizes.hidden * sizes.intermediate * number if setup.nf4 else 0
+    image_rows = pack.image_tokens * sizes.intermediate * number
+    return max(3 * matrix + masks * setup.dropout, 2 * matrix + decoded, 3 * matrix + image_rows)
 
 
 def _before_layers(setup: Setup, pack: PackShape) -> int:

@@ -125,6 +125,7 @@ def _settle() -> int:
 def _network(config: dict[str, Any], case: dict[str, Any]) -> Any:
     """Random weights in the form that the recipe asks for, with its adapter and levers."""
     from ixtune.adapter import attach
+    from ixtune.adapter.lean import lean_lora
     from ixtune.bench.twin import build
     from ixtune.recipe import AdapterSection
     from ixtune.training import levers
@@ -136,6 +137,7 @@ def _network(config: dict[str, Any], case: dict[str, Any]) -> Any:
     wanted = levers.Levers(**case["levers"])
     layers = min(wanted.checkpointed_layers, config["num_hidden_layers"])
     wrapped = attach.attach(model, section)
+    lean_lora(wrapped)
     levers.apply(model, dataclasses.replace(wanted, checkpointed_layers=layers))
     return wrapped.train()
 
