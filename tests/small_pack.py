@@ -47,9 +47,8 @@ def small_adapter(dropout: float = 0.0, **settings: Any) -> PeftModel:
     """The small model in training, with LoRA on all five linears that is no longer zero, and the projector trained."""
     model = small_model()
     model.set_attn_implementation("segments")
-    config = LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=dropout, target_modules=TARGETS, modules_to_save=["vision_proj"], **settings
-    )
+    settings = {"target_modules": TARGETS, "modules_to_save": ["vision_proj"], **settings}
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, **settings)
     wrapped = get_peft_model(model, config)
     torch.manual_seed(1)
     with torch.no_grad():

@@ -18,6 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.autograd import Function
 
+from ixtune.adapter.dora import Dora
 from ixtune.model.lean import Maker, maker
 
 _STEPS = 1 << 15  # a mask drawn on a CPU rounds the dropout to one part in so many
@@ -27,8 +28,8 @@ _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def lean_lora(model: PeftModel) -> int:
     """Replace the products of every LoRA branch; parameters, their names and what is saved stay as they are.
 
-    To be called after the adapter is attached and before the optimizer exists. Variants such as DoRA, which use their
-    products in ways of their own, keep PEFT's, but no longer cast their input under autocast.
+    To be called after the adapter is attached and before the optimizer exists. Variants other than our own DoRA use
+    their products in ways of their own: they keep PEFT's, but no longer cast their input under autocast.
 
     Returns:
         How many branches were replaced.
@@ -40,7 +41,7 @@ def lean_lora(model: PeftModel) -> int:
         layer.cast_input_dtype_enabled = _UnlessAutocast()  # type: ignore[assignment]
         for name in layer.lora_A:
             dropout = layer.lora_dropout[name]
-            if name in layer.lora_variant or layer.lora_bias[name]:
+            if not isinstance(layer.lora_variant.get(name), Dora | None):
                 continue
             rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
             layer.lora_A[name] = LeanLinear(cast(nn.Linear, layer.lora_A[name]), rate)

@@ -51,14 +51,17 @@ class _FrozenHead(Function):
             for start in range(0, len(hidden_SD), CHUNK_ROWS):
                 chunk = slice(start, start + CHUNK_ROWS)
                 targets_C1 = targets_S[chunk, None]
-                logits_CV = hidden_SD[chunk].to(dtype) @ weight_VD.t()
-                log_p_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
-                del logits_CV
-                total -= log_p_CV.gather(1, targets_C1).sum()
+                # One fp32 matrix, which becomes logits, powers, probabilities and slopes in turn.
+                matrix_CV = (hidden_SD[chunk].to(dtype) @ weight_VD.t()).float()
+                matrix_CV -= matrix_CV.amax(dim=-1, keepdim=True)
+                total -= matrix_CV.gather(1, targets_C1).sum()
+                sums_C1 = matrix_CV.exp_().sum(dim=-1, keepdim=True)
+                total += sums_C1.log().sum()
                 if gradient_SD is not None:
-                    slope_CV = log_p_CV.exp_()
-                    slope_CV.scatter_add_(1, targets_C1, -torch.ones_like(targets_C1, dtype=torch.float32))
-                    gradient_SD[chunk] = slope_CV.to(dtype) @ weight_VD
+                    matrix_CV /= sums_C1
+                    matrix_CV.scatter_add_(1, targets_C1, -torch.ones_like(sums_C1))
+                    gradient_SD[chunk] = matrix_CV.to(dtype) @ weight_VD
+                del matrix_CV  # before the next one
         ctx.save_for_backward(gradient_SD)
         return total
 

@@ -7,18 +7,20 @@ optimizer's state; then what learns less.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ixtune.model.flops import flops
+from ixtune.data.pack import pack
+from ixtune.model.flops import PackShape, flops
 from ixtune.model.sizes import Sizes, Trained
 from ixtune.recipe import Recipe
 from ixtune.training.cards import Machine
-from ixtune.training.plan import Need, Plan, assess
+from ixtune.training.plan import Need, Packed, Plan, assess
 from ixtune.training.shapes import RecordShapes
 
 _SHOWN = 3
+_MOST_TOGETHER = 3
 _SMALLEST_RANK = 8
 _ROUND_TOKENS = 64
 _HD_NUMS = (40, 25, 16, 9, 4, 2, 1)
@@ -75,11 +77,12 @@ def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
         return ()
     search = _Search(plan, records)
     ways = search.ways()
-    for count in range(1, len(ways) + 1):
-        found = [change for chosen in itertools.combinations(ways, count) if (change := search.first(chosen))]
+    for count in range(1, _MOST_TOGETHER + 1):
+        found = [change for chosen in itertools.combinations(ways, count) if (change := search.mildest(chosen))]
         if found:
             return tuple(sorted(found, key=_price)[:_SHOWN])
-    return ()
+    everything = search.mildest(ways)
+    return (everything,) if everything else ()
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -106,7 +109,9 @@ class _Search:
         self.machine: Machine = plan.machine
         self.sizes: Sizes = plan.sizes
         self._records: dict[int | None, RecordShapes] = {None: records}
-        self._packs: dict[tuple[int | None, int], Any] = {}
+        self._packed: dict[tuple[int | None, int], Packed] = {}
+        self._epochs: dict[int | None, PackShape] = {None: plan.epoch}
+        self._now = self._operations(plan.recipe, None, plan.need)
 
     def ways(self) -> list[list[Step]]:
         """For each thing that can be changed its values, the mildest first."""
@@ -147,14 +152,23 @@ class _Search:
             ways.append(coarser)
         return ways
 
-    def first(self, chosen: Iterable[list[Step]]) -> Change | None:
-        """The mildest values of the chosen things with which it fits."""
-        levels = [list(enumerate(way)) for way in chosen]
-        for combined in sorted(itertools.product(*levels), key=lambda combined: sum(level for level, _ in combined)):
-            change = self._planned(tuple(step for _, step in combined))
-            if change is not None and change.need.fits:
-                return change
-        return None
+    def mildest(self, ways: Sequence[list[Step]]) -> Change | None:
+        """The mildest values of these things with which it fits; of the costliest the mildest first."""
+        chosen = [way[-1] for way in ways]
+        best = self._fitting(chosen)
+        if best is None:
+            return None
+        for at in sorted(range(len(ways)), key=lambda at: -ways[at][0].cost):
+            for step in ways[at][:-1]:
+                milder = self._fitting([*chosen[:at], step, *chosen[at + 1 :]])
+                if milder is not None:
+                    best, chosen[at] = milder, step
+                    break
+        return best
+
+    def _fitting(self, steps: Sequence[Step]) -> Change | None:
+        change = self._planned(tuple(steps))
+        return change if change is not None and change.need.fits else None
 
     def _planned(self, steps: tuple[Step, ...]) -> Change | None:
         overrides: dict[str, Any] = {}
@@ -166,18 +180,16 @@ class _Search:
         if recipe.training.pack_tokens < max(records.lengths):
             return None
         key = hd_num, recipe.training.pack_tokens
-        need = assess(recipe, self.sizes, records, self.machine, self._packs.get(key))
-        self._packs[key] = need.packs
-        return Change(steps, need, self._operations(recipe, records, need) / self._now - 1)
+        if key not in self._packed:
+            self._packed[key] = Packed.of(records, pack(records.lengths, recipe.training.pack_tokens))
+        need = assess(recipe, self.sizes, self._packed[key], self.machine)
+        return Change(steps, need, self._operations(recipe, hd_num, need) / self._now - 1)
 
-    @property
-    def _now(self) -> float:
-        return self._operations(self.plan.recipe, self.records, self.plan.need)
-
-    def _operations(self, recipe: Recipe, records: RecordShapes, need: Need) -> float:
-        everything = records.pack(range(len(records)))
-        trained = Trained.of(recipe.adapter)
-        return flops(self.sizes, trained, everything, need.levers.checkpointed_layers, len(need.packs)).total
+    def _operations(self, recipe: Recipe, hd_num: int | None, need: Need) -> float:
+        if hd_num not in self._epochs:
+            self._epochs[hd_num] = self._at(hd_num).pack(range(len(self.records)))
+        trained, layers = Trained.of(recipe.adapter), need.levers.checkpointed_layers
+        return flops(self.sizes, trained, self._epochs[hd_num], layers, len(need.packs)).total
 
     def _at(self, hd_num: int | None) -> RecordShapes:
         if hd_num not in self._records:

@@ -120,9 +120,7 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
         _memory(setup, pack, "the optimizer's step", gradients + scratch),
     ]
     if checkpointed < layers:
-        found.append(
-            _memory(setup, pack, "the last layer", held, start + all_kept + 2 * stream + work, vision=projected)
-        )
+        found.append(_memory(setup, pack, "the last layer", held, start + all_kept + stream + work, vision=projected))
     if checkpointed:
         for last in (True, False):
             below = checkpointed if last else 1
@@ -187,25 +185,27 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
     hidden, inner, kv = sizes.hidden, sizes.intermediate, sizes.kv_width
     norms = 2 * (number * hidden + 4)  # their inputs, the residual stream
     attention = number * (2 * hidden + 2 * kv) + 4 * sizes.heads
-    per_token = norms + attention + 2 * number * inner
+    per_token: float = norms + attention + 2 * number * inner
     for name, rank in setup.trained.ranks.items():
-        _, into = sizes.linear_shape(name)
+        out, into = sizes.linear_shape(name)
         per_token += number * rank + into * setup.dropout / 8  # a bit for each number that may be dropped
+        per_token += number * out * setup.trained.dora  # for the gradient of the magnitude
     return round(pack.tokens * per_token)
 
 
 def _layer_work(setup: Setup, pack: PackShape) -> int:
     """What is alive besides in the layer whose backward pass runs, where it is most: at w2's input.
 
-    There LoRA's gradient is dropped out beside the dropped input that was made again, or meets the gradients through
-    the frozen linear and PLoRA, or is taken apart by the gate.
+    There LoRA's dropout has its gradient, the dropped input that was made again, and the mask, beside the gradient
+    that comes through PLoRA. Without dropout it is the gate, whose two gradients are made from its own.
     """
     sizes, number = setup.sizes, setup.float_bytes
-    matrix = pack.tokens * sizes.intermediate * number
-    masks = pack.tokens * sizes.intermediate * (2 if setup.device == "cuda" else 1)
+    numbers = pack.tokens * sizes.intermediate
+    masks = numbers * (2 if setup.device == "cuda" else 1)
     decoded = sizes.hidden * sizes.intermediate * number if setup.nf4 else 0
-    image_rows = pack.image_tokens * sizes.intermediate * number
-    return max(3 * matrix + masks * setup.dropout, 2 * matrix + decoded, 3 * matrix + image_rows)
+    if setup.dropout:
+        return max((3 + bool(pack.image_tokens)) * numbers * number + masks, 2 * numbers * number + decoded)
+    return max(3 * numbers * number, 2 * numbers * number + decoded)
 
 
 def _before_layers(setup: Setup, pack: PackShape) -> int:
@@ -219,8 +219,8 @@ def _after_layers(setup: Setup, pack: PackShape) -> int:
 
 
 def _loss(setup: Setup, pack: PackShape) -> int:
-    """A chunk's log-probabilities in fp32, and its logits or slopes."""
-    return min(pack.supervised, _CHUNK_ROWS) * setup.sizes.vocabulary * (4 + setup.float_bytes)
+    """A chunk's logits in fp32, which become its slopes, and the same in 16 bits."""
+    return min(pack.supervised, _CHUNK_ROWS) * setup.sizes.vocabulary * (6 if setup.float_bytes == 2 else 4)
 
 
 def _projected(setup: Setup, pack: PackShape) -> int:

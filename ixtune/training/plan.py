@@ -26,6 +26,24 @@ VISION_CHUNKS = (16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """Records in packs.
+
+    Attributes:
+        packs: indices of the records of each pack.
+        largest: number and shape of those packs that may need the most memory.
+    """
+
+    packs: Packs
+    largest: Sequence[tuple[int, PackShape]]
+
+    @classmethod
+    def of(cls, records: RecordShapes, packs: Packs) -> Packed:
+        """Leave out what others exceed or equal in everything that counts."""
+        return cls(packs, _largest([records.pack(indices) for indices in packs]))
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What the worst pack of a recipe needs.
 
@@ -124,7 +142,8 @@ def make_plan(
     Raises:
         IxtuneError: a record is longer than a pack.
     """
-    need = assess(recipe, sizes, records, machine, packs)
+    made = pack(records.lengths, recipe.training.pack_tokens) if packs is None else packs
+    need = assess(recipe, sizes, Packed.of(records, made), machine)
     epoch = records.pack(range(len(records)))
     steps, passes = _duration(recipe, len(need.packs), processes)
     per_epoch = flops(sizes, Trained.of(recipe.adapter), epoch, need.levers.checkpointed_layers, len(need.packs))
@@ -147,22 +166,19 @@ def flops_of(plan: Plan, records: RecordShapes) -> Callable[[Sequence[int]], flo
     return lambda indices: float(flops(plan.sizes, trained, records.pack(indices)).needed)
 
 
-def assess(recipe: Recipe, sizes: Sizes, records: RecordShapes, machine: Machine, packs: Packs | None = None) -> Need:
+def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Need:
     """What the worst pack of a recipe needs, and the levers that are `auto`."""
-    made = pack(records.lengths, recipe.training.pack_tokens) if packs is None else packs
-    candidates = _largest([records.pack(indices) for indices in made])
-    shapes = [shape for _, shape in candidates]
     device = cast(Literal["cuda", "cpu"], machine.device)
 
     def worst(levers: Levers) -> tuple[int, Memory]:
         setup = Setup.of(recipe, sizes, device, levers)
-        peaks = [peak(setup, shape) for shape in shapes]
-        at = max(range(len(peaks)), key=lambda index: peaks[index].total)
-        return at, peaks[at]
+        peaks = [(peak(setup, shape), index) for index, shape in packed.largest]
+        memory, index = max(peaks, key=lambda found: found[0].total)
+        return index, memory
 
     levers = choose(recipe, sizes.layers, lambda levers: worst(levers)[1].total, machine.memory_bytes)
-    at, memory = worst(levers)
-    return Need(made, candidates[at][0], levers, memory, machine.memory_bytes)
+    index, memory = worst(levers)
+    return Need(packed.packs, index, levers, memory, machine.memory_bytes)
 
 
 def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], available_bytes: int | None) -> Levers:

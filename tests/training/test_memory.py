@@ -69,8 +69,9 @@ def kept_by_autograd(case: dict[str, Any], layers: int) -> int:
         {"compute": "fp32", "quantize": "none", "dropout": 0.0},
         {"quantize": "none", "targets": ["wqkv", "w2"], "rank": 3},
         {"grids": [[1, 2]], "lengths": [700, 60]},
+        {"variant": "dora", "quantize": "none"},
     ],
-    ids=["nf4", "without dropout", "fp32", "fp32 without dropout", "two targets in 16 bits", "with a picture"],
+    ids=["nf4", "without dropout", "fp32", "fp32 without dropout", "two targets in 16 bits", "with a picture", "dora"],
 )
 def test_a_layer_keeps_what_the_ledger_says(changes: dict[str, Any]):
     case = peak_memory.case(

@@ -1,0 +1,117 @@
+"""Segments never see each other, whatever the attention is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_base import small_model
+from small_pack import small_pack
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ixtune.errors import IxtuneError
+from ixtune.model.attention import NAME, attention_of, segment_attention
+
+BOUNDS = [0, 5, 6, 19, 32]
+DEVICES = [
+    ("cpu", torch.float32),
+    ("cpu", torch.bfloat16),
+    *[
+        pytest.param("cuda", dtype, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+]
+
+
+def qkv(device: str, dtype: torch.dtype, kv_heads: int) -> list[torch.Tensor]:
+    """As the network lays them out in memory: [B, L, heads, d], seen as [B, heads, L, d]."""
+    torch.manual_seed(0)
+    shapes = [(1, BOUNDS[-1], count, 16) for count in (4, kv_heads, kv_heads)]
+    return [torch.randn(shape, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for shape in shapes]
+
+
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A mask over the whole pack."""
+    owner = torch.bucketize(torch.arange(BOUNDS[-1]), torch.tensor(BOUNDS[1:]), right=True)
+    mask = (owner[:, None] == owner[None]) & torch.ones(BOUNDS[-1], BOUNDS[-1], dtype=torch.bool).tril()
+    return scaled_dot_product_attention(query, key, value, mask.to(query.device), enable_gqa=True).transpose(1, 2)
+
+
+def segments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    bounds = torch.tensor(BOUNDS, dtype=torch.int32, device=query.device)
+    return segment_attention(torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=13)[0]
+
+
+@pytest.mark.parametrize(("device", "dtype"), DEVICES)
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_segments_are_a_pack_under_a_mask(device: str, dtype: torch.dtype, kv_heads: int) -> None:
+    """One contract for the kernels of both devices."""
+    inputs = qkv(device, dtype, kv_heads)
+    out, wanted = segments(*inputs), plain(*inputs)
+    assert out.shape == (1, BOUNDS[-1], 4, 16)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    found = torch.autograd.grad(out, inputs, weights)
+    gradients = torch.autograd.grad(wanted, inputs, weights)
+    for one, other in zip((out, *found), (wanted, *gradients), strict=True):
+        assert float((one - other).float().norm()) <= (2e-6 if dtype == torch.float32 else 1e-2) * float(other.norm())
+
+
+def test_a_cpu_keeps_the_joined_output_once() -> None:
+    inputs = qkv("cpu", torch.bfloat16, 2)
+    alive: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = segments(*inputs)
+    sums = 4 * 4 * BOUNDS[-1]  # fp32, a number a head and position
+    assert sum(alive.values()) == sum(tensor.nbytes for tensor in (*inputs, out)) + sums
+    assert out.data_ptr() in alive
+
+
+def _loss(implementation: str, **changes: Any) -> torch.Tensor:
+    model = small_model()
+    model.config._attn_implementation = implementation
+    model.config.vision_config._attn_implementation = "sdpa"
+    pack = small_pack([(9, []), (6, [(1, 1)]), (14, [])])
+    with torch.no_grad():
+        return model(**{**pack, **changes}, use_cache=False).loss
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_transformers_names_that_know_no_segments_are_answered_by_ours(implementation: str) -> None:
+    assert torch.equal(_loss(implementation), _loss(NAME))
+    whole = small_pack([(9, []), (6, [(1, 1)]), (14, [])])["cu_seq_lens_q"][[0, -1]]
+    assert _loss(NAME, cu_seq_lens_q=whole) != _loss(NAME)
+
+
+def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def flash(*args: Any, cu_seq_lens_k: torch.Tensor, max_length_k: int, **kwargs: Any) -> Any:
+        calls.append(cu_seq_lens_k)
+        assert torch.equal(cu_seq_lens_k, kwargs["cu_seq_lens_q"])
+        assert max_length_k == kwargs["max_length_q"]
+        assert args[4] is None  # no mask
+        return segment_attention(*args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", flash)
+    assert torch.equal(_loss("flash_attention_2"), _loss(NAME))
+    assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_flex_attention_is_given_a_mask_of_blocks() -> None:
+    """Forward only: flex has no backward pass on a CPU. It is compiled, which takes half a minute."""
+    assert float(_loss("flex_attention")) == pytest.approx(float(_loss(NAME)), rel=1e-5)
+
+
+def test_an_attention_that_cannot_keep_records_apart_is_refused() -> None:
+    with pytest.raises(IxtuneError, match="'paged|eager' cannot keep the records of a pack apart") as caught:
+        attention_of("paged|eager", packed=True)
+    assert "flex_attention" in caught.value.mend
+    assert callable(attention_of("eager", packed=False))
