@@ -28,7 +28,7 @@ def maker(made: torch.Tensor) -> Maker | None:
     """
     node: Any = made.grad_fn
     function = getattr(node, "_forward_cls", None)
-    return (lambda: function.again(node)) if function in (_Norm, _Gate) else None
+    return torch.no_grad()(lambda: function.again(node)) if function in (_Norm, _Gate) else None
 
 
 def _kept(node: Any) -> tuple[torch.Tensor, ...]:

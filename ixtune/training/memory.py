@@ -21,8 +21,8 @@ TERMS = ("weights", "adapter", "optimizer", "activations", "loss", "vision", "sl
 _CHUNK_ROWS = 512
 # Of a GPU nothing is measured yet: the driver's context and its libraries, and what lies idle between blocks.
 _CUDA_CONTEXT, _CUDA_FRAGMENTS = 600 * 2**20, 0.03
-# Measured on a CPU: code and tables that are loaded at the first use, once more for the tower's.
-_CPU_LIBRARIES = 12 * 2**20
+# Measured on a CPU: code and tables that are loaded at the first use, and half of it again for the tower's.
+_CPU_LIBRARIES = 20 * 2**20
 _MASTER = 4  # bytes of a trained number, and of its gradient
 
 
@@ -169,9 +169,11 @@ def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
     """What libraries and the allocator take besides the tensors."""
     if setup.device == "cuda":
         return _CUDA_CONTEXT + round(_CUDA_FRAGMENTS * sum(terms.values()))
-    # measured: oneDNN's packed operands of the widest products stay, the head's for good
-    packed = (setup.sizes.vocabulary * setup.sizes.hidden + pack.tokens * setup.sizes.intermediate) * setup.float_bytes
-    return _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES + packed
+    libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES // 2
+    if setup.float_bytes == 4:
+        return libraries
+    # oneDNN packs the operands of 16-bit products anew; the head's it keeps
+    return libraries + 2 * (setup.sizes.vocabulary * setup.sizes.hidden + pack.tokens * setup.sizes.intermediate)
 
 
 def _stream(setup: Setup, pack: PackShape) -> int:
@@ -203,9 +205,10 @@ def _layer_work(setup: Setup, pack: PackShape) -> int:
     numbers = pack.tokens * sizes.intermediate
     masks = numbers * (2 if setup.device == "cuda" else 1)
     decoded = sizes.hidden * sizes.intermediate * number if setup.nf4 else 0
-    if setup.dropout:
-        return max((3 + bool(pack.image_tokens)) * numbers * number + masks, 2 * numbers * number + decoded)
-    return max(3 * numbers * number, 2 * numbers * number + decoded)
+    # DoRA's magnitudes have fp32 gradients of the whole output, when the gate has let go of its inputs
+    magnified = 10 * numbers * setup.trained.dora
+    dropped = ((3 + bool(pack.image_tokens)) * numbers * number + masks) * setup.dropout
+    return max(3 * numbers * number, dropped, magnified, 2 * numbers * number + decoded)
 
 
 def _before_layers(setup: Setup, pack: PackShape) -> int:

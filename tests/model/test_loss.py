@@ -40,7 +40,7 @@ def test_any_chunk_gives_the_loss_and_gradient_of_full_logits(
     wanted = [hidden, head.weight] if trained else [hidden]
     loss, expected = supervised_loss(hidden, ROWS, targets, head, 7), plain(hidden, targets, head, 7)
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     # an upstream gradient that is not 1
     for one, other in zip(
         torch.autograd.grad(loss * 3, wanted), torch.autograd.grad(expected * 3, wanted), strict=True
@@ -51,21 +51,19 @@ def test_any_chunk_gives_the_loss_and_gradient_of_full_logits(
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_head_in_bf16_rounds_as_the_plain_way_does(autocast: bool) -> None:
     hidden, targets, head = problem(torch.float32 if autocast else torch.bfloat16)
-    exact = plain(hidden.double(), targets, nn.Linear(D, V, bias=False).double().requires_grad_(False), 1)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss, expected = supervised_loss(hidden, ROWS, targets, head), plain(hidden, targets, head, len(ROWS))
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     found, wanted = torch.autograd.grad(loss, hidden)[0], torch.autograd.grad(expected, hidden)[0]
     assert found.dtype == wanted.dtype == hidden.dtype
     assert float((found - wanted).norm()) <= 2e-2 * float(wanted.norm())
-    assert torch.isfinite(exact)
 
 
 def test_large_logits_stay_finite() -> None:
     hidden, targets, head = problem()
     loss = supervised_loss(hidden * 1000, ROWS, targets, head)
-    assert float(loss) == pytest.approx(float(plain(hidden * 1000, targets, head, len(ROWS))), rel=1e-5)
+    assert loss.item() == pytest.approx(plain(hidden * 1000, targets, head, len(ROWS)).item(), rel=1e-5)
     assert torch.isfinite(torch.autograd.grad(loss, hidden)[0]).all()
 
 
@@ -79,7 +77,8 @@ class _Wide(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.ndim == 2 and out.shape[1] == V:
+        # the weight, seen from its other side, is none of them
+        if isinstance(out, torch.Tensor) and out.ndim == 2 and out.shape[1] == V and len(out) != D:
             self.alive.append(weakref.ref(out.untyped_storage()))
             self.rows = max(self.rows, len(out))
             self.most = max(self.most, len({id(s()) for s in self.alive if s() is not None}))
@@ -112,7 +111,7 @@ def test_without_a_gradient_none_is_computed() -> None:
     with torch.no_grad():
         loss = supervised_loss(hidden, ROWS, targets, head)
     assert not loss.requires_grad
-    assert float(loss) == pytest.approx(float(plain(hidden, targets, head, len(ROWS))), rel=1e-6)
+    assert loss.item() == pytest.approx(plain(hidden, targets, head, len(ROWS)).item(), rel=1e-6)
 
 
 def test_a_head_of_another_kind_is_asked_itself() -> None:
@@ -124,7 +123,7 @@ def test_a_head_of_another_kind_is_asked_itself() -> None:
     doubled = Doubled(D, V, bias=False).requires_grad_(False)
     doubled.weight = head.weight
     loss = supervised_loss(hidden, ROWS, targets, doubled)
-    assert float(loss) == pytest.approx(float(plain(hidden, targets, doubled, len(ROWS))), rel=1e-6)
+    assert loss.item() == pytest.approx(plain(hidden, targets, doubled, len(ROWS)).item(), rel=1e-6)
 
 
 def test_rows_are_those_before_a_target_and_nothing_supervised_is_refused() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ixtune.training.levers import Levers
 
 from ixtune import layout
 from ixtune.errors import IxtuneError
@@ -16,6 +15,7 @@ from ixtune.recipe import Recipe
 from ixtune.training import plan_report
 from ixtune.training.advice import advise, changed
 from ixtune.training.cards import CARDS, Machine, card_named, detect
+from ixtune.training.levers import Levers
 from ixtune.training.plan import Plan, choose, flops_of, make_plan
 from ixtune.training.shapes import Picture, RecordShapes
 
