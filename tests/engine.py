@@ -20,7 +20,9 @@ from ixtune.data.sources.source import Source
 from ixtune.data.training_set import TrainingSet
 from ixtune.model.loading import load_base
 from ixtune.processing import IXC2Tokenizer
+from ixtune.training import levers
 from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.levers import Levers
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 BASE = resolve("nano")
@@ -47,6 +49,8 @@ def make_trainer(
     torch.manual_seed(0)
     model, _ = load_base(BASE, quantize=recipe.adapter.quantize == "nf4", dtype=torch.float32)
     wrapped = attach.attach(model, recipe.adapter)
+    layers = len(model.model.layers) * (recipe.training.gradient_checkpointing is True)
+    levers.apply(model, Levers(layers, recipe.training.vision_chunk, recipe.training.offload_layer_inputs))
     return AdapterTrainer(
         model=wrapped,
         args=sft_config(recipe, folder / "run"),
