@@ -50,7 +50,7 @@ def make_trainer(
     model, _ = load_base(BASE, quantize=recipe.adapter.quantize == "nf4", dtype=torch.float32)
     wrapped = attach.attach(model, recipe.adapter)
     layers = len(model.model.layers) * (recipe.training.gradient_checkpointing is True)
-    levers.apply(model, Levers(layers, recipe.training.vision_chunk, recipe.training.offload_layer_inputs))
+    levers.apply(model, Levers(layers, vision_chunk=64, offload_layer_inputs=False))
     return AdapterTrainer(
         model=wrapped,
         args=sft_config(recipe, folder / "run"),
