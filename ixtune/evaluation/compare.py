@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,11 @@ from ixtune.data.record import Turn
 from ixtune.data.store import PreparedSet
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
+from ixtune.evaluation.controls import majority_answers
 from ixtune.evaluation.generate import Answerer, Prompt, answer_all
-from ixtune.evaluation.scores import Share, exact_match, majority_answers, share
+from ixtune.evaluation.scores import SCORES
+from ixtune.evaluation.scores.case import Case
+from ixtune.evaluation.scores.intervals import Interval, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,18 @@ class Questions:
         """The questions' own words."""
         return [prompt.turns[-1].text.replace("<ImageHere>", "").strip() for prompt in self.prompts]
 
+    @property
+    def groups(self) -> list[Hashable]:
+        """What each question is about: its pictures, or itself where it has none."""
+        return [prompt.paths or at for at, prompt in enumerate(self.prompts)]
+
 
 @dataclass(slots=True)
 class Result:
     """What one model, or one control, answered."""
 
     name: str
-    exact: Share
+    exact: Interval
     loss: float | None
     answers: list[str] = field(repr=False)
 
@@ -110,5 +118,9 @@ def majority(questions: Questions) -> Result:
     return Result("majority answer", _score(answers, questions), None, answers)
 
 
-def _score(answers: list[str], questions: Questions) -> Share:
-    return share([exact_match(a, r) for a, r in zip(answers, questions.references, strict=True)])
+def _score(answers: list[str], questions: Questions) -> Interval:
+    parts = [
+        SCORES["exact_match"].part(Case(answer, (reference,)))
+        for answer, reference in zip(answers, questions.references, strict=True)
+    ]
+    return interval(parts, questions.groups)

@@ -1,0 +1,46 @@
+"""Scores of answers as the field defines them, each with its source, and how sure one can be of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ixtune.evaluation.scores import fields, text
+from ixtune.evaluation.scores.case import Case, Part
+from ixtune.evaluation.scores.choice import choice_accuracy
+from ixtune.evaluation.scores.relaxed import relaxed_accuracy
+from ixtune.evaluation.scores.vqa import vqa_accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How answers are judged.
+
+    Attributes:
+        name: as commands and recipes call it.
+        title: as tables head it.
+        part: what one answer adds to numerator and denominator; the score of a set is the quotient of the sums.
+        higher_is_better: error rates are the other way round.
+    """
+
+    name: str
+    title: str
+    part: Callable[[Case], Part]
+    higher_is_better: bool = True
+
+
+SCORES = {
+    score.name: score
+    for score in (
+        Score("exact_match", "exact match", text.exact_match),
+        Score("anls", "ANLS", text.anls),
+        Score("relaxed_accuracy", "relaxed accuracy", relaxed_accuracy),
+        Score("vqa_accuracy", "VQA accuracy", vqa_accuracy),
+        Score("token_f1", "token F1", text.token_f1),
+        Score("cer", "CER", text.character_error_rate, higher_is_better=False),
+        Score("wer", "WER", text.word_error_rate, higher_is_better=False),
+        Score("field_accuracy", "field accuracy", fields.field_accuracy),
+        Score("field_f1", "field F1", fields.field_f1),
+        Score("choice_accuracy", "choice accuracy", choice_accuracy),
+    )
+}

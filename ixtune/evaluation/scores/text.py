@@ -1,0 +1,76 @@
+"""Scores that compare strings."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+from rapidfuzz.distance import Levenshtein
+
+from ixtune.evaluation.scores.case import Case, Part
+
+_ANLS_THRESHOLD = 0.5
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def exact_match(case: Case) -> Part:
+    """1 if the answer is one of the references but for white space; case and punctuation count."""
+    answer = _collapsed(case.answer)
+    return float(any(answer == _collapsed(reference) for reference in case.references)), 1.0
+
+
+def anls(case: Case) -> Part:
+    """Average Normalized Levenshtein Similarity (Biten et al., ICCV 2019), as DocVQA and InfographicVQA score.
+
+    The similarity is 1 - distance / length of the longer string, case and outer white space ignored; the best
+    reference counts, and less than 0.5 is 0. At exactly 0.5 the paper gives 0 and the competition's own script
+    0.5; this follows the script, whose figures are the published ones.
+    """
+    answer = _collapsed(case.answer.lower())
+    best = max(
+        Levenshtein.normalized_similarity(answer, _collapsed(reference.lower())) for reference in case.references
+    )
+    return (best if best >= _ANLS_THRESHOLD else 0.0), 1.0
+
+
+def token_f1(case: Case) -> Part:
+    """F1 of the words in common (SQuAD 1.1, Rajpurkar et al. 2016): without case, punctuation and articles."""
+    return max(_f1(_words(case.answer), _words(reference)) for reference in case.references), 1.0
+
+
+def character_error_rate(case: Case) -> Part:
+    """CER: insertions, deletions and substitutions of characters over characters of the reference, summed over all.
+
+    White space is collapsed first. Of several references the one with the lowest rate counts. It can exceed 1.
+    """
+    answer = _collapsed(case.answer)
+    return _rate([(Levenshtein.distance(answer, _collapsed(r)), len(_collapsed(r))) for r in case.references])
+
+
+def word_error_rate(case: Case) -> Part:
+    """WER: the same of words (as in speech recognition; Morris, Maier, Green 2004); case and punctuation count."""
+    answer = case.answer.split()
+    return _rate([(Levenshtein.distance(answer, r.split()), len(r.split())) for r in case.references])
+
+
+def _collapsed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _words(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    common = sum((Counter(answer) & Counter(reference)).values())
+    return 2 * common / (len(answer) + len(reference))
+
+
+def _rate(parts: Sequence[tuple[int, int]]) -> Part:
+    """The part with the lowest rate; an empty reference has the length 1, so that words said to it count."""
+    return min(((float(edits), float(max(length, 1))) for edits, length in parts), key=lambda part: part[0] / part[1])

@@ -1,0 +1,62 @@
+"""VQA accuracy with the answer normalisation of its evaluation."""
+
+from __future__ import annotations
+
+import re
+
+from ixtune.evaluation.scores.case import Case, Part
+
+_AGREEING = 3  # annotators whose agreement makes an answer wholly right
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+} | {"none": "0"}
+_ARTICLES = {"a", "an", "the"}
+_CONTRACTIONS = (
+    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd"
+    " he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am might've mightn't"
+    " mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't"
+    " shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd"
+    " something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're"
+    " they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've"
+    " who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've"
+    " y'all'll you'd you'd've you'll you're you've"
+).split()
+# a word with one of its apostrophes forgotten -> the word
+_APOSTROPHES = {
+    word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS for at, letter in enumerate(word) if letter == "'"
+}
+
+
+def vqa_accuracy(case: Case) -> Part:
+    """Agreement with annotators (Antol et al., VQA, ICCV 2015): min(1, matches / 3) over each choice of all but one.
+
+    Both sides are normalised as TextVQA's evaluation does: case, punctuation, articles, number words, forgotten
+    apostrophes. With fewer than four references there is no consensus to ask for, and one match is wholly right.
+    """
+    answer, references = normalised(case.answer), [normalised(reference) for reference in case.references]
+    matches = references.count(answer)
+    if len(references) <= _AGREEING:
+        return float(matches > 0), 1.0
+    # leaving out one annotator takes a match away if he is among those who agree
+    without_match = matches * min(1.0, (matches - 1) / _AGREEING)
+    without_other = (len(references) - matches) * min(1.0, matches / _AGREEING)
+    return (without_match + without_other) / len(references), 1.0
+
+
+def normalised(text: str) -> str:
+    """An answer as the evaluation of VQA compares it."""
+    text = " ".join(text.split())
+    comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
+    plain = text
+    for sign in _PUNCTUATION:
+        at_an_edge = f"{sign} " in text or f" {sign}" in text
+        plain = plain.replace(sign, "" if at_an_edge or comma_in_number else " ")
+    words = _PERIOD.sub("", plain).lower().split()
+    words = [_NUMBERS.get(word, word) for word in words]
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)

@@ -1,0 +1,76 @@
+"""Intervals and the paired test against cases with known answers."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+
+from ixtune.evaluation.scores.case import Part
+from ixtune.evaluation.scores.intervals import difference, interval
+
+
+def hits(count: int, of: int) -> list[Part]:
+    """So many right answers, the others wrong."""
+    return [(float(number < count), 1.0) for number in range(of)]
+
+
+def test_a_bootstrap_interval_of_a_share_is_near_the_normal_one() -> None:
+    found = interval(hits(120, 200), range(200))
+    assert found.value == 0.6
+    half = 1.96 * (0.6 * 0.4 / 200) ** 0.5
+    assert found.low == pytest.approx(0.6 - half, abs=0.01)
+    assert found.high == pytest.approx(0.6 + half, abs=0.01)
+
+
+def test_answers_that_are_all_right_do_not_make_sure() -> None:
+    found = interval(hits(20, 20), range(20))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.8389, abs=1e-4)  # Wilson's bound for 20 of 20
+
+
+def test_questions_about_one_picture_are_drawn_together() -> None:
+    parts = hits(50, 100)
+    alone = interval(parts, range(100))
+    together = interval(parts, [number // 10 for number in range(100)])
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)
+
+
+def test_a_difference_on_the_same_questions_is_surer_than_two_intervals() -> None:
+    before, after = hits(100, 200), hits(112, 200)
+    found = difference(before, after, range(200))
+    assert found.interval.value == pytest.approx(0.06)
+    assert found.interval.low > 0
+    assert found.p == pytest.approx(2 * 0.5**12, abs=4e-4)  # all 12 that differ go one way
+    assert interval(before, range(200)).high > interval(after, range(200)).low
+
+
+def test_the_permutation_test_is_the_sign_test_on_hits() -> None:
+    """9 answers got better and 3 worse: the exact two-sided binomial probability."""
+    before = hits(3, 12)
+    after = [(1 - part[0], 1.0) for part in before]
+    exact = 2 * sum(comb(12, k) for k in range(9, 13)) / 2**12
+    assert difference(before, after, range(12)).p == pytest.approx(exact, abs=0.015)
+
+
+def test_the_same_answers_do_not_differ() -> None:
+    found = difference(hits(5, 9), hits(5, 9), range(9))
+    assert (found.interval.value, found.interval.low, found.interval.high, found.p) == (0, 0, 0, 1)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = random.Random(1)
+    covered = 0
+    for _ in range(100):
+        parts = [(float(rng.random() < 0.7), 1.0) for _ in range(80)]
+        found = interval(parts, range(80))
+        covered += found.low <= 0.7 <= found.high
+    assert 88 <= covered <= 99
+
+
+def test_nothing_cannot_be_scored() -> None:
+    with pytest.raises(ValueError, match="no answers"):
+        interval([], [])
+    with pytest.raises(ValueError, match="cannot be paired"):
+        difference(hits(1, 2), hits(1, 3), range(2))
