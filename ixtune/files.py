@@ -87,6 +87,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _fsync(path.parent)
 
 
+@contextmanager
+def resumable_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_folder`, but what a killed process has written is still there the next time.
+
+    The sibling has one name, `.NAME.unfinished`. Only a kill or a power failure leaves it: on an exception it is
+    removed as well. Whether its content can be used is for the caller to find out, who has synced what it relies on.
+
+    Raises:
+        IxtuneError: `path` exists, or a living process is writing it.
+        OSError: The disk is full or refuses a write.
+    """
+    _refuse_existing(path)
+    partial = path.parent / f".{path.name}.unfinished"
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if _lock(descriptor) is False:
+            raise IxtuneError(
+                "another process is writing this output", where=str(path), mend="wait for it, or give another name"
+            )
+        try:
+            yield partial
+            _sync_all(partial, descriptor)
+            _refuse_existing(path)
+            os.rename(partial, path)
+        except BaseException:
+            _remove(partial)
+            raise
+    finally:
+        os.close(descriptor)
+    _fsync(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Bring a written file to the disk."""
+    _fsync(path)
+
+
 def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's content, read block by block."""
     with open(path, "rb") as file:

@@ -1,56 +1,40 @@
-"""Merging an adapter into its base, shard by shard: the base's names, shapes, dtypes and shards are kept.
+"""Merging adapters into their base, shard by shard: the base's names, shapes, dtypes and shards are kept.
 
-W + scale * B @ A is computed in float32 and cast once to the dtype the base stores, in row blocks. No tensor
-is ever whole in memory, except when merging onto NF4, where quantisation needs it.
+The arithmetic is in `combination`, the files in `merge_writer`, the check in `proof`. No tensor is ever whole in
+memory.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
+import math
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 import ixtune
-from ixtune.adapter.nf4 import is_decoder_linear, nf4_round_trip
-from ixtune.adapter.proof import changes, prove
-from ixtune.adapter.weights import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    AdapterWeights,
-    all_finite,
-    check_fit,
-    read_adapter,
-)
-from ixtune.errors import IxtuneError
-from ixtune.files import atomic_folder, atomic_write_json, sha256_file
+from ixtune.adapter.combination import Ingredient, Merged
+from ixtune.adapter.merge_writer import JOURNAL_FILE, Writer, carry, other_files
+from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
+from ixtune.adapter.proof import prove
+from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, check_fit, read_adapter
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.files import atomic_write_json, resumable_folder, sha256_file
 from ixtune.model.identity import base_identity
 from ixtune.model.shards import Checkpoint, open_checkpoint
-from ixtune.model.tensorfile import TensorInfo, raw_bytes, write_safetensors
 
 Onto = Literal["bf16", "nf4"]
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, the bytes done and the bytes of both steps together."""
 
 REPORT_FILE = "merge_report.json"
-# what a loader needs besides the weights; code is neither run nor carried along
-_COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_SPARE_BYTES = 8 << 20  # headers, index, report
+_SPARE_BYTES = 8 << 20  # headers, index, reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,52 +45,64 @@ class MergeReport:
         out: The merged model's folder.
         onto: `bf16`: the base as stored. `nf4`: its decoder linears went through NF4 first, as in QLoRA
             training.
+        arithmetic: The formula in one line.
+        adapters: Of each its weight and the hash of its files, in order.
         tensors: Tensors in the model.
-        merged: Those the adapter names.
+        merged: Those an adapter names.
         copied: Those whose bytes are the base's, because nothing was to change them.
-        changed: Those in which at least one stored value differs from what lay there without the adapter.
+        changed: Those in which at least one stored value differs from what lay there without the adapters.
         sampled_rows: Rows recomputed in float64 for the check.
         max_abs_error: The largest distance of a stored value from its recomputation.
+        resumed_shards: Shards taken over from a merge that was killed.
         base_identity: Identity of the base.
         merged_identity: Identity of the merged model.
-        adapter_sha256: Hash per file of the adapter.
         file_sha256: Hash per weights file of the merged model.
+        carried_sha256: Hash per other file of the base that was copied along.
         warnings: One line each.
         versions: Of the software that made it.
     """
 
     out: str
     onto: Onto
+    arithmetic: str
+    adapters: tuple[dict[str, Any], ...]
     tensors: int
     merged: int
     copied: int
     changed: int
     sampled_rows: int
     max_abs_error: float
+    resumed_shards: int
     base_identity: str
     merged_identity: str
-    adapter_sha256: dict[str, str]
     file_sha256: dict[str, str]
+    carried_sha256: dict[str, str]
     warnings: tuple[str, ...]
     versions: dict[str, str]
 
 
 def merge(
-    adapter: Path,
+    adapters: Path | Sequence[Path],
     base: Path,
     out: Path,
     *,
+    weights: Sequence[float] | None = None,
+    in_turn: bool = False,
     onto: Onto = "bf16",
     force: bool = False,
     progress: Progress | None = None,
 ) -> MergeReport:
-    """Write the base with the adapter merged in, check it, and only then give it its name.
+    """Write the base with adapters merged in, check it, and only then give it its name.
+
+    After a kill the same call goes on with the first shard that was not finished.
 
     Args:
-        adapter: An adapter folder in PEFT's format, or the run folder around one.
+        adapters: An adapter folder in PEFT's format, or the run folder around one; or several.
         base: The base checkpoint, `.bin` or safetensors.
         out: The folder to make; it must not exist.
-        onto: Whether the adapter is added to the base as stored, or to what NF4 makes of its decoder linears.
+        weights: Of each adapter's change; 1 where not given.
+        in_turn: Each adapter was trained on the base with those before it merged in, in bf16.
+        onto: Whether to add to the base as stored, or to what NF4 makes of its decoder linears.
         force: Whether a base with another identity than the one trained on is accepted.
         progress: Told how far it is.
 
@@ -114,53 +110,53 @@ def merge(
         What was done and found.
 
     Raises:
+        UsageError: The arguments contradict each other.
         IxtuneError: Adapter, base or disk do not allow it, or the check failed. `out` does not exist then.
     """
-    weights = read_adapter(adapter)
+    folders = [adapters] if isinstance(adapters, Path) else list(adapters)
+    in_turn = in_turn and len(folders) > 1
+    ingredients = _ingredients(folders, weights, in_turn, onto)
     source = open_checkpoint(base)
     identity = base_identity(source)
-    warnings = check_fit(weights, source, identity, force=force)
-    if onto == "nf4" and weights.record.get("quantize") == "none":
-        warnings.append("the adapter was not trained on NF4: merged onto bf16 it answers as it was trained")
-    if onto == "bf16" and weights.record.get("quantize") == "nf4":
-        warnings.append(
-            "the adapter was trained on NF4; on the base as stored it answers a little differently: --onto nf4"
-        )
-    _require_space(source, out)
+    model, warnings = _stack(ingredients, source, identity, in_turn=in_turn, onto=onto, force=force)
+    warnings += _about_nf4(ingredients, onto)
+    carried = other_files(source)
+    _require_space(source, carried, out)
     advance = _counter(progress, 2 * source.nbytes)
     try:
-        with atomic_folder(out) as partial:
-            writer = _Writer(source, weights, onto_nf4=onto == "nf4", advance=functools.partial(advance, "merging"))
-            writer.write(partial)
-            proof = prove(
-                partial,
-                source,
-                weights,
-                writer.sha256,
-                onto_nf4=onto == "nf4",
-                advance=functools.partial(advance, "checking"),
+        with resumable_folder(out) as partial:
+            writer = Writer(
+                model, _key(ingredients, source, identity, in_turn, onto), functools.partial(advance, "merging")
             )
+            writer.write(partial)
+            carry(source, carried, partial)
+            proof = prove(partial, model, writer.sha256, advance=functools.partial(advance, "checking"))
+            (partial / JOURNAL_FILE).unlink()
             if not writer.changed:
                 warnings.append("the adapter changes nothing: every stored value is what it was without it")
-            merged_count = len(weights.low_rank) + len(weights.whole)
-            rewritten = sum(changes(name, weights, onto_nf4=onto == "nf4") for name in source.by_name)
+            named = {name for one in ingredients for name in (*one.adapter.low_rank, *one.adapter.whole)}
+            rewritten = named | {name for name in source.by_name if onto == "nf4" and is_decoder_linear(name)}
             report = MergeReport(
                 out=str(out),
                 onto=onto,
+                arithmetic=_arithmetic(ingredients, in_turn),
+                adapters=tuple(_described(one) for one in ingredients),
                 tensors=len(source.tensors),
-                merged=merged_count,
-                copied=len(source.tensors) - rewritten,
-                changed=writer.changed,
+                merged=len(named),
+                copied=len(source.tensors) - len(rewritten),
+                changed=len(writer.changed),
                 sampled_rows=proof.sampled_rows,
                 max_abs_error=proof.max_abs_error,
+                resumed_shards=writer.resumed,
                 base_identity=identity,
                 merged_identity=base_identity(open_checkpoint(partial)),
-                adapter_sha256={name: sha256_file(weights.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)},
                 file_sha256=dict(proof.file_sha256),
+                carried_sha256={str(name): sha256_file(source.folder / name) for name in carried},
                 warnings=tuple(warnings),
                 versions=_versions(onto),
             )
             atomic_write_json(partial / REPORT_FILE, asdict(report))
+            atomic_write_json(partial / RECORD_FILE, _record(report, ingredients))
     except OSError as error:
         raise IxtuneError(
             f"the merged model could not be written: {error.strerror or error}",
@@ -170,90 +166,140 @@ def merge(
     return report
 
 
-class _Writer:
-    """Writes the merged shards and remembers the hash of every tensor.
+def _ingredients(
+    folders: Sequence[Path], weights: Sequence[float] | None, in_turn: bool, onto: Onto
+) -> list[Ingredient]:
+    """Read the adapters, each with its weight.
 
-    Attributes:
-        sha256: Name -> hash of the tensor's bytes: as read from the base if it is copied, else as computed.
-        changed: Number of tensors in which the adapter changed at least one stored value.
+    Raises:
+        UsageError: The arguments contradict each other.
+        IxtuneError: An adapter cannot be used.
     """
-
-    def __init__(
-        self, base: Checkpoint, adapter: AdapterWeights, *, onto_nf4: bool, advance: Callable[[int], None]
-    ) -> None:
-        self.base = base
-        self.adapter = adapter
-        self.onto_nf4 = onto_nf4
-        self.advance = advance
-        self.sha256: dict[str, str] = {}
-        self.changed = 0
-
-    def write(self, folder: Path) -> None:
-        """Write shards, index and the small files of the base into an empty folder."""
-        names = shard_names(self.base.shards)
-        for shard in self.base.shards:
-            write_safetensors(folder / names[shard], self.base.in_shard(shard), self._blocks)
-        if len(names) > 1:
-            weight_map = {name: names[info.shard] for name, info in self.base.by_name.items()}
-            index = {"metadata": {"total_size": self.base.nbytes}, "weight_map": weight_map}
-            atomic_write_json(folder / "model.safetensors.index.json", index)
-        for name in _COPIED_FILES:
-            if (self.base.folder / name).is_file():
-                shutil.copyfile(self.base.folder / name, folder / name)
-
-    def _blocks(self, info: TensorInfo) -> Iterator[torch.Tensor]:
-        """The rows of one tensor of the merged model, in blocks."""
-        digest = hashlib.sha256()
-        changed = False
-        for old, new in self._old_and_new(info):
-            changed = changed or (new is not old and not torch.equal(old, new))
-            raw = raw_bytes(new)
-            digest.update(raw)
-            yield new
-            self.advance(len(raw))
-        self.sha256[info.name] = digest.hexdigest()
-        self.changed += changed
-
-    def _old_and_new(self, info: TensorInfo) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Row blocks without and with the adapter, in the stored dtype; one object where nothing changes."""
-        name = info.name
-        quantised = None
-        if self.onto_nf4 and is_decoder_linear(name):
-            quantised = nf4_round_trip(self.base.read(name).to(self.adapter.compute_dtype(info.dtype)))
-        pair = self.adapter.low_rank.get(name)
-        a_RI = self.adapter.file.read(pair.a).float() if pair else None
-        for start, stop in info.row_blocks():
-            ground = self.base.read_rows(name, start, stop) if quantised is None else quantised[start:stop]
-            old = ground.to(info.dtype)
-            if name in self.adapter.whole:
-                new = self.adapter.file.read_rows(self.adapter.whole[name], start, stop).to(info.dtype)
-            elif pair and a_RI is not None:
-                b_OR = self.adapter.file.read_rows(pair.b, start, stop).float()
-                new = torch.addmm(ground.float(), b_OR, a_RI, alpha=pair.scale).to(info.dtype)
-            else:
-                new = old
-            if new is not old and not all_finite(new):
-                raise IxtuneError(
-                    f"{name} is not finite after merging, in rows {start} to {stop - 1}",
-                    where=str(self.base.folder),
-                    mend=f"see that the base is finite; {_named(info.dtype)} may be too narrow for the sum",
-                )
-            yield old, new
+    if weights is not None and len(weights) != len(folders):
+        raise UsageError(
+            f"{len(folders)} adapters and {len(weights)} weights", mend="give one weight for each adapter, in order"
+        )
+    if weights is not None and not all(math.isfinite(weight) for weight in weights):
+        raise UsageError("a weight is not a finite number", mend="give numbers such as 0.5,0.5")
+    if in_turn and weights is not None:
+        raise UsageError(
+            "adapters trained one on the other are merged as they were trained, without weights",
+            mend="leave out --weights, or leave out --in-turn if all were trained on one base",
+        )
+    if in_turn and onto == "nf4":
+        raise UsageError(
+            "--in-turn --onto nf4 is not defined: the second adapter saw NF4 of the first merged model",
+            mend="merge the first onto nf4 or bf16, as its successor was trained on, then the second into that folder",
+        )
+    if len(folders) > 1 and not in_turn and weights is None:
+        raise UsageError(
+            f"{len(folders)} adapters, and no word on how they go together",
+            mend="give --weights, such as 0.5,0.5, or --in-turn if each was trained on the result of those before",
+        )
+    return [
+        Ingredient(read_adapter(folder), (weights or [1.0] * len(folders))[at]) for at, folder in enumerate(folders)
+    ]
 
 
-def shard_names(shards: tuple[str, ...]) -> dict[str, str]:
-    """Base shard -> merged shard: safetensors keep their names, `.bin` shard k of n becomes shard k of n."""
-    if shards[0].endswith(".safetensors"):
-        return {shard: shard for shard in shards}
-    if len(shards) == 1:
-        return {shards[0]: "model.safetensors"}
-    return {shard: f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k, shard in enumerate(shards, start=1)}
+def _stack(
+    ingredients: Sequence[Ingredient], source: Checkpoint, identity: str, *, in_turn: bool, onto: Onto, force: bool
+) -> tuple[Merged, list[str]]:
+    """The merged model as something to read from, and warnings.
+
+    Raises:
+        IxtuneError: An adapter does not belong to what it is merged into.
+    """
+    if in_turn:
+        warnings: list[str] = []
+        model: Checkpoint = source
+        for at, one in enumerate(ingredients):
+            warnings += check_fit(one.adapter, model, identity if at == 0 else base_identity(model), force=force)
+            model = Merged(model, [one])
+        assert isinstance(model, Merged)
+        return model, warnings
+    warnings = [line for one in ingredients for line in check_fit(one.adapter, source, identity, force=force)]
+    if onto == "bf16":
+        return Merged(source, ingredients), warnings
+    held = {one.adapter.compute_dtype(torch.bfloat16) for one in ingredients}
+    if len(held) > 1:
+        raise IxtuneError(
+            "the adapters saw different NF4 weights: they were trained in different compute dtypes",
+            where=", ".join(str(one.adapter.folder) for one in ingredients),
+            mend="merge them --onto bf16",
+        )
+    return Merged(Nf4View(source, ingredients[0].adapter.compute_dtype), ingredients), warnings
 
 
-def _require_space(base: Checkpoint, out: Path) -> None:
+def _about_nf4(ingredients: Sequence[Ingredient], onto: Onto) -> list[str]:
+    trained_on = {one.adapter.record.get("quantize") for one in ingredients}
+    if onto == "nf4" and "none" in trained_on:
+        return ["the adapter was not trained on NF4: merged onto bf16 it answers as it was trained"]
+    if onto == "bf16" and "nf4" in trained_on:
+        return ["the adapter was trained on NF4; on the base as stored it answers a little differently: --onto nf4"]
+    return []
+
+
+def _arithmetic(ingredients: Sequence[Ingredient], in_turn: bool) -> str:
+    """What was computed, in one line."""
+    if len(ingredients) == 1 and ingredients[0].weight == 1.0:
+        return "W1, which adapter 1 makes of W"
+    if in_turn:
+        steps = " of ".join(f"W{at}" for at in range(len(ingredients), 0, -1))
+        return f"{steps} of W; each in float32, rounded to the stored dtype before the next"
+    terms = " ".join(f"{one.weight:+g} (W{at} - W)" for at, one in enumerate(ingredients, start=1))
+    return f"W {terms}, where Wi is what adapter i alone makes of W; in float32, rounded once"
+
+
+def _described(one: Ingredient) -> dict[str, Any]:
+    hashes = {name: sha256_file(one.adapter.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    return {"folder": str(one.adapter.folder), "weight": one.weight, "sha256": hashes}
+
+
+def _key(
+    ingredients: Sequence[Ingredient], source: Checkpoint, identity: str, in_turn: bool, onto: Onto
+) -> dict[str, Any]:
+    """All that decides the bytes of the merged model."""
+    sizes = {shard: (source.folder / shard).stat() for shard in source.shards}
+    return {
+        "versions": _versions(onto),
+        "base": identity,
+        "shards": {shard: [stat.st_size, stat.st_mtime_ns] for shard, stat in sizes.items()},
+        "adapters": [_described(one) for one in ingredients],
+        "in_turn": in_turn,
+        "onto": onto,
+    }
+
+
+def _record(report: MergeReport, ingredients: Sequence[Ingredient]) -> dict[str, Any]:
+    """`ixtune.json` of a merged model: what using it needs, as the adapter trained last knew it."""
+    last = ingredients[-1].adapter.record
+    as_trained = ("hd_num", "upscale", "corrections", "template_version", "tokenizer_sha256")
+    return {
+        "kind": "merged",
+        "ixtune_version": ixtune.__version__,
+        "base": last.get("base"),
+        "base_identity": report.base_identity,
+        "merged_identity": report.merged_identity,
+        **{name: last[name] for name in as_trained if name in last},
+        "onto": report.onto,
+        "adapters": [
+            {
+                "sha256": done["sha256"][WEIGHTS_FILE],
+                "weight": one.weight,
+                "recipe": one.adapter.record.get("recipe"),
+                "data": one.adapter.record.get("data"),
+            }
+            for one, done in zip(ingredients, report.adapters, strict=True)
+        ],
+    }
+
+
+def _require_space(base: Checkpoint, carried: Sequence[Path], out: Path) -> None:
     """Refuse before the first byte is written if the merged model cannot fit."""
     existing = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if folder.exists())
-    needed, free = base.nbytes + _SPARE_BYTES, shutil.disk_usage(existing).free
+    there = sum(path.stat().st_size for path in (out.parent / f".{out.name}.unfinished").glob("*.safetensors"))
+    needed = base.nbytes + sum((base.folder / name).stat().st_size for name in carried) + _SPARE_BYTES - there
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise IxtuneError(
             f"the disk has {free / 2**30:.2f} GiB free, the merged model needs {needed / 2**30:.2f} GiB",
@@ -280,7 +326,3 @@ def _versions(onto: Onto) -> dict[str, str]:
     if onto == "nf4":
         versions["bitsandbytes"] = version("bitsandbytes")
     return versions
-
-
-def _named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

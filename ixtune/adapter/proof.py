@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ixtune.adapter.nf4 import is_decoder_linear, nf4_round_trip
+from ixtune.adapter.combination import Merged, changes
+from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
 from ixtune.adapter.weights import AdapterWeights
 from ixtune.errors import IxtuneError
 from ixtune.model.shards import Checkpoint, open_checkpoint
@@ -38,43 +39,35 @@ class Proof:
     file_sha256: Mapping[str, str]
 
 
-def prove(
-    folder: Path,
-    base: Checkpoint,
-    adapter: AdapterWeights,
-    written_sha256: Mapping[str, str],
-    *,
-    onto_nf4: bool,
-    advance: Callable[[int], None],
-) -> Proof:
+def prove(folder: Path, model: Merged, written_sha256: Mapping[str, str], *, advance: Callable[[int], None]) -> Proof:
     """Compare the merged folder with its ingredients.
 
     Args:
         folder: The merged model, as written.
-        base: The base.
-        adapter: The adapter.
+        model: What was to be written: base and adapters.
         written_sha256: For every tensor the hash of its bytes: of the base's for copied tensors, else as
             computed.
-        onto_nf4: Whether the decoder linears went through NF4 first.
         advance: Called with the number of bytes just checked.
 
     Raises:
         IxtuneError: Something on the disk is not what it must be; the message names the tensor.
     """
     merged = open_checkpoint(folder)
-    _check_form(base, merged)
+    _check_form(model, merged)
     hashes = {shard: _check_bytes(merged, shard, written_sha256, advance) for shard in merged.shards}
     rows, worst = 0, 0.0
-    for info in base.tensors:
-        if changes(info.name, adapter, onto_nf4=onto_nf4):
-            sampled, error = _check_rows(base, merged, adapter, info, onto_nf4=onto_nf4)
+    for info in model.tensors:
+        if _may_differ(model, info.name):
+            sampled, error = _check_rows(model, merged, info)
             rows, worst = rows + sampled, max(worst, error)
     return Proof(rows, worst, hashes)
 
 
-def changes(name: str, adapter: AdapterWeights, *, onto_nf4: bool) -> bool:
-    """Whether merging may change the tensor of this name."""
-    return name in adapter.low_rank or name in adapter.whole or (onto_nf4 and is_decoder_linear(name))
+def _may_differ(model: Merged, name: str) -> bool:
+    """Whether the tensor is computed, in any of the steps, and not copied."""
+    ground = model.ground
+    below = _may_differ(ground, name) if isinstance(ground, Merged) else isinstance(ground, Nf4View)
+    return model.changes(name) or (below and (isinstance(ground, Merged) or is_decoder_linear(name)))
 
 
 def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
@@ -112,22 +105,15 @@ def _check_bytes(
     return whole.hexdigest()
 
 
-def _check_rows(
-    base: Checkpoint, merged: Checkpoint, adapter: AdapterWeights, info: TensorInfo, *, onto_nf4: bool
-) -> tuple[int, float]:
+def _check_rows(model: Merged, merged: Checkpoint, info: TensorInfo) -> tuple[int, float]:
     """Recompute sampled rows of one merged tensor; the number of rows and the largest error."""
     if info.nbytes == 0:
         return 0, 0.0
     rows = _sample(info)
     stored = _rows(merged, info.name, rows)
-    if onto_nf4 and is_decoder_linear(info.name):
-        held = base.read(info.name).to(adapter.compute_dtype(info.dtype))
-        old = nf4_round_trip(held)[rows].double()
-    else:
-        old = _rows(base, info.name, rows)
-    expected, slack = _expected(adapter, info.name, rows, old)
+    expected, slack = _expected(model, info, rows)
     kind = torch.finfo(info.dtype)
-    # half a unit in the last place, the error of the float32 sum before it, and the smallest step near zero
+    # half a unit in the last place, the error of the float32 arithmetic before it, and the smallest step near zero
     allowed = (expected.abs() + slack) * (kind.eps / 2) + slack + kind.smallest_normal * kind.eps
     error = (stored - expected).abs()
     if not bool((error <= allowed).all()):
@@ -136,20 +122,44 @@ def _check_rows(
     return len(rows), error.max().item()
 
 
-def _expected(
-    adapter: AdapterWeights, name: str, rows: list[int], old: torch.Tensor
+def _expected(model: Merged, info: TensorInfo, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rows must be before they are rounded, in float64, and how far float32 arithmetic may be from it."""
+    if isinstance(model.ground, Merged):  # adapters in turn: the step before was rounded to the stored dtype
+        old, slack = _expected(model.ground, info, rows)
+        kind = torch.finfo(info.dtype)
+        slack = slack + (old.abs() + slack) * (kind.eps / 2) + kind.smallest_normal * kind.eps
+    else:
+        old = _rows(model.ground, info.name, rows)
+        slack = torch.zeros_like(old)
+    new, allowed = old, slack
+    for one in model.ingredients:
+        if changes(one.adapter, info.name):
+            alone, error = _alone(one.adapter, info.name, rows, old, slack)
+            new = new + one.weight * (alone - old)
+            allowed = allowed + abs(one.weight) * (error + slack + 4 * _FP32_ROUNDING * (alone.abs() + old.abs()))
+    return new, allowed
+
+
+def _alone(
+    adapter: AdapterWeights, name: str, rows: list[int], old: torch.Tensor, slack: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the rows must be, in float64, and how far float32 arithmetic may be from it."""
+    """What one adapter makes of the rows, and how far float32 may be from it."""
     if name in adapter.whole:
         new = _rows(adapter.file, adapter.whole[name], rows)
         return new, torch.zeros_like(new)
-    if name not in adapter.low_rank:
-        return old, torch.zeros_like(old)
     pair = adapter.low_rank[name]
     a_RI = adapter.file.read(pair.a).double()
     b_KR = _rows(adapter.file, pair.b, rows)
+    new = old + pair.scale * (b_KR @ a_RI)
     magnitude = old.abs() + abs(pair.scale) * (b_KR.abs() @ a_RI.abs())
-    return old + pair.scale * (b_KR @ a_RI), magnitude * ((a_RI.shape[0] + 3) * _FP32_ROUNDING)
+    slack = slack + magnitude * ((a_RI.shape[0] + 3) * _FP32_ROUNDING)
+    if name not in adapter.magnitudes:
+        return new, slack
+    norms = torch.linalg.vector_norm(new, dim=1, keepdim=True)
+    factors = _rows(adapter.file, adapter.magnitudes[name], rows) / norms
+    # an error in the row is one in its length as well
+    error = slack + new.abs() * (torch.linalg.vector_norm(slack, dim=1, keepdim=True) / norms + 4 * _FP32_ROUNDING)
+    return new * factors, error * factors.abs()
 
 
 def _rows(checkpoint: Checkpoint, name: str, rows: list[int]) -> torch.Tensor:

@@ -181,18 +181,15 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
         Warnings, one line each.
 
     Raises:
-        IxtuneError: A target is missing in the base or differs in shape, the base is another one, or the adapter
-            is DoRA.
+        IxtuneError: A target is missing in the base or differs in shape, or the base is another one.
     """
-    if adapter.magnitudes:
-        raise IxtuneError(
-            "the adapter is DoRA, which cannot be merged yet",
-            where=str(adapter.folder),
-            mend="use it beside its base, or train with adapter.variant lora or rslora",
-        )
     for name, pair in adapter.low_rank.items():
         a, b = adapter.file.by_name[pair.a], adapter.file.by_name[pair.b]
         _check_target(adapter, base, name, (b.shape[0], a.shape[1]))
+    for name, key in adapter.magnitudes.items():
+        rows, found = base.by_name[name].shape[0], adapter.file.by_name[key].shape
+        if found != (rows,):
+            raise _refuse(adapter.file, f"{key} has the shape {list(found)}, but {name} has {rows} rows")
     for name, key in adapter.whole.items():
         _check_target(adapter, base, name, adapter.file.by_name[key].shape)
     trained_on = adapter.record.get("base_identity")

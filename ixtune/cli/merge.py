@@ -9,7 +9,10 @@ import typer
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder, or the run folder around it.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="Adapter folder, or the run folder around it; or several."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
     base: Annotated[
         str | None, typer.Option(help="Base: a folder, a hub id or nano. Default: the one the adapter names.")
@@ -18,11 +21,23 @@ def command(
         Literal["bf16", "nf4"],
         typer.Option(help="bf16: the base as stored. nf4: its decoder linears as QLoRA training saw them."),
     ] = "bf16",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W1,W2,...", help="W + sum of wi (Wi - W): how much of each adapter's change to add."),
+    ] = None,
+    in_turn: Annotated[
+        bool, typer.Option("--in-turn", help="Each adapter was trained on the base with those before it merged in.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
 
-    Names, dtypes and shards stay those of the base; the weights come out as safetensors.
+    Names, dtypes and shards stay those of the base; the weights come out as safetensors. A merge that was killed goes
+    on where it was when it is given again.
+
+    Example: ixtune merge runs/receipts --out merged
+
+    Example: ixtune merge runs/receipts runs/charts --weights 0.6,0.4 --out merged
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,26 +46,41 @@ def command(
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
 
-    folder = resolve(base or named_base(adapter))
+    folder = resolve(base or named_base(adapters[0]))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
         report = merging.merge(
-            adapter,
+            adapters,
             folder,
             out,
+            weights=_numbers(weights),
+            in_turn=in_turn,
             onto=onto,
             force=force,
             progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
         )
     lines = [
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),
+        ("formula", report.arithmetic),
         ("onto", "the base as stored" if onto == "bf16" else "the decoder linears as NF4 gives them back"),
         ("changed", f"{report.changed} hold at least one new value"),
         ("check", f"{report.sampled_rows} rows recomputed, largest error {report.max_abs_error:.2g}"),
+        *([("resumed", f"{report.resumed_shards} shards were finished before")] if report.resumed_shards else []),
         ("base", report.base_identity[:12]),
         ("merged", report.merged_identity[:12]),
         ("folder", report.out),
     ]
     for name, value in lines + [("warning", text) for text in report.warnings]:
         typer.echo(f"{name:<8} {value}")
+
+
+def _numbers(weights: str | None) -> list[float] | None:
+    if weights is None:
+        return None
+    try:
+        return [float(number) for number in weights.split(",")]
+    except ValueError:
+        from ixtune.errors import UsageError
+
+        raise UsageError(f"--weights {weights} is no list of numbers", mend="write it such as 0.6,0.4") from None

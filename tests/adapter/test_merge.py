@@ -13,17 +13,26 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import merge as merging
 from ixtune.adapter.merge import REPORT_FILE, merge
-from ixtune.adapter.nf4 import nf4_round_trip
 from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
 from ixtune.model.identity import base_identity
 from ixtune.model.shards import open_checkpoint
 
 Tensors = dict[str, torch.Tensor]
+
+
+def nf4_round_trip(weight: torch.Tensor) -> torch.Tensor:
+    """The whole matrix through bitsandbytes."""
+    codes, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    return dequantize_4bit(codes, state)
+
+
 HIDDEN, INNER, RANK, ALPHA = 64, 128, 4, 8
 LINEARS = {
     "attention.wqkv": (128, HIDDEN),
@@ -190,16 +199,27 @@ def test_a_single_bin_becomes_model_safetensors_without_an_index(tmp_path: Path)
     base = write_base(tmp_path / "base", base_tensors(), "bin", 1)
     merge(write_adapter(tmp_path / "adapter", adapter_tensors()), base, tmp_path / "merged")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
-    assert names == {"model.safetensors", "config.json", "tokenizer.model", REPORT_FILE}
+    copied = {"config.json", "tokenizer.model", "modeling_x.py"}
+    assert names == {"model.safetensors", "ixtune.json", REPORT_FILE} | copied
 
 
-def test_config_and_tokenizer_are_copied_verbatim_and_code_is_left_behind(
+def test_the_base_s_other_files_are_carried_along_verbatim_and_code_is_not_run(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    merge(adapter, base, tmp_path / "merged")
-    for name in ("config.json", "tokenizer.model"):
+    (base / "assets").mkdir()
+    (base / "assets" / "logo.png").write_bytes(b"png")
+    (base / "README.md").write_text("of the base")
+    (base / "LICENSE").write_text("terms")
+    for left in (".gitattributes", "training_args.bin", "other.gguf", "merge_report.json"):
+        (base / left).write_text("left behind")
+    report = merge(adapter, base, tmp_path / "merged")
+    for name in ("config.json", "tokenizer.model", "modeling_x.py", "assets/logo.png", "LICENSE"):
         assert (tmp_path / "merged" / name).read_bytes() == (base / name).read_bytes()
-    assert not list((tmp_path / "merged").glob("*.py"))
+        assert report.carried_sha256[name] == sha256_file(base / name)
+    assert (tmp_path / "merged" / "README.base.md").read_text() == "of the base"
+    for left in (".gitattributes", "training_args.bin", "other.gguf", "README.md"):
+        assert not (tmp_path / "merged" / left).exists()
+    assert "left behind" not in (tmp_path / "merged" / "merge_report.json").read_text()
 
 
 def test_peft_merges_a_tiny_network_to_the_same_weights(tmp_path: Path) -> None:
@@ -317,13 +337,13 @@ def test_onto_nf4_after_training_without_it_warns(base: Path, tmp_path: Path) ->
 
 
 def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_path: Path) -> None:
-    from ixtune.files import sha256_file
-
     report = merge(adapter, base, tmp_path / "merged")
     written = json.loads((tmp_path / "merged" / REPORT_FILE).read_text())
     assert written["base_identity"] == base_identity(open_checkpoint(base))
     assert written["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
-    assert written["adapter_sha256"]["adapter_model.safetensors"] == sha256_file(adapter / "adapter_model.safetensors")
+    weights = written["adapters"][0]["sha256"]["adapter_model.safetensors"]
+    assert weights == sha256_file(adapter / "adapter_model.safetensors")
+    assert written["arithmetic"] == "W1, which adapter 1 makes of W"
     for name, digest in written["file_sha256"].items():
         assert digest == sha256_file(tmp_path / "merged" / name)
     assert written["sampled_rows"] == report.sampled_rows > 50
@@ -546,19 +566,19 @@ def test_ctrl_c_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> Non
     assert nothing_left(tmp_path)
 
 
-def test_kill_9_in_the_middle_leaves_no_output_and_the_next_merge_works(
-    base: Path, adapter: Path, tmp_path: Path
-) -> None:
+def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None:
+    """Merge in another process, and kill it where `condition` on step, done and total holds for the first time."""
     script = f"""
         import time
         from pathlib import Path
         from ixtune.adapter.merge import merge
         def stall(step, done, total):
-            if step == "checking":
+            if {condition}:
                 Path({str(tmp_path / "half")!r}).touch()
                 time.sleep(60)
         merge(Path({str(adapter)!r}), Path({str(base)!r}), Path({str(tmp_path / "merged")!r}), progress=stall)
     """
+    (tmp_path / "half").unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     deadline = time.monotonic() + 60
     while not (tmp_path / "half").exists() and time.monotonic() < deadline:
@@ -567,7 +587,55 @@ def test_kill_9_in_the_middle_leaves_no_output_and_the_next_merge_works(
     process.wait()
     assert (tmp_path / "half").exists()
     assert not (tmp_path / "merged").exists()
-    merge(adapter, base, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("condition", "shards"),
+    [("done > 0", 0), ("step == 'merging' and done > total * 0.45", 2), ("step == 'checking'", 3)],
+    ids=["in the first shard", "in the last shard", "in the check"],
+)
+def test_after_kill_9_the_next_merge_goes_on_and_ends_in_the_same_bytes(
+    tmp_path: Path, condition: str, shards: int
+) -> None:
+    base = write_base(tmp_path / "base", base_tensors(), shards=3)
+    adapter = write_adapter(tmp_path / "adapter", adapter_tensors())
+    straight = merge(adapter, base, tmp_path / "straight")
+    kill_when(adapter, base, tmp_path, condition)
+    report = merge(adapter, base, tmp_path / "merged")
+    assert report.resumed_shards == shards
+    assert report.file_sha256 == straight.file_sha256
+    assert report.changed == straight.changed
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {
+        path.name for path in (tmp_path / "straight").iterdir()
+    }
+    assert not list(tmp_path.glob(".merged*"))
+
+
+def test_what_another_adapter_left_behind_is_not_taken_over(base: Path, adapter: Path, tmp_path: Path) -> None:
+    kill_when(adapter, base, tmp_path, "step == 'checking'")
+    tensors = {name: 2 * tensor for name, tensor in adapter_tensors().items()}
+    report = merge(write_adapter(tmp_path / "other", tensors), base, tmp_path / "merged")
+    assert report.resumed_shards == 0
+    assert_within_one_rounding(load_folder(tmp_path / "merged"), plain_merge(base_tensors(), tensors))
+
+
+def test_a_shard_that_changed_after_the_kill_fails_the_check(base: Path, adapter: Path, tmp_path: Path) -> None:
+    kill_when(adapter, base, tmp_path, "step == 'checking'")
+    shard = next((tmp_path / ".merged.unfinished").glob("*.safetensors"))
+    with open(shard, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+    assert "on the disk are not those that were written" in str(refusal(adapter, base))
+
+
+def test_two_merges_into_one_folder_do_not_mix(base: Path, adapter: Path, tmp_path: Path) -> None:
+    def intrude(step: str, done: int, total: int) -> None:
+        with pytest.raises(IxtuneError, match="another process is writing"):
+            merge(adapter, base, tmp_path / "merged")
+
+    merge(adapter, base, tmp_path / "merged", progress=intrude)
     assert_within_one_rounding(load_folder(tmp_path / "merged"), plain_merge(base_tensors(), adapter_tensors()))
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Linear4bit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from ixtune.adapter.nf4 import is_decoder_linear, nf4_round_trip
+from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
+from ixtune.errors import IxtuneError
 from ixtune.model.checkpoint import to_original_name
 from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+from ixtune.model.tensorfile import TensorInfo
+
+NAME = "model.layers.0.attention.wo.weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -25,9 +31,34 @@ def test_the_round_trip_of_a_stored_weight_is_what_training_computes_with(small:
         if isinstance(module, Linear4bit)
     }
     assert set(quantised) == {name for name in stored if is_decoder_linear(name)}
+    view = Nf4View(open_checkpoint(small), lambda stored: dtype)
     for name, weight in quantised.items():
         trained_on = dequantize_4bit(weight.data, weight.quant_state)
-        merged_into = nf4_round_trip(stored[name].to(dtype))
+        merged_into = view.read(name)
         assert trained_on.dtype == merged_into.dtype == dtype
         assert torch.equal(trained_on, merged_into), name
         assert not torch.equal(trained_on, stored[name].to(dtype))
+
+
+@pytest.mark.parametrize("width", [64, 192, 4096])
+def test_rows_are_the_rows_of_the_whole_matrix(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever blocks it is read in."""
+    monkeypatch.setattr(TensorInfo, "row_blocks", lambda self: _blocks_of_three(self.rows))
+    weight = torch.randn(301, width, generator=torch.Generator().manual_seed(width)).bfloat16()
+    save_file({NAME: weight}, tmp_path / "model.safetensors")
+    codes, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    expected = dequantize_4bit(codes, state)
+    view = Nf4View(open_checkpoint(tmp_path), lambda stored: stored)
+    assert torch.equal(view.read(NAME), expected)
+    for start, stop in ((0, 1), (7, 8), (5, 250), (300, 301), (4, 4)):
+        assert torch.equal(view.read_rows(NAME, start, stop), expected[start:stop])
+
+
+def _blocks_of_three(rows: int) -> Iterator[tuple[int, int]]:
+    yield from ((start, min(start + 3, rows)) for start in range(0, rows, 3))
+
+
+def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path) -> None:
+    save_file({NAME: torch.ones(8, 96).bfloat16()}, tmp_path / "model.safetensors")
+    with pytest.raises(IxtuneError, match="rows of 96 elements"):
+        Nf4View(open_checkpoint(tmp_path), lambda stored: stored).read(NAME)

@@ -96,3 +96,17 @@ def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_p
     given = ixtune("merge", run, "--out", tmp_path / "merged", "--base", base)
     assert given.returncode == 0, given.stderr
     assert "warning" in given.stdout
+
+
+def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: Path) -> None:
+    done = ixtune("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
+    assert done.returncode == 0, done.stderr
+    assert "formula  W +0.5 (W1 - W) -0.5 (W2 - W), where Wi is what adapter i alone makes of W" in done.stdout
+    for options, words in (
+        ((), "no word on how they go together"),
+        (("--weights", "0.5,half"), "is no list of numbers"),
+        (("--in-turn", "--weights", "1,1"), "without weights"),
+    ):
+        wrong = ixtune("merge", run, run, *options, "--out", tmp_path / "wrong")
+        assert wrong.returncode == 2
+        assert words in wrong.stderr

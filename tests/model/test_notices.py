@@ -20,12 +20,15 @@ load_base(Path({folder!r}), quantize=True, dtype=torch.float32)
 """
 ROUND_TRIP = """
 import torch
-from ixtune.adapter.nf4 import nf4_round_trip
-nf4_round_trip(torch.randn(64, 64))
+from pathlib import Path
+from ixtune.adapter.nf4 import Nf4View
+from ixtune.model.shards import open_checkpoint
+view = Nf4View(open_checkpoint(Path({folder!r})), lambda stored: torch.float32)
+view.read("model.layers.0.attention.wo.weight")
 """
 
 
-@pytest.mark.parametrize("code", [LOADING, ROUND_TRIP], ids=["load_base", "nf4_round_trip"])
+@pytest.mark.parametrize("code", [LOADING, ROUND_TRIP], ids=["load_base", "Nf4View"])
 def test_quantising_prints_nothing(small: Path, code: str) -> None:
     command = [sys.executable, "-c", code.format(folder=str(small))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,0 +1,127 @@
+"""What adapters make of a base: row blocks of the merged model, computed when they are read.
+
+One adapter gives a tensor W
+
+    LoRA    W + s B A                                  s = alpha / rank, or alpha / sqrt(rank) with rsLoRA
+    DoRA    m (W + s B A) / |W + s B A|, row by row    m the trained length of each row (arXiv 2402.09353)
+    whole   V                                          the trained tensor itself
+
+Several adapters of one base, with the weights w_i, give W + sum of w_i (W_i - W), where W_i is what the i-th alone
+makes of W. All of it is computed in float32 and rounded once to the dtype the base stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ixtune.adapter.weights import AdapterWeights, LowRank, all_finite
+from ixtune.errors import IxtuneError
+from ixtune.model.shards import Checkpoint
+from ixtune.model.tensorfile import raw_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """An adapter and the weight of its change; 1 merges it as it was trained."""
+
+    adapter: AdapterWeights
+    weight: float = 1.0
+
+
+class Merged(Checkpoint):
+    """A checkpoint with adapters merged into it, read like any other; nothing is written.
+
+    Attributes:
+        ground: What they are merged into.
+        ingredients: The adapters.
+    """
+
+    def __init__(self, ground: Checkpoint, ingredients: Sequence[Ingredient]) -> None:
+        self.folder, self.shards, self.by_name = ground.folder, ground.shards, ground.by_name
+        self.ground = ground
+        self.ingredients = tuple(ingredients)
+        self._a: dict[str, torch.Tensor] = {}  # of the tensor read last
+        self._a_of = ""
+
+    def changes(self, name: str) -> bool:
+        """Whether an adapter has something to say about this tensor."""
+        return any(changes(one.adapter, name) for one in self.ingredients)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of the merged tensor in the stored dtype, see `Checkpoint.read_rows`.
+
+        Raises:
+            IxtuneError: A value is not finite, or a file cannot be read.
+        """
+        dtype = self.by_name[name].dtype
+        ground = self.ground.read_rows(name, start, stop)
+        if not self.changes(name):
+            return ground.to(dtype)
+        merged = self._combined(name, start, stop, ground.float()).to(dtype)
+        if not all_finite(merged):
+            raise IxtuneError(
+                f"{name} is not finite after merging, in rows {start} to {stop - 1}",
+                where=str(self.folder),
+                mend=f"see that the base is finite; {str(dtype).removeprefix('torch.')} may be too narrow for the sum",
+            )
+        return merged
+
+    def read_bytes(self, name: str, start: int, stop: int) -> memoryview:
+        """Bytes [start, stop) of the merged tensor, see `Checkpoint.read_bytes`."""
+        info = self.by_name[name]
+        stop = min(stop, info.nbytes)
+        start = min(start, stop)
+        if start == stop:
+            return memoryview(b"")
+        row_bytes = info.nbytes // info.rows
+        first = start // row_bytes
+        rows = self.read_rows(name, first, -(-stop // row_bytes))
+        return raw_bytes(rows)[start - first * row_bytes : stop - first * row_bytes]
+
+    def _combined(self, name: str, start: int, stop: int, ground: torch.Tensor) -> torch.Tensor:
+        """float32 rows of the sum over all adapters."""
+        total = ground
+        for one in (one for one in self.ingredients if one.weight):
+            pair = one.adapter.low_rank.get(name)
+            if pair is not None and name not in one.adapter.magnitudes:
+                total = self._with_update(total, one.adapter, pair, start, stop, one.weight)
+            elif changes(one.adapter, name):
+                alone = self._alone(name, start, stop, ground, one.adapter)
+                # 1 * (V - W) + W is not V in float32
+                first_and_only = one.weight == 1.0 and total is ground
+                total = alone if first_and_only else total + one.weight * (alone - ground)
+        return total
+
+    def _alone(self, name: str, start: int, stop: int, ground: torch.Tensor, adapter: AdapterWeights) -> torch.Tensor:
+        """float32 rows that one adapter alone makes: a whole tensor, or DoRA."""
+        if name in adapter.whole:
+            return adapter.file.read_rows(adapter.whole[name], start, stop).float()
+        turned = self._with_update(ground, adapter, adapter.low_rank[name], start, stop, 1.0)
+        # summed in float64: this norm is the only place where 4096 values meet
+        norms = torch.linalg.vector_norm(turned, dim=1, keepdim=True, dtype=torch.float64)
+        lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()[:, None]
+        return turned * (lengths / norms).float()
+
+    def _with_update(
+        self, ground: torch.Tensor, adapter: AdapterWeights, pair: LowRank, start: int, stop: int, weight: float
+    ) -> torch.Tensor:
+        """Rows + weight * scale * B @ A."""
+        b_OR = adapter.file.read_rows(pair.b, start, stop).float()
+        return torch.addmm(ground, b_OR, self._first(adapter, pair), alpha=weight * pair.scale)
+
+    def _first(self, adapter: AdapterWeights, pair: LowRank) -> torch.Tensor:
+        """The pair's A [R, I] in float32; that of the tensor being read stays."""
+        if pair.a != self._a_of:
+            self._a_of, self._a = pair.a, {}
+        key = str(adapter.folder)
+        if key not in self._a:
+            self._a[key] = adapter.file.read(pair.a).float()
+        return self._a[key]
+
+
+def changes(adapter: AdapterWeights, name: str) -> bool:
+    """Whether the adapter names this tensor."""
+    return name in adapter.low_rank or name in adapter.whole

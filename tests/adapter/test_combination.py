@@ -1,0 +1,118 @@
+"""Several adapters in one model: weighted together, or one after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import picture_batch, section, stir
+
+from ixtune.adapter import attach, bundle
+from ixtune.adapter.merge import merge
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import Checkpoint, open_checkpoint
+
+FP32_STEPS = 4 * 2.0**-23  # a handful of roundings in another order
+
+
+def train(base: Path, folder: Path, kind: str, size: float) -> Path:
+    """An adapter of this kind on this base, with some effect."""
+    model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section(kind)).eval()
+    stir(model, size)
+    identity = base_identity(open_checkpoint(base))
+    bundle.save(model, folder, {"base": "small", "base_identity": identity, "quantize": "none", "hd_num": 9})
+    return folder
+
+
+def tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return {name: checkpoint.read(name).double() for name in checkpoint.by_name}
+
+
+def merged(adapter: Path, base: Path, out: Path) -> dict[str, torch.Tensor]:
+    merge(adapter, base, out)
+    return tensors_of(open_checkpoint(out))
+
+
+@pytest.fixture(scope="module")
+def adapters(small: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    kinds = ("rslora with everything", "dora with everything", "decoder only")
+    return [train(small, folder / str(at), kind, 0.02 + 0.02 * at) for at, kind in enumerate(kinds)]
+
+
+def test_a_weighted_combination_is_the_base_plus_the_weighted_changes(
+    small: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    weights = (0.5, 0.3, -0.25)
+    base = tensors_of(open_checkpoint(small))
+    alone = [merged(adapter, small, tmp_path / str(at)) for at, adapter in enumerate(adapters)]
+    report = merge(adapters, small, tmp_path / "merged", weights=weights)
+    found = tensors_of(open_checkpoint(tmp_path / "merged"))
+    for name, tensor in base.items():
+        expected = tensor + sum(w * (one[name] - tensor) for w, one in zip(weights, alone, strict=True))
+        largest = max(float(one[name].abs().max()) for one in (*alone, base))
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=FP32_STEPS * largest, msg=name)
+    assert report.arithmetic.startswith("W +0.5 (W1 - W) +0.3 (W2 - W) -0.25 (W3 - W)")
+    assert [one["weight"] for one in report.adapters] == list(weights)
+
+
+def test_the_weight_nought_gives_the_base_and_one_the_adapter(
+    small: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    expected = merged(adapters[1], small, tmp_path / "alone")
+    merge(adapters[:2], small, tmp_path / "merged", weights=(0.0, 1.0))
+    found = tensors_of(open_checkpoint(tmp_path / "merged"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    report = merge(adapters[:1], small, tmp_path / "base again", weights=(0.0,))
+    assert report.changed == 0
+    assert "changes nothing" in report.warnings[0]
+
+
+def test_one_after_another_is_merging_twice_to_the_bit(small: Path, adapters: list[Path], tmp_path: Path) -> None:
+    merge(adapters[0], small, tmp_path / "first")
+    second = train(tmp_path / "first", tmp_path / "second", "dora with everything", 0.03)
+    twice = merge(second, tmp_path / "first", tmp_path / "twice")
+    at_once = merge([adapters[0], second], small, tmp_path / "at once", in_turn=True)
+    assert at_once.file_sha256 == twice.file_sha256
+    assert at_once.merged_identity == twice.merged_identity
+    assert at_once.arithmetic.startswith("W2 of W1 of W")
+    assert at_once.warnings == ()
+
+
+def test_merging_in_turn_what_was_trained_side_by_side_is_refused(
+    small: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(IxtuneError, match="trained on another base"):
+        merge(adapters[:2], small, tmp_path / "merged", in_turn=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "no word on how they go together"),
+        ({"weights": (1.0,)}, "2 adapters and 1 weights"),
+        ({"weights": (1.0, float("nan"))}, "not a finite number"),
+        ({"weights": (0.5, 0.5), "in_turn": True}, "without weights"),
+        ({"in_turn": True, "onto": "nf4"}, "is not defined"),
+    ],
+)
+def test_contradictions_are_told_before_anything_is_read(
+    adapters: list[Path], tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        merge(adapters[:2], tmp_path / "absent", tmp_path / "merged", **options)  # type: ignore[arg-type]
+
+
+def test_the_merged_folder_says_how_pictures_were_laid_out_in_training(
+    small: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    merge(adapters[0], small, tmp_path / "merged")
+    info = bundle.json.loads((tmp_path / "merged" / "ixtune.json").read_text())
+    assert (info["kind"], info["hd_num"], info["onto"], len(info["adapters"])) == ("merged", 9, "bf16", 1)
+    assert info["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
+    model = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0]
+    assert torch.isfinite(model(**picture_batch()).logits).all()
