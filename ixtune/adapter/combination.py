@@ -60,7 +60,8 @@ class Merged(Checkpoint):
         ground = self.ground.read_rows(name, start, stop)
         if not self.changes(name):
             return ground.to(dtype)
-        merged = self._combined(name, start, stop, ground.float()).to(dtype)
+        # a copy of its own, which the sum is made in
+        merged = self._combined(name, start, stop, ground.to(torch.float32, copy=True)).to(dtype)
         if not all_finite(merged):
             raise IxtuneError(
                 f"{name} is not finite after merging, in rows {start} to {stop - 1}",
@@ -83,34 +84,36 @@ class Merged(Checkpoint):
 
     def _combined(self, name: str, start: int, stop: int, ground: torch.Tensor) -> torch.Tensor:
         """float32 rows of the sum over all adapters."""
-        total = ground
-        for one in (one for one in self.ingredients if one.weight):
-            pair = one.adapter.low_rank.get(name)
-            if pair is not None and name not in one.adapter.magnitudes:
-                total = self._with_update(total, one.adapter, pair, start, stop, one.weight)
-            elif changes(one.adapter, name):
-                alone = self._alone(name, start, stop, ground, one.adapter)
-                # 1 * (V - W) + W is not V in float32
-                first_and_only = one.weight == 1.0 and total is ground
-                total = alone if first_and_only else total + one.weight * (alone - ground)
+        used = [one for one in self.ingredients if one.weight and changes(one.adapter, name)]
+        if all(name in one.adapter.low_rank and name not in one.adapter.magnitudes for one in used):
+            for one in used:
+                self._add_update(ground, one.adapter, one.adapter.low_rank[name], start, stop, one.weight)
+            return ground
+        total = ground.clone()
+        for one in used:
+            alone = self._alone(name, start, stop, ground.clone(), one.adapter)
+            # 1 * (V - W) + W is not V in float32
+            total = alone if one.weight == 1.0 and len(used) == 1 else total + one.weight * (alone - ground)
         return total
 
     def _alone(self, name: str, start: int, stop: int, ground: torch.Tensor, adapter: AdapterWeights) -> torch.Tensor:
-        """float32 rows that one adapter alone makes: a whole tensor, or DoRA."""
+        """float32 rows that one adapter alone makes of its own copy of the base's."""
         if name in adapter.whole:
             return adapter.file.read_rows(adapter.whole[name], start, stop).float()
-        turned = self._with_update(ground, adapter, adapter.low_rank[name], start, stop, 1.0)
+        turned = self._add_update(ground, adapter, adapter.low_rank[name], start, stop, 1.0)
+        if name not in adapter.magnitudes:
+            return turned
         # summed in float64: this norm is the only place where 4096 values meet
         norms = torch.linalg.vector_norm(turned, dim=1, keepdim=True, dtype=torch.float64)
         lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()[:, None]
         return turned * (lengths / norms).float()
 
-    def _with_update(
+    def _add_update(
         self, ground: torch.Tensor, adapter: AdapterWeights, pair: LowRank, start: int, stop: int, weight: float
     ) -> torch.Tensor:
-        """Rows + weight * scale * B @ A."""
+        """Add weight * scale * B @ A to the rows, in their place."""
         b_OR = adapter.file.read_rows(pair.b, start, stop).float()
-        return torch.addmm(ground, b_OR, self._first(adapter, pair), alpha=weight * pair.scale)
+        return ground.addmm_(b_OR, self._first(adapter, pair), alpha=weight * pair.scale)
 
     def _first(self, adapter: AdapterWeights, pair: LowRank) -> torch.Tensor:
         """The pair's A [R, I] in float32; that of the tensor being read stays."""

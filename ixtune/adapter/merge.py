@@ -150,7 +150,7 @@ def merge(
                 resumed_shards=writer.resumed,
                 base_identity=identity,
                 merged_identity=base_identity(open_checkpoint(partial)),
-                file_sha256=dict(proof.file_sha256),
+                file_sha256=writer.sha256,
                 carried_sha256={str(name): sha256_file(source.folder / name) for name in carried},
                 warnings=tuple(warnings),
                 versions=_versions(onto),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import torch
 from ixtune.adapter.combination import Merged
 from ixtune.files import atomic_write_json, sync_file
 from ixtune.model.shards import Checkpoint
-from ixtune.model.tensorfile import TensorInfo, raw_bytes, write_safetensors
+from ixtune.model.tensorfile import TensorInfo, write_safetensors
 
 JOURNAL_FILE = "merge_journal.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
@@ -25,10 +24,10 @@ _NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "conve
 
 
 class Writer:
-    """Writes the shards of a merged model and remembers the hash of every tensor.
+    """Writes the shards of a merged model and remembers the hash of what it gave to the disk.
 
     Attributes:
-        sha256: Name -> hash of the tensor's bytes: as read from the base if it is copied, else as computed.
+        sha256: Merged shard -> hash of its bytes.
         changed: Tensors in which the adapters changed at least one stored value.
         resumed: Shards that an earlier process had finished.
     """
@@ -61,18 +60,18 @@ class Writer:
         for shard in self.model.shards:
             tensors = self.model.in_shard(shard)
             if shard in finished:
-                self.sha256 |= finished[shard]["sha256"]
+                self.sha256[names[shard]] = finished[shard]["sha256"]
                 self.changed |= set(finished[shard]["changed"])
                 self.resumed += 1
                 self.advance(sum(info.nbytes for info in tensors))
                 continue
             partial = folder / f"{names[shard]}.partial"
-            write_safetensors(partial, tensors, self._blocks)
+            self.sha256[names[shard]] = write_safetensors(partial, tensors, self._blocks)
             if len(names) > 1:  # the folder's own sync does for a single one
                 sync_file(partial)
             os.replace(partial, folder / names[shard])
             finished[shard] = {
-                "sha256": {info.name: self.sha256[info.name] for info in tensors},
+                "sha256": self.sha256[names[shard]],
                 "changed": sorted(self.changed & {info.name for info in tensors}),
             }
             atomic_write_json(folder / JOURNAL_FILE, {"key": self.key, "finished": finished})
@@ -91,7 +90,6 @@ class Writer:
 
     def _blocks(self, info: TensorInfo) -> Iterator[torch.Tensor]:
         """The rows of one tensor of the merged model, in blocks."""
-        digest = hashlib.sha256()
         may_change = self.model.changes(info.name)
         for start, stop in info.row_blocks():
             new = self.model.read_rows(info.name, start, stop)
@@ -99,11 +97,8 @@ class Writer:
                 old = self.model.ground.read_rows(info.name, start, stop).to(info.dtype)
                 if not torch.equal(old, new):
                     self.changed.add(info.name)
-            raw = raw_bytes(new)
-            digest.update(raw)
             yield new
-            self.advance(len(raw))
-        self.sha256[info.name] = digest.hexdigest()
+            self.advance(new.nbytes)
 
 
 def shard_names(shards: tuple[str, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ overlap. Reads go to a file position and copy into a buffer. Memory maps would c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -161,8 +162,10 @@ def read_safetensors_index(path: Path) -> list[TensorInfo]:
 
 
 def write_safetensors(
-    path: Path, tensors: Iterable[TensorInfo], blocks_of: Callable[[TensorInfo], Iterable[torch.Tensor]]
-) -> None:
+    path: Path,
+    tensors: Iterable[TensorInfo],
+    blocks_of: Callable[[TensorInfo], Iterable[torch.Tensor]],
+) -> str:
     """Write a new safetensors file front to back, never holding more than one block.
 
     The order is kept, but wider elements come before narrower ones where dtypes are mixed: readers refuse
@@ -172,6 +175,9 @@ def write_safetensors(
         path: The file; it must not exist.
         tensors: Names, shapes and dtypes, in order.
         blocks_of: Gives a tensor's rows as consecutive blocks of its dtype.
+
+    Returns:
+        SHA-256 of what was handed to the disk.
 
     Raises:
         OSError: The disk is full or refuses the write.
@@ -189,16 +195,21 @@ def write_safetensors(
         position += info.nbytes
     raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
+    start = struct.pack("<Q", len(raw)) + raw
+    digest = hashlib.sha256(start)
     with open(path, "xb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.write(start)
         for info in ordered:
             written = 0
             for block in blocks_of(info):
                 if block.dtype != info.dtype:
                     raise ValueError(f"{info.name}: a block of {block.dtype} for a tensor of {info.dtype}")
-                written += file.write(raw_bytes(block))
+                view = raw_bytes(block)
+                digest.update(view)
+                written += file.write(view)
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} bytes written, {info.nbytes} announced")
+    return digest.hexdigest()
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:

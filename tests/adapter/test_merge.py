@@ -665,8 +665,8 @@ def test_a_flipped_bit_on_the_disk_fails_the_check(
 def test_wrong_arithmetic_fails_the_check(
     onto: merging.Onto, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda w, b, a, alpha: real(w, b, a, alpha=alpha * 1.2))
+    real = torch.Tensor.addmm_
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda w, b, a, alpha: real(w, b, a, alpha=alpha * 1.2))
     assert "more than one rounding" in str(refusal(adapter, base, onto=onto))
 
 
