@@ -120,11 +120,6 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     _fsync(path.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Bring a written file to the disk."""
-    _fsync(path)
-
-
 def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's content, read block by block."""
     with open(path, "rb") as file:

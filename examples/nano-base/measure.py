@@ -22,7 +22,8 @@ from ixtune.data.pixels import crops as cut
 from ixtune.data.pixels import place
 from ixtune.data.record import Turn
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.evaluation.generate import Answerer, Prompt, answer_all
+from ixtune.evaluation.generate import Answerer, Settings, answer_all
+from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.scores import Share, exact_match, share
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
@@ -74,7 +75,7 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
                 parts = [crops[picture["path"]] for record in records for picture in record["pictures"]]
                 return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
 
-            answers = answer_all(Answerer(model, tokenizer, images_of, 24), prompts, 12)
+            answers = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
             found[name, boxed, unseen] = share([exact_match(a, r) for a, r in zip(answers, references, strict=True)])
             print(name, boxed, unseen, found[name, boxed, unseen], answers[:4], references[:4])
     return found

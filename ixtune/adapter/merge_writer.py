@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ixtune.adapter.combination import Merged
-from ixtune.files import atomic_write_json, sync_file
+from ixtune.files import atomic_write_json
 from ixtune.model.shards import Checkpoint
 from ixtune.model.tensorfile import TensorInfo, write_safetensors
 
@@ -67,8 +67,6 @@ class Writer:
                 continue
             partial = folder / f"{names[shard]}.partial"
             self.sha256[names[shard]] = write_safetensors(partial, tensors, self._blocks)
-            if len(names) > 1:  # the folder's own sync does for a single one
-                sync_file(partial)
             os.replace(partial, folder / names[shard])
             finished[shard] = {
                 "sha256": self.sha256[names[shard]],

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ixtune import __version__
-from ixtune.cli import bench, evaluate, layout, merge, plan, predict, prepare, preview, recipes, train
+from ixtune.cli import base, bench, evaluate, export, layout, merge, plan, predict, prepare, preview, recipes, train
 from ixtune.cli.console import print_error
 from ixtune.errors import IxtuneError
 
@@ -48,7 +48,9 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("merge")(merge.command)
+app.command("export")(export.command)
 app.command("bench")(bench.command)
+app.add_typer(base.app, name="base")
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ixtune.layout import MAX_HD_NUM
 
-DEFAULT_HD_NUM = 25  # the original's own default for chat
+if TYPE_CHECKING:
+    from ixtune.evaluation.generate import Settings
+    from ixtune.evaluation.session import Loaded
 
 
 def command(
-    question: Annotated[str, typer.Argument(help="The question; <ImageHere> marks where a picture stands.")],
+    question: Annotated[
+        str | None, typer.Argument(help="The question; <ImageHere> marks where a picture stands.")
+    ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for several.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Instead of one question: a .jsonl of them, or a prepared set.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --from: write the answers to this .jsonl file.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="With a .jsonl: what its paths are relative to. Default: its folder.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With a prepared set: only the first so many.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --from: questions answered at a time.")] = 8,
     adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
@@ -23,20 +36,106 @@ def command(
         int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
+    template: Annotated[
+        Literal["training", "original"],
+        typer.Option(help="training: as in training. original: with the system prompt of the original's chat."),
+    ] = "training",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw the tokens; greedy without it.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of drawing: divides the logits.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Of drawing: among the likeliest tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Of drawing: among so many; 0 for all.")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of drawing.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
-    """Answer one question about pictures with a base, an adapter or a merged model.
+    """Answer questions about pictures with a base, an adapter or a merged model.
+
+    A file of answers that was not finished is gone on with when the same command is given again.
 
     Example: ixtune predict "What is the total?" --image receipt.png --adapter runs/receipts
+
+    Example: ixtune predict --from questions.jsonl --adapter runs/receipts --out answers.jsonl
     """
     from ixtune.cli.console import quiet_libraries
+    from ixtune.errors import UsageError
 
+    if (question is None) == (source is None):
+        raise UsageError(
+            "a question, or --from with a file of them", mend="give one of the two: ixtune predict --help has examples"
+        )
+    if (source is None) != (out is None):
+        raise UsageError("--from and --out belong together", mend="give both, or one question and neither")
     quiet_libraries()
-    from ixtune.evaluation.predict import predict
+    from ixtune.evaluation.generate import Settings
     from ixtune.evaluation.session import Loaded
 
+    settings = Settings(
+        max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
+    )
+    if source is not None and image:
+        raise UsageError("--image belongs to one question", mend="name pictures in the file of questions")
     loaded = Loaded(base, adapter, quantize, force)
-    typer.echo(predict(loaded, question, image or [], hd_num or loaded.hd_num or DEFAULT_HD_NUM, max_new_tokens))
+    if hd_num is not None and loaded.hd_num not in (None, hd_num):
+        typer.echo(f"note: hd_num {hd_num}, but training had {loaded.hd_num}", err=True)
+    if question is not None:
+        from ixtune.evaluation.predict import predict_one
+
+        answer = predict_one(loaded, question, image or [], loaded.view(hd_num), settings)
+        typer.echo(answer.text)
+        if answer.finish == "length":
+            typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens", err=True)
+        return
+    assert source is not None
+    assert out is not None
+    _into_file(loaded, source, out, image_root, limit, batch_size, hd_num, settings)
+
+
+def _into_file(
+    loaded: Loaded,
+    source: Path,
+    out: Path,
+    image_root: Path | None,
+    limit: int | None,
+    batch_size: int,
+    hd_num: int | None,
+    settings: Settings,
+) -> None:
+    from dataclasses import replace
+
+    from ixtune.cli.console import progress
+    from ixtune.data import manifest, store
+    from ixtune.errors import UsageError
+    from ixtune.evaluation import questions
+    from ixtune.evaluation.predict import predict_all, rejects_of
+
+    if source.is_dir():
+        if hd_num is not None or image_root is not None:
+            raise UsageError(
+                "a prepared set has its pictures laid out already", mend="leave out --hd-num and --image-root"
+            )
+        prepared = store.load(source)
+        manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
+        if limit is not None and limit < len(prepared.dataset):
+            prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
+        asked = questions.from_set(prepared)
+    else:
+        if limit is not None:
+            raise UsageError("--limit is for a prepared set", mend="give a shorter file")
+        asked = questions.from_file(source, image_root, loaded.view(hd_num), loaded.tokenizer)
+    with progress("questions") as bar:
+        outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
+    made = outcome.answers - outcome.resumed
+    typer.echo(
+        f"{outcome.answers} answers in {out}" + (f", {outcome.resumed} of them from before" * bool(outcome.resumed))
+    )
+    if made:
+        speed = outcome.tokens / outcome.seconds
+        typer.echo(f"{outcome.tokens} tokens in {outcome.seconds:.1f} s: {speed:.1f} tokens/s")
+    if outcome.unfinished:
+        typer.echo(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
+    if outcome.rejects:
+        typer.echo(f"{outcome.rejects} lines could not be asked: {rejects_of(out)}", err=True)
+        raise typer.Exit(3)

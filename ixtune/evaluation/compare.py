@@ -12,7 +12,8 @@ from ixtune.data.store import PreparedSet
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.controls import majority_answers
-from ixtune.evaluation.generate import Answerer, Prompt, answer_all
+from ixtune.evaluation.generate import Answerer, Settings, answer_all
+from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.scores import SCORES
 from ixtune.evaluation.scores.case import Case
 from ixtune.evaluation.scores.intervals import Interval, interval
@@ -108,7 +109,9 @@ def ask(
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Let a model answer and score it by exact match."""
-    answers = answer_all(Answerer(model, tokenizer, images_of, max_new_tokens), questions.prompts, batch_size, progress)
+    answers = answer_all(
+        Answerer(model, tokenizer, images_of, Settings(max_new_tokens)), questions.prompts, batch_size, progress
+    )
     return Result(name, _score(answers, questions), loss, answers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +14,13 @@ import torch
 import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
-from ixtune.adapter.weights import find_adapter
+from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE, find_adapter, read_adapter
 from ixtune.data import manifest, store
 from ixtune.data.pixels import Corrections
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.errors import UsageError
+from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import compare
+from ixtune.evaluation.questions import View
 from ixtune.files import sha256_file
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
@@ -28,6 +30,7 @@ from ixtune.training.validation import DTYPES, mean_loss
 
 PACK_TOKENS = 16384  # for the loss
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
+DEFAULT_HD_NUM = 25  # of a base, the original's own default for chat
 
 
 class Loaded:
@@ -52,21 +55,35 @@ class Loaded:
         folder_of_adapter = find_adapter(adapter) if adapter else None
         info = bundle.read_info(folder_of_adapter) if folder_of_adapter else {}
         self.base_name = base_name or str(info["base"])
-        self.quantize = quantize or str(info.get("quantize", "none"))
         folder = base.resolve(self.base_name)
+        info = info or _record_of_merged(folder)
+        self.quantize = quantize or str(info.get("quantize", "none"))
         self.tokenizer = Tokenizer.from_base(folder)
-        recipe = info.get("recipe", {})
+        recipe = info.get("recipe") or (info.get("adapters") or [{}])[-1].get("recipe") or {}
         self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
-        # how the adapter's training saw pictures; a base has no such habits
+        # how training saw pictures; a base has no such habits
         self.hd_num: int | None = info.get("hd_num")
         self.upscale = bool(info.get("upscale", True))
         self.corrections = Corrections.of(info.get("corrections", ()))
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
         self.adapter = folder_of_adapter
         self.model: Any = self.base_model
+        self.identity = base_identity(open_checkpoint(folder))
         if folder_of_adapter is not None:
-            identity = base_identity(open_checkpoint(folder))
-            self.model = bundle.load(self.base_model, folder_of_adapter, identity, force)
+            self.model = bundle.load(self.base_model, folder_of_adapter, self.identity, force)
+
+    def description(self) -> dict[str, Any]:
+        """What tells this model from others."""
+        weights = sha256_file(self.adapter / WEIGHTS_FILE) if self.adapter else None
+        return {"base_identity": self.identity, "adapter_sha256": weights, "quantize": self.quantize}
+
+    def view(self, hd_num: int | None) -> View:
+        """How to show it pictures: as in training, but for an `hd_num` that is given."""
+        return View(hd_num or self.hd_num or DEFAULT_HD_NUM, self.upscale, self.corrections)
+
+    def trains_separators(self) -> bool:
+        """Whether the adapter has separators of its own."""
+        return self.adapter is not None and any("plora_" in name for name in read_adapter(self.adapter).whole)
 
     @contextmanager
     def as_base(self) -> Iterator[Any]:
@@ -83,6 +100,22 @@ class Loaded:
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             yield
+
+
+def _record_of_merged(folder: Path) -> dict[str, Any]:
+    """`ixtune.json` of a merged or exported model; empty for another base.
+
+    Raises:
+        IxtuneError: there is one that cannot be read.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise IxtuneError(f"{RECORD_FILE} cannot be read", where=str(path), mend="merge again") from error
+    return record if isinstance(record, dict) and record.get("kind") == "merged" else {}
 
 
 def evaluate(
@@ -110,7 +143,9 @@ def evaluate(
     blind = compare.swapped(questions) if controls else None  # what cannot be swapped is told before the work
     loaded = Loaded(base_name, adapter, quantize, force)
     manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
-    pictures = PictureSource(prepared.files, loaded.base_model, CACHE_BYTES)
+    # trained separators are among the vectors: base and adapter then see different ones
+    shared = None if loaded.trains_separators() else loaded.base_model
+    pictures = PictureSource(prepared.files, shared, CACHE_BYTES)
 
     def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
         loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from ixtune.errors import IxtuneError
-from ixtune.model import nf4
+from ixtune.model import nf4, stored_nf4
 from ixtune.model.attention import NAME as SEGMENTS
 from ixtune.model.checkpoint import to_original_name
 from ixtune.model.configuration import MODEL_TYPE, IXC2Config
@@ -79,7 +79,8 @@ def load_base(
 
     Args:
         folder: a base in the original form.
-        quantize: decoder linears in NF4, quantised as they stream in.
+        quantize: decoder linears in NF4, quantised as they stream in; where the folder holds them in NF4 already,
+            they stay as they are, whatever this says.
         dtype: of everything else, and of the quantised layers' products.
         device: where to; None is the GPU if there is one.
 
@@ -91,11 +92,19 @@ def load_base(
     """
     config = read_config(folder)
     checkpoint = open_checkpoint(folder)
-    check_tensors(checkpoint, config, folder)
+    stored = stored_nf4.is_stored(folder)
+    if not stored:
+        check_tensors(checkpoint, config, folder)
     config.name_or_path = str(folder)  # PEFT notes it with the adapter
-    model = empty(config, quantize=quantize, dtype=dtype)
-    fill(model, checkpoint, dtype, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return model, nf4.settle(model, config) if quantize else None
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if stored:
+        del config.quantization_config  # transformers' own loader goes by it; here the layers are put in place by name
+    model = empty(config, quantize=quantize or stored, dtype=dtype)
+    if stored:
+        stored_nf4.fill(model, checkpoint, config, dtype, place)
+    else:
+        fill(model, checkpoint, dtype, place)
+    return model, nf4.settle(model, config) if quantize or stored else None
 
 
 def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForCausalLM:

@@ -8,14 +8,16 @@ overlap. Reads go to a file position and copy into a buffer. Memory maps would c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -36,6 +38,7 @@ DTYPE_NAMES = {
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _HEADER_LIMIT_BYTES = 100_000_000  # the official reader's limit: a length beyond it is damage, not a header
 _LFS_POINTER = b"version https://git-lfs"
+_SYNC_BYTES = 256 << 20  # written between two waits for the disk; gigabytes in memory would push out everything else
 BLOCK_BYTES = 4 << 20  # row blocks of this size: small beside the imports, large beside the cost of a read call
 
 
@@ -198,7 +201,9 @@ def write_safetensors(
     start = struct.pack("<Q", len(raw)) + raw
     digest = hashlib.sha256(start)
     with open(path, "xb") as file:
+        _reserve(file.fileno(), len(start) + position)
         file.write(start)
+        unsynced = 0
         for info in ordered:
             written = 0
             for block in blocks_of(info):
@@ -207,9 +212,34 @@ def write_safetensors(
                 view = raw_bytes(block)
                 digest.update(view)
                 written += file.write(view)
+                unsynced += len(view)
+                if unsynced >= _SYNC_BYTES:
+                    _settle(file)
+                    unsynced = 0
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} bytes written, {info.nbytes} announced")
+        _settle(file)
     return digest.hexdigest()
+
+
+def _reserve(descriptor: int, nbytes: int) -> None:
+    """Take the room on the disk at once: a disk too small is known now, and blocks lie together.
+
+    Raises:
+        OSError: There is not as much room.
+    """
+    try:
+        os.posix_fallocate(descriptor, 0, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # file systems that cannot
+            raise
+
+
+def _settle(file: IO[bytes]) -> None:
+    """Bring what was written to the disk and out of memory, so that who reads it back reads the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:

@@ -95,10 +95,39 @@ def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Pat
 
 def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
     expected = {a["id"]: a["adapter"] for a in _report(trained)["answers"]}
-    for model in (("--adapter", trained / "run"), ("--base", merged, "--hd-num", "1")):
+    for model in (("--adapter", trained / "run"), ("--base", merged)):  # both know hd_num from the training
         done = ixtune("predict", "Which number?", "--image", trained / "raw" / "1.png", *model)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert done.stdout.strip() == expected["r1"]
+
+
+def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: Path) -> None:
+    expected = {a["id"]: a["adapter"] for a in _report(trained)["answers"]}
+    done = ixtune("predict", "--from", trained / "prepared", "--adapter", trained / "run", "--out", trained / "p.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert f"6 answers in {trained / 'p.jsonl'}" in done.stdout
+    assert "tokens/s" in done.stdout
+    lines = [json.loads(line) for line in (trained / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["id"]: line["answer"] for line in lines} == expected
+
+    asked = [{"id": "r1", "question": "Which number?", "image": "raw/1.png"}, {"id": "bad", "image": "raw/1.png"}]
+    (trained / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
+    options = ("--adapter", trained / "run", "--out", trained / "a.jsonl")
+    done = ixtune("predict", "--from", trained / "q.jsonl", *options)
+    assert done.returncode == 3
+    assert "1 lines could not be asked" in done.stderr
+    assert json.loads((trained / "a.jsonl").read_text(encoding="utf-8"))["answer"] == expected["r1"]
+    reject = json.loads((trained / "a.jsonl.rejects.jsonl").read_text(encoding="utf-8"))
+    assert (reject["line"], reject["reason"]) == (2, "missing_field")
+    for arguments, words in (
+        ((), "a question, or --from"),
+        (("What?", "--from", trained / "q.jsonl"), "a question, or --from"),
+        (("--from", trained / "q.jsonl"), "--from and --out belong together"),
+        (("--from", trained / "q.jsonl", *options), "exists already"),
+    ):
+        wrong = ixtune("predict", *arguments, *([] if "--adapter" in arguments else ["--base", "nano"]))
+        assert wrong.returncode in (1, 2)
+        assert words in wrong.stderr
 
 
 def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> None:

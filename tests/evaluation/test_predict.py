@@ -15,8 +15,9 @@ from ixtune.base import resolve
 from ixtune.data.pixels import NONE, Corrections, crops, open_picture, place
 from ixtune.data.rejects import RecordError
 from ixtune.data.store import PictureFiles
-from ixtune.errors import UsageError
-from ixtune.evaluation.predict import predict, prompt_of
+from ixtune.evaluation.generate import Settings
+from ixtune.evaluation.predict import predict_one
+from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.layout import plan
 from ixtune.model.identity import base_identity
@@ -35,7 +36,7 @@ def lying(tmp_path: Path) -> Path:
 
 
 def test_the_reference_s_way_is_the_default(lying: Path) -> None:
-    prompt = prompt_of("What?", [lying], 4)
+    prompt = prompt_of("What?", [lying], View(4))
     (stored,) = prompt.pictures
     assert prompt.turns[0].text == "<ImageHere>What?"
     assert prompt.picture_tokens == (plan(400, 300, 4).tokens,)
@@ -47,7 +48,7 @@ def test_the_reference_s_way_is_the_default(lying: Path) -> None:
 
 def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
     corrections = Corrections(exif=True)
-    (stored,) = prompt_of("What?", [lying], 4, upscale=False, corrections=corrections).pictures
+    (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).pictures
     made, grid = PictureSource(PictureFiles((Path(),), corrections)).crops({"pictures": [stored]}, 0)
     assert grid == (2, 1)
     upright = open_picture(lying, corrections)
@@ -55,10 +56,10 @@ def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"too thin .*thin\.png"):
-        prompt_of("What?", [write_picture(tmp_path / "thin.png", 1, 3000)], 1)
+    with pytest.raises(RecordError, match=r"too thin .*thin\.png"):
+        prompt_of("What?", [write_picture(tmp_path / "thin.png", 1, 3000)], View(1))
     with pytest.raises(RecordError, match=r"none\.png"):
-        prompt_of("What?", [tmp_path / "none.png"], 1)
+        prompt_of("What?", [tmp_path / "none.png"], View(1))
 
 
 def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying: Path) -> None:
@@ -79,6 +80,6 @@ def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying
     loaded = Loaded(None, tmp_path / "adapter", None)
     assert (loaded.hd_num, loaded.upscale) == (2, False)
     assert loaded.corrections == Corrections(exif=True, first_frame=True)
-    predict(loaded, "Which number?", [lying], 2, max_new_tokens=2)
+    predict_one(loaded, "Which number?", [lying], loaded.view(None), Settings(2))
     plain = Loaded("nano", None, None)
     assert (plain.hd_num, plain.upscale, plain.corrections) == (None, True, NONE)

@@ -1,0 +1,105 @@
+"""The model card of an export: what it is, from what, under whose terms, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ixtune.adapter.export_profiles import Profile
+from ixtune.base import HUB_ID
+
+FILE = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card tells.
+
+    Attributes:
+        profile: The form of the export.
+        base: What the adapter calls its base.
+        terms: Of the base, in a line.
+        record: The adapter's ixtune.json.
+        hd_num: Most crops a picture.
+        warnings: Of the export.
+    """
+
+    profile: Profile
+    base: str
+    terms: str
+    record: Mapping[str, Any]
+    hd_num: int
+    warnings: tuple[str, ...]
+
+
+def text(facts: Facts) -> str:
+    """The card in Markdown, with the head that the hub reads."""
+    library = "peft" if facts.profile.name == "peft-original" else "transformers"
+    # the hub refuses a base_model that is no id of its own, which a folder on this machine is not
+    base_model = [f"base_model: {HUB_ID}"] if facts.base == HUB_ID else []
+    head = ["---", f"library_name: {library}", *base_model, "license: other", "license_name: that-of-its-base"]
+    head += ["tags: [ixtune, internlm-xcomposer2, image-text-to-text]", "---"]
+    limits = [f"- {limit}" for limit in (*facts.profile.limits, *facts.warnings)]
+    return "\n".join(
+        [
+            *head,
+            f"# {_shown_base(facts.base)}, adapted to a domain",
+            "",
+            f"Made by ixtune {facts.record.get('ixtune_version', '')}".rstrip() + f": {facts.profile.makes}.",
+            "",
+            "## Terms",
+            "",
+            f"A derivative of its base, whose terms it inherits: {facts.terms}.",
+            "",
+            "## Loading",
+            "",
+            f"For {facts.profile.consumer}. Trained and to be used with `hd_num` {facts.hd_num}.",
+            "",
+            "```",
+            facts.profile.command,
+            "```",
+            "",
+            "Known not to work:",
+            "",
+            *limits,
+            "",
+            "## Data and training",
+            "",
+            *(f"- {name}: {value}" for name, value in _training(facts.record)),
+            "",
+            *_recipe(facts.record),
+        ]
+    )
+
+
+def _shown_base(base: str) -> str:
+    """A name that does not tell where on somebody's machine the base lay."""
+    return base.rstrip("/").rpartition("/")[2] or base
+
+
+def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Counts and metrics that the adapter's record holds."""
+    steps = {name: record.get(name) for name in ("steps", "step", "adapter_step", "validation_loss")}
+    found = {**_numbers(record.get("data")), **_numbers(steps), **_numbers(record.get("metrics"))}
+    return list(found.items()) or [("data and metrics", "the adapter does not say")]
+
+
+def _numbers(given: Any) -> dict[str, str]:
+    """The numbers of a mapping by what they count, printed; nothing of anything else."""
+    pairs = given.items() if isinstance(given, Mapping) else ()
+    return {
+        str(name).replace("_", " "): f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+        for name, value in pairs
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _recipe(record: Mapping[str, Any]) -> list[str]:
+    """The parts of the recipe that make the adapter what it is; no paths of the machine it was trained on."""
+    recipe = record.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return []
+    kept = {name: recipe[name] for name in ("adapter", "quantize", "training") if name in recipe}
+    return ["## Recipe", "", "```json", json.dumps(kept, indent=2, default=str), "```", ""]

@@ -1,0 +1,83 @@
+"""The Python files that came with a base: which belong together, found by reading them. They are never run here."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from ixtune.base import HUB_ID
+from ixtune.errors import IxtuneError
+
+
+def code_files(folder: Path) -> tuple[list[str], list[str]]:
+    """The code that config.json and tokenizer_config.json name, with all it imports from beside itself.
+
+    Returns:
+        (files that are there, files that are needed and are not)
+    """
+    wanted = [f"{module}.py" for module in _named_modules(folder)]
+    present: list[str] = []
+    missing: list[str] = []
+    while wanted:
+        name = wanted.pop()
+        if name in present or name in missing:
+            continue
+        if not (folder / name).is_file():
+            missing.append(name)
+            continue
+        present.append(name)
+        wanted += [f"{module}.py" for module in _neighbours(folder / name)]
+    return sorted(present), sorted(missing)
+
+
+def require_code(folder: Path) -> None:
+    """Refuse a base whose configuration names code that is not there.
+
+    Raises:
+        IxtuneError: Files are missing; they are named.
+    """
+    _, missing = code_files(folder)
+    if missing:
+        raise IxtuneError(
+            f"the base lacks code that its configuration names: {', '.join(missing)}",
+            where=str(folder),
+            mend=f"ixtune never fetches code: look at it, then `hf download {HUB_ID} --include '*.py' "
+            f"--local-dir {folder}`, and export again",
+        )
+
+
+def _named_modules(folder: Path) -> set[str]:
+    """Modules that the `auto_map` of a configuration names, such as `modeling_internlm_xcomposer2`."""
+    modules = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            auto_map = json.loads((folder / name).read_bytes()).get("auto_map", {})
+        except (OSError, ValueError, AttributeError):
+            continue
+        for value in _texts(auto_map):
+            module = value.rpartition("--")[2].partition(".")[0]  # `owner/name--module.Class` names another repository
+            if module.isidentifier():
+                modules.add(module)
+    return modules
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for one in inner for text in _texts(one)]
+
+
+def _neighbours(path: Path) -> set[str]:
+    """The modules that a file imports from beside itself (`from .build_mlp import …`)."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found

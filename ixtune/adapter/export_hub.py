@@ -1,0 +1,56 @@
+"""An exported folder -> a private repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ixtune.errors import IxtuneError, UsageError
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder as it lies there; the repository is made, private, where it does not exist.
+
+    Args:
+        folder: What to upload. It stays as it is, whatever happens.
+        repository: `owner/name`.
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        UsageError: That is no name of a repository.
+        IxtuneError: The hub cannot be reached or refuses.
+    """
+    check_name(repository)
+    from huggingface_hub import HfApi, constants
+
+    mend = f"the folder is complete: later, `hf upload {repository} {folder}`"
+    if constants.HF_HUB_OFFLINE:
+        raise IxtuneError(
+            "nothing was uploaded: HF_HUB_OFFLINE is set", where=repository, mend=f"unset it and log in; {mend}"
+        )
+    try:
+        api = HfApi()
+        made = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="ixtune export")
+    except Exception as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise IxtuneError(
+            f"nothing, or not all of it, was uploaded: {reason}",
+            where=repository,
+            mend=f"see the connection and `hf auth login`; {mend}",
+        ) from error
+    return str(made)
+
+
+def check_name(repository: str) -> None:
+    """Refuse what cannot be the name of a repository, before the work of an export.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not _ID.fullmatch(repository):
+        raise UsageError(f"{repository!r} is no repository", where="--push-to-hub", mend="give OWNER/NAME")

@@ -1,0 +1,140 @@
+"""Who loads what: the profiles of `ixtune export`, each named after its consumer, and the formats there is none for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ixtune.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One form of export.
+
+    Attributes:
+        name: As `--profile` takes it.
+        makes: What the folder holds.
+        consumer: Who loads it, and in which version.
+        run_here: Whether ixtune's own checks run that consumer; otherwise keys, shapes and config are checked.
+        code_runs: Whether the consumer runs Python files that came with the base.
+        command: What a person types or writes to load it; DIR stands for the folder.
+        limits: What is known not to work, a sentence each.
+    """
+
+    name: str
+    makes: str
+    consumer: str
+    run_here: bool
+    code_runs: bool
+    command: str
+    limits: tuple[str, ...]
+
+
+_FIVE_LINES = """\
+import ixtune.processing
+from transformers import AutoModelForCausalLM, AutoProcessor
+model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")
+processor = AutoProcessor.from_pretrained("DIR")"""
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="peft-original",
+            makes="the adapter alone, keys as the original remote-code model names them",
+            consumer="peft 0.10 on the original code, transformers 4.33 to 4.40",
+            run_here=False,
+            code_runs=True,
+            command='model = peft.PeftModel.from_pretrained(original_model, "DIR")',
+            limits=(
+                "transformers after about 4.40 does not run the original code",
+                "peft before 0.10 does not know DoRA's settings",
+                "trained separators: they are bare parameters there, which peft does not load; use original",
+                "further training: peft 0.10 takes the base's own Plora_* for LoRA and trains them along",
+                "a 4-bit base: bitsandbytes replaces the original's linears, whose image mask is then lost",
+            ),
+        ),
+        Profile(
+            name="transformers",
+            makes="the merged model with its processor, for the model class of ixtune",
+            consumer="transformers 5.23 with ixtune imported",
+            run_here=True,
+            code_runs=False,
+            command=_FIVE_LINES,
+            limits=(
+                "without ixtune: transformers does not know the architecture, and no remote code lies in the folder",
+            ),
+        ),
+        Profile(
+            name="original",
+            makes="the merged model in the base's own names, config.json and files, its code carried along as bytes",
+            consumer="the original code, transformers 4.33 to 4.40, trust_remote_code=True",
+            run_here=False,
+            code_runs=True,
+            command='AutoModelForCausalLM.from_pretrained("DIR", torch_dtype=torch.bfloat16, trust_remote_code=True)',
+            limits=(
+                "transformers after about 4.40 does not run the original code",
+                "the original code fetches openai/clip-vit-large-patch14-336 when it starts, offline too",
+                "several pictures in one prompt fail in the original code",
+                "hd_num is an argument of its chat(), 25 by default: give the one trained with",
+            ),
+        ),
+        Profile(
+            name="lmdeploy-0.13",
+            makes="as original, with what lmdeploy looks for",
+            consumer="lmdeploy 0.13.0, the last that serves the model; it wants the package decord",
+            run_here=False,
+            code_runs=True,
+            command="lmdeploy serve api_server DIR",
+            limits=(
+                "hd_num is fixed at 25 in its code: an adapter trained at another one sees other pictures there",
+                "pictures are put in front of the text, wherever they stood in training",
+                "the vision tower runs in float16",
+                "later versions have dropped the model",
+            ),
+        ),
+        Profile(
+            name="nf4",
+            makes="the merged model with its decoder linears in 4 bits, about 6 GB for the 7B, and its processor",
+            consumer="transformers 5.23 and bitsandbytes 0.50 with ixtune imported; ixtune's own verbs as --base DIR",
+            run_here=True,
+            code_runs=False,
+            command=_FIVE_LINES,
+            limits=(
+                "quantising the merged weights rounds once more than training did (1 to 2 % of a weight's size): where "
+                "every answer counts, use the adapter beside its base, or transformers",
+                "merging another adapter into it",
+                "CPUs with AVX512-BF16 under plain transformers: bitsandbytes repacks a weight at its first use; "
+                "ixtune's own verbs prevent it",
+            ),
+        ),
+    )
+}
+
+REFUSED = {
+    "gguf": "we know of no code in llama.cpp for PLoRA, which acts on image positions only, or for this vision layout; "
+    "without either a model reads pictures wrongly and does not say so",
+    "vllm": "we know of no release of vLLM with code for the model (asked for in vllm#3101); merged weights alone do "
+    "not help, PLoRA needs the image positions in every layer",
+}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of this name.
+
+    Raises:
+        UsageError: There is none; where the reason is known it is told.
+    """
+    if name in PROFILES:
+        return PROFILES[name]
+    if reason := REFUSED.get(name.lower()):
+        raise UsageError(
+            f"there is no export to {name}: {reason}",
+            where="--profile",
+            mend=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
+        )
+    raise UsageError(
+        f"there is no profile {name!r}",
+        where="--profile",
+        mend=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
+    )

@@ -1,0 +1,212 @@
+"""`ixtune base`: look at a base, check it, and turn torch files into safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ixtune.model.verify import Verification
+
+app = typer.Typer(help="Look at a base, check it, and convert it to safetensors.", no_args_is_help=True)
+
+_BaseName = Annotated[str, typer.Argument(metavar="BASE", help="`nano`, the folder of a checkpoint, or a hub id.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print a JSON object, with every finding.")]
+_SHOWN = 12  # findings of a kind; a lost shard makes hundreds of one kind
+
+
+@app.command("info")
+def info(base: _BaseName, as_json: _Json = False) -> None:
+    """Tell what a base is: sizes, parameters, shards, dtype, identity, terms.
+
+    Nothing but headers and the tensors' first and last bytes is read.
+
+    Example: ixtune base info nano
+    """
+    from ixtune.base import resolve
+    from ixtune.model.describe import describe
+
+    told = describe(resolve(base))
+    if as_json:
+        _print_json(told)
+        return
+    vision = told["vision"]
+    lines = [
+        ("folder", told["folder"]),
+        ("model", told["form"]),
+        (
+            "decoder",
+            f"{told['layers']} layers, hidden {told['hidden']:,}, intermediate {told['intermediate']:,}, "
+            f"{told['heads']} heads with {told['kv_heads']} key/value heads, vocabulary {told['vocabulary']:,}",
+        ),
+        (
+            "vision",
+            f"{vision['layers']} layers, hidden {vision['width']:,}, "
+            f"views of {vision['side']} px in patches of {vision['patch']}",
+        ),
+        ("weights", f"{told['tensors']} tensors, {_dtypes(told['dtypes'])}, {_size(told['bytes'])}"),
+        *(("shard", f"{name}  {_size(size)}") for name, size in told["shards"].items()),
+        ("parameters", f"{sum(told['parameters'].values()):,}"),
+        *(("", f"{count:>15,}  {part}") for part, count in told["parameters"].items()),
+        ("in NF4", f"{_size(told['nf4_bytes'])} in memory, decoder linears in 4 bits"),
+        ("tokenizer", told["tokenizer_sha256"] or "none in its folder"),
+        ("identity", told["identity"]),
+        ("code", _code(told["code_files"])),
+        ("terms", told["terms"]),
+    ]
+    _print_lines(lines)
+
+
+@app.command("verify")
+def verify(
+    base: _BaseName,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Leave the hashes out: names, shapes and dtypes, in a moment.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Check that a base is whole: every tensor by name, shape and dtype, and the hash of every file.
+
+    Hashes are compared where they are known: from a report of ixtune's, the hub's cache, or the released
+    tokenizer. Exit code 1 if anything is missing, too much or different.
+
+    Example: ixtune base verify models/ixc2-4khd
+    """
+    import ixtune.model.verify as verifying
+
+    with _bytes_bar() as (bar, task):
+        bar.update(task, description="hashing")
+        found = verifying.verify(
+            _folder(base), hashes=not headers_only, advance=lambda nbytes: bar.advance(task, nbytes)
+        )
+    if as_json:
+        _print_json(_as_json(found))
+    else:
+        _print_verification(found, headers_only)
+    if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command("convert")
+def convert(
+    base: _BaseName,
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
+) -> None:
+    """Write a base of torch .bin files as safetensors, and check what came to lie on the disk.
+
+    Names, values and shards stay: shard k becomes shard k. The other files go along as they are. A .bin that
+    holds code is refused, and nothing of it is run.
+
+    Example: ixtune base convert models/ixc2-4khd --out models/ixc2-4khd-safetensors
+    """
+    import ixtune.model.convert as converting
+    from ixtune.base import resolve
+
+    with _bytes_bar() as (bar, task):
+        report = converting.convert(
+            resolve(base),
+            out,
+            progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
+        )
+    lines = [
+        ("tensors", f"{report.tensors}, {_size(report.nbytes)}, each compared after it was written"),
+        *(("shard", f"{old} -> {new}") for old, new in report.shards.items()),
+        ("carried", ", ".join(report.carried) or "nothing"),
+        ("identity", f"{report.identity}, that of the source"),
+        ("folder", report.out),
+    ]
+    _print_lines(lines)
+
+
+@contextmanager
+def _bytes_bar() -> Iterator[tuple[Progress, TaskID]]:
+    """A bar that counts bytes, on a terminal only."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ixtune.cli.console import console
+
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        yield bar, bar.add_task("reading the base", total=None)
+
+
+def _folder(base: str) -> Path:
+    """The folder of a base, whole or not: a folder that lacks something is what `verify` is for."""
+    from ixtune.base import resolve
+
+    path = Path(base).expanduser()
+    return path if path.is_dir() else resolve(base)
+
+
+def _print_verification(found: Verification, headers_only: bool) -> None:
+    lines = [
+        ("folder", str(found.folder)),
+        ("model", found.form),
+        (
+            "tensors",
+            f"{found.tensors} found, {found.expected} expected, {_dtypes(found.dtypes)}, {_size(found.nbytes)}",
+        ),
+    ]
+    for name, sha256 in found.file_sha256.items():
+        source = found.compared.get(name)
+        lines.append(
+            ("sha256", f"{sha256}  {name}  ({f'known from {source}' if source else 'nothing to compare with'})")
+        )
+    if headers_only:
+        lines.append(("sha256", "not computed (--headers-only)"))
+    if found.identity:
+        lines.append(("identity", found.identity))
+    for kind, findings in found.findings.items():
+        lines += [(kind, line) for line in findings[:_SHOWN]]
+        if len(findings) > _SHOWN:
+            lines.append((kind, f"and {len(findings) - _SHOWN} more: --json lists all"))
+    counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in found.findings.items())
+    lines.append(("verdict", f"NOT whole: {counts}" if counts else "whole"))
+    _print_lines(lines)
+
+
+def _as_json(found: Verification) -> dict[str, Any]:
+    return {
+        "folder": str(found.folder),
+        "form": found.form,
+        "whole": not found.findings,
+        "tensors": found.tensors,
+        "expected": found.expected,
+        "bytes": found.nbytes,
+        "dtypes": found.dtypes,
+        "identity": found.identity,
+        "file_sha256": found.file_sha256,
+        "compared": found.compared,
+        "findings": {kind: list(lines) for kind, lines in found.findings.items()},
+    }
+
+
+def _print_lines(lines: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+
+
+def _dtypes(counts: dict[str, int]) -> str:
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {dtype}" for dtype, n in counts.items())
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**28 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def _code(files: list[str]) -> str:
+    return f"{', '.join(files)}: carried along, never run" if files else "none beside it, none needed"

@@ -1,0 +1,158 @@
+"""`ixtune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ixtune.errors import IxtuneError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ixtune.adapter.export_check import Check
+
+
+def command(
+    adapter: Annotated[Path | None, typer.Argument(help="Adapter folder, or the run folder around it.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="For whom: peft-original, transformers, original, lmdeploy-0.13 or nf4; see --list."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; it must not exist.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base: a folder, a hub id or nano. Default: the one the adapter names.")
+    ] = None,
+    onto: Annotated[Literal["bf16", "nf4"], typer.Option(help="What is merged onto, as in `ixtune merge`.")] = "bf16",
+    force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this private hub repository.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Check a folder exported before, hashes included; nothing is written.")
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Tell who loads each profile, how, and what is known not to work.")
+    ] = False,
+) -> None:
+    """Write an adapter in the form that a named consumer loads, and check that it is that.
+
+    A consumer that cannot be run here is marked "not run": keys, shapes and configuration are checked then.
+
+    Example: ixtune export runs/receipts --profile transformers --out receipts-model
+    """
+    if listed:
+        _list(profile)
+    elif check is not None:
+        _check(check)
+    elif adapter is None or profile is None:
+        raise UsageError(
+            "an adapter and a --profile are needed",
+            mend="ixtune export ADAPTER --profile NAME --out DIR; `ixtune export --list` tells the profiles",
+        )
+    else:
+        _export(adapter, profile, out, base, onto, force, push_to_hub)
+
+
+def _export(
+    adapter: Path,
+    profile: str,
+    out: Path | None,
+    base: str | None,
+    onto: Literal["bf16", "nf4"],
+    force: bool,
+    push_to_hub: str | None,
+) -> None:
+    from ixtune.adapter.export_profiles import profile_named
+
+    profile_named(profile)  # a format there is no export for is told before anything is asked for
+    if out is None:
+        raise UsageError("there is no folder to write to", where="--out", mend="give --out DIR, a new folder")
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ixtune.cli.console import console, quiet_libraries
+
+    if push_to_hub is not None:
+        from ixtune.adapter.export_hub import check_name
+
+        check_name(push_to_hub)
+    quiet_libraries()
+    import ixtune.adapter.export as exporting
+    from ixtune.adapter.weights import named_base
+    from ixtune.base import resolve
+
+    folder = resolve(base or named_base(adapter))
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("reading the base", total=None)
+        report = exporting.export(
+            adapter,
+            folder,
+            out,
+            profile,
+            onto=onto,
+            force=force,
+            progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
+        )
+    typer.echo(f"profile   {report.profile}")
+    _print_checks(report.checks)
+    typer.echo(f"consumer  {report.consumer}")
+    typer.echo(f"run here  {report.consumer_run}")
+    for warning in report.warnings:
+        typer.echo(f"warning   {warning}")
+    typer.echo(f"folder    {report.out}")
+    _print_block("load", report.command)
+    if push_to_hub is not None:
+        from ixtune.adapter.export_hub import push
+
+        typer.echo(f"uploaded  {push(out, push_to_hub)}")
+
+
+def _check(folder: Path) -> None:
+    from ixtune.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from ixtune.adapter.export_check import check_folder
+
+    profile, checks = check_folder(folder)
+    typer.echo(f"profile   {profile}")
+    _print_checks(checks)
+    if failed := [check for check in checks if not check.passed]:
+        raise IxtuneError(
+            f"the folder does not fulfil the profile {profile}: {len(failed)} of {len(checks)} checks fail",
+            where=str(folder),
+            mend="export it again, or copy the whole folder again",
+        )
+
+
+def _list(only: str | None) -> None:
+    from ixtune.adapter.export_profiles import PROFILES, REFUSED, profile_named
+
+    for profile in [profile_named(only)] if only else PROFILES.values():
+        typer.echo(profile.name)
+        typer.echo(f"  holds     {profile.makes}")
+        typer.echo(f"  for       {profile.consumer}")
+        typer.echo(
+            f"  checked   {'with its consumer' if profile.run_here else 'keys, shapes, config; consumer not run'}"
+        )
+        _print_block("  load", profile.command, width=12)
+        for limit in profile.limits:
+            typer.echo(f"  not       {limit}")
+        typer.echo("")
+    if not only:
+        for name, reason in REFUSED.items():
+            typer.echo(f"{name}: none. {reason[:1].upper()}{reason[1:]}.")
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    for check in checks:
+        typer.echo(f"{'ok' if check.passed else 'FAILS':<8}  {check.what}: {check.found}")
+
+
+def _print_block(label: str, text: str, width: int = 10) -> None:
+    """Lines of a command under one label."""
+    for number, line in enumerate(text.splitlines()):
+        typer.echo(f"{label if number == 0 else '':<{width}}{line}")

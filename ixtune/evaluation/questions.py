@@ -1,0 +1,181 @@
+"""Questions to be answered: one on the command line, a file of them, or a prepared set.
+
+A file holds one JSON object a line: `question` (text), `image` or `images` (paths relative to the image root; where the
+question has no <ImageHere> they stand before it), and `id` (default: the number of the line).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixtune.data import store
+from ixtune.data.header import read_header
+from ixtune.data.pixels import NONE, Corrections
+from ixtune.data.record import Turn
+from ixtune.data.rejects import Reason, RecordError, Reject
+from ixtune.data.sources.json_text import decoded, line_entries
+from ixtune.data.template import PLACEHOLDER
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.errors import IxtuneError
+from ixtune.evaluation.prompt import Prompt
+from ixtune.layout import LayoutError, plan
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How pictures are laid out and opened.
+
+    Attributes:
+        hd_num: The most crops.
+        upscale: Whether small pictures are enlarged to fill hd_num.
+        corrections: Departures from the reference's way of opening.
+    """
+
+    hd_num: int
+    upscale: bool = True
+    corrections: Corrections = NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to answer, and the name it goes by."""
+
+    id: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions, where their pictures lie, and the lines that are none."""
+
+    questions: tuple[Question, ...]
+    files: store.PictureFiles
+    rejects: tuple[Reject, ...] = ()
+
+
+def prompt_of(question: str, images: Sequence[Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
+    """A prompt about pictures anywhere on this machine; without a placeholder they stand before the question.
+
+    Raises:
+        RecordError: a picture cannot be read, or has no layout at this hd_num.
+    """
+    pictures = [_laid_out(0, str(path.resolve()), path, str(path), view) for path in images]
+    return Prompt((*earlier, Turn("user", with_placeholders(question, len(images)))), tuple(pictures))
+
+
+def with_placeholders(question: str, images: int) -> str:
+    """The question with its pictures in front, if it does not say where they stand."""
+    return question if PLACEHOLDER in question else PLACEHOLDER * images + question
+
+
+def from_set(prepared: store.PreparedSet) -> Asked:
+    """The last question of every record, with the pictures laid out as they were prepared."""
+    questions = []
+    for record in prepared.dataset:
+        *before, _ = record["turns"]
+        turns = tuple(Turn(turn["role"], turn["text"]) for turn in before)
+        questions.append(Question(record["id"], Prompt(turns, tuple(record["pictures"]))))
+    return Asked(tuple(questions), prepared.files)
+
+
+def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokenizer) -> Asked:
+    """Read a file of questions; a line that cannot be asked becomes a reject.
+
+    Args:
+        path: JSON Lines.
+        image_root: What paths are relative to and never lead out of; None for the folder of the file.
+        view: Of the pictures.
+        tokenizer: The base's, to find what the template does not take before anything is answered.
+
+    Raises:
+        IxtuneError: the file cannot be read, or holds no line.
+    """
+    root = (image_root or path.parent).resolve()
+    if not root.is_dir():
+        raise IxtuneError("there is no such folder", where=str(root), mend="give the folder of the pictures")
+    questions: dict[str, Question] = {}
+    rejects = []
+    try:
+        for entry in line_entries(path):
+            name = None
+            try:
+                value, fault = decoded(entry)
+                if fault is not None:
+                    raise RecordError(fault.reason, fault.found, mend=fault.mend)
+                name, text, images = _fields(value, entry.place.at)
+                if name in questions:
+                    raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", mend="give it another")
+                pictures = [_laid_out(0, *_inside(root, image), image, view) for image in images]
+                prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(pictures))
+                prompt.ids(tokenizer)
+                questions[name] = Question(name, prompt)
+            except RecordError as error:
+                found = f"{error.what} ({error.where})" if error.where else error.what
+                rejects.append(
+                    Reject(entry.file, entry.place, entry.number, name, error.reason, found, error.mend or "")
+                )
+    except OSError as error:
+        raise IxtuneError(
+            f"the questions cannot be read: {error.strerror or error}", where=str(path), mend="check the path"
+        ) from error
+    if not questions and not rejects:
+        raise IxtuneError("the file holds no question", where=str(path), mend="write one JSON object a line")
+    return Asked(tuple(questions.values()), store.PictureFiles((root,), view.corrections), tuple(rejects))
+
+
+def _fields(value: Any, line: int | str) -> tuple[str, str, list[str]]:
+    """id, question and image paths of one line."""
+    if not isinstance(value, dict):
+        raise RecordError(Reason.NOT_A_RECORD, "the line is not a JSON object", mend='write {"question": ...}')
+    name = value.get("id", str(line))
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise RecordError(Reason.BAD_ID, f"the id is {name!r}", mend="write a text or a whole number, or leave it out")
+    text = value.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise RecordError(Reason.MISSING_FIELD, "there is no text in `question`", mend="write the question there")
+    images = value.get("images", [value["image"]] if value.get("image") is not None else [])
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise RecordError(
+            Reason.BAD_IMAGE_FIELD, "`image` is no path, or `images` no list of paths", mend="write paths of pictures"
+        )
+    return str(name), text, images
+
+
+def _inside(root: Path, given: str) -> tuple[str, Path]:
+    """A path as given -> relative to the root, and the file."""
+    try:
+        path = (root / given).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RecordError(
+            Reason.PICTURE_UNREADABLE, "the path leads nowhere", where=given, mend="correct the path"
+        ) from error
+    if not path.is_relative_to(root):
+        raise RecordError(
+            Reason.PATH_OUTSIDE_ROOT,
+            f"the path leads out of the image root {root}",
+            where=given,
+            mend="move the picture below it, or give a higher folder as --image-root",
+        )
+    return path.relative_to(root).as_posix(), path
+
+
+def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict[str, Any]:
+    """A picture as a prepared set would store it.
+
+    Raises:
+        RecordError: it cannot be read, or has no layout.
+    """
+    header = read_header(path, view.corrections, name=name)
+    try:
+        layout = plan(header.width, header.height, view.hd_num, upscale=view.upscale)
+    except LayoutError as error:
+        raise RecordError(
+            Reason.NO_LAYOUT,
+            f"no layout for {header.width}x{header.height} at hd_num {view.hd_num}: {error}",
+            where=name,
+            mend="crop the picture to a less extreme shape, or raise --hd-num",
+        ) from error
+    return store.stored_picture(root, stored, layout)

@@ -1,0 +1,134 @@
+"""A checkpoint whose decoder linears lie on the disk in NF4: names, shapes, and the way into the network.
+
+The form is that of bitsandbytes and transformers: beside `X.weight`, the packed codes, lie `X.weight.absmax` and so
+on, and config.json holds a `quantization_config`. Nothing is quantised at loading, and the 16-bit weights need not
+exist any more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ixtune.errors import IxtuneError
+from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
+from ixtune.model.names import linear_name, tensor_shapes
+from ixtune.model.nf4 import quantised
+from ixtune.model.notices import without_kernels_notice
+from ixtune.model.shards import Checkpoint
+from ixtune.model.sizes import Sizes
+
+# what bitsandbytes stores beside the codes: scales of the blocks in bytes, scales of these in floats, two tables
+PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a checkpoint folder says that its decoder linears are in 4 bits."""
+    try:
+        return "quantization_config" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def quantization_config(skipped: list[str], compute_dtype: torch.dtype) -> dict[str, Any]:
+    """What config.json says about it, in the words of transformers.
+
+    Args:
+        skipped: Path of every linear that stays in 16 bits. transformers quantises any other plain linear, and
+            matches no substrings: each is listed (TRAPS.md 1).
+        compute_dtype: What the products are computed in.
+    """
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "load_in_8bit": False,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": str(compute_dtype).removeprefix("torch."),
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_skip_modules": skipped,
+    }
+
+
+def linears(sizes: Sizes) -> list[str]:
+    """The original names, `.weight` included, of what is in 4 bits."""
+    return [f"{linear_name(layer, linear)}.weight" for layer in range(sizes.layers) for linear in DECODER_LINEARS]
+
+
+def stored_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of such a checkpoint; the state's own text has any length, given as (-1,)."""
+    shapes = tensor_shapes(sizes)
+    for name in linears(sizes):
+        count = shapes[name][0] * shapes[name][1]
+        blocks = -(-count // 64)
+        own = ((blocks,), (16,), (-(-blocks // 256),), (256,), (-1,))
+        shapes[name] = (-(-count // 2), 1)
+        shapes |= {f"{name}.{part}": shape for part, shape in zip(PARTS, own, strict=True)}
+    return shapes
+
+
+def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A weight [out, in] as the tensors that are stored for it, quantised as at loading."""
+    with without_kernels_notice():
+        parameter = cast(Any, quantised(weight, "cpu"))
+    state = parameter.quant_state.as_dict(packed=True)
+    return {name: parameter.data} | {f"{name}.{part}": tensor for part, tensor in state.items()}
+
+
+def check(checkpoint: Checkpoint, sizes: Sizes) -> list[str]:
+    """What is missing, too much or misshapen, one line each."""
+    expected = stored_shapes(sizes)
+    found = {info.name: tuple(info.shape) for info in checkpoint.tensors}
+    notes = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    notes += [f"not part of the model: {name}" for name in found if name not in expected]
+    notes += [
+        f"wrong shape: {name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and shape != (-1,) and found[name] != shape
+    ]
+    return notes
+
+
+def fill(model: nn.Module, checkpoint: Checkpoint, config: IXC2Config, dtype: torch.dtype, device: str) -> None:
+    """Put every tensor in its place, the 4-bit ones as they are.
+
+    Args:
+        model: On the meta device, with 4-bit layers in place.
+        checkpoint: In this form.
+        config: Of the model.
+        dtype: Of everything that is not in 4 bits.
+        device: Where to.
+
+    Raises:
+        IxtuneError: Tensors are missing, too many, or of another shape.
+    """
+    from ixtune.model.checkpoint import to_original_name
+
+    if notes := check(checkpoint, config.sizes):
+        raise IxtuneError(
+            f"the 4-bit checkpoint does not fit its config.json: {len(notes)} tensors differ",
+            where=str(checkpoint.folder),
+            mend="copy the whole folder again, or export it again; the first differences are listed",
+            notes=notes[:8],
+        )
+    in_4_bits = set(linears(config.sizes))
+    for module_name, _ in list(model.named_parameters()):
+        name = to_original_name(module_name)
+        path, _, leaf = module_name.rpartition(".")
+        if name in in_4_bits:
+            parameter = _parameter(name, checkpoint, device)
+        else:
+            parameter = nn.Parameter(checkpoint.read(name).to(device, dtype), requires_grad=False)
+        setattr(model.get_submodule(path), leaf, parameter)
+
+
+def _parameter(name: str, checkpoint: Checkpoint, device: str) -> nn.Parameter:
+    from bitsandbytes.nn import Params4bit
+
+    stats = {f"{name}.{part}": checkpoint.read(f"{name}.{part}") for part in PARTS}
+    made = Params4bit.from_prequantized(checkpoint.read(name), stats, requires_grad=False, device=device)
+    return cast(nn.Parameter, made)

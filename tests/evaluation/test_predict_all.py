@@ -1,0 +1,172 @@
+"""A file of questions: answered in batches, gone on with after a kill, and what is no question is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import write_picture
+
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.evaluation import predict, questions
+from ixtune.evaluation.generate import Settings
+from ixtune.evaluation.questions import Asked
+from ixtune.evaluation.session import Loaded
+
+LINES: list[dict[str, Any]] = [
+    {"id": "first", "question": "How many?", "image": "a.png"},
+    {"question": "What stands here?", "images": ["a.png", "b.png"]},
+    {"id": 7, "question": "Say something."},
+    {"id": "placed", "question": "Before <ImageHere> after", "image": "b.png"},
+    {"id": "last", "question": "How many?", "image": "b.png"},
+]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded("nano", None, None)
+
+
+def write(folder: Path, lines: list[Any]) -> Path:
+    write_picture(folder / "a.png", 60, 40)
+    write_picture(folder / "b.png", 30, 90)
+    path = folder / "questions.jsonl"
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def asked(tmp_path: Path, loaded: Loaded) -> Asked:
+    return questions.from_file(write(tmp_path / "data", LINES), None, loaded.view(1), loaded.tokenizer)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
+    loaded: Loaded, asked: Asked, tmp_path: Path
+) -> None:
+    found = []
+    for size in (1, 2, 5):
+        outcome = predict.predict_all(loaded, asked, tmp_path / f"{size}.jsonl", Settings(6), batch_size=size)
+        found.append(read(tmp_path / f"{size}.jsonl"))
+        assert outcome.tokens == sum(line["tokens"] for line in found[-1])
+        assert (outcome.answers, outcome.resumed, outcome.rejects) == (5, 0, 0)
+    assert found[0] == found[1] == found[2]
+    assert [line["id"] for line in found[0]] == ["first", "2", "7", "placed", "last"]
+    assert found[0][1]["images"] == ["a.png", "b.png"]
+    assert found[0][1]["question"] == "<ImageHere><ImageHere>What stands here?"
+    alone = predict.predict_one(loaded, "How many?", [tmp_path / "data" / "a.png"], loaded.view(1), Settings(6))
+    assert (alone.text, alone.tokens, alone.finish) == tuple(found[0][0][key] for key in ("answer", "tokens", "finish"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jsonl", "2.jsonl", "5.jsonl", "data"]
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_killed_run_goes_on_to_the_same_answers(loaded: Loaded, asked: Asked, tmp_path: Path, sampled: bool) -> None:
+    settings = Settings(6, do_sample=sampled, seed=3)
+    predict.predict_all(loaded, asked, tmp_path / "straight.jsonl", settings, batch_size=2)
+    calls: list[int] = []
+
+    def die(count: int) -> None:
+        calls.append(count)
+        if len(calls) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2, progress=die)
+    assert not (tmp_path / "out.jsonl").exists()
+    journal = tmp_path / ".out.jsonl.unfinished"
+    with open(journal, "ab") as file:
+        file.write(b'{"id": "last", "answ')
+    with pytest.raises(IxtuneError, match="another prediction into this file was not finished"):
+        predict.predict_all(loaded, asked, tmp_path / "out.jsonl", replace(settings, seed=4), batch_size=2)
+    outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
+    assert outcome.resumed == sum(calls) == 4
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
+    assert not journal.exists()
+    with pytest.raises(IxtuneError, match="exists already"):
+        predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
+
+
+def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(write_picture(tmp_path / "x.png").read_bytes())
+    lines: list[Any] = [
+        "{not json\n",
+        ["a list"],
+        {"id": True, "question": "x"},
+        {"id": "no text"},
+        {"question": "x", "images": "a.png"},
+        {"question": "x", "image": "../secret.png"},
+        {"question": "x", "image": "absent.png"},
+        {"question": "<ImageHere> <ImageHere>", "image": "a.png"},
+        {"question": "a piece [UNUSED_TOKEN_145] of the template"},
+        {"id": "good", "question": "x"},
+        {"id": "good", "question": "again"},
+    ]
+    path = write(tmp_path / "data", lines)
+    asked = questions.from_file(path, None, loaded.view(1), loaded.tokenizer)
+    assert [question.id for question in asked.questions] == ["good"]
+    assert [(reject.place.at, reject.reason.value) for reject in asked.rejects] == [
+        (1, "not_json"),
+        (2, "not_a_record"),
+        (3, "bad_id"),
+        (4, "missing_field"),
+        (5, "bad_image_field"),
+        (6, "path_outside_root"),
+        (7, "picture_missing"),
+        (8, "too_many_placeholders"),
+        (9, "special_token_in_text"),
+        (11, "duplicate_id"),
+    ]
+    outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", Settings(2), batch_size=4)
+    assert outcome.rejects == 10
+    assert [row["line"] for row in read(tmp_path / "out.jsonl.rejects.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+
+
+def test_a_file_without_lines_or_of_another_kind_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    for name, words in (("empty.jsonl", "holds no question"), ("absent.jsonl", "cannot be read")):
+        with pytest.raises(IxtuneError, match=words):
+            questions.from_file(tmp_path / name, None, loaded.view(1), loaded.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0.0, "do_sample": True}, "temperature is 0.0"),
+        ({"top_p": 1.5, "do_sample": True}, "top_p is 1.5"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0"),
+        ({"top_k": 5}, "--top-k has no effect on greedy answers"),
+    ],
+)
+def test_settings_without_sense_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Settings(**options)
+
+
+def test_the_same_seed_draws_the_same_and_greedy_ignores_it(loaded: Loaded, tmp_path: Path, asked: Asked) -> None:
+    def texts(name: str, **options: Any) -> list[str]:
+        predict.predict_all(loaded, asked, tmp_path / name, Settings(8, **options), batch_size=5)
+        return [line["answer"] for line in read(tmp_path / name)]
+
+    drawn = texts("a", do_sample=True, temperature=2.0, seed=1)
+    assert drawn == texts("b", do_sample=True, temperature=2.0, seed=1)
+    assert drawn != texts("c", do_sample=True, temperature=2.0, seed=2)
+    assert texts("d", do_sample=True, top_k=1, seed=1) == texts("e")
+    assert texts("f", repetition_penalty=5.0) != texts("g")
+
+
+def test_the_original_s_template_asks_with_its_system_prompt(loaded: Loaded, asked: Asked) -> None:
+    plain, original = (asked.questions[0].prompt.ids(loaded.tokenizer, name) for name in ("training", "original"))
+    assert original[0] == plain[0] == loaded.tokenizer.bos_id
+    assert original.count(loaded.tokenizer.bos_id) == 2  # one in front of each of its two parts
+    assert "You are an AI assistant" in loaded.tokenizer.decode([token for token in original if token])
+    assert "You are an AI assistant" not in loaded.tokenizer.decode([token for token in plain if token])
