@@ -1,14 +1,43 @@
-"""The text side as transformers wants it: a tokenizer class over the checkpoint's sentencepiece model."""
+"""The model as transformers wants to load it: tokenizer, image processor and processor for its Auto classes.
+
+Importing this module is all it takes; then five plain lines answer a question:
+
+    import ixtune.processing
+    from transformers import AutoModelForCausalLM, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained("merged")
+    model = AutoModelForCausalLM.from_pretrained("merged")
+    inputs = processor(images=["receipt.png"], text="What is the total?")
+    print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs))
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from transformers import PreTrainedTokenizer
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
+
+from ixtune.adapter.processor_files import DEFAULT_HD_NUM
+from ixtune.data.pixels import Corrections, converted, open_picture, place_and_cut
+from ixtune.data.record import Turn
+from ixtune.data.template import PLACEHOLDER, encode_prompt, expand
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.layout import PatchLayout, plan
+from ixtune.model.configuration import IXC2Config
+from ixtune.model.model import IXC2ForCausalLM  # registers itself with AutoModelForCausalLM
+
+__all__ = ["IXC2ForCausalLM", "IXC2ImageProcessor", "IXC2Processor", "IXC2Tokenizer"]
 
 VOCABULARY_FILE = "tokenizer.model"
+Picture = Image.Image | str | Path
 
 
 class IXC2Tokenizer(PreTrainedTokenizer):
@@ -54,3 +83,133 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         if target.resolve() != Path(self.vocab_file).resolve():
             target.write_bytes(Path(self.vocab_file).read_bytes())
         return (str(target),)
+
+
+class IXC2ImageProcessor(BaseImageProcessor):
+    """Pictures to the crops the model takes, laid out as in training."""
+
+    model_input_names = ["crops", "grids"]  # noqa: RUF012 - transformers' own convention
+
+    def __init__(
+        self,
+        hd_num: int = DEFAULT_HD_NUM,
+        upscale: bool = True,
+        corrections: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        """See `ixtune.layout.plan` for hd_num and upscale, `Corrections` for the rest."""
+        super().__init__(**kwargs)
+        self.hd_num, self.upscale, self.corrections = hd_num, upscale, list(corrections)
+
+    def layouts(self, images: Sequence[Picture]) -> list[tuple[Image.Image, PatchLayout]]:
+        """Every picture as RGB, and how it is laid out.
+
+        Raises:
+            PictureError: a file is no picture.
+            LayoutError: a picture is too thin for this hd_num.
+        """
+        corrections = Corrections.of(self.corrections)
+        opened = [
+            converted(image, corrections) if isinstance(image, Image.Image) else open_picture(Path(image), corrections)
+            for image in images
+        ]
+        return [(image, plan(image.width, image.height, self.hd_num, upscale=self.upscale)) for image in opened]
+
+    def preprocess(self, images: Picture | Sequence[Picture], **kwargs: Any) -> BatchFeature:
+        """Pictures or their paths -> crops, uint8 [N, 3, 336, 336] of all together, and grids, (rows, cols) of each.
+
+        Crops are uint8 and normalised in the model; there is no other form, and further arguments are refused.
+        """
+        if unknown := [name for name in kwargs if name != "return_tensors"]:
+            raise TypeError(f"unknown arguments: {', '.join(unknown)}")
+        several = [images] if isinstance(images, Image.Image | str | Path) else list(images)
+        laid_out = self.layouts(several)
+        return BatchFeature(_crops(laid_out))
+
+
+class IXC2Processor(ProcessorMixin):
+    """Questions and pictures to what `generate` takes, by the training template, and its ids back to text."""
+
+    def __init__(self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, **kwargs: Any) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self._tokenizer = Tokenizer(Path(tokenizer.vocab_file))
+
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
+        """One question, or a batch of them padded on the left.
+
+        Args:
+            images: pictures or paths: a list for one question; for several a list of lists.
+            text: the question or questions. <ImageHere> says where a picture stands; without it they stand in front.
+            kwargs: only `return_tensors`, which may be "pt".
+
+        Returns:
+            input_ids and attention_mask [questions, length], and if there are pictures crops and grids.
+
+        Raises:
+            TemplateError: pictures and placeholders differ in number, or the text spells a piece of the template.
+        """
+        if unknown := [name for name in kwargs if name not in ("return_tensors", "padding")]:
+            raise TypeError(f"unknown arguments: {', '.join(unknown)}")
+        if text is None:
+            raise TypeError("a question is needed: text=")
+        texts = [text] if isinstance(text, str) else list(text)
+        pictures = _by_question(images, len(texts), isinstance(text, str))
+        laid_out = [self.image_processor.layouts(of_one) for of_one in pictures]
+        rows = [
+            self._ids(question, [layout.tokens for _, layout in of_one])
+            for question, of_one in zip(texts, laid_out, strict=True)
+        ]
+        longest = max(map(len, rows))
+        pad = self._tokenizer.pad_id
+        made: dict[str, Any] = {
+            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
+            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
+        }
+        together = [one for of_one in laid_out for one in of_one]
+        return BatchFeature({**made, **(_crops(together) if together else {})})
+
+    def batch_decode(self, ids: Any, inputs: Any = None, **_: Any) -> list[str]:
+        """Answers without the turn pieces: rows of ids up to the first that ends a turn or the text.
+
+        Args:
+            ids: [questions, length], what `generate` returned.
+            inputs: what the processor made of the questions, if `ids` begin with them.
+        """
+        start = inputs["input_ids"].shape[1] if inputs is not None else 0
+        return [self.decode(row) for row in torch.as_tensor(ids)[:, start:]]
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        """One answer, see `batch_decode`."""
+        row = torch.as_tensor(ids).tolist()
+        stops = (self._tokenizer.eos_id, self._tokenizer.end_of_turn_id)
+        end = next((at for at, token in enumerate(row) if token in stops), len(row))
+        return self._tokenizer.decode(row[:end]).strip()
+
+    def _ids(self, question: str, picture_tokens: list[int]) -> list[int]:
+        if PLACEHOLDER not in question:
+            question = PLACEHOLDER * len(picture_tokens) + question
+        return expand(encode_prompt([Turn("user", question)], picture_tokens, self._tokenizer))[0]
+
+
+def _crops(laid_out: Sequence[tuple[Image.Image, PatchLayout]]) -> dict[str, Any]:
+    crops = [torch.from_numpy(place_and_cut(image, layout)) for image, layout in laid_out]
+    return {"crops": torch.cat(crops), "grids": [(layout.rows, layout.cols) for _, layout in laid_out]}
+
+
+def _by_question(images: Any, questions: int, one: bool) -> list[list[Picture]]:
+    """The pictures of each question, however they were given."""
+    if images is None:
+        return [[] for _ in range(questions)]
+    if isinstance(images, Image.Image | str | Path):
+        images = [images]
+    nested: list[Any] = [list(of_one) if isinstance(of_one, list | tuple) else of_one for of_one in images]
+    if all(isinstance(of_one, list) for of_one in nested) and len(nested) == questions:
+        return nested
+    if one and not any(isinstance(of_one, list) for of_one in nested):
+        return [nested]
+    raise TypeError(f"{questions} questions: give images as a list of {questions} lists of pictures")
+
+
+AutoTokenizer.register(IXC2Config, slow_tokenizer_class=IXC2Tokenizer)
+AutoImageProcessor.register(IXC2Config, slow_image_processor_class=IXC2ImageProcessor)
+AutoProcessor.register(IXC2Config, IXC2Processor)

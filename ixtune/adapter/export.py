@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from ixtune.adapter.export_code import code_files, require_code
 from ixtune.adapter.export_profiles import Profile, profile_named
 from ixtune.adapter.merge import REPORT_FILE as MERGE_REPORT_FILE
 from ixtune.adapter.merge import Onto, merge
+from ixtune.adapter.processor_files import DEFAULT_HD_NUM, write_processor_files
 from ixtune.adapter.weights import (
     CONFIG_FILE,
     RECORD_FILE,
@@ -40,9 +40,7 @@ from ixtune.model.sizes import Sizes
 from ixtune.model.terms import terms_of
 from ixtune.model.verify import read_config_json
 
-DEFAULT_HD_NUM = 25  # the original's own
 _SPARE_BYTES = 64 << 20
-_PROCESSOR_FILES = "ixtune.adapter.processor_files"
 # What the original's config.json says about running it, which transformers would obey or refuse (TRAPS.md 20).
 _DROPPED_KEYS = ("auto_map", "attn_implementation", "max_length", "use_cache", "transformers_version")
 
@@ -118,8 +116,6 @@ def export(
         require_code(base)
     if chosen.name == "lmdeploy-0.13":  # before gigabytes are written
         _require_passed(chosen.name, base, list(recognised_by_lmdeploy(base)))
-    if not chosen.code_runs:
-        importlib.import_module(_PROCESSOR_FILES)  # what would fail after gigabytes are written fails now
     hd_num = int(weights.record.get("hd_num") or DEFAULT_HD_NUM)
     warnings = _warnings(chosen, base, hd_num)
     try:
@@ -209,8 +205,6 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
     """Configuration and processor such that the Auto classes find ours; no code, which nobody would run."""
     from ixtune.data.tokenizer import Tokenizer
 
-    write_processor_files = importlib.import_module(_PROCESSOR_FILES).write_processor_files
-
     for file in folder.glob("*.py"):
         file.unlink()
     given = json.loads((base / "config.json").read_bytes())
@@ -226,7 +220,10 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
         "pad_token_id": config.get("pad_token_id", tokenizer.eos_id),
     }
     atomic_write_json(folder / "generation_config.json", generation)
-    write_processor_files(folder, hd_num)
+    record = json.loads((folder / RECORD_FILE).read_bytes())
+    write_processor_files(
+        folder, hd_num, upscale=record.get("upscale", True), corrections=tuple(record.get("corrections", ()))
+    )
 
 
 def _name_the_folder(path: Path, *, keep_hashes: bool) -> None:

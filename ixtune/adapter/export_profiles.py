@@ -34,7 +34,9 @@ _FIVE_LINES = """\
 import ixtune.processing
 from transformers import AutoModelForCausalLM, AutoProcessor
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")
-processor = AutoProcessor.from_pretrained("DIR")"""
+processor = AutoProcessor.from_pretrained("DIR")
+inputs = processor(images=["receipt.png"], text="What is the total?")
+print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs)[0])"""
 
 PROFILES = {
     profile.name: profile

@@ -22,6 +22,7 @@ import ixtune
 from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.merge_writer import JOURNAL_FILE, Writer, carry, other_files
 from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
+from ixtune.adapter.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.adapter.proof import prove
 from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, check_fit, read_adapter
 from ixtune.errors import IxtuneError, UsageError
@@ -156,7 +157,16 @@ def merge(
                 versions=_versions(onto),
             )
             atomic_write_json(partial / REPORT_FILE, asdict(report))
-            atomic_write_json(partial / RECORD_FILE, _record(report, ingredients))
+            record = _record(report, ingredients)
+            atomic_write_json(partial / RECORD_FILE, record)
+            if not (partial / PREPROCESSOR_FILE).exists():
+                write_processor_files(
+                    partial,
+                    record.get("hd_num") or DEFAULT_HD_NUM,
+                    upscale=record.get("upscale", True),
+                    corrections=tuple(record.get("corrections", ())),
+                    replace_tokenizer_config=False,
+                )
     except OSError as error:
         raise IxtuneError(
             f"the merged model could not be written: {error.strerror or error}",

@@ -89,6 +89,17 @@ def open_picture(source: Path | bytes, corrections: Corrections = NONE, name: st
         return rgb if turn == 1 else rgb.transpose(_turns()[turn])
 
 
+def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Image:
+    """A picture that is open already, as `open_picture` would give its file.
+
+    Raises:
+        ValueError: Pillow cannot convert its colours.
+    """
+    turn = orientation(image) if corrections.exif else 1
+    rgb = _rgb(image, corrections)
+    return rgb if turn == 1 else rgb.transpose(_turns()[turn])
+
+
 def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     """The RGB `image` resized and padded with white as `layout` says: uint8 [final_height, final_width, 3].
 

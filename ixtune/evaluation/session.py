@@ -14,6 +14,7 @@ import torch
 import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
+from ixtune.adapter.processor_files import DEFAULT_HD_NUM
 from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE, find_adapter, read_adapter
 from ixtune.data import manifest, store
 from ixtune.data.pixels import Corrections
@@ -30,7 +31,6 @@ from ixtune.training.validation import DTYPES, mean_loss
 
 PACK_TOKENS = 16384  # for the loss
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
-DEFAULT_HD_NUM = 25  # of a base, the original's own default for chat
 
 
 class Loaded:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ixtune.adapter import export_nf4
 from ixtune.adapter.export_check import checks_of
+from ixtune.adapter.processor_files import write_processor_files
 from ixtune.model import nf4
 from ixtune.model.convert import carry
 from ixtune.model.loading import load_base, read_config
@@ -70,9 +71,6 @@ def test_exactly_the_linears_outside_the_decoder_are_named_to_stay_in_16_bits(me
 
 
 def test_the_check_names_a_linear_that_would_be_quantised_by_mistake(stored: Path) -> None:
-    pytest.importorskip("ixtune.adapter.processor_files")
-    from ixtune.adapter.processor_files import write_processor_files
-
     write_processor_files(stored, hd_num=9)
     assert all(check.passed for check in checks_of(stored, "nf4"))
     config = json.loads((stored / "config.json").read_text())

@@ -66,7 +66,6 @@ def test_an_export_says_what_was_checked_what_was_not_run_and_how_to_load_it(run
 
 @pytest.mark.parametrize("profile", ["transformers", "nf4"])
 def test_what_is_exported_for_our_classes_answers_by_the_command_line(run: Path, tmp_path: Path, profile: str) -> None:
-    pytest.importorskip("ixtune.adapter.processor_files")
     out = tmp_path / "out"
     done = call("export", run / "adapter", "--profile", profile, "--out", out)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,36 @@
+"""The small JSON files by which transformers finds our processor; written without transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ixtune.files import atomic_write_json
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
+DEFAULT_HD_NUM = 25  # of a base, the original's own default for chat
+
+
+def write_processor_files(
+    folder: Path,
+    hd_num: int,
+    *,
+    upscale: bool = True,
+    corrections: tuple[str, ...] = (),
+    replace_tokenizer_config: bool = True,
+) -> None:
+    """Write what `AutoProcessor` and `AutoTokenizer` read after `import ixtune.processing`.
+
+    Args:
+        folder: Of the model.
+        hd_num: The most crops of a picture, as in training.
+        upscale: Whether small pictures are enlarged, as in training.
+        corrections: Names of departures from the reference's way of opening pictures, as in training.
+        replace_tokenizer_config: False leaves the one there for the original's own code.
+    """
+    described = {"image_processor_type": "IXC2ImageProcessor", "processor_class": "IXC2Processor", "hd_num": hd_num}
+    atomic_write_json(folder / PREPROCESSOR_FILE, {**described, "upscale": upscale, "corrections": list(corrections)})
+    if replace_tokenizer_config or not (folder / TOKENIZER_FILE).is_file():
+        atomic_write_json(
+            folder / TOKENIZER_FILE, {"tokenizer_class": "IXC2Tokenizer", "processor_class": "IXC2Processor"}
+        )

@@ -1,0 +1,142 @@
+"""Merged models in plain transformers: processor and image processor found by its Auto classes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import section, stir
+from PIL import Image
+from records import write_picture
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+
+from ixtune.adapter import attach, bundle
+from ixtune.adapter.export import export
+from ixtune.adapter.merge import merge
+from ixtune.base import resolve
+from ixtune.data.pixels import Corrections
+from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.questions import View, prompt_of
+from ixtune.evaluation.session import Loaded
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+from ixtune.processing import IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the embedded base with an effect, trained at hd_num 2 with a correction."""
+    base = resolve("nano")
+    model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section("plain"))
+    stir(model, 0.02)
+    folder = tmp_path_factory.mktemp("processor") / "adapter"
+    record = {"base": "nano", "base_identity": base_identity(open_checkpoint(base)), "quantize": "none"}
+    record |= {"hd_num": 2, "upscale": False, "corrections": ["alpha"]}
+    record["recipe"] = {"training": {"compute_dtype": "fp32"}}
+    bundle.save(model, folder, record)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["merge", "export"])
+def folder(request: pytest.FixtureRequest, adapter: Path) -> Path:
+    out = adapter.parent / request.param
+    if request.param == "merge":
+        merge(adapter, resolve("nano"), out)
+    else:
+        export(adapter, resolve("nano"), out, profile="transformers")
+    return out
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    clear = Image.new("RGBA", (90, 40), (200, 10, 10, 128))
+    clear.save(tmp_path / "clear.png")
+    return [write_picture(tmp_path / "a.png", 60, 100), tmp_path / "clear.png"]
+
+
+def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, pictures: list[Path]) -> None:
+    loaded = Loaded(str(folder), None, None)
+    assert loaded.view(None) == View(2, False, Corrections(alpha=True))
+    code = f"""
+        import ixtune.processing
+        from transformers import AutoModelForCausalLM, AutoProcessor
+
+        processor = AutoProcessor.from_pretrained({str(folder)!r})
+        model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, dtype="auto")
+        inputs = processor(images=[{str(pictures[0])!r}], text="Which number?")
+        ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        print(ids[0, inputs["input_ids"].shape[1]:].tolist())
+        print(processor.batch_decode(ids, inputs))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "trust_remote_code" not in done.stderr
+    prompt = prompt_of("Which number?", pictures[:1], loaded.view(None))
+    from ixtune.data.store import PictureFiles
+    from ixtune.training.batch import PictureSource
+
+    images = PictureSource(PictureFiles((Path(),), loaded.corrections)).of
+    with loaded.autocast():
+        answer = Answerer(loaded.model, loaded.tokenizer, images, Settings(8))([prompt])[0]
+    assert done.stdout.splitlines()[1] == repr([answer.text])
+
+
+def test_ids_and_crops_are_those_of_predict(folder: Path, pictures: list[Path]) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, IXC2Processor)
+    assert isinstance(AutoTokenizer.from_pretrained(folder), IXC2Tokenizer)
+    loaded = Loaded(str(folder), None, None)
+    inputs = processor(images=pictures, text="First <ImageHere> then <ImageHere>, what?", return_tensors="pt")
+    prompt = prompt_of("First <ImageHere> then <ImageHere>, what?", pictures, loaded.view(None))
+    assert inputs["input_ids"].tolist() == [prompt.ids(loaded.tokenizer)]
+    from ixtune.data.store import PictureFiles
+    from ixtune.training.batch import PictureSource
+
+    expected = PictureSource(PictureFiles((Path(),), loaded.corrections)).of([{"pictures": prompt.pictures}])
+    assert torch.equal(inputs["crops"], expected["crops"])
+    assert inputs["grids"] == expected["grids"]
+    opened = [Image.open(path) for path in pictures]
+    again = processor(images=opened, text="First <ImageHere> then <ImageHere>, what?")
+    assert torch.equal(again["crops"], inputs["crops"])
+
+
+def test_a_batch_answers_as_its_questions_one_by_one(folder: Path, pictures: list[Path]) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    questions, images = ["How many?", "And here, in longer words?", "No picture"], [[pictures[0]], pictures, []]
+    together = processor(images=images, text=questions)
+    options = {"max_new_tokens": 6, "do_sample": False}
+    found = processor.batch_decode(model.generate(**together, **options), together)
+    for question, of_one, answer in zip(questions, images, found, strict=True):
+        alone = processor(images=of_one or None, text=question)
+        assert processor.batch_decode(model.generate(**alone, **options), alone) == [answer]
+
+
+def test_what_is_saved_is_loaded_again(folder: Path, tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor.hd_num = 7
+    processor.save_pretrained(tmp_path)
+    again = IXC2Processor.from_pretrained(tmp_path)
+    assert (again.image_processor.hd_num, again.image_processor.upscale) == (7, False)
+    assert again.image_processor.corrections == ["alpha"]
+    assert isinstance(AutoImageProcessor.from_pretrained(folder), IXC2ImageProcessor)
+
+
+def test_pictures_and_questions_that_do_not_fit_are_refused(folder: Path, pictures: list[Path]) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    with pytest.raises(TypeError, match="2 questions: give images as a list of 2 lists"):
+        processor(images=pictures[:1], text=["a", "b"])
+    with pytest.raises(TypeError, match="a question is needed"):
+        processor(images=pictures)
+    with pytest.raises(TypeError, match="unknown arguments: max_length"):
+        processor(text="a", max_length=3)
+    with pytest.raises(Exception, match="placeholder"):
+        processor(images=pictures, text="one <ImageHere>")
