@@ -25,8 +25,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from ixtune.adapter.processor_files import DEFAULT_HD_NUM
 from ixtune.data.pixels import Corrections, converted, open_picture, place_and_cut
+from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.record import Turn
 from ixtune.data.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.data.tokenizer import Tokenizer

@@ -42,8 +42,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
+def ixtune(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "env": environment(), "check": False}
+    return subprocess.run(command(*arguments), input=typed, **options)
 
 
 def write_records(folder: Path, count: int, multiple: int = 7) -> Path:

@@ -22,7 +22,6 @@ from ixtune.adapter.export_code import code_files, require_code
 from ixtune.adapter.export_profiles import Profile, profile_named
 from ixtune.adapter.merge import REPORT_FILE as MERGE_REPORT_FILE
 from ixtune.adapter.merge import Onto, merge
-from ixtune.adapter.processor_files import DEFAULT_HD_NUM, write_processor_files
 from ixtune.adapter.weights import (
     CONFIG_FILE,
     RECORD_FILE,
@@ -31,6 +30,7 @@ from ixtune.adapter.weights import (
     check_fit,
     read_adapter,
 )
+from ixtune.data.processor_files import DEFAULT_HD_NUM, write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.convert import Progress, carry, counter, hashes_of, require_space

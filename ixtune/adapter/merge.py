@@ -22,9 +22,9 @@ import ixtune
 from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.merge_writer import JOURNAL_FILE, Writer, carry, other_files
 from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
-from ixtune.adapter.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.adapter.proof import prove
 from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, check_fit, read_adapter
+from ixtune.data.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.files import atomic_write_json, resumable_folder, sha256_file
 from ixtune.model.identity import base_identity

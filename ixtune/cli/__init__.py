@@ -13,7 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from ixtune import __version__
-from ixtune.cli import base, bench, evaluate, export, layout, merge, plan, predict, prepare, preview, recipes, train
+from ixtune.cli import (
+    base,
+    bench,
+    chat,
+    evaluate,
+    export,
+    layout,
+    merge,
+    plan,
+    predict,
+    prepare,
+    preview,
+    recipes,
+    train,
+)
 from ixtune.cli.console import print_error
 from ixtune.errors import IxtuneError
 
@@ -47,6 +61,7 @@ app.command("plan")(plan.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
+app.command("chat")(chat.command)
 app.command("merge")(merge.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)

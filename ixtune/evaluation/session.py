@@ -14,10 +14,10 @@ import torch
 import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
-from ixtune.adapter.processor_files import DEFAULT_HD_NUM
 from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE, find_adapter, read_adapter
 from ixtune.data import manifest, store
 from ixtune.data.pixels import Corrections
+from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import compare

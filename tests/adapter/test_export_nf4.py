@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ixtune.adapter import export_nf4
 from ixtune.adapter.export_check import checks_of
-from ixtune.adapter.processor_files import write_processor_files
+from ixtune.data.processor_files import write_processor_files
 from ixtune.model import nf4
 from ixtune.model.convert import carry
 from ixtune.model.loading import load_base, read_config

@@ -199,8 +199,12 @@ def test_a_single_bin_becomes_model_safetensors_without_an_index(tmp_path: Path)
     base = write_base(tmp_path / "base", base_tensors(), "bin", 1)
     merge(write_adapter(tmp_path / "adapter", adapter_tensors()), base, tmp_path / "merged")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
-    copied = {"config.json", "tokenizer.model", "modeling_x.py"}
-    assert names == {"model.safetensors", "ixtune.json", REPORT_FILE} | copied
+    copied = {"config.json", "tokenizer.model", "modeling_x.py", "preprocessor_config.json", "tokenizer_config.json"}
+    assert (
+        names
+        == {"model.safetensors", "ixtune.json", REPORT_FILE, "preprocessor_config.json", "tokenizer_config.json"}
+        | copied
+    )
 
 
 def test_the_base_s_other_files_are_carried_along_verbatim_and_code_is_not_run(

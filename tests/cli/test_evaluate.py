@@ -130,6 +130,18 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
         assert words in wrong.stderr
 
 
+def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> None:
+    expected = {a["id"]: a for a in _report(trained)["answers"]}["r1"]
+    lines = ["/image nowhere.png", f"/image {trained / 'raw' / '1.png'}", "/compare", "Which number?", "/quit", "never"]
+    done = ixtune("chat", "--adapter", trained / "run", typed="\n".join(lines))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hd_num 1" in done.stdout.splitlines()[0]
+    assert "error: there is no such picture (nowhere.png)" in done.stdout
+    assert f"base     {expected['base']}" in done.stdout
+    assert f"adapter  {expected['adapter']}\n" in done.stdout
+    assert done.stdout.endswith(f"adapter  {expected['adapter']}\n")
+
+
 def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> None:
     picture = trained / "raw" / "1.png"
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""`ixtune chat`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ixtune.layout import MAX_HD_NUM
+
+
+def command(
+    adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture to begin with; repeat for several.")] = None,
+    hd_num: Annotated[
+        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
+    template: Annotated[
+        Literal["training", "original"],
+        typer.Option(help="training: as in training. original: with the system prompt of the original's chat."),
+    ] = "training",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw the tokens; greedy without it.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of drawing: divides the logits.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Of drawing: among the likeliest tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Of drawing: among so many; 0 for all.")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of drawing.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
+    ] = False,
+) -> None:
+    """Talk with a base, an adapter or a merged model about pictures.
+
+    Example: ixtune chat --adapter runs/receipts --image receipt.png
+    """
+    from ixtune.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from ixtune.evaluation.chat import Chat, converse
+    from ixtune.evaluation.generate import Settings
+    from ixtune.evaluation.session import Loaded
+
+    settings = Settings(
+        max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
+    )
+    loaded = Loaded(base, adapter, quantize, force)
+    chat = Chat(loaded, loaded.view(hd_num), settings, _write)
+    model = f"{loaded.base_name} with {adapter}" if adapter else loaded.base_name
+    _write(f"{model}, hd_num {chat.view.hd_num}; /help lists the commands, /quit leaves\n")
+    if image:
+        chat.line("/image " + " ".join(map(_quoted, image)))
+    converse(chat, _lines())
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or piped in; Ctrl-C gives up the line, Ctrl-D ends."""
+    typed = sys.stdin.isatty()
+    if typed:
+        import readline  # noqa: F401 - gives input() a history and editing
+    while True:
+        try:
+            yield input("> " if typed else "")
+        except EOFError:
+            if typed:
+                _write("\n")
+            return

@@ -1,0 +1,111 @@
+"""A conversation: what is remembered, what is shown, and that mistakes do not end it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from records import write_picture
+
+from ixtune.data.record import Turn
+from ixtune.evaluation import predict
+from ixtune.evaluation.chat import Chat, _Writer, converse
+from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.session import Loaded
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded("nano", None, None)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def chat(loaded: Loaded, said: list[str]) -> Chat:
+    return Chat(loaded, loaded.view(2), Settings(6), said.append)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    return write_picture(tmp_path / "my picture.png", 60, 40)
+
+
+def test_a_question_is_answered_as_predict_does_and_remembered(chat: Chat, said: list[str], picture: Path) -> None:
+    expected = predict.predict_one(chat.loaded, "Which number?", [picture], chat.view, chat.settings)
+    converse(chat, [f'/image "{picture}"', "Which number?"])
+    assert "60x40, 1x1 crops" in said[0]
+    answer = "".join(said[1:]).removesuffix(" (cut off after 6 tokens)\n").strip()
+    assert answer == expected.text
+    assert chat.turns == [Turn("user", "<ImageHere>Which number?"), Turn("assistant", expected.text)]
+    assert len(chat.pictures) == 1
+    assert chat.shown == []
+    converse(chat, ["And now?"])
+    assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
+    converse(chat, ["/reset"])
+    assert (chat.turns, chat.pictures, chat.shown) == ([], [], [])
+
+
+def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str], picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    converse(chat, ["Hello"])
+    turns = list(chat.turns)
+    for line, words in (
+        ("/image", "/image needs a path"),
+        (f"/image {tmp_path}/none.png", "none.png"),
+        (f"/image {tmp_path}/text.png", "text.png"),
+        ("/image 'unclosed", "unclosed"),
+        ("/hd many", "/hd needs a number"),
+        ("/compare", "there is no adapter to compare"),
+        ("/nonsense", "there is no command /nonsense"),
+        ("<ImageHere> of nothing", "placeholder"),
+        ("a piece [UNUSED_TOKEN_145]", "[UNUSED_TOKEN_145]"),
+    ):
+        said.clear()
+        assert chat.line(line)
+        assert "error: " in said[0]
+        assert words in said[0]
+        assert "mend:  " in said[0]
+        assert (chat.turns, chat.shown) == (turns, [])
+    assert not chat.line("/quit")
+
+
+def test_a_question_that_is_stopped_is_forgotten_and_its_picture_waits(
+    chat: Chat, said: list[str], picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    chat.line(f"/image '{picture}'")
+    monkeypatch.setattr(Answerer, "__call__", press)
+    assert chat.line("Which number?")
+    assert "stopped" in said[-1]
+    assert (chat.turns, len(chat.shown)) == ([], 1)
+
+
+def test_hd_holds_for_pictures_to_come(chat: Chat, said: list[str], picture: Path) -> None:
+    converse(chat, ["/hd 6", f"/image '{picture}'"])
+    assert "2x3 crops" in said[-1]
+    assert chat.view == replace(chat.view, hd_num=6)
+
+
+def test_text_comes_token_by_token_and_characters_come_whole(loaded: Loaded) -> None:
+    """The bytes of a character that the vocabulary lacks are tokens of their own."""
+    said: list[str] = []
+    answerer = Answerer(loaded.model, loaded.tokenizer, lambda records: {}, Settings())
+    writer = _Writer(answerer, said.append)
+    writer.put(torch.tensor([[1, 2, 3]]))
+    ids = loaded.tokenizer.encode("12 語 34")
+    assert len(ids) > len("12 語 34")
+    for token in (*ids, loaded.tokenizer.end_of_turn_id):
+        writer.put(torch.tensor([token]))
+    writer.end()
+    assert "".join(said) == "12 語 34"
+    assert not any("�" in part for part in said)
+    assert len([part for part in said if part]) > 3

@@ -1,0 +1,89 @@
+"""A merged model must say what base and adapter said; one that does not is found out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import section, stir
+from records import write_picture
+from safetensors.torch import load_file, save_file
+
+from ixtune import recipe as recipes
+from ixtune.adapter import attach, bundle
+from ixtune.adapter.merge import merge
+from ixtune.base import resolve
+from ixtune.errors import IxtuneError
+from ixtune.evaluation.questions import Asked
+from ixtune.evaluation.verify_merge import questions_for, verify_merge
+from ixtune.model.identity import base_identity
+from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter on the nano base in fp32, and three questions."""
+    root = tmp_path_factory.mktemp("verify")
+    base = resolve("nano")
+    (root / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {root}\n", encoding="utf-8")
+    recipe = recipes.load(root / "recipe.yaml", ("training.compute_dtype=fp32", "adapter.quantize=none"))
+    model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section("plain"))
+    stir(model, 0.02)
+    record = {
+        "base": "nano",
+        "base_identity": base_identity(open_checkpoint(base)),
+        "quantize": "none",
+        "recipe": recipe.model_dump(mode="json"),
+        "hd_num": 1,
+    }
+    bundle.save(model, root / "adapter", record)
+    write_picture(root / "a.png", 60, 40)
+    lines = [{"question": "How many?", "image": "a.png"}, {"question": "Which number?"}, {"question": "Say it."}]
+    (root / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    merge(root / "adapter", base, root / "merged")
+    return root
+
+
+@pytest.fixture
+def asked(folder: Path) -> Asked:
+    return questions_for(folder / "adapter", resolve("nano"), folder / "asked.jsonl", 2)
+
+
+def test_the_merged_model_passes_and_the_base_it_was_merged_onto_is_closer(folder: Path, asked: Asked) -> None:
+    told: list[int] = []
+    found = verify_merge(
+        folder / "adapter", "nano", folder / "merged", asked, onto=("bf16", "nf4"), progress=told.append
+    )
+    stored, nf4 = found.sides
+    assert (found.questions, found.passed, found.closer) == (2, True, "bf16")
+    assert stored.same_answers == 2
+    assert 0 < stored.mean_logit_difference < stored.max_logit_difference
+    assert stored.mean_logit_difference < 0.1 * min(nf4.mean_logit_difference, stored.adapter_effect)
+    assert len(told) == 2 * 3
+    report = json.loads((folder / "merged" / "merge_report.json").read_text())
+    assert report["answers"]["sides"][0]["same_answers"] == 2
+    assert report["changed"] > 0
+
+
+def test_a_merged_model_that_lost_its_adapter_fails(folder: Path, asked: Asked, tmp_path: Path) -> None:
+    merge(folder / "adapter", resolve("nano"), tmp_path / "merged")
+    for shard in (tmp_path / "merged").glob("*.safetensors"):
+        tensors = load_file(shard)
+        noise = torch.Generator().manual_seed(0)
+        for name, tensor in tensors.items():
+            if name.endswith("wqkv.weight"):
+                tensors[name] = tensor + (torch.randn(tensor.shape, generator=noise) * 0.5).to(tensor.dtype)
+        save_file(tensors, shard, {"format": "pt"})
+    found = verify_merge(folder / "adapter", "nano", tmp_path / "merged", asked, onto=("bf16",))
+    assert not found.passed
+    assert found.closer is None
+    assert found.sides[0].mean_logit_difference > found.sides[0].adapter_effect
+
+
+def test_a_question_that_cannot_be_asked_is_told_before_the_merge(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"question": "What?", "image": "none.png"}\n')
+    with pytest.raises(IxtuneError, match="1 lines cannot be asked"):
+        questions_for(folder / "adapter", resolve("nano"), tmp_path / "asked.jsonl", 2)
