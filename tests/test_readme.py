@@ -30,7 +30,8 @@ def _commands() -> list[list[str]]:
 
 def test_there_are_commands_to_check() -> None:
     assert {command[1] for command in _commands()} == {
-        "prepare", "preview", "layout", "plan", "train", "evaluate", "merge", "predict", "bench", "recipes"
+        "prepare", "preview", "layout", "plan", "train", "evaluate", "merge", "predict", "bench", "recipes",
+        "export", "chat", "base"
     }  # fmt: skip
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from ixtune.evaluation.verify_merge import Verification
+
+_QUESTIONS = 32  # put to each model by --verify-answers
 
 
 def command(
@@ -28,6 +33,23 @@ def command(
     in_turn: Annotated[
         bool, typer.Option("--in-turn", help="Each adapter was trained on the base with those before it merged in.")
     ] = False,
+    verify_answers: Annotated[
+        Path | None,
+        typer.Option(help="A prepared set or a .jsonl of questions to put to the adapter and to the merged model."),
+    ] = None,
+    verify_onto: Annotated[
+        Literal["merged", "both"],
+        typer.Option(help="With --verify-answers: the adapter on the base merged onto, or on bf16 and NF4 both."),
+    ] = "merged",
+    verify_answers: Annotated[
+        Path | None,
+        typer.Option(metavar="QUESTIONS", help="Ask adapter and merged model these: a .jsonl file or a prepared set."),
+    ] = None,
+    both_bases: Annotated[
+        bool,
+        typer.Option("--both-bases", help="With --verify-answers: the adapter on bf16 and on nf4; which is nearer?"),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="With --verify-answers: the first so many questions.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
@@ -37,7 +59,11 @@ def command(
 
     Example: ixtune merge runs/receipts --out merged
 
+    With --verify-answers the exit code is 1 if fewer than 9 of 10 greedy answers are the adapter's own.
+
     Example: ixtune merge runs/receipts runs/charts --weights 0.6,0.4 --out merged
+
+    Example: ixtune merge runs/receipts --onto nf4 --verify-answers questions.jsonl --out merged
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,8 +71,23 @@ def command(
     import ixtune.adapter.merge as merging
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
+    from ixtune.errors import UsageError
 
+    if verify_answers is not None and len(adapters) > 1:
+        raise UsageError(
+            "several adapters have no answers of their own to compare with", mend="leave out --verify-answers"
+        )
+    numbers = _numbers(weights)
+    if verify_answers is not None:
+        _can_verify(adapters, numbers)
+    elif both_bases:
+        raise UsageError("--both-bases belongs to --verify-answers", mend="give questions, or leave it out")
     folder = resolve(base or named_base(adapters[0]))
+    asked = None
+    if verify_answers is not None:
+        from ixtune.evaluation.verify_merge import questions_for
+
+        asked = questions_for(adapters[0], folder, verify_answers, limit)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
@@ -54,7 +95,7 @@ def command(
             adapters,
             folder,
             out,
-            weights=_numbers(weights),
+            weights=numbers,
             in_turn=in_turn,
             onto=onto,
             force=force,
@@ -71,8 +112,44 @@ def command(
         ("merged", report.merged_identity[:12]),
         ("folder", report.out),
     ]
+    found = None
+    if verify_answers is not None:
+        found = _compare(adapters[0], base or named_base(adapters[0]), out, verify_answers, onto, verify_onto, force)
+        lines += _told(found)
     for name, value in lines + [("warning", text) for text in report.warnings]:
         typer.echo(f"{name:<8} {value}")
+    if found is not None and not found.passed:
+        typer.echo("the merged model does not answer as the adapter does: see merge_report.json", err=True)
+        raise typer.Exit(1)
+
+
+def _compare(
+    adapter: Path, base: str, merged: Path, source: Path, onto: Literal["bf16", "nf4"], sides: str, force: bool
+) -> Verification:
+    from ixtune.base import resolve
+    from ixtune.cli.console import progress, quiet_libraries
+
+    quiet_libraries()
+    from ixtune.evaluation.verify_merge import questions_for, verify_merge
+
+    asked = questions_for(adapter, resolve(base), source, _QUESTIONS)
+    other: Literal["bf16", "nf4"] = "nf4" if onto == "bf16" else "bf16"
+    bases = (onto, other) if sides == "both" else (onto,)
+    with progress("questions") as bar:
+        return verify_merge(adapter, base, merged, asked, onto=bases, force=force, progress=bar)
+
+
+def _told(found: Verification) -> list[tuple[str, str]]:
+    told = [
+        (
+            "answers",
+            f"{side.same_answers} of {found.questions} as the adapter on {side.base}; logits differ by at most "
+            f"{side.max_logit_difference:.2g}, {side.mean_logit_difference:.2g} in the mean "
+            f"(the adapter itself moves them by {side.adapter_effect:.2g})",
+        )
+        for side in found.sides
+    ]
+    return told + ([("closer", f"to the adapter on {found.closer}")] if found.closer else [])
 
 
 def _numbers(weights: str | None) -> list[float] | None:
@@ -81,6 +158,4 @@ def _numbers(weights: str | None) -> list[float] | None:
     try:
         return [float(number) for number in weights.split(",")]
     except ValueError:
-        from ixtune.errors import UsageError
-
         raise UsageError(f"--weights {weights} is no list of numbers", mend="write it such as 0.6,0.4") from None

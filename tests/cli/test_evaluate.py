@@ -130,6 +130,17 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
         assert words in wrong.stderr
 
 
+def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
+    out = trained / "verified"
+    options = ("--onto", "nf4", "--verify-answers", trained / "prepared", "--verify-onto", "both")
+    done = ixtune("merge", trained / "run", "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 as the adapter on nf4; logits differ by at most" in done.stdout
+    assert "closer   to the adapter on nf4" in done.stdout
+    answers = json.loads((out / "merge_report.json").read_text(encoding="utf-8"))["answers"]
+    assert (answers["questions"], answers["passed"], answers["closer"]) == (6, True, "nf4")
+
+
 def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> None:
     expected = {a["id"]: a for a in _report(trained)["answers"]}["r1"]
     lines = ["/image nowhere.png", f"/image {trained / 'raw' / '1.png'}", "/compare", "Which number?", "/quit", "never"]
