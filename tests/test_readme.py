@@ -31,7 +31,7 @@ def _commands() -> list[list[str]]:
 def test_there_are_commands_to_check() -> None:
     assert {command[1] for command in _commands()} == {
         "prepare", "preview", "layout", "plan", "train", "evaluate", "merge", "predict", "bench", "recipes",
-        "export", "chat", "base"
+        "export", "chat", "base", "inspect"
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ixtune.cli import (
     chat,
     evaluate,
     export,
+    inspect,
     layout,
     merge,
     plan,
@@ -62,6 +63,7 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("chat")(chat.command)
+app.command("inspect")(inspect.command)
 app.command("merge")(merge.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)

@@ -41,15 +41,6 @@ def command(
         Literal["merged", "both"],
         typer.Option(help="With --verify-answers: the adapter on the base merged onto, or on bf16 and NF4 both."),
     ] = "merged",
-    verify_answers: Annotated[
-        Path | None,
-        typer.Option(metavar="QUESTIONS", help="Ask adapter and merged model these: a .jsonl file or a prepared set."),
-    ] = None,
-    both_bases: Annotated[
-        bool,
-        typer.Option("--both-bases", help="With --verify-answers: the adapter on bf16 and on nf4; which is nearer?"),
-    ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="With --verify-answers: the first so many questions.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
@@ -59,11 +50,7 @@ def command(
 
     Example: ixtune merge runs/receipts --out merged
 
-    With --verify-answers the exit code is 1 if fewer than 9 of 10 greedy answers are the adapter's own.
-
     Example: ixtune merge runs/receipts runs/charts --weights 0.6,0.4 --out merged
-
-    Example: ixtune merge runs/receipts --onto nf4 --verify-answers questions.jsonl --out merged
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -77,17 +64,7 @@ def command(
         raise UsageError(
             "several adapters have no answers of their own to compare with", mend="leave out --verify-answers"
         )
-    numbers = _numbers(weights)
-    if verify_answers is not None:
-        _can_verify(adapters, numbers)
-    elif both_bases:
-        raise UsageError("--both-bases belongs to --verify-answers", mend="give questions, or leave it out")
     folder = resolve(base or named_base(adapters[0]))
-    asked = None
-    if verify_answers is not None:
-        from ixtune.evaluation.verify_merge import questions_for
-
-        asked = questions_for(adapters[0], folder, verify_answers, limit)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
@@ -95,7 +72,7 @@ def command(
             adapters,
             folder,
             out,
-            weights=numbers,
+            weights=_numbers(weights),
             in_turn=in_turn,
             onto=onto,
             force=force,
@@ -158,4 +135,6 @@ def _numbers(weights: str | None) -> list[float] | None:
     try:
         return [float(number) for number in weights.split(",")]
     except ValueError:
+        from ixtune.errors import UsageError
+
         raise UsageError(f"--weights {weights} is no list of numbers", mend="write it such as 0.6,0.4") from None
