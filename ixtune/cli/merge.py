@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from ixtune.evaluation.questions import Asked
     from ixtune.evaluation.verify_merge import Verification
 
 _QUESTIONS = 32  # put to each model by --verify-answers
@@ -60,11 +61,16 @@ def command(
     from ixtune.base import resolve
     from ixtune.errors import UsageError
 
-    if verify_answers is not None and len(adapters) > 1:
-        raise UsageError(
-            "several adapters have no answers of their own to compare with", mend="leave out --verify-answers"
-        )
-    folder = resolve(base or named_base(adapters[0]))
+    numbers = _numbers(weights)
+    if verify_answers is not None and (len(adapters) > 1 or numbers not in (None, [1.0])):
+        raise UsageError("a combination has no adapter whose answers it should give", mend="leave out --verify-answers")
+    name_of_base = base or named_base(adapters[0])
+    folder = resolve(name_of_base)
+    asked = None
+    if verify_answers is not None:  # read before gigabytes are written
+        from ixtune.evaluation.verify_merge import questions_for
+
+        asked = questions_for(adapters[0], folder, verify_answers, _QUESTIONS)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
@@ -72,7 +78,7 @@ def command(
             adapters,
             folder,
             out,
-            weights=_numbers(weights),
+            weights=numbers,
             in_turn=in_turn,
             onto=onto,
             force=force,
@@ -90,8 +96,8 @@ def command(
         ("folder", report.out),
     ]
     found = None
-    if verify_answers is not None:
-        found = _compare(adapters[0], base or named_base(adapters[0]), out, verify_answers, onto, verify_onto, force)
+    if asked is not None:
+        found = _compare(adapters[0], name_of_base, out, asked, onto, verify_onto, force)
         lines += _told(found)
     for name, value in lines + [("warning", text) for text in report.warnings]:
         typer.echo(f"{name:<8} {value}")
@@ -101,15 +107,13 @@ def command(
 
 
 def _compare(
-    adapter: Path, base: str, merged: Path, source: Path, onto: Literal["bf16", "nf4"], sides: str, force: bool
+    adapter: Path, base: str, merged: Path, asked: Asked, onto: Literal["bf16", "nf4"], sides: str, force: bool
 ) -> Verification:
-    from ixtune.base import resolve
     from ixtune.cli.console import progress, quiet_libraries
 
     quiet_libraries()
-    from ixtune.evaluation.verify_merge import questions_for, verify_merge
+    from ixtune.evaluation.verify_merge import verify_merge
 
-    asked = questions_for(adapter, resolve(base), source, _QUESTIONS)
     other: Literal["bf16", "nf4"] = "nf4" if onto == "bf16" else "bf16"
     bases = (onto, other) if sides == "both" else (onto,)
     with progress("questions") as bar:

@@ -110,3 +110,16 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
         wrong = ixtune("merge", run, run, *options, "--out", tmp_path / "wrong")
         assert wrong.returncode == 2
         assert words in wrong.stderr
+
+
+def test_answers_that_cannot_be_compared_are_told_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "What?"}\n')
+    out = tmp_path / "merged"
+    halved = ixtune("merge", run, "--out", out, "--weights", "0.5", "--verify-answers", asked)
+    assert halved.returncode == 2
+    assert "no adapter whose answers" in halved.stderr
+    absent = ixtune("merge", run, "--out", out, "--base", "nano", "--verify-answers", tmp_path / "none.jsonl")
+    assert absent.returncode == 1
+    assert "none.jsonl" in absent.stderr
+    assert not out.exists()

@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = resolve("nano")
     (root / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {root}\n", encoding="utf-8")
     recipe = recipes.load(root / "recipe.yaml", ("training.compute_dtype=fp32", "adapter.quantize=none"))
+    torch.manual_seed(0)  # of LoRA's A: rounding to bf16 turns an answer where the two likeliest tokens are near
     model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section("plain"))
     stir(model, 0.02)
     record = {
