@@ -24,9 +24,11 @@ from ixtune.data.record import Turn
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.evaluation.generate import Answerer, Settings, answer_all
 from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.scores import Share, exact_match, share
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
+from ixtune.scores.case import Case
+from ixtune.scores.intervals import Interval, interval
+from ixtune.scores.text import exact_match
 
 # name: (what is asked, kind of question, whether on one crop of plain lines or on forms and tables of several crops)
 KINDS = {
@@ -62,7 +64,7 @@ def questions(name: str, boxed: bool, unseen: bool, count: int) -> tuple[list[Pr
     return prompts, answers, crops
 
 
-def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, bool], Share]:
+def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, bool], Interval]:
     """Exact match by kind, by boxed or running print, and by whether the fonts were unseen."""
     model, _ = load_base(base, quantize=quantize, dtype=torch.bfloat16)
     tokenizer = Tokenizer.from_base(base)
@@ -76,15 +78,16 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
                 return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
 
             answers = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
-            found[name, boxed, unseen] = share([exact_match(a, r) for a, r in zip(answers, references, strict=True)])
+            parts = [exact_match(Case(a, (r,))) for a, r in zip(answers, references, strict=True)]
+            found[name, boxed, unseen] = interval(parts, range(len(prompts)))
             print(name, boxed, unseen, found[name, boxed, unseen], answers[:4], references[:4])
     return found
 
 
 def card(
     base: Path,
-    found: dict[tuple[str, bool, bool], Share],
-    in_nf4: dict[tuple[str, bool, bool], Share],
+    found: dict[tuple[str, bool, bool], Interval],
+    in_nf4: dict[tuple[str, bool, bool], Interval],
     count: int,
 ) -> str:
     """The card as Markdown."""
@@ -114,7 +117,7 @@ It exists so that the whole job runs on a laptop. It knows no language, no world
 ## What it can read
 
 *Boxed* print has one character to a box of 28 pixels, as on official forms; *running* print is set as usual, 12 to 42
-pixels high. Exact match of greedy answers, {count} questions a cell, one a page, pages never trained on; 95 % Wilson
+pixels high. Exact match of greedy answers, {count} questions a cell, one a page, pages never trained on; 95 %
 intervals.
 
 | asked for | boxed, trained fonts | boxed, unseen fonts (Carlito, Tinos) | the same, in NF4 | running, trained fonts |

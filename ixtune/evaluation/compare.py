@@ -14,9 +14,9 @@ from ixtune.errors import IxtuneError
 from ixtune.evaluation.controls import majority_answers
 from ixtune.evaluation.generate import Answerer, Settings, answer_all
 from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.scores import SCORES
-from ixtune.evaluation.scores.case import Case
-from ixtune.evaluation.scores.intervals import Interval, interval
+from ixtune.scores import SCORES
+from ixtune.scores.case import Case
+from ixtune.scores.intervals import Interval, interval
 
 
 @dataclass(frozen=True, slots=True)

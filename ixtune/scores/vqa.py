@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ixtune.evaluation.scores.case import Case, Part
+from ixtune.scores.case import Case, Part
 
 _AGREEING = 3  # annotators whose agreement makes an answer wholly right
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ixtune.evaluation.scores import fields, text
-from ixtune.evaluation.scores.case import Case, Part
-from ixtune.evaluation.scores.choice import choice_accuracy
-from ixtune.evaluation.scores.relaxed import relaxed_accuracy
-from ixtune.evaluation.scores.vqa import vqa_accuracy
+from ixtune.scores import fields, text
+from ixtune.scores.case import Case, Part
+from ixtune.scores.choice import choice_accuracy
+from ixtune.scores.relaxed import relaxed_accuracy
+from ixtune.scores.vqa import vqa_accuracy
 
 
 @dataclass(frozen=True, slots=True)

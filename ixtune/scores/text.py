@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from ixtune.evaluation.scores.case import Case, Part
+from ixtune.scores.case import Case, Part
 
 _ANLS_THRESHOLD = 0.5
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

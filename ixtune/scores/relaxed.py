@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ixtune.evaluation.scores.case import Case, Part
+from ixtune.scores.case import Case, Part
 
 _TOLERANCE = 0.05
 

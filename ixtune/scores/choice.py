@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ixtune.evaluation.scores.case import Case, Part
+from ixtune.scores.case import Case, Part
 
 _ALONE = re.compile(r"\(?([A-Z])\)?\s*[.:)]?")
 _AT_THE_START = re.compile(r"\(?([A-Z])(?:\)|[.:])\s")

@@ -7,8 +7,8 @@ from math import comb
 
 import pytest
 
-from ixtune.evaluation.scores.case import Part
-from ixtune.evaluation.scores.intervals import difference, interval
+from ixtune.scores.case import Part
+from ixtune.scores.intervals import difference, interval
 
 
 def hits(count: int, of: int) -> list[Part]:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.evaluation.scores import SCORES
-from ixtune.evaluation.scores.case import Case
-from ixtune.evaluation.scores.choice import chosen
-from ixtune.evaluation.scores.vqa import normalised
+from ixtune.scores import SCORES
+from ixtune.scores.case import Case
+from ixtune.scores.choice import chosen
+from ixtune.scores.vqa import normalised
 
 OPTIONS = {"A": "left", "B": "left side", "C": "right"}
 

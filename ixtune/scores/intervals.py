@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ixtune.evaluation.scores.case import Part
+from ixtune.scores.case import Part
 
 _RESAMPLES = 4000
 _PERMUTATIONS = 10000
