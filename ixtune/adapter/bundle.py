@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors import safe_open
 
-from ixtune.adapter import dora
+from ixtune.adapter import card, dora
 from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
@@ -31,7 +31,10 @@ def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
     """
     with atomic_folder(folder) as partial:
         model.save_pretrained(str(partial))
-        (partial / "README.md").write_text(_card(info), encoding="utf-8")
+        config = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
+        # as the recipe names it: PEFT writes where it lies on this machine
+        atomic_write_json(partial / CONFIG_FILE, {**config, "base_model_name_or_path": info["base"]})
+        (partial / card.FILE).write_text(card.of_adapter(info), encoding="utf-8")
         atomic_write_json(partial / RECORD_FILE, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS_FILE)})
 
 
@@ -65,7 +68,8 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
     """Put a saved adapter on a loaded base, in evaluation mode.
 
     Raises:
-        IxtuneError: a key is unused or missing, or the base is not the one it was trained on (unless `force`).
+        IxtuneError: a key is unused, missing or misshapen, or the base is not the one it was trained on (unless
+            `force`).
     """
     info = read_info(folder)
     read_adapter(folder)  # whole, unaltered, finite, and of a kind we know; PEFT would not say
@@ -92,6 +96,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
             f"the adapter does not fit the base: {str(error).splitlines()[0]}",
             where=str(folder),
             mend="use the base it was trained on, or copy the adapter again",
+            notes=[line.strip() for line in str(error).splitlines()[1:9]],  # torch names each tensor and both shapes
         ) from error
     _check_keys(wrapped, folder)
     dora.install(wrapped)
@@ -118,22 +123,3 @@ def _stored_name(name: str) -> str:
     """The name under which PEFT saves a parameter of the wrapped model."""
     name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".default.", ".").replace(".modules_to_save.", ".")
-
-
-def _card(info: dict[str, Any]) -> str:
-    """A model card that states where the adapter comes from and the terms it inherits."""
-    data = info.get("data", {})
-    return f"""---
-library_name: peft
-base_model: {info.get("base")}
-tags: [lora, ixtune]
----
-# Adapter for {info.get("base")}
-
-Trained with ixtune {info.get("ixtune_version")} on {data.get("records")} records for {info.get("steps")} steps.
-What it targets, the data's hash and the whole recipe are in `{RECORD_FILE}`.
-
-The adapter is a derivative of its base and inherits the base's terms. The weights of InternLM-XComposer2-4KHD are open
-for academic research, and free commercial use asks for an application to their authors; the embedded `nano` base of
-ixtune is Apache-2.0.
-"""

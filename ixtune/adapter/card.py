@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, from what, under whose terms, and how it is loaded."""
+"""Model cards of adapters and exports: what it is, from what, under whose terms, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ixtune.adapter.export_profiles import Profile
+from ixtune.adapter.weights import RECORD_FILE
 from ixtune.base import HUB_ID
 
 FILE = "README.md"
@@ -34,17 +35,49 @@ class Facts:
     warnings: tuple[str, ...]
 
 
+def of_adapter(record: Mapping[str, Any]) -> str:
+    """The card of an adapter as training leaves it, from its ixtune.json."""
+    base = str(record.get("base", ""))
+    hd_num = record.get("hd_num")
+    terms = record.get("terms") or "see its own card"
+    return "\n".join(
+        [
+            *_head("peft", base),
+            f"# Adapter for {_shown_base(base)}",
+            "",
+            f"Made by ixtune {record.get('ixtune_version', '')}".rstrip() + ".",
+            "",
+            "## Terms",
+            "",
+            f"A derivative of its base, whose terms it inherits: {terms}.",
+            "",
+            "## Loading",
+            "",
+            *([f"Trained and to be used with `hd_num` {hd_num}.", ""] if hd_num else []),
+            "```",
+            'ixtune predict "What is the total?" --image receipt.png --adapter THIS_FOLDER',
+            "ixtune merge THIS_FOLDER --out merged",
+            "```",
+            "",
+            "In Python, `peft.PeftModel.from_pretrained` puts it on an `IXC2ForCausalLM` of the same base;",
+            f"the base's identity is in `{RECORD_FILE}`, with the data's hashes and the whole recipe.",
+            "",
+            "## Data and training",
+            "",
+            *(f"- {name}: {value}" for name, value in _training(record)),
+            "",
+            *_recipe(record),
+        ]
+    )
+
+
 def text(facts: Facts) -> str:
     """The card in Markdown, with the head that the hub reads."""
     library = "peft" if facts.profile.name == "peft-original" else "transformers"
-    # the hub refuses a base_model that is no id of its own, which a folder on this machine is not
-    base_model = [f"base_model: {HUB_ID}"] if facts.base == HUB_ID else []
-    head = ["---", f"library_name: {library}", *base_model, "license: other", "license_name: that-of-its-base"]
-    head += ["tags: [ixtune, internlm-xcomposer2, image-text-to-text]", "---"]
     limits = [f"- {limit}" for limit in (*facts.profile.limits, *facts.warnings)]
     return "\n".join(
         [
-            *head,
+            *_head(library, facts.base),
             f"# {_shown_base(facts.base)}, adapted to a domain",
             "",
             f"Made by ixtune {facts.record.get('ixtune_version', '')}".rstrip() + f": {facts.profile.makes}.",
@@ -74,6 +107,13 @@ def text(facts: Facts) -> str:
     )
 
 
+def _head(library: str, base: str) -> list[str]:
+    """What the hub reads; it refuses a base_model that is no id of its own, which a folder on this machine is not."""
+    base_model = [f"base_model: {HUB_ID}"] if base == HUB_ID else []
+    head = ["---", f"library_name: {library}", *base_model, "license: other", "license_name: that-of-its-base"]
+    return [*head, "tags: [ixtune, internlm-xcomposer2, image-text-to-text]", "---"]
+
+
 def _shown_base(base: str) -> str:
     """A name that does not tell where on somebody's machine the base lay."""
     return base.rstrip("/").rpartition("/")[2] or base
@@ -81,7 +121,7 @@ def _shown_base(base: str) -> str:
 
 def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Counts and metrics that the adapter's record holds."""
-    steps = {name: record.get(name) for name in ("steps", "step", "adapter_step", "validation_loss")}
+    steps = {name: record.get(name) for name in ("steps", "step", "adapter_step", "tokens", "loss", "validation_loss")}
     found = {**_numbers(record.get("data")), **_numbers(steps), **_numbers(record.get("metrics"))}
     return list(found.items()) or [("data and metrics", "the adapter does not say")]
 

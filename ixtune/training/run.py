@@ -14,6 +14,7 @@ from transformers import set_seed
 import ixtune
 from ixtune.adapter import bundle
 from ixtune.data.template import TEMPLATE_VERSION
+from ixtune.model.terms import terms_of
 from ixtune.recipe import Recipe
 from ixtune.training import checkpoints, metrics, parallel, planning, resume, trackers
 from ixtune.training.assembly import Network, assemble, build, pictures_of
@@ -21,6 +22,7 @@ from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal, Samples,
 from ixtune.training.dry_run import dry_run
 from ixtune.training.inputs import Inputs, open_inputs, pictures_as_trained
 from ixtune.training.lock import only_run_in
+from ixtune.training.opening import sizes_of
 from ixtune.training.plan import Plan, flops_of
 from ixtune.training.shapes import RecordShapes
 from ixtune.training.trainer import AdapterTrainer
@@ -158,6 +160,7 @@ def _record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) 
         "ixtune_version": ixtune.__version__,
         "base": recipe.base,
         "base_identity": inputs.hashes["base_identity"],
+        "terms": terms_of(inputs.base, sizes_of(inputs.base)),
         "quantize": recipe.adapter.quantize,
         "template_version": TEMPLATE_VERSION,
         "tokenizer_sha256": inputs.tokenizer.sha256,

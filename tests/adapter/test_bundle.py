@@ -15,9 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE
+from ixtune.base import resolve
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
+from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
 from ixtune.recipe import AdapterSection
 
 INFO = {"base": "small", "base_identity": "aa" * 32, "steps": 1, "ixtune_version": "0", "data": {"records": 1}}
@@ -161,4 +164,47 @@ def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> Non
 def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:
     info = json.loads((trained[0] / RECORD_FILE).read_text(encoding="utf-8"))
     assert info["adapter_sha256"] == sha256_file(trained[0] / WEIGHTS_FILE)
-    assert "academic research" in (trained[0] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_states_terms_data_and_recipe(small: Path, tmp_path: Path) -> None:
+    info = {**INFO, "terms": "open for research", "hd_num": 16, "loss": 0.25, "recipe": {"adapter": {"rank": 4}}}
+    bundle.save(attach.attach(_base(small), section("plain")), tmp_path / "adapter", info)
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    for said in ("terms it inherits: open for research.", "`hd_num` 16", "- records: 1", "- loss: 0.25", '"rank": 4'):
+        assert said in card
+    assert "base_model:" not in card  # `small` is no name on the hub
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(small: Path, tmp_path: Path) -> None:
+    """Trained on a wider base; the record lies that it is this one."""
+    folder = tmp_path / "adapter"
+    bundle.save(attach.attach(_base(small), section("plain")), folder, INFO)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    name = "base_model.model.model.layers.0.attention.wo.lora_A.weight"
+    tensors[name] = torch.zeros(4, 65)
+    save_file(tensors, folder / WEIGHTS_FILE)
+    _seal(folder)
+    with pytest.raises(IxtuneError, match="does not fit") as caught:
+        bundle.load(_base(small), folder, "aa" * 32)
+    (note,) = caught.value.notes
+    assert "layers.0.attention.wo.lora_A" in note
+    assert "[4, 65]" in note
+    assert "[4, 64]" in note
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((Path(__file__).parents[1] / "fixtures/adapters").iterdir()), ids=lambda folder: folder.name
+)
+def test_adapters_of_earlier_versions_load_and_answer_as_they_did(folder: Path) -> None:
+    """Trained by the command line of the commits that closed issues 2, 3 and 4; logits of that code on the CPU."""
+    nano = resolve("nano")
+    model = load_base(nano, quantize=False, dtype=torch.float32)[0]
+    crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": torch.tensor([[1, 5, 6, *[0] * 313, 7, 8, 9]]), "crops": crops, "grids": [(1, 1)]}
+    with torch.no_grad():
+        of_the_base = model(**batch).logits[0, -2:]
+        loaded = bundle.load(model, folder, base_identity(open_checkpoint(nano)))
+        logits = loaded(**batch).logits[0, -2:]
+    expected = torch.tensor(json.loads((folder / "logits.json").read_text(encoding="utf-8")))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert (of_the_base - expected).abs().max() > 1
