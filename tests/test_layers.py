@@ -28,9 +28,11 @@ MAY_IMPORT = {
     "adapter": GROUND | {"data", "model", "processing"},
     "training": GROUND | {"scores", "data", "model", "processing", "adapter"},
     "evaluation": GROUND | {"scores", "data", "model", "processing", "adapter", "training"},
+    "inspection": GROUND | {"data", "model", "adapter", "training"},
     "report": GROUND | {"scores", "data", "training", "evaluation"},
     "bench": GROUND | {"data", "model", "processing", "adapter", "training"},
-    "cli": GROUND | {"data", "model", "processing", "adapter", "training", "evaluation", "report", "bench"},
+    "cli": GROUND
+    | {"data", "model", "processing", "adapter", "training", "evaluation", "inspection", "report", "bench"},
     "__main__": {"cli"},
 }
 TENSORS = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors"}

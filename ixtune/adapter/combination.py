@@ -70,6 +70,11 @@ class Merged(Checkpoint):
             )
         return merged
 
+    def exact_rows(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows [start, stop) of the base's tensor and of the merged one in float32, before rounding."""
+        ground = self.ground.read_rows(name, start, stop).to(torch.float32, copy=True)
+        return ground, self._combined(name, start, stop, ground.clone())
+
     def read_bytes(self, name: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of the merged tensor, see `Checkpoint.read_bytes`."""
         info = self.by_name[name]

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.weights import AdapterWeights, read_adapter
+from ixtune.errors import IxtuneError
+from ixtune.model.shards import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,60 @@ def inspect_adapter(path: Path) -> Inspection:
     whole = {name: adapter.file.by_name[key].shape for name, key in adapter.whole.items()}
     effect = bool(whole) or bool(adapter.magnitudes) or any(update.norm > 0 for update in updates)
     return Inspection(adapter.folder, updates, whole, effect)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far one tensor moved from the base's.
+
+    Attributes:
+        norm: Frobenius norm of what was added, DoRA's magnitudes included.
+        ratio: The same, over the norm of the base's tensor.
+        magnitude: With DoRA the norm of the row lengths' change over that of the base's row lengths; None without.
+    """
+
+    norm: float
+    ratio: float
+    magnitude: float | None
+
+
+def changes_of(adapter: AdapterWeights, base: Checkpoint) -> dict[str, Change]:
+    """The change of every tensor that the adapter names, in row blocks: no tensor of the base is ever whole in memory.
+
+    Raises:
+        IxtuneError: The base lacks a tensor, or has it in another shape.
+    """
+    together = Merged(base, [Ingredient(adapter)])
+    found = {}
+    for name in (*adapter.low_rank, *adapter.whole):
+        info = base.by_name.get(name)
+        shape = _shape(adapter, name)
+        if info is None or tuple(info.shape) != shape:
+            has = "x".join(map(str, info.shape)) if info else "no such tensor"
+            raise IxtuneError(
+                f"the adapter changes {name} of {'x'.join(map(str, shape))}; the base has {has}",
+                where=str(base.folder),
+                mend="give the base it was trained on",
+            )
+        moved = before = turned = 0.0
+        for start, stop in info.row_blocks():
+            old, new = together.exact_rows(name, start, stop)
+            moved += float((new - old).double().square().sum())
+            before += float(old.double().square().sum())
+            if name in adapter.magnitudes:
+                lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()
+                turned += float((lengths - old.double().norm(dim=1)).square().sum())
+        magnitude = (turned / before) ** 0.5 if before and name in adapter.magnitudes else None
+        ratio = (moved / before) ** 0.5 if before else float("inf") if moved else 0.0
+        found[name] = Change(moved**0.5, ratio, magnitude)
+    return found
+
+
+def _shape(adapter: AdapterWeights, name: str) -> tuple[int, ...]:
+    if name in adapter.whole:
+        return tuple(adapter.file.by_name[adapter.whole[name]].shape)
+    pair = adapter.low_rank[name]
+    return (adapter.file.by_name[pair.b].shape[0], adapter.file.by_name[pair.a].shape[1])
 
 
 def by_part(updates: Sequence[Update]) -> dict[str, float]:

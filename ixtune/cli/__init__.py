@@ -27,6 +27,7 @@ from ixtune.cli import (
     prepare,
     preview,
     recipes,
+    report,
     train,
 )
 from ixtune.cli.console import print_error
@@ -61,6 +62,7 @@ app.command("layout")(layout.command)
 app.command("plan")(plan.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)

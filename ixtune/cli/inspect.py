@@ -4,45 +4,76 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-_BAR = 30
+_BAR = 24
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder, or the run folder around it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Every update, for programs.")] = False,
+    path: Annotated[Path, typer.Argument(help="Adapter, run, checkpoint, merged model or prepared set.")],
+    base: Annotated[
+        str | None, typer.Option(help="Compare an adapter with this base's weights: `nano`, a folder or a hub id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it, for programs.")] = False,
 ) -> None:
-    """Say how an adapter changes its base: norm and effective rank of every update, and which parts moved most.
+    """Say what a folder is, whether it is whole, and of an adapter how far it moved which part of its base.
 
-    The files are checked on the way. Example: ixtune inspect runs/receipts
+    The exit code is 1 if something is damaged. Example: ixtune inspect runs/receipts --base nano
     """
-    from dataclasses import asdict
+    from ixtune.inspection import inspect
 
-    from ixtune.adapter.inspect import by_part, inspect_adapter
+    found = inspect(path, base)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2, default=str))
+        raise typer.Exit(0 if found.whole else 1)
+    typer.echo(f"{found.kind}  {found.path}")
+    if found.adapter is not None:
+        _show(found.adapter, compared=base is not None)
+    width = max((len(name) for name in found.facts), default=0)
+    for name, value in found.facts.items():
+        typer.echo(f"{name:<{width}}  {_plain(value)}")
+    for checked in found.checks:
+        typer.echo(f"ok       {checked}")
+    for problem in found.damage:
+        typer.echo(f"DAMAGED  {problem}")
+    raise typer.Exit(0 if found.whole else 1)
+
+
+def _show(adapter: dict[str, Any], *, compared: bool) -> None:
     from ixtune.cli.console import console, table
 
-    found = inspect_adapter(adapter)
-    if as_json:
-        typer.echo(json.dumps({**asdict(found), "folder": str(found.folder)}, indent=2))
-        return
-    largest = max((update.norm for update in found.updates), default=0.0)
+    updates = adapter["updates"]
+    key = (lambda one: one["change"]["ratio"]) if compared else (lambda one: one["norm"])
+    largest = max((key(one) for one in updates), default=0.0)
+    heads = ["update of", "rank", "norm", "effective rank", *(["of the base"] if compared else []), ""]
     rows = [
         (
-            update.name.removesuffix(".weight"),
-            str(update.rank),
-            f"{update.norm:.3g}",
-            f"{update.effective_rank:.1f}",
-            "█" * round(_BAR * update.norm / largest) if largest else "",
+            one["name"].removesuffix(".weight"),
+            str(one["rank"]),
+            f"{one['norm']:.3g}",
+            f"{one['effective_rank']:.1f}",
+            *([f"{one['change']['ratio']:.2%}"] if compared else []),
+            "█" * round(_BAR * key(one) / largest) if largest else "",
         )
-        for update in found.updates
+        for one in updates
     ]
-    console().print(table(None, ("update of", "rank", "norm", "effective rank", ""), rows))
-    for part, norm in by_part(found.updates).items():
-        typer.echo(f"{part:<12} {norm:.3g} together")
-    for name, shape in found.whole.items():
-        typer.echo(f"{name:<28} trained as a whole, {'x'.join(map(str, shape))}")
-    if not found.has_effect:
+    if rows:
+        console().print(table(None, heads, rows))
+    if adapter["parts"]:
+        typer.echo("moved most: " + ", ".join(f"{part} {norm:.3g}" for part, norm in adapter["parts"].items()))
+    for one in adapter["whole"]:
+        moved = f", changed by {one['change']['ratio']:.2%} of the base's norm" if compared else ""
+        typer.echo(f"trained whole: {one['name']}, {'x'.join(map(str, one['shape']))}{moved}")
+    turned = [one["change"]["magnitude"] for one in updates if compared and one["magnitudes"]]
+    if turned:
+        typer.echo(f"DoRA's row lengths changed by {min(turned):.2%} to {max(turned):.2%} of the base's")
+    if not adapter["has_effect"]:
         typer.echo("it changes nothing: every update is zero")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)

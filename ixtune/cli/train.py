@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from ixtune.training.run import Outcome
 
+_REPORT_RECORDS = 200  # of the validation set; more make the intervals narrower, and the end later
+
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
@@ -24,6 +26,9 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan, load, take one step on the largest pack, and write nothing.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option(help="At the end, if there is a validation set, evaluate on it and write RUN/report.html.")
+    ] = True,
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
     ] = 1,
@@ -39,7 +44,7 @@ def command(
     chosen = recipes.load(recipe, overrides or ())
     words = [str(recipe), *(overrides or ())]
     if processes > 1:  # which the processes that it starts are not told
-        options = ["--resume"] * resume + ["--dry-run"] * dry_run
+        options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
     from ixtune.training.run import train
@@ -51,6 +56,29 @@ def command(
     out.print("\n".join(_ending(outcome, words)), highlight=False, markup=False, soft_wrap=True)
     if outcome.adapter is None:
         raise typer.Exit(130)
+    if report and chosen.data.validation is not None and launch.rank() == 0:
+        _report(chosen.output, chosen.data.validation)
+
+
+def _report(run: Path, validation: Path) -> None:
+    """Evaluate a finished run on its validation set and write its report; what fails is told, the run stands."""
+    import gc
+
+    import torch
+
+    from ixtune.cli import main
+
+    gc.collect()  # the trainer's model, before the base is loaded again
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    found, limit = str(run / "evaluation.json"), str(_REPORT_RECORDS)
+    for verb in (
+        ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, "--out", found],
+        ["report", str(run)],
+    ):
+        if main(verb):  # without scores there are still the curves to report
+            again = shlex.join(["ixtune", *verb])
+            typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
 
 
 def _ending(outcome: Outcome, words: list[str]) -> list[str]:

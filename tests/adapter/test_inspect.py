@@ -10,9 +10,12 @@ from adapters import section, stir
 from in_process import call
 
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.inspect import by_part, inspect_adapter
+from ixtune.adapter.inspect import by_part, changes_of, inspect_adapter
 from ixtune.adapter.weights import read_adapter
+from ixtune.base import resolve
+from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base
+from ixtune.model.shards import open_checkpoint
 
 
 def _adapter(small: Path, folder: Path, kind: str, size: float) -> Path:
@@ -42,15 +45,35 @@ def test_norm_and_effective_rank_are_those_of_the_product(small: Path, tmp_path:
     )
 
 
-def test_the_command_line_shows_bars_and_names_an_adapter_without_effect(small: Path, tmp_path: Path) -> None:
-    told = call("inspect", _adapter(small, tmp_path / "adapter", "plain", 0.05))
-    assert told.returncode == 0, told.stderr
-    assert "█" * 30 in told.stdout
-    assert "vision_proj.0.weight" in told.stdout
-    fresh = _adapter(small, tmp_path / "fresh", "separators through a frozen projector", 0)
-    assert '"has_effect": true' in call("inspect", fresh, "--json").stdout  # separators are there as a whole
-    nothing = call("inspect", _adapter(small, tmp_path / "zero", "decoder only", 0))
-    assert "it changes nothing" in nothing.stdout
-    missing = call("inspect", tmp_path / "absent")
-    assert missing.returncode == 1
-    assert "there is no adapter" in missing.stderr
+def test_the_change_of_the_base_is_that_of_the_whole_tensors(small: Path, tmp_path: Path) -> None:
+    folder = _adapter(small, tmp_path / "adapter", "dora with everything", 0.05)
+    adapter, base = read_adapter(folder), open_checkpoint(small)
+    found = changes_of(adapter, base)
+    assert set(found) == {*adapter.low_rank, *adapter.whole}
+    for name, pair in adapter.low_rank.items():
+        old = base.read(name).double()
+        turned = old + pair.scale * adapter.file.read(pair.b).double() @ adapter.file.read(pair.a).double()
+        lengths = adapter.file.read(adapter.magnitudes[name]).double()
+        new = turned * (lengths / turned.norm(dim=1))[:, None]
+        assert found[name].norm == pytest.approx(float((new - old).norm()), rel=1e-4)
+        assert found[name].ratio == pytest.approx(float((new - old).norm() / old.norm()), rel=1e-4)
+        rows = old.norm(dim=1)
+        assert found[name].magnitude == pytest.approx(float((lengths - rows).norm() / rows.norm()), rel=1e-4)
+    for name, key in adapter.whole.items():
+        old = base.read(name).double()
+        moved = adapter.file.read(key).double() - old
+        assert found[name].norm == pytest.approx(float(moved.norm()), rel=1e-4)
+        assert found[name].magnitude is None
+
+
+def test_a_base_of_other_sizes_is_named(small: Path, tmp_path: Path) -> None:
+    adapter = read_adapter(_adapter(small, tmp_path / "adapter", "plain", 0.05))
+    with pytest.raises(IxtuneError, match="the base has"):
+        changes_of(adapter, open_checkpoint(resolve("nano")))
+
+
+def test_an_adapter_without_effect_is_called_so(small: Path, tmp_path: Path) -> None:
+    assert "it changes nothing" in call("inspect", _adapter(small, tmp_path / "zero", "decoder only", 0)).stdout
+    moved = call("inspect", _adapter(small, tmp_path / "moved", "decoder only", 0.05))
+    assert moved.returncode == 0, moved.stderr
+    assert "it changes nothing" not in moved.stdout

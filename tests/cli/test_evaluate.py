@@ -24,6 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training.compute_dtype=bf16",
         f"data.validation={folder}/prepared",
         "training.save_every=6",
+        "--no-report",
     )
     assert trained.returncode == 0, trained.stderr
     assert "validation loss" in trained.stdout

@@ -16,7 +16,7 @@ from ixtune import __version__, cli
 from ixtune.errors import DataError, IxtuneError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("prepare", "preview", "layout", "plan", "train", "evaluate", "predict", "merge", "bench", "recipes")
+VERBS = ("prepare", "preview", "layout", "plan", "train", "evaluate", "report", "predict", "merge", "bench", "recipes")
 PAGES = ([], *([verb] for verb in VERBS), ["recipes", "ls"], ["recipes", "show"])
 
 

@@ -247,7 +247,7 @@ def test_a_terminal_shows_a_bar_that_lives_and_a_pipe_does_not(
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     reading, writing = pty.openpty()
     terminal = {**environment(), "TERM": "xterm", "COLUMNS": "120"}
-    arguments = command("train", recipe, "training.max_steps=3", f"data.validation={data}")
+    arguments = command("train", recipe, "training.max_steps=3", f"data.validation={data}", "--no-report")
     with subprocess.Popen(arguments, stdin=writing, stdout=writing, stderr=writing, env=terminal):
         os.close(writing)
         shown = b""

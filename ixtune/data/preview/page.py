@@ -6,13 +6,11 @@ but its own, and no address be asked.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from ixtune.data.preview import summary, tables
+from ixtune.data.preview.frame import document, shared
 from ixtune.data.preview.markup import text
 
 _VIEWER = """<dialog id="viewer" aria-labelledby="viewer-title"><header>
@@ -38,11 +36,6 @@ def page(
         records: The rows of its table.
         rejects: The first rows of rejects.jsonl.
     """
-    style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     first = next(iter(manifests.values()))
     total = sum(one["records"]["rows"] for one in manifests.values())
     body = (
@@ -55,15 +48,4 @@ def page(
         tables.rejects(rejects, first["records"]["rejected"]),
         _VIEWER,
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(name, 200)}: preview</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f"{chr(10).join(body)}\n<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _hash(content: str) -> str:
-    """How a content policy names an inline element."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    return document(f"{text(name, 200)}: preview", body, shared("page.css"), shared("listing.js", "page.js"))

@@ -1,0 +1,72 @@
+"""The report of a run, or of several side by side: report.html, report.md and report.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixtune.errors import UsageError
+from ixtune.files import atomic_write_json, atomic_write_text
+from ixtune.report.figures import figures
+from ixtune.report.markdown import markdown
+from ixtune.report.page import page
+from ixtune.report.reading import EVALUATION, distinct_names, read_evaluation, read_run
+
+PAGE, TEXT, DATA = "report.html", "report.md", "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        verdicts: What the figures say, a sentence each.
+        missing: What could not be shown, a sentence each.
+    """
+
+    out: Path
+    verdicts: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) -> Written:
+    """Write the three files into `out`, each as a whole or not at all, over former ones.
+
+    Args:
+        runs: Run folders.
+        out: A folder, made if it is missing; may be the run's own.
+        evaluations: One for each run, or one of all of them; by default evaluation.json of each run.
+
+    Raises:
+        UsageError: A folder is no run, an evaluation that is named cannot be read, or their numbers do not fit.
+    """
+    if evaluations and len(evaluations) not in (1, len(runs)):
+        raise UsageError(
+            f"{len(evaluations)} evaluations for {len(runs)} runs",
+            where="--evaluation",
+            mend="give one for each run in the same order, or one in which all were evaluated",
+        )
+    names = distinct_names(list(runs))
+    opened = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
+    paths = list(evaluations) or [run / EVALUATION for run in runs]
+    found: list[tuple[str, Path, Mapping[str, Any]]] = []
+    absent: list[str] = []
+    for name, path in zip(names, paths, strict=False):
+        try:
+            found.append((name if len(paths) > 1 else "", path, read_evaluation(path)))
+        except UsageError as error:
+            if evaluations:  # one that is asked for must be there; one that is only usual need not
+                raise
+            absent.append(f"scores are not shown: {error}; {error.mend}")
+    made = figures(opened, found, absent)
+    html = page(made, [content for _, _, content in found])
+    # answers may hold half a surrogate pair, which no UTF-8 can
+    atomic_write_text(out / PAGE, html.encode("utf-8", "replace").decode())
+    atomic_write_text(out / TEXT, markdown(made).encode("utf-8", "replace").decode())
+    atomic_write_json(out / DATA, json.loads(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace")))
+    told = tuple(one["text"] for evaluation in made["evaluations"] for one in evaluation["verdicts"])
+    return Written(out, told, tuple(made["missing"]))

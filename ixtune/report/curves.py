@@ -1,0 +1,48 @@
+"""The learning curves of a run: every figure of metrics.jsonl that has a course, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.report.reading import Run
+
+Series = list[tuple[int, float]]
+"""(step, value), steps rising."""
+
+_NOT_CURVES = {"step", "epoch", "tokens", "supervised_tokens", "seconds", "mfu", "tokens_per_s", "memory_gib"}
+_TITLES = {
+    "loss": "Training loss",
+    "validation_loss": "Validation loss",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+}
+_FIRST = tuple(_TITLES)
+
+
+def curves(run: Run) -> dict[str, Series]:
+    """Every curve of a run: the losses first, then scores on the validation set, then the rest."""
+    found: dict[str, Series] = {}
+    for line in run.lines:
+        if "event" in line:
+            continue
+        for name, value in _numbers(line):
+            found.setdefault(name, []).append((line["step"], value))
+    order = sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+    return {name: sorted(found[name]) for name in order}
+
+
+def title(name: str) -> str:
+    """What to call a curve."""
+    return _TITLES.get(name) or name.replace("_", " ").capitalize()
+
+
+def _numbers(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            found += _numbers(value, f"{prefix}{key} ")
+        elif key not in _NOT_CURVES and type(value) in (int, float) and math.isfinite(value):
+            found.append((prefix + key, float(value)))
+    return found

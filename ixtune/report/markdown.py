@@ -1,0 +1,118 @@
+"""The report as Markdown: the same figures, without pictures and without the table of all answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from ixtune.report import verdict
+from ixtune.report.sections import cost_lines, data_lines, with_interval
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!&~])")
+_MOST = 400  # characters of a text from the data
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The whole text of report.md."""
+    return "\n".join(_lines(figures)) + "\n"
+
+
+def plain(value: object) -> str:
+    """A text from the data on one line, inert in Markdown and in a cell of a table."""
+    words = " ".join(str(value).split())
+    words = words if len(words) <= _MOST else f"{words[: _MOST - 1]}…"
+    return _SPECIAL.sub(r"\\\1", words)
+
+
+def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    runs, evaluations = figures["runs"], figures["evaluations"]
+    yield f"# {plain(' and '.join(run['name'] for run in runs))}"
+    yield f"\nA report by ixtune {plain(figures['ixtune_version'])}."
+    if figures["missing"]:
+        yield "\n## Not in this report\n"
+        yield from (f"- {plain(one)}" for one in figures["missing"])
+    if not figures["comparable"]:
+        yield "\nThe runs were evaluated on different data: compare with care."
+    for one in evaluations:
+        yield from _evaluation(one)
+    if len(runs) > 1:
+        names = [run["name"] for run in runs]
+        yield "\n## Where the recipes differ\n"
+        rows = [[one["key"], *(one["values"][name] for name in names)] for one in figures["recipe_differences"]]
+        yield from _table(["key", *names], rows) if rows else ["The recipes are the same."]
+    for run in runs:
+        yield from _run(run, f" of {plain(run['name'])}" if len(runs) > 1 else "")
+
+
+def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
+    of = f" of {plain(one['name'])}" if one["name"] else ""
+    yield f"\n## Scores{of}\n"
+    yield from (f"- {plain(told['text'])}" for told in one["verdicts"])
+    names = list(dict.fromkeys(score for result in one["results"] for score in result["scores"]))
+    rows = [
+        [
+            result["name"],
+            *(with_interval(result["scores"].get(name)) for name in names),
+            "" if result.get("loss") is None else f"{result['loss']:.3f}",
+        ]
+        for result in one["results"]
+    ]
+    yield f"\n{one['records']:,} records of {plain(one['data'])}; 95 % intervals in brackets.\n"
+    yield from _table(["answers of", *map(verdict.title, names), "loss"], rows)
+    models = [result["name"] for result in one["results"] if result["kind"] == "model"]
+    for dimension in one["breakdown"]:
+        yield f"\n### By {plain(dimension['dimension'])}\n"
+        yield from _table(
+            ["group", "n", *models],
+            [
+                [group["group"], f"{group['n']:,}", *(with_interval(group["results"].get(name)) for name in models)]
+                for group in dimension["groups"]
+            ],
+        )
+    for key, heading, count in (
+        ("regressions", "Worst regressions", one["worse"]),
+        ("gains", "Best gains", one["better"]),
+    ):
+        if len(models) > 1:
+            yield f"\n### {heading}\n\n{len(one[key])} of {count:,}.\n"
+            yield from _table(
+                ["id", "question", "reference", models[0], models[-1]],
+                [
+                    [
+                        example["id"],
+                        example["question"],
+                        " / ".join(map(str, example["references"])),
+                        *(example["answers"].get(name, "") for name in (models[0], models[-1])),
+                    ]
+                    for example in one[key]
+                ],
+            )
+
+
+def _run(run: Mapping[str, Any], of: str) -> Iterator[str]:
+    for heading, pairs in (
+        ("Cost", list(cost_lines(run["cost"])) if run["cost"] else []),
+        ("Data", [(f"{path}: {key}", told) for path, one in run["data"].items() for key, told in data_lines(one)]),
+        ("Environment", list(run["environment"].items())),
+    ):
+        yield f"\n## {heading}{of}\n"
+        yield from _table(["what", "value"], pairs) if pairs else ["Not found."]
+    yield f"\n## Recipe{of}\n"
+    if run["recipe"]:
+        # indented, so that no row of back-ticks in a value ends it
+        yield from (f"    {line}" for line in yaml.safe_dump(run["recipe"], sort_keys=False).splitlines())
+    else:
+        yield "Not found."
+
+
+def _table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    yield _cells(columns)
+    yield _cells(["---"] * len(columns), escape=False)
+    yield from map(_cells, rows)
+
+
+def _cells(cells: Sequence[object], *, escape: bool = True) -> str:
+    return "| " + " | ".join(plain(cell) if escape else str(cell) for cell in cells) + " |"

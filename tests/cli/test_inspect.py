@@ -1,0 +1,108 @@
+"""`ixtune inspect`: every kind of folder, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from in_process import call
+from main_job import ixtune, prepare, write_recipe
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `prepared`, `run` and `merged`, all by the command line."""
+    root = tmp_path_factory.mktemp("job")
+    data = prepare(root, 4)
+    recipe = write_recipe(root / "recipe.yaml", data, root / "run")
+    for done in (
+        ixtune("train", recipe, "training.max_steps=2", "training.save_every=1"),
+        ixtune("merge", root / "run", "--out", root / "merged"),
+    ):
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+def _bend(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("prepared", ("prepared set", "4 (4 read, 0 rejected)", "hd_num", "SHA-256 begins with")),
+        ("run", ("run ", "checkpoints", "checkpoint-2: checksums hold", "LoRA, rank 4, alpha 8", "moved most: ")),
+        ("run/adapter", ("adapter ", "w1 w2 w3 wo wqkv", "projector", "full", "SHA-256 as in ixtune.json", "█" * 24)),
+        ("run/checkpoint-2", ("checkpoint ", "2 of 2", "bit for bit", "checksums hold")),
+        ("merged", ("merged model", "nano", "162 tensors", "SHA-256 as in merge_report.json")),
+    ],
+)
+def test_every_kind_says_what_it_is_and_that_it_is_whole(job: Path, folder: str, said: tuple[str, ...]) -> None:
+    told = ixtune("inspect", job / folder)
+    assert told.returncode == 0, told.stderr
+    for words in said:
+        assert words in told.stdout
+    assert "DAMAGED" not in told.stdout
+    machine = json.loads(call("inspect", job / folder, "--json").stdout)
+    assert machine["whole"] is True
+    assert machine["damage"] == []
+    assert machine["kind"] in told.stdout
+
+
+def test_with_a_base_it_says_how_far_each_part_moved(job: Path) -> None:
+    told = ixtune("inspect", job / "run", "--base", "nano")
+    assert told.returncode == 0, told.stderr
+    assert "of the base" in told.stdout
+    machine = json.loads(call("inspect", job / "run", "--base", "nano", "--json").stdout)
+    updates = machine["adapter"]["updates"]
+    assert len(updates) == 20
+    assert all(0 < one["change"]["ratio"] < 1 for one in updates)
+    assert [one["name"] for one in machine["adapter"]["whole"]][0].startswith("vision_proj")
+    assert call("inspect", job / "prepared", "--base", "nano").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "said"),
+    [
+        ("prepared", "data-00000-of-00001.arrow", "is not what was prepared"),
+        ("run", "checkpoint-1/optimizer.pt", "checkpoint-1: optimizer.pt does not match its checksum"),
+        ("run/checkpoint-2", "trainer_state.json", "trainer_state.json does not match its checksum"),
+        ("merged", "model-00002-of-00002.safetensors", "is not what was merged"),
+    ],
+)
+def test_damage_is_named_with_exit_code_1(job: Path, tmp_path: Path, folder: str, file: str, said: str) -> None:
+    copy = tmp_path / Path(folder).name
+    shutil.copytree(job / folder, copy)
+    _bend(copy / file)
+    told = call("inspect", copy)
+    assert told.returncode == 1
+    assert said in told.stdout + told.stderr
+
+
+def test_a_bent_or_cut_adapter_is_refused(job: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(job / "run/adapter", copy)
+    _bend(copy / "adapter_model.safetensors")
+    assert "not those that ixtune.json was written for" in call("inspect", copy).stderr
+    content = (copy / "adapter_model.safetensors").read_bytes()
+    (copy / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
+    cut = call("inspect", copy)
+    assert cut.returncode == 1
+    assert "adapter_model.safetensors" in cut.stderr
+
+
+def test_what_it_cannot_tell_is_said_with_where_to_go(job: Path, tmp_path: Path) -> None:
+    for path, words in (
+        (tmp_path, "no adapter, run, checkpoint, merged model or prepared set"),
+        (tmp_path / "absent", "there is no such folder"),
+    ):
+        told = call("inspect", path)
+        assert told.returncode == 1
+        assert words in told.stderr
+    (tmp_path / "config.json").write_text("{}")
+    assert "ixtune base info" in call("inspect", tmp_path).stderr

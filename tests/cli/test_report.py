@@ -1,0 +1,60 @@
+"""`ixtune report` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from main_job import ixtune, prepare, write_recipe
+from report_files import write_evaluation, write_run
+
+from ixtune.report.reading import EVALUATION_FORMAT
+
+
+def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    file = write_evaluation(tmp_path / "evaluation.json")
+    done = ixtune("report", run, "--evaluation", file, "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert "adapter is better than base: exact match +0.625" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+def test_several_runs_need_a_folder_and_a_run_must_be_one(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    several = ixtune("report", run, run)
+    assert (several.returncode, "give --out DIR" in several.stderr) == (2, True)
+    (tmp_path / "empty").mkdir()
+    none = ixtune("report", tmp_path / "empty")
+    assert (none.returncode, "this is no run folder" in none.stderr) == (2, True)
+
+
+def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
+    data = prepare(tmp_path, 4)
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
+    assert done.returncode == 0, done.stderr
+    assert (done.stderr, "done     1 steps" in done.stdout) == ("", True)
+    assert {"evaluation.json", "report.html", "report.json", "report.md"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    told, found = (
+        json.loads((tmp_path / "run" / f"{name}.json").read_text(encoding="utf-8")) for name in ("report", "evaluation")
+    )
+    names = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
+    assert [result["name"] for result in found["results"]] == names
+    if found.get("format") == EVALUATION_FORMAT:
+        assert [result["name"] for result in told["evaluations"][0]["results"]] == names
+        assert told["missing"] == []
+    else:
+        assert [one for one in told["missing"] if "scores are not shown: the evaluation is of format" in one]
+
+
+def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path):
+    data = prepare(tmp_path, 1)  # a single picture: there is none to swap it with
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
+    done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
+    assert done.returncode == 0, done.stderr
+    assert "warning: the run is finished, but its report is not complete; again with: ixtune evaluate" in done.stderr
+    assert "scores are not shown" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "run" / "adapter" / "ixtune.json").is_file()
