@@ -41,15 +41,18 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 @contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal (stderr) how much is done; yields the function that is told how much more was done."""
+def progress(description: str) -> Iterator[Callable[..., None]]:
+    """Show on a terminal (stderr) how much is done.
+
+    Yields the function that is told how much more was done, and how much it will be in all once that is known.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(description, total=None)
+        yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
 def print_error(error: IxtuneError) -> None:

@@ -1,129 +1,216 @@
-"""Base beside adapter on a held-out set, with the two controls that unmask a model which does not look."""
+"""Answers judged: scores with intervals, paired differences, and the two controls that unmask who does not look."""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ixtune.data.record import Turn
-from ixtune.data.store import PreparedSet
-from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.controls import majority_answers
-from ixtune.evaluation.generate import Answerer, Settings, answer_all
+from ixtune.evaluation.controls import majority_answers, question_form
+from ixtune.evaluation.exam import Question
+from ixtune.evaluation.generate import Answerer, batches
 from ixtune.evaluation.prompt import Prompt
 from ixtune.scores import SCORES
-from ixtune.scores.case import Case
-from ixtune.scores.intervals import Interval, interval
+from ixtune.scores.case import Case, Part
+from ixtune.scores.intervals import difference, interval
+
+MAJORITY = "majority answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """The last question of every record, its reference answer, and what was said before."""
+class Answers:
+    """What one model or control said to every question.
 
-    prompts: tuple[Prompt, ...]
-    references: tuple[str, ...]
-    ids: tuple[str, ...]
-
-    @property
-    def texts(self) -> list[str]:
-        """The questions' own words."""
-        return [prompt.turns[-1].text.replace("<ImageHere>", "").strip() for prompt in self.prompts]
-
-    @property
-    def groups(self) -> list[Hashable]:
-        """What each question is about: its pictures, or itself where it has none."""
-        return [prompt.paths or at for at, prompt in enumerate(self.prompts)]
-
-
-@dataclass(slots=True)
-class Result:
-    """What one model, or one control, answered."""
+    Attributes:
+        name: What the table calls it.
+        texts: One for each question, in order.
+        control: Whether it is a control and no contender.
+        loss: Mean cross-entropy of the first references, where it was measured.
+        seconds: That answering took, pictures included.
+        tokens: Of the answers.
+        unfinished: Answers that the longest length cut off.
+    """
 
     name: str
-    exact: Interval
-    loss: float | None
-    answers: list[str] = field(repr=False)
-
-
-def questions_of(prepared: PreparedSet) -> Questions:
-    """Cut every record before its last answer.
-
-    Raises:
-        IxtuneError: the set is empty.
-    """
-    records = list(prepared.dataset)
-    if not records:
-        raise IxtuneError("the set holds no records", where=str(prepared.root), mend="prepare it again")
-    prompts = tuple(
-        Prompt(tuple(Turn(turn["role"], turn["text"]) for turn in record["turns"][:-1]), tuple(record["pictures"]))
-        for record in records
-    )
-    references = tuple(record["turns"][-1]["text"].strip() for record in records)
-    return Questions(prompts, references, tuple(record["id"] for record in records))
-
-
-def swapped(questions: Questions, seed: int = 0) -> Questions:
-    """The same questions, each with the pictures of another record that has other ones.
-
-    Records without pictures stay as they are.
-
-    Raises:
-        IxtuneError: there is nothing to swap with.
-    """
-    rng = random.Random(seed)
-    by_count: dict[int, list[Prompt]] = {}
-    for prompt in questions.prompts:
-        by_count.setdefault(len(prompt.pictures), []).append(prompt)
-    blind = []
-    for prompt in questions.prompts:
-        donors = by_count[len(prompt.pictures)]
-        if not prompt.pictures:
-            blind.append(prompt)
-            continue
-        if all(donor.paths == prompt.paths for donor in donors):
-            raise IxtuneError(
-                "the blind control needs records with different pictures, as many in each",
-                where=", ".join(path for _, path in prompt.paths),
-                mend="evaluate on a larger set, or without controls: --no-controls",
-            )
-        donor = rng.choice(donors)
-        while donor.paths == prompt.paths:
-            donor = rng.choice(donors)
-        blind.append(Prompt(prompt.turns, donor.pictures))
-    return Questions(tuple(blind), questions.references, questions.ids)
+    texts: tuple[str, ...]
+    control: bool = False
+    loss: float | None = None
+    seconds: float | None = None
+    tokens: int | None = None
+    unfinished: int | None = None
 
 
 def ask(
     name: str,
-    model: Any,
-    tokenizer: Tokenizer,
-    questions: Questions,
-    images_of: Callable[[Sequence[Any]], dict[str, Any]],
-    *,
+    answerer: Answerer,
+    prompts: Sequence[Prompt],
     batch_size: int,
-    max_new_tokens: int,
+    *,
+    control: bool = False,
     loss: float | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Result:
-    """Let a model answer and score it by exact match."""
-    answers = answer_all(
-        Answerer(model, tokenizer, images_of, Settings(max_new_tokens)), questions.prompts, batch_size, progress
-    )
-    return Result(name, _score(answers, questions), loss, answers)
+) -> Answers:
+    """Let a model answer, in batches of prompts of similar length."""
+    texts, tokens, unfinished = [""] * len(prompts), 0, 0
+    start = time.perf_counter()
+    for chosen in batches(prompts, batch_size):
+        for index, answer in zip(chosen, answerer([prompts[i] for i in chosen]), strict=True):
+            texts[index] = answer.text
+            tokens += answer.tokens
+            unfinished += answer.finish == "length"
+        if progress is not None:
+            progress(len(chosen))
+    return Answers(name, tuple(texts), control, loss, time.perf_counter() - start, tokens, unfinished)
 
 
-def majority(questions: Questions) -> Result:
+def majority(questions: Sequence[Question]) -> Answers:
     """The control that gives the commonest answer to the other questions of this form."""
-    answers = majority_answers(questions.texts, questions.references)
-    return Result("majority answer", _score(answers, questions), None, answers)
+    given = majority_answers([q.text for q in questions], [q.references[0] for q in questions])
+    return Answers(MAJORITY, tuple(given), control=True)
 
 
-def _score(answers: list[str], questions: Questions) -> Interval:
-    parts = [
-        SCORES["exact_match"].part(Case(answer, (reference,)))
-        for answer, reference in zip(answers, questions.references, strict=True)
+def swapped(questions: Sequence[Question], seed: int = 0) -> list[Prompt]:
+    """The prompts, each with pictures of other questions in place of its own.
+
+    They come from one question with as many pictures where there is one, else from several. Prompts without pictures
+    stay as they are.
+
+    Raises:
+        IxtuneError: all questions are about the same picture, so there is nothing to swap with.
+    """
+    rng = random.Random(seed)
+    by_count: dict[int, list[Prompt]] = {}
+    every: dict[tuple[int, str], dict[str, Any]] = {}
+    for question in questions:
+        by_count.setdefault(len(question.prompt.pictures), []).append(question.prompt)
+        every |= zip(question.prompt.paths, question.prompt.pictures, strict=True)
+    return [
+        _with_others(question.prompt, by_count[len(question.prompt.pictures)], every, rng) for question in questions
     ]
-    return interval(parts, questions.groups)
+
+
+def _with_others(
+    prompt: Prompt, donors: Sequence[Prompt], every: Mapping[tuple[int, str], dict[str, Any]], rng: random.Random
+) -> Prompt:
+    if not prompt.pictures:
+        return prompt
+    own = set(prompt.paths)
+    # a few draws nearly always do; only where they do not, all are looked at
+    for donor in (*(rng.choice(donors) for _ in range(8)), *donors):
+        if own.isdisjoint(donor.paths):
+            return replace(prompt, pictures=donor.pictures)
+    others = [picture for path, picture in every.items() if path not in own]
+    if not others:
+        raise IxtuneError(
+            "the blind control needs questions about different pictures",
+            where=", ".join(path for _, path in prompt.paths),
+            mend="evaluate on a larger set, or without controls: --no-controls",
+        )
+    return replace(prompt, pictures=tuple(rng.choice(others) for _ in prompt.pictures))
+
+
+def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
+    """Results, comparisons and answers as an evaluation file has them.
+
+    Args:
+        questions: What was asked.
+        answered: Of each model and control; the first model is what the others are compared with.
+        scores: Names of `SCORES`, the main one first.
+
+    Returns:
+        `results`: each score with its interval. `comparisons`: each model with the first one, with its own swapped
+        control and with the majority answer; paired, by bootstrap and permutation. `answers`: a mapping each.
+    """
+    parts = {one.name: {score: _parts(questions, one, score) for score in scores} for one in answered}
+    groups = [question.about for question in questions]
+    results = [
+        {
+            "name": one.name,
+            "kind": "control" if one.control else "model",
+            "loss": one.loss,
+            "perplexity": None if one.loss is None else _exp(one.loss),
+            "scores": {score: _interval(parts[one.name][score], groups) for score in scores},
+        }
+        for one in answered
+    ]
+    comparisons = [
+        {"name": name, "than": than, "score": score, **_difference(parts, name, than, score, groups)}
+        for name, than in _pairs(answered)
+        for score in scores
+    ]
+    return {"results": results, "comparisons": comparisons, "answers": list(_rows(questions, answered, parts))}
+
+
+def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part]:
+    part = SCORES[score].part
+    return [part(Case(text, q.references, q.options)) for text, q in zip(one.texts, questions, strict=True)]
+
+
+def _interval(parts: Sequence[Part], groups: Sequence[Any]) -> dict[str, float]:
+    found = interval(parts, groups)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _difference(
+    parts: Mapping[str, Mapping[str, Sequence[Part]]], name: str, than: str, score: str, groups: Sequence[Any]
+) -> dict[str, float]:
+    found = difference(parts[than][score], parts[name][score], groups)
+    return {
+        "difference": found.interval.value,
+        "low": found.interval.low,
+        "high": found.interval.high,
+        "p_value": found.p,
+    }
+
+
+def _pairs(answered: Sequence[Answers]) -> Iterable[tuple[str, str]]:
+    """Which results are compared with which."""
+    models = [one.name for one in answered if not one.control]
+    controls = [one.name for one in answered if one.control]
+    for model in models[1:]:
+        yield model, models[0]
+    for model in models[1:] or models:
+        for control in controls:
+            if control == MAJORITY or control == blind_name(model):
+                yield model, control
+
+
+def blind_name(model: str) -> str:
+    """What the blind control of a model is called."""
+    return f"{model}, pictures swapped"
+
+
+def _rows(
+    questions: Sequence[Question], answered: Sequence[Answers], parts: Mapping[str, Mapping[str, Sequence[Part]]]
+) -> Iterable[dict[str, Any]]:
+    for at, question in enumerate(questions):
+        yield {
+            "id": question.id,
+            "question": question.text,
+            "form": question_form(question.text),
+            "kind": question.kind,
+            "references": list(question.references),
+            "options": dict(question.options),
+            "answers": {one.name: one.texts[at] for one in answered},
+            "scores": {
+                one.name: {score: _of_one(found[at]) for score, found in parts[one.name].items()} for one in answered
+            },
+        }
+
+
+def _of_one(part: Part) -> float | None:
+    """What one answer scores by itself; None where the question adds nothing, such as a reference without words."""
+    numerator, denominator = part
+    return numerator / denominator if denominator else None
+
+
+def _exp(loss: float) -> float | None:
+    """The perplexity of a loss; None where it is larger than numbers go."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return None

@@ -1,35 +1,29 @@
-"""One evaluation: models loaded one after the other, the same prompts for each."""
+"""A model as commands open it: a base with its adapter if there is one, and how it was trained to see pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import ixtune
 from ixtune import base
 from ixtune.adapter import bundle
 from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE, find_adapter, read_adapter
-from ixtune.data import manifest, store
 from ixtune.data.pixels import Corrections
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.evaluation import compare
 from ixtune.evaluation.questions import View
 from ixtune.files import sha256_file
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
 from ixtune.model.shards import open_checkpoint
-from ixtune.training.batch import PictureSource
-from ixtune.training.validation import DTYPES, mean_loss
+from ixtune.training.validation import DTYPES
 
-PACK_TOKENS = 16384  # for the loss
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
 
 
@@ -116,82 +110,3 @@ def _record_of_merged(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise IxtuneError(f"{RECORD_FILE} cannot be read", where=str(path), mend="merge again") from error
     return record if isinstance(record, dict) and record.get("kind") == "merged" else {}
-
-
-def evaluate(
-    data: Path,
-    *,
-    adapter: Path | None = None,
-    base_name: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 8,
-    max_new_tokens: int = 64,
-    quantize: str | None = None,
-    controls: bool = True,
-    force: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Score base and adapter on a prepared set.
-
-    Returns:
-        a mapping ready for JSON: `results` (name, exact_match, low, high, loss), `answers`, and what was evaluated.
-    """
-    prepared = store.load(data)
-    if limit is not None and limit < len(prepared.dataset):
-        prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
-    questions = compare.questions_of(prepared)
-    blind = compare.swapped(questions) if controls else None  # what cannot be swapped is told before the work
-    loaded = Loaded(base_name, adapter, quantize, force)
-    manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
-    # trained separators are among the vectors: base and adapter then see different ones
-    shared = None if loaded.trains_separators() else loaded.base_model
-    pictures = PictureSource(prepared.files, shared, CACHE_BYTES)
-
-    def ask(name: str, asked: compare.Questions, with_loss: bool = True) -> compare.Result:
-        loss = mean_loss(loaded.model, prepared, pictures, PACK_TOKENS, loaded.dtype) if with_loss else None
-        return compare.ask(
-            name,
-            loaded.model,
-            loaded.tokenizer,
-            asked,
-            pictures.of,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            loss=loss,
-            progress=progress,
-        )
-
-    results = []
-    with loaded.autocast():
-        with loaded.as_base():
-            results.append(ask("base", questions))
-        if loaded.adapter is not None:
-            results.append(ask("adapter", questions))
-        if blind is not None:
-            last = "adapter" if loaded.adapter is not None else "base"
-            results.append(ask(f"{last}, pictures swapped", blind, with_loss=False))
-            results.append(compare.majority(questions))
-    return {
-        "ixtune_version": ixtune.__version__,
-        "base": loaded.base_name,
-        "quantize": loaded.quantize,
-        "adapter": str(loaded.adapter) if loaded.adapter else None,
-        "data": str(data),
-        "manifest_sha256": sha256_file(data / manifest.MANIFEST),
-        "records": len(questions.prompts),
-        "results": [
-            {"name": r.name, "exact_match": r.exact.value, "low": r.exact.low, "high": r.exact.high, "loss": r.loss}
-            for r in results
-        ],
-        "answers": [
-            {
-                "id": record_id,
-                "question": question,
-                "reference": reference,
-                **{r.name: r.answers[at] for r in results},
-            }
-            for at, (record_id, question, reference) in enumerate(
-                zip(questions.ids, questions.texts, questions.references, strict=True)
-            )
-        ],
-    }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
 from ixtune.data.pack import pack
-from ixtune.data.store import PreparedSet
-from ixtune.data.training_set import TrainingSet
 from ixtune.training import parallel
 from ixtune.training.batch import Batch, PictureSource, make_batch
 from ixtune.training.progress import Progress
@@ -16,9 +15,20 @@ from ixtune.training.progress import Progress
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+class Records(Protocol):
+    """Prepared records, by number."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each."""
+
+    def record(self, index: int, /) -> dict[str, Any]:
+        """One of them."""
+
+
 def mean_loss(
     model: torch.nn.Module,
-    records: TrainingSet | PreparedSet,
+    records: Records,
     pictures: PictureSource,
     pack_tokens: int,
     dtype: torch.dtype,
@@ -27,10 +37,7 @@ def mean_loss(
 
     Of several processes each takes its share of the packs.
     """
-    if isinstance(records, PreparedSet):
-        lengths, record = records.dataset["length"], records.dataset.__getitem__
-    else:
-        lengths, record = records.lengths, records.record
+    lengths, record = records.lengths, records.record
     training = model.training
     model.eval()
     device = next(model.parameters()).device

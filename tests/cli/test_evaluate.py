@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert trained.returncode == 0, trained.stderr
     assert "validation loss" in trained.stdout
-    done = ixtune("evaluate", folder / "prepared", "--adapter", folder / "run", "--out", folder / "evaluation.json")
+    scores = ("--score", "exact_match", "--score", "cer")
+    out = folder / "evaluation.json"
+    done = ixtune("evaluate", folder / "prepared", "--adapter", folder / "run", *scores, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (folder / "said.txt").write_text(done.stdout, encoding="utf-8")
@@ -39,43 +42,96 @@ def _report(folder: Path) -> dict:
     return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
 
 
+def _of(report: dict, name: str) -> dict:
+    return next(one for one in report["results"] if one["name"] == name)
+
+
+def _said_by(report: dict, name: str) -> list[str]:
+    return [answer["answers"][name] for answer in report["answers"]]
+
+
+NAMES = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
+
+
 def test_base_adapter_and_both_controls_stand_side_by_side(trained: Path) -> None:
     report = _report(trained)
-    names = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
-    assert [row["name"] for row in report["results"]] == names
-    assert all(row["low"] <= row["exact_match"] <= row["high"] for row in report["results"])
+    assert [one["name"] for one in report["results"]] == NAMES
+    assert [one["kind"] for one in report["results"]] == ["model", "model", "control", "control"]
+    assert [one["name"] for one in report["models"]] == ["base", "adapter"]
+    for one in report["results"]:
+        assert list(one["scores"]) == ["exact_match", "cer"]
+        assert all(found["low"] <= found["value"] <= found["high"] for found in one["scores"].values())
     said = (trained / "said.txt").read_text(encoding="utf-8")
-    assert all(name in said for name in names)
-    assert {"id", "question", "reference", *names} == set(report["answers"][0])
+    assert all(name in said for name in NAMES)
+    assert "CER" in said
+    assert "adapter is better than base: exact match" in said or "No difference between adapter and base" in said
+
+
+def test_every_answer_has_its_scores_its_references_and_its_pictures(trained: Path) -> None:
+    report = _report(trained)
+    for answer in report["answers"]:
+        assert list(answer["answers"]) == NAMES
+        assert answer["references"] == [str(100 + 7 * int(answer["id"][1:]))]
+        picture = answer["pictures"][0]
+        assert Path(picture["path"]).is_file()
+        assert (picture["width"], picture["height"], picture["rows"], picture["columns"]) == (330, 300, 1, 1)
+        for name, text in answer["answers"].items():
+            assert answer["scores"][name]["exact_match"] == float(text == answer["references"][0])
+    for name in NAMES:
+        mean = sum(answer["scores"][name]["exact_match"] for answer in report["answers"]) / len(report["answers"])
+        assert _of(report, name)["scores"]["exact_match"]["value"] == pytest.approx(mean)
+
+
+def test_each_is_compared_with_the_base_and_with_its_controls_on_every_score(trained: Path) -> None:
+    report = _report(trained)
+    pairs = [("adapter", than) for than in ("base", "adapter, pictures swapped", "majority answer")]
+    found = [(one["name"], one["than"], one["score"]) for one in report["comparisons"]]
+    assert found == [(*pair, score) for pair in pairs for score in ("exact_match", "cer")]
+    for one in report["comparisons"]:
+        values = [_of(report, name)["scores"][one["score"]]["value"] for name in (one["name"], one["than"])]
+        assert one["difference"] == pytest.approx(values[0] - values[1])
+        assert one["low"] <= one["difference"] <= one["high"]
+        assert 0 < one["p_value"] <= 1
 
 
 def test_the_loss_of_the_adapter_is_lower_and_equals_that_of_training(trained: Path) -> None:
     base, adapter = _report(trained)["results"][:2]
     assert adapter["loss"] < base["loss"]
+    assert adapter["perplexity"] == pytest.approx(math.exp(adapter["loss"]))
     lines = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert abs([line["validation_loss"] for line in lines if "validation_loss" in line][-1] - adapter["loss"]) < 1e-4
 
 
 def test_the_majority_control_is_computed_from_the_references(trained: Path) -> None:
     # six different numbers under one question: what is commonest among the others is never right
-    assert _report(trained)["results"][3]["exact_match"] == 0
+    assert _of(_report(trained), "majority answer")["scores"]["exact_match"]["value"] == 0
 
 
-def test_a_limit_and_no_controls_are_obeyed(trained: Path) -> None:
-    done = ixtune(
-        "evaluate",
-        trained / "prepared",
-        "--base",
-        "nano",
-        "--limit",
-        "2",
-        "--no-controls",
-        "--out",
-        trained / "two.json",
-    )
+def test_a_limit_and_no_controls_are_obeyed_and_json_is_printed(trained: Path) -> None:
+    out = trained / "two.json"
+    options = ("--base", "nano", "--limit", "2", "--no-controls", "--json", "--out", out)
+    done = ixtune("evaluate", trained / "prepared", *options)
     assert done.returncode == 0, done.stderr
-    report = json.loads((trained / "two.json").read_text(encoding="utf-8"))
-    assert (report["records"], [row["name"] for row in report["results"]]) == (2, ["base"])
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert (report["records"], [one["name"] for one in report["results"]]) == (2, ["base"])
+    del report["answers"]
+    assert json.loads(done.stdout) == report
+
+
+def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: Path, merged: Path) -> None:
+    out = trained / "several.json"
+    options = ("--adapter", f"first={trained / 'run'}", "--adapter", f"again={trained / 'run'}", "--model", merged)
+    done = ixtune("evaluate", trained / "prepared", *options, "--score", "token_f1", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text(encoding="utf-8"))
+    controls = ["first, pictures swapped", "again, pictures swapped", "majority answer"]
+    assert [one["name"] for one in report["results"]] == ["base", "first", "again", "merged", *controls]
+    assert _said_by(report, "first") == _said_by(report, "again") == _said_by(_report(trained), "adapter")
+    assert _said_by(report, "base") == _said_by(_report(trained), "base")
+    assert report["main_score"] == "token_f1"
+    read = ixtune("report", trained / "run", "--evaluation", out, "--out", trained / "several-report")
+    assert read.returncode == 0, read.stderr
+    assert "merged" in (trained / "several-report" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +142,17 @@ def merged(trained: Path) -> Path:
 
 
 def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Path) -> None:
-    done = ixtune("evaluate", trained / "prepared", "--base", merged, "--no-controls", "--out", trained / "merged.json")
+    out = trained / "merged.json"
+    done = ixtune("evaluate", trained / "prepared", "--model", merged, "--no-controls", "--out", out)
     assert done.returncode == 0, done.stderr
-    of_merged = json.loads((trained / "merged.json").read_text(encoding="utf-8"))
-    assert [a["base"] for a in of_merged["answers"]] == [a["adapter"] for a in _report(trained)["answers"]]
+    of_merged = json.loads(out.read_text(encoding="utf-8"))
+    assert _said_by(of_merged, "merged") == _said_by(_report(trained), "adapter")
     # the sum is rounded to the bf16 that the base is stored in; the adapter stays fp32 beside the quantised weight
-    assert abs(of_merged["results"][0]["loss"] - _report(trained)["results"][1]["loss"]) < 0.05
+    assert abs(_of(of_merged, "merged")["loss"] - _of(_report(trained), "adapter")["loss"]) < 0.05
 
 
 def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
-    expected = {a["id"]: a["adapter"] for a in _report(trained)["answers"]}
+    expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
     for model in (("--adapter", trained / "run"), ("--base", merged)):  # both know hd_num from the training
         done = ixtune("predict", "Which number?", "--image", trained / "raw" / "1.png", *model)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -103,7 +160,7 @@ def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
 
 
 def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: Path) -> None:
-    expected = {a["id"]: a["adapter"] for a in _report(trained)["answers"]}
+    expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
     done = ixtune("predict", "--from", trained / "prepared", "--adapter", trained / "run", "--out", trained / "p.jsonl")
     assert done.returncode == 0, done.stderr
     assert f"6 answers in {trained / 'p.jsonl'}" in done.stdout
@@ -143,7 +200,7 @@ def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
 
 
 def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> None:
-    expected = {a["id"]: a for a in _report(trained)["answers"]}["r1"]
+    expected = {a["id"]: a["answers"] for a in _report(trained)["answers"]}["r1"]
     lines = ["/image nowhere.png", f"/image {trained / 'raw' / '1.png'}", "/compare", "Which number?", "/quit", "never"]
     done = ixtune("chat", "--adapter", trained / "run", typed="\n".join(lines))
     assert (done.returncode, done.stderr) == (0, "")
@@ -164,6 +221,14 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         (1, "none.png", ("predict", "Which?", "--image", tmp_path / "none.png", "--base", "nano")),
         (2, "give nf4 or none", ("predict", "Which?", "--base", "nano", "--quantize", "int8")),
         (1, "ixtune prepare", ("evaluate", tmp_path, "--base", "nano")),
+        (2, "give --adapter, --base, --model", ("evaluate", trained / "prepared")),
+        (2, "there is no score bleu", ("evaluate", trained / "prepared", "--base", "nano", "--score", "bleu")),
+        (2, "named twice", ("evaluate", trained / "prepared", "--base", "nano", "--score", "cer", "--score", "cer")),
+        (
+            2,
+            "have the name 'run'",
+            ("evaluate", trained / "prepared", "--adapter", trained / "run", "--adapter", trained / "run"),
+        ),
         (1, "exists already", ("merge", trained / "run", "--out", trained / "run")),
         (
             1,

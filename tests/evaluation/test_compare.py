@@ -8,8 +8,9 @@ import pytest
 
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.compare import Questions, swapped
-from ixtune.evaluation.generate import Prompt
+from ixtune.evaluation.compare import Answers, judged, swapped
+from ixtune.evaluation.exam import Question
+from ixtune.evaluation.prompt import Prompt
 
 
 def _prompt(question: str, *paths: str) -> Prompt:
@@ -17,26 +18,64 @@ def _prompt(question: str, *paths: str) -> Prompt:
     return Prompt((Turn("user", question),), pictures)
 
 
-def _questions(*prompts: Prompt) -> Questions:
-    return Questions(prompts, tuple("x" for _ in prompts), tuple(str(i) for i in range(len(prompts))))
+def _questions(*prompts: Prompt) -> list[Question]:
+    return [Question(str(i), prompt, ("x",)) for i, prompt in enumerate(prompts)]
 
 
-def test_every_record_gets_pictures_of_another_and_keeps_its_question() -> None:
+def test_every_question_gets_pictures_of_another_and_keeps_its_words() -> None:
     before = _questions(
         _prompt("a", "1"), _prompt("b", "1"), _prompt("c", "2"), _prompt("d", "3", "4"), _prompt("e", "5", "6")
     )
     after = swapped(before)
-    assert [p.turns for p in after.prompts] == [p.turns for p in before.prompts]
-    assert all(a.paths != b.paths for a, b in zip(after.prompts, before.prompts, strict=True))
-    assert all(len(a.paths) == len(b.paths) for a, b in zip(after.prompts, before.prompts, strict=True))
-    assert swapped(before).prompts == after.prompts, "the same seed swaps in the same way"
+    assert [prompt.turns for prompt in after] == [question.prompt.turns for question in before]
+    for blind, question in zip(after, before, strict=True):
+        assert set(blind.paths).isdisjoint(question.prompt.paths)
+        assert len(blind.paths) == len(question.prompt.paths)
+    assert swapped(before) == after, "the same seed swaps in the same way"
 
 
-def test_records_without_pictures_stay_as_they_are() -> None:
+def test_a_question_alone_with_its_number_of_pictures_gets_those_of_several() -> None:
+    alone = swapped(_questions(_prompt("a", "1"), _prompt("b", "2"), _prompt("c", "1", "3", "4")))[2]
+    assert alone.paths == ((0, "2"),) * 3
+
+
+def test_questions_without_pictures_stay_as_they_are() -> None:
     before = _questions(_prompt("a"), _prompt("b", "1"), _prompt("c", "2"))
-    assert swapped(before).prompts[0] == before.prompts[0]
+    assert swapped(before)[0] == before[0].prompt
 
 
 def test_a_set_with_one_picture_cannot_be_swapped_and_says_so() -> None:
-    with pytest.raises(IxtuneError, match="records with different pictures"):
+    with pytest.raises(IxtuneError, match="questions about different pictures"):
         swapped(_questions(_prompt("a", "1"), _prompt("b", "1")))
+
+
+def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_first() -> None:
+    questions = [
+        Question("0", _prompt("a", "1"), ("two", "2")),
+        Question("1", _prompt("b", "2"), ("B",), {"A": "dog", "B": "cat"}, "animals"),
+    ]
+    answered = [
+        Answers("base", ("no", "(A)")),
+        Answers("one", ("2", "B. cat")),
+        Answers("two", ("two", "A")),
+        Answers("one, pictures swapped", ("2", "A"), control=True),
+        Answers("majority answer", ("2", "A"), control=True),
+    ]
+    found = judged(questions, answered, ("choice_accuracy", "exact_match"))
+    exact = {one["name"]: one["scores"]["exact_match"]["value"] for one in found["results"]}
+    assert (exact["base"], exact["one"], exact["two"]) == (0, 0.5, 0.5)
+    assert found["answers"][1]["scores"]["one"]["choice_accuracy"] == 1
+    assert (found["answers"][1]["kind"], found["answers"][1]["options"]) == ("animals", {"A": "dog", "B": "cat"})
+    assert [(one["name"], one["than"]) for one in found["comparisons"]][::2] == [
+        ("one", "base"),
+        ("two", "base"),
+        ("one", "one, pictures swapped"),
+        ("one", "majority answer"),
+        ("two", "majority answer"),
+    ]
+
+
+def test_a_loss_too_large_for_a_perplexity_has_none() -> None:
+    questions = _questions(_prompt("a", "1"))
+    found = judged(questions, [Answers("base", ("x",), loss=1e4), Answers("b", ("x",), loss=0.0)], ("exact_match",))
+    assert [one["perplexity"] for one in found["results"]] == [None, 1.0]

@@ -1,0 +1,188 @@
+"""One evaluation: models loaded one after the other, the same prompts for each."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ixtune
+from ixtune.data import manifest, store
+from ixtune.errors import UsageError
+from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
+from ixtune.evaluation.contenders import Contender
+from ixtune.evaluation.exam import Exam, exam_of
+from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.prompt import Prompt
+from ixtune.evaluation.session import CACHE_BYTES, Loaded
+from ixtune.files import sha256_file
+from ixtune.scores import SCORES
+from ixtune.training.batch import PictureSource
+from ixtune.training.validation import mean_loss
+
+FORMAT = 2
+PACK_TOKENS = 16384  # for the loss
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an evaluation is made.
+
+    Attributes:
+        scores: Names of `SCORES`, the main one first; empty for what the data are usually scored by.
+        limit: Only the first so many questions.
+        batch_size: Questions answered at a time.
+        max_new_tokens: Longest answer.
+        quantize: `nf4` or `none`; None as each adapter was trained.
+        controls: Also the blind control and the majority answer.
+        force: Accept another base than an adapter was trained on.
+    """
+
+    scores: tuple[str, ...] = ()
+    limit: int | None = None
+    batch_size: int = 8
+    max_new_tokens: int = 64
+    quantize: str | None = None
+    controls: bool = True
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no score.
+
+        Raises:
+            UsageError: a score is unknown, or named twice.
+        """
+        for name in self.scores:
+            if name not in SCORES:
+                raise UsageError(f"there is no score {name}", where="--score", mend=f"choose of {', '.join(SCORES)}")
+        if len(set(self.scores)) < len(self.scores):
+            raise UsageError("a score is named twice", where="--score", mend="name it once")
+
+
+Progress = Callable[[int, int], None]
+"""Called with how many answers were just given, and how many there will be in all."""
+Advance = Callable[[int], None]
+
+
+def evaluate(
+    data: Path, models: Sequence[Contender], options: Options, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Put the same questions to every model, and judge.
+
+    Args:
+        data: A prepared set.
+        models: Who answers; the others are compared with the first one.
+        options: How.
+        progress: Told how far it is.
+
+    Returns:
+        What an evaluation file holds (format 2): `models`, `results`, `comparisons`, `answers` and where they are from.
+
+    Raises:
+        IxtuneError: data or models cannot be used, or do not belong together.
+    """
+    prepared = store.load(data)
+    exam = exam_of(prepared, options.limit)
+    scores = options.scores or ("exact_match",)
+    blind: dict[str, list[Prompt]] = {}
+    if options.controls and any(question.prompt.pictures for question in exam.questions):
+        # what cannot be swapped is told before the work
+        blind = dict.fromkeys((one.name for one in _blinded(models)), swapped(exam.questions))
+    total = (len(models) + len(blind)) * len(exam.questions)
+
+    def advance(count: int) -> None:
+        if progress is not None:
+            progress(count, total)
+
+    answered, described = [], []
+    for group in _groups(models):
+        for answers, description in _asked(group, exam, blind, options, advance):
+            answered.append(answers)
+            described += [description] if description else []
+        gc.collect()  # one model has to be gone before the next one comes
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    answered.sort(key=lambda one: one.control)
+    if options.controls:
+        answered.append(majority(exam.questions))
+    found = judged(exam.questions, answered, scores)
+    for question, row in zip(exam.questions, found["answers"], strict=True):
+        row["pictures"] = [_picture(exam, stored) for stored in question.prompt.pictures]
+    return {
+        "format": FORMAT,
+        "ixtune_version": ixtune.__version__,
+        "data": str(data),
+        "manifest_sha256": sha256_file(data / manifest.MANIFEST),
+        "records": len(exam.questions),
+        "scores": list(scores),
+        "main_score": scores[0],
+        "models": described,
+        **found,
+    }
+
+
+def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:
+    """Whose answers to swapped pictures are wanted: the adapters'; of a merged model they would be the same again."""
+    return [one for one in models if one.adapter] or models[1:] or models
+
+
+def _groups(models: Sequence[Contender]) -> Iterator[list[Contender]]:
+    """Who is in memory together: a base and the first adapter on it; each other one by itself."""
+    waiting = list(models)
+    while waiting:
+        one = waiting.pop(0)
+        partner = next((other for other in waiting if other.adapter and other.base == one.base), None)
+        if one.adapter is None and partner is not None:
+            waiting.remove(partner)
+            yield [one, partner]
+        else:
+            yield [one]
+
+
+def _asked(
+    group: Sequence[Contender], exam: Exam, blind: Mapping[str, Sequence[Prompt]], options: Options, advance: Advance
+) -> Iterator[tuple[Answers, dict[str, Any] | None]]:
+    """Load a group and let each answer: with a description of the model, and as a control without."""
+    loaded = Loaded(group[-1].base, group[-1].adapter, options.quantize, options.force)
+    if exam.manifest is not None:
+        manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256)
+    # trained separators are among the vectors: base and adapter then see different ones
+    pictures = PictureSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
+    settings = Settings(options.max_new_tokens)
+    for one in group:
+        with loaded.autocast(), loaded.as_base() if one.adapter is None else nullcontext(loaded.model) as model:
+            answerer = Answerer(model, loaded.tokenizer, pictures.of, settings)
+            prompts = [question.prompt for question in exam.questions]
+            loss = mean_loss(model, exam.rows, pictures, PACK_TOKENS, loaded.dtype)
+            answers = ask(one.name, answerer, prompts, options.batch_size, loss=loss, progress=advance)
+            yield answers, _described(one, loaded, answers)
+            if one.name in blind:
+                name = blind_name(one.name)
+                yield ask(name, answerer, blind[one.name], options.batch_size, control=True, progress=advance), None
+
+
+def _described(one: Contender, loaded: Loaded, answers: Answers) -> dict[str, Any]:
+    """What tells this model from others, and what its answers took."""
+    weights = loaded.description()
+    return {
+        "name": one.name,
+        "base": one.base,
+        "adapter": str(one.adapter) if one.adapter else None,
+        **weights,
+        "adapter_sha256": weights["adapter_sha256"] if one.adapter else None,
+        "hd_num": loaded.hd_num,
+        "generate_s": answers.seconds,
+        "answer_tokens": answers.tokens,
+        "unfinished": answers.unfinished,
+    }
+
+
+def _picture(exam: Exam, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a picture lies and how it was laid out."""
+    sizes = {"width": stored["width"], "height": stored["height"], "rows": stored["rows"], "columns": stored["cols"]}
+    return {"path": str(exam.files.path(stored)), **sizes, "tokens": stored["tokens"]}
