@@ -96,6 +96,7 @@ def _length(answer: Answer) -> tuple[float, str]:
 
 
 _DIMENSIONS: dict[str, Callable[[Answer], tuple[float, str]]] = {
+    "kind of question": lambda answer: (0, str(answer.get("kind") or "none given")),
     "form of the question": lambda answer: (0, str(answer["form"])),
     "size of the picture": _size,
     "number of crops": _crops,

@@ -51,6 +51,20 @@ def test_page_and_markdown_hold_the_figures_of_the_json(out: Path, told: dict[st
     assert "10,000" in html  # tokens trained on
 
 
+def test_questions_of_named_kinds_are_scored_by_kind():
+    answers = [
+        {
+            "id": str(at), "question": "q", "form": "q", "kind": kind, "references": ["x"], "pictures": [],
+            "answers": {"base": "x"}, "scores": {"base": {"exact_match": score}},
+        }
+        for at, (kind, score) in enumerate([("human", 1.0), ("human", 0.0), ("augmented", 1.0)])
+    ]  # fmt: skip
+    (found,) = breakdown(answers, ["base"], "exact_match")
+    assert found["dimension"] == "kind of question"
+    means = {group["group"]: group["results"]["base"]["value"] for group in found["groups"]}
+    assert means == {"human": 0.5, "augmented": 1.0}
+
+
 def test_groups_are_complete_and_their_means_are_those_of_their_answers(told: dict[str, Any]):
     by = {one["dimension"]: one["groups"] for one in told["evaluations"][0]["breakdown"]}
     assert set(by) == {"form of the question", "size of the picture", "number of crops", "length of the answer"}
