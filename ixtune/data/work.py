@@ -5,9 +5,6 @@ Everything here depends on the entries and the job alone, so any number of worke
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ixtune.data import store
 from ixtune.data.header import Header, read_header
+from ixtune.data.image_root import inside, keep
 from ixtune.data.manifest import Options
 from ixtune.data.pixels import Corrections, open_picture
 from ixtune.data.record import Picture, Place, Record
@@ -33,17 +31,6 @@ if TYPE_CHECKING:
 
 # as much as the largest picture that is decoded at all takes without compression
 _MAX_FILE_BYTES = 512 << 20
-# the first bytes of a picture's file -> the ending of its copy in the set; content decides, not the name it had
-_ENDINGS = (
-    (b"\x89PNG", ".png"),
-    (b"\xff\xd8", ".jpg"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-    (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"),
-    (b"RIFF", ".webp"),
-    (b"\0\0\0\x0cjP", ".jp2"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,20 +215,7 @@ class _Task:
                 where=given,
                 mend="give the folder of the pictures as --image-root",
             )
-        try:
-            path = (root / given).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
-            raise RecordError(
-                Reason.PICTURE_UNREADABLE, "the path leads nowhere", where=given, mend="correct the path"
-            ) from error
-        if not path.is_relative_to(root):
-            raise RecordError(
-                Reason.PATH_OUTSIDE_ROOT,
-                f"the path leads out of the image root {root}",
-                where=given,
-                mend="move the picture below the image root, or give a higher folder as --image-root",
-            )
-        return path.relative_to(root).as_posix(), path
+        return inside(root, given)
 
     def _layout(self, picture: Picture, header: Header, hd_num: int) -> PatchLayout:
         try:
@@ -273,7 +247,7 @@ class _Task:
         """Image root and path under which the set knows a picture."""
         if content is None:
             return self.job.root_index, path
-        return store.OWN_ROOT, _copy(self.job.images, content)
+        return store.OWN_ROOT, f"{store.IMAGES}/{keep(self.job.images, content)}"
 
 
 def _content(file: Path, name: str) -> bytes:
@@ -286,19 +260,6 @@ def _content(file: Path, name: str) -> bytes:
             mend="save it with compression",
         )
     return file.read_bytes()
-
-
-def _copy(images: Path, content: bytes) -> str:
-    """Write a picture under the hash of its content, once; its path relative to the set's folder."""
-    name = hashlib.sha256(content).hexdigest()
-    ending = next((ending for start, ending in _ENDINGS if content.startswith(start)), "")
-    target = images / name[:2] / f"{name}{ending}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        partial.write_bytes(content)
-        os.replace(partial, target)  # two workers may have written the same picture
-    return f"{store.IMAGES}/{target.parent.name}/{target.name}"
 
 
 def _require_length(sample: Sample, max_tokens: int, lowered: bool) -> None:

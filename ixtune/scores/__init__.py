@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ixtune.scores import fields, text
 from ixtune.scores.case import Case, Part
 from ixtune.scores.choice import choice_accuracy
+from ixtune.scores.ocrbench import ocrbench
 from ixtune.scores.relaxed import relaxed_accuracy
 from ixtune.scores.vqa import vqa_accuracy
 
@@ -42,5 +43,6 @@ SCORES = {
         Score("field_accuracy", "field accuracy", fields.field_accuracy),
         Score("field_f1", "field F1", fields.field_f1),
         Score("choice_accuracy", "choice accuracy", choice_accuracy),
+        Score("ocrbench", "OCRBench", ocrbench),
     )
 }

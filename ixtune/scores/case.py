@@ -17,11 +17,13 @@ class Case:
         answer: what the model said.
         references: answers that are right; at least one.
         options: letter -> text of a multiple-choice question.
+        kind: the benchmark's own type of the question, where a score depends on it.
     """
 
     answer: str
     references: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a question without a right answer.

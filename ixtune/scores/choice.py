@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Mapping
 
 from ixtune.scores.case import Case, Part
 
-_ALONE = re.compile(r"\(?([A-Z])\)?\s*[.:)]?")
-_AT_THE_START = re.compile(r"\(?([A-Z])(?:\)|[.:])\s")
-_NAMED = re.compile(r"\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*\(?([A-Z])\b(?!')", re.IGNORECASE)
+_SIGNS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_NEITHER = "Z"  # what a model is to say if no option fits
+# before more words a letter is mostly the article "A"
+_WORDS_AFTER = 3
 
 
 def choice_accuracy(case: Case) -> Part:
-    """1 if the option that the answer names is a reference's (MMBench, Liu et al. 2023, without its language model).
+    """1 if the option that the answer names is a reference's (MMBench, Liu et al., ECCV 2024, by its rules alone).
 
-    An option is named by its letter (`B`, `(B)`, `B. the left one`, `the answer is B`) or by its text, if exactly one
-    option's text stands in the answer. An answer that names none is wrong, and so is one that cannot be told.
+    The rules are those by which VLMEvalKit, the benchmark's own tool, reads an answer before it would ask a language
+    model, see `chosen`; none is asked here. An answer that names no option, or several, is wrong.
     """
     named = chosen(case.answer, case.options)
     return float(named is not None and named in {reference.strip().upper() for reference in case.references}), 1.0
 
 
 def chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the option an answer names, or None."""
-    answer = answer.strip()
-    match = _ALONE.fullmatch(answer) or _AT_THE_START.match(answer) or _NAMED.search(answer)
-    if match and (not options or match[1].upper() in options):
-        return match[1].upper()
+    """The letter of the option an answer names, or None.
+
+    First by letter: of the options' letters exactly one is a word of the answer, and no more than three words follow.
+    Then by text: exactly one option's text stands in the answer, which is at most twice as long as all texts together.
+    `A dog` names A, for an article cannot be told from a letter, and `left side` names no one of left and left side.
+    """
+    words = answer.translate(_SIGNS).split()
+    letters = [letter for letter in options or string.ascii_uppercase.replace(_NEITHER, "") if letter in words]
+    if len(letters) == 1 and len(words) - 1 - words.index(letters[0]) <= _WORDS_AFTER:
+        return letters[0]
+    if not letters and _NEITHER in words:
+        return None
     said = answer.lower()
-    texts = {letter: text.strip().lower() for letter, text in options.items()}
-    found = [letter for letter, text in texts.items() if text and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
-    # "left" stands in "left side" too: of options that contain one another the longest counts
-    found = [one for one in found if not any(texts[one] in texts[other] for other in found if other != one)]
+    if len(said) > 2 * sum(map(len, options.values())):
+        return None
+    found = [letter for letter, text in options.items() if text.lower() in said]
     return found[0] if len(found) == 1 else None

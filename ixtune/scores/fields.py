@@ -18,7 +18,8 @@ def field_accuracy(case: Case) -> Part:
 
     A field is a path of keys with a value at its end; items of a list share their path, whatever their order, as in
     Donut's evaluation (Kim et al., ECCV 2022). Values are compared as text without outer white space, numbers as
-    numbers. An answer that is no JSON has no field. Of several references the best counts.
+    numbers; unlike Donut's, an empty value is a field too, for "nothing there" is something to be read. An answer
+    that is no JSON has no field. Of several references the best counts.
     """
     found = _fields(case.answer)
     parts = [(float((found & wanted).total()), float(wanted.total())) for wanted in map(_wanted, case.references)]

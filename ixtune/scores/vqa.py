@@ -7,8 +7,7 @@ import re
 from ixtune.scores.case import Case, Part
 
 _AGREEING = 3  # annotators whose agreement makes an answer wholly right
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _NUMBERS = {
     word: str(number)
@@ -19,7 +18,7 @@ _NUMBERS = {
 _ARTICLES = {"a", "an", "the"}
 _CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd"
-    " he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am might've mightn't"
+    " he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't"
     " mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't"
     " shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd"
     " something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're"
@@ -27,17 +26,17 @@ _CONTRACTIONS = (
     " who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've"
     " y'all'll you'd you'd've you'll you're you've"
 ).split()
-# a word with one of its apostrophes forgotten -> the word
+# a word with one of its apostrophes forgotten -> the word; the last one is a slip of the published table
 _APOSTROPHES = {
     word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS for at, letter in enumerate(word) if letter == "'"
-}
+} | {"somebody'd": "somebodyd"}
 
 
 def vqa_accuracy(case: Case) -> Part:
     """Agreement with annotators (Antol et al., VQA, ICCV 2015): min(1, matches / 3) over each choice of all but one.
 
-    Both sides are normalised as TextVQA's evaluation does: case, punctuation, articles, number words, forgotten
-    apostrophes. With fewer than four references there is no consensus to ask for, and one match is wholly right.
+    Both sides are normalised as TextVQA's evaluation does, see `normalised`. With fewer than four references there is
+    no consensus to ask for, and one match is wholly right.
     """
     answer, references = normalised(case.answer), [normalised(reference) for reference in case.references]
     matches = references.count(answer)
@@ -50,13 +49,18 @@ def vqa_accuracy(case: Case) -> Part:
 
 
 def normalised(text: str) -> str:
-    """An answer as the evaluation of VQA compares it."""
-    text = " ".join(text.split())
-    comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
+    """An answer as the evaluation of TextVQA compares it (Singh et al., CVPR 2019; the evaluator of M4C in MMF).
+
+    Case, commas, question marks, articles and periods that are not in a number go, number words become digits,
+    forgotten apostrophes of contractions come back; other punctuation goes where white space is beside it anywhere,
+    and becomes white space elsewhere. Its oddities are kept, for published figures have them: a possessive is cut off
+    (`joe's` is `joe 's`), so `what's` and `whats` differ. The evaluation of VQA v2 does not cut it off, and takes a
+    comma between letters for white space.
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = text.replace("\n", " ").replace("\t", " ").strip()
     plain = text
     for sign in _PUNCTUATION:
-        at_an_edge = f"{sign} " in text or f" {sign}" in text
-        plain = plain.replace(sign, "" if at_an_edge or comma_in_number else " ")
-    words = _PERIOD.sub("", plain).lower().split()
-    words = [_NUMBERS.get(word, word) for word in words]
+        plain = plain.replace(sign, "" if f"{sign} " in text or f" {sign}" in text else " ")
+    words = [_NUMBERS.get(word, word) for word in _PERIOD.sub("", plain).split()]
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)

@@ -11,16 +11,35 @@ from hypothesis import strategies as st
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case
 from ixtune.scores.choice import chosen
+from ixtune.scores.circular import all_right
+from ixtune.scores.ocrbench import FORMULAS
 from ixtune.scores.vqa import normalised
 
 OPTIONS = {"A": "left", "B": "left side", "C": "right"}
 
 
-def score(name: str, *pairs: tuple[str, str | Sequence[str]]) -> float:
+def score(name: str, *pairs: tuple[str, str | Sequence[str]], kind: str = "") -> float:
     """The score of answers, each beside its reference or references."""
-    cases = [Case(answer, (given,) if isinstance(given, str) else tuple(given)) for answer, given in pairs]
+    cases = [Case(answer, (given,) if isinstance(given, str) else tuple(given), kind=kind) for answer, given in pairs]
     parts = [SCORES[name].part(case) for case in cases]
     return sum(part[0] for part in parts) / sum(part[1] for part in parts)
+
+
+def test_answers_and_numbers_of_the_metrics_that_pix2struct_tests() -> None:
+    """The documented example of its exact match, ANLS and relaxed accuracy, all of one set of answers."""
+    pairs = (
+        ("abc", "abc"),
+        ("abc", "Abc"),
+        ("Abc", "abc"),
+        ("100%", "96%"),
+        ("100%", "94%"),
+        ("100%", "0.96"),
+        ("100%", "0.94"),
+        ("Don't", "Won't"),
+    )
+    assert score("exact_match", *pairs) == 0.125
+    assert score("anls", *pairs) == pytest.approx(0.475)
+    assert score("relaxed_accuracy", *pairs) == 0.625
 
 
 def test_exact_match_forgives_white_space_alone() -> None:
@@ -73,6 +92,14 @@ def test_relaxed_accuracy_worked_by_hand(answer: str, reference: str, right: boo
         ("black/white", "black white"),
         ("none", "0"),
         ("U.S.A", "usa"),
+        ("red,blue", "redblue"),  # commas go before anything else is looked at
+        ("1,000/2", "1000 2"),
+        ("Joe's", "joe 's"),
+        ("whats", "what's"),
+        ("what's", "what 's"),
+        ("lets", "lets"),  # the table of contractions has let's only with its apostrophe
+        ("im", "im"),  # and I'm only with a capital, which is gone by then
+        ("a - b/c", "b c"),
     ],
 )
 def test_vqa_normalises_as_its_evaluation_does(text: str, wanted: str) -> None:
@@ -88,8 +115,15 @@ def test_vqa_accuracy_leaves_out_each_annotator_in_turn() -> None:
     assert score("vqa_accuracy", ("The red one", ["red 1"])) == 1
 
 
+def test_token_f1_is_that_of_the_metric_card() -> None:
+    """The documented examples of the `evaluate` library's SQuAD metric: all, none and two thirds."""
+    assert score("token_f1", ("1976", "1976")) == 1
+    assert score("token_f1", ("1999", "1976")) == 0
+    pairs = (("1976", "1976"), ("Beyonce", "Beyonc\u00e9 and Bruno Mars"), ("climate change", "climate change"))
+    assert score("token_f1", *pairs) == pytest.approx(2 / 3)
+
+
 def test_token_f1_worked_by_hand() -> None:
-    assert score("token_f1", ("1976", ["1976"])) == 1  # the example of the metric's card
     assert score("token_f1", ("the Denver Broncos!", "Denver Broncos")) == 1
     assert score("token_f1", ("Denver", "Denver Broncos")) == pytest.approx(2 / 3)
     assert score("token_f1", ("the", "a")) == 1
@@ -101,6 +135,29 @@ def test_error_rates_are_those_of_the_metric_cards() -> None:
     pairs = (("this is the prediction", "this is the reference"), ("there is an other sample", "there is another one"))
     assert score("wer", *pairs) == 0.5
     assert score("cer", *pairs) == pytest.approx(0.34146341463414637)
+    assert score("cer", ("hello", "gracias")) == 1
+    assert score("cer", ("hello world", "hello")) == 1.2
+    assert score("wer", ("hello world", "hi everyone"), ("good night moon", "have a great day")) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "words", "characters"),
+    [
+        ("X", "X", 0, 0),
+        ("X", "X X Y Y", 3, 6),
+        ("X Y X", "X Z", 2 / 3, 3 / 5),
+        ("X", "Y", 1, 1),
+        ("X", "Y Z", 2, 3),
+        ("This is a test", "", 1, 1),
+        ("This is a test", "This test", 0.5, 5 / 14),
+    ],
+)
+def test_error_rates_of_the_paper_and_of_the_library_jiwer(
+    reference: str, answer: str, words: float, characters: float
+) -> None:
+    """The table of Morris, Maier, Green (2004) with the rates that jiwer's tests state."""
+    assert score("wer", (answer, reference)) == pytest.approx(words)
+    assert score("cer", (answer, reference)) == pytest.approx(characters)
 
 
 def test_error_rates_take_the_nearest_reference_and_can_exceed_one() -> None:
@@ -116,6 +173,20 @@ def test_fields_are_compared_by_path_and_value() -> None:
     assert score("field_f1", (answer, reference)) == 2 * 3 / (4 + 4)
     assert score("field_accuracy", ("no JSON", reference)) == 0
     assert score("field_accuracy", ('{"a": true}', '{"a": 1}')) == 0
+
+
+def test_fields_are_flattened_as_in_the_example_of_donut() -> None:
+    """The example in its evaluator: the fields menu.name and menu.count, each twice."""
+    menu = '{"menu": [{"name": ["cake"], "count": ["2"]}, {"name": ["juice"], "count": ["1"]}]}'
+    assert SCORES["field_f1"].part(Case(menu, (menu,))) == (8.0, 8.0)
+    half = '{"menu": [{"name": ["juice"], "count": ["2"]}]}'
+    assert score("field_f1", (half, menu)) == 2 * 2 / (2 + 4)
+    assert score("field_accuracy", (half, menu)) == 2 / 4
+
+
+def test_an_empty_value_is_a_field() -> None:
+    assert score("field_accuracy", ('{"a": null, "b": ""}', '{"a": null, "b": ""}')) == 1
+    assert score("field_accuracy", ('{"a": "3"}', '{"a": null}')) == 0
 
 
 def test_fields_of_many_answers_are_summed() -> None:
@@ -136,18 +207,55 @@ def test_a_reference_without_fields_is_refused(reference: str) -> None:
         ("(C)", "C"),
         ("A. left", "A"),
         ("The answer is (B).", "B"),
-        ("it is the left side", "B"),
+        ("The answer is **C**", "C"),
+        ("B is what it is, no", None),  # more than three words follow the letter
+        ("A or B", None),
+        ("b", None),
+        ("on the left", "A"),
         ("RIGHT", "C"),
+        ("it is the left side", None),  # which is on the left, too
         ("left or right", None),
-        ("A dog", None),
+        ("A dog", "A"),  # an article cannot be told from a letter
+        ("Z", None),
+        ("right Z", None),
+        ("right, as anybody who has eyes can see", None),  # more than twice as long as all options
         ("D", None),
         ("", None),
     ],
 )
-def test_a_choice_is_named_by_letter_or_by_text(answer: str, wanted: str | None) -> None:
+def test_a_choice_is_named_by_letter_or_by_text_as_mmbench_reads_it(answer: str, wanted: str | None) -> None:
     assert chosen(answer, OPTIONS) == wanted
     right = SCORES["choice_accuracy"].part(Case(answer, ("C",), OPTIONS))
     assert right == (float(wanted == "C"), 1.0)
+
+
+def test_without_options_any_letter_but_the_one_for_none_is_a_choice() -> None:
+    assert chosen("(D)", {}) == "D"
+    assert chosen("Z", {}) is None
+
+
+def test_ocrbench_looks_for_the_reference_in_the_answer() -> None:
+    """The two examples of the benchmark's paper, and its rules for case and line ends."""
+    assert score("ocrbench", ("agency", "REGENCY")) == 0
+    assert score("ocrbench", ("The total amount is RM 26.70", "RM 26.70")) == 1
+    assert score("ocrbench", ("it says centre\nhere", "CENTRE here\n")) == 1
+    assert score("ocrbench", ("ANTONIO'S", ["ANTONIOS", "ANTONIO'S"])) == 1
+    assert score("ocrbench", ("R M", "RM")) == 0
+    assert score("ocrbench", ("anything", " ")) == 0
+
+
+def test_ocrbench_of_formulas_counts_case_but_no_spaces() -> None:
+    pair = ("y _ { 2 } = -1", "y_{2} = - 1\n")
+    assert score("ocrbench", pair) == 0
+    assert score("ocrbench", pair, kind=FORMULAS) == 1
+    assert score("ocrbench", ("Y_{2}=-1", "y_{2}=-1"), kind=FORMULAS) == 0
+
+
+def test_a_question_asked_in_every_order_is_right_if_all_answers_are() -> None:
+    parts = [(1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0)]
+    assert all_right(parts, ["a", "b", "a", "b", "c"]) == [(0.0, 1.0), (1.0, 1.0), (0.0, 1.0)]
+    with pytest.raises(ValueError, match="zip"):
+        all_right(parts, ["a"])
 
 
 def test_a_question_without_a_reference_is_refused() -> None:
@@ -158,8 +266,8 @@ def test_a_question_without_a_reference_is_refused() -> None:
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=4))
 def test_scores_lie_between_nothing_and_all_and_a_reference_is_always_right(answer: str, references: list[str]) -> None:
     for name, made in SCORES.items():
-        if name.startswith("field") or name == "choice_accuracy":
-            continue
+        if name.startswith("field") or name in ("choice_accuracy", "ocrbench"):
+            continue  # of these a reference must be of a form, or not be blank
         top, bottom = made.part(Case(answer, tuple(references)))
         assert bottom > 0
         assert top >= 0

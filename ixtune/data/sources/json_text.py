@@ -47,6 +47,21 @@ def list_entries(path: Path) -> Iterator[Entry]:
             yield Entry(number, str(path), Place("line", line), value=value, fault=fault, position=raw.tell())
 
 
+def field_entries(path: Path, field: str) -> Iterator[Entry]:
+    """The elements of the list in one field of a JSON object, as `list_entries` gives those of a list.
+
+    Raises:
+        IxtuneError: The file is no object, has no such field or no list in it, or its JSON is broken.
+    """
+    with (
+        open(path, "rb") as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file,
+    ):
+        found = _ListReader(file, path).elements_of(field)
+        for number, (line, value, fault) in enumerate(found, start=1):
+            yield Entry(number, str(path), Place("line", line), value=value, fault=fault, position=raw.tell())
+
+
 def line_entries(path: Path) -> Iterator[Entry]:
     """The lines of a JSON Lines file that are not blank, not decoded yet; a line that is too large is a fault."""
     name = str(path)
@@ -114,6 +129,44 @@ class _ListReader:
 
     def elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
         """Line, value and fault of each; nothing may follow the closing bracket."""
+        yield from self._elements()
+        if self._peek():
+            raise self._broken("there is more text after the closing bracket of the list")
+
+    def elements_of(self, field: str) -> Iterator[tuple[int, Any, Fault | None]]:
+        """Likewise of the list in a field of an object; what stands in other fields is passed by."""
+        self._expect("{", f"the opening brace of an object with the field `{field}`")
+        seen = False
+        while self._peek() != "}":
+            name = self._name()
+            self._expect(":", "a colon")
+            self._peek()
+            if name == field:
+                seen = True
+                yield from self._elements()
+            else:
+                self._element()
+            if self._peek() != "}":
+                self._expect(",", "a comma or the closing brace")
+        self._expect("}", "")
+        if not seen:
+            raise self._broken(f"the object has no field `{field}`")
+
+    def _name(self) -> Any:
+        """The name of a field; a string says itself where it ends, whatever the block has cut off behind it."""
+        if self._peek() != '"':
+            raise self._broken("expected the name of a field")
+        while True:
+            try:
+                name, end = self.decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if len(self.text) - self.at > limits.MAX_ENTRY_BYTES or not self._more():
+                    raise self._broken(f"broken JSON: {error.msg}") from error
+            else:
+                self._advance(end)
+                return name
+
+    def _elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
         self._expect("[", "the opening bracket of a list")
         if self._peek() == "]":
             self._expect("]", "")
@@ -125,8 +178,6 @@ class _ListReader:
                     self._expect("]", "")
                     break
                 self._expect(",", "a comma or the closing bracket")
-        if self._peek():
-            raise self._broken("there is more text after the closing bracket of the list")
 
     def _peek(self) -> str:
         """The next character that is no space, or "" at the end of the file."""

@@ -17,7 +17,7 @@ from ixtune.data.rejects import Reason
 from ixtune.data.sources import entry as limits
 from ixtune.data.sources import json_text
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.json_text import decoded, line_entries, list_entries
+from ixtune.data.sources.json_text import decoded, field_entries, line_entries, list_entries
 from ixtune.errors import IxtuneError
 
 JSON = st.recursive(
@@ -64,6 +64,50 @@ def test_a_list_has_the_elements_that_json_load_finds_however_the_blocks_fall(
         return
     assert [outcome(one) for one in in_blocks(source, block)] == json.loads(text)
     assert [outcome(one) for one in list_entries(source)] == json.loads(text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    before=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+    values=st.lists(JSON, max_size=4),
+    after=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+    block=st.integers(1, 40),
+    indent=st.sampled_from([None, 0, 3]),
+)
+def test_a_field_has_the_elements_that_json_load_finds_whatever_stands_around_it(
+    tmp_path: Path, before: dict[str, Any], values: list[Any], after: dict[str, Any], block: int, indent: int | None
+):
+    whole = {**before, "the data": values, **{name: value for name, value in after.items() if name not in before}}
+    source = written(tmp_path, json.dumps(whole, indent=indent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_text, "_BLOCK", block)
+        assert [outcome(one) for one in field_entries(source, "the data")] == values
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "expected the opening brace of an object with the field `data`, found '['"),
+        ('{"other": [1]}', "the object has no field `data`"),
+        ('{"data": {"a": 1}}', "expected the opening bracket of a list, found '{'"),
+        ('{"data": [1}', "expected a comma or the closing bracket, found '}'"),
+        ('{"data": [1]', "expected a comma or the closing brace, found the end of the file"),
+        ("{data: [1]}", "expected the name of a field"),
+        ('{"da', "broken JSON: Unterminated string starting at"),
+        ('{"data" [1]}', "expected a colon, found '['"),
+        ("", "found the end of the file"),
+    ],
+)
+def test_a_file_without_the_field_is_refused_with_line_and_column(tmp_path: Path, text: str, found: str):
+    with pytest.raises(IxtuneError) as caught:
+        list(field_entries(written(tmp_path, text), "data"))
+    assert found in caught.value.what
+    assert "line 1, column" in (caught.value.where or "")
+
+
+def test_elements_of_a_field_know_their_lines(tmp_path: Path):
+    source = written(tmp_path, '{"name": "x",\n "data": [\n  {"a": 1},\n  {"a": 2}],\n "n": 2}')
+    assert [entry.place.at for entry in field_entries(source, "data")] == [3, 4]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

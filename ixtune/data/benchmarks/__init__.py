@@ -1,0 +1,178 @@
+"""Public benchmarks: their files as people download them -> questions with pictures and right answers.
+
+    items = read("docvqa", Path("val_v1.0_withQT.json"), pictures=Path("evaluation/pictures"))
+
+Nothing is downloaded. An entry that cannot be asked or scored becomes a reject, as in `ixtune prepare`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.benchmarks import json_forms, mmbench, questions
+from ixtune.data.benchmarks.item import Draft, Item, Items
+from ixtune.data.benchmarks.reading import read_items
+from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.json_text import line_entries, list_entries
+from ixtune.errors import IxtuneError, UsageError
+
+__all__ = ["BENCHMARKS", "Benchmark", "Item", "Items", "read"]
+
+_ONE_WORD = "Answer the question using a single word or phrase. {question}"
+_BY_LETTER = "{question}\nPlease select the correct answer from the options above."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A kind of file, and how the field uses it.
+
+    Attributes:
+        name: As commands call it.
+        title: As tables head it.
+        file: Which of its files is read, in a few words.
+        scores: Names of scores, the benchmark's own first.
+        prompt: What the field asks with, `{question}` being the question. VLMEvalKit's for this model, but for MMBench:
+            there it writes options and hint in words of its own and begins the answer with "The answer is".
+        hd_num: What the field evaluates this model with (VLMEvalKit); None where it has no say.
+        source: Where the file and its description are published.
+        entries: The file -> its entries.
+        draft: An entry's fields -> a draft.
+    """
+
+    name: str
+    title: str
+    file: str
+    scores: tuple[str, ...]
+    prompt: str
+    hd_num: int | None
+    source: str
+    entries: Callable[[Path], Iterator[Entry]]
+    draft: Callable[[Mapping[str, Any], Entry], Draft]
+
+    def asked(self, item: Item) -> str:
+        """The question in the field's words."""
+        return self.prompt.replace("{question}", item.question)
+
+
+BENCHMARKS = {
+    one.name: one
+    for one in (
+        Benchmark(
+            name="docvqa",
+            title="DocVQA",
+            file="val_v1.0_withQT.json",
+            scores=("anls", "exact_match"),
+            prompt=_ONE_WORD,
+            hd_num=55,  # 65 for the test set, whose answers are not public
+            source="https://rrc.cvc.uab.es/?ch=17, task 1 (Mathew et al., WACV 2021)",
+            entries=json_forms.data_entries,
+            draft=json_forms.docvqa,
+        ),
+        Benchmark(
+            name="infographicvqa",
+            title="InfographicVQA",
+            file="infographicsVQA_val_v1.0_withQT.json",
+            scores=("anls", "exact_match"),
+            prompt=_ONE_WORD,
+            hd_num=55,
+            source="https://rrc.cvc.uab.es/?ch=17, task 3 (Mathew et al., WACV 2022)",
+            entries=json_forms.data_entries,
+            draft=json_forms.infographicvqa,
+        ),
+        Benchmark(
+            name="chartqa",
+            title="ChartQA",
+            file="test_human.json, test_augmented.json, or the folder of both",
+            scores=("relaxed_accuracy", "exact_match"),
+            prompt=_ONE_WORD,
+            hd_num=25,
+            source="https://github.com/vis-nlp/ChartQA (Masry et al., ACL Findings 2022)",
+            entries=json_forms.chartqa_entries,
+            draft=json_forms.chartqa,
+        ),
+        Benchmark(
+            name="textvqa",
+            title="TextVQA",
+            file="TextVQA_0.5.1_val.json",
+            scores=("vqa_accuracy",),
+            prompt=_ONE_WORD,
+            hd_num=25,
+            source="https://textvqa.org/dataset (Singh et al., CVPR 2019)",
+            entries=json_forms.data_entries,
+            draft=json_forms.textvqa,
+        ),
+        Benchmark(
+            name="ocrbench",
+            title="OCRBench",
+            file="OCRBench.json",
+            scores=("ocrbench",),
+            prompt=_ONE_WORD,
+            hd_num=55,
+            source="https://github.com/Yuliang-Liu/MultimodalOCR (Liu et al., 2023)",
+            entries=list_entries,
+            draft=json_forms.ocrbench,
+        ),
+        Benchmark(
+            name="mmbench",
+            title="MMBench",
+            file="MMBench_DEV_EN.tsv",
+            scores=("choice_accuracy",),
+            prompt=_BY_LETTER,
+            hd_num=16,
+            source="https://github.com/open-compass/MMBench (Liu et al., ECCV 2024)",
+            entries=mmbench.entries,
+            draft=mmbench.draft,
+        ),
+        Benchmark(
+            name="questions",
+            title="questions",
+            file="JSON Lines: question, image, answers",
+            scores=("exact_match", "anls"),
+            prompt="{question}",
+            hd_num=None,
+            source="the form of `ixtune predict`, with answers",
+            entries=line_entries,
+            draft=questions.draft,
+        ),
+    )
+}
+
+
+def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Path, circular: bool = False) -> Items:
+    """The questions of a benchmark file.
+
+    Args:
+        name: One of `BENCHMARKS`.
+        path: The file, or ChartQA's folder.
+        image_root: What paths of pictures are relative to and never lead out of; None for the folder of the file.
+        pictures: A folder for pictures that the file carries itself, made if it is needed; files are named by content.
+        circular: Ask questions of multiple choice once with each order of their options (`Item.group` tells which
+            belong together, `scores.circular` judges them), not in the first order alone.
+
+    Raises:
+        UsageError: There is no such benchmark, or no such folder.
+        IxtuneError: The file cannot be read, is of another form, or holds no question.
+        DataError: No question has an answer to compare with.
+    """
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        near = difflib.get_close_matches(name, BENCHMARKS, 1)
+        raise UsageError(
+            f"there is no benchmark {name}",
+            mend=f"did you mean {near[0]}?" if near else f"give one of {', '.join(BENCHMARKS)}",
+        )
+    root = (image_root or (path if path.is_dir() else path.parent)).resolve()
+    if not root.is_dir():
+        raise UsageError("there is no such folder", where=str(root), mend="give the folder of the pictures")
+    try:
+        return read_items(benchmark.entries(path), benchmark.draft, path, root, pictures, circular)
+    except OSError as error:
+        raise IxtuneError(
+            f"the benchmark's file cannot be read: {error.strerror or error}",
+            where=str(path),
+            mend=f"give the file itself: {benchmark.file}",
+        ) from error

@@ -1,0 +1,122 @@
+"""One question of a benchmark file: as its reader drafts it, and as it is asked and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ixtune.data.record import Place
+from ixtune.data.rejects import RecordError, Reject
+from ixtune.data.sources.entry import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question with the answers that are right.
+
+    Attributes:
+        id: Its name, unique within the file.
+        question: All that is asked, with the options if there are any; the pictures stand before it.
+        images: The files of its pictures, absolute: below the image root, or where pictures given as bytes are kept.
+        references: Answers that are right, as many as the benchmark gives; of multiple choice the option's letter.
+        options: Letter -> text of multiple choice, else empty.
+        kind: The benchmark's own type of the question, "" if it tells none.
+        group: The question's name without regard to the order of its options; `id` unless it is asked several times.
+        source: The file it was read from.
+        place: Where in that file.
+        record: Its number among the entries of the file, counted from 1.
+    """
+
+    id: str
+    question: str
+    images: tuple[str, ...]
+    references: tuple[str, ...]
+    options: Mapping[str, str]
+    kind: str
+    group: str
+    source: str
+    place: Place
+    record: int
+
+    def reject(self, error: RecordError) -> Reject:
+        """The row of rejects.jsonl if something turns out to be wrong with it later."""
+        return reject_of(error, self.source, self.place, self.record, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What a benchmark file holds.
+
+    Attributes:
+        items: The questions to ask, in the order of the file.
+        rejects: The entries that are none.
+        skipped: Entries that only repeat a question with its options in another order.
+    """
+
+    items: tuple[Item, ...]
+    rejects: tuple[Reject, ...]
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a reader makes of an entry, before the pictures are looked for.
+
+    Attributes:
+        id: As in `Item`.
+        question: Without the options.
+        images: For each picture its file's content, or the paths where it may lie, the likeliest first.
+        same_as: The id of the entry whose pictures it shows, where it has none of its own.
+        references: As in `Item`.
+        options: As in `Item`.
+        kind: As in `Item`.
+        group: As in `Item`, "" for the id.
+    """
+
+    id: str
+    question: str
+    references: tuple[str, ...]
+    images: tuple[bytes | tuple[str, ...], ...] = ()
+    same_as: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    group: str = ""
+
+    def item(self, images: tuple[str, ...], entry: Entry) -> Item:
+        """The item, now that its pictures are found."""
+        listed = "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
+        return Item(
+            id=self.id,
+            question=self.question + listed,
+            images=images,
+            references=self.references,
+            options=self.options,
+            kind=self.kind,
+            group=self.group or self.id,
+            source=entry.file,
+            place=entry.place,
+            record=entry.number,
+        )
+
+    def rotated(self) -> list[Draft]:
+        """Itself, and its options moved on by one, by two, ... letters (CircularEval)."""
+        letters, texts = list(self.options), list(self.options.values())
+        found = [self]
+        for by in range(1, len(letters)):
+            moved = {old: letters[(at + by) % len(letters)] for at, old in enumerate(letters)}
+            found.append(
+                replace(
+                    self,
+                    id=f"{self.id}+{by}",
+                    group=self.group or self.id,
+                    options=dict(zip(letters, texts[-by:] + texts[:-by], strict=True)),
+                    references=tuple(moved[reference] for reference in self.references),
+                )
+            )
+        return found
+
+
+def reject_of(error: RecordError, source: str, place: Place, record: int, name: str | None) -> Reject:
+    """A row of rejects.jsonl for what is wrong with an entry."""
+    found = f"{error.what} ({error.where})" if error.where else error.what
+    return Reject(source, place, record, name, error.reason, found, error.mend)

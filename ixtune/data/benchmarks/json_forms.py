@@ -1,0 +1,113 @@
+"""The JSON files of DocVQA, InfographicVQA, ChartQA, TextVQA and OCRBench, each entry -> a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.values import id_in, kind_in, question_in, references_in, text_in
+from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.json_text import field_entries, list_entries
+from ixtune.errors import UsageError
+
+_CHARTQA_KINDS = ("human", "augmented")
+
+
+def docvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """`{"data": [{questionId, question, image, answers, question_types}]}`; `image` begins with documents/."""
+    del entry
+    image = text_in(fields, "image")
+    name = PurePosixPath(image).name
+    return Draft(
+        id_in(fields, "questionId"),
+        question_in(fields),
+        references_in(fields, "answers"),
+        # of two releases the one has the folder documents/, the other spdocvqa_images/
+        images=((image, name, f"spdocvqa_images/{name}"),),
+        kind=kind_in(fields, "question_types"),
+    )
+
+
+def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """`{"data": [{questionId, question, image_local_name, answers, answer_type}]}`; the types in `_withQT` only."""
+    del entry
+    name = text_in(fields, "image_local_name")
+    return Draft(
+        id_in(fields, "questionId"),
+        question_in(fields),
+        references_in(fields, "answers"),
+        images=((name, f"images/{name}", f"infographicsvqa_images/{name}"),),
+        kind=kind_in(fields, "answer_type"),
+    )
+
+
+def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """`[{imgname, query, label}]`; whether a person asked is told by the file's name alone."""
+    name = text_in(fields, "imgname")
+    kind = _chartqa_kind(Path(entry.file))
+    return Draft(
+        f"{kind or 'question'}-{entry.number}",
+        question_in(fields, "query"),
+        references_in(fields, "label"),
+        images=((f"png/{name}", name),),
+        kind=kind,
+    )
+
+
+def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """`{"data": [{question_id, question, image_id, answers}]}` with ten answers; pictures are named by OpenImages."""
+    del entry
+    name = f"{text_in(fields, 'image_id')}.jpg"
+    return Draft(
+        id_in(fields, "question_id"),
+        question_in(fields),
+        references_in(fields, "answers"),
+        images=((f"train_images/{name}", f"test_images/{name}", name),),
+    )
+
+
+def ocrbench(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """`[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its data set."""
+    del entry
+    image = text_in(fields, "image_path")
+    return Draft(
+        f"{text_in(fields, 'dataset_name')}-{id_in(fields, 'id')}",
+        question_in(fields),
+        references_in(fields, "answers"),
+        images=((image, f"OCRBench_Images/{image}"),),
+        kind=text_in(fields, "type"),
+    )
+
+
+def data_entries(path: Path) -> Iterator[Entry]:
+    """The entries of the field `data`."""
+    return field_entries(path, "data")
+
+
+def chartqa_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a file, or of both files in a folder of ChartQA, whose score is the mean of the two.
+
+    Raises:
+        UsageError: The folder holds none of the two.
+    """
+    if not path.is_dir():
+        yield from list_entries(path)
+        return
+    files = [file for file in sorted(path.glob("*.json"), reverse=True) if _chartqa_kind(file)]
+    if not files:
+        raise UsageError(
+            "the folder holds no *_human.json and no *_augmented.json",
+            where=str(path),
+            mend="give a folder of ChartQA such as test, or one file",
+        )
+    numbers = count(1)
+    for file in files:
+        for entry in list_entries(file):
+            yield Entry(next(numbers), entry.file, entry.place, value=entry.value, fault=entry.fault)
+
+
+def _chartqa_kind(path: Path) -> str:
+    return next((kind for kind in _CHARTQA_KINDS if path.stem == kind or path.stem.endswith(f"_{kind}")), "")

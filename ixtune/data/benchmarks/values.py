@@ -1,0 +1,107 @@
+"""Single values of benchmark files: texts, ids, answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.sources.fields import id_of, is_missing, require_text, shown
+
+NO_ANSWERS = "answers of test sets are mostly kept by the organisers: give the validation file"
+
+
+class NoAnswer(RecordError):
+    """A question without anything to compare an answer with, as in test sets."""
+
+
+def text_in(fields: Mapping[str, Any], name: str) -> str:
+    """A text that must be there.
+
+    Raises:
+        RecordError: It is absent, empty, no text, or holds what no text can.
+    """
+    value = fields.get(name)
+    if is_missing(value):
+        raise RecordError(Reason.MISSING_FIELD, f"there is no `{name}`", mend=f"write a text into `{name}`")
+    if not isinstance(value, str) or not value.strip():
+        raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", mend=f"write a text into `{name}`")
+    require_text(value, f"`{name}`")
+    return value
+
+
+def question_in(fields: Mapping[str, Any], name: str = "question") -> str:
+    """The question, without outer white space.
+
+    Raises:
+        RecordError: There is none.
+    """
+    return text_in(fields, name).strip()
+
+
+def id_in(fields: Mapping[str, Any], name: str) -> str:
+    """An id that must be there, as text.
+
+    Raises:
+        RecordError: It is absent, or neither text nor a whole number.
+    """
+    found = id_of(fields.get(name))
+    if found is None:
+        value = fields.get(name)
+        raise RecordError(
+            Reason.BAD_ID,
+            f"there is no `{name}`" if is_missing(value) else f"`{name}` is {shown(value)}",
+            mend="give every question an id of its own, a text or a whole number",
+        )
+    require_text(found, f"`{name}`")
+    return found
+
+
+def kind_in(fields: Mapping[str, Any], name: str) -> str:
+    """The type of a question: a text, or a list of them, joined by commas; "" if it is absent.
+
+    Raises:
+        RecordError: It is neither.
+    """
+    value = fields.get(name)
+    if is_missing(value):
+        return ""
+    kinds: list[Any] = value if isinstance(value, list) else [value]
+    for kind in kinds:
+        if not isinstance(kind, str):
+            raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", mend="write a text, or a list of texts")
+        require_text(kind, f"`{name}`")
+    return ", ".join(kinds)
+
+
+def references_in(fields: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    """The right answers in the first of some fields that is there: one, or a list of them.
+
+    Numbers become their text, and a JSON object its JSON. A blank one counts if there are others, as it does for the
+    agreement of annotators.
+
+    Raises:
+        NoAnswer: There is none of the fields, or no answer in it.
+        RecordError: There is something else in it.
+    """
+    name = next((name for name in names if not is_missing(fields.get(name))), names[0])
+    value = fields.get(name)
+    found = tuple(_answer(one, name) for one in (value if isinstance(value, list) else [value]) if not is_missing(one))
+    if not any(answer.strip() for answer in found):
+        raise NoAnswer(Reason.MISSING_FIELD, f"there is no answer in `{name}`", mend=NO_ANSWERS)
+    return found
+
+
+def _answer(value: Any, name: str) -> str:
+    if isinstance(value, Mapping):
+        try:
+            value = json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(Reason.BAD_FIELD, f"`{name}` is no JSON", mend="write the answer as a text") from error
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = json.dumps(value)
+    if not isinstance(value, str):
+        raise RecordError(Reason.BAD_FIELD, f"`{name}` holds {shown(value)}", mend="write answers as texts")
+    require_text(value, f"`{name}`")
+    return value

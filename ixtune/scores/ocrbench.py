@@ -1,0 +1,25 @@
+"""OCRBench's score."""
+
+from __future__ import annotations
+
+from ixtune.scores.case import Case, Part
+
+FORMULAS = "Handwritten Mathematical Expression Recognition"
+"""The type of question whose answers are LaTeX."""
+
+
+def ocrbench(case: Case) -> Part:
+    """1 if a reference stands somewhere in the answer (Liu et al., OCRBench, 2023, sec. 3, and its script).
+
+    Case, outer white space and line ends do not count. Of a formula (`kind` is `FORMULAS`; in the released file these
+    are the 100 questions from HME100k) no space counts, but case does. A blank reference would stand in every answer,
+    and is never found. The published figure is the sum over 1,000 questions, hence 1,000 times this one.
+    """
+    wanted = [_plain(reference, case.kind) for reference in case.references]
+    answer = _plain(case.answer, case.kind)
+    return float(any(reference and reference in answer for reference in wanted)), 1.0
+
+
+def _plain(text: str, kind: str) -> str:
+    text = text.strip().replace("\n", " ")
+    return text.replace(" ", "") if kind == FORMULAS else text.lower()
