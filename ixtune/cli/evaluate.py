@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ixtune.layout import MAX_HD_NUM
+
+if TYPE_CHECKING:
+    from ixtune.data.rejects import Reject
+
 
 def command(
-    data: Annotated[Path, typer.Argument(help="A prepared set that was not trained on.")],
+    data: Annotated[
+        Path, typer.Argument(help="A prepared set that was not trained on; with --benchmark, the file of one.")
+    ],
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="Adapter or run folder, as PATH or NAME=PATH; repeat for several, side by side."),
@@ -26,6 +33,26 @@ def command(
         list[str] | None,
         typer.Option(help="exact_match, anls, relaxed_accuracy, …; repeat for several, the main one first."),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="docvqa, infographicvqa, chartqa, textvqa, ocrbench, mmbench; questions for JSON Lines of your own."
+        ),
+    ] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="With --benchmark: what its pictures are relative to. Default: its folder.")
+    ] = None,
+    hd_num: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_HD_NUM, help="With --benchmark: most crops. Default: as trained, or usual there."),
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(help="With --benchmark: how to ask; `benchmark` for the wording usual there."),
+    ] = "{question}",
+    circular: Annotated[
+        bool, typer.Option("--circular", help="With mmbench: ask in every order of the options (CircularEval).")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write scores and answers to this JSON file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 8,
@@ -42,45 +69,66 @@ def command(
     """Put the same questions to base, adapters and merged models, and score the answers with 95 % intervals.
 
     Example: ixtune evaluate prepared/test --adapter runs/demo --score anls --out runs/demo/evaluation.json
+
+    Example: ixtune evaluate val_v1.0_withQT.json --benchmark docvqa --adapter runs/pages --limit 500
     """
-    from ixtune.cli.console import console, progress, quiet_libraries
+    import json
+    from tempfile import TemporaryDirectory
+
+    from ixtune.cli.console import progress, quiet_libraries
+    from ixtune.files import atomic_write_bytes, atomic_write_json
 
     quiet_libraries()
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.evaluate import Options, evaluate
+    from ixtune.evaluation.evaluate import Options, Source, evaluate
+    from ixtune.evaluation.predict import rejects_of
 
     options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
     models = contenders(base, adapter or (), model or ())
-    with progress("answers") as bar:
-        found = evaluate(data, models, options, bar)
+    with TemporaryDirectory() as folder, progress("answers") as bar:
+        pictures = out.with_name(f"{out.name}.pictures") if out else Path(folder)
+        source = Source(
+            path=data, benchmark=benchmark, image_root=image_root, pictures=pictures, hd_num=hd_num, prompt=prompt,
+            circular=circular,
+        )  # fmt: skip
+        found = evaluate(source, models, options, bar)
     if out is not None:
-        from ixtune.files import atomic_write_json
-
-        atomic_write_json(out, found)
-    screen = console()
+        atomic_write_json(out, found.content)
+        if found.rejects:
+            atomic_write_bytes(rejects_of(out), b"".join(reject.row() for reject in found.rejects))
     if as_json:
-        import json
-
-        typer.echo(json.dumps({key: value for key, value in found.items() if key != "answers"}, indent=2))
+        typer.echo(json.dumps({key: value for key, value in found.content.items() if key != "answers"}, indent=2))
     else:
-        _print(found, screen)
+        _print(found.content)
         if out is not None:
-            screen.print(f"scores and answers in {out}", markup=False, soft_wrap=True)
+            typer.echo(f"scores and answers in {out}")
+    if found.rejects:
+        where = _in_short(found.rejects) if out is None else str(rejects_of(out))
+        typer.echo(f"{len(found.rejects)} questions could not be asked: {where}", err=True)
+        raise typer.Exit(3)
 
 
-def _print(found: Mapping[str, Any], screen: Any) -> None:
+def _in_short(rejects: Sequence[Reject]) -> str:
+    from ixtune.evaluation.exam import reject_line
+
+    return f"the first is {reject_line(rejects[0])}; --out FILE writes down all of them"
+
+
+def _print(found: Mapping[str, Any]) -> None:
     """Scores as a table, and what they say in words."""
-    from ixtune.cli.console import table
+    from ixtune.cli.console import console, table
     from ixtune.report.sections import with_interval
     from ixtune.report.verdict import title, verdicts
 
-    columns = ["answers of", *map(title, found["scores"]), "loss", "perplexity"]
+    scores = list(found["results"][0]["scores"])
+    columns = ["answers of", *map(title, scores), "loss", "perplexity"]
     rows = [
-        [one["name"], *(with_interval(one["scores"][name]) for name in found["scores"])]
+        [one["name"], *(with_interval(one["scores"][name]) for name in scores)]
         + [_number(one["loss"]), _number(one["perplexity"])]
         for one in found["results"]
     ]
-    screen.print(table(f"{found['records']} questions of {found['data']}, 95 % intervals", columns, rows))
+    screen = console()
+    screen.print(table(f"{found['records']} questions, 95 % intervals", columns, rows))
     for sentence in verdicts(found):
         screen.print(f"- {sentence['text']}", markup=False, soft_wrap=True)
     for one in found["models"]:

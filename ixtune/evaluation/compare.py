@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,13 @@ from ixtune.evaluation.generate import Answerer, batches
 from ixtune.evaluation.prompt import Prompt
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case, Part
+from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
 
 MAJORITY = "majority answer"
+CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
+Tally = tuple[Sequence[Part], Sequence[Hashable]]
+"""Parts of a score, and of each what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,25 +126,32 @@ def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: S
         scores: Names of `SCORES`, the main one first.
 
     Returns:
-        `results`: each score with its interval. `comparisons`: each model with the first one, with its own swapped
+        `results`: each score with its interval, and `circular_accuracy` where questions of multiple choice were
+        asked in several orders. `comparisons`: each model with the first one, with its own swapped
         control and with the majority answer; paired, by bootstrap and permutation. `answers`: a mapping each.
     """
     parts = {one.name: {score: _parts(questions, one, score) for score in scores} for one in answered}
     groups = [question.about for question in questions]
+    tallies: dict[str, dict[str, Tally]] = {
+        name: {score: (found[score], groups) for score in scores} for name, found in parts.items()
+    }
+    if CHOICE in scores and any(question.group not in ("", question.id) for question in questions):
+        for name, found in parts.items():
+            tallies[name][CIRCULAR] = _circular(questions, found[CHOICE])
     results = [
         {
             "name": one.name,
             "kind": "control" if one.control else "model",
             "loss": one.loss,
             "perplexity": None if one.loss is None else _exp(one.loss),
-            "scores": {score: _interval(parts[one.name][score], groups) for score in scores},
+            "scores": {score: _interval(*tally) for score, tally in tallies[one.name].items()},
         }
         for one in answered
     ]
     comparisons = [
-        {"name": name, "than": than, "score": score, **_difference(parts, name, than, score, groups)}
+        {"name": name, "than": than, "score": score, **_difference(tallies[than][score][0], *tallies[name][score])}
         for name, than in _pairs(answered)
-        for score in scores
+        for score in tallies[name]
     ]
     return {"results": results, "comparisons": comparisons, "answers": list(_rows(questions, answered, parts))}
 
@@ -150,15 +161,20 @@ def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part
     return [part(Case(text, q.references, q.options)) for text, q in zip(one.texts, questions, strict=True)]
 
 
-def _interval(parts: Sequence[Part], groups: Sequence[Any]) -> dict[str, float]:
+def _circular(questions: Sequence[Question], parts: Sequence[Part]) -> Tally:
+    """Parts of questions that count as right if they are so in every order of their options."""
+    groups = [question.group or question.id for question in questions]
+    about = {group: question.about for group, question in zip(groups, questions, strict=True)}
+    return all_right(parts, groups), [about[group] for group in dict.fromkeys(groups)]
+
+
+def _interval(parts: Sequence[Part], groups: Sequence[Hashable]) -> dict[str, float]:
     found = interval(parts, groups)
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _difference(
-    parts: Mapping[str, Mapping[str, Sequence[Part]]], name: str, than: str, score: str, groups: Sequence[Any]
-) -> dict[str, float]:
-    found = difference(parts[than][score], parts[name][score], groups)
+def _difference(first: Sequence[Part], second: Sequence[Part], groups: Sequence[Hashable]) -> dict[str, float]:
+    found = difference(first, second, groups)
     return {
         "difference": found.interval.value,
         "low": found.interval.low,

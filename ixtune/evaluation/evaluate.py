@@ -12,20 +12,25 @@ from typing import Any
 import torch
 
 import ixtune
+from ixtune import base
 from ixtune.data import manifest, store
+from ixtune.data.benchmarks import BENCHMARKS, read
+from ixtune.data.rejects import Reject
+from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
-from ixtune.evaluation.exam import Exam, exam_of
+from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
 from ixtune.evaluation.generate import Answerer, Settings
 from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.session import CACHE_BYTES, Loaded
+from ixtune.evaluation.session import CACHE_BYTES, Loaded, record_of, view_of
 from ixtune.files import sha256_file
 from ixtune.scores import SCORES
 from ixtune.training.batch import PictureSource
 from ixtune.training.validation import mean_loss
 
 FORMAT = 2
+QUESTION, USUAL = "{question}", "benchmark"
 PACK_TOKENS = 16384  # for the loss
 
 
@@ -64,31 +69,90 @@ class Options:
             raise UsageError("a score is named twice", where="--score", mend="name it once")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is asked.
+
+    Attributes:
+        path: A prepared set, or the file of a benchmark.
+        benchmark: Name of `BENCHMARKS`; None for a prepared set.
+        image_root: What a file's pictures are relative to; None for its folder.
+        pictures: A folder for pictures that a file carries itself; made if it is needed.
+        hd_num: Most crops of a file's pictures; None as the first model that was trained saw them, or as the benchmark.
+        prompt: How a question of a file is put, with `{question}`; `benchmark` for the wording usual there.
+        circular: Ask questions of multiple choice in every order of their options.
+    """
+
+    path: Path
+    benchmark: str | None = None
+    image_root: Path | None = None
+    pictures: Path = Path()
+    hd_num: int | None = None
+    prompt: str = QUESTION
+    circular: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: an option for a file is given with a prepared set, or the prompt has no place for the question.
+        """
+        of_a_file = {
+            "--image-root": self.image_root is not None,
+            "--hd-num": self.hd_num is not None,
+            "--prompt": self.prompt != QUESTION,
+            "--circular": self.circular,
+        }
+        given = [option for option, is_given in of_a_file.items() if is_given]
+        if self.benchmark is None and given:
+            raise UsageError(
+                f"{given[0]} is for the file of a benchmark",
+                mend="give --benchmark with its name, or leave it out: a prepared set is asked as it was prepared",
+            )
+        if self.prompt != USUAL and QUESTION not in self.prompt:
+            raise UsageError(
+                f"the prompt does not say where the {QUESTION} stands",
+                where="--prompt",
+                mend=f"write {QUESTION} into it, or give `{USUAL}` for the wording usual there",
+            )
+
+
 Progress = Callable[[int, int], None]
 """Called with how many answers were just given, and how many there will be in all."""
 Advance = Callable[[int], None]
+Scores = tuple[str, ...]
+_USUAL_SCORES = ("exact_match",)  # of a prepared set
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        content: What an evaluation file holds (format 2): `models`, `results`, `comparisons`, `answers`, and whose.
+        rejects: Entries of the data that could not be asked.
+    """
+
+    content: dict[str, Any]
+    rejects: tuple[Reject, ...]
 
 
 def evaluate(
-    data: Path, models: Sequence[Contender], options: Options, progress: Progress | None = None
-) -> dict[str, Any]:
+    source: Source, models: Sequence[Contender], options: Options, progress: Progress | None = None
+) -> Evaluation:
     """Put the same questions to every model, and judge.
 
     Args:
-        data: A prepared set.
+        source: What is asked.
         models: Who answers; the others are compared with the first one.
         options: How.
         progress: Told how far it is.
 
-    Returns:
-        What an evaluation file holds (format 2): `models`, `results`, `comparisons`, `answers` and where they are from.
-
     Raises:
         IxtuneError: data or models cannot be used, or do not belong together.
     """
-    prepared = store.load(data)
-    exam = exam_of(prepared, options.limit)
-    scores = options.scores or ("exact_match",)
+    exam, about, usual = _opened(source, models, options.limit)
+    scores = options.scores or usual
     blind: dict[str, list[Prompt]] = {}
     if options.controls and any(question.prompt.pictures for question in exam.questions):
         # what cannot be swapped is told before the work
@@ -113,17 +177,43 @@ def evaluate(
     found = judged(exam.questions, answered, scores)
     for question, row in zip(exam.questions, found["answers"], strict=True):
         row["pictures"] = [_picture(exam, stored) for stored in question.prompt.pictures]
-    return {
+    content = {
         "format": FORMAT,
         "ixtune_version": ixtune.__version__,
-        "data": str(data),
-        "manifest_sha256": sha256_file(data / manifest.MANIFEST),
+        "data": str(source.path),
+        **about,
         "records": len(exam.questions),
+        "rejected": len(exam.rejects),
         "scores": list(scores),
         "main_score": scores[0],
         "models": described,
         **found,
     }
+    return Evaluation(content, exam.rejects)
+
+
+def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> tuple[Exam, dict[str, Any], Scores]:
+    """The questions, what the file says of them, and what they are usually scored by."""
+    if source.benchmark is None:
+        prepared = store.load(source.path)
+        about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
+        return exam_of(prepared, limit), about, _USUAL_SCORES
+    items = read(source.benchmark, source.path, source.image_root, pictures=source.pictures, circular=source.circular)
+    benchmark = BENCHMARKS[source.benchmark]
+    prompt = benchmark.prompt if source.prompt == USUAL else source.prompt
+    trained = next((one for one in models if record_of(base.resolve(one.base), one.adapter)), models[0])
+    record = record_of(base.resolve(trained.base), trained.adapter)
+    view = view_of(record, source.hd_num, benchmark.hd_num)
+    exam = exam_of_items(items, prompt, view, Tokenizer.from_base(base.resolve(models[0].base)), limit)
+    file = {"file_sha256": sha256_file(source.path)} if source.path.is_file() else {}
+    about = {
+        "benchmark": benchmark.name,
+        **file,
+        "prompt": prompt,
+        "hd_num": view.hd_num,
+        "circular": source.circular,
+    }
+    return exam, about, benchmark.scores
 
 
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ixtune.data.record import Turn
-from ixtune.data.rejects import Reject
-from ixtune.data.store import PictureFiles, PreparedSet
-from ixtune.data.template import PLACEHOLDER
+from ixtune.data.benchmarks import Items
+from ixtune.data.record import Record, Turn
+from ixtune.data.rejects import RecordError, Reject
+from ixtune.data.store import OWN_ROOT, PictureFiles, PreparedSet, row_of
+from ixtune.data.template import PLACEHOLDER, encode
+from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
+from ixtune.evaluation.questions import View, layout_of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Question:
         references: Answers that are right, the one trained on first.
         options: Letter -> text of a multiple-choice question.
         kind: The data's own word for its type; empty where they have none.
+        group: What the same question with its options in another order is called too; empty where there is none.
     """
 
     id: str
@@ -31,6 +36,7 @@ class Question:
     references: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
+    group: str = ""
 
     @property
     def text(self) -> str:
@@ -94,7 +100,47 @@ def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:
 def _question(row: Mapping[str, Any]) -> Question:
     *before, last = row["turns"]
     turns = tuple(Turn(turn["role"], turn["text"]) for turn in before)
-    answer = last["text"].strip()
-    others = (reference.strip() for reference in row["references"])
-    references = tuple(dict.fromkeys([answer, *filter(None, others)]))
+    # as often as each was given: VQA accuracy counts how many people gave an answer
+    references = tuple(row["references"]) or (last["text"].strip(),)
     return Question(row["id"], Prompt(turns, tuple(row["pictures"])), references)
+
+
+def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, limit: int | None = None) -> Exam:
+    """The questions of a benchmark file, pictures in front, or the first `limit` of them.
+
+    Args:
+        items: Of the file.
+        prompt: What is asked, `{question}` being the question.
+        view: How pictures are laid out.
+        tokenizer: The base's.
+        limit: How many at most.
+
+    Raises:
+        IxtuneError: no question is left that can be asked.
+    """
+    questions, rows, rejects = [], [], list(items.rejects)
+    for item in items.items[:limit]:
+        try:
+            text = PLACEHOLDER * len(item.images) + prompt.replace("{question}", item.question)
+            turns = (Turn("user", text), Turn("assistant", item.references[0]))
+            layouts = [(OWN_ROOT, image, layout_of_file(Path(image), image, view)) for image in item.images]
+            record = Record(item.id, (), turns, item.source, item.place, references=item.references)
+            sample = encode(record, [layout.tokens for _, _, layout in layouts], tokenizer)
+        except RecordError as error:
+            rejects.append(item.reject(error))
+            continue
+        rows.append(row_of(record, sample, layouts))
+        asked = Prompt(turns[:1], tuple(rows[-1]["pictures"]))
+        questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
+    if not questions:
+        raise IxtuneError(
+            "no question can be asked", mend="correct what is listed", notes=[reject_line(one) for one in rejects[:5]]
+        )
+    # paths of items are absolute, and stay so whatever root they are joined to
+    files = PictureFiles((Path("/"),), view.corrections)
+    return Exam(tuple(questions), files, Rows(rows), rejects=tuple(rejects))
+
+
+def reject_line(reject: Reject) -> str:
+    """A reject in one line for people."""
+    return f"{reject.source}, {reject.place}: {reject.found}"

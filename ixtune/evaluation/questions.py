@@ -21,7 +21,7 @@ from ixtune.data.template import PLACEHOLDER
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
-from ixtune.layout import LayoutError, plan
+from ixtune.layout import LayoutError, PatchLayout, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +162,20 @@ def _inside(root: Path, given: str) -> tuple[str, Path]:
     return path.relative_to(root).as_posix(), path
 
 
-def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict[str, Any]:
-    """A picture as a prepared set would store it.
+def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
+    """How a picture is laid out, by its header.
+
+    Args:
+        path: The file.
+        name: What to call it in messages.
+        view: How to lay it out.
 
     Raises:
         RecordError: it cannot be read, or has no layout.
     """
     header = read_header(path, view.corrections, name=name)
     try:
-        layout = plan(header.width, header.height, view.hd_num, upscale=view.upscale)
+        return plan(header.width, header.height, view.hd_num, upscale=view.upscale)
     except LayoutError as error:
         raise RecordError(
             Reason.NO_LAYOUT,
@@ -178,4 +183,8 @@ def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict
             where=name,
             mend="crop the picture to a less extreme shape, or raise --hd-num",
         ) from error
-    return store.stored_picture(root, stored, layout)
+
+
+def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict[str, Any]:
+    """A picture as a prepared set would store it."""
+    return store.stored_picture(root, stored, layout_of_file(path, name, view))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,18 +47,16 @@ class Loaded:
         if quantize not in (None, "nf4", "none"):
             raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
         folder_of_adapter = find_adapter(adapter) if adapter else None
-        info = bundle.read_info(folder_of_adapter) if folder_of_adapter else {}
-        self.base_name = base_name or str(info["base"])
+        self.base_name = base_name or str(bundle.read_info(find_adapter(adapter or Path()))["base"])
         folder = base.resolve(self.base_name)
-        info = info or _record_of_merged(folder)
+        info = record_of(folder, folder_of_adapter)
         self.quantize = quantize or str(info.get("quantize", "none"))
         self.tokenizer = Tokenizer.from_base(folder)
         recipe = info.get("recipe") or (info.get("adapters") or [{}])[-1].get("recipe") or {}
         self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
         # how training saw pictures; a base has no such habits
         self.hd_num: int | None = info.get("hd_num")
-        self.upscale = bool(info.get("upscale", True))
-        self.corrections = Corrections.of(info.get("corrections", ()))
+        self.info = info
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
         self.adapter = folder_of_adapter
         self.model: Any = self.base_model
@@ -73,7 +71,7 @@ class Loaded:
 
     def view(self, hd_num: int | None) -> View:
         """How to show it pictures: as in training, but for an `hd_num` that is given."""
-        return View(hd_num or self.hd_num or DEFAULT_HD_NUM, self.upscale, self.corrections)
+        return view_of(self.info, hd_num)
 
     def trains_separators(self) -> bool:
         """Whether the adapter has separators of its own."""
@@ -94,6 +92,28 @@ class Loaded:
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             yield
+
+
+def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
+    """`ixtune.json` of an adapter, or of a merged model; empty for a base.
+
+    Raises:
+        IxtuneError: there is one that cannot be read.
+    """
+    return bundle.read_info(adapter) if adapter else _record_of_merged(base_folder)
+
+
+def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = None) -> View:
+    """How to show pictures to a model: as in its training, but for an `hd_num` that is given.
+
+    Args:
+        record: Of `record_of`.
+        hd_num: The most crops; None as in training.
+        usual: The most crops where nothing was trained; None for the reference's own.
+    """
+    corrections = Corrections.of(record.get("corrections", ()))
+    most = hd_num or record.get("hd_num") or usual or DEFAULT_HD_NUM
+    return View(most, bool(record.get("upscale", True)), corrections)
 
 
 def _record_of_merged(folder: Path) -> dict[str, Any]:
