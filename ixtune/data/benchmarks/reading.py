@@ -18,6 +18,7 @@ from ixtune.data.sources.fields import shown
 from ixtune.data.sources.json_text import decoded
 from ixtune.errors import DataError, IxtuneError
 
+_SHOWN_CHARACTERS = 100
 # whether an odd picture can be taken is for the one to say who lays it out; here it only must be a picture
 _ANY = Corrections(depth=True, first_frame=True)
 
@@ -92,17 +93,35 @@ def _file(image: bytes | tuple[str, ...], root: Path, pictures: Path) -> str:
     """The file of a picture: kept if it came as bytes, else the first of its paths at which there is one."""
     if isinstance(image, bytes):
         read_header(image, _ANY, name="the picture in the file")
-        return str((pictures / keep(pictures, image)).resolve())
-    found = [inside(root, path)[1] for path in image]
-    for file in found:
-        if file.is_file():
-            return str(file)
+        return _kept(image, pictures)
+    for file in [inside(root, path)[1] for path in image]:
+        try:
+            if file.is_file():
+                return str(file)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise RecordError(
+                Reason.PICTURE_UNREADABLE,
+                f"the picture cannot be looked for: {(error.strerror or str(error)).lower()}",
+                where=image[0][:_SHOWN_CHARACTERS],
+                mend="correct the path, or the permissions of its folder",
+            ) from error
     raise RecordError(
         Reason.PICTURE_MISSING,
         f"there is no such picture below {root}",
         where=", ".join(image),
         mend="give the folder that the pictures were unpacked into as --image-root",
     )
+
+
+def _kept(content: bytes, pictures: Path) -> str:
+    try:
+        return str((pictures / keep(pictures, content)).resolve())
+    except OSError as error:
+        raise IxtuneError(
+            f"a picture of the file cannot be written: {error.strerror or error}",
+            where=str(pictures),
+            mend="make room there, or give another folder",
+        ) from error
 
 
 def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

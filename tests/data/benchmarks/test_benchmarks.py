@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from records import write_picture
 
 from ixtune.data.benchmarks import BENCHMARKS, Items, read
@@ -174,6 +177,7 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
         ({"image": "link/outside.png"}, "path_outside_root", "leads out of the image root"),
         ({"image": "documents/none.png"}, "picture_missing", "no such picture below"),
         ({"image": "documents"}, "picture_missing", "no such picture below"),
+        ({"image": "a" * 3000}, "picture_unreadable", "file name too long"),
         ({"image": "a\0b.png"}, "null_character", "null character"),
         ({"image": ["a.png"]}, "bad_field", "`image` is a list of 1"),
         ({"image": None}, "missing_field", "there is no `image`"),
@@ -220,6 +224,63 @@ def test_entries_that_are_no_questions_are_rejects_and_broken_files_are_errors(t
         read("docvqa", tmp_path / "none.json", pictures=tmp_path / "kept")
     with pytest.raises(IxtuneError, match="cannot be read: Is a directory"):
         read("docvqa", tmp_path, pictures=tmp_path / "kept")
+
+
+FORMS = {
+    "docvqa": DOCVQA,
+    "infographicvqa": INFOGRAPHICVQA,
+    "chartqa": CHARTQA,
+    "textvqa": TEXTVQA,
+    "ocrbench": OCRBENCH,
+    "questions": {"question": "?", "image": "a.png", "answers": "x", "options": None, "id": 1, "kind": "k"},
+}
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["..", "/", "a.png"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["A", "B", "x"]), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(name=st.sampled_from(sorted(FORMS)), data=st.data())
+def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
+    tmp_path: Path, name: str, data: st.DataObject
+):
+    write_picture(tmp_path / "a.png")
+    changes = st.dictionaries(st.sampled_from(sorted(FORMS[name])), ANYTHING, max_size=4)
+    entries = [{**FORMS[name], **data.draw(changes)} for _ in range(3)]
+    if name in ("chartqa", "ocrbench"):
+        path = written(tmp_path / "file.json", entries)
+    elif name == "questions":
+        path = tmp_path / "file.jsonl"
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    else:
+        path = family(tmp_path, *entries)
+    try:
+        found = read(name, path, pictures=tmp_path / "kept")
+    except DataError as error:
+        found, refusal = None, error.what
+    if found is None:
+        assert refusal == "none of 3 questions has an answer to compare with"
+        return
+    assert len(found.items) + len(found.rejects) == 3
+    assert all(Path(image).is_relative_to(tmp_path) for item in found.items for image in item.images)
+    assert all(json.loads(reject.row())["mend"] for reject in found.rejects)
+
+
+def test_a_folder_for_pictures_that_cannot_be_written_is_told_apart_from_the_file(tmp_path: Path):
+    picture = base64.b64encode(write_picture(tmp_path / "a.png").read_bytes()).decode()
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"question": "?", "image": f"data:image/png;base64,{picture}", "answer": "x"}))
+    (tmp_path / "kept").write_text("a file, not a folder")
+    with pytest.raises(IxtuneError, match="a picture of the file cannot be written") as caught:
+        read("questions", path, pictures=tmp_path / "kept")
+    assert caught.value.where == str(tmp_path / "kept")
 
 
 def test_wrong_names_are_answered_with_the_nearest_right_one(tmp_path: Path):
