@@ -158,7 +158,7 @@ def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: S
 
 def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part]:
     part = SCORES[score].part
-    return [part(Case(text, q.references, q.options)) for text, q in zip(one.texts, questions, strict=True)]
+    return [part(Case(text, q.references, q.options, q.kind)) for text, q in zip(one.texts, questions, strict=True)]
 
 
 def _circular(questions: Sequence[Question], parts: Sequence[Part]) -> Tally:

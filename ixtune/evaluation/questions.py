@@ -13,6 +13,7 @@ from typing import Any
 
 from ixtune.data import store
 from ixtune.data.header import read_header
+from ixtune.data.image_root import inside
 from ixtune.data.pixels import NONE, Corrections
 from ixtune.data.record import Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
@@ -108,7 +109,7 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
                 name, text, images = _fields(value, entry.place.at)
                 if name in questions:
                     raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", mend="give it another")
-                pictures = [_laid_out(0, *_inside(root, image), image, view) for image in images]
+                pictures = [_laid_out(0, *inside(root, image), image, view) for image in images]
                 prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(pictures))
                 prompt.ids(tokenizer)
                 questions[name] = Question(name, prompt)
@@ -142,24 +143,6 @@ def _fields(value: Any, line: int | str) -> tuple[str, str, list[str]]:
             Reason.BAD_IMAGE_FIELD, "`image` is no path, or `images` no list of paths", mend="write paths of pictures"
         )
     return str(name), text, images
-
-
-def _inside(root: Path, given: str) -> tuple[str, Path]:
-    """A path as given -> relative to the root, and the file."""
-    try:
-        path = (root / given).resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RecordError(
-            Reason.PICTURE_UNREADABLE, "the path leads nowhere", where=given, mend="correct the path"
-        ) from error
-    if not path.is_relative_to(root):
-        raise RecordError(
-            Reason.PATH_OUTSIDE_ROOT,
-            f"the path leads out of the image root {root}",
-            where=given,
-            mend="move the picture below it, or give a higher folder as --image-root",
-        )
-    return path.relative_to(root).as_posix(), path
 
 
 def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
