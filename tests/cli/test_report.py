@@ -8,8 +8,6 @@ from pathlib import Path
 from main_job import ixtune, prepare, write_recipe
 from report_files import write_evaluation, write_run
 
-from ixtune.report.reading import EVALUATION_FORMAT
-
 
 def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path):
     run = write_run(tmp_path / "run")
@@ -43,11 +41,8 @@ def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
     )
     names = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
     assert [result["name"] for result in found["results"]] == names
-    if found.get("format") == EVALUATION_FORMAT:
-        assert [result["name"] for result in told["evaluations"][0]["results"]] == names
-        assert told["missing"] == []
-    else:
-        assert [one for one in told["missing"] if "scores are not shown: the evaluation is of format" in one]
+    assert [result["name"] for result in told["evaluations"][0]["results"]] == names
+    assert told["missing"] == []
 
 
 def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path):

@@ -1,0 +1,78 @@
+"""Who is evaluated, and by which name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ixtune.errors import UsageError
+from ixtune.evaluation.contenders import Contender, contenders
+from ixtune.evaluation.evaluate import Options, Source, _blinded, _groups
+
+
+def adapter(folder: Path, base: str = "nano") -> Path:
+    """As much of a run as is looked at before anything is loaded."""
+    made = folder / "adapter"
+    made.mkdir(parents=True)
+    (made / "ixtune.json").write_text(json.dumps({"format": 1, "base": base, "base_identity": "b" * 64}))
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (made / name).write_bytes(b"")
+    return folder
+
+
+def test_one_adapter_stands_beside_its_base(tmp_path: Path):
+    run = adapter(tmp_path / "run")
+    assert contenders(None, [str(run)], []) == [
+        Contender("base", "nano"), Contender("adapter", "nano", run / "adapter")
+    ]  # fmt: skip
+
+
+def test_several_adapters_are_called_by_their_folders_or_by_the_names_given(tmp_path: Path):
+    one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two")
+    names = [one.name for one in contenders("nano", [str(one), f"second={two}"], ["merged=m", "x/out"])]
+    assert names == ["base", "one", "second", "merged", "out"]
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path):
+    run = adapter(tmp_path / "lr=1e-4")
+    assert contenders(None, [str(run)], [])[1].name == "adapter"
+
+
+def test_adapters_on_different_bases_bring_a_base_each(tmp_path: Path):
+    one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two", "other/base")
+    assert [(c.name, c.base) for c in contenders(None, [str(one), str(two)], [])] == [
+        ("base nano", "nano"), ("base other/base", "other/base"), ("one", "nano"), ("two", "other/base")
+    ]  # fmt: skip
+
+
+def test_nobody_and_two_of_one_name_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="no model is named"):
+        contenders(None, [], [])
+    run = adapter(tmp_path / "run")
+    for adapters in ([f"a={run}", f"a={run}"], [f"base={run}"], [f"majority answer={run}"], [f"={run}"]):
+        with pytest.raises(UsageError, match="two models, or none, have the name"):
+            contenders(None, adapters, [])
+
+
+def test_a_base_shares_memory_with_the_first_adapter_on_it_and_with_nobody_else():
+    base, one, two = Contender("base", "nano"), Contender("1", "nano", Path("1")), Contender("2", "nano", Path("2"))
+    merged = Contender("merged", "m")
+    assert list(_groups([base, one, two, merged])) == [[base, one], [two], [merged]]
+
+
+def test_the_blind_control_is_of_the_adapters_else_of_the_models_else_of_the_base():
+    base, one, merged = Contender("base", "nano"), Contender("1", "nano", Path("1")), Contender("merged", "m")
+    assert _blinded([base, one, merged]) == [one]
+    assert _blinded([base, merged]) == [merged]
+    assert _blinded([base]) == [base]
+
+
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(UsageError, match="there is no score bleu"):
+        Options(scores=("bleu",))
+    with pytest.raises(UsageError, match="--circular is for the file of a benchmark"):
+        Source(path=Path("set"), circular=True)
+    with pytest.raises(UsageError, match="does not say where"):
+        Source(path=Path("f"), benchmark="docvqa", prompt="question")
