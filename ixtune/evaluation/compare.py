@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.controls import majority_answers, question_form
+from ixtune.evaluation.controls import majority_answers, question_forms
 from ixtune.evaluation.exam import Question
 from ixtune.evaluation.generate import Answerer, batches
 from ixtune.evaluation.prompt import Prompt
@@ -203,11 +203,12 @@ def blind_name(model: str) -> str:
 def _rows(
     questions: Sequence[Question], answered: Sequence[Answers], parts: Mapping[str, Mapping[str, Sequence[Part]]]
 ) -> Iterable[dict[str, Any]]:
+    forms = question_forms([question.text for question in questions])
     for at, question in enumerate(questions):
         yield {
             "id": question.id,
             "question": question.text,
-            "form": question_form(question.text),
+            "form": forms[at],
             "kind": question.kind,
             "references": list(question.references),
             "options": dict(question.options),
