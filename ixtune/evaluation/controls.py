@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-
 _NUMBER = re.compile(r"\d+")
 # a word with a capital letter anywhere but at the beginning: a name, in most languages
 _NAME = re.compile(r"(?<=[^\W\d_][ ,;:('\"])[A-Z]\w*(?:[ -][A-Z]\w*)*")
