@@ -65,7 +65,11 @@ def _among(*known: str) -> AfterValidator:
         if name in known:
             return name
         nearest = difflib.get_close_matches(name.lower(), known, n=1)
-        raise ValueError(f"should be {nearest[0]} or the like" if nearest else f"should be one of {', '.join(known)}")
+        raise ValueError(
+            f"should be a name that there is, perhaps {nearest[0]}"
+            if nearest
+            else f"should be one of {', '.join(known)}"
+        )
 
     return AfterValidator(validate)
 
@@ -264,9 +268,7 @@ class Recipe(Section):
         training, adapter = self.training, self.adapter
         names = ("evaluate_every", "scores", "sample_every", "early_stopping")
         validated = [name for name in names if getattr(training, name)]
-        found = []
-        if validated and self.data.validation is None:
-            found.append(f"training.{validated[0]} needs data.validation")
+        found = [f"training.{name} needs data.validation" for name in validated if self.data.validation is None]
         if training.best_by not in ("loss", *training.scores):
             found.append(f"training.best_by names {training.best_by}, which training.scores does not")
         if training.cache_vision_features and adapter.separators:

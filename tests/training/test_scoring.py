@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ixtune.data.sources.source import Source
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.data.training_set import TrainingSet
 from ixtune.errors import IxtuneError
-from ixtune.training import answers, scoring
+from ixtune.training import answers, parallel, scoring
 from ixtune.training.assembly import Network, build
 from ixtune.training.batch import PictureSource
 from ixtune.training.inputs import open_inputs
@@ -100,6 +101,38 @@ def test_scores_are_quotients_of_sums_over_the_records_asked(
     )  # fmt: skip
     # edits over lengths of the nearest reference: 0/1, 0/3, 1/2
     assert found == {"exact_match": pytest.approx(2 / 3), "cer": pytest.approx(1 / 6)}
+
+
+def test_two_processes_answer_every_record_once(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    """Each its batches; what they add up to is what one alone has."""
+    asked: list[str] = []
+    sums: list[tuple[float, ...]] = []
+
+    def answer(_: object, batch: list[dict[str, Any]], *__: object) -> list[answers.Answer]:
+        asked.extend(record["id"] for record in batch)
+        return [answers.Answer(record["id"][1:], True) for record in batch]
+
+    def total(*values: float) -> tuple[float, ...]:
+        sums.append(values)
+        return values
+
+    def measure() -> dict[str, float]:
+        pictures = PictureSource(records.files)
+        return scoring.measure(network.wrapped, records, range(12), ["anls"], pictures, tokenizer, 150, torch.float32)
+
+    monkeypatch.setattr(answers, "answer", answer)
+    monkeypatch.setattr(parallel, "total", total)
+    measure()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        measure()
+    assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(f"s{n}" for n in range(12))
+    alone, *shares = sums
+    assert [sum(values) for values in zip(*shares, strict=True)] == pytest.approx(alone)
+    assert all(0 < count < 12 for _, count in shares)
 
 
 def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(
