@@ -214,6 +214,8 @@ def _facts_of_adapter(weights: AdapterWeights) -> dict[str, Any]:
         "records": data.get("records"),
         "loss": record.get("loss"),
         "validation loss": record.get("validation_loss"),
+        **{f"validation {name}": value for name, value in _mapping(record.get("validation_scores")).items()},
+        "best by": record.get("best_by"),
         "learning rate": _mapping(recipe.get("training")).get("learning_rate"),
         "made by": f"ixtune {record['ixtune_version']}" if "ixtune_version" in record else "something else",
     }

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     field_serializer,
     field_validator,
@@ -28,6 +30,7 @@ from pydantic_core import ErrorDetails
 
 from ixtune.errors import UsageError
 from ixtune.recipe_yaml import Dumper, KeyPath, Reading
+from ixtune.scores import SCORES
 
 Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
 Target = Literal["wqkv", "wo", "w1", "w2", "w3", "projector"]
@@ -53,6 +56,26 @@ Switch = Annotated[Literal["auto"] | bool, _one_of("auto, true or false")]
 Chunk = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1)], _one_of("auto or a whole number greater than or equal to 1")
 ]
+
+
+def _among(*known: str) -> AfterValidator:
+    """One of many names; for one that is none the nearest is offered, and all of them where none is near."""
+
+    def validate(name: str) -> str:
+        if name in known:
+            return name
+        nearest = difflib.get_close_matches(name.lower(), known, n=1)
+        raise ValueError(
+            f"should be a name that there is, perhaps {nearest[0]}"
+            if nearest
+            else f"should be one of {', '.join(known)}"
+        )
+
+    return AfterValidator(validate)
+
+
+ScoreName = Annotated[str, _among(*SCORES), WithJsonSchema({"enum": [*SCORES]})]
+BestBy = Annotated[str, _among("loss", *SCORES), WithJsonSchema({"enum": ["loss", *SCORES]})]
 # strict sections refuse text for a number; a path and a list have no other form in YAML
 RecipePath = Annotated[Path, Field(strict=False)]
 
@@ -73,7 +96,7 @@ class DataSection(Section):
     weights: Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
     """Of several sets: how often a record of each is seen in an epoch, fractions allowed; null for once each."""
     validation: RecipePath | None = None
-    """Folder of a prepared set on which the loss is measured during training; null for none."""
+    """Folder of a prepared set on which loss and scores are measured during training; null for none."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -197,19 +220,33 @@ class TrainingSection(Section):
     log_every: int = Field(default=10, ge=1)
     """Optimizer steps between two lines of metrics.jsonl."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between two measurements of the validation loss; null for `save_every`."""
+    """Optimizer steps between two measurements of the validation loss and the scores; null for `save_every`."""
+    scores: Annotated[tuple[ScoreName, ...], Field(strict=False)] = ()
+    """Scores of generated answers to validation records, measured with the validation loss: exact_match, anls,
+    relaxed_accuracy, … (those of `ixtune evaluate`)."""
+    score_records: int = Field(default=64, ge=1)
+    """Validation records that are answered for the scores, the same ones each time."""
+    best_by: BestBy = "loss"
+    """What the best checkpoint, the adapter and `early_stopping` go by: loss, or one of `scores`."""
     sample_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between two looks at generated answers of validation records; null for never."""
     sample_records: int = Field(default=4, ge=1)
     """Validation records that are answered each time."""
     early_stopping: int | None = Field(default=None, ge=1)
-    """Stop after so many measurements without a better validation loss; null for never."""
+    """Stop after so many measurements that are no better by `best_by`; null for never."""
     save_every: int = Field(default=500, ge=1)
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept, the best one on validation loss besides; older ones are deleted."""
+    """Checkpoints kept, the best one by `best_by` besides; older ones are deleted."""
     report_to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)] = ()
     """Trackers that get the metrics too; each needs its package."""
+
+    @field_validator("scores")
+    @classmethod
+    def _none_twice(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(scores)) < len(scores):
+            raise ValueError("should name no score twice")
+        return scores
 
 
 class Recipe(Section):
@@ -229,10 +266,11 @@ class Recipe(Section):
     def _no_contradiction(self) -> Self:
         """What one section asks for and another rules out; all findings in one message."""
         training, adapter = self.training, self.adapter
-        validated = [name for name in ("evaluate_every", "sample_every", "early_stopping") if getattr(training, name)]
-        found = []
-        if validated and self.data.validation is None:
-            found.append(f"training.{validated[0]} needs data.validation")
+        names = ("evaluate_every", "scores", "sample_every", "early_stopping")
+        validated = [name for name in names if getattr(training, name)]
+        found = [f"training.{name} needs data.validation" for name in validated if self.data.validation is None]
+        if training.best_by not in ("loss", *training.scores):
+            found.append(f"training.best_by names {training.best_by}, which training.scores does not")
         if training.cache_vision_features and adapter.separators:
             found.append("training.cache_vision_features cannot go with adapter.separators: cached vectors hold them")
         if training.separators_learning_rate and not adapter.separators:

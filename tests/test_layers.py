@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "layout": set(),
     "files": {"errors"},
     "base": {"errors"},
-    "recipe": {"errors", "recipe_yaml"},
+    "recipe": {"errors", "recipe_yaml", "scores"},
     "recipe_yaml": {"errors"},
     "scores": {"errors"},
     "data": GROUND,

@@ -117,6 +117,11 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         (["data.train=[]"], "data.train should name at least one prepared set, and none twice, found []"),
         (["adapter.per_target={projector: {rank: 2}}"], "adapter per_target names projector, without LoRA here"),
         (["training.early_stopping=3"], "training.early_stopping needs data.validation"),
+        (["training.scores=[anls]"], "training.scores needs data.validation"),
+        (
+            ["data.validation=held_out", "training.scores=[cer]", "training.best_by=anls"],
+            "training.best_by names anls, which training.scores does not",
+        ),
         (["training.separators_learning_rate=1"], "training.separators_learning_rate needs adapter.separators"),
         (
             ["training.projector_learning_rate=1", "adapter.projector=frozen"],
@@ -182,6 +187,14 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("adapter.targets=[]", "should name at least one linear, and none twice, found []"),
         ("adapter.targets=[wo, wo]", "should name at least one linear, and none twice, found ['wo', 'wo']"),
         ("adapter.targets=[wo, [w1]]", "adapter.targets.1 should be 'wqkv'"),
+        (
+            "training.scores=[anls, exact]",
+            "training.scores.1 should be a name that there is, perhaps exact_match, found 'exact'",
+        ),
+        ("training.scores=[anls, xyzzy]", "training.scores.1 should be one of exact_match, anls, relaxed_accuracy, "),
+        ("training.scores=[cer, cer]", "training.scores should name no score twice, found ['cer', 'cer']"),
+        ("training.best_by=ANSL", "training.best_by should be a name that there is, perhaps anls, found 'ANSL'"),
+        ("training.best_by=xyzzy", "training.best_by should be one of loss, exact_match, anls, "),
         ("data.train=3", "data.train.0 should be a path, found 3"),
         ("base=", "base should be a text, found None"),
         ("training=", "training should be a section"),
@@ -317,3 +330,16 @@ def test_a_dump_names_every_key(write):
     dumped = dump(load(write(SMALLEST)))
     for section in (Recipe, DataSection, AdapterSection, TrainingSection):
         assert all(f"{name}:" in dumped for name in section.model_fields)
+
+
+def test_the_scores_of_a_recipe_are_those_that_there_are(write):
+    """By their names, in lists that an editor can offer."""
+    from ixtune.scores import SCORES
+
+    every = f"training.scores=[{', '.join(SCORES)}]"
+    recipe = load(write(SMALLEST), [every, "data.validation=held_out", "training.best_by=cer"])
+    assert recipe.training.scores == tuple(SCORES)
+    assert (recipe.training.best_by, recipe.training.score_records) == ("cer", 64)
+    properties = TrainingSection.model_json_schema()["properties"]
+    assert properties["scores"]["items"]["enum"] == list(SCORES)
+    assert properties["best_by"]["enum"] == ["loss", *SCORES]

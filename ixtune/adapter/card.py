@@ -122,7 +122,13 @@ def _shown_base(base: str) -> str:
 def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Counts and metrics that the adapter's record holds."""
     steps = {name: record.get(name) for name in ("steps", "step", "adapter_step", "tokens", "loss", "validation_loss")}
-    found = {**_numbers(record.get("data")), **_numbers(steps), **_numbers(record.get("metrics"))}
+    scores = _numbers(record.get("validation_scores"))
+    found = {
+        **_numbers(record.get("data")),
+        **_numbers(steps),
+        **{f"validation {name}": value for name, value in scores.items()},
+        **_numbers(record.get("metrics")),
+    }
     return list(found.items()) or [("data and metrics", "the adapter does not say")]
 
 

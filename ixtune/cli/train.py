@@ -89,7 +89,7 @@ def _ending(outcome: Outcome, words: list[str]) -> list[str]:
         again = shlex.join(["ixtune", "train", *words, "--resume", *several])
         return [f"stopped  at step {outcome.steps}; checkpoint {outcome.checkpoint}", f"resume   {again}"]
     lines = [f"done     {outcome.steps} steps; adapter in {outcome.adapter}"]
-    if outcome.validation_loss is not None:
+    if outcome.best is not None:
         which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
-        lines.append(f"         it is of {which}, the best on validation: loss {outcome.validation_loss:.4f}")
+        lines.append(f"         it is of {which}, the best on validation: {outcome.best}")
     return lines

@@ -12,6 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import UsageError
 from ixtune.evaluation.prompt import Prompt, Template
+from ixtune.model import generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +107,24 @@ class Answerer:
     def __call__(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
         """The answers to one batch, padded on the left; `streamer` is for a batch of one."""
         encoded = [prompt.ids(self.tokenizer, self.settings.template) for prompt in prompts]
-        longest = max(len(ids) for ids in encoded)
-        pad = self.tokenizer.pad_id
-        device = next(self.model.parameters()).device
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in encoded], device=device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded], device=device)
         images = self.images_of([{"pictures": prompt.pictures} for prompt in prompts])
-        images = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in images.items()}
         if self.settings.do_sample:
             torch.manual_seed(self.settings.seed)
-        with torch.no_grad():
-            out = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                eos_token_id=list(self.stops),
-                pad_token_id=pad,
-                streamer=streamer,
-                **self.settings.arguments(),
-                **images,
-            )
-        return [self._answer(row) for row in out[:, longest:].tolist()]
+        made = generation.generate(
+            self.model,
+            encoded,
+            images,
+            stops=self.stops,
+            pad_id=self.tokenizer.pad_id,
+            streamer=streamer,
+            **self.settings.arguments(),
+        )
+        return [self._answer(row) for row in made]
 
     def _answer(self, ids: list[int]) -> Answer:
-        end = next((at for at, token in enumerate(ids) if token in self.stops), None)
-        text = self.tokenizer.decode(ids[:end]).strip()
-        return Answer(text, len(ids), "length") if end is None else Answer(text, end + 1, "stop")
+        said, ended = generation.until_stop(ids, self.stops)
+        text = self.tokenizer.decode(said).strip()
+        return Answer(text, len(said) + 1, "stop") if ended else Answer(text, len(said), "length")
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ixtune.report import verdict
 from ixtune.report.reading import Run
+from ixtune.scores import SCORES
 
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -18,7 +20,8 @@ _TITLES = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
 }
-_FIRST = tuple(_TITLES)
+_SCORES = {f"validation_{name}": name for name in SCORES}
+_FIRST = ("loss", "validation_loss", *_SCORES, "learning_rate", "grad_norm")
 
 
 def curves(run: Run) -> dict[str, Series]:
@@ -35,6 +38,9 @@ def curves(run: Run) -> dict[str, Series]:
 
 def title(name: str) -> str:
     """What to call a curve."""
+    if name in _SCORES:
+        words = verdict.title(_SCORES[name])
+        return f"{words[0].upper()}{words[1:]} on validation"
     return _TITLES.get(name) or name.replace("_", " ").capitalize()
 
 

@@ -101,7 +101,9 @@ def _described(run: Run) -> dict[str, Any]:
             **record.get("versions", {}),
         },
         "adapter": {
-            key: record[key] for key in ("steps", "trained_steps", "validation_loss", "reproducible") if key in record
+            key: record[key]
+            for key in ("steps", "trained_steps", "best_by", "validation_loss", "validation_scores", "reproducible")
+            if key in record
         },
     }
 

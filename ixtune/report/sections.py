@@ -105,7 +105,18 @@ def curves(runs: Sequence[Mapping[str, Any]]) -> str:
     for name in names:
         lines = {run["name"]: run["curves"][name] for run in runs if name in run["curves"]}
         made.append(charts.line_chart(curve_title(name), lines))
-    return f'<section><h2>Learning curves</h2><div class="charts">{"".join(made)}</div></section>'
+    notes = "".join(_which_step(run, several=len(runs) > 1) for run in runs)
+    return f'<section><h2>Learning curves</h2>{notes}<div class="charts">{"".join(made)}</div></section>'
+
+
+def _which_step(run: Mapping[str, Any], *, several: bool) -> str:
+    """Which point of the curves the adapter is, where it was chosen by one of them."""
+    adapter = run["adapter"]
+    if not adapter.get("best_by"):
+        return ""
+    of = f" of {text(run['name'], 200)}" if several else ""
+    by = "loss" if adapter["best_by"] == "loss" else text(verdict.title(adapter["best_by"]))
+    return f'<p class="quiet">The adapter{of} is of step {adapter["steps"]:,}, the best by {by} on validation.</p>'
 
 
 def differences(found: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Sequence
@@ -11,19 +10,20 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ixtune.training import metrics, parallel, samples
+from ixtune.scores import SCORES
+from ixtune.training import answers, metrics, parallel, samples, scoring
 from ixtune.training.batch import PictureSource
 from ixtune.training.inputs import Inputs
 from ixtune.training.metrics import JsonLines
 from ixtune.training.plan import Plan
 from ixtune.training.rehearsal import rehearse
 from ixtune.training.trainer import AdapterTrainer
-from ixtune.training.validation import DTYPES, mean_loss, take_note
+from ixtune.training.validation import DTYPES, LOSS, mean_loss, take_note
 from ixtune.training.view import View
 
 _LOGGED = {"loss", "grad_norm", *metrics.MEASURED}
-# what the trackers expect a validation loss to be called, and what it is called
-_TRACKED, _VALIDATION = "eval_loss", "validation_loss"
+# what the trackers expect in front of the name of a measurement, and what stands there in metrics.jsonl
+_TRACKED, _VALIDATION = "eval_", "validation_"
 
 
 class Rehearsal(TrainerCallback):
@@ -94,8 +94,9 @@ class Journal(TrainerCallback):
         """Write a line, unless it is transformers' summary at the end."""
         logs = logs or {}
         line: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        if _TRACKED in logs:
-            line[_VALIDATION] = logs[_TRACKED]
+        if _TRACKED + LOSS in logs:
+            tracked = {key: value for key, value in logs.items() if key.startswith(_TRACKED)}
+            line |= {_VALIDATION + key.removeprefix(_TRACKED): value for key, value in tracked.items()}
         elif "loss" in logs:
             line |= {key: value for key, value in logs.items() if key in _LOGGED or key.endswith("learning_rate")}
             line.setdefault("mfu", None)
@@ -106,39 +107,56 @@ class Journal(TrainerCallback):
 
 
 class Validation(TrainerCallback):
-    """Measures the validation loss every so many steps and at the end; keeps the best, and stops when told to."""
+    """Measures validation loss and scores every so many steps and at the end; keeps the best, stops when told to."""
 
     def __init__(self, trainer: AdapterTrainer, inputs: Inputs, pictures: PictureSource, view: View) -> None:
         self.trainer, self.inputs, self.pictures, self.view = trainer, inputs, pictures, view
         training = trainer.recipe.training
         self.every = training.evaluate_every or training.save_every
+        assert inputs.validation is not None
+        self.asked = answers.draw(len(inputs.validation), training.score_records, training.seed)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure; the trained state and all random states stay as they are."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
-        trainer, training = self.trainer, self.trainer.recipe.training
-        assert self.inputs.validation is not None
-        with trainer.meter.idle(), self.view.busy("measuring the validation loss"):
-            loss = mean_loss(
-                trainer.model,
-                self.inputs.validation,
-                self.pictures,
-                training.pack_tokens,
-                DTYPES[training.compute_dtype],
-            )
+        progress, training = self.trainer.progress, self.trainer.recipe.training
+        with self.trainer.meter.idle():
+            measured = self._measure()
         due = control.should_log
-        trainer.log({_TRACKED: loss})
+        self.trainer.log({_TRACKED + name: value for name, value in measured.items()})
         control.should_log = due  # logging clears it, and this step's own line would be lost
-        best_before = trainer.progress.best_step
-        if take_note(trainer.progress, loss, state.global_step, training.early_stopping):
+        best_before = progress.best_step
+        if take_note(progress, measured, state.global_step, training.best_by, training.early_stopping):
             control.should_save = True  # the best one is kept
-        elif trainer.progress.stopped_early:
+        elif progress.stopped_early:
             control.should_save = control.should_training_stop = True
             self.view.say(
-                f"stopping early: validation loss not below that of step {best_before} "
-                f"in {trainer.progress.worse_measurements} measurements"
+                f"stopping early: {_no_better(training.best_by)} that of step {best_before} "
+                f"in {progress.worse_measurements} measurements"
             )
+
+    def _measure(self) -> dict[str, float]:
+        """`loss` and the scores, by name."""
+        trainer, training, records = self.trainer, self.trainer.recipe.training, self.inputs.validation
+        assert records is not None
+        dtype = DTYPES[training.compute_dtype]
+        with self.view.busy("measuring the validation loss"):
+            loss = mean_loss(trainer.model, records, self.pictures, training.pack_tokens, dtype)
+        if not training.scores:
+            return {LOSS: loss}
+        with self.view.busy("scoring answers to validation records"):
+            scores = scoring.measure(
+                trainer.model,
+                records,
+                self.asked,
+                training.scores,
+                self.pictures,
+                self.inputs.tokenizer,
+                training.pack_tokens,
+                dtype,
+            )
+        return {LOSS: loss, **scores}
 
 
 class Samples(TrainerCallback):
@@ -148,9 +166,8 @@ class Samples(TrainerCallback):
         self.trainer, self.inputs, self.pictures, self.view = trainer, inputs, pictures, view
         self.lines = JsonLines(trainer.run_folder / samples.FILE)
         assert inputs.validation is not None
-        count = min(trainer.recipe.training.sample_records, len(inputs.validation))
-        # the same ones each time, so that they can be compared, and from all over the set
-        self.indices = sorted(random.Random(trainer.recipe.training.seed).sample(range(len(inputs.validation)), count))
+        training = trainer.recipe.training
+        self.indices = answers.draw(len(inputs.validation), training.sample_records, training.seed)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Forget what a resumed run will repeat."""
@@ -169,6 +186,12 @@ class Samples(TrainerCallback):
         for sample in made:
             self.lines.append({"step": state.global_step, **sample})
             self.view.say(samples.in_short(sample))
+
+
+def _no_better(by: str) -> str:
+    if by == LOSS:
+        return "validation loss not below"
+    return f"{SCORES[by].title} on validation not {'above' if SCORES[by].higher_is_better else 'below'}"
 
 
 class GracefulStop(TrainerCallback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ixtune.errors import IxtuneError
@@ -72,9 +73,15 @@ def rotate(run: Path, keep: int, best_step: int | None = None) -> None:
             shutil.rmtree(doomed)
 
 
-def mark_best(checkpoint: Path, loss: float | None) -> None:
-    """Say in the run folder which checkpoint is the best on the validation set."""
-    content = {"step": step_of(checkpoint), "validation_loss": loss, "checkpoint": checkpoint.name}
+def mark_best(checkpoint: Path, by: str, loss: float | None, scores: Mapping[str, float]) -> None:
+    """Say in the run folder which checkpoint is the best on the validation set, by what, and what it has there."""
+    content = {
+        "step": step_of(checkpoint),
+        "best_by": by,
+        "validation_loss": loss,
+        "validation_scores": dict(scores),
+        "checkpoint": checkpoint.name,
+    }
     atomic_write_json(checkpoint.parent / BEST, content)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE = "progress.json"
@@ -18,9 +18,10 @@ class Progress:
         supervised_tokens: of them those with a loss.
         flops: computed for them.
         seconds: of training, validation and saving.
-        best_loss: the lowest validation loss.
-        best_step: the step it was measured at.
-        worse_measurements: of the validation loss, since the best one.
+        best_step: the step with the best measurement on the validation set, by what the recipe's `best_by` names.
+        best_loss: the validation loss at that step.
+        best_scores: the scores at that step, by name.
+        worse_measurements: since the best one.
         stopped_early: whether that was enough of them.
         reproducible: False once a pack had to be split because memory ran out.
     """
@@ -29,8 +30,9 @@ class Progress:
     supervised_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
-    best_loss: float | None = None
     best_step: int | None = None
+    best_loss: float | None = None
+    best_scores: dict[str, float] = field(default_factory=dict)
     worse_measurements: int = 0
     stopped_early: bool = False
     reproducible: bool = True

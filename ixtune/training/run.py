@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ixtune.adapter import bundle
 from ixtune.data.template import TEMPLATE_VERSION
 from ixtune.model.terms import terms_of
 from ixtune.recipe import Recipe
-from ixtune.training import checkpoints, metrics, parallel, planning, resume, trackers
+from ixtune.scores import SCORES
+from ixtune.training import answers, checkpoints, metrics, parallel, planning, resume, scoring, trackers
 from ixtune.training.assembly import Network, assemble, build, pictures_of
 from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal, Samples, Validation
 from ixtune.training.dry_run import dry_run
@@ -26,6 +28,7 @@ from ixtune.training.opening import sizes_of
 from ixtune.training.plan import Plan, flops_of
 from ixtune.training.shapes import RecordShapes
 from ixtune.training.trainer import AdapterTrainer
+from ixtune.training.validation import LOSS
 from ixtune.training.view import View, view_on
 
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
@@ -41,13 +44,26 @@ class Outcome:
         steps: Optimizer steps taken.
         adapter_step: The step that the adapter is of: the best on the validation set, or the last.
         validation_loss: Of that step, where there is a validation set.
+        validation_scores: Of that step, by name, where the recipe asks for some.
+        best_by: What that step is the best by, `loss` or the name of a score; None without a validation set.
     """
 
     adapter: Path | None
     checkpoint: Path | None
     steps: int
     adapter_step: int
-    validation_loss: float | None
+    validation_loss: float | None = None
+    validation_scores: Mapping[str, float] = field(default_factory=dict)
+    best_by: str | None = None
+
+    @property
+    def best(self) -> str | None:
+        """What was measured of the adapter on the validation set, in words; what it is the best by stands first."""
+        if self.best_by is None:
+            return None
+        shown = {LOSS: f"loss {self.validation_loss:.4f}"}
+        shown |= {name: f"{SCORES[name].title} {value:.4f}" for name, value in self.validation_scores.items()}
+        return ", ".join([shown.pop(self.best_by), *shown.values()])
 
 
 def train(recipe: Recipe, console: Console, *, must_resume: bool = False, only_try: bool = False) -> Outcome | None:
@@ -67,10 +83,10 @@ def train(recipe: Recipe, console: Console, *, must_resume: bool = False, only_t
     """
     parallel.join()
     with parallel.lost_peers():
-        view = view_on(console)
+        view = view_on(console, recipe.training.best_by)
         trackers.require(recipe.training.report_to)
         if only_try:
-            inputs = open_inputs(recipe)
+            inputs = _open(recipe)
             dry_run(recipe, inputs, planning.plan_run(recipe, inputs, view.say), view.say)
             return None
         if must_resume:
@@ -78,9 +94,17 @@ def train(recipe: Recipe, console: Console, *, must_resume: bool = False, only_t
         elif recipe.resume == "auto" and resume.is_finished(recipe.output):
             view.say(f"finished already: the adapter is in {recipe.output / 'adapter'}")
             return None
-        inputs = open_inputs(recipe)
+        inputs = _open(recipe)
         with only_run_in(recipe.output) if parallel.is_first() else nullcontext():
             return _train(recipe, inputs, view, resuming=must_resume or recipe.resume == "auto")
+
+
+def _open(recipe: Recipe) -> Inputs:
+    inputs, training = open_inputs(recipe), recipe.training
+    if inputs.validation is not None:
+        asked = answers.draw(len(inputs.validation), training.score_records, training.seed)
+        scoring.require_judgeable(inputs.validation, asked, training.scores)
+    return inputs
 
 
 def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Outcome:
@@ -115,13 +139,13 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Out
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     steps, progress = trainer.state.global_step, trainer.progress
     if stop.asked and steps < trainer.state.max_steps and not progress.stopped_early:
-        return Outcome(None, run / f"{checkpoints.PREFIX}{steps}", steps, steps, None)
+        return Outcome(None, run / f"{checkpoints.PREFIX}{steps}", steps, steps)
     if not progress.reproducible:
         view.say("memory ran out on the way, and packs were cut: this run cannot be repeated bit by bit")
     step = _take_best(trainer, view)
     if parallel.is_first():
         bundle.save(network.wrapped, run / "adapter", _record(recipe, inputs, trainer, step))
-    return Outcome(run / "adapter", None, steps, step, progress.best_loss if step == progress.best_step else None)
+    return Outcome(run / "adapter", None, steps, step, **_measured(trainer, step))
 
 
 def _add_callbacks(trainer: AdapterTrainer, inputs: Inputs, network: Network, plan: Plan, view: View) -> GracefulStop:
@@ -140,7 +164,7 @@ def _add_callbacks(trainer: AdapterTrainer, inputs: Inputs, network: Network, pl
 
 
 def _take_best(trainer: AdapterTrainer, view: View) -> int:
-    """Put the weights of the best validation loss into the model: the step they are of."""
+    """Put the weights of the best step on the validation set into the model: which step that is."""
     last, best = trainer.state.global_step, trainer.progress.best_step
     if best is None or best == last:
         return last
@@ -173,8 +197,17 @@ def _record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) 
         "trained_steps": trainer.state.global_step,
         "tokens": progress.tokens,
         "loss": metrics.last_loss(trainer.run_folder / metrics.FILE),
-        "validation_loss": progress.best_loss if step == progress.best_step else None,
+        **_measured(trainer, step),
         "reproducible": progress.reproducible,
         "recipe": recipe.model_dump(mode="json"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
+
+
+def _measured(trainer: AdapterTrainer, step: int) -> dict[str, Any]:
+    """What is known of a step on the validation set, and by what it is the best; only of the best one."""
+    progress = trainer.progress
+    if step != progress.best_step:
+        return {"validation_loss": None, "validation_scores": {}, "best_by": None}
+    by = trainer.recipe.training.best_by
+    return {"validation_loss": progress.best_loss, "validation_scores": progress.best_scores, "best_by": by}

@@ -253,10 +253,10 @@ class AdapterTrainer(SFTTrainer):
             self.meter.update_seconds()
             self.progress.save(partial)
             checkpoints.seal(partial)
-        best = self.progress.best_step
-        if best == self.state.global_step:
-            checkpoints.mark_best(final, self.progress.best_loss)
-        checkpoints.rotate(self.run_folder, self.recipe.training.keep_checkpoints, best)
+        progress, training = self.progress, self.recipe.training
+        if progress.best_step == self.state.global_step:
+            checkpoints.mark_best(final, training.best_by, progress.best_loss, progress.best_scores)
+        checkpoints.rotate(self.run_folder, training.keep_checkpoints, progress.best_step)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Of several processes the first one writes the states of all."""

@@ -1,17 +1,20 @@
-"""The loss on records that are not trained on: measuring it, keeping the best, stopping when it gets no better."""
+"""The loss on records that are not trained on, and which of several measurements is the best."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from ixtune.data.pack import pack
+from ixtune.scores import SCORES
 from ixtune.training import parallel
 from ixtune.training.batch import Batch, PictureSource, make_batch
 from ixtune.training.progress import Progress
 
+LOSS = "loss"
+"""What the validation loss is called among the measurements; the others are scores."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -61,14 +64,33 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {key: _moved(value, device) for key, value in batch.items()}
 
 
-def take_note(progress: Progress, loss: float, step: int, patience: int | None) -> bool:
-    """Remember a measurement: whether it is the best so far; `progress.stopped_early` where patience is at its end."""
-    if progress.best_loss is None or loss < progress.best_loss:
-        progress.best_loss, progress.best_step, progress.worse_measurements = loss, step, 0
+def take_note(progress: Progress, measured: Mapping[str, float], step: int, by: str, patience: int | None) -> bool:
+    """Remember a measurement: whether it is the best so far.
+
+    `progress.stopped_early` is set where patience is at its end.
+
+    Args:
+        progress: the account of the run.
+        measured: `loss` and the scores, by name.
+        step: of the measurement.
+        by: which of them says what is better. Of equal scores, which are common, that with the lower loss is.
+        patience: measurements without a better one after which to stop; None for no end.
+    """
+    if progress.best_step is None or _is_better(measured, progress, by):
+        progress.best_step, progress.worse_measurements = step, 0
+        progress.best_loss = measured[LOSS]
+        progress.best_scores = {name: value for name, value in measured.items() if name != LOSS}
         return True
     progress.worse_measurements += 1
     progress.stopped_early = patience is not None and progress.worse_measurements >= patience
     return False
+
+
+def _is_better(measured: Mapping[str, float], progress: Progress, by: str) -> bool:
+    if by != LOSS and measured[by] != progress.best_scores[by]:
+        return (measured[by] > progress.best_scores[by]) == SCORES[by].higher_is_better
+    assert progress.best_loss is not None
+    return measured[LOSS] < progress.best_loss
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -17,8 +17,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ixtune.scores import SCORES
+
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_POINTS = 24
+_LOSS, _VALIDATION = "validation_loss", "validation_"
 
 
 class View:
@@ -50,8 +53,12 @@ class View:
     def show(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
         shown = f"step {line['step']:>5}/{self.total}"
-        if "validation_loss" in line:
-            shown += f"  validation loss {line['validation_loss']:.4f}"
+        if _LOSS in line:
+            shown += f"  validation loss {line[_LOSS]:.4f}"
+            names = (key.removeprefix(_VALIDATION) for key in line)
+            shown += "".join(
+                f"  {SCORES[name].title} {line[_VALIDATION + name]:.4f}" for name in names if name in SCORES
+            )
         else:
             shown += f"  loss {line['loss']:.4f}  lr {line['learning_rate']:.1e}  {line['tokens_per_s']:,.0f} tokens/s"
             shown += f"  {line['memory_gib']:.2f} GiB  {self._left()} left"
@@ -79,11 +86,12 @@ class View:
 class LiveView(View):
     """A bar, the numbers and the course of the loss, drawn again and again in the last two lines of a terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, best_by: str) -> None:
         super().__init__(console)
+        self.best_by = best_by
         self.last: dict[str, Any] = {}
         self.warning = self.activity = ""
-        self.validation: list[float] = []
+        self.validation: list[float] = []  # of what is the best by
         self.losses: deque[float] = deque(maxlen=_CURVE_POINTS)
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
 
@@ -101,9 +109,9 @@ class LiveView(View):
         self.live.start()
 
     def show(self, line: dict[str, Any]) -> None:
-        """Take the numbers over; a validation loss stays above as well."""
-        if "validation_loss" in line:
-            self.validation.append(line["validation_loss"])
+        """Take the numbers over; what was measured on the validation set stays above as well."""
+        if _LOSS in line:
+            self.validation.append(line[_VALIDATION + self.best_by])
             super().show(line)
         else:
             self.last = line
@@ -144,16 +152,19 @@ class LiveView(View):
         last = self.last
         numbers = [f"loss {last['loss']:.4f} {curve(self.losses)}"]
         if self.validation:
-            numbers.append(f"validation {self.validation[-1]:.4f} (best {min(self.validation):.4f})")
+            score = SCORES.get(self.best_by)
+            best = (max if score and score.higher_is_better else min)(self.validation)
+            name = score.title if score else "validation"
+            numbers.append(f"{name} {self.validation[-1]:.4f} (best {best:.4f})")
         numbers += [f"lr {last['learning_rate']:.1e}", f"{last['tokens_per_s']:,.0f} tokens/s"]
         if last.get("mfu") is not None:
             numbers.append(f"MFU {last['mfu']:.0%}")
         return [*numbers, f"{last['memory_gib']:.2f} GiB"]
 
 
-def view_on(console: Console) -> View:
-    """The view that fits where the console writes to."""
-    return LiveView(console) if console.is_terminal else View(console)
+def view_on(console: Console, best_by: str = "loss") -> View:
+    """The view that fits where the console writes to; `best_by` says which measurement it follows."""
+    return LiveView(console, best_by) if console.is_terminal else View(console)
 
 
 def curve(values: deque[float]) -> str:

@@ -115,6 +115,29 @@ def test_scores_measured_during_training_become_curves(tmp_path: Path):
     assert any("1 lines of" in one for one in read.missing)
 
 
+def test_scores_stand_behind_the_losses_by_their_own_names_and_the_chosen_step_is_told(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    lines = [
+        json.dumps({"step": step, "validation_loss": 0.9, "validation_anls": step / 50, "validation_exact_match": 0.1})
+        for step in (5, 15)
+    ]
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    record = json.loads((folder / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
+    record |= {"steps": 15, "best_by": "anls", "validation_scores": {"anls": 0.3, "exact_match": 0.1}}
+    (folder / "adapter" / "ixtune.json").write_text(json.dumps(record), encoding="utf-8")
+    report([folder], tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["runs"][0]
+    order = ["loss", "validation_loss", "validation_exact_match", "validation_anls", "learning_rate"]
+    assert list(told["curves"]) == order
+    assert told["curves"]["validation_anls"] == [[5, 0.1], [15, 0.3]]
+    assert told["adapter"]["validation_scores"] == {"anls": 0.3, "exact_match": 0.1}
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for caption in ("Exact match on validation", "ANLS on validation"):
+        assert f"<figcaption>{caption}</figcaption>" in html
+    assert "The adapter is of step 15, the best by ANLS on validation." in html
+
+
 def test_a_model_that_beats_its_controls_is_told_so(tmp_path: Path):
     found = verdicts(evaluation(tmp_path))
     assert [one["kind"] for one in found] == ["good", "good", "good"]

@@ -82,7 +82,15 @@ def test_lines_of_steps_that_will_be_repeated_are_dropped_and_so_is_one_that_a_c
 
 def test_the_account_of_a_run_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
     progress = Progress(tokens=7, seconds=1.5, best_loss=0.25, best_step=3, reproducible=False)
+    progress.best_scores = {"anls": 0.5}
     progress.save(tmp_path)
     restored = Progress()
     restored.restore(tmp_path)
     assert restored == progress
+
+
+def test_the_account_of_a_checkpoint_from_before_there_were_scores_is_read(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").write_text('{"tokens": 7, "best_loss": 0.25, "best_step": 3}')
+    restored = Progress()
+    restored.restore(tmp_path)
+    assert restored == Progress(tokens=7, best_loss=0.25, best_step=3)

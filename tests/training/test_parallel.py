@@ -88,6 +88,35 @@ def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.Co
     assert lines[-1]["tokens"] == info["tokens"] == 3 * 1096, "the tokens of both"
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_answers_and_measure_what_one_does(data: Path, tmp_path: Path) -> None:
+    """Each answers every other batch; the sums are those of all, and so is the best step."""
+    from ixtune.training.run import train
+
+    scored = (
+        *SETTINGS, f"data.validation={data}", "training.evaluate_every=3", "training.scores=[exact_match, anls, cer]",
+        "training.best_by=cer",
+    )  # fmt: skip
+    one = write_recipe(tmp_path / "one.yaml", data, tmp_path / "one")
+    train(recipes.load(one, (*scored, "training.gradient_accumulation=2")), Console(file=io.StringIO()))
+    run(
+        "train", write_recipe(tmp_path / "two.yaml", data, tmp_path / "two"), *scored, "--processes", "2", "--no-report"
+    )
+    wanted, found = (
+        [
+            {key: value for key, value in json.loads(line).items() if key == "step" or key.startswith("validation_")}
+            for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            if "validation_loss" in line
+        ]
+        for name in ("one", "two")
+    )
+    assert [line["step"] for line in wanted] == [3, 6]
+    assert all(line["validation_cer"] > 0 for line in wanted)
+    assert found == [pytest.approx(line, rel=1e-5) for line in wanted]
+    best = [json.loads((tmp_path / name / "best.json").read_text(encoding="utf-8")) for name in ("one", "two")]
+    assert best[0]["step"] == best[1]["step"]
+
+
 COLLECTIVES = """
 import torch
 from ixtune.errors import UsageError

@@ -46,23 +46,31 @@ def _adapter(folder: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
 
 
-def test_validation_samples_and_trackers_leave_the_training_as_it_was(
+def test_validation_scores_samples_and_trackers_leave_the_training_as_it_was(
     data: Path, others: Path, plain: Path, tmp_path: Path
 ) -> None:
-    """Bit-equal losses; and what they leave in files."""
+    """Bit-equal losses and weights, with dropout; and what they leave in files."""
     tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     recipe = text_recipe(
         tmp_path, data, f"data.validation={others}", "training.evaluate_every=3", "training.sample_every=2",
-        "training.sample_records=2", "training.report_to=[tensorboard]",
+        "training.sample_records=2", "training.scores=[exact_match, cer]", "training.report_to=[tensorboard]",
     )  # fmt: skip
     outcome, said = run(recipe)
     folder = tmp_path / "run"
     assert losses(folder) == losses(plain)
+    assert _adapter(folder / "checkpoint-6") == _adapter(plain / "checkpoint-6")
     assert outcome.adapter_step in (3, 6)
 
-    measured = {line["step"]: line["validation_loss"] for line in lines_of(folder / "metrics.jsonl") if len(line) == 3}
+    lines = [line for line in lines_of(folder / "metrics.jsonl") if "validation_loss" in line]
+    assert [set(line) for line in lines] == 2 * [
+        {"step", "epoch", "validation_loss", "validation_exact_match", "validation_cer"}
+    ]
+    measured = {line["step"]: line["validation_loss"] for line in lines}
     assert list(measured) == [3, 6]
-    assert "validation loss" in said
+    told = [f"validation loss {line['validation_loss']:.4f}" for line in lines]
+    assert all(
+        f"{text}  exact match 0.0000  CER {lines[at]['validation_cer']:.4f}" in said for at, text in enumerate(told)
+    )
 
     samples = lines_of(folder / "samples.jsonl")
     assert [sample["step"] for sample in samples] == [2, 2, 4, 4, 6, 6]
@@ -74,9 +82,11 @@ def test_validation_samples_and_trackers_leave_the_training_as_it_was(
 
     (events,) = (folder / "runs").iterdir()
     accumulated = tensorboard.EventAccumulator(str(events)).Reload()
-    assert {"train/loss", "train/tokens_per_s", "train/memory_gib", "eval/loss"} <= set(accumulated.Tags()["scalars"])
-    shown = [event.value for event in accumulated.Scalars("eval/loss")]
-    assert shown == pytest.approx(list(measured.values()))
+    tags = {"train/loss", "train/tokens_per_s", "train/memory_gib", "eval/loss", "eval/exact_match", "eval/cer"}
+    assert tags <= set(accumulated.Tags()["scalars"])
+    for name in ("loss", "cer"):
+        shown = [event.value for event in accumulated.Scalars(f"eval/{name}")]
+        assert shown == pytest.approx([line[f"validation_{name}"] for line in lines])
 
 
 def test_a_line_holds_what_a_reader_of_the_file_needs(plain: Path) -> None:
@@ -114,12 +124,13 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_n
     assert (outcome.steps, outcome.adapter_step, outcome.validation_loss) == (4, 2, 1.0)
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert json.loads((folder / "best.json").read_text()) == {
-        "step": 2, "validation_loss": 1.0, "checkpoint": "checkpoint-2"
+        "step": 2, "best_by": "loss", "validation_loss": 1.0, "validation_scores": {}, "checkpoint": "checkpoint-2"
     }  # fmt: skip
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
     assert _adapter(folder / "adapter") != _adapter(folder / "checkpoint-4")
     info = json.loads((folder / "adapter" / "ixtune.json").read_text())
     assert (info["steps"], info["trained_steps"], info["validation_loss"]) == (2, 4, 1.0)
+    assert (info["best_by"], info["validation_scores"]) == ("loss", {})
 
     # had it died before the adapter was written, a resumed run would only write it
     shutil.rmtree(folder / "adapter")
@@ -140,7 +151,7 @@ def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
     (folder / "checkpoint-2" / "adapter_model.safetensors").unlink()
     outcome, said = run(recipe, must_resume=True)
     assert "the best checkpoint cannot be used" in said
-    assert (outcome.adapter_step, outcome.validation_loss) == (4, None)
+    assert (outcome.adapter_step, outcome.validation_loss, outcome.best) == (4, None, None)
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-4")
 
 

@@ -64,6 +64,21 @@ def test_a_terminal_shows_where_the_run_stands() -> None:
     assert "MFU 41%" in _drawn(view)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("anls", "ANLS 0.2500 (best 0.5000)"), ("cer", "CER 0.7500 (best 0.2500)")]
+)
+def test_the_score_that_the_best_goes_by_is_followed_and_all_stay_above(name: str, shown: str) -> None:
+    file = io.StringIO()
+    view = view_on(Console(file=file, force_terminal=True, width=120, legacy_windows=False), name)
+    with view:
+        view.begin(0, 20)
+        view.show(LINE)
+        for anls, cer in ((0.0, 0.25), (0.5, 1.0), (0.25, 0.75)):
+            view.show({"step": 9, "validation_loss": 0.7, "validation_anls": anls, "validation_cer": cer})
+        assert shown in _drawn(view)
+    assert "step     9/20  validation loss 0.7000  ANLS 0.5000  CER 1.0000" in file.getvalue()
+
+
 def test_a_narrow_terminal_never_folds_the_lines() -> None:
     """Folded ones would be left behind at the next drawing."""
     view, _ = _terminal(width=40)

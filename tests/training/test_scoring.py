@@ -1,0 +1,206 @@
+"""Scores of the model in the making: who is asked, in what batches, what is better, and what cannot be judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from text_run import prepare_texts, text_recipe
+
+from ixtune.base import resolve
+from ixtune.data.manifest import Options
+from ixtune.data.prepare import prepare
+from ixtune.data.sources.source import Source
+from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.training_set import TrainingSet
+from ixtune.errors import IxtuneError
+from ixtune.training import answers, parallel, scoring
+from ixtune.training.assembly import Network, build
+from ixtune.training.batch import PictureSource
+from ixtune.training.inputs import open_inputs
+from ixtune.training.levers import Levers
+from ixtune.training.progress import Progress
+from ixtune.training.run import train
+from ixtune.training.validation import take_note
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    """Twelve sums, each with a second answer that is right, of lengths that differ."""
+    folder = tmp_path_factory.mktemp("sums")
+    rows = [
+        {"id": f"s{n}", "question": f"{'please ' * n}{n} and {n}?", "answers": [str(2 * n), f"{2 * n}.0"]}
+        for n in range(12)
+    ]
+    (folder / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    options = Options(hd_num=1)
+    prepare([Source(path=str(folder / "data.json"))], folder / "prepared", base=resolve("nano"), options=options)
+    return TrainingSet.load([folder / "prepared"])
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """The embedded base in fp32 with a fresh adapter that has dropout."""
+    folder = tmp_path_factory.mktemp("network")
+    recipe = text_recipe(folder, prepare_texts(folder / "texts"), "adapter.quantize=none", "adapter.dropout=0.5")
+    return build(recipe, open_inputs(recipe), Levers(0, 1, False), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_base(resolve("nano"))
+
+
+def test_the_same_records_are_asked_each_time_and_others_with_another_seed():
+    assert answers.draw(1000, 64, 0) == answers.draw(1000, 64, 0)
+    assert answers.draw(1000, 64, 0) != answers.draw(1000, 64, 1)
+    assert answers.draw(1000, 64, 0) == sorted(set(answers.draw(1000, 64, 0)))
+    assert max(answers.draw(1000, 64, 0)) > 500, "from the beginning of the set only"
+    assert answers.draw(3, 64, 0) == [0, 1, 2]
+
+
+def test_batches_hold_every_record_once_and_no_more_tokens_than_allowed(records: TrainingSet):
+    asked = [0, 2, 3, 5, 7, 11]
+    longest = [records.lengths[at] + records.supervised[at] + answers.SPARE_TOKENS for at in asked]
+    made = scoring.batches(records, asked, 2 * max(longest))
+    assert sorted(index for batch in made for index in batch) == asked
+    assert max(map(len, made)) > 1
+    for batch in made:
+        tokens = max(longest[asked.index(index)] for index in batch)
+        assert len(batch) * tokens <= 2 * max(longest)
+    assert scoring.batches(records, asked, 1) == [[index] for index in asked], "too long for any batch, so alone"
+
+
+def test_answers_do_not_depend_on_who_else_is_in_the_batch(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer
+):
+    """In fp32; padding on the left must change no token, and one's limit is not the other's."""
+    pictures = PictureSource(records.files)
+    asked = [records.record(index) for index in (0, 5, 11)]
+    with answers.asking(network.wrapped, torch.float32):
+        together = answers.answer(network.wrapped, asked, pictures, tokenizer)
+        alone = [answers.answer(network.wrapped, [record], pictures, tokenizer)[0] for record in asked]
+    assert together == alone
+    assert len({answer.text for answer in together}) > 1
+
+
+def test_scores_are_quotients_of_sums_over_the_records_asked(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    """Of 2, 6, 10 the second is answered by its other reference, the third wrongly by one digit of two."""
+    said = {"s1": "2", "s3": "6.0", "s5": "11"}
+    monkeypatch.setattr(
+        answers, "answer", lambda _, asked, *__: [answers.Answer(said[record["id"]], True) for record in asked]
+    )
+    found = scoring.measure(
+        network.wrapped, records, [1, 3, 5], ["exact_match", "cer"], PictureSource(records.files), tokenizer, 100,
+        torch.float32,
+    )  # fmt: skip
+    # edits over lengths of the nearest reference: 0/1, 0/3, 1/2
+    assert found == {"exact_match": pytest.approx(2 / 3), "cer": pytest.approx(1 / 6)}
+
+
+def test_two_processes_answer_every_record_once(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    """Each its batches; what they add up to is what one alone has."""
+    asked: list[str] = []
+    sums: list[tuple[float, ...]] = []
+
+    def answer(_: object, batch: list[dict[str, Any]], *__: object) -> list[answers.Answer]:
+        asked.extend(record["id"] for record in batch)
+        return [answers.Answer(record["id"][1:], True) for record in batch]
+
+    def total(*values: float) -> tuple[float, ...]:
+        sums.append(values)
+        return values
+
+    def measure() -> dict[str, float]:
+        pictures = PictureSource(records.files)
+        return scoring.measure(network.wrapped, records, range(12), ["anls"], pictures, tokenizer, 150, torch.float32)
+
+    monkeypatch.setattr(answers, "answer", answer)
+    monkeypatch.setattr(parallel, "total", total)
+    measure()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        measure()
+    assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(f"s{n}" for n in range(12))
+    alone, *shares = sums
+    assert [sum(values) for values in zip(*shares, strict=True)] == pytest.approx(alone)
+    assert all(0 < count < 12 for _, count in shares)
+
+
+def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer
+):
+    network.wrapped.train()
+    before = {name: value.clone() for name, value in network.wrapped.state_dict().items()}
+    state = torch.get_rng_state()
+    scoring.measure(
+        network.wrapped, records, [0, 1], ["anls"], PictureSource(records.files), tokenizer, 1000, torch.float32
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.wrapped.training
+    assert all(module.training for module in network.wrapped.modules() if isinstance(module, torch.nn.Dropout))
+    after = network.wrapped.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in network.wrapped.parameters())
+
+
+@pytest.mark.parametrize(
+    ("by", "second", "better"),
+    [
+        ("loss", {"loss": 0.9, "anls": 0.1, "cer": 0.9}, True),
+        ("loss", {"loss": 1.0, "anls": 0.9, "cer": 0.1}, False),
+        ("anls", {"loss": 2.0, "anls": 0.6, "cer": 0.9}, True),
+        ("anls", {"loss": 0.1, "anls": 0.4, "cer": 0.1}, False),
+        ("cer", {"loss": 2.0, "anls": 0.1, "cer": 0.4}, True),
+        ("cer", {"loss": 0.1, "anls": 0.9, "cer": 0.6}, False),
+        ("anls", {"loss": 0.9, "anls": 0.5, "cer": 0.5}, True),
+        ("anls", {"loss": 1.0, "anls": 0.5, "cer": 0.5}, False),
+        ("cer", {"loss": 0.9, "anls": 0.5, "cer": 0.5}, True),
+    ],
+)
+def test_better_is_what_the_chosen_measurement_says_and_the_loss_where_it_is_equal(
+    by: str, second: dict[str, float], better: bool
+):
+    progress = Progress()
+    assert take_note(progress, {"loss": 1.0, "anls": 0.5, "cer": 0.5}, 10, by, 1)
+    assert take_note(progress, second, 20, by, 1) is better
+    assert progress.stopped_early is not better
+    assert progress.best_step == (20 if better else 10)
+    assert progress.best_loss == (second["loss"] if better else 1.0)
+    assert progress.best_scores["anls"] == (second["anls"] if better else 0.5)
+
+
+def test_patience_counts_from_the_best_measurement_on():
+    progress = Progress()
+    for step, value in enumerate([0.1, 0.3, 0.2, 0.4, 0.4, 0.3]):
+        assert not progress.stopped_early
+        take_note(progress, {"loss": 1.0, "anls": value}, step, "anls", 2)
+    assert progress.stopped_early
+    assert (progress.best_step, progress.worse_measurements) == (3, 2)
+
+
+def test_a_score_that_no_reference_fits_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from rich.console import Console
+
+    data = prepare_texts(tmp_path / "texts", count=3)
+    recipe = text_recipe(
+        tmp_path, data, f"data.validation={data}", "training.scores=[anls, field_f1]", "training.score_records=2"
+    )
+    monkeypatch.setattr("ixtune.training.run.build", None)
+    with pytest.raises(IxtuneError, match="field_f1 cannot judge answers to 2 of the 2 records") as refused:
+        train(recipe, Console(quiet=True))
+    assert "take field_f1 out of training.scores" in refused.value.mend
+    assert len(refused.value.notes) == 2
+    assert "record t" in refused.value.notes[0]
+    assert "the reference holds no fields: '" in refused.value.notes[0]
+    assert not (tmp_path / "run").exists()
