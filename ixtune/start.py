@@ -41,21 +41,23 @@ class Task:
         told: it, in a few words.
         hd_num: most crops of a picture.
         pack_tokens: of a micro-batch on a card with 24 GB.
+        small_pack_tokens: of one on a smaller card: the longest record that is usual.
         epochs: passes over the data.
     """
 
     told: str
     hd_num: int
     pack_tokens: int
+    small_pack_tokens: int
     epochs: int = 1
 
 
 TASKS: Mapping[str, Task] = {
-    "documents": Task("questions about scanned pages", 25, 10240),
-    "charts": Task("values read from plots", 16, 8192, epochs=2),
-    "receipts": Task("all fields of a form as JSON", 16, 8192, epochs=3),
-    "screenshots": Task("questions about screens", 25, 11264),
-    "multi-image": Task("several pictures in one conversation", 9, 8192),
+    "documents": Task("questions about scanned pages", 25, 10240, 4096),
+    "charts": Task("values read from plots", 16, 8192, 4096, epochs=2),
+    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, epochs=3),
+    "screenshots": Task("questions about screens", 25, 11264, 4096),
+    "multi-image": Task("several pictures in one conversation", 9, 8192, 8192),
 }
 """By the names of the mixes that they are planned on."""
 
@@ -163,7 +165,7 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
         }
     else:
         size = 0 if gpu_gib < _SMALL_GIB else 1 if gpu_gib < _LARGE_GIB else 2
-        tokens = (4096 if wanted.hd_num == 25 else 6144, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
+        tokens = (wanted.small_pack_tokens, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
         chosen |= {"adapter.rank": 32, "adapter.alpha": 32} if size == 0 else {}
         chosen |= {"training.epochs": wanted.epochs} if wanted.epochs > 1 else {}
         chosen |= {

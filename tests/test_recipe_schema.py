@@ -15,6 +15,11 @@ from ixtune.recipe_schema import schema
 SHIPPED = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 SCHEMA = schema()
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
+CHECKED = set(
+    """type enum const anyOf properties additionalProperties items required minimum maximum exclusiveMinimum
+exclusiveMaximum minLength""".split()
+)
+TOLD = set("default description format title propertyNames $schema $defs".split())
 SMALLEST = {"base": "nano", "data": {"train": "set"}, "output": "run"}
 
 
@@ -22,10 +27,7 @@ def faults(value: Any, part: dict[str, Any], where: str = "") -> Iterator[str]:
     """What is wrong with a value by a part of the schema."""
     if "$ref" in part:
         part = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]] | {k: v for k, v in part.items() if k != "$ref"}
-    known = {"type", "enum", "const", "anyOf", "properties", "additionalProperties", "propertyNames", "items", "required",
-             "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "minItems", "default", "description",
-             "format", "title", "$schema", "$defs"}  # fmt: skip
-    assert part.keys() <= known, part.keys() - known
+    assert part.keys() <= CHECKED | TOLD, part.keys() - CHECKED - TOLD
     if "anyOf" in part and all([*faults(value, one, where)] for one in part["anyOf"]):
         yield f"{where}: none of the forms"
     kind = part.get("type")

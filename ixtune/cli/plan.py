@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Tell what a training run will take, before anything is loaded: packs, steps, operations, memory, and if it fits.
 
-    Needs the prepared data (or --mix) and the base's config.json, no weights and no GPU. Where the run does not fit, the cheapest
-    changes that make it fit are computed, and the exit code is 1; it is 0 if the run fits or nobody knows.
+    Needs the prepared data (or --mix) and the base's config.json, no weights and no GPU. Where the run does not fit,
+    the cheapest changes that make it fit are computed, and the exit code is 1; it is 0 if the run fits or nobody knows.
 
     Example: ixtune plan recipes/qlora-24gb.yaml data.train=prepared/train --gpu-gib 24
 

@@ -19,7 +19,15 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_Name = Annotated[str, typer.Argument(help="Name of a recipe, as `ixtune recipes ls` gives it.")]
+
+def _names(incomplete: str) -> list[str]:
+    """For completion in a shell."""
+    from ixtune.shelf import shelf
+
+    return [name for name in shelf() if name.startswith(incomplete)]
+
+
+_Name = Annotated[str, typer.Argument(help="Name of a recipe, as `ixtune recipes ls` gives it.", autocompletion=_names)]
 
 
 @app.command("ls")
