@@ -62,6 +62,18 @@ def resolve(name: str) -> Path:
     return _folder(name, _HUB_FILES, _missing_parts)
 
 
+def cached(hub_id: str) -> Path | None:
+    """The folder of a hub id in the local cache, if all of it is there; nothing is asked of the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if _missing_parts(folder) else folder
+
+
 def resolve_tokenizer(name: str) -> Path:
     """The folder that holds the `tokenizer.model` of the base called `name`; its weights need not be there.
 

@@ -8,7 +8,7 @@ relative to the current directory.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,10 +26,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import PydanticCustomError
 
 from ixtune.errors import UsageError
-from ixtune.recipe_yaml import Dumper, KeyPath, Reading
+from ixtune.recipe_mistakes import CONTRADICTION, Contradiction, told
+from ixtune.recipe_yaml import Dumper, Reading
 from ixtune.scores import SCORES
 
 Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
@@ -114,12 +115,6 @@ class DataSection(Section):
             raise ValueError("should name at least one prepared set, and none twice")
         return train
 
-    @model_validator(mode="after")
-    def _a_weight_each(self) -> Self:
-        if self.weights is not None and len(self.weights) != len(self.train):
-            raise ValueError(f"weights should be as many as train has sets, {len(self.train)}, not {len(self.weights)}")
-        return self
-
 
 class LoraSettings(Section):
     """LoRA of one target; what is null is as in `adapter`."""
@@ -138,7 +133,7 @@ class AdapterSection(Section):
     variant: Literal["lora", "rslora", "dora"] = "lora"
     """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
-    """Decoder linears that carry LoRA."""
+    """Decoder linears that carry LoRA; [] for none, where the projector or the separators are trained."""
     rank: int = Field(default=64, ge=1)
     """Rank of LoRA."""
     alpha: float = Field(default=64, gt=0)
@@ -156,17 +151,10 @@ class AdapterSection(Section):
 
     @field_validator("targets")
     @classmethod
-    def _some_and_distinct(cls, targets: tuple[Linear, ...]) -> tuple[Linear, ...]:
-        if not targets or len(set(targets)) < len(targets):
-            raise ValueError("should name at least one linear, and none twice")
+    def _distinct(cls, targets: tuple[Linear, ...]) -> tuple[Linear, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError("should name no linear twice")
         return targets
-
-    @model_validator(mode="after")
-    def _settings_of_what_is_trained(self) -> Self:
-        known = {*self.targets, *(["projector"] if self.projector == "lora" else [])}
-        if strangers := sorted(set(self.per_target) - known):
-            raise ValueError(f"per_target names {', '.join(strangers)}, without LoRA here")
-        return self
 
 
 class TrainingSection(Section):
@@ -264,24 +252,46 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
-        """What one section asks for and another rules out; all findings in one message."""
-        training, adapter = self.training, self.adapter
-        names = ("evaluate_every", "scores", "sample_every", "early_stopping")
-        validated = [name for name in names if getattr(training, name)]
-        found = [f"training.{name} needs data.validation" for name in validated if self.data.validation is None]
-        if training.best_by not in ("loss", *training.scores):
-            found.append(f"training.best_by names {training.best_by}, which training.scores does not")
-        if training.cache_vision_features and adapter.separators:
-            found.append("training.cache_vision_features cannot go with adapter.separators: cached vectors hold them")
-        if training.separators_learning_rate and not adapter.separators:
-            found.append("training.separators_learning_rate needs adapter.separators")
-        if training.projector_learning_rate and adapter.projector == "frozen":
-            found.append("training.projector_learning_rate needs a projector that is trained")
-        if training.offload_layer_inputs is True and training.gradient_checkpointing is False:
-            found.append("training.offload_layer_inputs needs gradient_checkpointing: it moves what that keeps")
-        if found:
-            raise ValueError("; ".join(found))
+        if found := contradictions(self):
+            text = "; ".join(one.text for one in found)
+            raise PydanticCustomError(CONTRADICTION, "{text}", {"text": text, "found": found})
         return self
+
+
+def contradictions(recipe: Recipe) -> list[Contradiction]:
+    """What one key of a recipe asks for and another rules out: every finding, with the keys it speaks of."""
+    data, training, adapter = recipe.data, recipe.training, recipe.adapter
+    names = ("evaluate_every", "scores", "sample_every", "early_stopping")
+    validated = [name for name in names if getattr(training, name)]
+    with_lora = {*adapter.targets, *(["projector"] if adapter.projector == "lora" else [])}
+    found = [Contradiction((f"training.{name}", "data.validation"), "needs data.validation") for name in validated] * (
+        data.validation is None
+    )
+    if data.weights is not None and len(data.weights) != len(data.train):
+        text = f"should be as many as data.train has sets, {len(data.train)}, not {len(data.weights)}"
+        found.append(Contradiction(("data.weights", "data.train"), text))
+    if strangers := sorted(set(adapter.per_target) - with_lora):
+        text = f"names {', '.join(strangers)}, without LoRA here"
+        found.append(Contradiction(("adapter.per_target", "adapter.targets", "adapter.projector"), text))
+    if not (with_lora or adapter.separators or adapter.projector == "full"):
+        text = "should name at least one linear where neither the projector nor the separators are trained"
+        found.append(Contradiction(("adapter.targets", "adapter.projector", "adapter.separators"), text))
+    if training.best_by not in ("loss", *training.scores):
+        text = f"names {training.best_by}, which training.scores does not"
+        found.append(Contradiction(("training.best_by", "training.scores"), text))
+    if training.cache_vision_features and adapter.separators:
+        text = "cannot go with adapter.separators: cached vectors hold them"
+        found.append(Contradiction(("training.cache_vision_features", "adapter.separators"), text))
+    if training.separators_learning_rate and not adapter.separators:
+        keys = ("training.separators_learning_rate", "adapter.separators")
+        found.append(Contradiction(keys, "needs adapter.separators"))
+    if training.projector_learning_rate and adapter.projector == "frozen":
+        keys = ("training.projector_learning_rate", "adapter.projector")
+        found.append(Contradiction(keys, "needs a projector that is trained"))
+    if training.offload_layer_inputs is True and training.gradient_checkpointing is False:
+        keys = ("training.offload_layer_inputs", "training.gradient_checkpointing")
+        found.append(Contradiction(keys, "needs gradient_checkpointing: it moves what that keeps"))
+    return found
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -301,8 +311,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        for details in error.errors():
-            reading.mistake(reading.place(details["loc"]), _describe(details))
+        for keys, text in told(error, tree, Recipe):
+            reading.mistake(reading.place(keys), text)
     else:
         if not reading.mistakes:
             return recipe
@@ -318,61 +328,3 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out; `load` reads it back to an equal value."""
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
-
-
-# messages that say it in the words of a recipe; the others are pydantic's own
-_MESSAGES = {
-    "bool_type": "should be true or false",
-    "finite_number": "should be a finite number",
-    "float_type": "should be a number",
-    "int_type": "should be a whole number",
-    "model_type": "should be a section: keys below it, indented (or leave it out for its defaults)",
-    "path_type": "should be a path",
-    "string_type": "should be a text",
-    "tuple_type": "should be a list",
-}
-
-
-def _describe(details: ErrorDetails) -> str:
-    """One of pydantic's findings as one line."""
-    keys = details["loc"]
-    name = ".".join(map(str, keys))
-    if details["type"] == "extra_forbidden":
-        nearest = _nearest(keys)
-        return f"unknown key {name}" + (f"; did you mean {nearest}?" if nearest else "")
-    if details["type"] == "missing":
-        return f"{name} is missing: {dict(_fields())[name]}"
-    message = _MESSAGES.get(details["type"]) or details["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should", "should")
-    if isinstance(details["input"], Mapping) and details["type"] == "value_error":  # of a section as a whole
-        return f"{name} {message}".strip()
-    return f"{name} {message}, found {_shorten(repr(details['input']))}"
-
-
-def _shorten(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of a recipe as `section.key`, with its help text."""
-    for key, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield prefix + key, (kind.__doc__ or "").strip()
-            yield from _fields(kind, f"{prefix}{key}.")
-        else:
-            yield prefix + key, field.description or ""
-
-
-def _nearest(keys: KeyPath) -> str | None:
-    """The key most probably meant: of that name elsewhere, or spelt alike beside it, or alike elsewhere."""
-    section, name = ".".join(map(str, keys[:-1])), str(keys[-1]).lower()
-    known = {dotted: dotted.rpartition(".") for dotted, _ in _fields()}
-    of_that_name = [dotted for dotted, (_, _, key) in known.items() if key == name]
-    beside = {key: dotted for dotted, (parent, _, key) in known.items() if parent == section}
-    anywhere = {key: dotted for dotted, (_, _, key) in known.items()}
-    for candidates in (beside, anywhere):
-        if of_that_name:
-            break
-        of_that_name = [candidates[key] for key in difflib.get_close_matches(name, candidates, n=1)]
-    return of_that_name[0] if of_that_name else None

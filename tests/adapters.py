@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "dora": {"variant": "dora", "targets": ("wqkv", "w2"), "per_target": {"w2": {"rank": 3}}},
     "dora with everything": {"variant": "dora", "projector": "lora", "separators": True},
+    "projector only": {"targets": ()},
     "decoder only": {"targets": ("wo", "w1"), "projector": "frozen"},
     "separators through a frozen projector": {"targets": ("wqkv",), "projector": "frozen", "separators": True},
 }

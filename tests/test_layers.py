@@ -12,14 +12,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "ixtune"
 
 # part of ixtune -> the other parts it may import; what is not here may be imported by nobody
-GROUND = {"__init__", "errors", "files", "base", "recipe", "recipe_yaml", "layout"}  # __init__: the version
+GROUND = {"__init__", "errors", "files", "base", "recipe", "recipe_yaml", "layout", "shelf"}  # __init__: the version
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
     "layout": set(),
     "files": {"errors"},
     "base": {"errors"},
-    "recipe": {"errors", "recipe_yaml", "scores"},
+    "recipe": {"errors", "recipe_mistakes", "recipe_yaml", "scores"},
+    "recipe_mistakes": {"recipe_yaml"},
+    "recipe_schema": {"recipe"},
+    "shelf": {"errors", "files", "base"},
     "recipe_yaml": {"errors"},
     "scores": {"errors"},
     "data": GROUND,
@@ -31,8 +34,11 @@ MAY_IMPORT = {
     "inspection": GROUND | {"data", "model", "adapter", "training"},
     "report": GROUND | {"scores", "data", "training", "evaluation"},
     "bench": GROUND | {"data", "model", "processing", "adapter", "training"},
+    "start": GROUND | {"data", "model", "training"},
+    "doctor": GROUND | {"model", "training"},
     "cli": GROUND
-    | {"data", "model", "processing", "adapter", "training", "evaluation", "inspection", "report", "bench"},
+    | {"data", "model", "processing", "adapter", "training", "evaluation", "inspection", "report", "bench"}
+    | {"recipe_schema", "start", "doctor"},
     "__main__": {"cli"},
 }
 TENSORS = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors"}

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from ixtune.adapter import dora
@@ -95,7 +96,8 @@ def lora_config(section: AdapterSection) -> LoraConfig:
         r=section.rank,
         lora_alpha=section.alpha,  # type: ignore[arg-type]  # annotated int, only ever divided
         lora_dropout=section.dropout,
-        target_modules=[name for _, names in modules for name in names],
+        # PEFT's word for an adapter without LoRA; an empty list it refuses
+        target_modules=[name for _, names in modules for name in names] or DUMMY_TARGET_MODULES,
         rank_pattern=ranks,
         alpha_pattern=alphas,
         use_rslora=section.variant == "rslora",

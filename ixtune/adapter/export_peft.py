@@ -45,10 +45,10 @@ def write(adapter: AdapterWeights, folder: Path, base_name: str) -> None:
 
 
 def refuse_what_peft_cannot_load(adapter: AdapterWeights) -> None:
-    """Refuse trained separators.
+    """Refuse trained separators, and an adapter without LoRA.
 
     Raises:
-        IxtuneError: There are some.
+        IxtuneError: It is one of these.
     """
     if trained := [name for name in _SEPARATORS if name in adapter.whole]:
         raise IxtuneError(
@@ -56,6 +56,12 @@ def refuse_what_peft_cannot_load(adapter: AdapterWeights) -> None:
             "which peft does not load",
             where=str(adapter.folder),
             mend="export it as --profile original or transformers, where they are merged in",
+        )
+    if not adapter.low_rank:
+        raise IxtuneError(
+            "the adapter holds no LoRA, and peft 0.10 loads none without a layer to put it on",
+            where=str(adapter.folder),
+            mend="export it as --profile original or transformers, where the projector is merged in",
         )
 
 

@@ -51,6 +51,7 @@ PROFILES = {
             limits=(
                 "transformers after about 4.40 does not run the original code",
                 "peft before 0.10 does not know DoRA's settings",
+                "an adapter of the projector alone",
                 "trained separators: they are bare parameters there, which peft does not load; use original",
                 "further training: peft 0.10 takes the base's own Plora_* for LoRA and trains them along",
                 "a 4-bit base: bitsandbytes replaces the original's linears, whose image mask is then lost",

@@ -7,18 +7,20 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ixtune import __version__
 from ixtune.cli import (
     base,
     bench,
     chat,
+    console,
+    doctor,
     evaluate,
     export,
+    init,
     inspect,
     layout,
     merge,
@@ -31,31 +33,20 @@ from ixtune.cli import (
     train,
 )
 from ixtune.cli.console import print_error
+from ixtune.cli.verbs import AllVerbs
 from ixtune.errors import IxtuneError
-
-
-class _Verbs(TyperGroup):
-    """The verbs, and one way to end on Ctrl-C in all of them."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted: what was finished is kept, nothing half-written is left", err=True)
-            raise typer.Exit(130) from interrupt
-
 
 # no rich markup: it would cost each --help a tenth of a second and more
 app = typer.Typer(
     name="ixtune",
-    cls=_Verbs,
+    cls=AllVerbs,
     no_args_is_help=True,
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.command)
+app.command("doctor")(doctor.command)
 app.command("prepare")(prepare.command)
 app.command("preview")(preview.command)
 app.command("layout")(layout.command)
@@ -88,12 +79,20 @@ def _ixtune(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="IXTUNE_DEBUG", help="Show the traceback of an error.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", envvar="IXTUNE_QUIET", help="Nothing but the result and errors, no progress.")
+    ] = False,
 ) -> None:
     """Adapt InternLM-XComposer2-4KHD-7B to a domain on one GPU.
 
-    The way is prepare, plan, train, evaluate, merge. `ixtune recipes ls` lists recipes to start from.
+    The way is init, prepare, plan, train, evaluate, merge. `ixtune doctor` tells what this machine can do.
+
+    Example: ixtune init --data questions.csv --gpu-gib 24 --task documents
     """
     context.ensure_object(dict)["debug"] = debug
+    console.be_quiet(quiet)
+    if os.environ.get("NO_COLOR"):
+        context.color = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

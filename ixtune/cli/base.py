@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ixtune.cli.verbs import Verbs
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from ixtune.model.verify import Verification
 
-app = typer.Typer(help="Look at a base, check it, and convert it to safetensors.", no_args_is_help=True)
+app = typer.Typer(
+    help="""Look at a base, check it, and convert it to safetensors.
+
+    Example: ixtune base info nano
+    """,
+    cls=Verbs,
+    no_args_is_help=True,
+)
 
 _BaseName = Annotated[str, typer.Argument(metavar="BASE", help="`nano`, the folder of a checkpoint, or a hub id.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print a JSON object, with every finding.")]
@@ -107,6 +116,7 @@ def convert(
     """
     import ixtune.model.convert as converting
     from ixtune.base import resolve
+    from ixtune.cli.console import ending
 
     with _bytes_bar() as (bar, task):
         report = converting.convert(
@@ -121,7 +131,7 @@ def convert(
         ("identity", f"{report.identity}, that of the source"),
         ("folder", report.out),
     ]
-    _print_lines(lines)
+    ending(_lines(lines), report.out)
 
 
 @contextmanager
@@ -129,11 +139,10 @@ def _bytes_bar() -> Iterator[tuple[Progress, TaskID]]:
     """A bar that counts bytes, on a terminal only."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ixtune.cli.console import console
+    from ixtune.cli.console import progress_screen
 
-    screen = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         yield bar, bar.add_task("reading the base", total=None)
 
 
@@ -189,9 +198,12 @@ def _as_json(found: Verification) -> dict[str, Any]:
 
 
 def _print_lines(lines: list[tuple[str, str]]) -> None:
+    typer.echo("\n".join(_lines(lines)))
+
+
+def _lines(lines: list[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        typer.echo(f"{name:<{width}}  {value}")
+    return [f"{name:<{width}}  {value}" for name, value in lines]
 
 
 def _print_json(told: dict[str, Any]) -> None:

@@ -28,14 +28,14 @@ def command(
     import json
     import os
 
-    from ixtune.cli.console import console, quiet_libraries, table
+    from ixtune.cli.console import aside, console, quiet_libraries, table
 
-    out = console()
+    out, beside = console(), aside()
     if full_size:
         quiet_libraries()
         from ixtune.bench import full
 
-        rows = full.measure(layers=layers, told=lambda line: out.print(line, highlight=False))
+        rows = full.measure(layers=layers, told=lambda line: beside.print(line, highlight=False))
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return
@@ -64,7 +64,7 @@ def command(
         rounds=rounds,
         config=twin.CONFIG,
         rank=twin.RANK,
-        told=(lambda line: None) if as_json else (lambda line: out.print(line, highlight=False)),
+        told=(lambda line: None) if as_json else (lambda line: beside.print(line, highlight=False)),
     )
     found = compare.ratios(figures, records=records, config=twin.CONFIG, rank=twin.RANK)
     if as_json:

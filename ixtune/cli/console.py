@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # a pipe has no width: wide enough that no cell is folded, because somebody will grep it
 _PIPE_COLUMNS = 400
+_asked = {"quiet": False}
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -24,6 +26,40 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
     made = Console(stderr=stderr, highlight=False, quiet=quiet)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, quiet=quiet, width=_PIPE_COLUMNS)
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether what follows is asked for its result alone (`--quiet`)."""
+    _asked["quiet"] = quiet
+
+
+def is_quiet() -> bool:
+    """Whether the result alone is asked for."""
+    return _asked["quiet"]
+
+
+def aside() -> Console:
+    """The console for what accompanies a result: silent under `--quiet`."""
+    return console(quiet=is_quiet())
+
+
+def ending(lines: Sequence[str], result: object, warnings: Sequence[str] = ()) -> None:
+    """How a verb that makes something ends: with its lines, or under `--quiet` with what it made alone.
+
+    Args:
+        lines: What a person wants to know of it, the warnings included.
+        result: What was made.
+        warnings: Told on stderr where the lines are not.
+    """
+    typer.echo(str(result) if is_quiet() else "\n".join(lines))
+    for warning in warnings if is_quiet() else ():
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def progress_screen() -> dict[str, Any]:
+    """Where rich's Progress shows itself: on a terminal, on stderr, unless `--quiet`."""
+    screen = console(stderr=True)
+    return {"console": screen, "disable": is_quiet() or not screen.is_terminal}
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -49,24 +85,27 @@ def progress(description: str) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    screen = console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
 def print_error(error: IxtuneError) -> None:
     """What is wrong and where, the findings, and how to mend it, on stderr."""
-    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+    print_red(f"error: {error}")
     for note in error.notes:
         typer.echo(f"  {note}", err=True)
     typer.echo(f"mend:  {error.mend}", err=True)
 
 
+def print_red(text: str) -> None:
+    """A line on stderr: red on a terminal, unless NO_COLOR is set (no-color.org)."""
+    typer.secho(text, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' notices from between our lines; to be called before they are imported."""
     import logging
-    import os
     import warnings
 
     # peft 0.21 reads a property that transformers 5.23 has renamed; it still works

@@ -72,7 +72,7 @@ def _export(
         raise UsageError("there is no folder to write to", where="--out", mend="give --out DIR, a new folder")
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ixtune.cli.console import console, quiet_libraries
+    from ixtune.cli.console import ending, progress_screen, quiet_libraries
 
     if push_to_hub is not None:
         from ixtune.adapter.export_hub import check_name
@@ -84,9 +84,8 @@ def _export(
     from ixtune.base import resolve
 
     folder = resolve(base or named_base(adapter))
-    screen = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
         report = exporting.export(
             adapter,
@@ -97,14 +96,16 @@ def _export(
             force=force,
             progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
         )
-    typer.echo(f"profile   {report.profile}")
-    _print_checks(report.checks)
-    typer.echo(f"consumer  {report.consumer}")
-    typer.echo(f"run here  {report.consumer_run}")
-    for warning in report.warnings:
-        typer.echo(f"warning   {warning}")
-    typer.echo(f"folder    {report.out}")
-    _print_block("load", report.command)
+    lines = [
+        f"profile   {report.profile}",
+        *_check_lines(report.checks),
+        f"consumer  {report.consumer}",
+        f"run here  {report.consumer_run}",
+        *(f"warning   {warning}" for warning in report.warnings),
+        f"folder    {report.out}",
+        *_block("load", report.command),
+    ]
+    ending(lines, report.out, report.warnings)
     if push_to_hub is not None:
         from ixtune.adapter.export_hub import push
 
@@ -118,8 +119,7 @@ def _check(folder: Path) -> None:
     from ixtune.adapter.export_check import check_folder
 
     profile, checks = check_folder(folder)
-    typer.echo(f"profile   {profile}")
-    _print_checks(checks)
+    typer.echo("\n".join([f"profile   {profile}", *_check_lines(checks)]))
     if failed := [check for check in checks if not check.passed]:
         raise IxtuneError(
             f"the folder does not fulfil the profile {profile}: {len(failed)} of {len(checks)} checks fail",
@@ -138,7 +138,7 @@ def _list(only: str | None) -> None:
         typer.echo(
             f"  checked   {'with its consumer' if profile.run_here else 'keys, shapes, config; consumer not run'}"
         )
-        _print_block("  load", profile.command, width=12)
+        typer.echo("\n".join(_block("  load", profile.command, width=12)))
         for limit in profile.limits:
             typer.echo(f"  not       {limit}")
         typer.echo("")
@@ -147,12 +147,10 @@ def _list(only: str | None) -> None:
             typer.echo(f"{name}: none. {reason[:1].upper()}{reason[1:]}.")
 
 
-def _print_checks(checks: Sequence[Check]) -> None:
-    for check in checks:
-        typer.echo(f"{'ok' if check.passed else 'FAILS':<8}  {check.what}: {check.found}")
+def _check_lines(checks: Sequence[Check]) -> list[str]:
+    return [f"{'ok' if check.passed else 'FAILS':<8}  {check.what}: {check.found}" for check in checks]
 
 
-def _print_block(label: str, text: str, width: int = 10) -> None:
+def _block(label: str, text: str, width: int = 10) -> list[str]:
     """Lines of a command under one label."""
-    for number, line in enumerate(text.splitlines()):
-        typer.echo(f"{label if number == 0 else '':<{width}}{line}")
+    return [f"{label if number == 0 else '':<{width}}{line}" for number, line in enumerate(text.splitlines())]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ixtune.cli.console import print_red
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def command(
             for note in header.notes:
                 typer.echo(f"note: {path}: {NOTES[note]}")
     for one in bad:
-        typer.secho(f"error: {one}; {one.mend}", fg=typer.colors.RED, err=True)
+        print_red(f"error: {one}; {one.mend}")
     if bad:
         raise typer.Exit(1)
 

@@ -53,12 +53,12 @@ def command(
 
     Example: ixtune merge runs/receipts runs/charts --weights 0.6,0.4 --out merged
     """
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     import ixtune.adapter.merge as merging
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
+    from ixtune.cli.console import ending, progress_screen
     from ixtune.errors import UsageError
 
     numbers = _numbers(weights)
@@ -72,7 +72,7 @@ def command(
 
         asked = questions_for(adapters[0], folder, verify_answers, _QUESTIONS)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
         report = merging.merge(
             adapters,
@@ -99,8 +99,8 @@ def command(
     if asked is not None:
         found = _compare(adapters[0], name_of_base, out, asked, onto, verify_onto, force)
         lines += _told(found)
-    for name, value in lines + [("warning", text) for text in report.warnings]:
-        typer.echo(f"{name:<8} {value}")
+    lines += [("warning", text) for text in report.warnings]
+    ending([f"{name:<8} {value}" for name, value in lines], report.out, report.warnings)
     if found is not None and not found.passed:
         typer.echo("the merged model does not answer as the adapter does: see merge_report.json", err=True)
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ixtune.cli.options import SetOption
+
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
@@ -17,15 +19,26 @@ def command(
         float | None,
         typer.Option("--gpu-gib", min=0.1, help="Memory that a GPU would have, in place of what is found here."),
     ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Plan on 1,000 made-up records in place of data.train: documents, charts, receipts, screenshots, "
+            "multi-image or text-mix.",
+        ),
+    ] = None,
+    changes: SetOption = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that share the packs of a step.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Tell what a training run will take, before anything is loaded: packs, steps, operations, memory, and if it fits.
 
-    Needs the prepared data and the base's config.json, no weights and no GPU. Where the run does not fit, the cheapest
-    changes that make it fit are computed, and the exit code is 1; it is 0 if the run fits or nobody knows.
+    Needs the prepared data (or --mix) and the base's config.json, no weights and no GPU. Where the run does not fit,
+    the cheapest changes that make it fit are computed, and the exit code is 1; it is 0 if the run fits or nobody knows.
 
     Example: ixtune plan recipes/qlora-24gb.yaml data.train=prepared/train --gpu-gib 24
+
+    Example: ixtune plan recipes/receipts.yaml --mix receipts --gpu-gib 16 --set adapter.rank=16
     """
     import json
 
@@ -36,8 +49,8 @@ def command(
     from ixtune.training.opening import open_for_plan
     from ixtune.training.plan import make_plan
 
-    chosen = recipes.load(recipe, overrides or ())
-    sizes, records, machine, notes = open_for_plan(chosen, gpu_gib)
+    chosen = recipes.load(recipe, [*(overrides or ()), *(changes or ())])
+    sizes, records, machine, notes = open_for_plan(chosen, gpu_gib, mix)
     made = make_plan(chosen, sizes, records, machine, processes=processes)
     advice = advise(made, records)
     if as_json:

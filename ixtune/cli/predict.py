@@ -105,7 +105,7 @@ def _into_file(
 ) -> None:
     from dataclasses import replace
 
-    from ixtune.cli.console import progress
+    from ixtune.cli.console import ending, progress
     from ixtune.data import manifest, store
     from ixtune.errors import UsageError
     from ixtune.evaluation import questions
@@ -128,14 +128,14 @@ def _into_file(
     with progress("questions") as bar:
         outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
     made = outcome.answers - outcome.resumed
-    typer.echo(
-        f"{outcome.answers} answers in {out}" + (f", {outcome.resumed} of them from before" * bool(outcome.resumed))
-    )
+    before = f", {outcome.resumed} of them from before" * bool(outcome.resumed)
+    lines = [f"{outcome.answers} answers in {out}{before}"]
     if made:
         speed = outcome.tokens / outcome.seconds
-        typer.echo(f"{outcome.tokens} tokens in {outcome.seconds:.1f} s: {speed:.1f} tokens/s")
+        lines.append(f"{outcome.tokens} tokens in {outcome.seconds:.1f} s: {speed:.1f} tokens/s")
     if outcome.unfinished:
-        typer.echo(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
+        lines.append(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
+    ending(lines, out)
     if outcome.rejects:
         typer.echo(f"{outcome.rejects} lines could not be asked: {rejects_of(out)}", err=True)
         raise typer.Exit(3)

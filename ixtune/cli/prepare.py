@@ -84,6 +84,7 @@ def command(
         float,
         typer.Option(min=0, max=1, help="Exit with 3 above this share of rejects; the rest is written."),
     ] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=1, help="Processes; any number gives the same set.")
     ] = None,
@@ -99,6 +100,7 @@ def command(
     Example: ixtune prepare chats.jsonl mix.yaml --out data/all --hd-num 25 --max-tokens 8192 --val-fraction 0.05
     """
     from ixtune.base import resolve_tokenizer
+    from ixtune.cli.prepare_report import as_json as report_json
     from ixtune.cli.prepare_report import print_report
     from ixtune.data.manifest import Options
     from ixtune.data.prepare import TooManyRejects, prepare
@@ -119,7 +121,7 @@ def command(
         format_, columns, question=question, system=system, split=split, config=config, image_root=image_root
     )
     given = sources_given(sources, defaults, thousands)
-    with _progress() as (opened, progress):
+    with _progress(told=not as_json) as (opened, progress):
         try:
             report = prepare(
                 given,
@@ -134,7 +136,10 @@ def command(
             error = None
         except TooManyRejects as too_many:
             report, error = too_many.report, too_many
-    print_report(report, options)
+    if as_json:
+        typer.echo(report_json(report))
+    else:
+        print_report(report, options)
     if error is not None:
         raise error
 
@@ -156,24 +161,22 @@ def _share(source: Source) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Any, Progress]]:
-    """Told what was opened, it shows what was detected; told how far it is, a bar, or now and then a line."""
+def _progress(*, told: bool) -> Iterator[tuple[Any, Progress]]:
+    """Informed of what was opened, it tells what was detected; of how far it is, a bar, or now and then a line."""
     import time
 
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from ixtune.cli.console import console
+    from ixtune.cli.console import aside, is_quiet, progress_screen
 
-    screen = console(stderr=True)
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    began = told = time.monotonic()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    began = last = time.monotonic()
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task("opening", total=None)
 
         def opened(found: Sequence[Opened]) -> None:
-            out = console()
-            for one in found:
-                out.print(
+            for one in found if told else ():
+                aside().print(
                     f"source   {one.source.path}: {one.detected}{_share(one.source)}", markup=False, soft_wrap=True
                 )
             totals = [one.total for one in found]
@@ -181,12 +184,12 @@ def _progress() -> Iterator[tuple[Any, Progress]]:
                 bar.update(task, total=sum(total or 0 for total in totals))
 
         def show(records: int, rejected: int, position: int) -> None:
-            nonlocal told
+            nonlocal last
             now = time.monotonic()
             line = f"{records:,} records, {records / max(now - began, 1e-9):,.0f}/s, {rejected:,} rejected"
             bar.update(task, completed=position, description=line)
-            if bar.disable and now - told >= _PLAIN_LINE_EVERY_S:
-                told = now
+            if bar.disable and not is_quiet() and now - last >= _PLAIN_LINE_EVERY_S:
+                last = now
                 typer.echo(line, err=True)
 
         yield opened, show

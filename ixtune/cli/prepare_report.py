@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ixtune.cli.console import console, table
+from ixtune.cli.console import aside, ending, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,7 @@ def print_report(report: PrepareReport, options: Options) -> None:
     from ixtune.data.manifest import MANIFEST
     from ixtune.data.store import REJECTS
 
-    out = console()
+    out = aside()
     if len(report.sources) > 1:
         rows = []
         for one in report.sources:
@@ -47,7 +48,30 @@ def print_report(report: PrepareReport, options: Options) -> None:
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
     )
     names = [str(report.out / name) if name else str(report.out) for name in report.sets]
-    out.print(f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}", markup=False, soft_wrap=True)
+    ending([f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}"], "\n".join(names))
+
+
+def as_json(report: PrepareReport) -> str:
+    """The same in numbers; statistics as the manifest of each set has them."""
+    told = {
+        "out": str(report.out),
+        "read": report.read,
+        "accepted": report.accepted,
+        "rejected": report.rejected,
+        "rejected_by_reason": report.rejected_by_reason,
+        "sources": [
+            {
+                "path": one.opened.source.path,
+                "detected": one.opened.detected,
+                "read": one.read,
+                "accepted": one.accepted,
+                "rows": one.rows,
+            }
+            for one in report.sources
+        ],
+        "sets": {str(report.out / name): statistics.as_manifest() for name, statistics in report.sets.items()},
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False)
 
 
 def _counts(report: PrepareReport) -> list[list[str]]:

@@ -24,17 +24,18 @@ def command(
 
     Example: ixtune preview data/train
     """
-    from ixtune.cli.console import console
+    from ixtune.cli.console import aside, ending
     from ixtune.data.preview import PAGE, PICTURES, preview
 
     with _progress() as progress:
         report = preview(folder, out, limit=limit, progress=progress)
-    screen = console()
+    screen = aside()
     for problem in report.problems:
         screen.print(f"not drawn  {problem}", markup=False)
     size = (report.out / PAGE).stat().st_size
     screen.print(f"pictures   {report.pictures:,} in {report.out / PICTURES}", markup=False)
-    screen.print(f"page       {report.out / PAGE}: {report.records:,} records, {size / 1e6:.1f} MB", markup=False)
+    page = report.out / PAGE
+    ending([f"page       {page}: {report.records:,} records, {size / 1e6:.1f} MB"], page)
 
 
 @contextmanager
@@ -42,10 +43,9 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     """A bar over the pictures, on a terminal only."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ixtune.cli.console import console
+    from ixtune.cli.console import progress_screen
 
-    screen = console(stderr=True)
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task("drawing", total=None)
         yield lambda drawn, total: bar.update(task, completed=drawn, total=total)

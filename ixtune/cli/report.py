@@ -20,16 +20,16 @@ def command(
 
     Example: ixtune report runs/demo --evaluation runs/demo/evaluation.json --out runs/demo-report
     """
-    from ixtune.cli.console import console
+    from ixtune.cli.console import aside, ending
     from ixtune.errors import UsageError
     from ixtune.report import PAGE, report
 
     if out is None and len(runs) > 1:
         raise UsageError("several runs need a folder for their report", mend="give --out DIR")
     written = report(runs, out or runs[0], evaluation or ())
-    screen = console()
+    screen = aside()
     for sentence in written.verdicts:
         screen.print(sentence, markup=False, soft_wrap=True)
     for sentence in written.missing:
         screen.print(f"missing  {sentence}", markup=False, soft_wrap=True)
-    screen.print(f"report   {written.out / PAGE}", markup=False, soft_wrap=True)
+    ending([f"report   {written.out / PAGE}"], written.out / PAGE)

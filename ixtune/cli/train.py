@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ixtune.cli.options import SetOption
+
 if TYPE_CHECKING:
     from ixtune.training.run import Outcome
 
@@ -19,6 +21,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe, such as training.seed=1 adapter.rank=16.")
     ] = None,
+    changes: SetOption = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue the run in the output folder. resume=auto also starts a missing one."),
@@ -38,35 +41,42 @@ def command(
     Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20 resume=auto
     """
     from ixtune import recipe as recipes
-    from ixtune.cli.console import console, quiet_libraries
+    from ixtune.cli.console import console, ending, is_quiet, quiet_libraries
     from ixtune.training import launch
 
-    chosen = recipes.load(recipe, overrides or ())
-    words = [str(recipe), *(overrides or ())]
+    overrides = [*(overrides or ()), *(changes or ())]
+    chosen = recipes.load(recipe, overrides)
+    words = [str(recipe), *overrides]
     if processes > 1:  # which the processes that it starts are not told
         options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
+        options += ["--quiet"] * is_quiet()
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
     from ixtune.training.run import train
 
-    out = console(quiet=launch.rank() != 0)
+    first = launch.rank() == 0
+    out = console(quiet=is_quiet() or not first)
     outcome = train(chosen, out, must_resume=resume, only_try=dry_run)
     if outcome is None:
         return
-    out.print("\n".join(_ending(outcome, words)), highlight=False, markup=False, soft_wrap=True)
+    if first:
+        ending(_ending(outcome, words), outcome.adapter or outcome.checkpoint)
     if outcome.adapter is None:
         raise typer.Exit(130)
-    if report and chosen.data.validation is not None and launch.rank() == 0:
+    if report and chosen.data.validation is not None and first:
         _report(chosen.output, chosen.data.validation)
 
 
 def _report(run: Path, validation: Path) -> None:
     """Evaluate a finished run on its validation set and write its report; what fails is told, the run stands."""
     import gc
+    import io
+    from contextlib import nullcontext, redirect_stdout
 
     import torch
 
     from ixtune.cli import main
+    from ixtune.cli.console import is_quiet
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
@@ -76,7 +86,9 @@ def _report(run: Path, validation: Path) -> None:
         ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, "--out", found],
         ["report", str(run)],
     ):
-        if main(verb):  # without scores there are still the curves to report
+        with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
+            failed = main([*verb, *["--quiet"] * is_quiet()])
+        if failed:  # without scores there are still the curves to report
             again = shlex.join(["ixtune", *verb])
             typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
 

@@ -90,9 +90,14 @@ def available_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
+def has_driver() -> bool:
+    """Whether there is a driver of NVIDIA's."""
+    return _DRIVER.exists()
+
+
 def _gpu() -> tuple[str | None, int | None]:
     """Name and memory of the first GPU."""
-    if "torch" not in sys.modules and not _DRIVER.exists():
+    if "torch" not in sys.modules and not has_driver():
         return None, None
     import torch
 

@@ -101,7 +101,7 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
     start, projected = _before_layers(setup, pack), _projected(setup, pack)
     trained = setup.trained.parameters(sizes)
     gradients = _MASTER * sum(trained.values())
-    per_layer = 0 if setup.accumulates else _MASTER * trained["lora"] // layers
+    per_layer = 0 if setup.accumulates else _MASTER * trained.get("lora", 0) // layers
     held = gradients if setup.accumulates else 0  # from the micro-batch before
     # torch's AdamW on a GPU takes the roots of all second moments at once
     scratch = gradients if setup.device == "cuda" and setup.optimizer == "adamw" else 0

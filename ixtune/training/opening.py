@@ -11,18 +11,22 @@ from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
 from ixtune.model.sizes import Sizes
 from ixtune.recipe import Recipe
+from ixtune.training import mixes
 from ixtune.training.cards import Machine, detect
 from ixtune.training.shapes import RecordShapes
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.model"
 
 
-def open_for_plan(recipe: Recipe, gpu_gib: float | None = None) -> tuple[Sizes, RecordShapes, Machine, list[str]]:
+def open_for_plan(
+    recipe: Recipe, gpu_gib: float | None = None, mix: str | None = None
+) -> tuple[Sizes, RecordShapes, Machine, list[str]]:
     """Open what a plan needs.
 
     Args:
         recipe: of the run.
         gpu_gib: in place of the recipe's own.
+        mix: plan on this mix of made-up records in place of the recipe's data.
 
     Returns:
         (sizes of the base, shapes of the records, the machine, lines about what was taken for granted)
@@ -38,12 +42,17 @@ def open_for_plan(recipe: Recipe, gpu_gib: float | None = None) -> tuple[Sizes, 
     else:
         folder = base.resolve_config(recipe.base)
         sizes = sizes_of(folder)
+    machine = detect(gpu_gib or recipe.training.gpu_gib)
+    if mix is not None:
+        records = mixes.records_of(mix)
+        notes.append(f"mix      {mix}: {len(records):,} made-up records; {mixes.MIXES[mix].told}")
+        return sizes, records, machine, notes
     train = TrainingSet.load(recipe.data.train, recipe.data.weights, recipe.training.seed)
     if folder is not None and (tokenizer := folder / _TOKENIZER).is_file():
         train.check_compatible(sha256_file(tokenizer))
     else:
         notes.append("data     not checked against the base's tokenizer, which is not here")
-    return sizes, RecordShapes.of(train), detect(gpu_gib or recipe.training.gpu_gib), notes
+    return sizes, RecordShapes.of(train), machine, notes
 
 
 def sizes_of(folder: Path) -> Sizes:

@@ -156,6 +156,8 @@ class AdapterTrainer(SFTTrainer):
         """The model's own loss on supervised rows; TRL's fused head would bypass the pictures."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
+        if torch.is_grad_enabled() and not loss.requires_grad:  # only the projector learns, and here is no picture
+            loss = loss + 0 * next(parameter for _, parameter in attach.trainable(self.model)).sum()
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # what follows takes the mean over the processes
         return (loss, outputs) if return_outputs else loss

@@ -83,6 +83,18 @@ def test_ranks_and_scales_survive_the_rewriting_of_the_configuration(original: P
         assert config.rank_pattern.get(name.removesuffix(".weight"), config.r) == rank
 
 
+def test_an_adapter_without_lora_is_refused_by_peft_original_and_merged_by_the_others(
+    original: Path, tmp_path: Path
+) -> None:
+    trained = _train(original, tmp_path / "adapter", "projector only")
+    with pytest.raises(IxtuneError, match="no LoRA"):
+        export(trained, original, tmp_path / "out", "peft-original")
+    export(trained, original, tmp_path / "model", "original")
+    found, before = load_file(tmp_path / "model" / "model.safetensors"), load_file(original / "model.safetensors")
+    changed = {name for name in before if not torch.equal(found[name], before[name])}
+    assert changed == {f"vision_proj.{layer}.{leaf}" for layer in (0, 2) for leaf in ("weight", "bias")}
+
+
 def test_original_carries_names_config_and_code_as_bytes(original: Path, adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(adapter, original, out, "original")

@@ -10,6 +10,8 @@ import pytest
 from main_job import RECIPE, ixtune, write_records
 from small_base import RELEASED_CONFIG
 
+RECEIPTS = Path(__file__).resolve().parents[2] / "recipes" / "receipts.yaml"
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -30,6 +32,26 @@ def test_a_run_on_the_embedded_base_is_planned_without_writing_anything(job: tup
     assert "verdict  fits" in done.stdout
     assert "data     4 records" in done.stdout
     assert not (recipe.parent / "run").exists()
+
+
+def test_a_shipped_recipe_is_planned_on_made_up_records_without_data_or_base():
+    words = ["plan", RECEIPTS, "--mix", "receipts", "--gpu-gib", "22"]
+    done = ixtune(*words)
+    assert done.returncode == 0, done.stderr
+    assert "mix      receipts: 1,000 made-up records" in done.stdout
+    shown = [f"#   {line}" for line in done.stdout.splitlines() if line.startswith(("packs", "verdict"))]
+    assert len(shown) == 2
+    assert set(shown) <= set(RECEIPTS.read_text(encoding="utf-8").splitlines())
+    changed = ixtune(*words, "training.pack_tokens=4096", "--set", "adapter.rank=8")
+    assert "packs    " in changed.stdout
+    assert "of up to 4,096 tokens" in changed.stdout
+    assert "trained  lora 18.9 M" in changed.stdout
+
+
+def test_an_unknown_mix_is_wrong_usage():
+    done = ixtune("plan", RECEIPTS, "--mix", "film")
+    assert done.returncode == 2
+    assert "choose one of documents, charts" in done.stderr
 
 
 def test_the_released_base_needs_its_config_alone(job: tuple[Path, Path], tmp_path: Path):

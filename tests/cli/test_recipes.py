@@ -1,26 +1,30 @@
+from __future__ import annotations
+
+import json
 from pathlib import Path
 
 import pytest
+from main_job import ixtune
 
-from ixtune import cli
+from ixtune import cli, shelf
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of recipes in place of the shipped ones."""
-    monkeypatch.setattr(cli.recipes, "shipped", lambda kind: tmp_path)
+    monkeypatch.setattr(shelf, "shipped", lambda kind: tmp_path)
     return tmp_path
 
 
-def test_ls_shows_name_purpose_gpu_and_status_of_each(shelf: Path, capsys: pytest.CaptureFixture[str]):
-    (shelf / "b.yaml").write_text(
+def test_ls_shows_name_purpose_gpu_and_status_of_each(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "b.yaml").write_text(
         "# ixtune train b.yaml\n# purpose: read [receipts]: totals\n# gpu: any\n"
         "# status: measured, see README\nbase: nano\n# gpu: none of this\n"
     )
-    (shelf / "a.yaml").write_text("base: nano\n")
-    (shelf / "notes.txt").write_text("# purpose: no recipe\n")
+    (folder / "a.yaml").write_text("base: nano\n")
+    (folder / "notes.txt").write_text("# purpose: no recipe\n")
     assert cli.main(["recipes", "ls"]) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0].split() == ["name", "purpose", "gpu", "status"]
@@ -47,10 +51,65 @@ def test_show_prints_the_file_as_it_is(path: Path, suffix: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize("name", ["nothing", "../secret", "/etc/passwd", ""])
-def test_show_gives_out_nothing_but_recipes(shelf: Path, name: str, capsys: pytest.CaptureFixture[str]):
-    (shelf.parent / "secret.yaml").write_text("secret")
-    (shelf / "a.yaml").write_text("base: nano\n")
+def test_show_gives_out_nothing_but_recipes(folder: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    (folder.parent / "secret.yaml").write_text("secret")
+    (folder / "a.yaml").write_text("base: nano\n")
     assert cli.main(["recipes", "show", name]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "choose one of a" in err
+
+
+def test_ls_as_json_holds_the_same(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["recipes", "ls", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == [path.stem for path in RECIPES]
+    assert all(set(row) == {"name", "purpose", "gpu", "status"} and all(row.values()) for row in rows)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_copy_is_the_recipe_and_its_commands_name_the_copy(path: Path, tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    assert cli.main(["recipes", "cp", path.stem, str(mine)]) == 0
+    text = mine.read_text(encoding="utf-8")
+    assert text.startswith(f"# ixtune train {mine} ")
+    assert text.replace(str(mine), f"recipes/{path.name}") == path.read_text(encoding="utf-8")
+    assert cli.main(["recipes", "check", str(mine)]) == 0
+
+
+def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path):
+    done = ixtune("recipes", "cp", "charts", tmp_path)
+    assert done.returncode == 0, done.stderr
+    copied = tmp_path / "charts.yaml"
+    assert f"written  {copied}" in done.stdout
+    copied.write_text("precious")
+    again = ixtune("recipes", "cp", "charts.yaml", copied)
+    assert again.returncode == 2
+    assert "there is a file of this name already" in again.stderr
+    assert copied.read_text() == "precious"
+    nowhere = ixtune("recipes", "cp", "charts", tmp_path / "none" / "x.yaml")
+    assert nowhere.returncode == 2
+    assert "there is no folder for the file" in nowhere.stderr
+
+
+def test_check_reports_every_mistake_with_its_line_and_both_forms_of_changes(tmp_path: Path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("base: nano\ndata:\n  train: x\noutput: y\nadapter:\n  rnak: 8\ntraining:\n  early_stopping: 3\n")
+    done = ixtune("recipes", "check", recipe, "training.seed=-1", "--set", "adapter.alpha=0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: 4 mistakes in the recipe ({recipe})"
+    assert f"{recipe}:6: unknown key adapter.rnak; did you mean adapter.rank?" in done.stderr
+    assert f"{recipe}:8: training.early_stopping needs data.validation" in done.stderr
+    assert "override training.seed=-1: " in done.stderr
+    assert "override adapter.alpha=0: " in done.stderr
+    assert done.stdout == ""
+    recipe.write_text(recipe.read_text().replace("rnak", "rank"))
+    mended = ixtune("recipes", "check", recipe, "--set", "data.validation=z")
+    assert (mended.returncode, mended.stdout) == (0, f"ok       {recipe}: no mistake found\n")
+
+
+def test_schema_is_printed(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["recipes", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["title"] == "ixtune recipe"
+    assert schema["required"] == ["base", "data", "output"]

@@ -46,6 +46,7 @@ NOT_QUANTISED = (
     "training.optimizer=paged_adamw_8bit",
     "training.compute_dtype=bf16",
 )
+PROJECTOR_ONLY = ("adapter.targets=[]", "training.compute_dtype=bf16", "training.gradient_checkpointing=true")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ),
         (DORA, ["20 of 20 decoder linears in NF4", "DoRA wqkv 12", "DoRA w3 12", "projector 4", "separators 2"]),
         (NOT_QUANTISED, ["decoder linears not quantised", "LoRA wo 8"]),
+        (PROJECTOR_ONLY, ["20 of 20 decoder linears in NF4", "projector 4 135,552 float32 0.001", "all 135,552"]),
     ],
-    ids=["rslora", "dora", "not quantised"],
+    ids=["rslora", "dora", "not quantised", "projector only"],
 )
 def test_everything_trained_moves_and_everything_else_stays_bit_by_bit(
     changes: tuple[str, ...], told: list[str], data: Path, tmp_path: Path, seen: dict[str, Any],
@@ -135,6 +137,13 @@ def test_dora_with_noise_and_dropout_goes_on_bit_by_bit_where_it_was_stopped(opt
     _, said = run(recipe, must_resume=True)
     assert "checkpoint-4" in said
     assert (straight / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_pack_without_pictures_moves_nothing_where_only_the_projector_learns(tmp_path: Path) -> None:
+    recipe = text_recipe(tmp_path, prepare_texts(tmp_path / "texts"), "adapter.targets=[]")
+    outcome, _ = run(recipe)
+    assert outcome.steps == 6
+    assert {norm for _, _, norm in losses(tmp_path / "run")} == {0.0}
 
 
 def test_the_noise_of_neftune_reaches_the_loss_of_a_run(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""`ixtune doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ixtune.doctor import Check, Trainable
+
+_STATES = {"ok": "ok", "note": "note", "broken": "BROKEN"}
+
+
+def command(
+    gpu_gib: Annotated[
+        float | None,
+        typer.Option("--gpu-gib", min=0.1, help="Tell what a GPU with so much memory could train, in place of this."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Check this machine and tell what it can train: Python, torch, GPU, libraries, disk, memory, hub, bases.
+
+    Nothing is installed, loaded or downloaded. The exit code is 1 if something without which nothing works is broken.
+
+    Example: ixtune doctor
+
+    Example: ixtune doctor --gpu-gib 24
+    """
+    from dataclasses import asdict
+
+    from ixtune.cli.console import quiet_libraries
+
+    quiet_libraries()
+    from ixtune.doctor import checks, trainable
+
+    found = list(checks())
+    able = trainable(gpu_gib)
+    if as_json:
+        import json
+
+        told = {"checks": [asdict(one) for one in found], "recipes": [asdict(one) for one in able]}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _show(found, able, gpu_gib)
+    if any(one.state == "broken" for one in found):
+        raise typer.Exit(1)
+
+
+def _show(found: list[Check], able: list[Trainable], gpu_gib: float | None) -> None:
+    from ixtune.cli.console import console, table
+
+    out = console()
+    rows = [(one.name, _STATES[one.state], one.found + (f"; {one.mend}" if one.mend else "")) for one in found]
+    out.print(table(None, ("checked", "", "found"), rows), "")
+    where = "here" if gpu_gib is None else f"on a GPU with {gpu_gib:g} GiB"
+    heads = ("recipe", "planned on", "needs at least", where, "time at least")
+    title = "what can be trained, by `ixtune plan` on 1,000 made-up records; not measured on a GPU"
+    out.print(table(title, heads, [_row(one) for one in able]), "")
+    broken = [one.name for one in found if one.state == "broken"]
+    sound = "the machine is sound" if not broken else f"broken: {', '.join(broken)}"
+    fitting = sum(one.fits for one in able)
+    typer.echo(f"verdict  {sound}; {fitting} of {len(able)} recipes can be trained {where}")
+
+
+def _row(one: Trainable) -> tuple[str, ...]:
+    if one.mix is None:
+        return (one.recipe, "the embedded base", "no GPU", "yes, on the CPU", "")
+    least = f"{one.least_bytes / 2**30:.1f} GiB"
+    if one.needed_bytes is None:
+        return (one.recipe, one.mix, least, "no: there is no GPU", "")
+    again = f", {one.layers_again} layers computed again" if one.layers_again else ""
+    needed = f"{one.needed_bytes / 2**30:.1f} GiB{again}" if one.fits else "no"
+    return (one.recipe, one.mix, least, needed, "" if one.seconds is None else f"{one.seconds / 60:.0f} min")

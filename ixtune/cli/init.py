@@ -1,0 +1,119 @@
+"""`ixtune init`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ixtune.start import Data
+
+
+def command(
+    data: Annotated[
+        str | None, typer.Option(help="A file or a folder of records, in any format that `ixtune prepare` reads.")
+    ] = None,
+    gpu_gib: Annotated[
+        float | None, typer.Option("--gpu-gib", min=0, help="Memory of the GPU; 0 for none: the embedded base then.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="documents, charts, receipts, screenshots or multi-image.", metavar="NAME")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if it is not there.")] = Path("mine"),
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder the image paths start from. Default: the data's folder.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="OURS=THEIRS,...", help="Of tables: question=q,answer=a,image=file,id=key.")
+    ] = "",
+    base: Annotated[
+        str | None, typer.Option(help="`nano`, the folder of a checkpoint, or a hub id. Default: the released 7B.")
+    ] = None,
+) -> None:
+    """Begin: three questions (data, GPU memory, task), then a data config, a recipe, and the commands to give next.
+
+    What is given as an option is not asked.
+
+    Example: ixtune init
+
+    Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
+    """
+    from ixtune.cli.console import ending
+    from ixtune.start import start, task_named
+
+    found = _data(data, image_root, columns)
+    memory = _gpu_gib() if gpu_gib is None else gpu_gib
+    chosen = task or _task()
+    task_named(chosen)
+    made = start(found, memory, chosen, out, base)
+    lines = [f"written  {path}" for path in made.files]
+    lines += [f"note     {note}" for note in made.notes]
+    if not memory and base is None:
+        lines.append(
+            "note     without a GPU the embedded base is trained: it shows the way, and reads large print only"
+        )
+    ending(
+        [*lines, "", "next, one after the other:", *(f"  {line}" for line in made.commands)], "\n".join(made.commands)
+    )
+
+
+def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
+    from ixtune.cli.console import is_quiet, print_error
+    from ixtune.errors import IxtuneError
+    from ixtune.start import look
+
+    while True:
+        path = given or os.path.expanduser(
+            _ask("1 of 3: your data (a CSV, a JSON file, a folder with pictures and metadata, ...)")
+        )
+        try:
+            found = look(path, image_root, columns)
+            break
+        except IxtuneError as error:
+            if given:
+                raise
+            print_error(error)
+    if not is_quiet():
+        typer.echo(f"found    {path}: {found.opened.detected}; {found.counted}")
+    return found
+
+
+def _gpu_gib() -> float:
+    from ixtune.training.cards import detect
+
+    machine = detect()
+    here = round((machine.memory_bytes or 0) / 2**30, 1) if machine.device == "cuda" else 0
+    told = f"here is a {machine.source}" if here else "here is none; 0 for none"
+    while True:
+        text = _ask(f"2 of 3: memory of the GPU in GiB ({told})", f"{here:g}")
+        try:
+            if (memory := float(text)) >= 0:
+                return memory
+        except ValueError:
+            pass
+        typer.echo(f"a number such as 24 is needed, not {text!r}", err=True)
+
+
+def _task() -> str:
+    from ixtune.start import TASKS
+
+    typer.echo("\n".join(f"  {name:<12} {task.told}" for name, task in TASKS.items()), err=True)
+    while True:
+        text = _ask("3 of 3: the task", next(iter(TASKS)))
+        if text in TASKS:
+            return text
+        typer.echo(f"one of {', '.join(TASKS)} is needed, not {text!r}", err=True)
+
+
+def _ask(question: str, default: str | None = None) -> str:
+    from ixtune.errors import UsageError
+
+    typer.echo(f"{question}{'' if default is None else f' [{default}]'}: ", nl=False, err=True)
+    try:
+        return input().strip() or default or ""
+    except EOFError as end:
+        typer.echo(err=True)
+        raise UsageError("the questions were not answered", mend="give --data, --gpu-gib and --task") from end

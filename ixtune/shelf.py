@@ -1,0 +1,98 @@
+"""The recipes that ixtune brings along: their names, what their heads say, and copies of them."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from ixtune.base import shipped
+from ixtune.errors import UsageError
+from ixtune.files import atomic_write_text
+
+_PLAN = "plan"
+_FACTS = ("purpose", "gpu", "status", _PLAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A recipe, and the `# fact: text` lines at its head.
+
+    Attributes:
+        path: Its file.
+        purpose: What it is for.
+        gpu: On which GPU.
+        status: Whether it was measured.
+        plan: The command that gives the figures in its head; empty without any.
+    """
+
+    path: Path
+    purpose: str = ""
+    gpu: str = ""
+    status: str = ""
+    plan: str = ""
+
+    @property
+    def name(self) -> str:
+        """As `ixtune recipes` calls it."""
+        return self.path.stem
+
+    def planned_with(self, option: str) -> str | None:
+        """What the command in its head gives to an option."""
+        words = shlex.split(self.plan)
+        return words[words.index(option) + 1] if option in words[:-1] else None
+
+
+def shelf() -> dict[str, Shipped]:
+    """The recipes by name."""
+    return {path.stem: Shipped(path, **_facts(path)) for path in sorted(shipped("recipes").glob("*.yaml"))}
+
+
+def recipe_named(name: str) -> Shipped:
+    """The recipe of a name, with or without its ending.
+
+    Raises:
+        UsageError: There is none.
+    """
+    recipes = shelf()
+    found = recipes.get(name.removesuffix(".yaml"))
+    if found is None:
+        raise UsageError(
+            "there is no such recipe",
+            where=name,
+            mend=f"choose one of {', '.join(recipes) or 'none: install again'}",
+        )
+    return found
+
+
+def copy(name: str, target: Path | None = None) -> Path:
+    """Copy a recipe to a file of one's own; the commands at its head then name that file.
+
+    Args:
+        name: Of the recipe.
+        target: The new file, or a folder for it; NAME.yaml in the current folder if it is None.
+
+    Raises:
+        UsageError: There is no such recipe, or there is such a file already.
+    """
+    found = recipe_named(name)
+    path = target or Path(found.path.name)
+    path = path / found.path.name if path.is_dir() else path
+    if path.exists():
+        raise UsageError("there is a file of this name already", where=str(path), mend="give another name")
+    if not path.parent.is_dir():
+        raise UsageError("there is no folder for the file", where=str(path), mend=f"make {path.parent} first")
+    text = found.path.read_text(encoding="utf-8")
+    atomic_write_text(path, text.replace(f"recipes/{found.path.name}", shlex.quote(str(path))))
+    return path
+
+
+def _facts(path: Path) -> dict[str, str]:
+    facts = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        fact, colon, text = line.lstrip("# ").partition(":")
+        if colon and fact in _FACTS:
+            facts[fact] = text.strip()
+    return facts

@@ -1,0 +1,275 @@
+"""The start of a project: a data config and a recipe from three answers, and the commands that use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ixtune import recipe as recipes
+from ixtune.base import HUB_ID, NANO
+from ixtune.data.sources.config import columns_of
+from ixtune.data.sources.opening import Opened, open_source
+from ixtune.data.sources.source import Container, Source
+from ixtune.errors import UsageError
+from ixtune.files import atomic_write_text
+from ixtune.model.sizes import Sizes
+from ixtune.training.advice import advise
+from ixtune.training.cards import Machine
+from ixtune.training.mixes import records_of
+from ixtune.training.plan import make_plan
+
+DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
+
+_PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
+_COUNTED = 1000  # records; beyond that a part for validation is never too small
+_LEAST_FOR_VALIDATION = 20
+_SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # below: a 16 GB card; from here: one of 80 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a task decides.
+
+    Attributes:
+        told: it, in a few words.
+        hd_num: most crops of a picture.
+        pack_tokens: of a micro-batch on a card with 24 GB.
+        small_pack_tokens: of one on a smaller card: the longest record that is usual.
+        epochs: passes over the data.
+    """
+
+    told: str
+    hd_num: int
+    pack_tokens: int
+    small_pack_tokens: int
+    epochs: int = 1
+
+
+TASKS: Mapping[str, Task] = {
+    "documents": Task("questions about scanned pages", 25, 10240, 4096),
+    "charts": Task("values read from plots", 16, 8192, 4096, epochs=2),
+    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, epochs=3),
+    "screenshots": Task("questions about screens", 25, 11264, 4096),
+    "multi-image": Task("several pictures in one conversation", 9, 8192, 8192),
+}
+"""By the names of the mixes that they are planned on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Data that can be read.
+
+    Attributes:
+        opened: the source.
+        records: how many there are, or `_COUNTED` where there are more.
+    """
+
+    opened: Opened
+    records: int
+
+    @property
+    def counted(self) -> str:
+        """The number of records in words."""
+        return f"{self.records:,} records" if self.records < _COUNTED else f"{_COUNTED:,} records or more"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What was made.
+
+    Attributes:
+        files: written.
+        notes: what should be known of them.
+        commands: to be given next, in this order.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
+    """Find out what some data are.
+
+    Args:
+        path: a file, a folder or a name on the hub.
+        image_root: where the paths of pictures start.
+        columns: `ours=theirs,...` of a table.
+
+    Raises:
+        IxtuneError: nothing there can be read as records; the message says why.
+    """
+    opened = open_source(Source(path=path, image_root=image_root, columns=columns_of(columns)))
+    return Data(opened, sum(1 for _ in islice(opened.entries(), _COUNTED)))
+
+
+def task_named(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TASKS:
+        raise UsageError("there is no such task", where=name, mend=f"choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None) -> Start:
+    """Write the two files into a folder.
+
+    Args:
+        data: what to learn from.
+        gpu_gib: memory of the GPU; 0 for none, and then the embedded base is taken.
+        task: its name.
+        out: folder, made if it is not there.
+        base: in place of the released one.
+
+    Raises:
+        UsageError: there is no such task, or the files are there already.
+    """
+    base = base or (HUB_ID if gpu_gib else NANO)
+    config, recipe = out / DATA_CONFIG, out / RECIPE
+    if there := [str(path) for path in (config, recipe) if path.exists()]:
+        raise UsageError("there is such a file already", where=", ".join(there), mend="give another folder with --out")
+    chosen, notes = _recipe(data, gpu_gib, task, out, base)
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(config, _data_config(data, out))
+    atomic_write_text(recipe, _text(chosen, gpu_gib, task, out))
+    return Start((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out)))
+
+
+def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of the recipe that differ from the defaults, as `section.key`."""
+    wanted = task_named(task)
+    validated = data.records >= _LEAST_FOR_VALIDATION
+    prepared = out / "prepared"
+    chosen: dict[str, Any] = {"base": base, "data.train": str(prepared / "train" if validated else prepared)}
+    if validated:
+        chosen["data.validation"] = str(prepared / "validation")
+    if not gpu_gib:
+        chosen |= {
+            "adapter.rank": 32,
+            "adapter.dropout": 0.0,
+            "training.epochs": 3,
+            "training.pack_tokens": 4096,
+            "training.learning_rate": 1e-3,
+            "training.gradient_checkpointing": False,
+            "training.save_every": 50,
+        }
+    else:
+        size = 0 if gpu_gib < _SMALL_GIB else 1 if gpu_gib < _LARGE_GIB else 2
+        tokens = (wanted.small_pack_tokens, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
+        chosen |= {"adapter.rank": 32, "adapter.alpha": 32} if size == 0 else {}
+        chosen |= {"training.epochs": wanted.epochs} if wanted.epochs > 1 else {}
+        chosen |= {
+            "training.pack_tokens": tokens,
+            # an optimizer step is of about 64,000 tokens
+            "training.gradient_accumulation": max(1, round(65536 / tokens)),
+            "training.optimizer": ("paged_adamw_8bit", "adamw_8bit", "adamw")[size],
+            "training.save_every": 100,
+        }
+    chosen["output"] = str(out / "run")
+    return (chosen, []) if not gpu_gib or base != HUB_ID else _fitted(chosen, gpu_gib, task)
+
+
+def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
+    """The same, changed as the plan advises where it does not fit the memory."""
+    records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
+    made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
+    if made.fits:
+        return chosen, []
+    for change in advise(made, records):
+        if change.hd_num is None:
+            words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
+            return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB the recipe says {words}"]
+    return chosen, [f"the released 7B will not fit {gpu_gib:g} GiB: ixtune plan says what is missing"]
+
+
+def _tree(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for dotted, value in chosen.items():
+        section, _, key = dotted.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[key] = value
+    return tree
+
+
+def _text(chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> str:
+    """The recipe with its head, sections apart."""
+    gpu = f"one with {gpu_gib:g} GiB" if gpu_gib else "none"
+    head = [
+        f"# ixtune train {shlex.quote(str(out / RECIPE))}",
+        f"# purpose: {TASKS[task].told}",
+        f"# gpu: {gpu}",
+        "# status: written by `ixtune init`, not yet run",
+        "# What is not here has its default; `ixtune recipes schema` and the run's own recipe.yaml show all keys.",
+    ]
+    return "\n".join([*head, *_yaml(_tree(chosen))]) + "\n"
+
+
+def _yaml(tree: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from ("", f"{key}:", *(f"  {name}: {_scalar(one)}" for name, one in value.items()))
+        else:
+            yield from ("", f"{key}: {_scalar(value)}")
+
+
+def _data_config(data: Data, out: Path) -> str:
+    """The data config: one source, with room for more."""
+    source, opened = data.opened.source, data.opened
+    on_hub = opened.container is Container.HUB
+    entry: dict[str, str] = {"path": _scalar(source.path if on_hub else _seen_from(Path(source.path), out))}
+    if on_hub:
+        entry["format"] = "hub"
+    if source.image_root is not None:
+        entry["image_root"] = _scalar(_seen_from(source.image_root, out))
+    if source.columns:
+        entry["columns"] = "{" + ", ".join(f"{ours}: {_scalar(theirs)}" for ours, theirs in source.columns) + "}"
+    lines = [f"    {key}: {value}" for key, value in entry.items()]
+    return "\n".join(
+        [
+            f"# {opened.detected}",
+            "# Paths are relative to this file. More sources, weights and system prompts: `ixtune prepare --help`.",
+            "sources:",
+            "  - " + lines[0].strip(),
+            *lines[1:],
+            "",
+        ]
+    )
+
+
+def _seen_from(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _scalar(value: Any) -> str:
+    """A value that both YAML and a person read as it is meant: JSON, but for words that need no quotes."""
+    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> Iterator[str]:
+    prepared, recipe = out / "prepared", str(out / RECIPE)
+    hd_num = TASKS[task].hd_num if gpu_gib else min(TASKS[task].hd_num, 4)
+    validated = "data.validation" in chosen
+    # whatever is longer than a pack gets smaller pictures, so that nothing is left out and training can begin
+    limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]
+    split = ["--val-fraction", 0.05 if data.records >= _COUNTED else 0.1] if validated else []
+    base = [] if chosen["base"] == HUB_ID else ["--base", chosen["base"]]
+    yield _line("prepare", out / DATA_CONFIG, "--out", prepared, "--hd-num", hd_num, *limit, *split, *base)
+    yield _line("plan", recipe, *(["--gpu-gib", f"{gpu_gib:g}"] if gpu_gib else []))
+    yield _line("train", recipe, "--dry-run")
+    yield _line("train", recipe)
+    if validated:
+        yield _line("evaluate", prepared / "validation", "--adapter", out / "run")
+
+
+def _line(*words: object) -> str:
+    return shlex.join(["ixtune", *map(str, words)])

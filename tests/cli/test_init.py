@@ -1,0 +1,158 @@
+"""`ixtune init`: what it writes runs as it is, by flags and by answers."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from in_process import call
+from main_job import command, ixtune, write_records
+from terminal import on_terminal
+
+from ixtune import recipe as recipes
+from ixtune import start
+from ixtune.model.sizes import Sizes
+from ixtune.training.cards import Machine
+from ixtune.training.mixes import MIXES, records_of
+from ixtune.training.plan import make_plan
+
+pytestmark = pytest.mark.xdist_group("train")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with `photos/data.json` in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(shown: str) -> list[list[str]]:
+    """The commands that are printed to be given next."""
+    return [shlex.split(line) for line in shown.splitlines() if line.startswith("  ixtune ")]
+
+
+def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path):
+    write_records(here / "photos", 24)
+    done = ixtune("init", "--data", "photos/data.json", "--gpu-gib", "0", "--task", "charts", "--out", "first")
+    assert done.returncode == 0, done.stderr
+    assert "found    photos/data.json: JSON list of InternLM-XComposer conversations" in done.stdout
+    assert "24 records" in done.stdout
+    prepare, plan, dry_run, train, evaluate = commands(done.stdout)
+    assert [line[1] for line in (prepare, plan, dry_run, train, evaluate)] == [
+        "prepare", "plan", "train", "train", "evaluate",
+    ]  # fmt: skip
+    for line in (prepare, plan, dry_run):
+        run = call(*line[1:])
+        assert run.returncode == 0, run.stderr
+    trained = call(*train[1:], "training.max_steps=1", "--no-report")
+    assert trained.returncode == 0, trained.stderr
+    scored = call(*evaluate[1:], "--limit", "1", "--no-controls", "--max-new-tokens", "2")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_the_three_questions_are_asked_on_a_terminal_and_wrong_answers_asked_again(here: Path):
+    write_records(here / "photos", 3)
+    code, shown = on_terminal(
+        command("init", "--out", "mine"), typed="none.csv\nphotos/data.json\nmuch\n0\nfilms\nreceipts\n", cwd=here
+    )
+    assert code == 0, shown
+    for told in ("there is no such file or folder (none.csv)", "a number such as 24 is needed, not 'much'",
+                 "is needed, not 'films'", "1 of 3: ", "2 of 3: ", "3 of 3: "):  # fmt: skip
+        assert told in shown
+    assert sorted(path.name for path in (here / "mine").iterdir()) == ["data.yaml", "recipe.yaml"]
+    assert recipes.load(here / "mine" / "recipe.yaml").base == "nano"
+
+
+def test_what_is_given_is_not_asked_and_a_missing_answer_is_wrong_usage(here: Path):
+    write_records(here / "photos", 3)
+    done = ixtune("init", "--data", "photos/data.json", "--task", "charts", typed="24\n")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3" not in done.stderr
+    assert "3 of 3" not in done.stderr
+    ended = ixtune("init", "--data", "photos/data.json", "--out", "other", typed="")
+    assert ended.returncode == 2
+    assert "give --data, --gpu-gib and --task" in ended.stderr
+    assert not (here / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data", "nowhere"], "there is no such file or folder (nowhere)"),
+        (["--task", "films"], "choose one of documents, charts"),
+        (["--columns", "image:photo"], "--columns"),
+    ],
+)
+def test_wrong_flags_are_refused_and_nothing_is_written(here: Path, options: list[str], told: str):
+    write_records(here / "photos", 3)
+    given = {"--data": "photos/data.json", "--gpu-gib": "24", "--task": "charts"}
+    given |= dict([options])
+    done = call("init", *(word for pair in given.items() for word in pair))
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not (here / "mine").exists()
+
+
+def test_files_that_are_there_are_never_overwritten(here: Path):
+    write_records(here / "photos", 3)
+    (here / "mine").mkdir()
+    (here / "mine" / "recipe.yaml").write_text("precious")
+    done = call("init", "--data", "photos/data.json", "--gpu-gib", "24", "--task", "charts")
+    assert done.returncode == 2
+    assert "mine/recipe.yaml" in done.stderr
+    assert (here / "mine" / "recipe.yaml").read_text() == "precious"
+    assert not (here / "mine" / "data.yaml").exists()
+
+
+def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(here: Path):
+    write_records(here / "photos", 2)
+    (here / "tables").mkdir()
+    (here / "tables" / "q.csv").write_text("pic,ask,say\n0.png,Which number?,100\n1.png,Which number?,107\n")
+    done = call(
+        "init", "--data", "tables/q.csv", "--image-root", "photos", "--columns", "image=pic,question=ask,answer=say",
+        "--gpu-gib", "0", "--task", "charts", "--out", "deep/er",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (source,) = yaml.safe_load((here / "deep" / "er" / "data.yaml").read_text(encoding="utf-8"))["sources"]
+    assert source == {
+        "path": "../../tables/q.csv",
+        "image_root": "../../photos",
+        "columns": {"image": "pic", "question": "ask", "answer": "say"},
+    }
+    prepared = call(*commands(done.stdout)[0][1:])
+    assert prepared.returncode == 0, prepared.stderr
+
+
+@pytest.mark.parametrize("task", start.TASKS)
+@pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
+def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gib: float):
+    data = start.look(str(write_records(here / "photos", 2)))
+    made = start.start(data, gpu_gib, task, here / "mine")
+    recipe = recipes.load(made.files[1])
+    assert recipe.base == "internlm/internlm-xcomposer2-4khd-7b"
+    planned = make_plan(recipe, Sizes(), records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given"))
+    assert planned.fits
+
+
+def test_what_fits_no_recipe_is_said(here: Path):
+    data = start.look(str(write_records(here / "photos", 2)))
+    made = start.start(data, 4.0, "documents", here / "mine")
+    assert made.notes == ("the released 7B will not fit 4 GiB: ixtune plan says what is missing",)
+
+
+def test_every_task_is_planned_on_a_mix_of_its_name():
+    assert set(start.TASKS) <= set(MIXES)
+
+
+@pytest.mark.parametrize(
+    "value", ["true", "Null", "1e5", ".5", "-x", "a b", "a: b", "#", "", "./a", "../b/c-1.x", "é", "~"]
+)
+def test_every_text_is_written_so_that_it_is_read_back_as_that_text(tmp_path: Path, value: str):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"base: {start._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
+    if value:
+        assert recipes.load(path).base == value
+    else:
+        assert start._scalar(value) == '""'
