@@ -131,7 +131,7 @@ def merge(
             )
             writer.write(partial)
             carry(source, carried, partial)
-            proof = prove(partial, model, writer.sha256, advance=functools.partial(advance, "checking"))
+            proof = prove(partial, model, writer.written, advance=functools.partial(advance, "checking"))
             (partial / JOURNAL_FILE).unlink()
             if not writer.changed:
                 warnings.append("the adapter changes nothing: every stored value is what it was without it")
@@ -151,7 +151,7 @@ def merge(
                 resumed_shards=writer.resumed,
                 base_identity=identity,
                 merged_identity=base_identity(open_checkpoint(partial)),
-                file_sha256=writer.sha256,
+                file_sha256=proof.sha256,
                 carried_sha256={str(name): sha256_file(source.folder / name) for name in carried},
                 warnings=tuple(warnings),
                 versions=_versions(onto),

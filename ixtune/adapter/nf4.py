@@ -45,17 +45,17 @@ class Nf4View(Checkpoint):
         self._held_as = held_as
         self._scales: tuple[str, torch.Tensor] | None = None  # of the tensor read last
 
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
         """Rows [start, stop) in the dtype training held them in, see `Checkpoint.read_rows`."""
         if not is_decoder_linear(name) or start == stop:
-            return self._base.read_rows(name, start, stop)
+            return self._base.read_rows(name, start, stop, into)
         info = self.by_name[name]
         scales_per_row = info.shape[1] // BLOCK_ELEMENTS
         scales = self._scales_of(info)[start * scales_per_row : stop * scales_per_row]
-        return _round_trip(self._held(info, start, stop), scales)
+        return _round_trip(self._held(info, start, stop, into), scales)
 
-    def _held(self, info: TensorInfo, start: int, stop: int) -> torch.Tensor:
-        return self._base.read_rows(info.name, start, stop).to(self._held_as(info.dtype))
+    def _held(self, info: TensorInfo, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        return self._base.read_rows(info.name, start, stop, into).to(self._held_as(info.dtype))
 
     def _scales_of(self, info: TensorInfo) -> torch.Tensor:
         """The scale of every 64 elements after quantising the scales, float32 [elements / 64]."""
