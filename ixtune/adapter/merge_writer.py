@@ -134,9 +134,14 @@ def other_files(base: Checkpoint) -> list[Path]:
     return found
 
 
+def carried_name(name: Path) -> Path:
+    """What a file of the base is called in the merged folder."""
+    return Path("README.base.md") if name == Path("README.md") else name
+
+
 def carry(base: Checkpoint, names: list[Path], folder: Path) -> None:
     """Copy files of the base, byte for byte; nothing in them is run. Its README stays the base's by its name."""
     for name in names:
-        target = folder / (name.with_name("README.base.md") if name == Path("README.md") else name)
+        target = folder / carried_name(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base.folder / name, target)

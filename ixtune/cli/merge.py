@@ -124,17 +124,22 @@ def _print(lines: list[tuple[str, str]]) -> None:
 
 
 def _planned(plan: MergePlan, out: Path) -> list[tuple[str, str]]:
-    gib = 2**30
+    from ixtune.adapter.merge_writer import carried_name
+
     return [
         ("tensors", f"{len(plan.base.tensors)}: {len(plan.merged)} to merge, {len(plan.copied)} to copy"),
         ("formula", plan.arithmetic),
         ("onto", _ONTO[plan.onto]),
-        *(("file", f"{name}, {nbytes / gib:.2f} GiB") for name, nbytes in plan.shard_bytes.items()),
-        *(("file", f"{name}, a copy") for name in plan.carried),
-        ("disk", f"{plan.needed_bytes / gib:.2f} GiB needed, {plan.free_bytes / gib:.2f} GiB free"),
+        *(("file", f"{name}, {_size(nbytes)}") for name, nbytes in plan.shard_bytes.items()),
+        *(("file", f"{carried_name(name)}, a copy") for name in plan.carried),
+        ("disk", f"{_size(plan.needed_bytes)} needed, {_size(plan.free_bytes)} free"),
         ("base", plan.identity[:12]),
         ("folder", f"{out}: nothing was written"),
     ]
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 def _compare(
