@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,3 +185,18 @@ def test_kill_9_in_an_export_leaves_no_result_and_the_next_one_sweeps_up(place: 
     assert again.returncode == 0, again.stderr
     assert call("export", "--check", place / "out").returncode == 0
     assert not list(place.glob(".out*"))
+
+
+def test_an_export_in_4_bits_is_refused_before_merging_if_both_forms_do_not_fit(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(place)
+    merged = sum(path.stat().st_size for path in (place / "base").glob("*.safetensors"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=merged + (20 << 20)))
+    planned = call("merge", place / "adapter", "--out", place / "out", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    monkeypatch.setattr("ixtune.adapter.export.merge", lambda *_, **__: pytest.fail("it merged first"))
+    done = call("export", place / "adapter", "--profile", "nf4", "--out", place / "out")
+    assert done.returncode == 1
+    assert "GiB are needed" in done.stderr
+    assert contents(place) == before
