@@ -74,15 +74,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         IxtuneError: `path` exists, at the start or at the end of the block. Nothing is ever replaced.
         OSError: The disk is full or refuses a write.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     with _sibling(path, Path.mkdir) as (partial, descriptor):
         yield partial
         _sync_all(partial, descriptor)
-        _refuse_existing(path)  # rename(2) would silently replace an empty folder
+        refuse_existing(path)  # rename(2) would silently replace an empty folder
         try:
             os.rename(partial, path)
         except OSError:  # or it appeared just now, with something in it
-            _refuse_existing(path)
+            refuse_existing(path)
             raise
     _fsync(path.parent)
 
@@ -98,7 +98,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
         IxtuneError: `path` exists, or a living process is writing it.
         OSError: The disk is full or refuses a write.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     partial = path.parent / f".{path.name}.unfinished"
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
@@ -110,7 +110,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             _sync_all(partial, descriptor)
-            _refuse_existing(path)
+            refuse_existing(path)
             os.rename(partial, path)
         except BaseException:
             _remove(partial)
@@ -124,6 +124,20 @@ def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's content, read block by block."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse an output that is there already.
+
+    Raises:
+        IxtuneError: It is.
+    """
+    if os.path.lexists(path):
+        raise IxtuneError(
+            "the output exists already",
+            where=str(path),
+            mend="give another name, or remove it if it is not needed",
+        )
 
 
 @contextmanager
@@ -234,15 +248,6 @@ def _sync_file_system(descriptor: int) -> bool:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return True
-
-
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        raise IxtuneError(
-            "the output exists already",
-            where=str(path),
-            mend="give another name, or remove it if it is not needed",
-        )
 
 
 def _fsync(path: Path) -> None:

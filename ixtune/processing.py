@@ -210,6 +210,10 @@ def _by_question(images: Any, questions: int, one: bool) -> list[list[Picture]]:
     raise TypeError(f"{questions} questions: give images as a list of {questions} lists of pictures")
 
 
-AutoTokenizer.register(IXC2Config, slow_tokenizer_class=IXC2Tokenizer)
+# The names under which the original's tokenizer_config.json asks for a class of its own. A merged model keeps that
+# file, and for a name that transformers does not know it takes a class of other ids without a word.
+for _name in ("InternLMXComposer2Tokenizer", "InternLM2Tokenizer"):
+    AutoTokenizer.register(IXC2Config, slow_tokenizer_class=type(_name, (IXC2Tokenizer,), {}), exist_ok=True)
+AutoTokenizer.register(IXC2Config, slow_tokenizer_class=IXC2Tokenizer, exist_ok=True)
 AutoImageProcessor.register(IXC2Config, slow_image_processor_class=IXC2ImageProcessor)
 AutoProcessor.register(IXC2Config, IXC2Processor)

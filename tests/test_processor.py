@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,7 @@ import torch
 from adapters import section, stir
 from PIL import Image
 from records import write_picture
+from small_base import RELEASED_CONFIG
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from ixtune.adapter import attach, bundle
@@ -19,6 +22,7 @@ from ixtune.adapter.export import export
 from ixtune.adapter.merge import merge
 from ixtune.base import resolve
 from ixtune.data.pixels import Corrections
+from ixtune.data.tokenizer import Tokenizer
 from ixtune.evaluation.generate import Answerer, Settings
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
@@ -140,3 +144,75 @@ def test_pictures_and_questions_that_do_not_fit_are_refused(folder: Path, pictur
         processor(text="a", max_length=3)
     with pytest.raises(Exception, match="placeholder"):
         processor(images=pictures, text="one <ImageHere>")
+
+
+ORIGINAL_TOKENIZER = {
+    "bos_token": "<s>",
+    "clean_up_tokenization_spaces": False,
+    "eos_token": "</s>",
+    "model_max_length": 1000000000000000019884624838656,
+    "pad_token": "</s>",
+    "unk_token": "<unk>",
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "tokenizer_class"),
+    [
+        ("merge", "InternLMXComposer2Tokenizer"),
+        ("merge", "InternLM2Tokenizer"),
+        ("transformers", "InternLMXComposer2Tokenizer"),
+    ],
+)
+def test_files_of_the_original_that_name_remote_code_are_not_obeyed_and_nothing_is_asked(
+    adapter: Path, tmp_path: Path, way: str, tokenizer_class: str
+) -> None:
+    """Configuration in the original's form, and code beside it that would be seen to run."""
+    base = tmp_path / "base"
+    shutil.copytree(resolve("nano"), base)
+    config = json.loads((base / "config.json").read_text())
+    of_the_original = {key: RELEASED_CONFIG[key] for key in ("auto_map", "architectures", "attn_implementation")}
+    (base / "config.json").write_text(json.dumps({**config, **of_the_original}))
+    asked_for = f"tokenization_internlm_xcomposer2.{tokenizer_class}"
+    of_the_tokenizer = {
+        **ORIGINAL_TOKENIZER,
+        "auto_map": {"AutoTokenizer": [asked_for, None]},
+        "tokenizer_class": tokenizer_class,
+    }
+    (base / "tokenizer_config.json").write_text(json.dumps(of_the_tokenizer))
+    for name in ("tokenization", "modeling", "configuration"):
+        (base / f"{name}_internlm_xcomposer2.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
+    if way == "merge":
+        merge(adapter, base, tmp_path / "out")
+        kept = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+        assert kept == of_the_tokenizer, "the original's own code needs it as it was"
+    else:
+        export(adapter, base, tmp_path / "out", profile="transformers")
+    code = f"""
+        import ixtune.processing
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+
+        folder = {str(tmp_path / "out")!r}
+        tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        print(*(type(one).__name__ for one in (AutoConfig.from_pretrained(folder), processor, model)))
+        print(*(isinstance(one, ixtune.processing.IXC2Tokenizer) for one in (tokenizer, processor.tokenizer)))
+        print(tokenizer("1 ab").input_ids, processor(text="1 ab")["input_ids"].tolist()[0])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    classes, ours, ids = done.stdout.splitlines()
+    assert classes.split() == ["IXC2Config", "IXC2Processor", "IXC2ForCausalLM"]
+    assert ours == "True True"
+    tokenizer = IXC2Tokenizer(str(base / "tokenizer.model"))
+    prompt = prompt_of("1 ab", [], View(2)).ids(Tokenizer(base / "tokenizer.model"))
+    assert ids == f"{tokenizer('1 ab').input_ids} {prompt}"
+    assert "trust_remote_code" not in done.stderr
+    assert not (tmp_path / "it ran").exists()

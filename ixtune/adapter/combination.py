@@ -12,12 +12,13 @@ makes of W. All of it is computed in float32 and rounded once to the dtype the b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ixtune.adapter.weights import AdapterWeights, LowRank, all_finite
+from ixtune.adapter.weights import AdapterWeights, LowRank
 from ixtune.errors import IxtuneError
 from ixtune.model.shards import Checkpoint
 from ixtune.model.tensorfile import raw_bytes
@@ -43,6 +44,7 @@ class Merged(Checkpoint):
         self.folder, self.shards, self.by_name = ground.folder, ground.shards, ground.by_name
         self.ground = ground
         self.ingredients = tuple(ingredients)
+        self._sum = torch.empty(0)
         self._a: dict[str, torch.Tensor] = {}  # of the tensor read last
         self._a_of = ""
 
@@ -50,19 +52,19 @@ class Merged(Checkpoint):
         """Whether an adapter has something to say about this tensor."""
         return any(changes(one.adapter, name) for one in self.ingredients)
 
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
         """Rows [start, stop) of the merged tensor in the stored dtype, see `Checkpoint.read_rows`.
 
         Raises:
             IxtuneError: A value is not finite, or a file cannot be read.
         """
         dtype = self.by_name[name].dtype
-        ground = self.ground.read_rows(name, start, stop)
+        ground = self.ground.read_rows(name, start, stop, into)
         if not self.changes(name):
             return ground.to(dtype)
-        # a copy of its own, which the sum is made in
-        merged = self._combined(name, start, stop, ground.to(torch.float32, copy=True)).to(dtype)
-        if not all_finite(merged):
+        total = self._combined(name, start, stop, self._widened(ground))
+        merged = ground.copy_(total) if ground.dtype == dtype else total.to(dtype)
+        if not _rounds_to_finite(total, dtype) and not bool(torch.isfinite(merged).all()):
             raise IxtuneError(
                 f"{name} is not finite after merging, in rows {start} to {stop - 1}",
                 where=str(self.folder),
@@ -113,6 +115,12 @@ class Merged(Checkpoint):
         lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()[:, None]
         return turned * (lengths / norms).float()
 
+    def _widened(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows in float32, in memory that the next call uses again."""
+        if self._sum.numel() < rows.numel():
+            self._sum = torch.empty(rows.numel())
+        return self._sum[: rows.numel()].view(rows.shape).copy_(rows)
+
     def _add_update(
         self, ground: torch.Tensor, adapter: AdapterWeights, pair: LowRank, start: int, stop: int, weight: float
     ) -> torch.Tensor:
@@ -128,6 +136,16 @@ class Merged(Checkpoint):
         if key not in self._a:
             self._a[key] = adapter.file.read(pair.a).float()
         return self._a[key]
+
+
+def _rounds_to_finite(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether float32 values are certain to be finite in `dtype`: one quick pass; False says nothing.
+
+    If the squares add up to no more than the largest number squared, no value is beyond that number.
+    """
+    flat = values.reshape(-1)
+    squares = float(torch.dot(flat, flat))  # compared in Python: as float32, most limits squared are infinite too
+    return math.isfinite(squares) and squares <= torch.finfo(dtype).max ** 2
 
 
 def changes(adapter: AdapterWeights, name: str) -> bool:

@@ -179,10 +179,11 @@ def _merged(
 ) -> list[str]:
     """The merged model in the form of the profile; warnings."""
     staging = folder / "merged"
+    if profile.name == "nf4":  # both stand side by side for a while; told before gigabytes are written
+        require_space(folder / "x", open_checkpoint(base).nbytes + _nf4_bytes(sizes))
     done = merge(weights.folder, base, staging, onto=onto, force=force, progress=progress)
     if profile.name == "nf4":
         source = open_checkpoint(staging)
-        require_space(folder / "x", sum(sizes.weight_bytes(nf4=True, float_bytes=2).values()) + _SPARE_BYTES)
         advance = counter(progress, source.nbytes)
         export_nf4.write(source, sizes, folder, lambda nbytes: advance("quantising", nbytes))
         for shard in source.shards:
@@ -199,6 +200,10 @@ def _merged(
     if not profile.code_runs:
         _for_our_classes(profile, base, folder, sizes, hd_num)
     return list(done.warnings)
+
+
+def _nf4_bytes(sizes: Sizes) -> int:
+    return sum(sizes.weight_bytes(nf4=True, float_bytes=2).values()) + _SPARE_BYTES
 
 
 def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, hd_num: int) -> None:

@@ -1,12 +1,14 @@
 """The proof of a merge: what is on the disk, read back and compared with base and adapter from scratch.
 
 Copied tensors must have the bytes of the base. Of merged ones sampled rows are computed again in float64 and
-must lie within one rounding of what is stored. All files are hashed on the way.
+must lie within one rounding of what is stored. All files are hashed on the way: with SHA-256, which is kept, and
+with the hash that was taken while writing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from pathlib import Path
 import torch
 
 from ixtune.adapter.combination import Merged, changes
+from ixtune.adapter.merge_writer import new_fast_hash
 from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
 from ixtune.adapter.weights import AdapterWeights
 from ixtune.errors import IxtuneError
 from ixtune.model.shards import Checkpoint, open_checkpoint
-from ixtune.model.tensorfile import BLOCK_BYTES, TensorInfo, raw_bytes, read_span
+from ixtune.model.tensorfile import BLOCK_BYTES, TensorInfo, raw_bytes, unreadable
 
 _RANDOM_ROWS = 6  # besides the first and the last
 _SEED = "ixtune merge"
@@ -30,20 +33,22 @@ _FP32_ROUNDING = 2.0**-24
 class Proof:
     """What was found on the disk.
 
-    `max_abs_error` is the largest distance between a stored value and its float64 recomputation.
+    `max_abs_error` is the largest distance between a stored value and its float64 recomputation. `sha256` has the
+    hash of each weights file, of the bytes that came back from the disk.
     """
 
+    sha256: dict[str, str]
     sampled_rows: int
     max_abs_error: float
 
 
-def prove(folder: Path, model: Merged, written_sha256: Mapping[str, str], *, advance: Callable[[int], None]) -> Proof:
+def prove(folder: Path, model: Merged, written: Mapping[str, str], *, advance: Callable[[int], None]) -> Proof:
     """Compare the merged folder with its ingredients.
 
     Args:
         folder: The merged model, as written.
         model: What was to be written: base and adapters.
-        written_sha256: For every file the hash of what was given to the disk.
+        written: For every file the XXH3 hash of what was given to the disk.
         advance: Called with the number of bytes just checked.
 
     Raises:
@@ -51,14 +56,13 @@ def prove(folder: Path, model: Merged, written_sha256: Mapping[str, str], *, adv
     """
     merged = open_checkpoint(folder)
     _check_form(model, merged)
-    for shard in merged.shards:
-        _check_bytes(model, merged, shard, written_sha256[shard], advance)
+    sha256 = {shard: _check_bytes(model, merged, shard, written[shard], advance) for shard in merged.shards}
     rows, worst = 0, 0.0
     for info in model.tensors:
         if _may_differ(model, info.name):
             sampled, error = _check_rows(model, merged, info)
             rows, worst = rows + sampled, max(worst, error)
-    return Proof(rows, worst)
+    return Proof(sha256, rows, worst)
 
 
 def _may_differ(model: Merged, name: str) -> bool:
@@ -80,23 +84,29 @@ def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
             raise _failed(merged, f"{name} is in another shard")
 
 
-def _check_bytes(
-    model: Merged, merged: Checkpoint, shard: str, written_sha256: str, advance: Callable[[int], None]
-) -> None:
-    """Read one file front to back and compare its hash with that of what was written."""
+def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, advance: Callable[[int], None]) -> str:
+    """Read one file front to back, compare it with what was written, and give its SHA-256."""
     path = merged.folder / shard
-    size = path.stat().st_size
-    position = min((info.offset for info in merged.in_shard(shard) if info.offset is not None), default=size)
-    digest = hashlib.sha256(raw_bytes(read_span(path, 0, position)))
-    while position < size:
-        block = raw_bytes(read_span(path, position, min(BLOCK_BYTES, size - position)))
-        digest.update(block)
-        position += len(block)
-        advance(len(block))
-    if digest.hexdigest() != written_sha256:
+    fast, digest = new_fast_hash(), hashlib.sha256()
+    header = path.stat().st_size - sum(info.nbytes for info in merged.in_shard(shard))
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    try:
+        with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the disk reads while we hash
+            while got := file.readinto(buffer):
+                fast.update(buffer[:got])
+                digest.update(buffer[:got])
+                # gigabytes must not push out everything else, and the kernel uses these pages for what comes next
+                os.posix_fadvise(file.fileno(), 0, file.tell(), os.POSIX_FADV_DONTNEED)
+                advance(max(0, got - header))
+                header = max(0, header - got)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if fast.hexdigest() != written:
         raise _failed(
             merged, f"the bytes of {_differing(model, merged, shard)} on the disk are not those that were written"
         )
+    return digest.hexdigest()
 
 
 def _differing(model: Merged, merged: Checkpoint, shard: str) -> str:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from ixtune.adapter.merge_plan import MergePlan
     from ixtune.evaluation.questions import Asked
     from ixtune.evaluation.verify_merge import Verification
 
+_ONTO = {"bf16": "the base as stored", "nf4": "the decoder linears as NF4 gives them back"}
 _QUESTIONS = 32  # put to each model by --verify-answers
 
 
@@ -43,6 +45,9 @@ def command(
         typer.Option(help="With --verify-answers: the adapter on the base merged onto, or on bf16 and NF4 both."),
     ] = "merged",
     force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check adapter, base and disk, say what would be written, and stop.")
+    ] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
 
@@ -50,6 +55,8 @@ def command(
     on where it was when it is given again.
 
     Example: ixtune merge runs/receipts --out merged
+
+    Example: ixtune merge runs/receipts --out merged --dry-run
 
     Example: ixtune merge runs/receipts runs/charts --weights 0.6,0.4 --out merged
     """
@@ -71,6 +78,12 @@ def command(
         from ixtune.evaluation.verify_merge import questions_for
 
         asked = questions_for(adapters[0], folder, verify_answers, _QUESTIONS)
+    if dry_run:
+        from ixtune.adapter.merge_plan import plan_merge
+
+        plan = plan_merge(adapters, folder, out, weights=numbers, in_turn=in_turn, onto=onto, force=force)
+        typer.echo("\n".join(_shown(_planned(plan, out) + [("warning", text) for text in plan.warnings])))
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, **progress_screen(), transient=True) as bar:
         task = bar.add_task("reading the base", total=None)
@@ -87,7 +100,7 @@ def command(
     lines = [
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),
         ("formula", report.arithmetic),
-        ("onto", "the base as stored" if onto == "bf16" else "the decoder linears as NF4 gives them back"),
+        ("onto", _ONTO[onto]),
         ("changed", f"{report.changed} hold at least one new value"),
         ("check", f"{report.sampled_rows} rows recomputed, largest error {report.max_abs_error:.2g}"),
         *([("resumed", f"{report.resumed_shards} shards were finished before")] if report.resumed_shards else []),
@@ -100,10 +113,33 @@ def command(
         found = _compare(adapters[0], name_of_base, out, asked, onto, verify_onto, force)
         lines += _told(found)
     lines += [("warning", text) for text in report.warnings]
-    ending([f"{name:<8} {value}" for name, value in lines], report.out, report.warnings)
+    ending(_shown(lines), report.out, report.warnings)
     if found is not None and not found.passed:
         typer.echo("the merged model does not answer as the adapter does: see merge_report.json", err=True)
         raise typer.Exit(1)
+
+
+def _shown(lines: list[tuple[str, str]]) -> list[str]:
+    return [f"{name:<8} {value}" for name, value in lines]
+
+
+def _planned(plan: MergePlan, out: Path) -> list[tuple[str, str]]:
+    from ixtune.adapter.merge_writer import carried_name
+
+    return [
+        ("tensors", f"{len(plan.base.tensors)}: {len(plan.merged)} to merge, {len(plan.copied)} to copy"),
+        ("formula", plan.arithmetic),
+        ("onto", _ONTO[plan.onto]),
+        *(("file", f"{name}, {_size(nbytes)}") for name, nbytes in plan.shard_bytes.items()),
+        *(("file", f"{carried_name(name)}, a copy") for name in plan.carried),
+        ("disk", f"{_size(plan.needed_bytes)} needed, {_size(plan.free_bytes)} free"),
+        ("base", plan.identity[:12]),
+        ("folder", f"{out}: nothing was written"),
+    ]
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 def _compare(

@@ -58,8 +58,11 @@ class Checkpoint:
         """The whole tensor, contiguous, in memory of its own."""
         return self.read_rows(name, 0, self.by_name[name].rows)
 
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of the first dimension, contiguous, in memory of its own; a scalar is one row.
+    def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows [start, stop) of the first dimension, contiguous; a scalar is one row.
+
+        They are in memory of their own, or in `into` (uint8) where that is given and long enough: who reads a
+        gigabyte in blocks spares a page fault for every 4 KiB. They may be written to.
 
         Raises:
             IxtuneError: The file cannot be read or has become shorter.
@@ -71,7 +74,8 @@ class Checkpoint:
         shape = (stop - start, *info.shape[1:]) if info.shape else ()
         if info.offset is not None and info.contiguous:
             row_bytes = info.nbytes // info.rows if info.rows else 0
-            raw = read_span(self.folder / info.shard, info.offset + start * row_bytes, (stop - start) * row_bytes)
+            place = info.offset + start * row_bytes
+            raw = read_span(self.folder / info.shard, place, (stop - start) * row_bytes, into)
             return raw.view(info.dtype).reshape(shape)
         whole = self._spread(info)
         return (whole[start:stop] if info.shape else whole).contiguous().clone()

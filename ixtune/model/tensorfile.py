@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 
@@ -38,8 +38,19 @@ DTYPE_NAMES = {
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _HEADER_LIMIT_BYTES = 100_000_000  # the official reader's limit: a length beyond it is damage, not a header
 _LFS_POINTER = b"version https://git-lfs"
-_SYNC_BYTES = 256 << 20  # written between two waits for the disk; gigabytes in memory would push out everything else
+_FLUSH_BYTES = 16 << 20  # written between two words to the disk to begin, so that it works while we compute
+_SYNC_BYTES = 1 << 30  # written between two waits for it; many gigabytes in memory would push out everything else
 BLOCK_BYTES = 4 << 20  # row blocks of this size: small beside the imports, large beside the cost of a read call
+
+
+class Digest(Protocol):
+    """A running hash, as hashlib and xxhash have them."""
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all bytes so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +113,16 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def read_span(path: Path, offset: int, nbytes: int) -> torch.Tensor:
-    """The bytes [offset, offset + nbytes) of a file as uint8 [nbytes], read into memory of their own.
+def read_span(path: Path, offset: int, nbytes: int, into: torch.Tensor | None = None) -> torch.Tensor:
+    """The bytes [offset, offset + nbytes) of a file as uint8 [nbytes].
+
+    They are read into the uint8 memory `into` if that is given and long enough, else into memory of their own.
 
     Raises:
         IxtuneError: The file cannot be read or ends too early.
     """
-    buffer = torch.empty(nbytes, dtype=torch.uint8)
+    fits = into is not None and into.numel() >= nbytes
+    buffer = into[:nbytes] if into is not None and fits else torch.empty(nbytes, dtype=torch.uint8)
     view = raw_bytes(buffer)
     done = 0
     try:
@@ -168,6 +182,7 @@ def write_safetensors(
     path: Path,
     tensors: Iterable[TensorInfo],
     blocks_of: Callable[[TensorInfo], Iterable[torch.Tensor]],
+    digest: Digest | None = None,
 ) -> str:
     """Write a new safetensors file front to back, never holding more than one block.
 
@@ -177,10 +192,11 @@ def write_safetensors(
     Args:
         path: The file; it must not exist.
         tensors: Names, shapes and dtypes, in order.
-        blocks_of: Gives a tensor's rows as consecutive blocks of its dtype.
+        blocks_of: Gives a tensor's rows as consecutive blocks of its dtype; each may be overwritten by the next.
+        digest: What to hash with; SHA-256 if not given.
 
     Returns:
-        SHA-256 of what was handed to the disk.
+        Hash of what was handed to the disk.
 
     Raises:
         OSError: The disk is full or refuses the write.
@@ -199,11 +215,12 @@ def write_safetensors(
     raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     start = struct.pack("<Q", len(raw)) + raw
-    digest = hashlib.sha256(start)
+    digest = digest or hashlib.sha256()
+    digest.update(start)
     with open(path, "xb") as file:
         _reserve(file.fileno(), len(start) + position)
         file.write(start)
-        unsynced = 0
+        unflushed = unsynced = 0
         for info in ordered:
             written = 0
             for block in blocks_of(info):
@@ -212,10 +229,14 @@ def write_safetensors(
                 view = raw_bytes(block)
                 digest.update(view)
                 written += file.write(view)
+                unflushed += len(view)
                 unsynced += len(view)
                 if unsynced >= _SYNC_BYTES:
                     _settle(file)
-                    unsynced = 0
+                    unflushed = unsynced = 0
+                elif unflushed >= _FLUSH_BYTES:
+                    _start_settling(file)
+                    unflushed = 0
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} bytes written, {info.nbytes} announced")
         _settle(file)
@@ -233,6 +254,15 @@ def _reserve(descriptor: int, nbytes: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # file systems that cannot
             raise
+
+
+def _start_settling(file: IO[bytes]) -> None:
+    """Let the kernel begin to write, without waiting.
+
+    On Linux this advice starts the writing of dirty pages and drops the others (mm/fadvise.c).
+    """
+    file.flush()
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _settle(file: IO[bytes]) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import picture_batch, section, stir
+from safetensors.torch import save_file
 
 from ixtune.adapter import attach, bundle
+from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.merge import merge
+from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
@@ -116,3 +119,28 @@ def test_the_merged_folder_says_how_pictures_were_laid_out_in_training(
     assert info["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
     model = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0]
     assert torch.isfinite(model(**picture_batch()).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept", "lost"),
+    [(torch.float16, 65_504.0, 65_530.0), (torch.bfloat16, 3.38e38, 3.4e38)],
+    ids=["float16", "bfloat16"],
+)
+def test_large_values_pass_and_only_those_that_round_to_infinity_are_refused(
+    tmp_path: Path, dtype: torch.dtype, kept: float, lost: float
+) -> None:
+    """Both are finite in float32, and their squares together are beyond what the quick look can pass."""
+    name = "model.layers.0.attention.wo.weight"
+    (tmp_path / "base").mkdir()
+    save_file({name: torch.zeros(2, 64, dtype=dtype)}, tmp_path / "base" / "model.safetensors")
+    for at, value in enumerate((kept, lost)):
+        folder = tmp_path / f"adapter{at}"
+        folder.mkdir()
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        pair = {f"{key}.lora_A.weight": torch.ones(1, 64), f"{key}.lora_B.weight": torch.full((2, 1), value)}
+        save_file(pair, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    view = Merged(open_checkpoint(tmp_path / "base"), [Ingredient(read_adapter(tmp_path / "adapter0"))])
+    assert torch.equal(view.read(name), torch.full((2, 64), kept).to(dtype))
+    with pytest.raises(IxtuneError, match="is not finite after merging"):
+        merge(tmp_path / "adapter1", tmp_path / "base", tmp_path / "merged")

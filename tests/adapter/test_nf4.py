@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 
-from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
+from ixtune.adapter.nf4 import Nf4View, _codes, is_decoder_linear
 from ixtune.errors import IxtuneError
 from ixtune.model.checkpoint import to_original_name
 from ixtune.model.loading import load_base
@@ -52,6 +52,18 @@ def test_rows_are_the_rows_of_the_whole_matrix(tmp_path: Path, width: int, monke
     assert torch.equal(view.read(NAME), expected)
     for start, stop in ((0, 1), (7, 8), (5, 250), (300, 301), (4, 4)):
         assert torch.equal(view.read_rows(NAME, start, stop), expected[start:stop])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_codes_are_those_of_bitsandbytes_on_boundaries_and_in_blocks_of_zeros_too(dtype: torch.dtype) -> None:
+    levels = get_4bit_type("nf4", device=torch.device("cpu"))
+    boundaries = (levels[:-1] + levels[1:]) / 2
+    edges = torch.cat((levels, boundaries, boundaries.nextafter(torch.tensor(2.0)), torch.zeros(18)))
+    rest = torch.randn(5000, 64, generator=torch.Generator().manual_seed(0))
+    weight = torch.cat((edges[None], torch.zeros(1, 64), rest, 1e-30 * rest[:1], 1e30 * edges[None])).to(dtype)
+    weight = weight.nan_to_num(posinf=1.0, neginf=-1.0)  # float16 has no 1e30
+    expected, _ = quantize_4bit(weight, blocksize=64, compress_statistics=False, quant_type="nf4")
+    assert torch.equal(_codes(weight, levels), expected)
 
 
 def _blocks_of_three(rows: int) -> Iterator[tuple[int, int]]:

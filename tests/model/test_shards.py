@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
+from ixtune.model import tensorfile
 from ixtune.model.shards import Checkpoint, open_checkpoint, open_file
 from ixtune.model.tensorfile import write_safetensors
 
@@ -344,3 +346,32 @@ def test_a_safetensors_header_that_does_not_fit_is_refused(tmp_path: Path, heade
 def test_a_checkpoint_is_what_open_checkpoint_returns(tmp_path: Path, tensors: Tensors) -> None:
     write_single_safetensors(tmp_path, tensors)
     assert isinstance(open_checkpoint(tmp_path), Checkpoint)
+
+
+def test_rows_read_into_given_memory_are_the_same_and_lie_in_it(tmp_path: Path, tensors: Tensors) -> None:
+    write_single_safetensors(tmp_path, tensors)
+    checkpoint = open_checkpoint(tmp_path)
+    landing = torch.zeros(1 << 20, dtype=torch.uint8)
+    for name, expected in tensors.items():
+        found = checkpoint.read_rows(name, 0, checkpoint.by_name[name].rows, landing)
+        assert torch.equal(found, expected)
+        assert found.numel() == 0 or found.data_ptr() == landing.data_ptr()
+    too_short = torch.zeros(1, dtype=torch.uint8)
+    assert torch.equal(checkpoint.read_rows("a.weight", 2, 5, too_short), tensors["a.weight"][2:5])
+    assert torch.equal(too_short, torch.zeros(1, dtype=torch.uint8))
+
+
+def test_the_file_is_the_same_however_often_the_disk_is_told_to_begin(
+    tmp_path: Path, tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_single_bin(tmp_path, tensors)
+    source = open_checkpoint(tmp_path)
+    for flush, sync in ((1 << 24, 1 << 30), (1, 1 << 30), (1, 16)):
+        monkeypatch.setattr(tensorfile, "_FLUSH_BYTES", flush)
+        monkeypatch.setattr(tensorfile, "_SYNC_BYTES", sync)
+        path = tmp_path / f"{flush}-{sync}.safetensors"
+        digest = write_safetensors(
+            path, source.tensors, lambda info: [source.read_rows(info.name, *rows) for rows in info.row_blocks(4)]
+        )
+        assert digest == sha256_file(path)
+    assert len({sha256_file(path) for path in tmp_path.glob("*.safetensors")}) == 1
