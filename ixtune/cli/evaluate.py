@@ -75,7 +75,7 @@ def command(
     import json
     from tempfile import TemporaryDirectory
 
-    from ixtune.cli.console import progress, quiet_libraries
+    from ixtune.cli.console import is_quiet, progress, quiet_libraries
     from ixtune.files import atomic_write_bytes, atomic_write_json
 
     quiet_libraries()
@@ -98,6 +98,8 @@ def command(
             atomic_write_bytes(rejects_of(out), b"".join(reject.row() for reject in found.rejects))
     if as_json:
         typer.echo(json.dumps({key: value for key, value in found.content.items() if key != "answers"}, indent=2))
+    elif is_quiet() and out is not None:
+        typer.echo(str(out))
     else:
         _print(found.content)
         if out is not None:

@@ -16,6 +16,7 @@ from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.questions import View, layout_of_file
+from ixtune.training.answers import references_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,8 @@ def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
-    *before, last = row["turns"]
-    turns = tuple(Turn(turn["role"], turn["text"]) for turn in before)
-    # as often as each was given: VQA accuracy counts how many people gave an answer
-    references = tuple(row["references"]) or (last["text"].strip(),)
-    return Question(row["id"], Prompt(turns, tuple(row["pictures"])), references)
+    turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"][:-1])
+    return Question(row["id"], Prompt(turns, tuple(row["pictures"])), references_of(row))
 
 
 def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, limit: int | None = None) -> Exam:

@@ -39,9 +39,11 @@ def draw(records: int, count: int, seed: int) -> list[int]:
 
 
 def references_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The answers to the last question of a record that are right, the one it ends with first."""
-    texts = (record["turns"][-1]["text"], *record["references"])
-    return tuple(dict.fromkeys(filter(None, (text.strip() for text in texts))))
+    """The answers to the last question of a record that are right.
+
+    Each as often as the source gives it: VQA accuracy counts how many people gave an answer.
+    """
+    return tuple(record["references"]) or (record["turns"][-1]["text"].strip(),)
 
 
 @contextmanager

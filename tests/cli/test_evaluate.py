@@ -116,6 +116,8 @@ def test_a_limit_and_no_controls_are_obeyed_and_json_is_printed(trained: Path) -
     assert (report["records"], [one["name"] for one in report["results"]]) == (2, ["base"])
     del report["answers"]
     assert json.loads(done.stdout) == report
+    quiet = ixtune("--quiet", "evaluate", trained / "prepared", *options[:-3], "--out", out)
+    assert (quiet.returncode, quiet.stdout) == (0, f"{out}\n")
 
 
 def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: Path, merged: Path) -> None:
