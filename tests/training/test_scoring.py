@@ -87,6 +87,23 @@ def test_answers_do_not_depend_on_who_else_is_in_the_batch(
     assert len({answer.text for answer in together}) > 1
 
 
+def test_an_answer_without_an_end_is_cut_by_its_own_reference(
+    network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    """Not by the longest of the batch: 8 has a token less than 10."""
+    asked = [records.record(4), records.record(5)]
+    one = tokenizer.encode("1")
+    assert len(one) == 1
+    monkeypatch.setattr(
+        answers.generation, "generate", lambda _, prompts, *__, **how: [one * how["max_new_tokens"] for _ in prompts]
+    )
+    found = answers.answer(network.wrapped, asked, PictureSource(records.files), tokenizer)
+    supervised = [records.supervised[index] for index in (4, 5)]
+    assert supervised[1] > supervised[0]
+    assert [len(answer.text) for answer in found] == [2 * count + answers.SPARE_TOKENS for count in supervised]
+    assert not any(answer.ended for answer in found)
+
+
 def test_scores_are_quotients_of_sums_over_the_records_asked(
     network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ):
