@@ -21,7 +21,8 @@ def command(
 ) -> None:
     """Check this machine; tell what it can train.
 
-    Looked at are Python, torch, GPU, libraries, memory, disk, hub and bases. Nothing is installed, loaded or downloaded. The exit code is 1 if something without which nothing works is broken.
+    Looked at are Python, torch, GPU, libraries, memory, disk, hub and bases; nothing is installed, loaded or fetched.
+    The exit code is 1 if something without which nothing works is broken.
 
     Example: ixtune doctor
 

@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Write a recipe for your data, by three questions.
 
-    The questions are data, GPU memory and task; what is given as an option is not asked. Written are a data config and a
-    recipe that run as they are; the commands to give next are printed.
+    The questions are data, GPU memory and task; what is given as an option is not asked. A data config and a recipe are
+    written that run as they are, and the commands to give next are printed.
 
     Example: ixtune init
 
