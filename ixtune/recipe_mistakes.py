@@ -145,10 +145,13 @@ def _shorten(text: str, length: int = 60) -> str:
 
 
 def _nearest(keys: KeyPath, known: Mapping[str, str]) -> str | None:
-    """The key most probably meant: of that name elsewhere, or spelt alike beside it, or alike elsewhere."""
+    """The key most probably meant: of that name elsewhere, of these initials, or spelt alike beside it or elsewhere."""
     section, name = ".".join(map(str, keys[:-1])), str(keys[-1]).lower()
     parts = {dotted: dotted.rpartition(".") for dotted in known}
     of_that_name = [dotted for dotted, (_, _, key) in parts.items() if key == name]
+    of_that_name += [
+        dotted for dotted, (_, _, key) in parts.items() if name == "".join(word[0] for word in key.split("_"))
+    ]
     beside = {key: dotted for dotted, (parent, _, key) in parts.items() if parent == section}
     anywhere = {key: dotted for dotted, (_, _, key) in parts.items()}
     for candidates in (beside, anywhere):

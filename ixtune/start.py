@@ -7,15 +7,18 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ixtune import recipe as recipes
 from ixtune.base import HUB_ID, NANO
+from ixtune.data.rejects import RecordError
 from ixtune.data.sources.config import columns_of
 from ixtune.data.sources.opening import Opened, open_source
+from ixtune.data.sources.reading import record_of
 from ixtune.data.sources.source import Container, Source
 from ixtune.errors import UsageError
 from ixtune.files import atomic_write_text
@@ -29,6 +32,7 @@ DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
 
 _PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
 _COUNTED = 1000  # records; beyond that a part for validation is never too small
+_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose pictures are looked for, and places
 _LEAST_FOR_VALIDATION = 20
 _SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # below: a 16 GB card; from here: one of 80 GB
 
@@ -104,10 +108,34 @@ def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
         columns: `ours=theirs,...` of a table.
 
     Raises:
-        IxtuneError: nothing there can be read as records; the message says why.
+        IxtuneError: nothing there can be read as records, or their pictures are not there; the message says why.
     """
-    opened = open_source(Source(path=path, image_root=image_root, columns=columns_of(columns)))
+    source = Source(path=path, image_root=image_root, columns=columns_of(columns))
+    opened = open_source(source)
+    if root := _other_root(opened):
+        opened = open_source(replace(source, image_root=root))
     return Data(opened, sum(1 for _ in islice(opened.entries(), _COUNTED)))
+
+
+def _other_root(opened: Opened) -> Path | None:
+    """The folder that the first pictures' paths start from, where it is not the one that is taken for it.
+
+    Raises:
+        UsageError: none of them is found; some missing ones among others are for `ixtune prepare` to tell.
+    """
+    root, paths = opened.image_root, []
+    for entry in islice(opened.entries(), _LOOKED_AT):
+        with suppress(RecordError):
+            paths += [one.path for one in record_of(entry, opened.reading).pictures if one.path is not None]
+    if root is None or not paths or any((root / path).is_file() for path in paths):
+        return None
+    below = [folder for folder in islice(root.rglob("*/"), _FOLDERS_TRIED) if not opened.source.image_root]
+    for folder in sorted(below, key=lambda folder: len(folder.parts)):
+        if all((folder / path).is_file() for path in paths):
+            return folder
+    raise UsageError(
+        f"no picture is found: {paths[0]}", where=str(root), mend="say where the paths start with --image-root FOLDER"
+    )
 
 
 def task_named(name: str) -> Task:

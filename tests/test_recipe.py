@@ -197,6 +197,7 @@ def test_several_sets_and_settings_of_single_targets_are_read(write):
         ("training: {Seed: 1}", "did you mean training.seed?"),
         ("training: {lr_schedule: cosine}", "did you mean training.schedule?"),
         ("quantize: none", "did you mean adapter.quantize?"),
+        ("training: {lr: 1e-4}", "did you mean training.learning_rate?"),
         ("xyzzy: 1", "unknown key xyzzy"),
     ],
 )

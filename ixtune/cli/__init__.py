@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = {"debug": False}
     try:
-        app(args=arguments, obj=options)
+        app(args=arguments, obj=options, prog_name="ixtune")
         code = 0
     except SystemExit as end:  # how typer ends, having printed what there is to say
         code = end.code if isinstance(end.code, int) else 0

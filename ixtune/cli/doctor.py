@@ -19,9 +19,10 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Check this machine and tell what it can train: Python, torch, GPU, libraries, disk, memory, hub, bases.
+    """Check this machine; tell what it can train.
 
-    Nothing is installed, loaded or downloaded. The exit code is 1 if something without which nothing works is broken.
+    Looked at are Python, torch, GPU, libraries, memory, disk, hub and bases; nothing is installed, loaded or fetched.
+    The exit code is 1 if something without which nothing works is broken.
 
     Example: ixtune doctor
 

@@ -33,9 +33,10 @@ def command(
         str | None, typer.Option(help="`nano`, the folder of a checkpoint, or a hub id. Default: the released 7B.")
     ] = None,
 ) -> None:
-    """Begin: three questions (data, GPU memory, task), then a data config, a recipe, and the commands to give next.
+    """Write a recipe for your data, by three questions.
 
-    What is given as an option is not asked.
+    The questions are data, GPU memory and task; what is given as an option is not asked. A data config and a recipe are
+    written that run as they are, and the commands to give next are printed.
 
     Example: ixtune init
 
@@ -78,6 +79,8 @@ def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
             print_error(error)
     if not is_quiet():
         typer.echo(f"found    {path}: {found.opened.detected}; {found.counted}")
+        if (root := found.opened.source.image_root) is not None:
+            typer.echo(f"pictures {root}")
     return found
 
 

@@ -6,10 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
+import typer
 
-PAGES = ([], *([verb] for verb in ("prepare", "layout", "train", "evaluate", "predict", "merge", "recipes")))
+from ixtune import cli
+
+COMMAND: Any = typer.main.get_command(cli.app)
+PAGES: list[list[str]] = [[], *([verb] for verb in COMMAND.commands)]
+PAGES += [[verb, below] for verb, group in COMMAND.commands.items() for below in getattr(group, "commands", ())]
 TO_REACH_S = 0.3
 
 

@@ -125,6 +125,21 @@ def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(he
     assert prepared.returncode == 0, prepared.stderr
 
 
+def test_pictures_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(here: Path):
+    write_records(here / "all" / "deep" / "photos", 2)
+    (here / "all" / "q.csv").write_text("image,question,answer\n0.png,Which number?,100\n1.png,Which number?,107\n")
+    done = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts")
+    assert done.returncode == 0, done.stderr
+    assert f"pictures {here / 'all' / 'deep' / 'photos'}" in done.stdout
+    prepared = call(*commands(done.stdout)[0][1:])
+    assert prepared.returncode == 0, prepared.stderr
+    (here / "all" / "q.csv").write_text("image,question,answer\n7.png,Which number?,100\n")
+    lost = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts", "--out", "other")
+    assert lost.returncode == 2
+    assert "no picture is found: 7.png" in lost.stderr
+    assert "--image-root" in lost.stderr
+
+
 @pytest.mark.parametrize("task", start.TASKS)
 @pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
 def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gib: float):
