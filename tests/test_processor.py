@@ -87,7 +87,7 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     from ixtune.data.store import PictureFiles
     from ixtune.training.batch import PictureSource
 
-    images = PictureSource(PictureFiles((Path(),), loaded.corrections)).of
+    images = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of
     with loaded.autocast():
         answer = Answerer(loaded.model, loaded.tokenizer, images, Settings(8))([prompt])[0]
     assert done.stdout.splitlines()[1] == repr([answer.text])
@@ -104,7 +104,7 @@ def test_ids_and_crops_are_those_of_predict(folder: Path, pictures: list[Path]) 
     from ixtune.data.store import PictureFiles
     from ixtune.training.batch import PictureSource
 
-    expected = PictureSource(PictureFiles((Path(),), loaded.corrections)).of([{"pictures": prompt.pictures}])
+    expected = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of([{"pictures": prompt.pictures}])
     assert torch.equal(inputs["crops"], expected["crops"])
     assert inputs["grids"] == expected["grids"]
     opened = [Image.open(path) for path in pictures]

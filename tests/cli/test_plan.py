@@ -108,6 +108,7 @@ def test_a_broken_config_is_refused_with_its_place(job: tuple[Path, Path], tmp_p
     assert str(tmp_path / "config.json") in done.stderr
 
 
+@pytest.mark.bench
 def test_a_plan_is_there_in_two_seconds(job: tuple[Path, Path]):
     recipe, _ = job
     for _ in range(4):  # the machine may be busy with something else

@@ -13,6 +13,7 @@ from ixtune import recipe as recipes
 from ixtune.adapter import attach, bundle
 from ixtune.base import resolve
 from ixtune.data.pixels import NONE, Corrections, crops, open_picture, place
+from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.rejects import RecordError
 from ixtune.data.store import PictureFiles
 from ixtune.evaluation.generate import Settings
@@ -78,8 +79,8 @@ def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying
     }
     bundle.save(attach.attach(model, recipe.adapter), tmp_path / "adapter", info)
     loaded = Loaded(None, tmp_path / "adapter", None)
-    assert (loaded.hd_num, loaded.upscale) == (2, False)
-    assert loaded.corrections == Corrections(exif=True, first_frame=True)
+    assert (loaded.hd_num, loaded.view(None).upscale) == (2, False)
+    assert loaded.view(None).corrections == Corrections(exif=True, first_frame=True)
     predict_one(loaded, "Which number?", [lying], loaded.view(None), Settings(2))
     plain = Loaded("nano", None, None)
-    assert (plain.hd_num, plain.upscale, plain.corrections) == (None, True, NONE)
+    assert (plain.hd_num, plain.view(None)) == (None, View(DEFAULT_HD_NUM, True, NONE))

@@ -40,8 +40,9 @@ def test_every_trained_tensor_is_in_exactly_one_group(kind: str) -> None:
     groups = optimizer.parameter_groups(model, _recipe(kind, lora_plus_ratio=16.0))
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for _, parameter in attach.trainable(model))
-    assert groups[0]["part"] == "lora"
-    assert groups[0]["lr"] == (1e-4 if section(kind).projector != "frozen" else 5e-5)
+    assert groups[0]["part"] == ("lora" if section(kind).targets else "projector")
+    of_lora = 1e-4 if section(kind).projector != "frozen" else 5e-5
+    assert groups[0]["lr"] == (of_lora if section(kind).targets else RATES["projector_learning_rate"])
 
 
 def test_each_part_has_its_learning_rate_and_lora_plus_speeds_up_every_b() -> None:
