@@ -23,6 +23,9 @@ class IxtuneError(Exception):
         self.where = where
         self.mend = mend
         self.notes = tuple(notes)
+        # from Python there is a traceback in place of our lines: it ends with the same ones
+        for note in (*self.notes, f"mend:  {mend}"):
+            self.add_note(note)
 
     def __str__(self) -> str:
         """One line: what, and where in parentheses."""

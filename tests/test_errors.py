@@ -1,3 +1,5 @@
+import traceback
+
 import pytest
 
 from ixtune.errors import DataError, IxtuneError, UsageError
@@ -20,3 +22,9 @@ def test_each_kind_has_its_exit_code(kind: type[IxtuneError], code: int):
 
 def test_notes_are_kept_in_order():
     assert UsageError("2 mistakes", mend="correct them", notes=["one", "two"]).notes == ("one", "two")
+
+
+def test_a_traceback_ends_with_the_notes_and_how_to_mend_it():
+    error = UsageError("2 mistakes", mend="correct them", notes=["one", "two"])
+    shown = "".join(traceback.format_exception(error)).splitlines()
+    assert shown[-4:] == ["ixtune.errors.UsageError: 2 mistakes", "one", "two", "mend:  correct them"]

@@ -22,6 +22,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sheets
+from boxes import TEST_FONTS, TRAIN_FONTS
 
 ROOT = Path(__file__).resolve().parents[2]
 HD_NUM = "4"
@@ -59,8 +60,8 @@ def main() -> None:
     for former in ("raw", "prepared", "run", "merged", "report"):  # what an earlier demo left, and nothing else
         shutil.rmtree(out / former, ignore_errors=True)
     raw = out / "raw"
-    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, sheets.TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
-    sheets.draw_set(raw, "test", sheets.TEST_YEARS, sheets.TEST_FONTS, chosen.test_sheets, 2, seed=1)
+    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
+    sheets.draw_set(raw, "test", sheets.TEST_YEARS, TEST_FONTS, chosen.test_sheets, 2, seed=1)
 
     seconds: dict[str, float] = {"draw": time.monotonic() - began}
     prepare = ("--hd-num", HD_NUM, "--base", "nano", "--out")

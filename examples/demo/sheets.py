@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import csv
 import datetime
-import importlib.util
 import json
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-BOX = 28  # pixels
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
+from boxes import Form, table_file
+
 TRAIN_YEARS, TEST_YEARS = (2013, 2014, 2015), (2012,)
-TRAIN_FONTS = (
-    ("font_lato", "Lato-Regular.ttf"),
-    ("font_lato", "Lato-Bold.ttf"),
-    ("font_caladea", "Caladea-Regular.ttf"),
-    ("font_manrope", "Manrope-Medium.ttf"),
-)
-TEST_FONTS = (
-    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
-    ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
-)
 
 # What the sheet prints (NOAA's own codes), and what people ask. That these belong together is what there is to learn.
 COLUMNS = {"PRCP": "precipitation", "TMAX": "temp_max", "TMIN": "temp_min", "AWND": "wind", "SKY": "weather"}
@@ -55,11 +47,8 @@ class Day:
 
 def record(years: tuple[int, ...]) -> list[Day]:
     """The days of some years, in order."""
-    spec = importlib.util.find_spec("vega_datasets")
-    if spec is None or spec.origin is None:
-        raise SystemExit("vega_datasets is not installed: pip install 'ixtune[demo]'")
     days = []
-    with (Path(spec.origin).parent / "_data" / "seattle-weather.csv").open(encoding="utf-8") as file:
+    with table_file("seattle-weather.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             date = datetime.datetime.strptime(row["date"], "%Y/%m/%d").date()
             if date.year in years:
@@ -68,38 +57,9 @@ def record(years: tuple[int, ...]) -> list[Day]:
     return days
 
 
-def font_file(package: str, name: str) -> str:
-    """A font that a package brings along."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install 'ixtune[demo]'")
-    return str(Path(spec.origin).parent / "files" / name)
-
-
-class Form:
-    """A sheet of boxes, one character each."""
-
-    def __init__(self, rng: random.Random, font_path: str, columns: int, rows: int) -> None:
-        """`columns` and `rows` count boxes."""
-        self.font = ImageFont.truetype(font_path, rng.randint(26, 31))
-        self.paper, self.ink = (rng.randint(235, 255),) * 3, (rng.randint(0, 60),) * 3
-        self.image = Image.new("RGB", (columns * BOX, rows * BOX), self.paper)
-        self.draw = ImageDraw.Draw(self.image)
-
-    def write(self, column: int, row: int, text: str) -> None:
-        """Fill boxes from (column, row) on, each character in the middle of its box."""
-        for index, character in enumerate(text):
-            x, y = (column + index + 0.5) * BOX, (row + 0.78) * BOX
-            self.draw.text((x, y), character, font=self.font, fill=self.ink, anchor="ms")
-
-    def rule(self, row: int) -> None:
-        """A line above a row."""
-        self.draw.line((4, row * BOX, self.image.width - 4, row * BOX), fill=self.ink)
-
-
-def table(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+def table(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
     """Five days as rows under a header, on a wide sheet."""
-    form = Form(rng, font_path, 36, 12)
+    form = Form(rng, font, 36, 12)
     stops = (0, 7, 12, 17, 22, 27)
     for row, texts in enumerate([("DAY", *COLUMNS), *((day.name, *day.cells.values()) for day in days)]):
         for stop, text in zip(stops, texts, strict=True):
@@ -109,9 +69,9 @@ def table(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
     return form.image
 
 
-def cards(rng: random.Random, days: list[Day], font_path: str, columns: int, rows: int) -> Image.Image:
+def cards(rng: random.Random, days: list[Day], font: tuple[str, str], columns: int, rows: int) -> Image.Image:
     """Days as blocks of lines, one under the other."""
-    form = Form(rng, font_path, columns, rows)
+    form = Form(rng, font, columns, rows)
     left, block = rng.randint(0, columns - 12), rows // len(days)
     for index, day in enumerate(days):
         for line, (code, text) in enumerate([("DAY", day.name), *day.cells.items()]):
@@ -122,14 +82,14 @@ def cards(rng: random.Random, days: list[Day], font_path: str, columns: int, row
     return form.image
 
 
-def square_cards(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+def square_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
     """Three days on a square sheet."""
-    return cards(rng, days, font_path, 24, 24)
+    return cards(rng, days, font, 24, 24)
 
 
-def tall_cards(rng: random.Random, days: list[Day], font_path: str) -> Image.Image:
+def tall_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
     """Four days on a tall sheet."""
-    return cards(rng, days, font_path, 12, 36)
+    return cards(rng, days, font, 12, 36)
 
 
 # how a sheet is drawn and the days on it; at hd_num 4 they become grids of 1x3, 2x2 and 3x1 crops
@@ -164,7 +124,7 @@ def draw_set(
         kind, count = FORMS[index % len(FORMS)]
         start = rng.randrange(len(days) - count)
         shown = days[start : start + count]
-        picture = kind(rng, shown, font_file(*rng.choice(fonts)))
+        picture = kind(rng, shown, rng.choice(fonts))
         path = f"{name}/{index:04d}.png"
         picture.save(folder / path)
         pairs = rng.sample([(day, column) for day in shown for column in COLUMNS], asked)

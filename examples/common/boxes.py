@@ -1,0 +1,68 @@
+"""Paper forms with a box of 28 pixels for each character, and the real tables and fonts that fill them.
+
+The embedded base reads print of this kind and hardly any other, so all stories are set in it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+BOX = 28  # pixels: what one token of the picture covers
+# The nano base has met none of these fonts. Held-out pictures are set in families that training does not show.
+TRAIN_FONTS = (
+    ("font_lato", "Lato-Regular.ttf"),
+    ("font_lato", "Lato-Bold.ttf"),
+    ("font_caladea", "Caladea-Regular.ttf"),
+    ("font_manrope", "Manrope-Medium.ttf"),
+)
+TEST_FONTS = (
+    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
+    ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
+)
+
+
+def package_folder(package: str) -> Path:
+    """Where a package lies that brings data.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{package} is not installed: pip install 'ixtune[demo]'")
+    return Path(spec.origin).parent
+
+
+def table_file(name: str) -> Path:
+    """A real table that vega_datasets brings along."""
+    return package_folder("vega_datasets") / "_data" / name
+
+
+def font_file(package: str, name: str) -> str:
+    """A font that a package brings along."""
+    return str(package_folder(package) / "files" / name)
+
+
+class Form:
+    """A sheet of boxes, one character each."""
+
+    def __init__(self, rng: random.Random, font: tuple[str, str], columns: int, rows: int) -> None:
+        """`columns` and `rows` count boxes."""
+        self.font = ImageFont.truetype(font_file(*font), rng.randint(26, 31))
+        self.paper, self.ink = (rng.randint(235, 255),) * 3, (rng.randint(0, 60),) * 3
+        self.image = Image.new("RGB", (columns * BOX, rows * BOX), self.paper)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def write(self, column: int, row: int, text: str) -> None:
+        """Fill boxes from (column, row) on, each character in the middle of its box."""
+        for index, character in enumerate(text):
+            x, y = (column + index + 0.5) * BOX, (row + 0.78) * BOX
+            self.draw.text((x, y), character, font=self.font, fill=self.ink, anchor="ms")
+
+    def rule(self, row: int) -> None:
+        """A line above a row."""
+        self.draw.line((4, row * BOX, self.image.width - 4, row * BOX), fill=self.ink)
