@@ -47,6 +47,7 @@ class Task:
         pack_tokens: of a micro-batch on a card with 24 GB.
         small_pack_tokens: of one on a smaller card: the longest record that is usual.
         epochs: passes over the data.
+        scores: of answers to validation records, the main one first.
     """
 
     told: str
@@ -54,13 +55,14 @@ class Task:
     pack_tokens: int
     small_pack_tokens: int
     epochs: int = 1
+    scores: tuple[str, ...] = ("exact_match",)
 
 
 TASKS: Mapping[str, Task] = {
-    "documents": Task("questions about scanned pages", 25, 10240, 4096),
-    "charts": Task("values read from plots", 16, 8192, 4096, epochs=2),
-    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, epochs=3),
-    "screenshots": Task("questions about screens", 25, 11264, 4096),
+    "documents": Task("questions about scanned pages", 25, 10240, 4096, scores=("anls", "exact_match")),
+    "charts": Task("values read from plots", 16, 8192, 4096, 2, ("relaxed_accuracy", "exact_match")),
+    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, 3, ("token_f1", "exact_match")),
+    "screenshots": Task("questions about screens", 25, 11264, 4096, scores=("anls", "exact_match")),
     "multi-image": Task("several pictures in one conversation", 9, 8192, 8192),
 }
 """By the names of the mixes that they are planned on."""
@@ -203,6 +205,8 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
             "training.optimizer": ("paged_adamw_8bit", "adamw_8bit", "adamw")[size],
             "training.save_every": 100,
         }
+    if validated:
+        chosen["training.scores"] = list(wanted.scores)
     chosen["output"] = str(out / "run")
     return (chosen, []) if not gpu_gib or base != HUB_ID else _fitted(chosen, gpu_gib, task)
 
@@ -295,8 +299,7 @@ def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, 
     yield _line("plan", recipe, *(["--gpu-gib", f"{gpu_gib:g}"] if gpu_gib else []))
     yield _line("train", recipe, "--dry-run")
     yield _line("train", recipe)
-    if validated:
-        yield _line("evaluate", prepared / "validation", "--adapter", out / "run")
+    yield _line("merge", out / "run", "--out", out / "merged")
 
 
 def _line(*words: object) -> str:

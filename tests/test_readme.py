@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from main_job import environment, ixtune
 from records import write_picture
 
+from ixtune.data.benchmarks import BENCHMARKS
 from ixtune.data.rejects import Reason
+from ixtune.scores import SCORES
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -30,8 +33,8 @@ def _commands() -> list[list[str]]:
 
 def test_there_are_commands_to_check() -> None:
     assert {command[1] for command in _commands()} == {
-        "prepare", "preview", "layout", "plan", "train", "evaluate", "merge", "predict", "bench", "recipes",
-        "export", "chat", "base", "inspect"
+        "prepare", "preview", "layout", "plan", "train", "evaluate", "report", "merge", "predict", "bench", "recipes",
+        "export", "chat", "base", "inspect", "init", "doctor",
     }  # fmt: skip
 
 
@@ -86,8 +89,59 @@ def test_the_data_section_runs_as_it_stands(tmp_path: Path) -> None:
     assert all(manifest["records"]["rows"] for manifest in manifests)
 
 
+def test_the_way_from_data_to_a_deployed_model_runs_as_it_stands(tmp_path: Path) -> None:
+    """The commands of the section in their order, on the embedded base, which needs no GPU, and for one step."""
+    section = README.read_text(encoding="utf-8").partition("## From your data")[2].partition("\n## ")[0]
+    rows = ["image,question,answer"]
+    for at in range(24):
+        write_picture(tmp_path / "photos" / f"{at}.png", 80 + at, 60)
+        rows.append(f"{at}.png,How wide is it?,{80 + at}")
+    (tmp_path / "questions.csv").write_text("\n".join(rows))
+    write_picture(tmp_path / "receipt.png", 80, 60)
+    small = {"init": ["--base", "nano"], "prepare": ["--base", "nano"], "train": ["training.max_steps=1"]}
+    listed = [shlex.split(line.partition("#")[0]) for line in section.splitlines() if line.startswith("ixtune ")]
+    verbs = [words[1] for words in listed]
+    assert verbs == ["doctor", "init", "prepare", "plan", "train", "merge", "export", "predict"]
+    for words in listed:
+        done = subprocess.run(
+            [sys.executable, "-m", *words, *small.get(words[1], [])],
+            cwd=tmp_path,
+            env={**environment(), "PYTHONPATH": str(README.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    assert (tmp_path / "mine" / "run" / "report.html").is_file()
+    assert (tmp_path / "mine" / "export" / "config.json").is_file()
+
+
+def test_the_tables_of_scores_and_benchmarks_in_the_readme_name_all_there_are() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Did it get better?")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`([a-z0-9_]+)`", section))
+    assert set(SCORES) | set(BENCHMARKS) <= told
+
+
+def test_the_tree_in_the_readme_names_every_module() -> None:
+    tree = README.read_text(encoding="utf-8").partition("## The tree")[2]
+    files = [path for path in (README.parent / "ixtune").rglob("*.py") if not path.name.startswith("__")]
+    # of the verbs and of the kinds of score one line says all
+    files = [path for path in files if path.parent.name not in ("cli", "preview", "scores", "bench", "report")]
+    assert [str(path) for path in files if not re.search(rf"\b{path.name}", tree)] == []
+
+
+def test_the_recipes_in_the_readme_are_those_that_ship_with_the_figures_of_their_heads() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Recipes")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| ([0-9.]+)", section, re.MULTILINE))
+    assert set(rows) == {path.stem for path in (README.parent / "recipes").glob("*.yaml")}
+    for name, needs in rows.items():
+        head = (README.parent / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert re.search(rf"fits: {needs} of|, {needs} GiB at most", head), name
+
+
 def test_the_reason_codes_in_the_readme_are_those_there_are() -> None:
-    told = re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    section = README.read_text(encoding="utf-8").partition("All reason codes")[2].partition("</details>")[0]
+    told = re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \|$", section, re.MULTILINE)
     assert dict(told) == {reason.value: reason.description for reason in Reason}
 
 

@@ -56,7 +56,9 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Write scores and answers to this JSON file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer. Default: as the longest reference needs, at least 64.")
+    ] = None,
     quantize: Annotated[
         str | None, typer.Option(help="nf4 or none. Default: as each adapter was trained; none for a base alone.")
     ] = None,

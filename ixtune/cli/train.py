@@ -64,10 +64,11 @@ def command(
     if outcome.adapter is None:
         raise typer.Exit(130)
     if report and chosen.data.validation is not None and first:
-        _report(chosen.output, chosen.data.validation)
+        by = [name for name in (chosen.training.best_by, *chosen.training.scores) if name != "loss"]
+        _report(chosen.output, chosen.data.validation, list(dict.fromkeys(by)))
 
 
-def _report(run: Path, validation: Path) -> None:
+def _report(run: Path, validation: Path, scores: list[str]) -> None:
     """Evaluate a finished run on its validation set and write its report; what fails is told, the run stands."""
     import gc
     import io
@@ -82,8 +83,9 @@ def _report(run: Path, validation: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     found, limit = str(run / "evaluation.json"), str(_REPORT_RECORDS)
+    judged = [word for name in scores for word in ("--score", name)]
     for verb in (
-        ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, "--out", found],
+        ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, *judged, "--out", found],
         ["report", str(run)],
     ):
         with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():

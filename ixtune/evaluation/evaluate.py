@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Options:
         scores: Names of `SCORES`, the main one first; empty for what the data are usually scored by.
         limit: Only the first so many questions.
         batch_size: Questions answered at a time.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer; None for what the longest reference needs and some more.
         quantize: `nf4` or `none`; None as each adapter was trained.
         controls: Also the blind control and the majority answer.
         force: Accept another base than an adapter was trained on.
@@ -51,7 +51,7 @@ class Options:
     scores: tuple[str, ...] = ()
     limit: int | None = None
     batch_size: int = 8
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     quantize: str | None = None
     controls: bool = True
     force: bool = False
@@ -121,6 +121,7 @@ Progress = Callable[[int, int], None]
 """Called with how many answers were just given, and how many there will be in all."""
 Advance = Callable[[int], None]
 Scores = tuple[str, ...]
+_LEAST_TOKENS, _SPARE_TOKENS = 64, 32  # of an answer
 _USUAL_SCORES = ("exact_match",)  # of a prepared set
 
 
@@ -164,8 +165,9 @@ def evaluate(
             progress(count, total)
 
     answered, described = [], []
+    longest = options.max_new_tokens or _longest(exam)
     for group in _groups(models):
-        for answers, description in _asked(group, exam, blind, options, advance):
+        for answers, description in _asked(group, exam, blind, replace(options, max_new_tokens=longest), advance):
             answered.append(answers)
             described += [description] if description else []
         gc.collect()  # one model has to be gone before the next one comes
@@ -182,6 +184,7 @@ def evaluate(
         "ixtune_version": ixtune.__version__,
         "data": str(source.path),
         **about,
+        "max_new_tokens": longest,
         "records": len(exam.questions),
         "rejected": len(exam.rejects),
         "scores": list(scores),
@@ -216,6 +219,11 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
     return exam, about, benchmark.scores
 
 
+def _longest(exam: Exam) -> int:
+    """Tokens that an answer may have: enough for the longest reference, and to show one that does not end."""
+    return max(_LEAST_TOKENS, _SPARE_TOKENS + max(row["supervised_tokens"] for row in exam.rows.rows))
+
+
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:
     """Whose answers to swapped pictures are wanted: the adapters'; of a merged model they would be the same again."""
     return [one for one in models if one.adapter] or models[1:] or models
@@ -243,6 +251,7 @@ def _asked(
         manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256)
     # trained separators are among the vectors: base and adapter then see different ones
     pictures = PictureSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
+    assert options.max_new_tokens is not None
     settings = Settings(options.max_new_tokens)
     for one in group:
         with loaded.autocast(), loaded.as_base() if one.adapter is None else nullcontext(loaded.model) as model:

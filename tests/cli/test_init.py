@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -39,17 +40,20 @@ def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path)
     assert done.returncode == 0, done.stderr
     assert "found    photos/data.json: JSON list of InternLM-XComposer conversations" in done.stdout
     assert "24 records" in done.stdout
-    prepare, plan, dry_run, train, evaluate = commands(done.stdout)
-    assert [line[1] for line in (prepare, plan, dry_run, train, evaluate)] == [
-        "prepare", "plan", "train", "train", "evaluate",
+    prepare, plan, dry_run, train, merge = commands(done.stdout)
+    assert [line[1] for line in (prepare, plan, dry_run, train, merge)] == [
+        "prepare", "plan", "train", "train", "merge",
     ]  # fmt: skip
     for line in (prepare, plan, dry_run):
         run = call(*line[1:])
         assert run.returncode == 0, run.stderr
-    trained = call(*train[1:], "training.max_steps=1", "--no-report")
-    assert trained.returncode == 0, trained.stderr
-    scored = call(*evaluate[1:], "--limit", "1", "--no-controls", "--max-new-tokens", "2")
-    assert scored.returncode == 0, scored.stderr
+    trained = call(*train[1:], "training.max_steps=1")
+    assert (trained.returncode, trained.stderr) == (0, "")
+    found = json.loads(Path("first/run/evaluation.json").read_text(encoding="utf-8"))
+    assert found["scores"] == ["relaxed_accuracy", "exact_match"]
+    assert "relaxed accuracy" in Path("first/run/report.html").read_text(encoding="utf-8")
+    merged = call(*merge[1:])
+    assert merged.returncode == 0, merged.stderr
 
 
 def test_the_three_questions_are_asked_on_a_terminal_and_wrong_answers_asked_again(here: Path):
