@@ -30,38 +30,48 @@ def command(
     """
     from dataclasses import asdict
 
-    from ixtune.cli.console import quiet_libraries
+    from ixtune.cli.console import progress, quiet_libraries
 
     quiet_libraries()
     from ixtune.doctor import checks, trainable
 
     found = list(checks())
-    able = trainable(gpu_gib)
     if as_json:
         import json
 
+        able = trainable(gpu_gib)
         told = {"checks": [asdict(one) for one in found], "recipes": [asdict(one) for one in able]}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        _show(found, able, gpu_gib)
+        _show_checks(found)
+        with progress("planning the recipes"):  # some seconds
+            able = trainable(gpu_gib)
+        _show_recipes(able, gpu_gib)
+        broken = [one.name for one in found if one.state == "broken"]
+        sound = "the machine is sound" if not broken else f"broken: {', '.join(broken)}"
+        fitting = sum(one.fits for one in able)
+        typer.echo(f"verdict  {sound}; {fitting} of {len(able)} recipes can be trained {_where(gpu_gib)}")
     if any(one.state == "broken" for one in found):
         raise typer.Exit(1)
 
 
-def _show(found: list[Check], able: list[Trainable], gpu_gib: float | None) -> None:
+def _show_checks(found: list[Check]) -> None:
     from ixtune.cli.console import console, table
 
-    out = console()
     rows = [(one.name, _STATES[one.state], one.found + (f"; {one.mend}" if one.mend else "")) for one in found]
-    out.print(table(None, ("checked", "", "found"), rows), "")
-    where = "here" if gpu_gib is None else f"on a GPU with {gpu_gib:g} GiB"
-    heads = ("recipe", "planned on", "needs at least", where, "time at least")
+    console().print(table(None, ("checked", "", "found"), rows), "")
+
+
+def _show_recipes(able: list[Trainable], gpu_gib: float | None) -> None:
+    from ixtune.cli.console import console, table
+
+    heads = ("recipe", "planned on", "needs at least", _where(gpu_gib), "time at least")
     title = "what can be trained, by `ixtune plan` on 1,000 made-up records; not measured on a GPU"
-    out.print(table(title, heads, [_row(one) for one in able]), "")
-    broken = [one.name for one in found if one.state == "broken"]
-    sound = "the machine is sound" if not broken else f"broken: {', '.join(broken)}"
-    fitting = sum(one.fits for one in able)
-    typer.echo(f"verdict  {sound}; {fitting} of {len(able)} recipes can be trained {where}")
+    console().print(table(title, heads, [_row(one) for one in able]), "")
+
+
+def _where(gpu_gib: float | None) -> str:
+    return "here" if gpu_gib is None else f"on a GPU with {gpu_gib:g} GiB"
 
 
 def _row(one: Trainable) -> tuple[str, ...]:
