@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ixtune import recipe as recipes
 from ixtune.base import HUB_ID, NANO
 from ixtune.data.rejects import RecordError
 from ixtune.data.sources.config import columns_of
+from ixtune.data.sources.fields import shown
 from ixtune.data.sources.opening import Opened, open_source
 from ixtune.data.sources.reading import record_of
 from ixtune.data.sources.source import Container, Source
@@ -75,10 +77,20 @@ class Data:
     Attributes:
         opened: the source.
         records: how many there are, or `_COUNTED` where there are more.
+        largest_group: of them, those that show the most common picture.
     """
 
     opened: Opened
     records: int
+    largest_group: int = 1
+
+    @property
+    def validation_share(self) -> float | None:
+        """The part for validation; None where they are too few, or too many of them show one picture."""
+        share = 0.05 if self.records >= _COUNTED else 0.1
+        # records that show the same picture stay on one side
+        can_be_split = self.records >= _LEAST_FOR_VALIDATION and 2 * self.largest_group <= share * self.records
+        return share if can_be_split else None
 
     @property
     def counted(self) -> str:
@@ -116,7 +128,13 @@ def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
     opened = open_source(source)
     if root := _other_root(opened):
         opened = open_source(replace(source, image_root=root))
-    return Data(opened, sum(1 for _ in islice(opened.entries(), _COUNTED)))
+    records, showing = 0, Counter[str | bytes | None]()
+    for entry in islice(opened.entries(), _COUNTED):
+        records += 1
+        with suppress(RecordError):
+            pictures = record_of(entry, opened.reading).pictures
+            showing.update({picture.path or picture.content for picture in pictures})
+    return Data(opened, records, max(showing.values(), default=1))
 
 
 def _other_root(opened: Opened) -> Path | None:
@@ -136,7 +154,9 @@ def _other_root(opened: Opened) -> Path | None:
         if all((folder / path).is_file() for path in paths):
             return folder
     raise UsageError(
-        f"no picture is found: {paths[0]}", where=str(root), mend="say where the paths start with --image-root FOLDER"
+        f"no picture is found: {shown(paths[0])}",
+        where=str(root),
+        mend="say where the paths start with --image-root FOLDER",
     )
 
 
@@ -178,7 +198,7 @@ def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = N
 def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tuple[dict[str, Any], list[str]]:
     """The values of the recipe that differ from the defaults, as `section.key`."""
     wanted = task_named(task)
-    validated = data.records >= _LEAST_FOR_VALIDATION
+    validated = data.validation_share is not None
     prepared = out / "prepared"
     chosen: dict[str, Any] = {"base": base, "data.train": str(prepared / "train" if validated else prepared)}
     if validated:
@@ -208,7 +228,15 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
     if validated:
         chosen["training.scores"] = list(wanted.scores)
     chosen["output"] = str(out / "run")
-    return (chosen, []) if not gpu_gib or base != HUB_ID else _fitted(chosen, gpu_gib, task)
+    notes = []
+    if not validated and data.records >= _LEAST_FOR_VALIDATION:
+        notes = [
+            f"{data.largest_group} records show one picture, so no part is kept for validation: give more pictures"
+        ]
+    if not gpu_gib or base != HUB_ID:
+        return chosen, notes
+    fitted, said = _fitted(chosen, gpu_gib, task)
+    return fitted, notes + said
 
 
 def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
@@ -293,7 +321,7 @@ def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, 
     validated = "data.validation" in chosen
     # whatever is longer than a pack gets smaller pictures, so that nothing is left out and training can begin
     limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]
-    split = ["--val-fraction", 0.05 if data.records >= _COUNTED else 0.1] if validated else []
+    split = ["--val-fraction", data.validation_share] if validated else []
     base = [] if chosen["base"] == HUB_ID else ["--base", chosen["base"]]
     yield _line("prepare", out / DATA_CONFIG, "--out", prepared, "--hd-num", hd_num, *limit, *split, *base)
     yield _line("plan", recipe, *(["--gpu-gib", f"{gpu_gib:g}"] if gpu_gib else []))

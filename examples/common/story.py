@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,21 @@ def processor_s() -> float:
     """Seconds of a processor that all commands so far took; on a busy machine the clock says little."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def claim(out: Path, former: Sequence[str]) -> None:
+    """Make the folder of an example, and remove what an earlier run of it left there.
+
+    Raises:
+        SystemExit: it holds something, and no example has made it.
+    """
+    mark = out / ".ixtune-example"
+    if out.is_dir() and any(out.iterdir()) and not mark.exists():
+        raise SystemExit(f"{out} is not empty, and no example has made it: give another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    for name in former:
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 class Story:
@@ -51,9 +66,7 @@ class Story:
         self.processor_s: dict[str, float] = {}
         self.began = time.monotonic()
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        self.out.mkdir(parents=True, exist_ok=True)
-        for former in ("raw", "prepared", "run", "merged", "exported", "report"):
-            shutil.rmtree(self.out / former, ignore_errors=True)
+        claim(self.out, ("raw", "prepared", "run", "merged", "exported", "report"))
         (self.out / "answers.jsonl").unlink(missing_ok=True)
 
     def ixtune(self, *arguments: str | Path) -> None:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 import sheets
 from boxes import TEST_FONTS, TRAIN_FONTS
+from story import claim
 
 ROOT = Path(__file__).resolve().parents[2]
 HD_NUM = "4"
@@ -56,9 +56,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     began = time.monotonic()
     out = (ROOT / chosen.out).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    for former in ("raw", "prepared", "run", "merged", "report"):  # what an earlier demo left, and nothing else
-        shutil.rmtree(out / former, ignore_errors=True)
+    claim(out, ("raw", "prepared", "run", "merged", "report"))
     raw = out / "raw"
     sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
     sheets.draw_set(raw, "test", sheets.TEST_YEARS, TEST_FONTS, chosen.test_sheets, 2, seed=1)

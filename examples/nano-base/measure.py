@@ -77,7 +77,8 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
                 parts = [crops[picture["path"]] for record in records for picture in record["pictures"]]
                 return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
 
-            answers = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
+            said = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
+            answers = [answer.text for answer in said]
             parts = [exact_match(Case(a, (r,))) for a, r in zip(answers, references, strict=True)]
             found[name, boxed, unseen] = interval(parts, range(len(prompts)))
             print(name, boxed, unseen, found[name, boxed, unseen], answers[:4], references[:4])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ixtune.cli.options import finite
+
 if TYPE_CHECKING:
     from ixtune.doctor import Check, Trainable
 
@@ -15,7 +17,12 @@ _STATES = {"ok": "ok", "note": "note", "broken": "BROKEN"}
 def command(
     gpu_gib: Annotated[
         float | None,
-        typer.Option("--gpu-gib", min=0.1, help="Tell what a GPU with so much memory could train, in place of this."),
+        typer.Option(
+            "--gpu-gib",
+            callback=finite,
+            min=0.1,
+            help="Tell what a GPU with so much memory could train, in place of this.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

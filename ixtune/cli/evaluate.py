@@ -51,7 +51,7 @@ def command(
         typer.Option(help="With --benchmark: how to ask; `benchmark` for the wording usual there."),
     ] = "{question}",
     circular: Annotated[
-        bool, typer.Option("--circular", help="With mmbench: ask in every order of the options (CircularEval).")
+        bool, typer.Option("--circular", help="Ask questions that have options in every order of them (CircularEval).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write scores and answers to this JSON file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
@@ -78,8 +78,11 @@ def command(
     from tempfile import TemporaryDirectory
 
     from ixtune.cli.console import is_quiet, progress, quiet_libraries
+    from ixtune.errors import UsageError
     from ixtune.files import atomic_write_bytes, atomic_write_json
 
+    if out is not None and out.is_dir():
+        raise UsageError("this is a folder", where=str(out), mend=f"name a file: --out {out / 'evaluation.json'}")
     quiet_libraries()
     from ixtune.evaluation.contenders import contenders
     from ixtune.evaluation.evaluate import Options, Source, evaluate
@@ -96,6 +99,7 @@ def command(
         found = evaluate(source, models, options, bar)
     if out is not None:
         atomic_write_json(out, found.content)
+        rejects_of(out).unlink(missing_ok=True)  # of an earlier evaluation
         if found.rejects:
             atomic_write_bytes(rejects_of(out), b"".join(reject.row() for reject in found.rejects))
     if as_json:

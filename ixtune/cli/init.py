@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ixtune.cli.options import finite
 
 if TYPE_CHECKING:
     from ixtune.start import Data
@@ -17,7 +20,10 @@ def command(
         str | None, typer.Option(help="A file or a folder of records, in any format that `ixtune prepare` reads.")
     ] = None,
     gpu_gib: Annotated[
-        float | None, typer.Option("--gpu-gib", min=0, help="Memory of the GPU; 0 for none: the embedded base then.")
+        float | None,
+        typer.Option(
+            "--gpu-gib", callback=finite, min=0, help="Memory of the GPU; 0 for none: the embedded base then."
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="documents, charts, receipts, screenshots or multi-image.", metavar="NAME")
@@ -93,7 +99,7 @@ def _gpu_gib() -> float:
     while True:
         text = _ask(f"2 of 3: memory of the GPU in GiB ({told})", f"{here:g}")
         try:
-            if (memory := float(text)) >= 0:
+            if 0 <= (memory := float(text)) < math.inf:
                 return memory
         except ValueError:
             pass

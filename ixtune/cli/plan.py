@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ixtune.cli.options import SetOption
+from ixtune.cli.options import SetOption, finite
 
 
 def command(
@@ -17,7 +17,9 @@ def command(
     ] = None,
     gpu_gib: Annotated[
         float | None,
-        typer.Option("--gpu-gib", min=0.1, help="Memory that a GPU would have, in place of what is found here."),
+        typer.Option(
+            "--gpu-gib", callback=finite, min=0.1, help="Memory that a GPU would have, in place of what is found here."
+        ),
     ] = None,
     mix: Annotated[
         str | None,

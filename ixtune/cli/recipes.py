@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def cp(
     from ixtune.shelf import copy
 
     path = copy(name, file)
-    ending([f"written  {path}", f"check    ixtune recipes check {path}"], path)
+    ending([f"written  {path}", f"check    ixtune recipes check {shlex.quote(str(path))}"], path)
 
 
 @app.command("check")

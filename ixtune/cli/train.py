@@ -13,6 +13,7 @@ from ixtune.cli.options import SetOption
 if TYPE_CHECKING:
     from ixtune.training.run import Outcome
 
+_INTERRUPTED = 130
 _REPORT_RECORDS = 200  # of the validation set; more make the intervals narrower, and the end later
 
 
@@ -90,6 +91,8 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
     ):
         with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
             failed = main([*verb, *["--quiet"] * is_quiet()])
+        if failed == _INTERRUPTED:
+            raise typer.Exit(_INTERRUPTED)
         if failed:  # without scores there are still the curves to report
             again = shlex.join(["ixtune", *verb])
             typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)

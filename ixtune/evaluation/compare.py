@@ -12,7 +12,7 @@ from typing import Any
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.controls import majority_answers, question_forms
 from ixtune.evaluation.exam import Question
-from ixtune.evaluation.generate import Answerer, batches
+from ixtune.evaluation.generate import Answerer, answer_all
 from ixtune.evaluation.prompt import Prompt
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case, Part
@@ -20,6 +20,7 @@ from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
 
 MAJORITY = "majority answer"
+_LARGEST = 700.0  # e to this is about the largest number there is
 CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
 Tally = tuple[Sequence[Part], Sequence[Hashable]]
 """Parts of a score, and of each what it is about."""
@@ -59,16 +60,11 @@ def ask(
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
     """Let a model answer, in batches of prompts of similar length."""
-    texts, tokens, unfinished = [""] * len(prompts), 0, 0
     start = time.perf_counter()
-    for chosen in batches(prompts, batch_size):
-        for index, answer in zip(chosen, answerer([prompts[i] for i in chosen]), strict=True):
-            texts[index] = answer.text
-            tokens += answer.tokens
-            unfinished += answer.finish == "length"
-        if progress is not None:
-            progress(len(chosen))
-    return Answers(name, tuple(texts), control, loss, time.perf_counter() - start, tokens, unfinished)
+    made = answer_all(answerer, prompts, batch_size, progress)
+    seconds, unfinished = time.perf_counter() - start, sum(answer.finish == "length" for answer in made)
+    texts, tokens = tuple(answer.text for answer in made), sum(answer.tokens for answer in made)
+    return Answers(name, texts, control, loss, seconds, tokens, unfinished)
 
 
 def majority(questions: Sequence[Question]) -> Answers:
@@ -142,8 +138,7 @@ def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: S
         {
             "name": one.name,
             "kind": "control" if one.control else "model",
-            "loss": one.loss,
-            "perplexity": None if one.loss is None else _exp(one.loss),
+            **_loss(one.loss),
             "scores": {score: _interval(*tally) for score, tally in tallies[one.name].items()},
         }
         for one in answered
@@ -214,20 +209,14 @@ def _rows(
             "options": dict(question.options),
             "answers": {one.name: one.texts[at] for one in answered},
             "scores": {
-                one.name: {score: _of_one(found[at]) for score, found in parts[one.name].items()} for one in answered
+                one.name: {score: found[at][0] / found[at][1] for score, found in parts[one.name].items()}
+                for one in answered
             },
         }
 
 
-def _of_one(part: Part) -> float | None:
-    """What one answer scores by itself; None where the question adds nothing, such as a reference without words."""
-    numerator, denominator = part
-    return numerator / denominator if denominator else None
-
-
-def _exp(loss: float) -> float | None:
-    """The perplexity of a loss; None where it is larger than numbers go."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return None
+def _loss(loss: float | None) -> dict[str, float | None]:
+    """Loss and perplexity; None where they were not measured, or are no numbers that JSON has."""
+    if loss is None or not math.isfinite(loss):
+        return {"loss": None, "perplexity": None}
+    return {"loss": loss, "perplexity": math.exp(loss) if loss < _LARGEST else None}

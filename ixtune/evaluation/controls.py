@@ -51,5 +51,6 @@ def _commonest_of_others(forms: Sequence[str], references: Sequence[str]) -> lis
     for form, reference in zip(forms, references, strict=True):
         others = (by_form[form] if by_form[form].total() > 1 else everywhere).copy()
         others[reference] -= 1
-        answers.append(others.most_common(1)[0][0])
+        commonest, count = others.most_common(1)[0]
+        answers.append(commonest if count else "")  # a question alone has no others to learn from
     return answers

@@ -17,7 +17,7 @@ from ixtune.data import manifest, store
 from ixtune.data.benchmarks import BENCHMARKS, read
 from ixtune.data.rejects import Reject
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.errors import UsageError
+from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
@@ -26,6 +26,7 @@ from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.session import CACHE_BYTES, Loaded, record_of, view_of
 from ixtune.files import sha256_file
 from ixtune.scores import SCORES
+from ixtune.scores.case import Case
 from ixtune.training.batch import PictureSource
 from ixtune.training.validation import mean_loss
 
@@ -122,6 +123,7 @@ Progress = Callable[[int, int], None]
 Advance = Callable[[int], None]
 Scores = tuple[str, ...]
 _LEAST_TOKENS, _SPARE_TOKENS = 64, 32  # of an answer
+_NAMED = 5  # questions in a message
 _USUAL_SCORES = ("exact_match",)  # of a prepared set
 
 
@@ -154,6 +156,7 @@ def evaluate(
     """
     exam, about, usual = _opened(source, models, options.limit)
     scores = options.scores or usual
+    _require_judgeable(exam, scores)
     blind: dict[str, list[Prompt]] = {}
     if options.controls and any(question.prompt.pictures for question in exam.questions):
         # what cannot be swapped is told before the work
@@ -202,6 +205,10 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
         about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
         return exam_of(prepared, limit), about, _USUAL_SCORES
     items = read(source.benchmark, source.path, source.image_root, pictures=source.pictures, circular=source.circular)
+    if source.circular and not any(item.options for item in items.items):
+        raise UsageError(
+            "no question here has options to be put in other orders", where="--circular", mend="leave it out"
+        )
     benchmark = BENCHMARKS[source.benchmark]
     prompt = benchmark.prompt if source.prompt == USUAL else source.prompt
     trained = next((one for one in models if record_of(base.resolve(one.base), one.adapter)), models[0])
@@ -215,8 +222,31 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
         "prompt": prompt,
         "hd_num": view.hd_num,
         "circular": source.circular,
+        "skipped": items.skipped,
     }
     return exam, about, benchmark.scores
+
+
+def _require_judgeable(exam: Exam, scores: Sequence[str]) -> None:
+    """Refuse a score that cannot be taken on these questions, before anything is answered.
+
+    Raises:
+        IxtuneError: a reference is not of the form that the score needs, such as JSON; some questions are named.
+    """
+    for name in scores:
+        wrong = []
+        for question in exam.questions:
+            try:
+                SCORES[name].part(Case("", question.references, question.options, question.kind))
+            except ValueError as error:
+                wrong.append(f"{question.id}: {error}")
+        if wrong:
+            raise IxtuneError(
+                f"{name} cannot judge answers to {len(wrong):,} of {len(exam.questions):,} questions",
+                where="--score",
+                mend="choose another score, or give these questions other references",
+                notes=wrong[:_NAMED],
+            )
 
 
 def _longest(exam: Exam) -> int:
@@ -249,6 +279,12 @@ def _asked(
     loaded = Loaded(group[-1].base, group[-1].adapter, options.quantize, options.force)
     if exam.manifest is not None:
         manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256)
+    if exam.tokenizer_sha256 not in (None, loaded.tokenizer.sha256):
+        raise IxtuneError(
+            "the models have different vocabularies",
+            where=group[-1].base,
+            mend="evaluate them one by one: a loss in tokens of one vocabulary says nothing beside that of another",
+        )
     # trained separators are among the vectors: base and adapter then see different ones
     pictures = PictureSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
     assert options.max_new_tokens is not None

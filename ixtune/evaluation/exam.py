@@ -15,7 +15,7 @@ from ixtune.data.template import PLACEHOLDER, encode
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.questions import View, layout_of_file
+from ixtune.evaluation.questions import View, layout_of_file, with_placeholders
 from ixtune.training.answers import references_of
 
 
@@ -60,6 +60,7 @@ class Exam:
         rows: The questions with their first reference as prepared records, for the loss.
         manifest: Of the prepared set, where they are from one.
         rejects: Entries of the data that cannot be asked.
+        tokenizer_sha256: Of the tokenizer that made the rows, where they were made here.
     """
 
     questions: tuple[Question, ...]
@@ -67,6 +68,7 @@ class Exam:
     rows: Rows
     manifest: Mapping[str, Any] | None = None
     rejects: tuple[Reject, ...] = ()
+    tokenizer_sha256: str | None = None
 
 
 class Rows:
@@ -111,15 +113,18 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         prompt: What is asked, `{question}` being the question.
         view: How pictures are laid out.
         tokenizer: The base's.
-        limit: How many at most.
+        limit: How many at most; a question in several orders of its options counts once.
 
     Raises:
         IxtuneError: no question is left that can be asked.
     """
     questions, rows, rejects = [], [], list(items.rejects)
-    for item in items.items[:limit]:
+    wanted = set(list(dict.fromkeys(item.group for item in items.items))[:limit])
+    for item in items.items:
+        if item.group not in wanted:
+            continue
         try:
-            text = PLACEHOLDER * len(item.images) + prompt.replace("{question}", item.question)
+            text = with_placeholders(prompt.replace("{question}", item.question), len(item.images))
             turns = (Turn("user", text), Turn("assistant", item.references[0]))
             layouts = [(OWN_ROOT, image, layout_of_file(Path(image), image, view)) for image in item.images]
             record = Record(item.id, (), turns, item.source, item.place, references=item.references)
@@ -136,7 +141,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         )
     # paths of items are absolute, and stay so whatever root they are joined to
     files = PictureFiles((Path("/"),), view.corrections)
-    return Exam(tuple(questions), files, Rows(rows), rejects=tuple(rejects))
+    return Exam(tuple(questions), files, Rows(rows), None, tuple(rejects), tokenizer.sha256)
 
 
 def reject_line(reject: Reject) -> str:

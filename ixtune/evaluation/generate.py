@@ -138,15 +138,14 @@ def answer_all(
     prompts: Sequence[Prompt],
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Answers to all prompts, in order."""
-    answers = [""] * len(prompts)
+) -> list[Answer]:
+    """Answers to all prompts, in order; those of similar length are answered together."""
+    answers: dict[int, Answer] = {}
     for chosen in batches(prompts, batch_size):
-        for index, answer in zip(chosen, answerer([prompts[i] for i in chosen]), strict=True):
-            answers[index] = answer.text
+        answers |= zip(chosen, answerer([prompts[i] for i in chosen]), strict=True)
         if progress is not None:
             progress(len(chosen))
-    return answers
+    return [answers[index] for index in range(len(prompts))]
 
 
 def _option(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data import store
+from ixtune.data.benchmarks.item import reject_of
 from ixtune.data.header import read_header
 from ixtune.data.image_root import inside
 from ixtune.data.pixels import NONE, Corrections
@@ -114,10 +115,7 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
                 prompt.ids(tokenizer)
                 questions[name] = Question(name, prompt)
             except RecordError as error:
-                found = f"{error.what} ({error.where})" if error.where else error.what
-                rejects.append(
-                    Reject(entry.file, entry.place, entry.number, name, error.reason, found, error.mend or "")
-                )
+                rejects.append(reject_of(error, entry.file, entry.place, entry.number, name))
     except OSError as error:
         raise IxtuneError(
             f"the questions cannot be read: {error.strerror or error}", where=str(path), mend="check the path"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ixtune.errors import IxtuneError
 from ixtune.scores import SCORES
 from ixtune.training import answers, metrics, parallel, samples, scoring
 from ixtune.training.batch import PictureSource
@@ -143,6 +145,12 @@ class Validation(TrainerCallback):
         dtype = DTYPES[training.compute_dtype]
         with self.view.busy("measuring the validation loss"):
             loss = mean_loss(trainer.model, records, self.pictures, training.pack_tokens, dtype)
+        if not math.isfinite(loss):
+            raise IxtuneError(
+                f"the validation loss is {loss} at step {trainer.state.global_step}",
+                where=str(trainer.recipe.data.validation),
+                mend="lower training.learning_rate and resume from a checkpoint, or look at the validation records",
+            )
         if not training.scores:
             return {LOSS: loss}
         with self.view.busy("scoring answers to validation records"):

@@ -52,7 +52,9 @@ def is_first() -> bool:
 
 
 def share(packs: Sequence[_Result]) -> Sequence[_Result]:
-    """This process's part of some work, such as the packs of a validation set."""
+    """This process's part of some work, such as the packs of a validation set; all of it once the others are gone."""
+    if not _several():
+        return packs
     return packs[launch.rank() :: launch.world_size()]
 
 

@@ -98,8 +98,17 @@ def test_what_is_wrong_with_the_command_is_told_before_any_weight_is_loaded(aske
         (("--hd-num", "1"), "--hd-num is for the file of a benchmark"),
         (("--benchmark", "questions", "--prompt", "say it"), "does not say where the {question} stands"),
         (("--benchmark", "questions", "--image-root", tmp_path / "none"), "there is no such folder"),
+        (
+            ("--benchmark", "questions", "--image-root", asked / "pictures", "--circular"),
+            "no question here has options",
+        ),
+        (("--benchmark", "questions", "--out", tmp_path), "this is a folder"),
+        (
+            ("--benchmark", "questions", "--image-root", asked / "pictures", "--score", "field_accuracy"),
+            "field_accuracy cannot judge answers to 3 of 3 questions",
+        ),
     ):
         done = ixtune("evaluate", file, "--base", "nano", *options)
-        assert done.returncode == 2, (options, done.stderr)
+        assert done.returncode == (1 if "cannot judge" in words else 2), (options, done.stderr)
         assert words in done.stderr
         assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from in_process import call
 from main_job import command, ixtune, write_records
+from records import write_picture
 from terminal import on_terminal
 
 from ixtune import recipe as recipes
@@ -99,6 +100,27 @@ def test_wrong_flags_are_refused_and_nothing_is_written(here: Path, options: lis
     assert not (here / "mine").exists()
 
 
+def test_questions_about_few_pictures_get_no_part_for_validation_and_are_told_why(here: Path):
+    write_picture(here / "one.png", 80, 60)
+    rows = [f"one.png,How many are in row {row}?,{row}" for row in range(30)]
+    (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
+    done = call("init", "--data", "q.csv", "--gpu-gib", "0", "--task", "charts")
+    assert done.returncode == 0, done.stderr
+    assert "note     30 records show one picture, so no part is kept for validation" in done.stdout
+    prepare, _, dry_run, *_ = commands(done.stdout)
+    assert "--val-fraction" not in prepare
+    for line in (prepare, dry_run):
+        run = call(*line[1:])
+        assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("amount", ["inf", "nan"])
+def test_an_amount_of_memory_is_finite(here: Path, amount: str):
+    write_records(here / "photos", 3)
+    done = call("init", "--data", "photos/data.json", "--gpu-gib", amount, "--task", "charts")
+    assert (done.returncode, "--gpu-gib" in done.stderr, (here / "mine").exists()) == (2, True, False)
+
+
 def test_files_that_are_there_are_never_overwritten(here: Path):
     write_records(here / "photos", 3)
     (here / "mine").mkdir()
@@ -140,7 +162,7 @@ def test_pictures_in_a_folder_below_the_data_are_found_and_those_nowhere_are_tol
     (here / "all" / "q.csv").write_text("image,question,answer\n7.png,Which number?,100\n")
     lost = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts", "--out", "other")
     assert lost.returncode == 2
-    assert "no picture is found: 7.png" in lost.stderr
+    assert 'no picture is found: "7.png"' in lost.stderr
     assert "--image-root" in lost.stderr
 
 

@@ -77,5 +77,7 @@ def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_
 
 def test_a_loss_too_large_for_a_perplexity_has_none() -> None:
     questions = _questions(_prompt("a", "1"))
-    found = judged(questions, [Answers("base", ("x",), loss=1e4), Answers("b", ("x",), loss=0.0)], ("exact_match",))
-    assert [one["perplexity"] for one in found["results"]] == [None, 1.0]
+    losses = {"base": 1e4, "b": 0.0, "c": float("nan"), "d": None}
+    found = judged(questions, [Answers(name, ("x",), loss=loss) for name, loss in losses.items()], ("exact_match",))
+    assert [one["perplexity"] for one in found["results"]] == [None, 1.0, None, None]
+    assert [one["loss"] for one in found["results"]] == [1e4, 0.0, None, None]

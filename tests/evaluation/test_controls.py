@@ -31,3 +31,7 @@ def test_the_majority_control_takes_the_forms_that_serve_it_better() -> None:
     assert majority_answers(by_name, ["sun", "sun", "snow", "snow"]) == ["sun", "sun", "snow", "snow"]
     whatever = ["Sky in May?", "Sky in Jan?", "Sky in Jul?"]
     assert majority_answers([*whatever, "Who?", "Who?", "Who?"], ["sun"] * 3 + ["a", "a", "b"])[:3] == ["sun"] * 3
+
+
+def test_a_question_alone_has_no_majority_to_answer_by() -> None:
+    assert majority_answers(["q"], ["a"]) == [""]

@@ -65,3 +65,19 @@ def test_what_the_template_does_not_take_is_a_reject_with_its_line(tmp_path: Pat
     with pytest.raises(IxtuneError, match="no question can be asked") as raised:
         exam_of_items(read("questions", questions(tmp_path, bad), pictures=tmp_path), "{question}", View(1), tokenizer)
     assert "line 1: turn 1" in raised.value.notes[0]
+
+
+def test_a_limit_counts_questions_and_not_the_orders_of_their_options(tmp_path: Path, tokenizer: Tokenizer):
+    asked = {"answers": ["A"], "options": {"A": "red", "B": "blue"}}
+    lines = [{"id": str(at), "question": f"Colour {at}?", **asked} for at in range(3)]
+    items = read("questions", questions(tmp_path, *lines), pictures=tmp_path / "kept", circular=True)
+    exam = exam_of_items(items, "{question}", View(1), tokenizer, limit=2)
+    assert [question.group for question in exam.questions] == ["0", "0", "1", "1"]
+
+
+def test_a_question_says_itself_where_its_picture_stands_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
+    line = {"id": "q", "image": "a.png", "question": "See <ImageHere>: what is it?", "answers": ["x"]}
+    exam = exam_of_items(
+        read("questions", questions(tmp_path, line), pictures=tmp_path), "{question}", View(1), tokenizer
+    )
+    assert exam.questions[0].prompt.turns[0].text == "See <ImageHere>: what is it?"

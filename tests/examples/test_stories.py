@@ -32,6 +32,15 @@ def manifest(folder: Path) -> dict[str, Any]:
     return read(folder / "manifest.json")
 
 
+def test_a_folder_that_no_example_has_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "precious.png").write_bytes(b"mine")
+    for name in ("charts", "demo"):
+        done = tell(name, tmp_path)
+        assert (done.returncode, "is not empty, and no example has made it" in done.stderr) == (1, True)
+    assert (tmp_path / "raw" / "precious.png").read_bytes() == b"mine"
+
+
 def check_end(done: subprocess.CompletedProcess[str], out: Path, score: str, questions: int, names: set[str]) -> None:
     """It failed honestly, and scored what it should have scored, and reported it."""
     assert done.returncode == 1, done.stderr

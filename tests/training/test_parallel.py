@@ -179,6 +179,14 @@ def test_alone_there_is_nothing_to_do_together() -> None:
     assert parallel.any_of(True)
     assert parallel.from_first(lambda: "mine") == "mine"
     assert parallel.share([1, 2, 3]) == [1, 2, 3]
+
+
+def test_once_the_others_are_gone_the_first_process_does_all_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the evaluation at the end of a run of several, whose variables are still set."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert parallel.share([1, 2, 3]) == [1, 2, 3]
+    assert parallel.total(3.0) == (3.0,)
     assert parallel.gather(b"state") == [b"state"]
 
 

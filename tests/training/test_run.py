@@ -139,6 +139,17 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_n
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
 
 
+def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_the_best(
+    data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([1.0, float("nan")])
+    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    recipe = text_recipe(tmp_path, data, f"data.validation={others}", "training.max_steps=4", "training.save_every=2")
+    with pytest.raises(IxtuneError, match="the validation loss is nan at step 4"):
+        run(recipe)
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["step"] == 2
+
+
 def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

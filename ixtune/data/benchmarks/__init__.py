@@ -53,10 +53,6 @@ class Benchmark:
     entries: Callable[[Path], Iterator[Entry]]
     draft: Callable[[Mapping[str, Any], Entry], Draft]
 
-    def asked(self, item: Item) -> str:
-        """The question in the field's words."""
-        return self.prompt.replace("{question}", item.question)
-
 
 BENCHMARKS = {
     one.name: one

@@ -100,7 +100,7 @@ def test_docvqa_is_read_wherever_its_release_put_the_pictures(tmp_path: Path, wh
     assert item.kind == "figure/diagram, form"
     assert item.images == (str(picture),)
     assert (item.source, item.place.unit, item.place.at, item.record) == (str(tmp_path / "val.json"), "line", 1, 1)
-    assert BENCHMARKS["docvqa"].asked(item).endswith(f"single word or phrase. {item.question}")
+    assert BENCHMARKS["docvqa"].prompt.endswith("single word or phrase. {question}")
 
 
 @pytest.mark.parametrize("where", ["37313.jpeg", "images/37313.jpeg", "infographicsvqa_images/37313.jpeg"])

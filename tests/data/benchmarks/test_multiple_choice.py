@@ -73,11 +73,8 @@ def test_mmbench_is_read_with_its_pictures_written_once_under_their_hash(tmp_pat
     assert [str(file) for file in kept] == list(first.images)
     assert kept[0].suffix == ".png"
     assert kept[0].read_bytes() == picture
-    assert (
-        BENCHMARKS["mmbench"]
-        .asked(first)
-        .endswith("B. right\nPlease select the correct answer from the options above.")
-    )
+    assert first.question.endswith("B. right")
+    assert BENCHMARKS["mmbench"].prompt.endswith("{question}\nPlease select the correct answer from the options above.")
 
 
 def test_a_plain_pass_asks_each_question_once_and_a_circular_one_in_every_order(tmp_path: Path, picture: bytes):
@@ -195,7 +192,7 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
     assert text.images == ()
     assert json.loads(text.references[0]) == {"total": "3", "name": "é"}
     assert (where.question, where.references) == ("Where?\nA. left\nB. right", ("B",))
-    assert BENCHMARKS["questions"].asked(total) == "Total?"
+    assert (BENCHMARKS["questions"].prompt, total.question) == ("{question}", "Total?")
     assert len(read("questions", path, pictures=tmp_path / "kept", circular=True).items) == 5
 
 
