@@ -231,7 +231,8 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
     notes = []
     if not validated and data.records >= _LEAST_FOR_VALIDATION:
         notes = [
-            f"{data.largest_group} records show one picture, so no part is kept for validation: give more pictures"
+            f"one picture has {data.largest_group} of the {data.records:,} records, "
+            "too many for a part kept for validation"
         ]
     if not gpu_gib or base != HUB_ID:
         return chosen, notes

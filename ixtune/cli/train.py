@@ -61,7 +61,7 @@ def command(
     if outcome is None:
         return
     if first:
-        ending(_ending(outcome, words), outcome.adapter or outcome.checkpoint)
+        ending(_ending(outcome, words, chosen.data.validation is not None), outcome.adapter or outcome.checkpoint)
     if outcome.adapter is None:
         raise typer.Exit(130)
     if report and chosen.data.validation is not None and first:
@@ -98,7 +98,7 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
             typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
 
 
-def _ending(outcome: Outcome, words: list[str]) -> list[str]:
+def _ending(outcome: Outcome, words: list[str], validated: bool) -> list[str]:
     from ixtune.training import launch
 
     if outcome.adapter is None:
@@ -109,4 +109,7 @@ def _ending(outcome: Outcome, words: list[str]) -> list[str]:
     if outcome.best is not None:
         which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
         lines.append(f"         it is of {which}, the best on validation: {outcome.best}")
+    elif not validated:
+        run = shlex.quote(str(outcome.adapter.parent))
+        lines.append(f"report   no validation set, so there are only curves to report: ixtune report {run}")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -65,7 +66,9 @@ class Options:
         """
         for name in self.scores:
             if name not in SCORES:
-                raise UsageError(f"there is no score {name}", where="--score", mend=f"choose of {', '.join(SCORES)}")
+                near = difflib.get_close_matches(name, SCORES, 1)
+                meant = f"did you mean {near[0]}?" if near else f"choose of {', '.join(SCORES)}"
+                raise UsageError(f"there is no score {name}", where="--score", mend=meant)
         if len(set(self.scores)) < len(self.scores):
             raise UsageError("a score is named twice", where="--score", mend="name it once")
 
@@ -201,6 +204,12 @@ def evaluate(
 def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> tuple[Exam, dict[str, Any], Scores]:
     """The questions, what the file says of them, and what they are usually scored by."""
     if source.benchmark is None:
+        if source.path.is_file():
+            raise UsageError(
+                "this is a file, not a prepared set",
+                where=str(source.path),
+                mend="say whose with --benchmark: `questions` for JSON Lines of your own; or give the folder of a set",
+            )
         prepared = store.load(source.path)
         about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
         return exam_of(prepared, limit), about, _USUAL_SCORES

@@ -137,7 +137,9 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
     if not questions:
         raise IxtuneError(
-            "no question can be asked", mend="correct what is listed", notes=[reject_line(one) for one in rejects[:5]]
+            "no question can be asked",
+            mend="correct what is listed, or say where the pictures are: --image-root",
+            notes=[reject_line(one) for one in rejects[:5]],
         )
     # paths of items are absolute, and stay so whatever root they are joined to
     files = PictureFiles((Path("/"),), view.corrections)

@@ -61,7 +61,12 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
         except UsageError as error:
             if evaluations:  # one that is asked for must be there; one that is only usual need not
                 raise
-            absent.append(f"scores are not shown: {error}; {error.mend}")
+            again = f"`ixtune evaluate DATA --adapter {path.parent} --out {path}`"
+            absent.append(
+                f"scores are not shown: {error}; {error.mend}"
+                if path.exists()
+                else f"scores are not shown, for this was not evaluated yet: {again}"
+            )
     made = figures(opened, found, absent)
     html = page(made, [content for _, _, content in found])
     # answers may hold half a surrogate pair, which no UTF-8 can

@@ -66,6 +66,8 @@ def difference(first: Sequence[Part], second: Sequence[Part], groups: Sequence[H
 
     Interval: the same resamples for both. p: a permutation test in which the two models change places at random for
     each group (Fisher's; see Dror et al., ACL 2018), two-sided, with the observed one counted among the permutations.
+    Where the two score alike on every group, the interval is what Wilson's leaves for the share of groups on which they
+    might differ.
 
     Raises:
         ValueError: there is nothing to score, or the two differ in number.
@@ -74,6 +76,9 @@ def difference(first: Sequence[Part], second: Sequence[Part], groups: Sequence[H
         raise ValueError(f"{len(first)} and {len(second)} answers cannot be paired")
     one_G2, two_G2 = _sums(first, groups), _sums(second, groups)
     value = _quotient(two_G2) - _quotient(one_G2)
+    if np.array_equal(one_G2, two_G2):  # then no resample differs either, whatever their number
+        bound = _wilson(0.0, len(one_G2)).high
+        return Difference(Interval(0.0, -bound, bound), 1.0)
     before, after = _resampled([one_G2, two_G2])
     rng = np.random.default_rng(_SEED)
     at_least = 1

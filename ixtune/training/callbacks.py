@@ -18,6 +18,7 @@ from ixtune.training.batch import PictureSource
 from ixtune.training.inputs import Inputs
 from ixtune.training.metrics import JsonLines
 from ixtune.training.plan import Plan
+from ixtune.training.progress import Progress
 from ixtune.training.rehearsal import rehearse
 from ixtune.training.trainer import AdapterTrainer
 from ixtune.training.validation import DTYPES, LOSS, mean_loss, take_note
@@ -205,8 +206,8 @@ def _no_better(by: str) -> str:
 class GracefulStop(TrainerCallback):
     """Ctrl-C ends the step, saves a checkpoint and stops; a second one stops at once."""
 
-    def __init__(self, view: View) -> None:
-        self.view, self.asked = view, False
+    def __init__(self, view: View, progress: Progress) -> None:
+        self.view, self.progress, self.asked = view, progress, False
         self._previous: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -220,6 +221,8 @@ class GracefulStop(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop where asked, all processes in the same step."""
+        if state.global_step >= state.max_steps or self.progress.stopped_early:
+            control.should_log = True  # what the run came to is in the last line, whatever log_every says
         self.asked = parallel.any_of(self.asked)
         if self.asked:
             control.should_save = control.should_training_stop = True

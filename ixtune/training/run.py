@@ -158,7 +158,7 @@ def _add_callbacks(trainer: AdapterTrainer, inputs: Inputs, network: Network, pl
         trainer.add_callback(Validation(trainer, inputs, pictures, view))
         if trainer.recipe.training.sample_every:
             trainer.add_callback(Samples(trainer, inputs, pictures, view))
-    stop = GracefulStop(view)
+    stop = GracefulStop(view, trainer.progress)
     trainer.add_callback(stop)
     return stop
 

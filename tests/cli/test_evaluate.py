@@ -224,6 +224,8 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         (2, "give nf4 or none", ("predict", "Which?", "--base", "nano", "--quantize", "int8")),
         (1, "ixtune prepare", ("evaluate", tmp_path, "--base", "nano")),
         (2, "give --adapter, --base, --model", ("evaluate", trained / "prepared")),
+        (2, "did you mean anls?", ("evaluate", trained / "prepared", "--base", "nano", "--score", "anlss")),
+        (2, "--benchmark: `questions`", ("evaluate", trained / "evaluation.json", "--base", "nano")),
         (2, "there is no score bleu", ("evaluate", trained / "prepared", "--base", "nano", "--score", "bleu")),
         (2, "named twice", ("evaluate", trained / "prepared", "--base", "nano", "--score", "cer", "--score", "cer")),
         (

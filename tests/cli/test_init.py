@@ -106,7 +106,7 @@ def test_questions_about_few_pictures_get_no_part_for_validation_and_are_told_wh
     (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
     done = call("init", "--data", "q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert "note     30 records show one picture, so no part is kept for validation" in done.stdout
+    assert "note     one picture has 30 of the 30 records, too many for a part kept for validation" in done.stdout
     prepare, _, dry_run, *_ = commands(done.stdout)
     assert "--val-fraction" not in prepare
     for line in (prepare, dry_run):

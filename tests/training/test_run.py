@@ -139,6 +139,11 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_n
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
 
 
+def test_the_last_step_has_a_line_whatever_log_every_says(data: Path, tmp_path: Path) -> None:
+    run(text_recipe(tmp_path, data, "training.max_steps=3", "training.log_every=2"))
+    assert [line["step"] for line in lines_of(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
 def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_the_best(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
