@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from in_process import call
 from main_job import ixtune, prepare, write_recipe
 
 pytestmark = pytest.mark.xdist_group("evaluate")
@@ -251,7 +252,8 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
     content[-1] ^= 1
     shard.write_bytes(content)
     for code, said, arguments in cases:
-        done = ixtune(*(str(other) if argument == "OTHER" else argument for argument in arguments))
+        # in this process, which has imported everything once
+        done = call(*(str(other) if argument == "OTHER" else argument for argument in arguments))
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
         assert "mend:" in done.stderr
         assert "Traceback" not in done.stderr

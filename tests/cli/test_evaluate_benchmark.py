@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from in_process import call
 from main_job import ixtune
 from PIL import Image
 from records import write_picture
@@ -108,7 +109,7 @@ def test_what_is_wrong_with_the_command_is_told_before_any_weight_is_loaded(aske
             "field_accuracy cannot judge answers to 3 of 3 questions",
         ),
     ):
-        done = ixtune("evaluate", file, "--base", "nano", *options)
+        done = call("evaluate", file, "--base", "nano", *options)
         assert done.returncode == (1 if "cannot judge" in words else 2), (options, done.stderr)
         assert words in done.stderr
         assert "Traceback" not in done.stderr
