@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -19,10 +18,9 @@ from torch import nn
 from torch.autograd import Function
 
 from ixtune.adapter.dora import Dora
+from ixtune.adapter.dropout import draw, drop
+from ixtune.adapter.joined import joined
 from ixtune.model.lean import Maker, maker
-
-_STEPS = 1 << 15  # a mask drawn on a CPU rounds the dropout to one part in so many
-_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def lean_lora(model: PeftModel) -> int:
@@ -47,6 +45,7 @@ def lean_lora(model: PeftModel) -> int:
             layer.lora_A[name] = LeanLinear(cast(nn.Linear, layer.lora_A[name]), rate)
             layer.lora_B[name] = LeanLinear(cast(nn.Linear, layer.lora_B[name]), 0.0)
             layer.lora_dropout[name] = nn.Identity()
+            layer.joined = joined  # type: ignore[assignment]  # a decoder linear asks for it, see `plora.apply`
             replaced += 1
     return replaced
 
@@ -91,12 +90,12 @@ class _Product(Function):
         kind = x.device.type
         ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         ctx.make, ctx.dropout = make, dropout
-        bits = _draw(x, dropout) if dropout else None
+        bits = draw(x, dropout) if dropout else None
         ctx.save_for_backward(None if make else x, weight_RD, bits)
         with torch.autocast(kind, enabled=False):
             dropped_ND = _rows(x, ctx.dtype)
             if bits is not None:
-                dropped_ND = _drop(dropped_ND, bits)
+                dropped_ND = drop(dropped_ND, bits)
             out_NR = dropped_ND @ weight_RD.to(ctx.dtype).t()
         if dropout:
             out_NR.mul_(1 / (1 - dropout))  # of the few columns behind the product, not of the many before it
@@ -113,41 +112,15 @@ class _Product(Function):
             if ctx.needs_input_grad[1]:
                 dropped_ND = _rows(ctx.make() if ctx.make else x, ctx.dtype)
                 if bits is not None:
-                    dropped_ND = _drop(dropped_ND, bits)
+                    dropped_ND = drop(dropped_ND, bits)
                 to_weight_RD = (gradient_NR.t() @ dropped_ND).to(weight_RD.dtype)
             if ctx.needs_input_grad[0]:
                 to_x = gradient_NR @ weight_RD.to(ctx.dtype)
                 if bits is not None:
-                    to_x = _drop(to_x, bits)
+                    to_x = drop(to_x, bits)
                 to_x = to_x.view(*gradients[0].shape[:-1], -1)
         return to_x, to_weight_RD, None, None
 
 
 def _rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype)
-
-
-def _draw(x: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Which numbers of x stay, one bit each, first bit highest: uint8 [ceil(numel / 8)]."""
-    count = x.numel()
-    if x.device.type != "cpu":
-        stay = torch.empty(-(-count // 8) * 8, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
-        return (stay.view(torch.uint8).view(-1, 8) * _powers(x.device)).sum(-1, dtype=torch.uint8)
-    # Four draws of 15 bits from each of torch's: a third of the time of a Bernoulli draw for each number.
-    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_().view(torch.int16)[:count]
-    return torch.from_numpy(np.packbits(draws.bitwise_and_(_STEPS - 1).numpy() >= round(dropout * _STEPS)))
-
-
-def _drop(x_ND: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """A copy of x with zeros where a bit is 0."""
-    if x_ND.device.type != "cpu":
-        stay = (bits[:, None] & _powers(x_ND.device)).view(-1)[: x_ND.numel()].view_as(x_ND)
-        return torch.where(stay != 0, x_ND, 0)
-    # All ones or all zeros, and a bitwise `and`: a multiplication by a mask takes four times as long.
-    whole = _WHOLE[x_ND.dtype.itemsize]
-    stay = torch.from_numpy(np.unpackbits(bits.numpy(), count=x_ND.numel())).view(torch.int8).neg_().to(whole)
-    return stay.bitwise_and_(x_ND.contiguous().view(whole).view(-1)).view(x_ND.dtype).view_as(x_ND)
-
-
-def _powers(device: torch.device) -> torch.Tensor:
-    return 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=device)

@@ -1,4 +1,4 @@
-"""The 7B's own shapes with random weights, straight in NF4, on this machine's GPU. Not yet run on a GPU."""
+"""The 7B's own shapes with random weights, straight in NF4, on this machine's GPU, beside what is planned for them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ixtune.errors import IxtuneError
 from ixtune.model.flops import PackShape, flops
 from ixtune.model.sizes import Sizes
 from ixtune.recipe import AdapterSection
+from ixtune.training import memory
 from ixtune.training.levers import Levers, apply
 
 # a page of 3x3, 4x6 and 6x9 crops, with text up to about 1.6, 4 and 8.9 thousand tokens
@@ -34,7 +35,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Peak memory and speed of training steps on one page, with and without checkpointing of every layer.
 
-    LoRA of rank 64 on all five linears, the whole projector, AdamW in 8 bits.
+    LoRA of rank 64 on all five linears with its default dropout, the whole projector, AdamW in 8 bits.
 
     Args:
         layers: so many decoder layers only; None for all 32.
@@ -45,6 +46,10 @@ def measure(
 
     Raises:
         IxtuneError: there is no GPU.
+
+    Returns:
+        For each page and either checkpointing: tokens, peak_gib (of tensors), reserved_gib (by the allocator),
+        used_gib (of the whole GPU), planned_gib (of the whole GPU), tokens_per_s and limit_share.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise IxtuneError(
@@ -66,7 +71,7 @@ def measure(
         for checkpointed in (True, False):
             row = _page(wrapped, network, sizes, rank, page, checkpointed=checkpointed, device=device)
             row["limit_share"] = row.pop("flops_per_s") / limit
-            told(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['peak_gib']:.2f} GiB")
+            told(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['used_gib']:.2f} GiB")
             rows.append(row)
     return rows
 
@@ -76,7 +81,8 @@ def _page(
 ) -> dict[str, Any]:
     import bitsandbytes
 
-    apply(network, Levers(sizes.layers if checkpointed else 0, _VISION_CHUNK, False))
+    levers = Levers(sizes.layers if checkpointed else 0, _VISION_CHUNK, False)
+    apply(network, levers)
     batch = {
         key: _to(value, device) for key, value in synthetic.pack(synthetic.contents([page], sizes.vocabulary)).items()
     }
@@ -99,13 +105,33 @@ def _page(
     seconds = sorted(spent[1:])[_STEPS // 2]
     picture = page.grid
     shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (picture[0] * picture[1],) if picture else ())
+    plan = memory.peak(_setup(sizes, rank, levers), shape)
+    free, total = torch.cuda.mem_get_info() if cuda else (0, 0)
     return {
         "tokens": page.tokens,
         "checkpointed": checkpointed,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else 0.0,
+        "used_gib": (total - free) / 2**30,
+        "planned_gib": plan.total / 2**30,
         "tokens_per_s": page.tokens / seconds,
         "flops_per_s": flops(sizes, twin.trained(rank), shape).needed / seconds,
     }
+
+
+def _setup(sizes: Sizes, rank: int, levers: Levers) -> memory.Setup:
+    """What is measured here, as the plan takes it."""
+    return memory.Setup(
+        sizes=sizes,
+        trained=twin.trained(rank),
+        nf4=True,
+        float_bytes=2,
+        optimizer="adamw_8bit",
+        accumulates=False,
+        dropout=True,
+        device="cuda",
+        levers=levers,
+    )
 
 
 def _matmul_flops_per_s(device: str, width: int = 4096, inner: int = 14336, times: int = 10) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,23 +32,25 @@ def command(
     from ixtune.cli.console import aside, console, quiet_libraries, table
 
     out, beside = console(), aside()
+    told: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: beside.print(line, highlight=False))
     if full_size:
         quiet_libraries()
         from ixtune.bench import full
 
-        rows = full.measure(layers=layers, told=lambda line: beside.print(line, highlight=False))
+        rows = full.measure(layers=layers, told=told)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return
         out.print(
             table(
                 None,
-                ("tokens", "checkpointed", "peak GiB", "tokens/s", "of the matmul limit"),
+                ("tokens", "checkpointed", "peak GiB", "planned GiB", "tokens/s", "of the matmul limit"),
                 [
                     (
                         f"{row['tokens']:,}",
                         "all layers" if row["checkpointed"] else "none",
-                        f"{row['peak_gib']:.2f}",
+                        f"{row['used_gib']:.2f}",
+                        f"{row['planned_gib']:.2f}",
                         f"{row['tokens_per_s']:,.0f}",
                         f"{row['limit_share']:.0%}",
                     )
@@ -64,7 +67,7 @@ def command(
         rounds=rounds,
         config=twin.CONFIG,
         rank=twin.RANK,
-        told=(lambda line: None) if as_json else (lambda line: beside.print(line, highlight=False)),
+        told=told,
     )
     found = compare.ratios(figures, records=records, config=twin.CONFIG, rank=twin.RANK)
     if as_json:

@@ -53,7 +53,7 @@ class Tokenizer:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:  # RuntimeError: the C++ library cannot parse it
             raise IxtuneError(
-                "this is not a sentencepiece model",
+                f"this is not a sentencepiece model, says sentencepiece {sentencepiece.__version__}: {error}",
                 where=str(path),
                 mend="copy the tokenizer.model of the base again: it may be cut short, or a Git LFS pointer",
             ) from error

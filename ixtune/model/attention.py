@@ -1,8 +1,9 @@
 """Attention for packs: several records in one row of tokens, each seeing only itself.
 
 `segments` is a name in transformers' attention interface, like `sdpa`. Given boundaries it attends inside each
-segment, without any mask: torch's varlen kernel on CUDA, its kernel for CPUs a segment at a time elsewhere. Given none
-(padded batches, generation) it is transformers' sdpa.
+segment, without any mask: on CUDA by torch's varlen kernel, or by cuDNN's a segment at a time where segments are long;
+by torch's kernel for CPUs a segment at a time elsewhere. Given none (padded batches, generation) it is transformers'
+sdpa.
 
 Of transformers' own names the flash ones are given the boundaries in their way and `flex_attention` a mask of blocks.
 `sdpa` and `eager` would read over the boundaries in silence: packs take `segments` in their place.
@@ -11,11 +12,13 @@ Of transformers' own names the flash ones are given the boundaries in their way 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,6 +31,8 @@ from ixtune.errors import IxtuneError
 NAME = "segments"
 FLEX = "flex_attention"
 _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+# From here on cuDNN's kernel, once a segment, is faster on Hopper than the varlen kernel once (tests/bench/results).
+_LONG = 2048
 
 Attend = Callable[..., tuple[torch.Tensor, Any]]
 
@@ -54,7 +59,9 @@ def attention_of(implementation: str | None, *, packed: bool) -> Attend:
 def _flash_of(implementation: str) -> Attend:
     plain = cast(Attend, ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward))
 
-    def attend(*args: Any, cu_seq_lens_q: torch.Tensor, max_length_q: int, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+    def attend(
+        *args: Any, cu_seq_lens_q: torch.Tensor, max_length_q: int, bounds: Any = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, Any]:
         # Unless all four are there it takes the pack for one record.
         both = {"cu_seq_lens_k": cu_seq_lens_q, "max_length_k": max_length_q}
         return plain(*args, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, **both, **kwargs)
@@ -72,6 +79,7 @@ def segment_attention(
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    bounds: tuple[int, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each segment.
@@ -86,6 +94,7 @@ def segment_attention(
         scaling: multiplier of the scores; None means 1/sqrt(head_dim).
         cu_seq_lens_q: int32 [segments + 1], 0 first and length last (flash attention's convention).
         max_length_q: length of the longest segment (needed by the varlen kernel).
+        bounds: the numbers of cu_seq_lens_q, so that no layer has to ask a GPU for them.
         **kwargs: the rest of the interface, for the fallback.
 
     Returns:
@@ -95,11 +104,26 @@ def segment_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
-        return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+    bounds = bounds or tuple(cu_seq_lens_q.tolist())
     if query.device.type == "cpu":
-        return _OneByOne.apply(query, key, value, cu_seq_lens_q.tolist(), scaling), None
-    bounds = cu_seq_lens_q.tolist()
+        return _OneByOne.apply(query, key, value, bounds, scaling), None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
+        if not _are_long(bounds) or torch.cuda.get_device_capability(query.device) < (9, 0):
+            return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+            return _by_segment(query, key, value, scaling, bounds), None
+    return _by_segment(query, key, value, scaling, bounds), None
+
+
+def _are_long(bounds: tuple[int, ...]) -> bool:
+    """Whether the segment that an average position is in is a long one."""
+    lengths = [stop - start for start, stop in pairwise(bounds)]
+    return sum(length * length for length in lengths) >= _LONG * sum(lengths)
+
+
+def _by_segment(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, bounds: tuple[int, ...]
+) -> torch.Tensor:
     outputs = [
         scaled_dot_product_attention(
             query[:, :, part],
@@ -111,7 +135,7 @@ def segment_attention(
         )
         for part in map(slice, bounds, bounds[1:])
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)).transpose(1, 2)
 
 
 class _OneByOne(Function):
@@ -126,7 +150,7 @@ class _OneByOne(Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        bounds: list[int],
+        bounds: tuple[int, ...],
         scaling: float | None,
     ) -> torch.Tensor:
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
@@ -170,7 +194,6 @@ def _varlen(
     cu_seq_lens: torch.Tensor,
     max_length: int | None,
 ) -> torch.Tensor:
-    """The CUDA path. Not yet run on a GPU."""
     from torch.nn.attention.varlen import varlen_attn
 
     q_THd, k_THd, v_THd = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))

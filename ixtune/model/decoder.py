@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ixtune.model.attention import FLEX, attention_of
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.lean import gated, heads, rms_norm
-from ixtune.model.plora import PLoRA, apply
+from ixtune.model.plora import ImageRows, PLoRA, apply
 
 
 class RMSNorm(nn.Module):
@@ -102,14 +102,14 @@ class Attention(nn.Module):
         self,
         x_BLD: torch.Tensor,
         angles: tuple[torch.Tensor, torch.Tensor],
-        image_rows_I: torch.Tensor | None,
+        images: ImageRows | None,
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
         batch, length, _ = x_BLD.shape
-        qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, image_rows_I)
+        qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, images)
         query, key, value = heads(qkv, angles, self.head_dim, self.num_key_value_groups)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -117,7 +117,7 @@ class Attention(nn.Module):
         attend = attention_of(self.config._attn_implementation, packed=packed)
         out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         out_BLD = out.reshape(batch, length, -1).contiguous()
-        return apply(self.wo, self.wo_plora, out_BLD, image_rows_I)
+        return apply(self.wo, self.wo_plora, out_BLD, images)
 
 
 class FeedForward(nn.Module):
@@ -129,11 +129,11 @@ class FeedForward(nn.Module):
         self.w3, self.w3_plora = _linear(config, "w3")
         self.w2, self.w2_plora = _linear(config, "w2")
 
-    def forward(self, x_BLD: torch.Tensor, image_rows_I: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_BLD: torch.Tensor, images: ImageRows | None) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
-        gate = apply(self.w1, self.w1_plora, x_BLD, image_rows_I)
-        up = apply(self.w3, self.w3_plora, x_BLD, image_rows_I)
-        return apply(self.w2, self.w2_plora, gated(gate, up), image_rows_I)
+        gate = apply(self.w1, self.w1_plora, x_BLD, images)
+        up = apply(self.w3, self.w3_plora, x_BLD, images)
+        return apply(self.w2, self.w2_plora, gated(gate, up), images)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -150,16 +150,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         self,
         x_BLD: torch.Tensor,
         angles: tuple[torch.Tensor, torch.Tensor],
-        image_rows_I: torch.Tensor | None = None,
+        images: ImageRows | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """[B, L, D] -> [B, L, D]."""
         x_BLD = x_BLD + self.attention(
-            self.attention_norm(x_BLD), angles, image_rows_I, attention_mask, past_key_values, **kwargs
+            self.attention_norm(x_BLD), angles, images, attention_mask, past_key_values, **kwargs
         )
-        return x_BLD + self.feed_forward(self.ffn_norm(x_BLD), image_rows_I)
+        return x_BLD + self.feed_forward(self.ffn_norm(x_BLD), images)
 
 
 class Decoder(nn.Module):
@@ -204,6 +204,8 @@ class Decoder(nn.Module):
             position_ids = torch.arange(past, past + embeds_BLD.shape[1], device=embeds_BLD.device)[None]
         mask = None
         packed = kwargs.get("cu_seq_lens_q") is not None
+        if packed:
+            kwargs["bounds"] = tuple(kwargs["cu_seq_lens_q"].tolist())  # asked for once, and not by every layer
         if not packed or self.config._attn_implementation == FLEX:
             mask = create_causal_mask(
                 config=self.config,
@@ -214,12 +216,12 @@ class Decoder(nn.Module):
                 position_ids=position_ids if packed else None,
             )
         angles = self.rotary(position_ids, embeds_BLD.dtype)
-        hidden = embeds_BLD
+        hidden, images = embeds_BLD, ImageRows.of(image_rows_I)
         for layer in self.layers:
             hidden = layer(
                 hidden,
                 angles,
-                image_rows_I=image_rows_I,
+                images=images,
                 attention_mask=mask,
                 past_key_values=past_key_values,
                 **kwargs,

@@ -3,7 +3,11 @@
 What a function keeps is its inputs, in their own dtype; what can be computed from them in a pass over memory is not
 kept. The outputs of some can be made again by those who need them in their own backward pass: see `maker`.
 
-Shape letters: B batch, L length, D hidden, F intermediate, H query heads, K key/value heads, G = H / K, d head width.
+On a GPU each of them is a kernel or two in training, see `ixtune.model.fused`; on a CPU it works in blocks that stay in
+the caches.
+
+Shape letters: B batch, L length, N = B * L, D hidden, F intermediate, H query heads, K key/value heads, G = H / K,
+d head width.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
+
+from ixtune.model import fused
 
 # On a CPU fp32 copies of so many numbers stay in the caches: 2.0 times as fast as copies of everything.
 _BLOCK = 1 << 18
@@ -52,6 +58,10 @@ class _Norm(Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
         x_ND = x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[0] and x.is_cuda:
+            out_ND, scale_N1 = fused.norm(x_ND, weight_D, eps)
+            ctx.save_for_backward(x, scale_N1, weight_D)
+            return out_ND.view_as(x)
         scale_N1 = torch.empty(len(x_ND), 1, dtype=torch.float32, device=x.device)
         for rows in _blocks(x_ND):
             scale_N1[rows] = torch.rsqrt(x_ND[rows].float().square().mean(-1, keepdim=True) + eps)
@@ -61,13 +71,19 @@ class _Norm(Function):
     @staticmethod
     def again(node: Any) -> torch.Tensor:
         """The output, bit by bit."""
-        return _scaled(*_kept(node))
+        x, scale_N1, weight_D = _kept(node)
+        if x.is_cuda:
+            again_ND: torch.Tensor = fused.norm_again(x.reshape(-1, x.shape[-1]), scale_N1, weight_D)
+            return again_ND.view_as(x)
+        return _scaled(x, scale_N1, weight_D)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, scale_N1, weight_D = _kept(ctx)
         del ctx.unpacked
         x_ND, gradient_ND = x.reshape(-1, x.shape[-1]), gradients[0].reshape(-1, x.shape[-1])
+        if x.is_cuda and not ctx.needs_input_grad[1]:
+            return fused.norm_backward(x_ND, scale_N1, weight_D, gradient_ND).view_as(x), None, None
         to_x_ND = torch.empty_like(x_ND)
         to_weight_D = torch.zeros_like(weight_D, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for rows in _blocks(x_ND):
@@ -101,22 +117,30 @@ class _Gate(Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return _gated(gate, up) if any(ctx.needs_input_grad) else torch.nn.functional.silu(gate).mul_(up)
 
     @staticmethod
     def again(node: Any) -> torch.Tensor:
         """The output, bit by bit."""
-        gate, up = _kept(node)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return _gated(*_kept(node))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         gate, up = _kept(ctx)
         del ctx.unpacked
+        if gate.is_cuda:
+            return fused.gate_backward(gradients[0], gate, up)
         to_up = torch.nn.functional.silu(gate).mul_(gradients[0])
         to_gate = gradients[0] * up
         torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
         return to_gate, to_up
+
+
+def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    if gate.is_cuda:
+        out: torch.Tensor = fused.gate(gate, up)
+        return out
+    return torch.nn.functional.silu(gate).mul_(up)
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -134,6 +158,9 @@ class _Heads(Function):
         cos, sin = (angles[:, 0, :, None, None, : width // 2] for angles in (cos, sin))
         ctx.save_for_backward(cos, sin)
         qkv_BLKgd = qkv.view(batch, length, -1, groups + 2, width)
+        if ctx.needs_input_grad[0] and qkv.is_cuda:
+            parts = fused.heads(qkv_BLKgd, cos, sin, groups)
+            return tuple(part.view(batch, length, -1, width).transpose(1, 2) for part in parts)
         query = qkv.new_empty(batch, length, qkv_BLKgd.shape[2], groups, width)
         key = qkv.new_empty(batch, length, qkv_BLKgd.shape[2], 1, width)
         _turn(qkv_BLKgd[..., :groups, :], cos, sin, query)
@@ -146,8 +173,10 @@ class _Heads(Function):
         cos, sin = ctx.saved_tensors
         batch, kv_heads, length, width = gradients[1].shape
         groups = gradients[0].shape[1] // kv_heads
-        to_qkv = gradients[0].new_empty(batch, length, kv_heads, groups + 2, width)
         by_group = [gradient.transpose(1, 2).unflatten(2, (kv_heads, -1)) for gradient in gradients]
+        if by_group[0].is_cuda:
+            return fused.heads_backward(*by_group, cos, sin).view(batch, length, -1), None, None, None, None
+        to_qkv = gradients[0].new_empty(batch, length, kv_heads, groups + 2, width)
         _turn(by_group[0], cos, -sin, to_qkv[..., :groups, :])
         _turn(by_group[1], cos, -sin, to_qkv[..., groups : groups + 1, :])
         to_qkv[..., groups + 1 :, :] = by_group[2]

@@ -5,8 +5,10 @@ Shape letters: T flattened positions of the batch, D in features, O out features
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd import Function
@@ -30,23 +32,50 @@ class PLoRA(nn.Module):
         return self.B(self.A(x_ID)) * self.scale
 
 
-def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, image_rows_I: torch.Tensor | None) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class ImageRows:
+    """Where a batch has image positions.
+
+    Attributes:
+        rows_I: int64 indices into batch*length.
+        spans: the same as runs of neighbours, known without asking a GPU.
+    """
+
+    rows_I: torch.Tensor
+    spans: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, rows_I: torch.Tensor | None) -> ImageRows | None:
+        """From indices; None where there is no image."""
+        if rows_I is None:
+            return None
+        rows = np.array(rows_I.tolist(), dtype=np.int64)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        return cls(rows_I, tuple(slice(int(run[0]), int(run[-1]) + 1) for run in runs))
+
+
+def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | None) -> torch.Tensor:
     """`linear(x)`, plus the branch at the image rows.
 
     Args:
-        linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be.
+        linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be. One that has a
+            `joined` computes all of it at one time (`ixtune.adapter.joined`), where it can.
         plora: its branch.
         x: [batch, length, D].
-        image_rows_I: int64 indices into batch*length; None where there is no image.
+        images: where they are; None where there is no image.
 
     Returns:
         [batch, length, O]
     """
+    joined = getattr(linear, "joined", None)
+    if joined is not None and (whole := joined(linear, plora, x, images.spans if images else ())) is not None:
+        product: torch.Tensor = whole
+        return product
     out = linear(x)
-    if image_rows_I is None:
+    if images is None:
         return out
-    branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, image_rows_I))
-    added: torch.Tensor = _AddRows.apply(out, image_rows_I, branch_IO)
+    branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, images.rows_I))
+    added: torch.Tensor = _AddRows.apply(out, images.spans, branch_IO)
     return added
 
 
@@ -54,18 +83,18 @@ class _AddRows(Function):
     """Add some rows in place; torch's own `index_add` would keep what it adds, five matrices a layer."""
 
     @staticmethod
-    def forward(ctx: Any, out: torch.Tensor, rows_I: torch.Tensor, branch_IO: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(rows_I)
+    def forward(ctx: Any, out: torch.Tensor, spans: tuple[slice, ...], branch_IO: torch.Tensor) -> torch.Tensor:
         ctx.mark_dirty(out)
-        ctx.dtype = branch_IO.dtype
-        out.view(-1, out.shape[-1]).index_add_(0, rows_I, branch_IO.to(out.dtype))
+        ctx.spans, ctx.dtype = spans, branch_IO.dtype
+        flat = out.view(-1, out.shape[-1])
+        for span, part in zip(spans, branch_IO.split([s.stop - s.start for s in spans]), strict=True):
+            flat[span] += part
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (rows_I,) = ctx.saved_tensors
         to_branch_IO = None
         if ctx.needs_input_grad[2]:
             flat = gradients[0].reshape(-1, gradients[0].shape[-1])
-            to_branch_IO = flat.index_select(0, rows_I).to(ctx.dtype)
+            to_branch_IO = torch.cat([flat[span] for span in ctx.spans]).to(ctx.dtype)
         return gradients[0], None, to_branch_IO

@@ -19,8 +19,8 @@ from ixtune.training.levers import Levers
 
 TERMS = ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack")
 _CHUNK_ROWS = 512
-# Of a GPU nothing is measured yet: the driver's context and its libraries, and what lies idle between blocks.
-_CUDA_CONTEXT, _CUDA_FRAGMENTS = 600 * 2**20, 0.03
+# Measured on an H200 (tests/bench/results/full_size.csv): the driver's context and its libraries; idle between blocks.
+_CUDA_CONTEXT, _CUDA_FRAGMENTS = 760 * 2**20, 0.04
 # Measured on a CPU: code and tables that are loaded at the first use, and half of it again for the tower's.
 _CPU_LIBRARIES = 20 * 2**20
 _MASTER = 4  # bytes of a trained number, and of its gradient
@@ -196,19 +196,30 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
 
 
 def _layer_work(setup: Setup, pack: PackShape) -> int:
-    """What is alive besides in the layer whose backward pass runs, where it is most: at w2's input.
+    """What is alive besides in the layer whose backward pass runs, where it is most.
 
-    There LoRA's dropout has its gradient, the dropped input that was made again, and the mask, beside the gradient
-    that comes through PLoRA. Without dropout it is the gate, whose two gradients are made from its own.
+    That is the gate, whose two gradients are made from its own, or one of its inputs, whose gradient is multiplied by
+    decoded weights, or the dropout of w2's input, with LoRA's part of the gradient and on a CPU a mask beside it.
     """
     sizes, number = setup.sizes, setup.float_bytes
     numbers = pack.tokens * sizes.intermediate
-    masks = numbers * (2 if setup.device == "cuda" else 1)
     decoded = sizes.hidden * sizes.intermediate * number if setup.nf4 else 0
-    # DoRA's magnitudes have fp32 gradients of the whole output, when the gate has let go of its inputs
-    magnified = 10 * numbers * setup.trained.dora
-    dropped = ((3 + bool(pack.image_tokens)) * numbers * number + masks) * setup.dropout
-    return max(3 * numbers * number, dropped, magnified, 2 * numbers * number + decoded)
+    masks = numbers * (1 + number) if setup.device == "cpu" else 0
+    dropped = (2 * numbers * number + masks) * setup.dropout
+    return max(3 * numbers * number, dropped, 2 * numbers * number + decoded, _dora_work(setup, pack))
+
+
+def _dora_work(setup: Setup, pack: PackShape) -> int:
+    """The same with DoRA, whose branches are products of their own.
+
+    Its magnitudes have fp32 gradients of the whole output, when the gate has let go of its inputs. LoRA's dropout has
+    its gradient, the dropped input that was made again, and a mask, beside the gradient that comes through PLoRA.
+    """
+    if not setup.trained.dora:
+        return 0
+    numbers, number = pack.tokens * setup.sizes.intermediate, setup.float_bytes
+    dropped = ((3 + bool(pack.image_tokens)) * numbers * number + numbers) * setup.dropout
+    return max(10 * numbers, dropped)
 
 
 def _before_layers(setup: Setup, pack: PackShape) -> int:

@@ -14,7 +14,8 @@ from small_pack import TARGETS, gradients, small_adapter, small_pack, take_step
 from torch import nn
 
 from ixtune.adapter import dora
-from ixtune.adapter.lean import LeanLinear, _draw, _drop, lean_lora
+from ixtune.adapter.dropout import draw, drop
+from ixtune.adapter.lean import LeanLinear, lean_lora
 
 RECORDS: Any = [(9, []), (6, [(1, 1)]), (14, [])]
 
@@ -101,25 +102,25 @@ def test_dropout_is_the_same_in_both_passes(dtype: torch.dtype, width: int) -> N
 def test_so_many_numbers_are_dropped_and_others_each_time(rate: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(400, 1000)
-    bits = [_draw(x, rate) for _ in range(2)]
+    bits = [draw(x, rate) for _ in range(2)]
     assert bits[0].nbytes == x.numel() // 8
     for one in bits:
-        stays = _drop(x, one)
+        stays = drop(x, one)
         assert float(stays.mean()) == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / x.numel()) ** 0.5)
         # neither rows nor columns share their fate
         assert float(stays.mean(0).std()) == pytest.approx((rate * (1 - rate) / 400) ** 0.5, rel=0.1)
         assert float(stays.mean(1).std()) == pytest.approx((rate * (1 - rate) / 1000) ** 0.5, rel=0.15)
-    both_stay = (_drop(x, bits[0]) * _drop(x, bits[1])).mean()
+    both_stay = (drop(x, bits[0]) * drop(x, bits[1])).mean()
     assert float(both_stay) == pytest.approx((1 - rate) ** 2, abs=3e-3)
     torch.manual_seed(0)
-    assert torch.equal(_draw(x, rate), bits[0])
+    assert torch.equal(draw(x, rate), bits[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_reads_bits_as_a_cpu_does() -> None:
     x = torch.randn(5, 13)
-    bits = _draw(x.cuda(), 0.3)
-    assert torch.equal(_drop(x.cuda(), bits).cpu(), _drop(x, bits.cpu()))
+    bits = draw(x.cuda(), 0.3)
+    assert torch.equal(drop(x.cuda(), bits).cpu(), drop(x, bits.cpu()))
 
 
 def test_dropout_of_a_model_is_that_of_peft_on_average() -> None:

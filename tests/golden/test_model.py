@@ -11,7 +11,7 @@ from torch import nn
 
 from ixtune.model.checkpoint import to_module_name, to_original_name
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.model.plora import PLoRA, apply
+from ixtune.model.plora import ImageRows, PLoRA, apply
 
 EMBEDDINGS = LOGITS = 2e-5
 LOGITS_OTHER_KERNEL = 5e-5
@@ -156,7 +156,7 @@ def test_plora_layer_alone_matches(tiny: Tiny) -> None:
     mixed = unit["mask"].bool().reshape(-1).nonzero().squeeze(1)
     everywhere = torch.arange(unit["mask"].numel())
     for rows, name in ((mixed, "out_mixed"), (None, "out_none"), (everywhere, "out_all")):
-        assert largest(apply(linear, plora, unit["x"], rows) - unit[name]) <= 8e-6
+        assert largest(apply(linear, plora, unit["x"], ImageRows.of(rows)) - unit[name]) <= 8e-6
 
 
 def test_greedy_ids_and_step_logits_match(tiny: Tiny, model: IXC2ForCausalLM, chat: str) -> None:

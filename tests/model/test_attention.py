@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixtune.errors import IxtuneError
+from ixtune.model import attention
 from ixtune.model.attention import NAME, attention_of, segment_attention
 
 BOUNDS = [0, 5, 6, 19, 32]
@@ -57,6 +58,21 @@ def test_segments_are_a_pack_under_a_mask(device: str, dtype: torch.dtype, kv_he
     for one, other in zip((out, *found), (wanted, *gradients), strict=True):
         difference, bound = (one - other).detach().norm(), 2e-6 if dtype == torch.float32 else 1e-2
         assert float(difference) <= bound * float(other.detach().norm())
+
+
+@pytest.mark.parametrize(("device", "dtype"), DEVICES)
+def test_long_segments_are_too(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper by another kernel."""
+    monkeypatch.setattr(attention, "_LONG", 1)
+    assert attention._are_long(tuple(BOUNDS))
+    test_segments_are_a_pack_under_a_mask(device, dtype, 2)
+
+
+def test_segments_are_long_by_where_an_average_position_is() -> None:
+    assert attention._are_long((0, 2048))
+    assert attention._are_long((0, 4096, 4596, 5096))
+    assert not attention._are_long((0, 2047))
+    assert not attention._are_long(tuple(range(0, 20_000, 2000)))
 
 
 def test_a_cpu_keeps_the_joined_output_once() -> None:
