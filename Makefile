@@ -53,6 +53,10 @@ test: $(READY) browser ## Run the tests, slow ones left out
 slow: $(READY) ## Run the slow tests
 	$(QUIET) $(BIN)/python -m pytest -m slow $(TESTS)
 
+.PHONY: gpu
+gpu: $(READY) ## Run the tests that need a GPU
+	IXTUNE_GPU_TESTS=1 $(QUIET) $(BIN)/python -m pytest -m gpu $(TESTS)
+
 .PHONY: lint
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ A pack is a list of record indices. Its records become segments of one row of to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,11 +146,15 @@ class PackCollator:
 
     def __init__(self, training_set: TrainingSet, pictures: PictureSource) -> None:
         self.training_set, self.pictures = training_set, pictures
+        self.take: Callable[[tuple[int, ...]], Batch] = self.make
+        """What is called for a pack's records; another one may have begun before."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Read the pack's records and put them together."""
         indices = tuple(index for row in rows for index in row["records"])
-        if not indices:
-            return {"records": ()}
+        return self.take(indices) if indices else {"records": ()}
+
+    def make(self, indices: tuple[int, ...]) -> Batch:
+        """The batch of some records."""
         batch = make_batch([self.training_set.record(index) for index in indices], self.pictures)
         return {**batch, "records": indices}

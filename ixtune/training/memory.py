@@ -19,9 +19,10 @@ from ixtune.training.levers import Levers
 
 TERMS = ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack")
 _CHUNK_ROWS = 512
-# Measured on an H200 (tests/bench/results/full_size.csv): the driver's context and its libraries; idle between blocks.
-_CUDA_CONTEXT, _CUDA_FRAGMENTS = 760 * 2**20, 0.04
-# Measured on a CPU: code and tables that are loaded at the first use, and half of it again for the tower's.
+# Measured on an H200 (tests/bench/results/full_size.csv): the driver's context and its libraries; what lies idle
+# between the allocator's blocks, of which a part does not grow with them.
+_CUDA_CONTEXT, _CUDA_IDLE, _CUDA_FRAGMENTS = 760 * 2**20, 400 * 2**20, 0.03
+# Measured on CPUs: code and tables that are loaded at the first use, and three quarters of it again for the tower's.
 _CPU_LIBRARIES = 20 * 2**20
 _MASTER = 4  # bytes of a trained number, and of its gradient
 
@@ -168,8 +169,8 @@ def _memory(
 def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
     """What libraries and the allocator take besides the tensors."""
     if setup.device == "cuda":
-        return _CUDA_CONTEXT + round(_CUDA_FRAGMENTS * sum(terms.values()))
-    libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES // 2
+        return _CUDA_CONTEXT + _CUDA_IDLE + round(_CUDA_FRAGMENTS * sum(terms.values()))
+    libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES * 3 // 4
     if setup.float_bytes == 4:
         return libraries
     # oneDNN packs the operands of 16-bit products anew; the head's it keeps

@@ -19,6 +19,7 @@ from ixtune.adapter import attach
 from ixtune.files import atomic_folder
 from ixtune.recipe import Recipe
 from ixtune.training import checkpoints, launch, optimizer, parallel, rehearsal
+from ixtune.training.ahead import announcer
 from ixtune.training.batch import PackCollator
 from ixtune.training.finite import MicroBatch, require_finite
 from ixtune.training.metrics import Meter
@@ -33,8 +34,16 @@ class EpochPermutation(Sampler[int]):
     Empty packs, which fill the last step up where there are several processes, stay at the end.
     """
 
-    def __init__(self, packs: int, seed: int, fillers: int = 0) -> None:
+    def __init__(
+        self,
+        packs: int,
+        seed: int,
+        fillers: int = 0,
+        announced: Callable[[Sequence[int], int], None] = lambda order, at: None,
+    ) -> None:
+        """Of so many packs and empty ones; before each the whole order is told, and where in it that one is."""
         self.packs, self.fillers, self.seed, self.epoch = packs, fillers, seed, 0
+        self.announced = announced
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's loader at the start of each epoch."""
@@ -46,7 +55,10 @@ class EpochPermutation(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.packs))
         random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        return iter([*order, *range(self.packs, len(self))])
+        order += range(self.packs, len(self))
+        for at, index in enumerate(order):
+            self.announced(order, at)
+            yield index
 
 
 def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
@@ -191,7 +203,14 @@ class AdapterTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochPermutation:
         packs: Dataset = train_dataset or self.train_dataset
         fillers = sum(not records for records in packs["records"])
-        return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers)
+        return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers, self._announced(packs))
+
+    def _announced(self, packs: Dataset) -> Callable[[Sequence[int], int], None]:
+        """On a GPU the pictures of the next packs are decoded meanwhile; on a CPU the step needs its cores itself."""
+        collator = self.data_collator
+        if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.pictures.model:
+            return lambda order, at: None
+        return announcer(collator, packs, launch.rank(), self.args.world_size)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         # transformers' word for a model whose gradients are not accelerate's to reduce: no DistributedDataParallel

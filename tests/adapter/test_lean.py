@@ -116,6 +116,7 @@ def test_so_many_numbers_are_dropped_and_others_each_time(rate: float) -> None:
     assert torch.equal(draw(x, rate), bits[0])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_reads_bits_as_a_cpu_does() -> None:
     x = torch.randn(5, 13)

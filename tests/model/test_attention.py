@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu import NEEDS_GPU
 from small_base import small_model
 from small_pack import small_pack
 from torch.nn.functional import scaled_dot_product_attention
@@ -19,10 +20,7 @@ BOUNDS = [0, 5, 6, 19, 32]
 DEVICES = [
     ("cpu", torch.float32),
     ("cpu", torch.bfloat16),
-    *[
-        pytest.param("cuda", dtype, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
-        for dtype in (torch.float32, torch.bfloat16)
-    ],
+    *[pytest.param("cuda", dtype, marks=NEEDS_GPU) for dtype in (torch.float32, torch.bfloat16)],
 ]
 
 

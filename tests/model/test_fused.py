@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from gpu import NEEDS_GPU
 
 from ixtune.model import fused, lean
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 EPS = 1e-5
 
 
@@ -102,6 +103,7 @@ def test_without_a_compiler_a_function_runs_as_it_is(monkeypatch: pytest.MonkeyP
     fused.can_compile.cache_clear()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_compiles_once_for_all_lengths() -> None:
     torch._dynamo.reset()

@@ -220,6 +220,7 @@ def test_other_errors_of_a_rehearsal_come_through(adapter: PeftModel) -> None:
         rehearse(adapter, small_pack(), step)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_its_peak(adapter: PeftModel) -> None:
     model: Callable[..., Any] = adapter.to("cuda")
