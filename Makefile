@@ -47,7 +47,7 @@ browser:
 
 .PHONY: test
 test: $(READY) browser ## Run the tests, slow ones left out
-	$(QUIET) $(BIN)/python -m pytest -n 2 $(TESTS)
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: slow
 slow: $(READY) ## Run the slow tests

@@ -18,6 +18,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+# The files that take longest, by seconds. A file stays with one process of several, for its fixtures' sake, and these go
+# first, so that none of them begins when the others are done.
+LONGEST = (
+    "cli/test_evaluate.py", "examples/test_stories.py", "cli/test_train.py", "test_readme.py", "cli/test_demo.py",
+    "examples/test_python_api.py", "training/test_memory.py", "cli/test_train_scores.py", "cli/test_report.py",
+    "cli/test_merge.py", "cli/test_doctor.py", "cli/test_conduct.py", "cli/test_merge_faults.py", "cli/test_inspect.py",
+    "cli/test_train_again.py", "data/test_prepare.py", "test_processor.py", "cli/test_export.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See LONGEST."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     """Sums of floats do not depend on the machine's cores; tests without torch do not pay for its import."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_process import call
 from main_job import command, environment, ixtune, write_recipe, write_records
 from terminal import has_colour, on_terminal
 
@@ -37,15 +38,13 @@ def test_quiet_prints_what_was_made_and_nothing_else(prepared: Path, tmp_path: P
         ("merge", tmp_path / "merged", ()),
         ("export", tmp_path / "exported", ("--profile", "peft-original")),
     ):
-        done = ixtune("--quiet", verb, tmp_path / "run", "--out", made, *options)
+        done = call("--quiet", verb, tmp_path / "run", "--out", made, *options)
         assert (done.returncode, done.stdout) == (0, f"{made}\n"), done.stderr
         assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
-    shown = ixtune("--quiet", "preview", prepared, "--out", tmp_path / "preview", "--limit", "1")
+    shown = call("--quiet", "preview", prepared, "--out", tmp_path / "preview", "--limit", "1")
     assert shown.stdout == f"{tmp_path / 'preview' / 'index.html'}\n"
     answers = tmp_path / "answers.jsonl"
-    asked = ixtune(
-        "--quiet", "predict", "--from", prepared, "--out", answers, "--base", "nano", "--max-new-tokens", "2"
-    )
+    asked = call("--quiet", "predict", "--from", prepared, "--out", answers, "--base", "nano", "--max-new-tokens", "2")
     assert (asked.returncode, asked.stdout) == (0, f"{answers}\n"), asked.stderr
 
 

@@ -7,13 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from main_job import environment
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.xdist_group("demo")
 def test_the_demo_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -10,8 +10,6 @@ import pytest
 from in_process import call
 from main_job import ixtune, prepare, write_recipe
 
-pytestmark = pytest.mark.xdist_group("evaluate")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

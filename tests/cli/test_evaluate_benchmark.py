@@ -13,8 +13,6 @@ from main_job import ixtune
 from PIL import Image
 from records import write_picture
 
-pytestmark = pytest.mark.xdist_group("evaluate")
-
 
 def _png(colour: str) -> str:
     buffer = io.BytesIO()

@@ -20,8 +20,6 @@ from ixtune.training.cards import Machine
 from ixtune.training.mixes import MIXES, records_of
 from ixtune.training.plan import make_plan
 
-pytestmark = pytest.mark.xdist_group("train")
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

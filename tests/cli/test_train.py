@@ -18,8 +18,6 @@ from safetensors.torch import load_file
 
 from ixtune.cli import main
 
-pytestmark = pytest.mark.xdist_group("train")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

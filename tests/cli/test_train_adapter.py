@@ -18,8 +18,6 @@ from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 
-pytestmark = pytest.mark.xdist_group("train")
-
 EVERYTHING = (
     "adapter.variant=rslora",
     "adapter.per_target={w1: {rank: 2, dropout: 0.2}, w2: {alpha: 2.0, dropout: 0.0}, projector: {rank: 3}}",

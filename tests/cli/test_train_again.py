@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import yaml
 from main_job import ixtune, losses
 from text_run import prepare_texts, text_recipe
 
 from ixtune import recipe as recipes
 from ixtune.recipe import Recipe
-
-pytestmark = pytest.mark.xdist_group("train")
 
 
 def test_a_run_is_repeated_by_its_own_recipe_into_another_folder(tmp_path: Path) -> None:

@@ -19,8 +19,6 @@ from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 
-pytestmark = pytest.mark.xdist_group("train")
-
 NUMBERS = ("7153", "4298", "1986", "8840", "3317", "6602")
 # six answers are learned by heart in some thirty steps, and the loss on wrong ones rises before the last is known
 SETTINGS = (

@@ -22,8 +22,6 @@ from ixtune import recipe as recipes
 from ixtune.errors import UsageError
 from ixtune.training import launch, parallel
 
-pytestmark = pytest.mark.xdist_group("train")
-
 # Three packs: two of a picture each, and one of text. An epoch does not divide by two, and with this seed the text
 # stands alone in the last step of the first and third, beside a picture in the second.
 SETTINGS = (
