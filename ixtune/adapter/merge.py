@@ -6,9 +6,10 @@ What is merged is settled in `merge_plan`; the arithmetic is in `combination`, t
 
 from __future__ import annotations
 
-import functools
 import platform
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from ixtune.adapter.combination import Ingredient
 from ixtune.adapter.merge_plan import MergePlan, Onto, plan_merge
 from ixtune.adapter.merge_writer import JOURNAL_FILE, Writer, carry
 from ixtune.adapter.proof import prove
+from ixtune.adapter.read_back import ReadBack
 from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.data.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError
@@ -112,13 +114,15 @@ def merge(
     """
     plan = plan_merge(adapters, base, out, weights=weights, in_turn=in_turn, onto=onto, force=force)
     source, warnings = plan.base, list(plan.warnings)
-    advance = _counter(progress, 2 * source.nbytes)
+    advance = _Counter(progress, 2 * source.nbytes)
     try:
-        with resumable_folder(out) as partial:
-            writer = Writer(plan.model, _key(plan), functools.partial(advance, "merging"))
+        with resumable_folder(out) as partial, closing(ReadBack(advance)) as read_back:
+            writer = Writer(plan.model, _key(plan), advance, read_back)
             writer.write(partial)
             carry(source, list(plan.carried), partial)
-            proof = prove(partial, plan.model, writer.written, advance=functools.partial(advance, "checking"))
+            advance.step = "checking"
+            advance(0)
+            proof = prove(partial, plan.model, writer.written, read_back)
             (partial / JOURNAL_FILE).unlink()
             if not writer.changed:
                 warnings.append("the adapter changes nothing: every stored value is what it was without it")
@@ -203,17 +207,19 @@ def _record(report: MergeReport, ingredients: Sequence[Ingredient]) -> dict[str,
     }
 
 
-def _counter(progress: Progress | None, total_bytes: int) -> Callable[[str, int], None]:
-    """A function that adds up bytes and tells `progress`."""
-    done = 0
+class _Counter:
+    """Adds up bytes, of two threads, and tells `progress`; `step` is what is being done."""
 
-    def advance(step: str, nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(step, done, total_bytes)
+    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
+        self.step = "merging"
+        self._progress, self._total, self._done = progress, total_bytes, 0
+        self._lock = threading.Lock()
 
-    return advance
+    def __call__(self, nbytes: int) -> None:
+        with self._lock:
+            self._done = min(self._done + nbytes, self._total)  # headers are read back too
+            if self._progress is not None:
+                self._progress(self.step, self._done, self._total)
 
 
 def _versions(onto: Onto) -> dict[str, str]:

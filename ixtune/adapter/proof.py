@@ -7,22 +7,20 @@ with the hash that was taken while writing.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ixtune.adapter.combination import Merged, changes
-from ixtune.adapter.merge_writer import new_fast_hash
 from ixtune.adapter.nf4 import Nf4View, is_decoder_linear
+from ixtune.adapter.read_back import ReadBack
 from ixtune.adapter.weights import AdapterWeights
 from ixtune.errors import IxtuneError
 from ixtune.model.shards import Checkpoint, open_checkpoint
-from ixtune.model.tensorfile import BLOCK_BYTES, TensorInfo, raw_bytes, unreadable
+from ixtune.model.tensorfile import TensorInfo, raw_bytes, unreadable
 
 _RANDOM_ROWS = 6  # besides the first and the last
 _SEED = "ixtune merge"
@@ -42,21 +40,21 @@ class Proof:
     max_abs_error: float
 
 
-def prove(folder: Path, model: Merged, written: Mapping[str, str], *, advance: Callable[[int], None]) -> Proof:
+def prove(folder: Path, model: Merged, written: Mapping[str, str], read_back: ReadBack) -> Proof:
     """Compare the merged folder with its ingredients.
 
     Args:
         folder: The merged model, as written.
         model: What was to be written: base and adapters.
         written: For every file the XXH3 hash of what was given to the disk.
-        advance: Called with the number of bytes just checked.
+        read_back: What reads the files, and has begun with those that were written just now.
 
     Raises:
         IxtuneError: Something on the disk is not what it must be; the message names the tensor.
     """
     merged = open_checkpoint(folder)
     _check_form(model, merged)
-    sha256 = {shard: _check_bytes(model, merged, shard, written[shard], advance) for shard in merged.shards}
+    sha256 = {shard: _check_bytes(model, merged, shard, written[shard], read_back) for shard in merged.shards}
     rows, worst = 0, 0.0
     for info in model.tensors:
         if _may_differ(model, info.name):
@@ -84,29 +82,18 @@ def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
             raise _failed(merged, f"{name} is in another shard")
 
 
-def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, advance: Callable[[int], None]) -> str:
-    """Read one file front to back, compare it with what was written, and give its SHA-256."""
+def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, read_back: ReadBack) -> str:
+    """Read one file to its end, compare it with what was written, and give its SHA-256."""
     path = merged.folder / shard
-    fast, digest = new_fast_hash(), hashlib.sha256()
-    header = path.stat().st_size - sum(info.nbytes for info in merged.in_shard(shard))
-    buffer = memoryview(bytearray(BLOCK_BYTES))
     try:
-        with open(path, "rb", buffering=0) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the disk reads while we hash
-            while got := file.readinto(buffer):
-                fast.update(buffer[:got])
-                digest.update(buffer[:got])
-                # gigabytes must not push out everything else, and the kernel uses these pages for what comes next
-                os.posix_fadvise(file.fileno(), 0, file.tell(), os.POSIX_FADV_DONTNEED)
-                advance(max(0, got - header))
-                header = max(0, header - got)
+        found = read_back.hashes(shard, path)
     except OSError as error:
         raise unreadable(path, error) from error
-    if fast.hexdigest() != written:
+    if found.fast != written:
         raise _failed(
             merged, f"the bytes of {_differing(model, merged, shard)} on the disk are not those that were written"
         )
-    return digest.hexdigest()
+    return found.sha256
 
 
 def _differing(model: Merged, merged: Checkpoint, shard: str) -> str:

@@ -183,6 +183,7 @@ def write_safetensors(
     tensors: Iterable[TensorInfo],
     blocks_of: Callable[[TensorInfo], Iterable[torch.Tensor]],
     digest: Digest | None = None,
+    settled: Callable[[int], None] = lambda nbytes: None,
 ) -> str:
     """Write a new safetensors file front to back, never holding more than one block.
 
@@ -194,6 +195,7 @@ def write_safetensors(
         tensors: Names, shapes and dtypes, in order.
         blocks_of: Gives a tensor's rows as consecutive blocks of its dtype; each may be overwritten by the next.
         digest: What to hash with; SHA-256 if not given.
+        settled: Told how many of the file's bytes are on the disk and no longer in memory.
 
     Returns:
         Hash of what was handed to the disk.
@@ -232,14 +234,14 @@ def write_safetensors(
                 unflushed += len(view)
                 unsynced += len(view)
                 if unsynced >= _SYNC_BYTES:
-                    _settle(file)
+                    settled(_settle(file))
                     unflushed = unsynced = 0
                 elif unflushed >= _FLUSH_BYTES:
                     _start_settling(file)
                     unflushed = 0
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} bytes written, {info.nbytes} announced")
-        _settle(file)
+        settled(_settle(file))
     return digest.hexdigest()
 
 
@@ -265,11 +267,12 @@ def _start_settling(file: IO[bytes]) -> None:
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _settle(file: IO[bytes]) -> None:
-    """Bring what was written to the disk and out of memory, so that who reads it back reads the disk."""
+def _settle(file: IO[bytes]) -> int:
+    """Bring what was written, so many bytes, to the disk and out of memory: who reads it back reads the disk."""
     file.flush()
     os.fsync(file.fileno())
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return file.tell()
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:

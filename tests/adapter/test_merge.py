@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from ixtune.adapter.merge import REPORT_FILE, merge
 from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
+from ixtune.model import tensorfile
 from ixtune.model.identity import base_identity
 from ixtune.model.shards import open_checkpoint
 
@@ -572,9 +573,13 @@ def test_ctrl_c_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> Non
 def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None:
     """Merge in another process, and kill it where `condition` on step, done and total holds for the first time."""
     script = f"""
+        import json
         import time
         from pathlib import Path
         from ixtune.adapter.merge import merge
+        def finished():
+            journal = Path({str(tmp_path / ".merged.unfinished" / "merge_journal.json")!r})
+            return len(json.loads(journal.read_bytes())["finished"]) if journal.exists() else 0
         def stall(step, done, total):
             if {condition}:
                 Path({str(tmp_path / "half")!r}).touch()
@@ -594,7 +599,7 @@ def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None
 
 @pytest.mark.parametrize(
     ("condition", "shards"),
-    [("done > 0", 0), ("step == 'merging' and done > total * 0.45", 2), ("step == 'checking'", 3)],
+    [("done > 0", 0), ("finished() == 2", 2), ("step == 'checking'", 3)],
     ids=["in the first shard", "in the last shard", "in the check"],
 )
 def test_after_kill_9_the_next_merge_goes_on_and_ends_in_the_same_bytes(
@@ -649,18 +654,20 @@ def test_two_merges_into_one_folder_do_not_mix(base: Path, adapter: Path, tmp_pa
 def test_a_flipped_bit_on_the_disk_fails_the_check(
     damaged: str, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = merging.prove
+    real = tensorfile._settle
 
-    def flip_then_prove(folder: Path, *rest: Any, **options: Any) -> Any:
-        info = open_checkpoint(folder).by_name[damaged]
-        with open(folder / info.shard, "r+b") as file:
-            file.seek(info.offset or 0)
-            byte = file.read(1)[0]
-            file.seek(info.offset or 0)
-            file.write(bytes([byte ^ 1]))
-        return real(folder, *rest, **options)
+    def settle_then_flip(written: IO[bytes]) -> int:
+        nbytes = real(written)
+        info = {info.name: info for info in tensorfile.read_safetensors_index(Path(written.name))}.get(damaged)
+        if info is not None:
+            with open(written.name, "r+b") as file:
+                file.seek(info.offset or 0)
+                byte = file.read(1)[0]
+                file.seek(info.offset or 0)
+                file.write(bytes([byte ^ 1]))
+        return nbytes
 
-    monkeypatch.setattr(merging, "prove", flip_then_prove)
+    monkeypatch.setattr(tensorfile, "_settle", settle_then_flip)
     assert f"the bytes of {damaged} on the disk" in str(refusal(adapter, base))
 
 
