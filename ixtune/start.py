@@ -23,7 +23,7 @@ from ixtune.data.sources.fields import shown
 from ixtune.data.sources.opening import Opened, open_source
 from ixtune.data.sources.reading import record_of
 from ixtune.data.sources.source import Container, Source
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError, UsageError, choice
 from ixtune.files import atomic_write_text
 from ixtune.model.sizes import Sizes
 from ixtune.training.advice import advise
@@ -168,7 +168,7 @@ def task_named(name: str) -> Task:
         UsageError: there is none.
     """
     if name not in TASKS:
-        raise UsageError("there is no such task", where=name, mend=f"choose one of {', '.join(TASKS)}")
+        raise UsageError("there is no such task", where=name, mend=choice(name, TASKS))
     return TASKS[name]
 
 

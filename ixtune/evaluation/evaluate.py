@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from ixtune.data import manifest, store
 from ixtune.data.benchmarks import BENCHMARKS, read
 from ixtune.data.rejects import Reject
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError, UsageError, choice
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
@@ -66,9 +65,7 @@ class Options:
         """
         for name in self.scores:
             if name not in SCORES:
-                near = difflib.get_close_matches(name, SCORES, 1)
-                meant = f"did you mean {near[0]}?" if near else f"choose of {', '.join(SCORES)}"
-                raise UsageError(f"there is no score {name}", where="--score", mend=meant)
+                raise UsageError(f"there is no score {name}", where="--score", mend=choice(name, SCORES))
         if len(set(self.scores)) < len(self.scores):
             raise UsageError("a score is named twice", where="--score", mend="name it once")
 

@@ -88,6 +88,7 @@ def test_what_is_given_is_not_asked_and_a_missing_answer_is_wrong_usage(here: Pa
     [
         (["--data", "nowhere"], "there is no such file or folder (nowhere)"),
         (["--task", "films"], "choose one of documents, charts"),
+        (["--task", "chart"], "did you mean charts?"),
         (["--columns", "image:photo"], "--columns"),
     ],
 )

@@ -7,7 +7,6 @@ Nothing is downloaded. An entry that cannot be asked or scored becomes a reject,
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ixtune.data.benchmarks.item import Draft, Item, Items
 from ixtune.data.benchmarks.reading import read_items
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.json_text import line_entries, list_entries
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError, UsageError, choice
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Items", "read"]
 
@@ -156,10 +155,9 @@ def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Pat
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
-        near = difflib.get_close_matches(name, BENCHMARKS, 1)
         raise UsageError(
             f"there is no benchmark {name}",
-            mend=f"did you mean {near[0]}?" if near else f"give one of {', '.join(BENCHMARKS)}",
+            mend=choice(name, BENCHMARKS),
         )
     root = (image_root or (path if path.is_dir() else path.parent)).resolve()
     if not root.is_dir():
