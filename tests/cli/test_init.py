@@ -54,6 +54,10 @@ def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path)
     found = json.loads(Path("first/run/evaluation.json").read_text(encoding="utf-8"))
     assert found["scores"] == ["relaxed_accuracy", "exact_match"]
     assert "relaxed accuracy" in Path("first/run/report.html").read_text(encoding="utf-8")
+    (evaluation,) = json.loads(Path("first/run/report.json").read_text(encoding="utf-8"))["evaluations"]
+    assert evaluation["verdicts"]
+    for verdict in evaluation["verdicts"]:
+        assert trained.stdout.count(verdict["text"]) == 1
     merged = call(*merge[1:])
     assert merged.returncode == 0, merged.stderr
 
