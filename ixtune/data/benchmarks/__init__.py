@@ -137,6 +137,18 @@ BENCHMARKS = {
 }
 
 
+def benchmark_named(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        raise UsageError(f"there is no benchmark {name}", mend=choice(name, BENCHMARKS))
+    return benchmark
+
+
 def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Path, circular: bool = False) -> Items:
     """The questions of a benchmark file.
 
@@ -153,12 +165,7 @@ def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Pat
         IxtuneError: The file cannot be read, is of another form, or holds no question.
         DataError: No question has an answer to compare with.
     """
-    benchmark = BENCHMARKS.get(name)
-    if benchmark is None:
-        raise UsageError(
-            f"there is no benchmark {name}",
-            mend=choice(name, BENCHMARKS),
-        )
+    benchmark = benchmark_named(name)
     root = (image_root or (path if path.is_dir() else path.parent)).resolve()
     if not root.is_dir():
         raise UsageError("there is no such folder", where=str(root), mend="give the folder of the pictures")
