@@ -223,6 +223,7 @@ def test_a_folder_with_one_table_and_its_pictures_is_that_table(here: Path):
     prepared = call(*commands(done.stdout)[0][1:])
     assert prepared.returncode == 0, prepared.stderr
     assert "read 2 = accepted 2 + rejected 0" in prepared.stdout
+    assert "source   photos/questions.csv: CSV" in prepared.stdout  # not mine/../photos
     direct = call("prepare", "photos", "--out", "direct", "--base", "nano", "--hd-num", "4")
     assert direct.returncode == 0, direct.stderr
     assert "questions.csv is the only table in the folder" in direct.stdout
