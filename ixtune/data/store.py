@@ -216,6 +216,29 @@ def require(folder: Path) -> dict[str, Any]:
     return read_manifest(folder / MANIFEST)
 
 
+def count_pictures(folder: Path) -> int:
+    """How many pictures the records of a set show; one that several records show counts once.
+
+    Raises:
+        IxtuneError: Its Arrow part is not there, or is broken.
+    """
+    import pyarrow
+
+    seen: set[tuple[int, str]] = set()
+    try:
+        with pyarrow.memory_map(str(folder / ARROW)) as file, pyarrow.ipc.open_stream(file) as batches:
+            for batch in batches:
+                shown = batch.column("pictures").flatten()
+                seen.update(zip(*(shown.field(name).to_pylist() for name in ("root", "path")), strict=True))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _broken(folder) from error
+    return len(seen)
+
+
+def _broken(folder: Path) -> IxtuneError:
+    return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=_MEND)
+
+
 def load(folder: Path) -> PreparedSet:
     """Open a prepared set.
 
@@ -231,7 +254,7 @@ def load(folder: Path) -> PreparedSet:
     try:
         dataset = load_from_disk(str(folder))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=_MEND) from error
+        raise _broken(folder) from error
     rows = manifest["records"]["rows"]
     if len(dataset) != rows or dataset.column_names != list(features()):
         raise IxtuneError(
