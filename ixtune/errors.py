@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class IxtuneError(Exception):
@@ -42,3 +42,12 @@ class DataError(IxtuneError):
     """More of the data is bad than the threshold allows."""
 
     exit_code = 3
+
+
+def choice(given: str, names: Iterable[str]) -> str:
+    """How to mend a name that there is not: the one that is spelt most alike, or else all there are."""
+    import difflib  # only where something is wrong
+
+    known = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), known, n=1)
+    return f"did you mean {known[near[0]]}?" if near else f"choose one of {', '.join(known.values())}"

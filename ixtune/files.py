@@ -126,6 +126,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def without_detours(path: Path) -> Path:
+    """A path without `..` behind a folder, such as `photos` for `mine/../photos`.
+
+    It stays as it is where that would be another place: behind a link to a folder `..` is the folder around its target.
+    """
+    short = Path(os.path.normpath(path))
+    try:
+        return short if short.samefile(path) else path
+    except OSError:  # neither may be there
+        return path
+
+
 def refuse_existing(path: Path) -> None:
     """Refuse an output that is there already.
 

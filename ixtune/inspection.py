@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ixtune import base as bases
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.adapter.inspect import by_part, changes_of, inspect_adapter
-from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, AdapterWeights, read_adapter
+from ixtune.adapter.weights import AdapterWeights, read_adapter
 from ixtune.data import store
 from ixtune.data.manifest import MANIFEST, roots_of
 from ixtune.errors import IxtuneError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -48,7 +48,13 @@ def told(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel
     """
     known = dict(fields(recipe))
     details = error.errors()
-    mistakes = [(_path(one), one_line(one, known)) for one in details if one["type"] != CONTRADICTION]
+    # a key that is misspelt is told once, not as one that is missing too
+    meant = {_nearest(_path(one), known) or "" for one in details if one["type"] == "extra_forbidden"}
+    mistakes = [
+        (_path(one), one_line(one, known))
+        for one in details
+        if one["type"] != CONTRADICTION and not (one["type"] == "missing" and _is_meant(_path(one), meant))
+    ]
     found = _found(details)
     if mistakes:
         wrong = [_path(one) for one in details]
@@ -69,6 +75,12 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
             yield from fields(kind, f"{prefix}{key}.")
         else:
             yield prefix + key, field.description or ""
+
+
+def _is_meant(missing: KeyPath, meant: Iterable[str]) -> bool:
+    """Whether a key, or one in the section it is, was written under other names."""
+    name = ".".join(map(str, missing))
+    return any(one == name or one.startswith(f"{name}.") for one in meant)
 
 
 def _path(details: ErrorDetails) -> KeyPath:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ixtune.base import shipped
-from ixtune.errors import UsageError
+from ixtune.errors import UsageError, choice
 from ixtune.files import atomic_write_text
 
 _PLAN = "plan"
@@ -60,7 +60,7 @@ def recipe_named(name: str) -> Shipped:
         raise UsageError(
             "there is no such recipe",
             where=name,
-            mend=f"choose one of {', '.join(recipes) or 'none: install again'}",
+            mend=choice(name.removesuffix(".yaml"), recipes) if recipes else "install ixtune again: it brings recipes",
         )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from ixtune.data.sources.fields import shown
 from ixtune.data.sources.opening import Opened, open_source
 from ixtune.data.sources.reading import record_of
 from ixtune.data.sources.source import Container, Source
-from ixtune.errors import UsageError
+from ixtune.errors import IxtuneError, UsageError, choice
 from ixtune.files import atomic_write_text
 from ixtune.model.sizes import Sizes
 from ixtune.training.advice import advise
@@ -167,8 +168,20 @@ def task_named(name: str) -> Task:
         UsageError: there is none.
     """
     if name not in TASKS:
-        raise UsageError("there is no such task", where=name, mend=f"choose one of {', '.join(TASKS)}")
+        raise UsageError("there is no such task", where=name, mend=choice(name, TASKS))
     return TASKS[name]
+
+
+def require_free(out: Path) -> tuple[Path, Path]:
+    """The two files to write.
+
+    Raises:
+        UsageError: they are there already.
+    """
+    files = out / DATA_CONFIG, out / RECIPE
+    if there := [str(path) for path in files if path.exists()]:
+        raise UsageError("there is such a file already", where=", ".join(there), mend="give another folder with --out")
+    return files
 
 
 def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None) -> Start:
@@ -183,11 +196,10 @@ def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = N
 
     Raises:
         UsageError: there is no such task, or the files are there already.
+        IxtuneError: the released base does not fit the GPU.
     """
     base = base or (HUB_ID if gpu_gib else NANO)
-    config, recipe = out / DATA_CONFIG, out / RECIPE
-    if there := [str(path) for path in (config, recipe) if path.exists()]:
-        raise UsageError("there is such a file already", where=", ".join(there), mend="give another folder with --out")
+    config, recipe = require_free(out)
     chosen, notes = _recipe(data, gpu_gib, task, out, base)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(config, _data_config(data, out))
@@ -241,7 +253,11 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
 
 
 def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
-    """The same, changed as the plan advises where it does not fit the memory."""
+    """The same, changed as the plan advises where it does not fit the memory.
+
+    Raises:
+        IxtuneError: nothing that leaves the pictures as they are makes it fit.
+    """
     records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
     made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
     if made.fits:
@@ -250,7 +266,14 @@ def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str
         if change.hd_num is None:
             words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
             return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB the recipe says {words}"]
-    return chosen, [f"the released 7B will not fit {gpu_gib:g} GiB: ixtune plan says what is missing"]
+    needed = made.memory.total / 2**30
+    enough = math.ceil(needed)
+    raise IxtuneError(
+        f"the released 7B does not fit: {needed:.2f} GiB are needed, {needed - gpu_gib:.2f} GiB more than there are",
+        where=f"{gpu_gib:g} GiB",
+        mend=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
+        "(--gpu-gib 0)",
+    )
 
 
 def _tree(chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-# The files that take longest, by seconds. A file stays with one process of several, for its fixtures' sake, and these go
-# first, so that none of them begins when the others are done.
+# The files that take longest, by seconds. A file stays with one process of several, for its fixtures' sake, and these
+# go first, so that none of them begins when the others are done.
 LONGEST = (
     "cli/test_evaluate.py", "examples/test_stories.py", "cli/test_train.py", "test_readme.py", "cli/test_demo.py",
     "examples/test_python_api.py", "training/test_memory.py", "cli/test_train_scores.py", "cli/test_report.py",

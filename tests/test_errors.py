@@ -2,7 +2,7 @@ import traceback
 
 import pytest
 
-from ixtune.errors import DataError, IxtuneError, UsageError
+from ixtune.errors import DataError, IxtuneError, UsageError, choice
 
 
 def test_an_error_reads_as_one_line_what_and_where():
@@ -18,6 +18,11 @@ def test_an_error_without_a_place_reads_as_what_alone():
 @pytest.mark.parametrize(("kind", "code"), [(IxtuneError, 1), (UsageError, 2), (DataError, 3)])
 def test_each_kind_has_its_exit_code(kind: type[IxtuneError], code: int):
     assert kind("what", mend="how").exit_code == code
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_or_with_all():
+    assert choice("Anlss", ["ANLS", "f1"]) == "did you mean ANLS?"
+    assert choice("bleu", ["ANLS", "f1"]) == "choose one of ANLS, f1"
 
 
 def test_notes_are_kept_in_order():

@@ -45,6 +45,17 @@ def test_a_written_file_has_the_permissions_of_any_other_new_file(tmp_path: Path
     assert len(modes) == 1
 
 
+def test_a_path_is_shortened_only_where_it_stays_the_same_place(tmp_path: Path):
+    for folder in ("mine", "photos", "far/target", "far/photos"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "target")
+    assert files.without_detours(tmp_path / "mine" / ".." / "photos") == tmp_path / "photos"
+    around = tmp_path / "link" / ".." / "photos"  # is far/photos
+    assert files.without_detours(around) == around
+    nowhere = tmp_path / "mine" / ".." / "nowhere"
+    assert files.without_detours(nowhere) == nowhere
+
+
 def test_json_comes_back_equal(tmp_path: Path):
     content = {"name": "grün", "sizes": [1, 2.5, None]}
     atomic_write_json(tmp_path / "a.json", content)

@@ -44,6 +44,14 @@ def test_the_recipe_loads_no_tensor_library():
     assert not loaded & (HEAVY - {"pydantic", "yaml"})
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["adapter.folder", "evaluation.contenders", "evaluation.options", "evaluation.questions", "evaluation.settings"],
+)
+def test_what_checks_the_options_of_answering_loads_no_tensor_library(module: str):
+    assert not loaded_by(f"import ixtune.{module}") & TENSORS
+
+
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "ixtune" / "data").glob("*.py")))
 def test_the_data_part_loads_no_tensor_library(module: str):
     name = "ixtune.data" if module == "__init__" else f"ixtune.data.{module}"

@@ -23,9 +23,10 @@ from ixtune.adapter.merge import merge
 from ixtune.base import resolve
 from ixtune.data.pixels import Corrections
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.settings import Settings
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
 from ixtune.model.shards import open_checkpoint

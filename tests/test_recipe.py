@@ -94,9 +94,6 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         "outptu: runs\n"
     )
     assert mistakes(path, ["training.rnak=8", "adapter.alpha=0", "seed"]) == [
-        "r.yaml:1: output is missing: Run folder: adapter, checkpoints, metrics.",
-        "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; "
-        "or a list of several.",
         "r.yaml:3: unknown key data.trian; did you mean data.train?",
         "r.yaml:5: adapter.targets.1 should be 'wqkv', 'wo', 'w1', 'w2' or 'w3', found 'wq'",
         "r.yaml:6: adapter.rank should be a whole number, found 'many'",
@@ -108,6 +105,25 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         "override adapter.alpha=0: adapter.alpha should be greater than 0, found 0",
         "override seed: an override has the form section.key=value",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("base: nano\ndta: {train: x}\noutput: y\n", ["r.yaml:2: unknown key dta; did you mean data?"]),
+        ("base: nano\ntrain: x\noutput: y\n", ["r.yaml:2: unknown key train; did you mean data.train?"]),
+        (
+            "base: nano\ndata: {}\nadapter: {rnak: 8}\noutput: y\n",
+            [
+                "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; "
+                "or a list of several.",
+                "r.yaml:3: unknown key adapter.rnak; did you mean adapter.rank?",
+            ],
+        ),
+    ],
+)
+def test_a_misspelt_key_is_not_told_as_a_missing_one_too_but_others_are(write, text: str, told: list[str]):
+    assert mistakes(write(text)) == told
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from ixtune.data.pixels import crops as cut
 from ixtune.data.pixels import place
 from ixtune.data.record import Turn
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.evaluation.generate import Answerer, Settings, answer_all
+from ixtune.evaluation.generate import Answerer, answer_all
 from ixtune.evaluation.prompt import Prompt
+from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.scores.case import Case

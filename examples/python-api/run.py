@@ -21,9 +21,9 @@ from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 from ixtune.evaluation import evaluate as evaluation
 from ixtune.evaluation.contenders import contenders
-from ixtune.evaluation.generate import Settings
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
 from ixtune.report import report
 from ixtune.training.opening import open_for_plan

@@ -12,7 +12,8 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from ixtune.adapter import card, dora
-from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_info
+from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
@@ -36,32 +37,6 @@ def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
         atomic_write_json(partial / CONFIG_FILE, {**config, "base_model_name_or_path": info["base"]})
         (partial / card.FILE).write_text(card.of_adapter(info), encoding="utf-8")
         atomic_write_json(partial / RECORD_FILE, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS_FILE)})
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """`ixtune.json` of an adapter folder.
-
-    Raises:
-        IxtuneError: this is no adapter folder.
-    """
-    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise IxtuneError(
-            f"this is no adapter folder: {', '.join(missing)} missing",
-            where=str(folder),
-            mend="give the `adapter` folder of a finished `ixtune train` run",
-        )
-    try:
-        info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise IxtuneError(
-            f"{RECORD_FILE} is not valid JSON: {error}", where=str(folder / RECORD_FILE), mend="copy the adapter again"
-        ) from error
-    if not isinstance(info, dict):
-        raise IxtuneError(
-            f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), mend="copy the adapter again"
-        )
-    return info
 
 
 def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool = False) -> PeftModel:

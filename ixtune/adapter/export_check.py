@@ -13,7 +13,8 @@ from typing import Any
 
 from ixtune.adapter import export_nf4, export_peft, export_profiles
 from ixtune.adapter.export_code import code_files
-from ixtune.adapter.weights import CONFIG_FILE, read_adapter
+from ixtune.adapter.folder import CONFIG_FILE
+from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError
 from ixtune.model import stored_nf4
 from ixtune.model.convert import hash_of

@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, AdapterWeights
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from ixtune.adapter.weights import AdapterWeights
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json
 

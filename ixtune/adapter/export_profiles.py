@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ixtune.errors import UsageError
+from ixtune.errors import UsageError, choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +139,5 @@ def profile_named(name: str) -> Profile:
     raise UsageError(
         f"there is no profile {name!r}",
         where="--profile",
-        mend=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
+        mend=f"{choice(name, PROFILES)} (`ixtune export --list` tells who loads each)",
     )

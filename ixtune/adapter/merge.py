@@ -19,11 +19,11 @@ import torch
 
 import ixtune
 from ixtune.adapter.combination import Ingredient
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.adapter.merge_plan import MergePlan, Onto, plan_merge
 from ixtune.adapter.merge_writer import JOURNAL_FILE, Writer, carry
 from ixtune.adapter.proof import prove
 from ixtune.adapter.read_back import ReadBack
-from ixtune.adapter.weights import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.data.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json, resumable_folder, sha256_file

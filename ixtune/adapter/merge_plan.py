@@ -71,12 +71,15 @@ class MergePlan:
     def arithmetic(self) -> str:
         """What is computed, in one line."""
         if len(self.ingredients) == 1 and self.ingredients[0].weight == 1.0:
-            return "W1, which adapter 1 makes of W"
+            return "W1 in place of W: each weight of the base as the adapter changes it; in float32, rounded once"
         if self.in_turn:
             steps = " of ".join(f"W{at}" for at in range(len(self.ingredients), 0, -1))
-            return f"{steps} of W; each in float32, rounded to the stored dtype before the next"
+            return (
+                f"{steps} of W: each weight W of the base as adapter 1 changes it, that as the next one does; each in "
+                "float32, rounded to the stored dtype before the next"
+            )
         terms = " ".join(f"{one.weight:+g} (W{at} - W)" for at, one in enumerate(self.ingredients, start=1))
-        return f"W {terms}, where Wi is what adapter i alone makes of W; in float32, rounded once"
+        return f"W {terms}: W a weight of the base, Wi what adapter i alone makes of it; in float32, rounded once"
 
     @property
     def shard_bytes(self) -> dict[str, int]:

@@ -18,14 +18,11 @@ from typing import Any
 
 import torch
 
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, find_adapter
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
 from ixtune.model.shards import Checkpoint, open_file
 from ixtune.model.tensorfile import TensorInfo
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-RECORD_FILE = "ixtune.json"
 
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -87,27 +84,6 @@ class AdapterWeights:
         training = recipe.get("training") if isinstance(recipe, dict) else None
         name = training.get("compute_dtype") if isinstance(training, dict) else None
         return _COMPUTE_DTYPES.get(str(name), stored)
-
-
-def find_adapter(path: Path) -> Path:
-    """The adapter folder at `path`: the folder itself, or the `adapter` folder of a run.
-
-    Raises:
-        IxtuneError: Neither is an adapter; the message says what is missing.
-    """
-    for folder in (path, path / "adapter"):
-        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
-        if not missing:
-            return folder
-        if len(missing) == 1:
-            raise IxtuneError(
-                f"the adapter lacks {missing[0]}", where=str(folder), mend="copy the whole adapter folder"
-            )
-    raise IxtuneError(
-        "there is no adapter",
-        where=str(path),
-        mend=f"give the folder with {WEIGHTS_FILE} and {CONFIG_FILE}, or the run folder around it",
-    )
 
 
 def read_adapter(path: Path) -> AdapterWeights:

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options["debug"]:
             traceback.print_exc()
-        told = error if isinstance(error, IxtuneError) else _in_words(error)
+        told = in_words(error)
         print_error(told)
         code = told.exit_code
     try:
@@ -121,8 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _in_words(error: Exception) -> IxtuneError:
-    """An exception that nobody below put into words."""
+def in_words(error: Exception) -> IxtuneError:
+    """An exception as one for people: as it is, if it was put into words below."""
+    if isinstance(error, IxtuneError):
+        return error
     number = error.errno if isinstance(error, OSError) else None
     where = str(error.filename) if isinstance(error, OSError) and error.filename else None
     # safetensors and torch raise types of their own, with the system's words

@@ -41,16 +41,21 @@ def command(
 
     Example: ixtune chat --adapter runs/receipts --image receipt.png
     """
+    from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
+    from ixtune.evaluation.contenders import contender, require_form
+    from ixtune.evaluation.settings import Settings
 
-    quiet_libraries()
-    from ixtune.evaluation.chat import Chat, converse
-    from ixtune.evaluation.generate import Settings
-    from ixtune.evaluation.session import Loaded
-
+    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
+    require_form(quantize)
+    resolve(contender(base, adapter).base)
+    quiet_libraries()
+    from ixtune.evaluation.chat import Chat, converse
+    from ixtune.evaluation.session import Loaded
+
     loaded = Loaded(base, adapter, quantize, force)
     chat = Chat(loaded, loaded.view(hd_num), settings, _write)
     model = f"{loaded.base_name} with {adapter}" if adapter else loaded.base_name

@@ -75,28 +75,34 @@ def command(
     Example: ixtune evaluate val_v1.0_withQT.json --benchmark docvqa --adapter runs/pages --limit 500
     """
     import json
+    from dataclasses import replace
     from tempfile import TemporaryDirectory
 
+    from ixtune.base import resolve
     from ixtune.cli.console import is_quiet, progress, quiet_libraries
     from ixtune.errors import UsageError
+    from ixtune.evaluation.contenders import contenders
+    from ixtune.evaluation.options import Options, Source, require_data
     from ixtune.files import atomic_write_bytes, atomic_write_json
 
     if out is not None and out.is_dir():
         raise UsageError("this is a folder", where=str(out), mend=f"name a file: --out {out / 'evaluation.json'}")
+    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
+    options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
+    source = Source(
+        path=data, benchmark=benchmark, image_root=image_root, hd_num=hd_num, prompt=prompt, circular=circular
+    )
+    require_data(source)
+    models = contenders(base, adapter or (), model or ())
+    for one in models:
+        resolve(one.base)
     quiet_libraries()
-    from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.evaluate import Options, Source, evaluate
+    from ixtune.evaluation.evaluate import evaluate
     from ixtune.evaluation.predict import rejects_of
 
-    options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
-    models = contenders(base, adapter or (), model or ())
     with TemporaryDirectory() as folder, progress("answers") as bar:
         pictures = out.with_name(f"{out.name}.pictures") if out else Path(folder)
-        source = Source(
-            path=data, benchmark=benchmark, image_root=image_root, pictures=pictures, hd_num=hd_num, prompt=prompt,
-            circular=circular,
-        )  # fmt: skip
-        found = evaluate(source, models, options, bar)
+        found = evaluate(replace(source, pictures=pictures), models, options, bar)
     if out is not None:
         atomic_write_json(out, found.content)
         rejects_of(out).unlink(missing_ok=True)  # of an earlier evaluation

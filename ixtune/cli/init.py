@@ -49,12 +49,15 @@ def command(
     Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
     """
     from ixtune.cli.console import ending
-    from ixtune.start import start, task_named
+    from ixtune.start import require_free, start, task_named
 
+    # before anything is asked
+    require_free(out)
+    if task is not None:
+        task_named(task)
     found = _data(data, image_root, columns)
     memory = _gpu_gib() if gpu_gib is None else gpu_gib
     chosen = task or _task()
-    task_named(chosen)
     made = start(found, memory, chosen, out, base)
     lines = [f"written  {path}" for path in made.files]
     lines += [f"note     {note}" for note in made.notes]

@@ -101,8 +101,12 @@ def command(
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),
         ("formula", report.arithmetic),
         ("onto", _ONTO[onto]),
-        ("changed", f"{report.changed} hold at least one new value"),
-        ("check", f"{report.sampled_rows} rows recomputed, largest error {report.max_abs_error:.2g}"),
+        ("changed", f"{report.changed} tensors hold at least one new value"),
+        (
+            "check",
+            f"{report.sampled_rows} rows on the disk compared with the formula, computed again in float64: the largest "
+            f"difference is {report.max_abs_error:.2g}, no more than rounding to the stored dtype makes",
+        ),
         *([("resumed", f"{report.resumed_shards} shards were finished before")] if report.resumed_shards else []),
         ("base", report.base_identity[:12]),
         ("merged", report.merged_identity[:12]),

@@ -10,8 +10,8 @@ import typer
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
-    from ixtune.evaluation.generate import Settings
     from ixtune.evaluation.session import Loaded
+    from ixtune.evaluation.settings import Settings
 
 
 def command(
@@ -59,24 +59,35 @@ def command(
 
     Example: ixtune predict --from questions.jsonl --adapter runs/receipts --out answers.jsonl
     """
+    from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
     from ixtune.errors import UsageError
+    from ixtune.evaluation.contenders import contender, require_form
+    from ixtune.evaluation.questions import require_given
+    from ixtune.evaluation.settings import Settings
+    from ixtune.files import refuse_existing
 
+    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
     if (question is None) == (source is None):
         raise UsageError(
             "a question, or --from with a file of them", mend="give one of the two: ixtune predict --help has examples"
         )
     if (source is None) != (out is None):
         raise UsageError("--from and --out belong together", mend="give both, or one question and neither")
-    quiet_libraries()
-    from ixtune.evaluation.generate import Settings
-    from ixtune.evaluation.session import Loaded
-
+    if source is not None and image:
+        raise UsageError("--image belongs to one question", mend="name pictures in the file of questions")
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
-    if source is not None and image:
-        raise UsageError("--image belongs to one question", mend="name pictures in the file of questions")
+    require_form(quantize)
+    named = contender(base, adapter)
+    require_given(source, image or ())
+    if out is not None:
+        refuse_existing(out)
+    resolve(named.base)  # last: a hub id may be fetched
+    quiet_libraries()
+    from ixtune.evaluation.session import Loaded
+
     loaded = Loaded(base, adapter, quantize, force)
     if hd_num is not None and loaded.hd_num not in (None, hd_num):
         typer.echo(f"note: hd_num {hd_num}, but training had {loaded.hd_num}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +21,28 @@ def command(
 
     Example: ixtune report runs/demo --evaluation runs/demo/evaluation.json --out runs/demo-report
     """
-    from ixtune.cli.console import aside, ending
     from ixtune.errors import UsageError
-    from ixtune.report import PAGE, report
 
     if out is None and len(runs) > 1:
         raise UsageError("several runs need a folder for their report", mend="give --out DIR")
-    written = report(runs, out or runs[0], evaluation or ())
+    write(runs, out or runs[0], evaluation or ())
+
+
+def write(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = (), *, verdicts: bool = True) -> None:
+    """Write the report and say so.
+
+    Args:
+        runs: Run folders.
+        out: Folder to write to.
+        evaluations: See `ixtune.report.report`.
+        verdicts: Say too what the figures say.
+    """
+    from ixtune.cli.console import aside, ending
+    from ixtune.report import PAGE, report
+
+    written = report(runs, out, evaluations)
     screen = aside()
-    for sentence in written.verdicts:
+    for sentence in written.verdicts if verdicts else ():
         screen.print(sentence, markup=False, soft_wrap=True)
     for sentence in written.missing:
         screen.print(f"missing  {sentence}", markup=False, soft_wrap=True)

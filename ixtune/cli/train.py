@@ -77,25 +77,33 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
 
     import torch
 
-    from ixtune.cli import main
-    from ixtune.cli.console import is_quiet
+    from ixtune.cli import in_words, main
+    from ixtune.cli.console import is_quiet, print_error
+    from ixtune.cli.report import write
+    from ixtune.errors import IxtuneError
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     found, limit = str(run / "evaluation.json"), str(_REPORT_RECORDS)
     judged = [word for name in scores for word in ("--score", name)]
-    for verb in (
-        ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, *judged, "--out", found],
-        ["report", str(run)],
-    ):
-        with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
-            failed = main([*verb, *["--quiet"] * is_quiet()])
+    evaluate = ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, *judged, "--out", found]
+    with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
+        failed = main([*evaluate, *["--quiet"] * is_quiet()])
         if failed == _INTERRUPTED:
             raise typer.Exit(_INTERRUPTED)
         if failed:  # without scores there are still the curves to report
-            again = shlex.join(["ixtune", *verb])
-            typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
+            _incomplete(evaluate)
+        try:
+            write([run], run, verdicts=False)  # the evaluation has said what the figures say
+        except (IxtuneError, OSError) as error:
+            print_error(in_words(error))
+            _incomplete(["report", str(run)])
+
+
+def _incomplete(verb: list[str]) -> None:
+    again = shlex.join(["ixtune", *verb])
+    typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
 
 
 def _ending(outcome: Outcome, words: list[str], validated: bool) -> list[str]:

@@ -33,6 +33,7 @@ ARROW = "data-00000-of-00001.arrow"
 OWN_ROOT = 0
 """The image root that is the set's own folder."""
 
+_MEND = "give a folder that `ixtune prepare` wrote, or prepare the data again"
 _STATE = "state.json"
 _INFO = "dataset_info.json"
 # as `datasets` itself writes them; a few megabytes of text tokens at most
@@ -194,16 +195,14 @@ def batch_of(rows: Iterable[Mapping[str, Any]]) -> pyarrow.RecordBatch:
     return pyarrow.RecordBatch.from_pylist(list(rows), schema=features().arrow_schema)
 
 
-def load(folder: Path) -> PreparedSet:
-    """Open a prepared set.
+def require(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared set, all of whose files are there; none of them but this is opened.
 
     Raises:
-        IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
-            message names what is missing.
+        IxtuneError: It is no prepared set, or one of another format; the message names what is missing.
     """
-    mend = "give a folder that `ixtune prepare` wrote, or prepare the data again"
     if not folder.is_dir():
-        raise IxtuneError("there is no such prepared set", where=str(folder), mend=mend)
+        raise IxtuneError("there is no such prepared set", where=str(folder), mend=_MEND)
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
         raise IxtuneError(
@@ -213,8 +212,41 @@ def load(folder: Path) -> PreparedSet:
         )
     missing = [name for name in (MANIFEST, _STATE, _INFO, ARROW) if not (folder / name).is_file()]
     if missing:
-        raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), mend=mend)
-    manifest = read_manifest(folder / MANIFEST)
+        raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), mend=_MEND)
+    return read_manifest(folder / MANIFEST)
+
+
+def count_pictures(folder: Path) -> int:
+    """How many pictures the records of a set show; one that several records show counts once.
+
+    Raises:
+        IxtuneError: Its Arrow part is not there, or is broken.
+    """
+    import pyarrow
+
+    seen: set[tuple[int, str]] = set()
+    try:
+        with pyarrow.memory_map(str(folder / ARROW)) as file, pyarrow.ipc.open_stream(file) as batches:
+            for batch in batches:
+                shown = batch.column("pictures").flatten()
+                seen.update(zip(*(shown.field(name).to_pylist() for name in ("root", "path")), strict=True))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _broken(folder) from error
+    return len(seen)
+
+
+def _broken(folder: Path) -> IxtuneError:
+    return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=_MEND)
+
+
+def load(folder: Path) -> PreparedSet:
+    """Open a prepared set.
+
+    Raises:
+        IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
+            message names what is missing.
+    """
+    manifest = require(folder)
 
     import pyarrow
     from datasets import load_from_disk
@@ -222,13 +254,13 @@ def load(folder: Path) -> PreparedSet:
     try:
         dataset = load_from_disk(str(folder))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=mend) from error
+        raise _broken(folder) from error
     rows = manifest["records"]["rows"]
     if len(dataset) != rows or dataset.column_names != list(features()):
         raise IxtuneError(
             f"the manifest counts {rows:,} rows, the Arrow part has {len(dataset):,} or other columns",
             where=str(folder),
-            mend=mend,
+            mend=_MEND,
         )
     return PreparedSet(dataset, manifest, folder)
 

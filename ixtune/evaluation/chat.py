@@ -16,10 +16,11 @@ from transformers.generation.streamers import BaseStreamer
 from ixtune.data.record import Turn
 from ixtune.data.store import PictureFiles
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.evaluation.generate import Answer, Answerer, Settings
+from ixtune.evaluation.generate import Answer, Answerer
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.questions import View, prompt_of, with_placeholders
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
+from ixtune.evaluation.settings import Settings
 from ixtune.layout import MAX_HD_NUM
 from ixtune.training.batch import PictureSource
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ixtune.errors import IxtuneError
+from ixtune.evaluation.contenders import MAJORITY
 from ixtune.evaluation.controls import majority_answers, question_forms
 from ixtune.evaluation.exam import Question
 from ixtune.evaluation.generate import Answerer, answer_all
@@ -19,7 +20,6 @@ from ixtune.scores.case import Case, Part
 from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
 
-MAJORITY = "majority answer"
 _LARGEST = 700.0  # e to this is about the largest number there is
 CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
 Tally = tuple[Sequence[Part], Sequence[Hashable]]

@@ -1,17 +1,19 @@
-"""Who is evaluated: a base, adapters on it, and merged or exported models, each by a name of its own."""
+"""Who is evaluated: a base, adapters on it, and merged or exported models, each by a name of its own.
+
+No tensor library is imported: what is named wrongly is told before one is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ixtune.adapter import bundle
-from ixtune.adapter.weights import find_adapter
+from ixtune.adapter.folder import find_adapter, read_info
 from ixtune.errors import UsageError
-from ixtune.evaluation.compare import MAJORITY
 
-BASE = "base"
+BASE, MAJORITY = "base", "majority answer"
+"""Names that are taken: of the base, and of the control that always gives the most common answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,35 @@ class Contender:
     adapter: Path | None = None
 
 
+def contender(base: str | None, adapter: Path | None) -> Contender:
+    """A base, with its adapter if there is one.
+
+    Args:
+        base: `nano`, a checkpoint folder or a hub id; None for the one that the adapter names.
+        adapter: Adapter or run folder.
+
+    Raises:
+        UsageError: Neither is named.
+        IxtuneError: The adapter cannot be read.
+    """
+    if adapter is None:
+        if base is None:
+            raise UsageError("no model is named", mend="give --adapter, --base, or both")
+        return Contender(BASE, base)
+    folder = find_adapter(adapter)
+    return Contender("adapter", base or str(read_info(folder)["base"]), folder)
+
+
+def require_form(quantize: str | None) -> None:
+    """Refuse a form of the decoder linears that there is not.
+
+    Raises:
+        UsageError: It is neither `nf4` nor `none`, nor left to the adapter with None.
+    """
+    if quantize not in (None, "nf4", "none"):
+        raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
+
+
 def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str]) -> list[Contender]:
     """The base first, then the adapters, then the models.
 
@@ -44,10 +75,7 @@ def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str])
         UsageError: nothing is named, or two have one name.
         IxtuneError: an adapter cannot be read.
     """
-    found = [
-        Contender(name, base or str(bundle.read_info(find_adapter(path))["base"]), find_adapter(path))
-        for name, path in _named(adapters, "adapter")
-    ]
+    found = [replace(contender(base, path), name=name) for name, path in _named(adapters, "adapter")]
     bases = list(dict.fromkeys([base] if base else [one.base for one in found]))
     made = [Contender(BASE if len(bases) == 1 else f"{BASE} {name}", name) for name in bases]
     made += found

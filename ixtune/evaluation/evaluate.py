@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +20,11 @@ from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
-from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.generate import Answerer
+from ixtune.evaluation.options import USUAL, Options, Source, require_data
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.session import CACHE_BYTES, Loaded, record_of, view_of
+from ixtune.evaluation.settings import Settings
 from ixtune.files import sha256_file
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case
@@ -32,93 +32,7 @@ from ixtune.training.batch import PictureSource
 from ixtune.training.validation import mean_loss
 
 FORMAT = 2
-QUESTION, USUAL = "{question}", "benchmark"
 PACK_TOKENS = 16384  # for the loss
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How an evaluation is made.
-
-    Attributes:
-        scores: Names of `SCORES`, the main one first; empty for what the data are usually scored by.
-        limit: Only the first so many questions.
-        batch_size: Questions answered at a time.
-        max_new_tokens: Longest answer; None for what the longest reference needs and some more.
-        quantize: `nf4` or `none`; None as each adapter was trained.
-        controls: Also the blind control and the majority answer.
-        force: Accept another base than an adapter was trained on.
-    """
-
-    scores: tuple[str, ...] = ()
-    limit: int | None = None
-    batch_size: int = 8
-    max_new_tokens: int | None = None
-    quantize: str | None = None
-    controls: bool = True
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what is no score.
-
-        Raises:
-            UsageError: a score is unknown, or named twice.
-        """
-        for name in self.scores:
-            if name not in SCORES:
-                near = difflib.get_close_matches(name, SCORES, 1)
-                meant = f"did you mean {near[0]}?" if near else f"choose of {', '.join(SCORES)}"
-                raise UsageError(f"there is no score {name}", where="--score", mend=meant)
-        if len(set(self.scores)) < len(self.scores):
-            raise UsageError("a score is named twice", where="--score", mend="name it once")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What is asked.
-
-    Attributes:
-        path: A prepared set, or the file of a benchmark.
-        benchmark: Name of `BENCHMARKS`; None for a prepared set.
-        image_root: What a file's pictures are relative to; None for its folder.
-        pictures: A folder for pictures that a file carries itself; made if it is needed.
-        hd_num: Most crops of a file's pictures; None as the first model that was trained saw them, or as the benchmark.
-        prompt: How a question of a file is put, with `{question}`; `benchmark` for the wording usual there.
-        circular: Ask questions of multiple choice in every order of their options.
-    """
-
-    path: Path
-    benchmark: str | None = None
-    image_root: Path | None = None
-    pictures: Path = Path()
-    hd_num: int | None = None
-    prompt: str = QUESTION
-    circular: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            UsageError: an option for a file is given with a prepared set, or the prompt has no place for the question.
-        """
-        of_a_file = {
-            "--image-root": self.image_root is not None,
-            "--hd-num": self.hd_num is not None,
-            "--prompt": self.prompt != QUESTION,
-            "--circular": self.circular,
-        }
-        given = [option for option, is_given in of_a_file.items() if is_given]
-        if self.benchmark is None and given:
-            raise UsageError(
-                f"{given[0]} is for the file of a benchmark",
-                mend="give --benchmark with its name, or leave it out: a prepared set is asked as it was prepared",
-            )
-        if self.prompt != USUAL and QUESTION not in self.prompt:
-            raise UsageError(
-                f"the prompt does not say where the {QUESTION} stands",
-                where="--prompt",
-                mend=f"write {QUESTION} into it, or give `{USUAL}` for the wording usual there",
-            )
 
 
 Progress = Callable[[int, int], None]
@@ -203,13 +117,8 @@ def evaluate(
 
 def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> tuple[Exam, dict[str, Any], Scores]:
     """The questions, what the file says of them, and what they are usually scored by."""
+    require_data(source)
     if source.benchmark is None:
-        if source.path.is_file():
-            raise UsageError(
-                "this is a file, not a prepared set",
-                where=str(source.path),
-                mend="say whose with --benchmark: `questions` for JSON Lines of your own; or give the folder of a set",
-            )
         prepared = store.load(source.path)
         about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
         return exam_of(prepared, limit), about, _USUAL_SCORES

@@ -14,10 +14,11 @@ from typing import Any
 
 from ixtune.data.store import PictureFiles
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.generate import Answer, Answerer, Settings, batches
+from ixtune.evaluation.generate import Answer, Answerer, batches
 from ixtune.evaluation.questions import Asked, View, prompt_of
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
-from ixtune.files import atomic_write_bytes
+from ixtune.evaluation.settings import Settings
+from ixtune.files import atomic_write_bytes, refuse_existing
 from ixtune.training.batch import PictureSource
 
 
@@ -66,8 +67,7 @@ def predict_all(
     Raises:
         IxtuneError: `out` exists, the journal is of other questions or settings, or the disk refuses.
     """
-    if os.path.lexists(out):
-        raise IxtuneError("the output exists already", where=str(out), mend="give another name, or remove it")
+    refuse_existing(out)
     prompts = [question.prompt for question in asked.questions]
     journal = _Journal(out, _key(loaded, asked, settings, batch_size))
     done = journal.read()

@@ -58,6 +58,25 @@ class Asked:
     rejects: tuple[Reject, ...] = ()
 
 
+def require_given(source: Path | None, images: Sequence[Path] = ()) -> None:
+    """Refuse pictures that are not there, and questions: neither a file of them nor a prepared set.
+
+    Raises:
+        IxtuneError: It is neither, or one of them is not there.
+    """
+    for image in images:
+        if not image.is_file():
+            raise IxtuneError("there is no such picture", where=str(image), mend="check the path")
+    if source is None:
+        return
+    if source.is_dir():
+        store.require(source)
+    elif not source.exists():
+        raise IxtuneError(
+            "there is no such file of questions or prepared set", where=str(source), mend="check the path"
+        )
+
+
 def prompt_of(question: str, images: Sequence[Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
     """A prompt about pictures anywhere on this machine; without a placeholder they stand before the question.
 

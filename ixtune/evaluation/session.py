@@ -12,11 +12,13 @@ import torch
 
 from ixtune import base
 from ixtune.adapter import bundle
-from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE, find_adapter, read_adapter
+from ixtune.adapter.folder import RECORD_FILE, WEIGHTS_FILE, read_info
+from ixtune.adapter.weights import read_adapter
 from ixtune.data.pixels import Corrections
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.tokenizer import Tokenizer
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError
+from ixtune.evaluation.contenders import contender, require_form
 from ixtune.evaluation.questions import View
 from ixtune.files import sha256_file
 from ixtune.model.identity import base_identity
@@ -42,12 +44,10 @@ class Loaded:
         Raises:
             UsageError: neither base nor adapter is named, or `quantize` is something else.
         """
-        if base_name is None and adapter is None:
-            raise UsageError("no model is named", mend="give --adapter, --base, or both")
-        if quantize not in (None, "nf4", "none"):
-            raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
-        folder_of_adapter = find_adapter(adapter) if adapter else None
-        self.base_name = base_name or str(bundle.read_info(find_adapter(adapter or Path()))["base"])
+        require_form(quantize)
+        named = contender(base_name, adapter)
+        folder_of_adapter = named.adapter
+        self.base_name = named.base
         folder = base.resolve(self.base_name)
         info = record_of(folder, folder_of_adapter)
         self.quantize = quantize or str(info.get("quantize", "none"))
@@ -100,7 +100,7 @@ def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
     Raises:
         IxtuneError: there is one that cannot be read.
     """
-    return bundle.read_info(adapter) if adapter else _record_of_merged(base_folder)
+    return read_info(adapter) if adapter else _record_of_merged(base_folder)
 
 
 def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = None) -> View:

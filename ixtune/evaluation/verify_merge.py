@@ -22,9 +22,10 @@ from ixtune.data import manifest, store
 from ixtune.data.pixels import Corrections
 from ixtune.data.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import Asked, Question, View, from_file, from_set
 from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
+from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
 from ixtune.training.batch import PictureSource
 

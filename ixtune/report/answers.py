@@ -31,6 +31,7 @@ def examples(judged: Mapping[str, Any], content: Mapping[str, Any], album: Album
         found = judged[key]
         made = "".join(_example(one, content, models, album) for one in found)
         note = f"{len(found)} of {count:,}, the largest changes first." if found else none
+        note += f" {text(verdict.only_last(models), 600)}"
         parts.append(
             f'<section><h2>{heading}</h2><p class="quiet">{note}</p><div class="examples">{made}</div></section>'
         )

@@ -10,9 +10,9 @@ from typing import Any
 import ixtune
 from ixtune.report import curves, verdict
 from ixtune.report.groups import breakdown, value
-from ixtune.report.reading import Run
+from ixtune.report.reading import RECIPE, Run
 
-FORMAT = 1
+FORMAT = 2
 EXAMPLES = 6
 """Of the worst regressions, and of the best gains."""
 
@@ -91,11 +91,13 @@ def _described(run: Run) -> dict[str, Any]:
     record = run.record
     return {
         "name": run.name,
+        "title": _title(run),
+        "about": _about(run),
         "folder": str(run.folder),
         "curves": curves.curves(run),
         "cost": cost(run),
         "recipe": run.recipe,
-        "data": {path: _of_manifest(manifest) for path, manifest in run.manifests.items()},
+        "data": {path: _of_manifest(manifest, run.pictures.get(path)) for path, manifest in run.manifests.items()},
         "environment": {
             **{key: record[key] for key in ("ixtune_version", "base", "base_identity", "quantize") if key in record},
             **record.get("versions", {}),
@@ -106,6 +108,26 @@ def _described(run: Run) -> dict[str, Any]:
             if key in record
         },
     }
+
+
+def _title(run: Run) -> str:
+    """The last folders of its path, and the base: what tells this run from others on somebody's disk."""
+    base = run.recipe.get("base") or run.record.get("base")
+    return "/".join(run.folder.resolve().parts[-2:]) + (f" on {base}" if base else "")
+
+
+def _about(run: Run) -> str:
+    """What was trained, and what on, in one line."""
+    adapter, data = run.recipe.get("adapter") or {}, run.recipe.get("data") or {}
+    train = data.get("train") or []
+    facts = [
+        f"recipe {run.folder / RECIPE}" if run.recipe else "",
+        f"{adapter['variant']} of rank {adapter.get('rank')}" if adapter.get("variant") else "",
+        f"projector {adapter['projector']}" if adapter.get("projector") else "",
+        f"base in {adapter['quantize']}" if adapter.get("quantize") not in (None, "none") else "",
+        f"trained on {', '.join([train] if isinstance(train, str) else map(str, train))}" if train else "",
+    ]
+    return "; ".join(filter(None, facts))
 
 
 def cost(run: Run) -> dict[str, Any]:
@@ -148,7 +170,7 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _of_manifest(manifest: Mapping[str, Any], pictures: int | None) -> dict[str, Any]:
     tokens = manifest.get("tokens", {})
     return {
         "records": manifest["records"]["rows"],
@@ -156,7 +178,8 @@ def _of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": tokens.get("total"),
         "image_tokens": tokens.get("image"),
         "supervised_tokens": tokens.get("supervised"),
-        "pictures": sum(manifest.get("grids", {}).values()),
+        "pictures": pictures,
+        "pictures_shown": sum(manifest.get("grids", {}).values()),
         "hd_num": manifest.get("options", {}).get("hd_num"),
         "sources": [str(source.get("path")) for source in manifest.get("sources", [])],
         "tokenizer_sha256": manifest.get("tokenizer_sha256"),

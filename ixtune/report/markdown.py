@@ -29,7 +29,8 @@ def plain(value: object) -> str:
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     runs, evaluations = figures["runs"], figures["evaluations"]
-    yield f"# {plain(' and '.join(run['name'] for run in runs))}"
+    yield f"# {plain(' and '.join(run['title'] for run in runs))}"
+    yield from (f"\n{plain(run['about'])}" for run in runs if run["about"])
     yield f"\nA report by ixtune {plain(figures['ixtune_version'])}."
     if figures["missing"]:
         yield "\n## Not in this report\n"
@@ -77,7 +78,7 @@ def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
         ("gains", "Best gains", one["better"]),
     ):
         if len(models) > 1:
-            yield f"\n### {heading}\n\n{len(one[key])} of {count:,}.\n"
+            yield f"\n### {heading}\n\n{len(one[key])} of {count:,}. {plain(verdict.only_last(models))}\n"
             yield from _table(
                 ["id", "question", "reference", models[0], models[-1]],
                 [

@@ -20,9 +20,10 @@ def page(figures: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> s
         contents: The evaluations with their answers, as many as `figures` has.
     """
     runs, evaluations = figures["runs"], figures["evaluations"]
-    name = " and ".join(run["name"] for run in runs)
+    name = " and ".join(run["title"] for run in runs)
+    about = "".join(f'<p class="quiet" dir="auto">{text(run["about"], 1000)}</p>' for run in runs if run["about"])
     head = (
-        f'<header><h1 dir="auto">{text(name, 200)}</h1><p class="quiet">Did it get better? A report by ixtune '
+        f'<header><h1 dir="auto">{text(name, 200)}</h1>{about}<p class="quiet">Did it get better? A report by ixtune '
         f"{text(figures['ixtune_version'])}.</p></header>"
     )
     parts = [head, sections.missing(figures["missing"])]

@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+from ixtune.data import store
 from ixtune.data.manifest import MANIFEST, read_manifest
 from ixtune.errors import IxtuneError, UsageError
 
 EVALUATION = "evaluation.json"
 EVALUATION_FORMAT = 2
-_METRICS, _RECIPE, _RECORD = "metrics.jsonl", "recipe.yaml", "adapter/ixtune.json"
+_METRICS, RECIPE, _RECORD = "metrics.jsonl", "recipe.yaml", "adapter/ixtune.json"
 _NEEDED = {"models": list, "results": list, "comparisons": list, "answers": list, "main_score": str, "records": int}
 
 
@@ -30,6 +31,7 @@ class Run:
         lines: Of metrics.jsonl.
         record: The adapter's ixtune.json.
         manifests: Of the prepared sets that the recipe names, by their folder.
+        pictures: Of these sets, by their folder; each counts once, however many records show it.
         missing: A sentence for each part that is not there.
     """
 
@@ -39,6 +41,7 @@ class Run:
     lines: tuple[Mapping[str, Any], ...]
     record: Mapping[str, Any]
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
 
@@ -48,17 +51,17 @@ def read_run(folder: Path, name: str) -> Run:
     Raises:
         UsageError: The folder holds nothing of a run.
     """
-    if not any((folder / part).is_file() for part in (_METRICS, _RECIPE, _RECORD)):
+    if not any((folder / part).is_file() for part in (_METRICS, RECIPE, _RECORD)):
         raise UsageError(
             "this is no run folder: it has neither recipe.yaml nor metrics.jsonl",
             where=str(folder),
             mend="give the folder that `ixtune train` wrote, its recipe's `output`",
         )
     missing: list[str] = []
-    recipe = _mapping(folder / _RECIPE, "the recipe is not shown", missing)
+    recipe = _mapping(folder / RECIPE, "the recipe is not shown", missing)
     record = _mapping(folder / _RECORD, "versions and the adapter's origin are not shown", missing)
     lines = _lines(folder / _METRICS, missing)
-    manifests = {}
+    manifests, pictures = {}, {}
     data = recipe.get("data") or {}
     train = data.get("train") or []
     for path in [*([train] if isinstance(train, str) else train), *filter(None, [data.get("validation")])]:
@@ -67,7 +70,12 @@ def read_run(folder: Path, name: str) -> Run:
         except (IxtuneError, OSError) as error:
             why = error if isinstance(error, IxtuneError) else error.strerror
             missing.append(f"the manifest of {path} is not shown: {why}")
-    return Run(name, folder, recipe, lines, record, manifests, tuple(missing))
+            continue
+        try:
+            pictures[str(path)] = store.count_pictures(Path(path))
+        except IxtuneError as error:
+            missing.append(f"the pictures of {path} are not counted: {error}")
+    return Run(name, folder, recipe, lines, record, manifests, pictures, tuple(missing))
 
 
 def distinct_names(folders: list[Path]) -> list[str]:

@@ -187,7 +187,8 @@ def _set(item: tuple[str, Mapping[str, Any]]) -> str:
 def data_lines(one: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """A manifest in words, as plain text."""
     yield "records", f"{one['records']:,}" + (f", {one['rejected']:,} rejected" if one["rejected"] else "")
-    yield "pictures", f"{one['pictures']:,}"
+    shown = f"shown {one['pictures_shown']:,} times"
+    yield "pictures", shown if one["pictures"] is None else f"{one['pictures']:,}, {shown}"
     if one["tokens"]:
         yield (
             "tokens",

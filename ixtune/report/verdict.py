@@ -44,6 +44,14 @@ def verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     return found
 
 
+def only_last(models: Sequence[str]) -> str:
+    """What to say where single answers are shown of two models, and there are more; empty where there are not."""
+    if len(models) <= 2:
+        return ""
+    verb = "is" if len(models) == 3 else "are"
+    return f"Of {models[-1]} against {models[0]} only: {', '.join(models[1:-1])} {verb} not in this list."
+
+
 def comparison(evaluation: Mapping[str, Any], name: str, than: str, score: str) -> Mapping[str, Any] | None:
     """The paired comparison of two results, if there is one."""
     for one in evaluation["comparisons"]:

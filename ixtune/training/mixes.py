@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ixtune import layout
-from ixtune.errors import UsageError
+from ixtune.errors import UsageError, choice
 from ixtune.training.shapes import Picture, RecordShapes
 
 RECORDS = 1000
@@ -93,7 +93,7 @@ def records_of(name: str, count: int = RECORDS) -> RecordShapes:
         UsageError: there is no such mix.
     """
     if name not in MIXES:
-        raise UsageError("there is no such mix of records", where=name, mend=f"choose one of {', '.join(MIXES)}")
+        raise UsageError("there is no such mix of records", where=name, mend=choice(name, MIXES))
     chance = random.Random(name)
     turns = [kind for kind in MIXES[name].kinds for _ in range(kind.share)]
     lengths, supervised, pictures = [], [], []

@@ -66,13 +66,13 @@ def _work(plan: Plan) -> Iterator[str]:
     recipe, epoch, training = plan.recipe, plan.epoch, plan.recipe.training
     packs = len(plan.need.packs)
     yield (
-        f"data     {plan.records:,} records, {epoch.tokens:,} tokens: {epoch.image_tokens:,} of pictures, "
-        f"{epoch.supervised:,} supervised"
+        f"data     {_many(plan.records, 'record')}, {_many(epoch.tokens, 'token')}: "
+        f"{epoch.image_tokens:,} of pictures, {epoch.supervised:,} supervised"
     )
     full = epoch.tokens / (packs * training.pack_tokens)
     yield (
-        f"packs    {packs:,} of up to {training.pack_tokens:,} tokens, {full:.0%} full; {plan.steps:,} optimizer steps "
-        f"of {training.gradient_accumulation} pack(s)"
+        f"packs    {packs:,} of up to {_many(training.pack_tokens, 'token')}, {full:.0%} full; "
+        f"{_many(plan.steps, 'optimizer step')} of {_many(training.gradient_accumulation, 'pack')}"
     )
     trained = ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in plan.trained.items())
     yield f"trained  {trained}; {recipe.adapter.variant}, {training.optimizer}"
@@ -82,8 +82,9 @@ def _work(plan: Plan) -> Iterator[str]:
     yield f"time     {_time(plan)}"
     levers = plan.levers
     waits = "in main memory" if levers.offload_layer_inputs else "on the device"
-    again = f"{levers.checkpointed_layers} of {plan.sizes.layers} layers compute their activations again"
-    yield f"levers   {again}" + (f", their inputs wait {waits}" if levers.checkpointed_layers else "")
+    whose, verb = ("its", "computes") if levers.checkpointed_layers == 1 else ("their", "compute")
+    again = f"{levers.checkpointed_layers} of {_many(plan.sizes.layers, 'layer')} {verb} {whose} activations again"
+    yield f"levers   {again}" + (f", {whose} inputs wait {waits}" if levers.checkpointed_layers else "")
 
 
 def _time(plan: Plan) -> str:
@@ -114,7 +115,8 @@ def _hours(seconds: float) -> str:
 def _memory(plan: Plan) -> Iterator[str]:
     pack, memory = plan.worst_pack, plan.memory
     yield (
-        f"memory   worst of the packs: {pack.tokens:,} tokens, {pack.image_tokens:,} of pictures, {pack.views} views, "
+        f"memory   worst of the packs: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of pictures, "
+        f"{_many(pack.views, 'view')}, "
         f"{pack.supervised:,} supervised; highest at: {memory.moment}"
     )
     most = max(memory.terms.values())
@@ -149,8 +151,13 @@ def _advice(plan: Plan, advice: Sequence[Change]) -> Iterator[str]:
         levers = change.need.levers
         yield (
             f"     {change.need.memory.total / _GIB:.2f} GiB, {change.extra_flops:+.1%} operations, "
-            f"{levers.checkpointed_layers} layers computed again; {'; '.join(step.effect for step in change.steps)}"
+            f"{_many(levers.checkpointed_layers, 'layer')} computed again; "
+            f"{'; '.join(step.effect for step in change.steps)}"
         )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _text(value: Any) -> str:

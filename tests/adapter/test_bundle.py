@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.weights import RECORD_FILE, WEIGHTS_FILE
+from ixtune.adapter.folder import RECORD_FILE, WEIGHTS_FILE, read_info
 from ixtune.base import resolve
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
@@ -158,7 +158,7 @@ def test_a_key_that_does_not_fit_is_named(
 
 def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(IxtuneError, match="adapter_model.safetensors, adapter_config.json, ixtune.json missing"):
-        bundle.read_info(tmp_path)
+        read_info(tmp_path)
 
 
 def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:

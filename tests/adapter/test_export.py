@@ -19,7 +19,8 @@ from ixtune.adapter.export import export
 from ixtune.adapter.export_check import REPORT_FILE, check_folder
 from ixtune.adapter.export_peft import KNOWN_KEYS
 from ixtune.adapter.export_profiles import PROFILES
-from ixtune.adapter.weights import WEIGHTS_FILE, read_adapter
+from ixtune.adapter.folder import WEIGHTS_FILE
+from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base

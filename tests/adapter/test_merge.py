@@ -347,7 +347,8 @@ def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_pa
     assert written["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
     weights = written["adapters"][0]["sha256"]["adapter_model.safetensors"]
     assert weights == sha256_file(adapter / "adapter_model.safetensors")
-    assert written["arithmetic"] == "W1, which adapter 1 makes of W"
+    assert written["arithmetic"] == report.arithmetic
+    assert report.arithmetic.startswith("W1 in place of W: ")
     for name, digest in written["file_sha256"].items():
         assert digest == sha256_file(tmp_path / "merged" / name)
     assert written["sampled_rows"] == report.sampled_rows > 50

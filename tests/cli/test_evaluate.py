@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -255,3 +258,40 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
         assert "mend:" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "Which number?"}\n', encoding="utf-8")
+    nowhere, asked, there = str(tmp_path / "nowhere"), str(tmp_path / "q.jsonl"), str(tmp_path)
+    cases = [
+        (["evaluate", there, "--base", "nano", "--score", "anlss"], 2, "did you mean anls?"),
+        (["evaluate", there, "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+        (["evaluate", there, "--base", "nano"], 1, "not a prepared set"),
+        (["evaluate", asked, "--base", "nano"], 2, "--benchmark: `questions`"),
+        (["evaluate", asked, "--base", "nano", "--benchmark", "docvqua"], 2, "did you mean docvqa?"),
+        (["evaluate", asked, "--benchmark", "questions", "--adapter", nowhere], 1, "there is no adapter"),
+        (["evaluate", asked, "--benchmark", "questions", "--base", nowhere], 1, "there is no such base folder"),
+        (["predict", "Which?", "--adapter", nowhere], 1, "there is no adapter"),
+        (["predict", "Which?", "--base", nowhere], 1, "there is no such base folder"),
+        (["predict", "Which?", "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+        (["predict", "Which?", "--base", "nano", "--top-k", "3"], 2, "--do-sample"),
+        (["predict", "--from", asked, "--base", "nano"], 2, "--from and --out belong together"),
+        (["predict", "--from", nowhere, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "there is no such file"),
+        (["predict", "--from", there, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "not a prepared set"),
+        (["predict", "--from", asked, "--base", "nano", "--out", asked], 1, "exists already"),
+        (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such picture"),
+        (["chat", "--adapter", nowhere], 1, "there is no adapter"),
+        (["chat", "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+    ]
+    # an import of any of these ends in an internal error
+    barred = ["torch", "transformers", "peft", "datasets", "accelerate"]
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({barred}))\nfrom ixtune.cli import main\n"
+        f"for words in {[words for words, _, _ in cases]}:\n"
+        "    print('code', main(words), file=sys.stderr, flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = re.split(r"code (\d)\n", done.stderr)[:-1]
+    assert [int(code) for code in told[1::2]] == [code for _, code, _ in cases], done.stderr
+    for (words, _, expected), said in zip(cases, told[::2], strict=True):
+        assert expected in said, words

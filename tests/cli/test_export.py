@@ -79,6 +79,7 @@ def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tm
     for arguments, code, told in (
         ((run, "--profile", "gguf", "--out", out), 2, "we know of no code in llama.cpp for PLoRA"),
         ((run, "--profile", "onnx", "--out", out), 2, "choose one of peft-original"),
+        ((run, "--profile", "orginal", "--out", out), 2, "did you mean original?"),
         ((run, "--profile", "original"), 2, "give --out DIR"),
         ((), 2, "an adapter and a --profile are needed"),
         ((run, "--profile", "lmdeploy-0.13", "--out", out), 1, "ixc_utils.py must define HD_transform"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path)
     found = json.loads(Path("first/run/evaluation.json").read_text(encoding="utf-8"))
     assert found["scores"] == ["relaxed_accuracy", "exact_match"]
     assert "relaxed accuracy" in Path("first/run/report.html").read_text(encoding="utf-8")
+    (evaluation,) = json.loads(Path("first/run/report.json").read_text(encoding="utf-8"))["evaluations"]
+    assert evaluation["verdicts"]
+    for verdict in evaluation["verdicts"]:
+        assert trained.stdout.count(verdict["text"]) == 1
     merged = call(*merge[1:])
     assert merged.returncode == 0, merged.stderr
 
@@ -85,6 +90,7 @@ def test_what_is_given_is_not_asked_and_a_missing_answer_is_wrong_usage(here: Pa
     [
         (["--data", "nowhere"], "there is no such file or folder (nowhere)"),
         (["--task", "films"], "choose one of documents, charts"),
+        (["--task", "chart"], "did you mean charts?"),
         (["--columns", "image:photo"], "--columns"),
     ],
 )
@@ -128,6 +134,16 @@ def test_files_that_are_there_are_never_overwritten(here: Path):
     assert "mine/recipe.yaml" in done.stderr
     assert (here / "mine" / "recipe.yaml").read_text() == "precious"
     assert not (here / "mine" / "data.yaml").exists()
+
+
+def test_files_that_are_there_are_told_before_anything_is_asked(here: Path, monkeypatch: pytest.MonkeyPatch):
+    (here / "mine").mkdir()
+    (here / "mine" / "data.yaml").write_text("precious")
+    monkeypatch.setattr("builtins.input", lambda: pytest.fail("a question was asked"))
+    done = call("init")
+    assert done.returncode == 2
+    assert "there is such a file already (mine/data.yaml)" in done.stderr
+    assert "1 of 3" not in done.stderr
 
 
 def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(here: Path):
@@ -175,10 +191,40 @@ def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gi
     assert planned.fits
 
 
-def test_what_fits_no_recipe_is_said(here: Path):
-    data = start.look(str(write_records(here / "photos", 2)))
-    made = start.start(data, 4.0, "documents", here / "mine")
-    assert made.notes == ("the released 7B will not fit 4 GiB: ixtune plan says what is missing",)
+@pytest.mark.parametrize("gpu_gib", ["4", "8"])
+def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(here: Path, gpu_gib: str):
+    write_records(here / "photos", 2)
+    done = call("init", "--data", "photos/data.json", "--gpu-gib", gpu_gib, "--task", "documents")
+    assert done.returncode == 1
+    told = re.search(r"does not fit: ([\d.]+) GiB are needed, ([\d.]+) GiB more than there are", done.stderr)
+    assert told, done.stderr
+    needed, more = map(float, told.groups())
+    assert needed - more == pytest.approx(float(gpu_gib))
+    assert commands(done.stdout) == []
+    assert not (here / "mine").exists()
+    # what it says to take is enough
+    enough = re.search(r"\(--gpu-gib (\d+)\)", done.stderr)
+    assert enough
+    again = call("init", "--data", "photos/data.json", "--gpu-gib", enough[1], "--task", "documents")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_folder_with_one_table_and_its_pictures_is_that_table(here: Path):
+    write_records(here / "photos", 2)
+    (here / "photos" / "data.json").unlink()
+    (here / "photos" / "questions.csv").write_text("image,question,answer\n0.png,Which?,100\n1.png,Which?,107\n")
+    done = call("init", "--data", "photos", "--gpu-gib", "0", "--task", "charts")
+    assert done.returncode == 0, done.stderr
+    assert "questions.csv is the only table in the folder" in done.stdout
+    (source,) = yaml.safe_load((here / "mine" / "data.yaml").read_text(encoding="utf-8"))["sources"]
+    assert source == {"path": "../photos/questions.csv"}
+    prepared = call(*commands(done.stdout)[0][1:])
+    assert prepared.returncode == 0, prepared.stderr
+    assert "read 2 = accepted 2 + rejected 0" in prepared.stdout
+    assert "source   photos/questions.csv: CSV" in prepared.stdout  # not mine/../photos
+    direct = call("prepare", "photos", "--out", "direct", "--base", "nano", "--hd-num", "4")
+    assert direct.returncode == 0, direct.stderr
+    assert "questions.csv is the only table in the folder" in direct.stdout
 
 
 def test_every_task_is_planned_on_a_mix_of_its_name():

@@ -51,11 +51,14 @@ def test_merging_a_run_takes_the_base_it_names_and_says_what_was_done(run: Path,
     done = ixtune("merge", run, "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert "2: 1 merged, 1 copied" in done.stdout
-    assert re.search(r"check +\d rows recomputed, largest error", done.stdout)
+    told = re.search(r"check +(\d) rows on the disk compared .*: the largest difference is (\S+), no more", done.stdout)
+    assert told, done.stdout
     assert str(tmp_path / "merged") in done.stdout
     found = load_file(tmp_path / "merged" / "model.safetensors")
     assert found.keys() == {TARGET, "model.norm.weight"}
-    assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["changed"] == 1
+    written = json.loads((tmp_path / "merged" / "merge_report.json").read_text())
+    assert (written["changed"], written["sampled_rows"]) == (1, int(told[1]))
+    assert written["max_abs_error"] == pytest.approx(float(told[2]), rel=0.06)
 
 
 def test_merging_onto_nf4_works_from_the_command_line(run: Path, tmp_path: Path) -> None:
@@ -101,7 +104,10 @@ def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_p
 def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: Path) -> None:
     done = ixtune("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
-    assert "formula  W +0.5 (W1 - W) -0.5 (W2 - W), where Wi is what adapter i alone makes of W" in done.stdout
+    assert (
+        "formula  W +0.5 (W1 - W) -0.5 (W2 - W): W a weight of the base, Wi what adapter i alone makes of it"
+        in done.stdout
+    )
     for options, words in (
         ((), "no word on how they go together"),
         (("--weights", "0.5,half"), "is no list of numbers"),

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from in_process import call
 from main_job import RECIPE, ixtune, write_records
 from small_base import RELEASED_CONFIG
 
@@ -52,6 +53,8 @@ def test_an_unknown_mix_is_wrong_usage():
     done = ixtune("plan", RECEIPTS, "--mix", "film")
     assert done.returncode == 2
     assert "choose one of documents, charts" in done.stderr
+    near = call("plan", RECEIPTS, "--mix", "reciepts")
+    assert (near.returncode, "did you mean receipts?" in near.stderr) == (2, True)
 
 
 def test_the_released_base_needs_its_config_alone(job: tuple[Path, Path], tmp_path: Path):

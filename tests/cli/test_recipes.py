@@ -92,6 +92,12 @@ def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path
     assert "there is no folder for the file" in nowhere.stderr
 
 
+@pytest.mark.parametrize("given", ["reciepts", "Receipts", "reciepts.yaml"])
+def test_a_name_that_is_nearly_one_is_answered_with_that_one(given: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["recipes", "cp", given]) == 2
+    assert "did you mean receipts?" in capsys.readouterr().err
+
+
 def test_check_reports_every_mistake_with_its_line_and_both_forms_of_changes(tmp_path: Path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("base: nano\ndata:\n  train: x\noutput: y\nadapter:\n  rnak: 8\ntraining:\n  early_stopping: 3\n")

@@ -13,8 +13,9 @@ from records import write_picture
 from ixtune.data.record import Turn
 from ixtune.evaluation import predict
 from ixtune.evaluation.chat import Chat, _Writer, converse
-from ixtune.evaluation.generate import Answerer, Settings
+from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from ixtune.data.pixels import NONE, Corrections, crops, open_picture, place
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.rejects import RecordError
 from ixtune.data.store import PictureFiles
-from ixtune.evaluation.generate import Settings
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
 from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base

@@ -12,9 +12,9 @@ from records import write_picture
 
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
-from ixtune.evaluation.generate import Settings
 from ixtune.evaluation.questions import Asked
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.settings import Settings
 
 LINES: list[dict[str, Any]] = [
     {"id": "first", "question": "How many?", "image": "a.png"},

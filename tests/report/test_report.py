@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import call
+from records import write_picture
 from report_files import HOSTILE, evaluation, write_evaluation, write_run
 
 from ixtune.errors import UsageError
@@ -93,6 +95,52 @@ def test_regressions_and_gains_are_those_that_changed(told: dict[str, Any]):
     assert [one["id"] for one in judged["regressions"]] == ["r0"]
     assert (judged["worse"], judged["better"]) == (1, 26)
     assert [one["id"] for one in judged["gains"]] == ["r5", "r6", "r7", "r8", "r9", "r10"]
+
+
+def test_the_report_is_headed_by_run_base_and_recipe(out: Path, run: Path, told: dict[str, Any]):
+    title = f"{run.parent.name}/one on nano"
+    assert told["runs"][0]["title"] == title
+    html, words = ((out / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+    assert f"<title>{title}: report</title>" in html
+    assert f">{title}</h1>" in html
+    assert f"recipe {run / 'recipe.yaml'}; trained on {run / 'no-set'}" in html
+    assert words.startswith(f"# {plain(title)}\n\n{plain(told['runs'][0]['about'])}\n")
+
+
+def test_where_there_are_three_models_the_lists_say_whose_they_are(tmp_path: Path, out: Path):
+    folder = write_run(tmp_path / "run")
+    content = evaluation(tmp_path / "pictures")
+    for key in ("results", "models"):
+        content[key].insert(1, content[key][1] | {"name": "other"})
+    for answer in content["answers"]:
+        answer["answers"]["other"], answer["scores"]["other"] = "7", {"exact_match": 0.0}
+    (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    said = "Of adapter against base only: other is not in this list."
+    three = report([folder], tmp_path / "out").out
+    for kind in ("html", "md"):
+        assert (three / f"report.{kind}").read_text(encoding="utf-8").count(said) == 2
+        assert "not in this list" not in (out / f"report.{kind}").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_several_records_show_counts_once(tmp_path: Path):
+    write_picture(tmp_path / "a.png", 80, 60)
+    write_picture(tmp_path / "b.png", 60, 80)
+    rows = [f"{name}.png,Which row?,{row}" for row, name in enumerate("aaab")]
+    (tmp_path / "q.csv").write_text("\n".join(["image,question,answer", *rows]), encoding="utf-8")
+    done = call("prepare", tmp_path / "q.csv", "--out", tmp_path / "set", "--base", "nano", "--hd-num", "4")
+    assert done.returncode == 0, done.stderr
+    folder = write_run(tmp_path / "run")
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe.replace(str(folder / "no-set"), str(tmp_path / "set")), encoding="utf-8")
+    report([folder], tmp_path / "out")
+    (told,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["runs"]
+    (data,) = told["data"].values()
+    assert (data["records"], data["pictures"], data["pictures_shown"]) == (4, 2, 4)
+    assert "2, shown 4 times" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "set" / "data-00000-of-00001.arrow").write_bytes(b"no Arrow")
+    written = report([folder], tmp_path / "out")
+    assert any("are not counted: the Arrow part of the prepared set is broken" in one for one in written.missing)
+    assert ">shown 4 times<" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_curves_and_cost_are_those_of_the_metrics(run: Path, told: dict[str, Any]):

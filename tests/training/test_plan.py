@@ -243,3 +243,30 @@ def test_the_lines_name_every_term_of_the_memory_and_the_verdict():
     for term in ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack", "together"):
         assert term in told
     assert "verdict  fits" in told
+
+
+@pytest.mark.parametrize(
+    ("records", "accumulation", "layers", "told"),
+    [
+        (
+            1, 1, 1,
+            ("1 record,", "; 1 optimizer step of 1 pack\n", "1 of 32 layers computes its activations again, its"),
+        ),
+        (
+            9, 2, 2,
+            ("9 records,", "; 5 optimizer steps of 2 packs\n", "2 of 32 layers compute their activations again, their"),
+        ),
+    ],
+)  # fmt: skip
+def test_one_thing_is_told_as_one_and_several_as_several(
+    records: int, accumulation: int, layers: int, told: tuple[str, ...]
+):
+    made = planned(
+        texts(*[2000] * records),
+        training__pack_tokens=2048,
+        training__gradient_accumulation=accumulation,
+        training__gradient_checkpointing=layers,
+    )
+    lines = "\n".join(plan_report.lines(made))
+    for words in told:
+        assert words in lines

@@ -7,7 +7,6 @@ Nothing is downloaded. An entry that cannot be asked or scored becomes a reject,
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ixtune.data.benchmarks.item import Draft, Item, Items
 from ixtune.data.benchmarks.reading import read_items
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.json_text import line_entries, list_entries
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError, UsageError, choice
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Items", "read"]
 
@@ -138,6 +137,18 @@ BENCHMARKS = {
 }
 
 
+def benchmark_named(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        raise UsageError(f"there is no benchmark {name}", mend=choice(name, BENCHMARKS))
+    return benchmark
+
+
 def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Path, circular: bool = False) -> Items:
     """The questions of a benchmark file.
 
@@ -154,13 +165,7 @@ def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Pat
         IxtuneError: The file cannot be read, is of another form, or holds no question.
         DataError: No question has an answer to compare with.
     """
-    benchmark = BENCHMARKS.get(name)
-    if benchmark is None:
-        near = difflib.get_close_matches(name, BENCHMARKS, 1)
-        raise UsageError(
-            f"there is no benchmark {name}",
-            mend=f"did you mean {near[0]}?" if near else f"give one of {', '.join(BENCHMARKS)}",
-        )
+    benchmark = benchmark_named(name)
     root = (image_root or (path if path.is_dir() else path.parent)).resolve()
     if not root.is_dir():
         raise UsageError("there is no such folder", where=str(root), mend="give the folder of the pictures")

@@ -27,6 +27,7 @@ from ixtune.data.sources.columns import COLUMNS
 from ixtune.data.sources.fields import shown
 from ixtune.data.sources.source import Container, Schema, Source
 from ixtune.errors import UsageError
+from ixtune.files import without_detours
 from ixtune.layout import MAX_HD_NUM
 from ixtune.recipe_yaml import KeyPath, Kind, Reading
 
@@ -142,7 +143,7 @@ def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
         )
     path = _path(reading, keys, value.get("path"), fields)
     if fields.get("image_root") is not None:
-        fields["image_root"] = root = reading.path.parent / fields["image_root"]
+        fields["image_root"] = root = without_detours(reading.path.parent / fields["image_root"])
         if not root.is_dir():
             place = reading.place((*keys, "image_root"))
             reading.mistake(place, f"{name}.image_root: there is no folder {root}")
@@ -165,7 +166,7 @@ def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -
         there = False
     if not there:
         reading.mistake(place, f"{name}: there is no file or folder {path}; for a data set on the hub add format: hub")
-    return str(path)
+    return str(without_detours(path))
 
 
 def _format(reading: Reading, keys: KeyPath, value: Any) -> tuple[Container | None, Schema | None]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ixtune.data.sources.source import Source
 from ixtune.errors import UsageError
+from ixtune.files import without_detours
 
 _LARGEST_FILE_BYTES = 1 << 20
 _THOUSAND = 1000
@@ -69,6 +70,7 @@ def _source(line: str, folder: Path, given_num: bool) -> Source:
     if not _exists(given):
         here = ", though there is one seen from the current folder" if _exists(Path(name)) else ""
         raise ValueError(f"there is no {given}{here}; paths are relative to the mixture file")
+    given = without_detours(given)
     if number is None:
         if given_num:
             raise ValueError("there is no number behind the path; with --ratios none is needed")

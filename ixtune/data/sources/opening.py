@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,7 @@ class Opened:
     """A source that is ready to be read.
 
     Attributes:
-        source: As it was given.
+        source: As it was given, but for a folder with one table: that table.
         container: How its entries are stored.
         schema: What their fields mean.
         columns: Pairs (our name, theirs) where the schema is COLUMNS.
@@ -106,7 +106,9 @@ def open_source(source: Source) -> Opened:
             user says of it cannot be.
         IxtuneError: It cannot be read, or holds no record.
     """
-    container = source.container or container_of(source.path)
+    given = source.path
+    container, path = (source.container, given) if source.container else container_of(given)
+    source = replace(source, path=path)
     _require_sense(source, container)
     root = _image_root(source, container)
     stored = _stored(source, container)
@@ -118,7 +120,9 @@ def open_source(source: Source) -> Opened:
         container=container,
         schema=schema,
         columns=columns,
-        detected=(f"{what}, as --format says{f' ({why})' if why else ''}" if said else f"{what}: {why}") + stored.note,
+        detected=(f"{what}, as --format says{f' ({why})' if why else ''}" if said else f"{what}: {why}")
+        + (f"; {Path(path).name} is the only table in the folder" if path != given else "")
+        + stored.note,
         files=stored.files,
         image_root=root,
         total=stored.total,

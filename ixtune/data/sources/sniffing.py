@@ -53,8 +53,8 @@ _PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 _PICTURE_MEND = "give a CSV with the columns image, question, answer that names it"
 
 
-def container_of(given: str) -> Container:
-    """How the entries of a source are stored.
+def container_of(given: str) -> tuple[Container, str]:
+    """How the entries of a source are stored, and what is read: the source as given, or the only table of a folder.
 
     Args:
         given: A file, a folder, or the name of a dataset on the hub.
@@ -65,18 +65,18 @@ def container_of(given: str) -> Container:
     """
     path = Path(given)
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, given)
     if path.is_file():
-        return _of_file(path)
+        return _of_file(path), given
     if path.exists():
         raise UsageError("this is neither a file nor a folder", where=given, mend="write the data to a file first")
     owner_is_here = path.parent.exists()
     if _HUB_NAME.fullmatch(given) and not owner_is_here and path.suffix.lower() not in _DATA:
-        return Container.HUB
+        return Container.HUB, given
     raise UsageError("there is no such file or folder", where=given, mend="check the path")
 
 
-def _of_folder(folder: Path) -> Container:
+def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
     from ixtune.data.sources.imagefolder import metadata_file
 
     try:
@@ -96,21 +96,30 @@ def _of_folder(folder: Path) -> Container:
         if some := [name for name in names if name.endswith(ending)]:
             found[container] = _some(some)
     if len(found) == 1:
-        return next(iter(found))
+        return next(iter(found)), given
     if found:
         raise UsageError(
             f"the folder holds {' and '.join(found.values())}",
             where=str(folder),
             mend=f"say which is meant: {formats(found)}",
         )
+    records = [name for name in names if name.lower().endswith(_RECORDS)]
+    # a list of sources may mean the table beside it and others
+    lists = [name for name in names if name == "data.txt" or name.lower().endswith((".yaml", ".yml"))]
+    if len(records) == 1 and not lists and (table := folder / records[0]).is_file():
+        return _of_file(table), str(table)
+    if records:
+        held = f"{_some(records)}{' and ' + _some(lists) if lists else ''}"
+        raise UsageError(
+            f"the folder holds {held}, which may belong together or not",
+            where=str(folder),
+            mend=f"give the files themselves, such as {folder / records[0]}",
+        )
     raise _no_data(folder, names)
 
 
 def _no_data(folder: Path, names: list[str]) -> UsageError:
     where = str(folder)
-    if records := [name for name in names if name.lower().endswith(_RECORDS)]:
-        what = f"the folder holds {_some(records)}, which may belong together or not"
-        return UsageError(what, where=where, mend=f"give the files themselves, such as {folder / records[0]}")
     pictures = [name for name in names if name.lower().endswith(_PICTURES)]
     if pictures:
         return UsageError(

@@ -416,6 +416,8 @@ def test_a_folder_of_pictures_alone_is_told_what_to_write(tmp_path: Path):
         ([], "the folder is empty", "metadata.csv"),
         (["README.md"], "README.md", "metadata.csv"),
         (["a.json", "b.json"], "a.json and 1 more", "a.json"),
+        (["a.csv", "list.yaml"], "a.csv and list.yaml", "a.csv"),
+        (["a.csv", "data.txt"], "a.csv and data.txt", "a.csv"),
         (["data/a.json"], "data", "data"),
         (["a.tar", "a.parquet"], "a.parquet and a.tar", "--format parquet or --format webdataset"),
         (["metadata.csv", "a.tar"], "metadata.csv and a.tar", "--format imagefolder or --format webdataset"),
