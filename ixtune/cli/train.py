@@ -80,7 +80,6 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
     from ixtune.cli import in_words, main
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.cli.report import write
-    from ixtune.errors import IxtuneError
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
@@ -96,7 +95,7 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
             _incomplete(evaluate)
         try:
             write([run], run, verdicts=False)  # the evaluation has said what the figures say
-        except (IxtuneError, OSError) as error:
+        except Exception as error:  # the run itself is whole
             print_error(in_words(error))
             _incomplete(["report", str(run)])
 
