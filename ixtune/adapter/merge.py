@@ -31,7 +31,8 @@ from ixtune.model.identity import base_identity
 from ixtune.model.shards import open_checkpoint
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step's name, the bytes done and the bytes of both steps together."""
+"""Called with the step's name, the bytes done (written, and read back) and both together; from either of two threads,
+one at a time. What it raises in the one that reads back comes up when the files are checked."""
 
 REPORT_FILE = "merge_report.json"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class ReadBack:
         """
         self._advance = advance
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read back")
+        self._buffer = memoryview(bytearray(BLOCK_BYTES))  # the one thread's
+        self._stop = threading.Event()
         self._files: dict[str, _File] = {}
         self._last: dict[str, Future[None]] = {}
 
@@ -61,22 +64,24 @@ class ReadBack:
             nbytes: of its bytes so many are on the disk and no longer in memory.
         """
         if name not in self._files:
-            self._files[name] = _File(path, self._advance)
+            self._files[name] = _File(path, self._buffer, self._stop, self._advance)
         self._last[name] = self._thread.submit(self._files[name].read, nbytes, self._last.get(name))
 
     def hashes(self, name: str, path: Path) -> Hashes:
-        """Of the whole file, whose rest is read now.
+        """Of the whole file, whose rest is read now and which is then let go.
 
         Raises:
             OSError: it could not be read.
         """
         self.until(name, path, path.stat().st_size)
         self._last[name].result()
-        file = self._files[name]
+        file = self._files.pop(name)
+        file.close()
         return Hashes(file.fast.hexdigest(), file.sha256.hexdigest())
 
     def close(self) -> None:
-        """Forget what is not read yet, and let go of the files."""
+        """Stop reading, also in the middle of a file, and let go of the files."""
+        self._stop.set()
         self._thread.shutdown(cancel_futures=True)
         for file in self._files.values():
             file.close()
@@ -85,19 +90,19 @@ class ReadBack:
 class _File:
     """A file read so far."""
 
-    def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, buffer: memoryview, stop: threading.Event, advance: Callable[[int], None]) -> None:
+        self._buffer, self._stop = buffer, stop
         self.fast, self.sha256 = new_fast_hash(), hashlib.sha256()
         self._advance = advance
         self._descriptor = os.open(path, os.O_RDONLY)
         self._position = 0
-        self._buffer = memoryview(bytearray(BLOCK_BYTES))
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the disk reads while we hash
 
     def read(self, stop: int, after: Future[None] | None) -> None:
         """Read on; whatever went wrong before comes up again."""
         if after is not None:
             after.result()
-        while left := stop - self._position:
+        while (left := stop - self._position) and not self._stop.is_set():
             got = os.readv(self._descriptor, [self._buffer[:left]])
             if not got:  # the file has become shorter: the hashes will tell
                 break

@@ -40,15 +40,23 @@ def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[by
     Raises:
         PictureError: There is no such file, it is no picture, or it has more than `MAX_PIXELS`; errors call it `name`.
     """
-    with _file(source, name) as file, warnings.catch_warnings():
-        # Pillow warns from half its limit on; ours is the whole of it. Odd metadata do not matter.
-        warnings.simplefilter("ignore")
+    _quiet_pillow()
+    with _file(source, name) as file:
         image = _header(file, name)
         if min(image.size) < 1:
             raise broken(f"a picture of {image.size[0]} x {image.size[1]} pixels", name)
         if image.size[0] * image.size[1] > MAX_PIXELS:
             raise _too_large(name, f"{image.size[0]} x {image.size[1]} pixels, more than {MAX_PIXELS:,}")
         yield image, file
+
+
+def _quiet_pillow() -> None:
+    """Have Pillow's warnings ignored from now on: it warns from half its limit on, and of odd metadata.
+
+    For good, and not while a picture is open: pictures are opened in threads too, which share the filters, and what
+    `catch_warnings` of one of them puts back is not what was there. Adding a filter that is there changes nothing.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(image: Image.Image, name: str) -> None:

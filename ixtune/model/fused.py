@@ -1,8 +1,8 @@
 """What of a layer is bound by memory, as one kernel each on a GPU: written plainly here, compiled at the first use.
 
-Eager, every operation of these reads and writes all numbers once; `torch.compile` makes one pass of each function.
-Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) they run as they are written, with the same result but
-for rounding.
+Eager, every operation of these reads and writes all numbers once; `torch.compile` makes one pass of each function and
+does not round between the operations of one. Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) all of
+them run as they are written: slower, rounded as the reference does, and with other draws of dropout.
 
 Shape letters as in `ixtune.model.lean`.
 """
@@ -21,33 +21,38 @@ import torch
 OFF = "IXTUNE_COMPILE"
 
 
+_off: list[str] = []
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled for a GPU when it is first called with a tensor that is there."""
-    state: dict[str, Callable[..., Any]] = {}
+    kernel = functools.cache(lambda: torch.compile(function))
 
     @functools.wraps(function)
     def call(x: torch.Tensor, *args: Any) -> Any:
-        if not x.is_cuda:
+        if not x.is_cuda or not can_compile():
             return function(x, *args)
-        if "run" not in state:
-            state["run"] = torch.compile(function) if can_compile() else function
         try:
-            return state["run"](x, *args)
+            return kernel()(x, *args)
         except torch._dynamo.exc.TorchDynamoException as error:
+            _off.append(str(error))  # for all: a value made again must be rounded as it was the first time
             warnings.warn(
-                f"{function.__name__} could not be compiled and runs as it is, slower: {str(error).splitlines()[0]}",
+                f"{function.__name__} could not be compiled; nothing is, which is slower: {str(error).splitlines()[0]}",
                 stacklevel=2,
             )
-            state["run"] = function
             return function(x, *args)
 
     return call
 
 
-@functools.cache
 def can_compile() -> bool:
     """Whether kernels are compiled here."""
-    return os.environ.get(OFF, "1") != "0" and importlib.util.find_spec("triton") is not None
+    return not _off and os.environ.get(OFF, "1") != "0" and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @compiled
@@ -90,7 +95,7 @@ def gate_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 @compiled

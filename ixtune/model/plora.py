@@ -38,7 +38,7 @@ class ImageRows:
 
     Attributes:
         rows_I: int64 indices into batch*length.
-        spans: the same as runs of neighbours, known without asking a GPU.
+        spans: the same as runs of neighbours, as numbers that no layer has to ask a GPU for.
     """
 
     rows_I: torch.Tensor
@@ -47,10 +47,10 @@ class ImageRows:
     @classmethod
     def of(cls, rows_I: torch.Tensor | None) -> ImageRows | None:
         """From indices; None where there is no image."""
-        if rows_I is None:
+        if rows_I is None or not len(rows_I):
             return None
         rows = np.array(rows_I.tolist(), dtype=np.int64)
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         return cls(rows_I, tuple(slice(int(run[0]), int(run[-1]) + 1) for run in runs))
 
 
@@ -74,7 +74,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
     out = linear(x)
     if images is None:
         return out
-    branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, images.rows_I))
+    branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, images.rows_I.to(x.device)))
     added: torch.Tensor = _AddRows.apply(out, images.spans, branch_IO)
     return added
 

@@ -1,77 +1,64 @@
-"""Batches made before they are asked for: while a GPU computes a pack, threads decode the pictures of the next ones."""
+"""Batches made before they are asked for: while a GPU computes, threads decode the next packs' pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
-from datasets import Dataset
-
-from ixtune.training.batch import Batch, PackCollator
+from ixtune.training.batch import Batch
 
 Pack = tuple[int, ...]
 
-PACKS = 3
-"""Packs that are made at a time, the one that is asked for next among them; of a page of 4K each holds 18 MB."""
+THREADS = 3
 
 
 class Ahead:
-    """What makes batches, and begins with those that are expected.
+    """What makes batches, and begins with those that come next.
 
-    What comes out, errors included, is what making them in turn gives: threads only begin earlier.
+    What comes out, errors included, is what making them in turn gives: threads only begin earlier. Nothing is begun
+    before a pack is taken, so that a resumed run, which runs past its first packs, decodes none of them.
     """
 
-    def __init__(self, make: Callable[[Pack], Batch], threads: int = PACKS) -> None:
+    def __init__(self, make: Callable[[Pack], Batch], packs: int) -> None:
         """Begin nothing yet.
 
         Args:
             make: a pack's records -> its batch; called in threads.
-            threads: how many work.
+            packs: how many are begun at a time; of a page of 4K each holds 18 MB. transformers takes all packs of an
+                optimizer step before it computes the first, so fewer than that would leave the GPU waiting.
         """
-        self._make = make
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+        self._make, self._packs = make, packs
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self._begun: dict[Pack, Future[Batch]] = {}
+        self._order: list[Pack] = []
+        self._next = 0
 
-    def expect(self, packs: Iterable[Pack]) -> None:
-        """Begin with these, in order, and forget all others: a resumed run runs past packs that it does not take."""
-        expected = dict.fromkeys(packs)
-        for pack in self._begun.keys() - expected.keys():
-            self._begun.pop(pack).cancel()
-        for pack in expected:
-            if pack not in self._begun:
-                self._begun[pack] = self._threads.submit(self._make, pack)
+    def follow(self, order: Sequence[Pack]) -> None:
+        """The packs that will be taken, in order: an epoch's."""
+        self._forget(())
+        self._order, self._next = list(order), 0
 
     def take(self, pack: Pack) -> Batch:
-        """The batch of a pack, expected or not.
+        """The batch of a pack, in the order or not.
 
         Raises:
             IxtuneError: what making it raised.
         """
         begun = self._begun.pop(pack, None)
+        if pack in self._order[self._next :]:
+            self._next = self._order.index(pack, self._next) + 1
+            following = self._order[self._next : self._next + self._packs]
+            self._forget(following)
+            for other in following:
+                if other not in self._begun:
+                    self._begun[other] = self._threads.submit(self._make, other)
         return begun.result() if begun else self._make(pack)
 
+    def close(self) -> None:
+        """Begin with nothing more; what is begun ends by itself, and is forgotten."""
+        self.follow(())
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-def announcer(
-    collator: PackCollator, packs: Dataset, rank: int, processes: int
-) -> Callable[[Sequence[int], int], None]:
-    """Let a collator take what was begun, and give what a sampler tells its order to.
-
-    Args:
-        collator: of this process.
-        packs: as `pack_dataset` gives them.
-        rank: which process this is.
-        processes: how many there are; packs are dealt out to them in turn.
-
-    Returns:
-        A function of the order of an epoch and the place in it that comes next.
-    """
-    ahead = Ahead(collator.make)
-    collator.take = ahead.take
-
-    def announced(order: Sequence[int], at: int) -> None:
-        first = at + (rank - at) % processes
-        mine = (tuple(packs[order[place]]["records"]) for place in range(first, len(order), processes))
-        ahead.expect(islice(filter(None, mine), PACKS))
-
-    return announced
+    def _forget(self, but: Sequence[Pack]) -> None:
+        for pack in self._begun.keys() - set(but):
+            self._begun.pop(pack).cancel()

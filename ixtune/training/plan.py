@@ -22,6 +22,8 @@ from ixtune.training.shapes import RecordShapes
 Packs = Sequence[Sequence[int]]
 
 # Chunks of views to choose from; beyond the first the tower runs no faster.
+ROOM = 0.05
+"""Share of a GPU that levers leave free where they can; see tests/bench/results/full_size.csv."""
 VISION_CHUNKS = (16, 8, 4, 2, 1)
 
 
@@ -176,7 +178,14 @@ def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Ne
         memory, index = max(peaks, key=lambda found: found[0].total)
         return index, memory
 
-    levers = choose(recipe, sizes.layers, lambda levers: worst(levers)[1].total, machine.memory_bytes)
+    def chosen(available: int | None) -> Levers:
+        return choose(recipe, sizes.layers, lambda levers: worst(levers)[1].total, available)
+
+    levers = chosen(machine.memory_bytes)
+    if device == "cuda" and machine.memory_bytes is not None:
+        # with room for what a plan was off on a GPU, unless that asks for slow copies
+        roomy = chosen(int(machine.memory_bytes * (1 - ROOM)))
+        levers = levers if roomy.offload_layer_inputs and not levers.offload_layer_inputs else roomy
     index, memory = worst(levers)
     return Need(packed.packs, index, levers, memory, machine.memory_bytes)
 

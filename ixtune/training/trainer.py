@@ -19,7 +19,7 @@ from ixtune.adapter import attach
 from ixtune.files import atomic_folder
 from ixtune.recipe import Recipe
 from ixtune.training import checkpoints, launch, optimizer, parallel, rehearsal
-from ixtune.training.ahead import announcer
+from ixtune.training.ahead import Ahead
 from ixtune.training.batch import PackCollator
 from ixtune.training.finite import MicroBatch, require_finite
 from ixtune.training.metrics import Meter
@@ -39,9 +39,9 @@ class EpochPermutation(Sampler[int]):
         packs: int,
         seed: int,
         fillers: int = 0,
-        announced: Callable[[Sequence[int], int], None] = lambda order, at: None,
+        announced: Callable[[Sequence[int]], None] = lambda order: None,
     ) -> None:
-        """Of so many packs and empty ones; before each the whole order is told, and where in it that one is."""
+        """Of so many packs and empty ones; the order of an epoch is announced before its first."""
         self.packs, self.fillers, self.seed, self.epoch = packs, fillers, seed, 0
         self.announced = announced
 
@@ -56,9 +56,8 @@ class EpochPermutation(Sampler[int]):
         order = list(range(self.packs))
         random.Random(f"{self.seed} {self.epoch}").shuffle(order)
         order += range(self.packs, len(self))
-        for at, index in enumerate(order):
-            self.announced(order, at)
-            yield index
+        self.announced(order)
+        return iter(order)
 
 
 def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
@@ -116,6 +115,7 @@ class AdapterTrainer(SFTTrainer):
         self._step: list[MicroBatch] = []
         self._rates: dict[str, float] = {}
         self._partial: Path | None = None
+        self._ahead: Ahead | None = None
         super().__init__(*args, **kwargs)
         attach.restore_fp32(self.model)
         attach.check(self.model, recipe.adapter)
@@ -205,12 +205,32 @@ class AdapterTrainer(SFTTrainer):
         fillers = sum(not records for records in packs["records"])
         return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers, self._announced(packs))
 
-    def _announced(self, packs: Dataset) -> Callable[[Sequence[int], int], None]:
+    def _announced(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
         """On a GPU the pictures of the next packs are decoded meanwhile; on a CPU the step needs its cores itself."""
         collator = self.data_collator
         if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.pictures.model:
-            return lambda order, at: None
-        return announcer(collator, packs, launch.rank(), self.args.world_size)
+            return lambda order: None
+        return self.read_ahead(packs)
+
+    def read_ahead(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
+        """Let the collator begin with what follows; the function that is told the order of an epoch."""
+        ahead = Ahead(self.collator.make, self.args.gradient_accumulation_steps + 1)
+        self.collator.take, self._ahead = ahead.take, ahead
+
+        def announced(order: Sequence[int]) -> None:
+            mine = order[launch.rank() :: self.args.world_size]  # they are dealt out in turn
+            ahead.follow([tuple(records) for index in mine if (records := packs[index]["records"])])
+
+        return announced
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does; what was begun for later steps is forgotten at the end."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
+                self.collator.take = self.collator.make
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         # transformers' word for a model whose gradients are not accelerate's to reduce: no DistributedDataParallel

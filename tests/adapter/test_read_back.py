@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,32 @@ def test_what_cannot_be_read_is_told_when_the_hashes_are_asked_for(tmp_path: Pat
     reading.until("shard", path, BLOCK_BYTES)
     with pytest.raises(OSError, match="Input/output error"):
         reading.hashes("shard", path)
+    reading.close()
+
+
+def test_the_end_of_a_merge_does_not_wait_for_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "shard"
+    path.write_bytes(CONTENT)
+    told: list[int] = []
+
+    def slow(nbytes: int) -> None:
+        told.append(nbytes)
+        time.sleep(0.2)
+
+    reading = ReadBack(slow)
+    reading.until("shard", path, len(CONTENT))
+    while not told:
+        time.sleep(0.01)
+    reading.close()
+    assert sum(told) < len(CONTENT)
+
+
+def test_a_file_that_is_done_is_let_go(file: Path) -> None:
+    reading = ReadBack(lambda nbytes: None)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        reading.hashes(f"shard {number}", file)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
     reading.close()
 
 

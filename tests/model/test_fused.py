@@ -75,6 +75,11 @@ def test_heads_are_those_of_a_cpu(device: str, dtype: torch.dtype, groups: int) 
     close([fused.heads_backward(*by_group, cos, sin).view(1, length, -1)], [to_qkv], dtype)
 
 
+def test_heads_keep_the_dtype_of_what_is_turned() -> None:
+    qkv, half = made(1, 3, 1, 4, 8, dtype=torch.bfloat16), made(1, 3, 1, 1, 4)
+    assert {part.dtype for part in fused.heads(qkv, half.cos(), half.sin(), 2)} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_bits_are_drawn_and_read_alike(device: str) -> None:
     from ixtune.adapter import dropout
@@ -96,11 +101,13 @@ def test_bits_are_drawn_and_read_alike(device: str) -> None:
 
 
 def test_without_a_compiler_a_function_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_has_triton", lambda: True)
+    assert fused.can_compile()
     monkeypatch.setenv(fused.OFF, "0")
-    fused.can_compile.cache_clear()
     assert not fused.can_compile()
     monkeypatch.delenv(fused.OFF)
-    fused.can_compile.cache_clear()
+    monkeypatch.setattr(fused, "_off", ["one of them failed"])
+    assert not fused.can_compile()
 
 
 @pytest.mark.gpu

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from engine import make_trainer, mixed_set
+from torch.utils.data import BatchSampler
 
 from ixtune.data.training_set import TrainingSet
 from ixtune.errors import IxtuneError
-from ixtune.training.ahead import PACKS, Ahead, announcer
+from ixtune.training.ahead import Ahead
 from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
-from ixtune.training.trainer import EpochPermutation
+from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 
 WAIT_S = 30
 
@@ -34,58 +38,83 @@ class Maker:
         return {"records": pack}
 
 
-def test_what_is_expected_is_begun_in_threads_and_taken_once() -> None:
+def test_what_follows_is_begun_in_threads_and_taken_once() -> None:
     maker = Maker()
-    ahead = Ahead(maker)
-    ahead.expect([(1,), (2, 3)])
     maker.let.set()
-    assert ahead.take((2, 3)) == {"records": (2, 3)}
-    assert ahead.take((1,)) == {"records": (1,)}
-    assert all(name.startswith("pictures") for _, name in maker.made)
-    assert ahead.take((1,)) == {"records": (1,)}  # begun for one taking only
-    assert maker.made[-1] == ((1,), threading.current_thread().name)
+    ahead = Ahead(maker, 2)
+    order = [(1,), (2, 3), (4,), (5,)]
+    ahead.follow(order)
+    assert maker.made == []  # nothing before one is taken
+    assert [ahead.take(pack) for pack in order] == [{"records": pack} for pack in order]
+    here = threading.current_thread().name
+    made = dict(maker.made)
+    assert made.pop((1,)) == here
+    assert made.keys() == {(2, 3), (4,), (5,)}
+    assert all(name.startswith("pictures") for name in made.values())
+    assert ahead.take((4,)) == {"records": (4,)}  # begun for one taking only
+    assert maker.made[-1] == ((4,), here)
 
 
-def test_what_is_no_longer_expected_is_not_made() -> None:
+def test_packs_that_a_resumed_run_passes_by_are_not_made() -> None:
     maker = Maker()
-    ahead = Ahead(maker, threads=1)
-    for start in range(100):  # as a resumed run runs past its first packs
-        ahead.expect([(start + 20,), (start + 21,)])
     maker.let.set()
-    assert ahead.take((119,)) == {"records": (119,)}
-    assert ahead.take((120,)) == {"records": (120,)}
-    assert [pack for pack, _ in maker.made] == [(20,), (119,), (120,)]  # the first one was under way
+    ahead = Ahead(maker, 2)
+    ahead.follow([(number,) for number in range(100)])
+    assert ahead.take((97,)) == {"records": (97,)}
+    assert ahead.take((98,)) == {"records": (98,)}
+    assert ahead.take((99,)) == {"records": (99,)}
+    assert {pack for pack, _ in maker.made} == {(97,), (98,), (99,)}
+
+
+def test_no_more_than_asked_for_are_begun_and_none_after_the_end() -> None:
+    maker = Maker()
+    ahead = Ahead(maker, 2)
+    ahead.follow([(number,) for number in range(10)])
+    taking = threading.Thread(target=ahead.take, args=((0,),))
+    taking.start()
+    maker.let.set()
+    taking.join(WAIT_S)
+    ahead.close()
+    for thread in [one for one in threading.enumerate() if one.name.startswith("pictures")]:
+        thread.join(WAIT_S)
+    assert {pack for pack, _ in maker.made} <= {(0,), (1,), (2,)}
+    assert ahead.take((7,)) == {"records": (7,)}
 
 
 def test_an_error_comes_when_its_pack_is_taken_and_whole() -> None:
     maker = Maker()
     maker.let.set()
-    ahead = Ahead(maker)
-    ahead.expect([(13,), (14,)])
-    assert ahead.take((14,)) == {"records": (14,)}
+    ahead = Ahead(maker, 3)
+    ahead.follow([(12,), (13,), (14,)])
+    assert ahead.take((12,)) == {"records": (12,)}
     with pytest.raises(IxtuneError, match="the picture has gone") as caught:
         ahead.take((13,))
     assert (caught.value.where, caught.value.mend) == ("13.png", "prepare the data again")
+    assert ahead.take((14,)) == {"records": (14,)}
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_each_process_begins_with_its_own_next_packs(
-    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected: list[list[tuple[int, ...]]] = []
-    monkeypatch.setattr(Ahead, "expect", lambda self, packs: expected.append(list(packs)))
-    packs = pack_dataset([[number] for number in range(10)], processes)
-    fillers = len(packs) - 10
-    order = list(EpochPermutation(10, 0, fillers))
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_each_process_makes_its_own_packs_once(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate deals them out: it draws a whole round before it gives any process its own."""
+    count = 10
+    packs = pack_dataset([[number] for number in range(count)], processes)
+    fillers = len(packs) - count
     for rank in range(processes):
-        expected.clear()
-        collator = PackCollator.__new__(PackCollator)
-        told = announcer(collator, packs, rank, processes)
-        assert list(EpochPermutation(10, 0, fillers, told)) == order
-        mine = [order[place] for place in range(rank, len(order), processes)]
-        for at, packs_expected in enumerate(expected):
-            left = [index for place, index in enumerate(mine) if place * processes + rank >= at]
-            assert packs_expected == [(index,) for index in left if index < 10][:PACKS]
+        maker = Maker()
+        maker.let.set()
+        trainer = AdapterTrainer.__new__(AdapterTrainer)
+        trainer.data_collator = PackCollator.__new__(PackCollator)
+        trainer.data_collator.make = maker  # type: ignore[method-assign]
+        trainer.args = SimpleNamespace(gradient_accumulation_steps=2, world_size=processes)  # type: ignore[assignment]
+        monkeypatch.setenv("RANK", str(rank))
+        sampler = EpochPermutation(count, 0, fillers, trainer.read_ahead(packs))
+        dealt = BatchSamplerShard(BatchSampler(sampler, 1, False), processes, rank)
+        for (index,) in dealt:
+            trainer.collator([packs[index]])
+        order = list(EpochPermutation(count, 0, fillers))
+        mine = [order[place] for place in range(rank, len(order), processes) if order[place] < count]
+        assert sorted(pack for pack, _ in maker.made) == sorted((index,) for index in mine)
+        assert sum(name.startswith("pictures") for _, name in maker.made) == len(mine) - 1
 
 
 def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path) -> None:
@@ -95,9 +124,10 @@ def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path)
         packs = [[0], [1, 2], [3], [4]]
         trainer = make_trainer(tmp_path / name, training_set, packs, "training.max_steps=6", "training.save_every=99")
         if name == "ahead":
-            told = announcer(trainer.collator, trainer.train_dataset, 0, 1)
-            trainer._announced = lambda packs, told=told: told  # type: ignore[method-assign]
+            trainer._announced = trainer.read_ahead  # type: ignore[method-assign]
         trainer.train()
+        assert (trainer._ahead is not None) == (name == "ahead")
+        assert trainer.collator.take == trainer.collator.make
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         found.append((losses, {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}))
     assert found[0][0] == found[1][0]
@@ -105,13 +135,28 @@ def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path)
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
 
 
+def test_warnings_are_as_they_were_after_pictures_were_opened_in_threads(tmp_path: Path) -> None:
+    training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
+    collator = PackCollator(training_set, PictureSource(training_set.files))
+    collator.make((0,))  # adds what is ignored of Pillow's own
+    before = list(warnings.filters)
+    ahead = Ahead(collator.make, 4)
+    order = [(1, 2), (3,), (4,), (0, 1), (2, 3)]
+    ahead.follow(order)
+    for pack in order:
+        ahead.take(pack)
+    assert set(map(str, warnings.filters)) == set(map(str, before))
+    with pytest.warns(UserWarning, match="still heard"):
+        warnings.warn("still heard", UserWarning, stacklevel=1)
+
+
 def test_batches_from_threads_equal_those_made_in_turn(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
     collator = PackCollator(training_set, PictureSource(training_set.files))
     packs = [(0,), (1, 2), (3,), (4,)]
     wanted = [collator.make(pack) for pack in packs]
-    ahead = Ahead(collator.make)
-    ahead.expect(packs)
+    ahead = Ahead(collator.make, 3)
+    ahead.follow(packs)
     for pack, batch in zip(packs, wanted, strict=True):
         found = ahead.take(pack)
         assert found.keys() == batch.keys()
