@@ -262,15 +262,19 @@ def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str
     made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
     if made.fits:
         return chosen, []
+    notes = []
     for change in advise(made, records):
-        if change.hd_num is None:
-            words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
+        words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
+        if change.hd_num is not None:
+            notes.append(f"with less detail it would: prepare --hd-num {change.hd_num}, and {words} in the recipe")
+        else:
             return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB the recipe says {words}"]
     needed = made.memory.total / 2**30
     enough = math.ceil(needed)
     raise IxtuneError(
         f"the released 7B does not fit: {needed:.2f} GiB are needed, {needed - gpu_gib:.2f} GiB more than there are",
         where=f"{gpu_gib:g} GiB",
+        notes=notes,
         mend=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
         "(--gpu-gib 0)",
     )

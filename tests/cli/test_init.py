@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -207,6 +208,16 @@ def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(h
     assert enough
     again = call("init", "--data", "photos/data.json", "--gpu-gib", enough[1], "--task", "documents")
     assert again.returncode == 0, again.stderr
+
+
+def test_a_gpu_on_which_only_smaller_pictures_would_fit_is_told_which(here: Path, monkeypatch: pytest.MonkeyPatch):
+    write_records(here / "photos", 2)
+    change = SimpleNamespace(hd_num=9, overrides={"adapter.rank": 8})
+    monkeypatch.setattr(start, "advise", lambda plan, records: (change,))
+    done = call("init", "--data", "photos/data.json", "--gpu-gib", "4", "--task", "documents")
+    assert done.returncode == 1
+    assert "with less detail it would: prepare --hd-num 9, and adapter.rank=8 in the recipe" in done.stderr
+    assert not (here / "mine").exists()
 
 
 def test_a_folder_with_one_table_and_its_pictures_is_that_table(here: Path):
