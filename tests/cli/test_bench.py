@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
+from in_process import call
 from main_job import ixtune
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_full_size_without_a_gpu_says_what_it_needs() -> None:
-    done = ixtune("bench", "--full-size")
+    done = call("bench", "--full-size")
     assert done.returncode == 1
     assert "torch sees none" in done.stderr
     assert "without --full-size the twin is measured on the CPU" in done.stderr

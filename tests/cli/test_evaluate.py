@@ -112,20 +112,20 @@ def test_the_majority_control_is_computed_from_the_references(trained: Path) -> 
 def test_a_limit_and_no_controls_are_obeyed_and_json_is_printed(trained: Path) -> None:
     out = trained / "two.json"
     options = ("--base", "nano", "--limit", "2", "--no-controls", "--json", "--out", out)
-    done = ixtune("evaluate", trained / "prepared", *options)
+    done = call("evaluate", trained / "prepared", *options)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text(encoding="utf-8"))
     assert (report["records"], [one["name"] for one in report["results"]]) == (2, ["base"])
     del report["answers"]
     assert json.loads(done.stdout) == report
-    quiet = ixtune("--quiet", "evaluate", trained / "prepared", *options[:-3], "--out", out)
+    quiet = call("--quiet", "evaluate", trained / "prepared", *options[:-3], "--out", out)
     assert (quiet.returncode, quiet.stdout) == (0, f"{out}\n")
 
 
 def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: Path, merged: Path) -> None:
     out = trained / "several.json"
     options = ("--adapter", f"first={trained / 'run'}", "--adapter", f"again={trained / 'run'}", "--model", merged)
-    done = ixtune("evaluate", trained / "prepared", *options, "--score", "token_f1", "--out", out)
+    done = call("evaluate", trained / "prepared", *options, "--score", "token_f1", "--out", out)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text(encoding="utf-8"))
     controls = ["first, pictures swapped", "again, pictures swapped", "majority answer"]
@@ -133,21 +133,21 @@ def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: 
     assert _said_by(report, "first") == _said_by(report, "again") == _said_by(_report(trained), "adapter")
     assert _said_by(report, "base") == _said_by(_report(trained), "base")
     assert report["main_score"] == "token_f1"
-    read = ixtune("report", trained / "run", "--evaluation", out, "--out", trained / "several-report")
+    read = call("report", trained / "run", "--evaluation", out, "--out", trained / "several-report")
     assert read.returncode == 0, read.stderr
     assert "merged" in (trained / "several-report" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def merged(trained: Path) -> Path:
-    done = ixtune("merge", trained / "run", "--onto", "nf4", "--out", trained / "merged")
+    done = call("merge", trained / "run", "--onto", "nf4", "--out", trained / "merged")
     assert done.returncode == 0, done.stderr
     return trained / "merged"
 
 
 def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Path) -> None:
     out = trained / "merged.json"
-    done = ixtune("evaluate", trained / "prepared", "--model", merged, "--no-controls", "--out", out)
+    done = call("evaluate", trained / "prepared", "--model", merged, "--no-controls", "--out", out)
     assert done.returncode == 0, done.stderr
     of_merged = json.loads(out.read_text(encoding="utf-8"))
     assert _said_by(of_merged, "merged") == _said_by(_report(trained), "adapter")
@@ -158,14 +158,14 @@ def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Pat
 def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
     expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
     for model in (("--adapter", trained / "run"), ("--base", merged)):  # both know hd_num from the training
-        done = ixtune("predict", "Which number?", "--image", trained / "raw" / "1.png", *model)
+        done = call("predict", "Which number?", "--image", trained / "raw" / "1.png", *model)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert done.stdout.strip() == expected["r1"]
 
 
 def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: Path) -> None:
     expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
-    done = ixtune("predict", "--from", trained / "prepared", "--adapter", trained / "run", "--out", trained / "p.jsonl")
+    done = call("predict", "--from", trained / "prepared", "--adapter", trained / "run", "--out", trained / "p.jsonl")
     assert done.returncode == 0, done.stderr
     assert f"6 answers in {trained / 'p.jsonl'}" in done.stdout
     assert "tokens/s" in done.stdout
@@ -175,7 +175,7 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
     asked = [{"id": "r1", "question": "Which number?", "image": "raw/1.png"}, {"id": "bad", "image": "raw/1.png"}]
     (trained / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
     options = ("--adapter", trained / "run", "--out", trained / "a.jsonl")
-    done = ixtune("predict", "--from", trained / "q.jsonl", *options)
+    done = call("predict", "--from", trained / "q.jsonl", *options)
     assert done.returncode == 3
     assert "1 lines could not be asked" in done.stderr
     assert json.loads((trained / "a.jsonl").read_text(encoding="utf-8"))["answer"] == expected["r1"]
@@ -187,7 +187,7 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
         (("--from", trained / "q.jsonl"), "--from and --out belong together"),
         (("--from", trained / "q.jsonl", *options), "exists already"),
     ):
-        wrong = ixtune("predict", *arguments, *([] if "--adapter" in arguments else ["--base", "nano"]))
+        wrong = call("predict", *arguments, *([] if "--adapter" in arguments else ["--base", "nano"]))
         assert wrong.returncode in (1, 2)
         assert words in wrong.stderr
 
@@ -195,7 +195,7 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
 def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
     out = trained / "verified"
     options = ("--onto", "nf4", "--verify-answers", trained / "prepared", "--verify-onto", "both")
-    done = ixtune("merge", trained / "run", "--out", out, *options)
+    done = call("merge", trained / "run", "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert "6 of 6 as the adapter on nf4; logits differ by at most" in done.stdout
     assert "closer   to the adapter on nf4" in done.stdout

@@ -19,7 +19,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(root / "recipe.yaml", data, root / "run")
     for done in (
         ixtune("train", recipe, "training.max_steps=2", "training.save_every=1"),
-        ixtune("merge", root / "run", "--out", root / "merged"),
+        call("merge", root / "run", "--out", root / "merged"),
     ):
         assert done.returncode == 0, done.stderr
     return root
@@ -55,7 +55,7 @@ def test_every_kind_says_what_it_is_and_that_it_is_whole(job: Path, folder: str,
 
 
 def test_with_a_base_it_says_how_far_each_part_moved(job: Path) -> None:
-    told = ixtune("inspect", job / "run", "--base", "nano")
+    told = call("inspect", job / "run", "--base", "nano")
     assert told.returncode == 0, told.stderr
     assert "of the base" in told.stdout
     machine = json.loads(call("inspect", job / "run", "--base", "nano", "--json").stdout)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import call
 from safetensors.torch import load_file, save_file
 
 from ixtune.model.identity import base_identity
@@ -62,47 +63,47 @@ def test_merging_a_run_takes_the_base_it_names_and_says_what_was_done(run: Path,
 
 
 def test_merging_onto_nf4_works_from_the_command_line(run: Path, tmp_path: Path) -> None:
-    done = ixtune("merge", run / "adapter", "--out", tmp_path / "merged", "--onto", "nf4")
+    done = call("merge", run / "adapter", "--out", tmp_path / "merged", "--onto", "nf4")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["onto"] == "nf4"
 
 
 def test_another_base_is_one_line_and_exit_code_1_unless_forced(run: Path, base: Path, tmp_path: Path) -> None:
     torch.save({TARGET: torch.zeros(64, 64).bfloat16()}, base / "pytorch_model.bin")
-    done = ixtune("merge", run, "--base", base, "--out", tmp_path / "merged")
+    done = call("merge", run, "--base", base, "--out", tmp_path / "merged")
     assert done.returncode == 1
     assert "trained on another base" in done.stderr
     assert "--force" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "merged").exists()
-    forced = ixtune("merge", run, "--base", base, "--out", tmp_path / "merged", "--force")
+    forced = call("merge", run, "--base", base, "--out", tmp_path / "merged", "--force")
     assert forced.returncode == 0, forced.stderr
     assert "forced" in forced.stdout
 
 
 def test_wrong_paths_and_options_end_with_a_line_and_the_right_exit_code(run: Path, tmp_path: Path) -> None:
-    missing = ixtune("merge", tmp_path / "absent", "--out", tmp_path / "merged")
+    missing = call("merge", tmp_path / "absent", "--out", tmp_path / "merged")
     assert missing.returncode == 1
     assert "there is no adapter" in missing.stderr
-    existing = ixtune("merge", run, "--out", run)
+    existing = call("merge", run, "--out", run)
     assert existing.returncode == 1
     assert "exists already" in existing.stderr
-    assert ixtune("merge", run, "--out", tmp_path / "merged", "--onto", "int8").returncode == 2
-    assert ixtune("merge", run).returncode == 2
+    assert call("merge", run, "--out", tmp_path / "merged", "--onto", "int8").returncode == 2
+    assert call("merge", run).returncode == 2
 
 
 def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_path: Path) -> None:
     (run / "adapter" / "ixtune.json").unlink()
-    asked = ixtune("merge", run, "--out", tmp_path / "merged")
+    asked = call("merge", run, "--out", tmp_path / "merged")
     assert asked.returncode == 1
     assert "--base" in asked.stderr
-    given = ixtune("merge", run, "--out", tmp_path / "merged", "--base", base)
+    given = call("merge", run, "--out", tmp_path / "merged", "--base", base)
     assert given.returncode == 0, given.stderr
     assert "warning" in given.stdout
 
 
 def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: Path) -> None:
-    done = ixtune("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
+    done = call("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert (
         "formula  W +0.5 (W1 - W) -0.5 (W2 - W): W a weight of the base, Wi what adapter i alone makes of it"
@@ -113,7 +114,7 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
         (("--weights", "0.5,half"), "is no list of numbers"),
         (("--in-turn", "--weights", "1,1"), "without weights"),
     ):
-        wrong = ixtune("merge", run, run, *options, "--out", tmp_path / "wrong")
+        wrong = call("merge", run, run, *options, "--out", tmp_path / "wrong")
         assert wrong.returncode == 2
         assert words in wrong.stderr
 
@@ -122,10 +123,10 @@ def test_answers_that_cannot_be_compared_are_told_before_anything_is_written(run
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"question": "What?"}\n')
     out = tmp_path / "merged"
-    halved = ixtune("merge", run, "--out", out, "--weights", "0.5", "--verify-answers", asked)
+    halved = call("merge", run, "--out", out, "--weights", "0.5", "--verify-answers", asked)
     assert halved.returncode == 2
     assert "no adapter whose answers" in halved.stderr
-    absent = ixtune("merge", run, "--out", out, "--base", "nano", "--verify-answers", tmp_path / "none.jsonl")
+    absent = call("merge", run, "--out", out, "--base", "nano", "--verify-answers", tmp_path / "none.jsonl")
     assert absent.returncode == 1
     assert "none.jsonl" in absent.stderr
     assert not out.exists()

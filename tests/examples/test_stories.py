@@ -73,6 +73,7 @@ def test_the_charts_run_every_step_and_fail_when_hardly_trained(tmp_path: Path) 
 
 
 @BUSY
+@pytest.mark.slow
 def test_the_handwritten_forms_run_every_step_and_fail_when_hardly_trained(tmp_path: Path) -> None:
     out = tmp_path / "forms"
     done = tell("handwritten-forms", out, "--train", "4", "--held-out", "2", *HARDLY)
@@ -84,6 +85,7 @@ def test_the_handwritten_forms_run_every_step_and_fail_when_hardly_trained(tmp_p
 
 
 @BUSY
+@pytest.mark.slow
 def test_the_multi_page_document_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) -> None:
     out = tmp_path / "pages"
     done = tell("multi-page", out, "--train", "8", "--held-out", "2", *HARDLY)

@@ -16,7 +16,7 @@ from ixtune.training import plan_report
 from ixtune.training.advice import advise, changed
 from ixtune.training.cards import CARDS, Machine, card_named, detect
 from ixtune.training.levers import Levers
-from ixtune.training.plan import Plan, choose, flops_of, make_plan
+from ixtune.training.plan import ROOM, Plan, choose, flops_of, make_plan
 from ixtune.training.shapes import Picture, RecordShapes
 
 GIB = 2**30
@@ -95,7 +95,17 @@ def test_as_few_layers_are_computed_again_as_the_pack_needs():
     made = planned(pages(8), gpu(20))
     assert made.fits
     one_less = {"training__gradient_checkpointing": made.levers.checkpointed_layers - 1}
-    assert planned(pages(8), gpu(20), **one_less, training__offload_layer_inputs=False).fits is False
+    fuller = planned(pages(8), gpu(20), **one_less, training__offload_layer_inputs=False)
+    assert made.memory.total <= (1 - ROOM) * 20 * GIB < fuller.memory.total
+
+
+def test_a_gpu_is_filled_to_the_brim_before_layer_inputs_leave_it():
+    full = planned(pages(8), gpu(80), training__gradient_checkpointing=True, training__vision_chunk=1)
+    brim = planned(pages(8), gpu(full.memory.total / GIB + 0.01))
+    assert brim.fits
+    assert not brim.levers.offload_layer_inputs
+    assert "less than 5 % are free" in "\n".join(plan_report.lines(brim))
+    assert "less than 5 % are free" not in "\n".join(plan_report.lines(planned(pages(8), gpu(80))))
 
 
 def test_layer_inputs_leave_the_gpu_only_where_computing_all_layers_again_is_not_enough():
