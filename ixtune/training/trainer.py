@@ -216,10 +216,11 @@ class AdapterTrainer(SFTTrainer):
         """Let the collator begin with what follows; the function that is told the order of an epoch."""
         ahead = Ahead(self.collator.make, self.args.gradient_accumulation_steps + 1)
         self.collator.take, self._ahead = ahead.take, ahead
+        records = [tuple(indices) for indices in packs["records"]]  # at once: row by row would take seconds
 
         def announced(order: Sequence[int]) -> None:
             mine = order[launch.rank() :: self.args.world_size]  # they are dealt out in turn
-            ahead.follow([tuple(records) for index in mine if (records := packs[index]["records"])])
+            ahead.follow([records[index] for index in mine if records[index]])
 
         return announced
 
