@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import peak_memory
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ixtune.bench import full, twin
 from ixtune.model.flops import PackShape, flops
 from ixtune.model.sizes import Sizes
 from ixtune.recipe import Recipe
@@ -99,6 +102,33 @@ def test_the_plan_is_within_five_percent_of_the_peak_of_a_process(case: dict[str
         if measured <= planned * 1.05:
             break
     assert planned == pytest.approx(measured, rel=0.05)
+
+
+RESULTS = Path(__file__).parents[1] / "bench" / "results" / "full_size.csv"
+MEASURED = [
+    row
+    for row in csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines())
+    if row["command"] == "ixtune bench --full-size"
+]
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row['tokens']} tokens, {row['layers_again']} layers again")
+def test_the_plan_is_within_five_percent_of_what_a_gpu_used(row: dict[str, str]):
+    """Of the tensors alone within two; the README says the same figures."""
+    page = next(page for page in full.PAGES if page.tokens == int(row["tokens"]))
+    levers = Levers(int(row["layers_again"]), full._VISION_CHUNK, False)
+    pack = PackShape((page.tokens,), page.image_tokens, page.supervised, (page.grid[0] * page.grid[1],))
+    planned = peak(full._setup(Sizes(), twin.FULL_RANK, levers), pack)
+    assert planned.total / GIB == pytest.approx(float(row["gpu_gib"]), rel=0.05)
+    assert (planned.total - planned.terms["slack"]) / GIB == pytest.approx(float(row["tensors_gib"]), rel=0.02)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    line = next(
+        line
+        for line in readme.partition("## On a GPU")[2].splitlines()
+        if f"| {float(row['gpu_gib']):.2f} " in line and f"| {float(row['tensors_gib']):.2f} " in line
+    )
+    assert f"{int(row['tokens_per_s']):,}" in line
+    assert f"| {planned.total / GIB:.2f} " in line
 
 
 PACKS = st.builds(
