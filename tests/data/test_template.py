@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,8 @@ FRAGMENTS = st.sampled_from(
     + ["[", "]", "<", ">", "s>", "/"]
 )
 TEXTS = st.one_of(st.lists(FRAGMENTS, min_size=1, max_size=8).map("".join), st.text(min_size=1)).filter(
-    lambda text: bool(text.strip()) and IMAGE not in text and not any(s in text for s in ("<s>", "</s>", "<unk>"))
+    # what has a meaning for the template is refused, and hypothesis knows these words from the code
+    lambda text: bool(text.strip()) and IMAGE not in text and not re.search(r"</?s>|<unk>|\[UNUSED_TOKEN_\d+\]", text)
 )
 DIALOGUES = st.integers(1, 3).flatmap(lambda n: st.lists(TEXTS, min_size=2 * n, max_size=2 * n))
 
