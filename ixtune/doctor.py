@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ixtune import base, recipe
+from ixtune import base
 from ixtune.errors import IxtuneError
-from ixtune.shelf import Shipped, shelf
-from ixtune.training import cards, mixes
-from ixtune.training.cards import Machine
+from ixtune.planning import gpus, record_mixes
+from ixtune.planning.gpus import Machine
+from ixtune.recipe import recipe
+from ixtune.recipe.shipped_recipes import Shipped, shelf
 
 _GIB = 2**30
 _PYTHON = ((3, 11), (3, 15))  # from, and before
@@ -101,18 +102,18 @@ def trainable(gpu_gib: float | None = None) -> list[Trainable]:
     Args:
         gpu_gib: memory of a GPU in place of the one that is here.
     """
-    machine = cards.detect(gpu_gib)
+    machine = gpus.detect(gpu_gib)
     return [_planned(found, machine) for found in shelf().values()]
 
 
 def _planned(found: Shipped, machine: Machine) -> Trainable:
-    from ixtune.model.sizes import Sizes
-    from ixtune.training.plan import make_plan
+    from ixtune.checkpoint.sizes import Sizes
+    from ixtune.planning.plan import make_plan
 
     chosen, mix = recipe.load(found.path), found.planned_with("--mix")
     if mix is None:  # the demo: a base of a few megabytes
         return Trainable(found.name, None, 0, None, True, 0, None)
-    records = mixes.records_of(mix)
+    records = record_mixes.records_of(mix)
     # where nothing fits, the plan turns on all that saves memory
     least = make_plan(chosen, Sizes(), records, Machine("cuda", 1, "nothing")).memory.total
     if machine.device != "cuda":
@@ -168,9 +169,9 @@ def _gpu() -> Check:
 
     if not torch.cuda.is_available():
         mend = "without a GPU only the embedded base is trained in reasonable time"
-        if cards.has_driver() and not torch.version.cuda:
+        if gpus.has_driver() and not torch.version.cuda:
             mend = "there is an NVIDIA driver, but torch is built for CPUs: install its CUDA build"
-        elif cards.has_driver():
+        elif gpus.has_driver():
             mend = "there is an NVIDIA driver that torch cannot use: `nvidia-smi` tells more"
         return Check("gpu", "note", "none that torch can use", mend)
     properties = torch.cuda.get_device_properties(0)
@@ -214,7 +215,7 @@ def _libraries() -> Check:
 
 
 def _memory() -> Check:
-    available = cards.available_bytes()
+    available = gpus.available_bytes()
     cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
     if available is None:
         return Check("memory", "note", f"not known; {cores}", "the system does not say")

@@ -25,11 +25,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from ixtune.data.pixels import Corrections, converted, open_picture, place_and_cut
+from ixtune.data.images.pixels import Corrections, converted, open_picture, place_and_cut
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.record import Turn
-from ixtune.data.template import PLACEHOLDER, encode_prompt, expand
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.layout import PatchLayout, plan
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.model import IXC2ForCausalLM  # registers itself with AutoModelForCausalLM
@@ -43,7 +43,7 @@ Picture = Image.Image | str | Path
 class IXC2Tokenizer(PreTrainedTokenizer):
     """transformers' view of the sentencepiece vocabulary, as its trainer and pipelines expect one.
 
-    ixtune's own ids come from `ixtune.data.template`; this class encodes plain text to the same ids.
+    ixtune's own ids come from `ixtune.data.text.template`; this class encodes plain text to the same ids.
     """
 
     vocab_files_names = {"vocab_file": VOCABULARY_FILE}  # noqa: RUF012 - transformers' own convention

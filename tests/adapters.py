@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ixtune.adapter import attach
-from ixtune.recipe import AdapterSection
+from ixtune.recipe.recipe import AdapterSection
 
 LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 PER_TARGET = {

@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # go first, so that none of them begins when the others are done.
 LONGEST = (
     "cli/test_evaluate.py", "examples/test_stories.py", "cli/test_train.py", "test_readme.py", "cli/test_demo.py",
-    "examples/test_python_api.py", "training/test_memory.py", "cli/test_train_scores.py", "cli/test_report.py",
+    "examples/test_python_api.py", "planning/test_memory.py", "cli/test_train_scores.py", "cli/test_report.py",
     "cli/test_merge.py", "cli/test_doctor.py", "cli/test_conduct.py", "cli/test_merge_faults.py", "cli/test_inspect.py",
     "cli/test_train_again.py", "data/test_prepare.py", "test_processor.py", "cli/test_export.py",
 )  # fmt: skip
@@ -55,3 +55,11 @@ def released_tokenizer() -> Path:
     if not path.is_file():
         pytest.skip("the released tokenizer.model is not here; IXTUNE_TOKENIZER names its file")
     return path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random base in the original format."""
+    from small_base import write_small_base  # imports torch, which tests without a model do not pay for
+
+    return write_small_base(tmp_path_factory.mktemp("small") / "base")

@@ -11,18 +11,18 @@ from main_job import write_recipe, write_records
 from records import entry, write_source
 from transformers import TrainerCallback
 
-from ixtune import recipe as recipes
 from ixtune.adapter import attach
 from ixtune.base import resolve
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
-from ixtune.data.training_set import TrainingSet
 from ixtune.model.loading import load_base
+from ixtune.planning import memory_options
+from ixtune.planning.memory_options import Levers
 from ixtune.processing import IXC2Tokenizer
-from ixtune.training import levers
+from ixtune.recipe import recipe as recipes
 from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
-from ixtune.training.levers import Levers
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 BASE = resolve("nano")
@@ -50,7 +50,7 @@ def make_trainer(
     model, _ = load_base(BASE, quantize=recipe.adapter.quantize == "nf4", dtype=torch.float32)
     wrapped = attach.attach(model, recipe.adapter)
     layers = len(model.model.layers) * (recipe.training.gradient_checkpointing is True)
-    levers.apply(model, Levers(layers, vision_chunk=64, offload_layer_inputs=False))
+    memory_options.apply(model, Levers(layers, vision_chunk=64, offload_layer_inputs=False))
     return AdapterTrainer(
         model=wrapped,
         args=sft_config(recipe, folder / "run"),

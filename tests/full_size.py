@@ -11,8 +11,8 @@ from pathlib import Path
 
 from small_base import RELEASED_CONFIG
 
-from ixtune.model.names import tensor_shapes
-from ixtune.model.sizes import Sizes
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.tensor_shapes import tensor_shapes
 
 FIRST_SHARD_TENSORS = 471
 NBYTES = 17_194_999_808  # MODEL.md 1.1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ixtune.model.checkpoint import to_original_name
+from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixtune.base import resolve
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.processing import IXC2Tokenizer
 
 FILE = resolve("nano") / "tokenizer.model"

@@ -18,18 +18,18 @@ from small_base import RELEASED_CONFIG
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.export import export
-from ixtune.adapter.merge import merge
 from ixtune.base import resolve
-from ixtune.data.pixels import Corrections
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.data.images.pixels import Corrections
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.settings import Settings
-from ixtune.model.identity import base_identity
+from ixtune.export.export import export
+from ixtune.merge.merge import merge
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
 from ixtune.processing import IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     assert done.returncode == 0, done.stderr
     assert "trust_remote_code" not in done.stderr
     prompt = prompt_of("Which number?", pictures[:1], loaded.view(None))
-    from ixtune.data.store import PictureFiles
+    from ixtune.data.prepared.store import PictureFiles
     from ixtune.training.batch import PictureSource
 
     images = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of
@@ -102,7 +102,7 @@ def test_ids_and_crops_are_those_of_predict(folder: Path, pictures: list[Path]) 
     inputs = processor(images=pictures, text="First <ImageHere> then <ImageHere>, what?", return_tensors="pt")
     prompt = prompt_of("First <ImageHere> then <ImageHere>, what?", pictures, loaded.view(None))
     assert inputs["input_ids"].tolist() == [prompt.ids(loaded.tokenizer)]
-    from ixtune.data.store import PictureFiles
+    from ixtune.data.prepared.store import PictureFiles
     from ixtune.training.batch import PictureSource
 
     expected = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of([{"pictures": prompt.pictures}])

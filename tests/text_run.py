@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from ixtune import recipe as recipes
 from ixtune.base import resolve
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Source
+from ixtune.recipe import recipe as recipes
 
 RECIPE = """
 base: nano

@@ -18,10 +18,10 @@ import fonts
 import pages
 import torch
 
-from ixtune.data.pixels import crops as cut
-from ixtune.data.pixels import place
+from ixtune.data.images.pixels import crops as cut
+from ixtune.data.images.pixels import place
 from ixtune.data.record import Turn
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.evaluation.generate import Answerer, answer_all
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.settings import Settings

@@ -25,8 +25,8 @@ import sentencepiece
 import torch
 from torch import nn
 
-from ixtune.data.pixels import crops as cut
-from ixtune.data.pixels import place
+from ixtune.data.images.pixels import crops as cut
+from ixtune.data.images.pixels import place
 from ixtune.layout import PatchLayout, plan
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.loss import supervised_rows

@@ -13,11 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ixtune import recipe as recipes
-from ixtune.adapter.merge import merge
 from ixtune.base import resolve, resolve_tokenizer
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Source
 from ixtune.evaluation import evaluate as evaluation
 from ixtune.evaluation.contenders import contenders
@@ -25,9 +23,11 @@ from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
+from ixtune.merge.merge import merge
+from ixtune.planning.plan import make_plan
+from ixtune.planning.plan_inputs import open_for_plan
+from ixtune.recipe import recipe as recipes
 from ixtune.report import report
-from ixtune.training.opening import open_for_plan
-from ixtune.training.plan import make_plan
 from ixtune.training.run import train
 
 HERE = Path(__file__).resolve().parent

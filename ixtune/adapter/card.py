@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ixtune.adapter.export_profiles import Profile
 from ixtune.adapter.folder import RECORD_FILE
+from ixtune.adapter.profiles import Profile
 from ixtune.base import HUB_ID
 
 FILE = "README.md"

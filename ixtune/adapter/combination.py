@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from ixtune.adapter.weights import AdapterWeights, LowRank
+from ixtune.checkpoint.safetensors_file import raw_bytes
+from ixtune.checkpoint.shards import Checkpoint
 from ixtune.errors import IxtuneError
-from ixtune.model.shards import Checkpoint
-from ixtune.model.tensorfile import raw_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch
 
 from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.weights import AdapterWeights, read_adapter
+from ixtune.checkpoint.shards import Checkpoint
 from ixtune.errors import IxtuneError
-from ixtune.model.shards import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

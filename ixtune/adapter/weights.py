@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, find_adapter
+from ixtune.checkpoint.safetensors_file import TensorInfo
+from ixtune.checkpoint.shards import Checkpoint, open_file
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
-from ixtune.model.shards import Checkpoint, open_file
-from ixtune.model.tensorfile import TensorInfo
 
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MAGNITUDE = ".lora_magnitude_vector"
-# trained modules that the checkpoint calls otherwise; ixtune.model.checkpoint has all, but needs transformers
+# trained modules that the checkpoint calls otherwise; ixtune.checkpoint.name_mapping has all, but needs transformers
 _ORIGINAL_NAMES = {"separators.glb": "plora_glb_GN", "separators.sub": "plora_sub_GN"}
 # settings of PEFT's LoraConfig under which the update is not scale * B @ A added to the weight
 _OTHER_ARITHMETIC = (

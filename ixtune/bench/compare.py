@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.bench import mix, twin
+from ixtune.checkpoint.sizes import Sizes
 from ixtune.data.pack import pack
 from ixtune.errors import IxtuneError
-from ixtune.model.flops import flops
-from ixtune.model.sizes import Sizes
+from ixtune.planning.flops import flops
 
 PACK_TOKENS = 16384 // mix.SCALE
 # every block that is freed goes back, so that resident memory follows the tensors; it costs time, hence runs of its own

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from ixtune.adapter import attach
-from ixtune.adapter.lean import lean_lora
+from ixtune.adapter.low_memory import lean_lora
 from ixtune.bench import synthetic, twin
 from ixtune.bench.mix import Record
+from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
-from ixtune.model.flops import PackShape, flops
-from ixtune.model.sizes import Sizes
-from ixtune.recipe import AdapterSection
-from ixtune.training import memory
-from ixtune.training.levers import Levers, apply
+from ixtune.planning import memory
+from ixtune.planning.flops import PackShape, flops
+from ixtune.planning.memory_options import Levers, apply
+from ixtune.recipe.recipe import AdapterSection
 
 # a page of 3x3, 4x6 and 6x9 crops, with text up to about 1.6, 4 and 8.9 thousand tokens
 PAGES = (Record(111, (3, 3), 100), Record(339, (4, 6), 250), Record(895, (6, 9), 556))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ixtune.layout import tokens_of
-from ixtune.model.flops import PackShape
+from ixtune.planning.flops import PackShape
 
 NAME = "mixed"
 SCALE = 8

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ixtune.bench import mix
-from ixtune.model.flops import flops
-from ixtune.model.sizes import Sizes, Trained
+from ixtune.checkpoint.sizes import Sizes, Trained
+from ixtune.planning.flops import flops
 
 if TYPE_CHECKING:
     import torch

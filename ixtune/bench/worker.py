@@ -16,14 +16,14 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ixtune.adapter import attach
-from ixtune.adapter.lean import lean_lora
+from ixtune.adapter.low_memory import lean_lora
 from ixtune.base import resolve
 from ixtune.bench import mix, synthetic, twin
 from ixtune.bench.plain import PlainIXC2
 from ixtune.data.pack import pack
+from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
-from ixtune.recipe import Recipe
-from ixtune.training.levers import Levers, apply
+from ixtune.recipe.recipe import Recipe
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 VISION_CHUNK = 16

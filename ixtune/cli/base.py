@@ -14,7 +14,7 @@ from ixtune.cli.verbs import Verbs
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from ixtune.model.verify import Verification
+    from ixtune.checkpoint.verify import Verification
 
 app = typer.Typer(
     help="""Look at a base, check it, and convert it to safetensors.
@@ -39,7 +39,7 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
     Example: ixtune base info nano
     """
     from ixtune.base import resolve
-    from ixtune.model.describe import describe
+    from ixtune.checkpoint.describe import describe
 
     told = describe(resolve(base))
     if as_json:
@@ -87,7 +87,7 @@ def verify(
 
     Example: ixtune base verify models/ixc2-4khd
     """
-    import ixtune.model.verify as verifying
+    import ixtune.checkpoint.verify as verifying
 
     with _bytes_bar() as (bar, task):
         bar.update(task, description="hashing")
@@ -114,7 +114,7 @@ def convert(
 
     Example: ixtune base convert models/ixc2-4khd --out models/ixc2-4khd-safetensors
     """
-    import ixtune.model.convert as converting
+    import ixtune.checkpoint.convert as converting
     from ixtune.base import resolve
     from ixtune.cli.console import ending
 

@@ -12,7 +12,7 @@ from ixtune.errors import IxtuneError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ixtune.adapter.export_check import Check
+    from ixtune.export.profile_check import Check
 
 
 def command(
@@ -65,7 +65,7 @@ def _export(
     force: bool,
     push_to_hub: str | None,
 ) -> None:
-    from ixtune.adapter.export_profiles import profile_named
+    from ixtune.adapter.profiles import profile_named
 
     profile_named(profile)  # a format there is no export for is told before anything is asked for
     if out is None:
@@ -75,11 +75,11 @@ def _export(
     from ixtune.cli.console import ending, progress_screen, quiet_libraries
 
     if push_to_hub is not None:
-        from ixtune.adapter.export_hub import check_name
+        from ixtune.export.hub import check_name
 
         check_name(push_to_hub)
     quiet_libraries()
-    import ixtune.adapter.export as exporting
+    import ixtune.export.export as exporting
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
 
@@ -107,7 +107,7 @@ def _export(
     ]
     ending(lines, report.out, report.warnings)
     if push_to_hub is not None:
-        from ixtune.adapter.export_hub import push
+        from ixtune.export.hub import push
 
         typer.echo(f"uploaded  {push(out, push_to_hub)}")
 
@@ -116,7 +116,7 @@ def _check(folder: Path) -> None:
     from ixtune.cli.console import quiet_libraries
 
     quiet_libraries()
-    from ixtune.adapter.export_check import check_folder
+    from ixtune.export.profile_check import check_folder
 
     profile, checks = check_folder(folder)
     typer.echo("\n".join([f"profile   {profile}", *_check_lines(checks)]))
@@ -129,7 +129,7 @@ def _check(folder: Path) -> None:
 
 
 def _list(only: str | None) -> None:
-    from ixtune.adapter.export_profiles import PROFILES, REFUSED, profile_named
+    from ixtune.adapter.profiles import PROFILES, REFUSED, profile_named
 
     for profile in [profile_named(only)] if only else PROFILES.values():
         typer.echo(profile.name)

@@ -12,7 +12,7 @@ import typer
 from ixtune.cli.options import finite
 
 if TYPE_CHECKING:
-    from ixtune.start import Data
+    from ixtune.init_project import Data
 
 
 def command(
@@ -49,7 +49,7 @@ def command(
     Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
     """
     from ixtune.cli.console import ending
-    from ixtune.start import require_free, start, task_named
+    from ixtune.init_project import require_free, start, task_named
 
     # before anything is asked
     require_free(out)
@@ -73,7 +73,7 @@ def command(
 def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.errors import IxtuneError
-    from ixtune.start import look
+    from ixtune.init_project import look
 
     while True:
         path = given or os.path.expanduser(
@@ -94,7 +94,7 @@ def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
 
 
 def _gpu_gib() -> float:
-    from ixtune.training.cards import detect
+    from ixtune.planning.gpus import detect
 
     machine = detect()
     here = round((machine.memory_bytes or 0) / 2**30, 1) if machine.device == "cuda" else 0
@@ -110,7 +110,7 @@ def _gpu_gib() -> float:
 
 
 def _task() -> str:
-    from ixtune.start import TASKS
+    from ixtune.init_project import TASKS
 
     typer.echo("\n".join(f"  {name:<12} {task.told}" for name, task in TASKS.items()), err=True)
     while True:

@@ -22,7 +22,7 @@ def command(
 
     The exit code is 1 if something is damaged. Example: ixtune inspect runs/receipts --base nano
     """
-    from ixtune.inspection import inspect
+    from ixtune.folder_inspection import inspect
 
     found = inspect(path, base)
     if as_json:

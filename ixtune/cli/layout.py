@@ -11,7 +11,7 @@ from ixtune.cli.console import print_red
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
-    from ixtune.data.header import Header
+    from ixtune.data.images.header import Header
     from ixtune.layout import PatchLayout
 
 
@@ -36,8 +36,8 @@ def command(
 
     Example: ixtune layout receipt.png scan.jpg --hd-num 16 --json
     """
-    from ixtune.data.header import NOTES, read_header
-    from ixtune.data.pixels import Corrections
+    from ixtune.data.images.header import NOTES, read_header
+    from ixtune.data.images.pixels import Corrections
     from ixtune.data.rejects import RecordError
     from ixtune.errors import IxtuneError
     from ixtune.layout import LayoutError, plan

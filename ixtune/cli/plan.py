@@ -44,12 +44,12 @@ def command(
     """
     import json
 
-    from ixtune import recipe as recipes
     from ixtune.cli.console import console
-    from ixtune.training import plan_report
-    from ixtune.training.advice import advise
-    from ixtune.training.opening import open_for_plan
-    from ixtune.training.plan import make_plan
+    from ixtune.planning import plan_report
+    from ixtune.planning.advice import advise
+    from ixtune.planning.plan import make_plan
+    from ixtune.planning.plan_inputs import open_for_plan
+    from ixtune.recipe import recipe as recipes
 
     chosen = recipes.load(recipe, [*(overrides or ()), *(changes or ())])
     sizes, records, machine, notes = open_for_plan(chosen, gpu_gib, mix)

@@ -117,7 +117,7 @@ def _into_file(
     from dataclasses import replace
 
     from ixtune.cli.console import ending, progress
-    from ixtune.data import manifest, store
+    from ixtune.data.prepared import manifest, store
     from ixtune.errors import UsageError
     from ixtune.evaluation import questions
     from ixtune.evaluation.predict import predict_all, rejects_of

@@ -15,8 +15,8 @@ from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
     from ixtune.data.prepare import Progress
-    from ixtune.data.sources.opening import Opened
     from ixtune.data.sources.source import Source
+    from ixtune.data.sources.source_loader import Opened
 
 # tokenising scales with the cores; more processes than this only wait for the one that reads
 _MOST_WORKERS = 8
@@ -102,9 +102,9 @@ def command(
     from ixtune.base import resolve_tokenizer
     from ixtune.cli.prepare_report import as_json as report_json
     from ixtune.cli.prepare_report import print_report
-    from ixtune.data.manifest import Options
     from ixtune.data.prepare import TooManyRejects, prepare
-    from ixtune.data.sources.given import sources_given
+    from ixtune.data.prepared.manifest import Options
+    from ixtune.data.sources.command_line import sources_given
 
     options = Options(
         hd_num=hd_num,
@@ -146,7 +146,7 @@ def command(
 
 def _defaults(format_: str | None, columns: str, **others: Any) -> Source:
     """What the options say of every source."""
-    from ixtune.data.sources.config import columns_of, format_of
+    from ixtune.data.sources.data_config import columns_of, format_of
     from ixtune.data.sources.source import Source
 
     container, schema = format_of(format_) if format_ else (None, None)

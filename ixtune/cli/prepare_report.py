@@ -11,9 +11,9 @@ from ixtune.cli.console import aside, ending, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ixtune.data.manifest import Options
     from ixtune.data.prepare import PrepareReport
-    from ixtune.data.statistics import Statistics
+    from ixtune.data.prepared.manifest import Options
+    from ixtune.data.prepared.statistics import Statistics
 
 _GRIDS_SHOWN = 12
 _BAR = 16
@@ -25,8 +25,8 @@ def print_report(report: PrepareReport, options: Options) -> None:
     """Print what became of the sources and what is in the sets."""
     from rich.columns import Columns
 
-    from ixtune.data.manifest import MANIFEST
-    from ixtune.data.store import REJECTS
+    from ixtune.data.prepared.manifest import MANIFEST
+    from ixtune.data.prepared.store import REJECTS
 
     out = aside()
     if len(report.sources) > 1:
@@ -87,7 +87,7 @@ def _counts(report: PrepareReport) -> list[list[str]]:
 
 
 def _contents(statistics: Statistics, content: dict[str, Any]) -> list[list[str]]:
-    from ixtune.data.header import NOTES
+    from ixtune.data.images.header import NOTES
 
     length, tokens = content["length"], content["tokens"]
     grids = list(content["grids"].items())

@@ -23,7 +23,7 @@ app = typer.Typer(
 
 def _names(incomplete: str) -> list[str]:
     """For completion in a shell."""
-    from ixtune.shelf import shelf
+    from ixtune.recipe.shipped_recipes import shelf
 
     return [name for name in shelf() if name.startswith(incomplete)]
 
@@ -37,7 +37,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list."
 
     Example: ixtune recipes ls
     """
-    from ixtune.shelf import shelf
+    from ixtune.recipe.shipped_recipes import shelf
 
     facts = ("name", "purpose", "gpu", "status")
     rows = [{fact: str(getattr(recipe, fact)) for fact in facts} for recipe in shelf().values()]
@@ -57,7 +57,7 @@ def show(name: _Name) -> None:
 
     Example: ixtune recipes show qlora-24gb
     """
-    from ixtune.shelf import recipe_named
+    from ixtune.recipe.shipped_recipes import recipe_named
 
     typer.echo(recipe_named(name).path.read_text(encoding="utf-8"), nl=False)
 
@@ -74,7 +74,7 @@ def cp(
     Example: ixtune recipes cp receipts mine.yaml
     """
     from ixtune.cli.console import ending
-    from ixtune.shelf import copy
+    from ixtune.recipe.shipped_recipes import copy
 
     path = copy(name, file)
     ending([f"written  {path}", f"check    ixtune recipes check {shlex.quote(str(path))}"], path)
@@ -92,7 +92,7 @@ def check(
 
     Example: ixtune recipes check mine.yaml adapter.rank=32
     """
-    from ixtune import recipe as recipes
+    from ixtune.recipe import recipe as recipes
 
     recipes.load(file, [*(overrides or ()), *(changes or ())])
     typer.echo(f"ok       {file}: no mistake found")
@@ -109,6 +109,6 @@ def schema() -> None:
     """
     import json
 
-    from ixtune.recipe_schema import schema as made
+    from ixtune.recipe.schema import schema as made
 
     typer.echo(json.dumps(made(), indent=2, ensure_ascii=False))

@@ -41,9 +41,9 @@ def command(
 
     Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20 resume=auto
     """
-    from ixtune import recipe as recipes
     from ixtune.cli.console import console, ending, is_quiet, quiet_libraries
-    from ixtune.training import launch
+    from ixtune.recipe import recipe as recipes
+    from ixtune.training.processes import launch
 
     overrides = [*(overrides or ()), *(changes or ())]
     chosen = recipes.load(recipe, overrides)
@@ -106,7 +106,7 @@ def _incomplete(verb: list[str]) -> None:
 
 
 def _ending(outcome: Outcome, words: list[str], validated: bool) -> list[str]:
-    from ixtune.training import launch
+    from ixtune.training.processes import launch
 
     if outcome.adapter is None:
         several = ["--processes", str(launch.world_size())] if launch.world_size() > 1 else []

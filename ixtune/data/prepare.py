@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixtune.data import pool, store
-from ixtune.data.gathering import Gathering
-from ixtune.data.manifest import OVER_LENGTH, Options
-from ixtune.data.pixels import Corrections
-from ixtune.data.sources.opening import Opened, open_source
+from ixtune.data import worker_pool
+from ixtune.data.collector import Gathering
+from ixtune.data.images.pixels import Corrections
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import OVER_LENGTH, Options
+from ixtune.data.prepared.statistics import Statistics
 from ixtune.data.sources.source import Source
-from ixtune.data.statistics import Statistics
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.sources.source_loader import Opened, open_source
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import DataError, IxtuneError, UsageError
 from ixtune.files import atomic_folder
 from ixtune.layout import MAX_HD_NUM
@@ -137,7 +138,7 @@ def prepare(
     with atomic_folder(out) as folder:
         gathering = Gathering(found, options, folder)
         with gathering.writer() as writer, open(folder / store.REJECTS, "wb") as rejects:
-            for job, chunk in pool.results(gathering.tasks(), tokenizer.path, workers):
+            for job, chunk in worker_pool.results(gathering.tasks(), tokenizer.path, workers):
                 batch, refused = gathering.take(job, chunk)
                 writer.add_batch(batch)
                 rejects.writelines(reject.row() for reject in refused)

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
 
+from ixtune.data.prepared.store import PictureFiles
 from ixtune.data.record import Turn
-from ixtune.data.store import PictureFiles
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.generate import Answer, Answerer
 from ixtune.evaluation.prompt import Prompt

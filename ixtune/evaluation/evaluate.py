@@ -12,10 +12,10 @@ import torch
 
 import ixtune
 from ixtune import base
-from ixtune.data import manifest, store
 from ixtune.data.benchmarks import BENCHMARKS, read
+from ixtune.data.prepared import manifest, store
 from ixtune.data.rejects import Reject
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
@@ -29,7 +29,7 @@ from ixtune.files import sha256_file
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case
 from ixtune.training.batch import PictureSource
-from ixtune.training.validation import mean_loss
+from ixtune.training.monitoring.validation import mean_loss
 
 FORMAT = 2
 PACK_TOKENS = 16384  # for the loss

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.benchmarks import Items
+from ixtune.data.prepared.store import OWN_ROOT, PictureFiles, PreparedSet, row_of
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
-from ixtune.data.store import OWN_ROOT, PictureFiles, PreparedSet, row_of
-from ixtune.data.template import PLACEHOLDER, encode
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.template import PLACEHOLDER, encode
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.questions import View, layout_of_file, with_placeholders
-from ixtune.training.answers import references_of
+from ixtune.training.monitoring.answers import references_of
 
 
 @dataclass(frozen=True, slots=True)

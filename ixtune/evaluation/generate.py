@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.settings import Settings
 from ixtune.model import generation

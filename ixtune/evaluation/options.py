@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixtune.data import store
 from ixtune.data.benchmarks import benchmark_named
+from ixtune.data.prepared import store
 from ixtune.errors import UsageError, choice
 from ixtune.evaluation.contenders import require_form
 from ixtune.scores import SCORES

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.store import PictureFiles
+from ixtune.data.prepared.store import PictureFiles
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.generate import Answer, Answerer, batches
 from ixtune.evaluation.questions import Asked, View, prompt_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ixtune.data.record import Turn
-from ixtune.data.template import encode_prompt, expand
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.template import encode_prompt, expand
+from ixtune.data.text.tokenizer import Tokenizer
 
 Template = Literal["training", "original"]
 """`training`: as ixtune and the reference's finetuning train. `original`: as the reference's chat asks, with its system

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data import store
 from ixtune.data.benchmarks.item import reject_of
-from ixtune.data.header import read_header
-from ixtune.data.image_root import inside
-from ixtune.data.pixels import NONE, Corrections
+from ixtune.data.containers.json_text import decoded, line_entries
+from ixtune.data.images.header import read_header
+from ixtune.data.images.image_root import inside
+from ixtune.data.images.pixels import NONE, Corrections
+from ixtune.data.prepared import store
 from ixtune.data.record import Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
-from ixtune.data.sources.json_text import decoded, line_entries
-from ixtune.data.template import PLACEHOLDER
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.prompt import Prompt
 from ixtune.layout import LayoutError, PatchLayout, plan

@@ -14,17 +14,17 @@ from ixtune import base
 from ixtune.adapter import bundle
 from ixtune.adapter.folder import RECORD_FILE, WEIGHTS_FILE, read_info
 from ixtune.adapter.weights import read_adapter
-from ixtune.data.pixels import Corrections
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.data.images.pixels import Corrections
 from ixtune.data.processor_files import DEFAULT_HD_NUM
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import contender, require_form
 from ixtune.evaluation.questions import View
 from ixtune.files import sha256_file
-from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
-from ixtune.training.validation import DTYPES
+from ixtune.training.monitoring.validation import DTYPES
 
 CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
 

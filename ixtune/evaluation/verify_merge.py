@@ -16,17 +16,17 @@ from typing import Any, Literal
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from ixtune.adapter.merge import REPORT_FILE
 from ixtune.adapter.weights import read_adapter
-from ixtune.data import manifest, store
-from ixtune.data.pixels import Corrections
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.images.pixels import Corrections
+from ixtune.data.prepared import manifest, store
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import Asked, Question, View, from_file, from_set
 from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
+from ixtune.merge.merge import REPORT_FILE
 from ixtune.training.batch import PictureSource
 
 Onto = Literal["bf16", "nf4"]

@@ -7,8 +7,8 @@ from typing import Any, cast
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from ixtune.model.sizes import CLIP_L_336, PLORA_OTHERS, PLORA_WQKV, Sizes
-from ixtune.model.sizes import DECODER_LINEARS as DECODER_LINEARS
+from ixtune.checkpoint.sizes import CLIP_L_336, PLORA_OTHERS, PLORA_WQKV, Sizes
+from ixtune.checkpoint.sizes import DECODER_LINEARS as DECODER_LINEARS
 
 MODEL_TYPE = "internlmxcomposer2"
 

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ixtune.model.attention import FLEX, attention_of
 from ixtune.model.configuration import IXC2Config
-from ixtune.model.lean import gated, heads, rms_norm
+from ixtune.model.low_memory import gated, heads, rms_norm
 from ixtune.model.plora import ImageRows, PLoRA, apply
 
 

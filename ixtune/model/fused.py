@@ -4,7 +4,7 @@ Eager, every operation of these reads and writes all numbers once; `torch.compil
 does not round between the operations of one. Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) all of
 them run as they are written: slower, rounded as the reference does, and with other draws of dropout.
 
-Shape letters as in `ixtune.model.lean`.
+Shape letters as in `ixtune.model.low_memory`.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from ixtune.checkpoint.name_mapping import to_original_name
+from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.model import nf4, stored_nf4
 from ixtune.model.attention import NAME as SEGMENTS
-from ixtune.model.checkpoint import to_original_name
 from ixtune.model.configuration import MODEL_TYPE, IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.model.shards import Checkpoint, open_checkpoint
 
 
 def read_config(folder: Path) -> IXC2Config:

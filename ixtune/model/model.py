@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
 from ixtune.layout import tokens_of
-from ixtune.model import checkpoint as _register_names  # noqa: F401 - original tensor names
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.decoder import Decoder, RMSNorm
 from ixtune.model.loss import supervised_loss, supervised_rows
@@ -47,7 +47,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     vision_chunk = 64
-    """Views that the tower sees at a time; `ixtune.training.levers` sets it."""
+    """Views that the tower sees at a time; `ixtune.planning.memory_options` sets it."""
 
     def __init__(self, config: IXC2Config) -> None:
         super().__init__(config)

@@ -59,7 +59,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
 
     Args:
         linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be. One that has a
-            `joined` computes all of it at one time (`ixtune.adapter.joined`), where it can.
+            `joined` computes all of it at one time (`ixtune.adapter.fused_linear`), where it can.
         plora: its branch.
         x: [batch, length, D].
         images: where they are; None where there is no image.

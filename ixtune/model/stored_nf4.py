@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ixtune.checkpoint.shards import Checkpoint
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.tensor_shapes import linear_name, tensor_shapes
 from ixtune.errors import IxtuneError
 from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
-from ixtune.model.names import linear_name, tensor_shapes
 from ixtune.model.nf4 import quantised
 from ixtune.model.notices import without_kernels_notice
-from ixtune.model.shards import Checkpoint
-from ixtune.model.sizes import Sizes
 
 # what bitsandbytes stores beside the codes: scales of the blocks in bytes, scales of these in floats, two tables
 PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
@@ -106,7 +106,7 @@ def fill(model: nn.Module, checkpoint: Checkpoint, config: IXC2Config, dtype: to
     Raises:
         IxtuneError: Tensors are missing, too many, or of another shape.
     """
-    from ixtune.model.checkpoint import to_original_name
+    from ixtune.checkpoint.name_mapping import to_original_name
 
     if notes := check(checkpoint, config.sizes):
         raise IxtuneError(

@@ -13,7 +13,7 @@ from ixtune.files import atomic_write_json, atomic_write_text
 from ixtune.report.figures import figures
 from ixtune.report.markdown import markdown
 from ixtune.report.page import page
-from ixtune.report.reading import EVALUATION, distinct_names, read_evaluation, read_run
+from ixtune.report.run_reader import EVALUATION, distinct_names, read_evaluation, read_run
 
 PAGE, TEXT, DATA = "report.html", "report.md", "report.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ixtune.report import verdict
-from ixtune.report.reading import Run
+from ixtune.report.run_reader import Run
 from ixtune.scores import SCORES
 
 Series = list[tuple[int, float]]

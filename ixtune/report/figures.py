@@ -10,7 +10,7 @@ from typing import Any
 import ixtune
 from ixtune.report import curves, verdict
 from ixtune.report.groups import breakdown, value
-from ixtune.report.reading import RECIPE, Run
+from ixtune.report.run_reader import RECIPE, Run
 
 FORMAT = 2
 EXAMPLES = 6

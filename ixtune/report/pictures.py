@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.picture import PictureError
-from ixtune.data.pixels import Corrections, open_picture, place
+from ixtune.data.images.image_file import PictureError
+from ixtune.data.images.pixels import Corrections, open_picture, place
 from ixtune.data.preview.drawing import draw_grid
 from ixtune.layout import LayoutError, PatchLayout, plan
 

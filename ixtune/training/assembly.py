@@ -9,19 +9,20 @@ from pathlib import Path
 from peft import PeftModel
 
 from ixtune.adapter import attach
-from ixtune.adapter.lean import lean_lora
-from ixtune.data.store import PictureFiles
+from ixtune.adapter.low_memory import lean_lora
+from ixtune.data.prepared.store import PictureFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
+from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
-from ixtune.recipe import Recipe
-from ixtune.training import launch, neftune
+from ixtune.recipe.recipe import Recipe
+from ixtune.training import neftune
 from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
 from ixtune.training.inputs import Inputs
-from ixtune.training.levers import Levers, apply
+from ixtune.training.monitoring.validation import DTYPES
 from ixtune.training.optimizer import table_lines
+from ixtune.training.processes import launch
 from ixtune.training.trainer import AdapterTrainer, sft_config
-from ixtune.training.validation import DTYPES
 
 Say = Callable[[str], None]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ixtune.data.pixels import open_picture, place_and_cut
-from ixtune.data.store import PictureFiles, layout_of
-from ixtune.data.template import Sample, expand
-from ixtune.data.training_set import TrainingSet
+from ixtune.data.images.pixels import open_picture, place_and_cut
+from ixtune.data.prepared.store import PictureFiles, layout_of
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.text.template import Sample, expand
 from ixtune.errors import IxtuneError
 from ixtune.model.model import IXC2ForCausalLM
 

@@ -12,17 +12,18 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ixtune.errors import IxtuneError
+from ixtune.planning.plan import Plan
 from ixtune.scores import SCORES
-from ixtune.training import answers, metrics, parallel, samples, scoring
 from ixtune.training.batch import PictureSource
 from ixtune.training.inputs import Inputs
-from ixtune.training.metrics import JsonLines
-from ixtune.training.plan import Plan
-from ixtune.training.progress import Progress
-from ixtune.training.rehearsal import rehearse
+from ixtune.training.memory_fallback import rehearse
+from ixtune.training.monitoring import answers, metrics, samples, scoring
+from ixtune.training.monitoring.metrics import JsonLines
+from ixtune.training.monitoring.validation import DTYPES, LOSS, mean_loss, take_note
+from ixtune.training.monitoring.view import View
+from ixtune.training.processes import parallel
+from ixtune.training.state.progress import Progress
 from ixtune.training.trainer import AdapterTrainer
-from ixtune.training.validation import DTYPES, LOSS, mean_loss, take_note
-from ixtune.training.view import View
 
 _LOGGED = {"loss", "grad_norm", *metrics.MEASURED}
 # what the trackers expect in front of the name of a measurement, and what stands there in metrics.jsonl

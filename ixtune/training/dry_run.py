@@ -8,11 +8,12 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from ixtune.recipe import Recipe
-from ixtune.training import launch, metrics
+from ixtune.planning.plan import Plan
+from ixtune.recipe.recipe import Recipe
 from ixtune.training.assembly import Say, assemble, build
 from ixtune.training.inputs import Inputs
-from ixtune.training.plan import Plan
+from ixtune.training.monitoring import metrics
+from ixtune.training.processes import launch
 
 
 def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ixtune import base
-from ixtune.data import manifest
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.pack import pack
-from ixtune.data.tokenizer import Tokenizer
-from ixtune.data.training_set import TrainingSet
+from ixtune.data.prepared import manifest
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
-from ixtune.model.identity import base_identity
-from ixtune.model.shards import open_checkpoint
-from ixtune.recipe import Recipe
-from ixtune.training import launch
+from ixtune.recipe.recipe import Recipe
+from ixtune.training.processes import launch
 
 _NAMED_RECORDS = 5
 

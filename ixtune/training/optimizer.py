@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import Trainer, TrainingArguments
 
 from ixtune.adapter import attach
-from ixtune.recipe import Recipe, TrainingSection
+from ixtune.recipe.recipe import Recipe, TrainingSection
 
 # A recipe's names -> transformers'. The paged ones are bitsandbytes', whose state may move to main memory.
 OPTIMIZERS = {

@@ -14,22 +14,25 @@ from transformers import set_seed
 
 import ixtune
 from ixtune.adapter import bundle
-from ixtune.data.template import TEMPLATE_VERSION
-from ixtune.model.terms import terms_of
-from ixtune.recipe import Recipe
+from ixtune.checkpoint.terms import terms_of
+from ixtune.data.text.template import TEMPLATE_VERSION
+from ixtune.planning.plan import Plan, flops_of
+from ixtune.planning.plan_inputs import sizes_of
+from ixtune.planning.record_shapes import RecordShapes
+from ixtune.recipe.recipe import Recipe
 from ixtune.scores import SCORES
-from ixtune.training import answers, checkpoints, metrics, parallel, planning, resume, scoring, trackers
+from ixtune.training import run_plan
 from ixtune.training.assembly import Network, assemble, build, pictures_of
 from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal, Samples, Validation
 from ixtune.training.dry_run import dry_run
 from ixtune.training.inputs import Inputs, open_inputs, pictures_as_trained
-from ixtune.training.lock import only_run_in
-from ixtune.training.opening import sizes_of
-from ixtune.training.plan import Plan, flops_of
-from ixtune.training.shapes import RecordShapes
+from ixtune.training.monitoring import answers, metrics, scoring, trackers
+from ixtune.training.monitoring.validation import LOSS
+from ixtune.training.monitoring.view import View, view_on
+from ixtune.training.processes import parallel
+from ixtune.training.state import checkpoints, resume
+from ixtune.training.state.lock import only_run_in
 from ixtune.training.trainer import AdapterTrainer
-from ixtune.training.validation import LOSS
-from ixtune.training.view import View, view_on
 
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
 
@@ -87,7 +90,7 @@ def train(recipe: Recipe, console: Console, *, must_resume: bool = False, only_t
         trackers.require(recipe.training.report_to)
         if only_try:
             inputs = _open(recipe)
-            dry_run(recipe, inputs, planning.plan_run(recipe, inputs, view.say), view.say)
+            dry_run(recipe, inputs, run_plan.plan_run(recipe, inputs, view.say), view.say)
             return None
         if must_resume:
             resume.require_run(recipe.output)
@@ -117,17 +120,17 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Out
         return None
 
     start = parallel.from_first(begin)
-    plan = planning.plan_run(recipe, inputs, view.say)
-    levers = plan.levers if start is None else planning.kept_levers(run)
+    plan = run_plan.plan_run(recipe, inputs, view.say)
+    levers = plan.levers if start is None else run_plan.kept_levers(run)
     set_seed(recipe.training.seed)
     network = build(recipe, inputs, levers, view.say)
     if parallel.is_first():
         if start is None:
-            planning.keep(plan, run)
+            run_plan.keep(plan, run)
         resume.write_start(run, recipe, inputs.hashes)
     trackers.prepare(recipe.training.report_to, run)
     trainer = assemble(recipe, inputs, network, run)
-    trainer.measure_by(flops_of(plan, RecordShapes.of(inputs.train)), planning.flops_per_s(plan))
+    trainer.measure_by(flops_of(plan, RecordShapes.of(inputs.train)), run_plan.flops_per_s(plan))
     if start is not None:
         trainer.progress.restore(start)
     stop = _add_callbacks(trainer, inputs, network, plan, view)

@@ -17,13 +17,15 @@ from trl import SFTConfig, SFTTrainer
 
 from ixtune.adapter import attach
 from ixtune.files import atomic_folder
-from ixtune.recipe import Recipe
-from ixtune.training import checkpoints, launch, optimizer, parallel, rehearsal
-from ixtune.training.ahead import Ahead
+from ixtune.recipe.recipe import Recipe
+from ixtune.training import memory_fallback, optimizer
 from ixtune.training.batch import PackCollator
-from ixtune.training.finite import MicroBatch, require_finite
-from ixtune.training.metrics import Meter
-from ixtune.training.progress import Progress
+from ixtune.training.monitoring.metrics import Meter
+from ixtune.training.nonfinite import MicroBatch, require_finite
+from ixtune.training.prefetch import Ahead
+from ixtune.training.processes import launch, parallel
+from ixtune.training.state import checkpoints
+from ixtune.training.state.progress import Progress
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -135,7 +137,7 @@ class AdapterTrainer(SFTTrainer):
         """Forward and backward of one pack, in parts where memory runs out; its records are remembered for the step."""
         if "input_ids" not in inputs:  # a filler: the epoch has a pack less for this process
             return torch.zeros((), device=self.args.device)
-        loss = rehearsal.step_in_parts(
+        loss = memory_fallback.step_in_parts(
             lambda part: self.forward_backward(model, part, num_items_in_batch),
             inputs,
             self.model,
@@ -196,7 +198,7 @@ class AdapterTrainer(SFTTrainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The last thing before the optimizer: what is not finite goes no further."""
         norm = super()._get_grad_norm(model, grad_norm)
-        require_finite(self, self._step, norm)
+        require_finite(self, self._step, norm, collator=self.collator, run_folder=self.run_folder)
         self._step.clear()
         return norm
 

@@ -13,9 +13,9 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from ixtune.adapter import attach
+from ixtune.checkpoint.sizes import Trained
 from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base
-from ixtune.model.sizes import Trained
 
 
 def _wrapped(small: Path, kind: str = "plain", quantize: bool = True, **changes: Any) -> PeftModel:

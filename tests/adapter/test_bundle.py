@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.folder import RECORD_FILE, WEIGHTS_FILE, read_info
 from ixtune.base import resolve
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
-from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
-from ixtune.recipe import AdapterSection
+from ixtune.recipe.recipe import AdapterSection
 
 INFO = {"base": "small", "base_identity": "aa" * 32, "steps": 1, "ixtune_version": "0", "data": {"records": 1}}
 IDS = torch.tensor([[1, 5, 6, 7, 8]])

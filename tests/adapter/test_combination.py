@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.combination import Ingredient, Merged
-from ixtune.adapter.merge import merge
 from ixtune.adapter.weights import read_adapter
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.model.identity import base_identity
+from ixtune.merge.merge import merge
 from ixtune.model.loading import load_base
-from ixtune.model.shards import Checkpoint, open_checkpoint
 
 FP32_STEPS = 4 * 2.0**-23  # a handful of roundings in another order
 

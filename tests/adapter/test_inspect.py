@@ -13,9 +13,9 @@ from ixtune.adapter import attach, bundle
 from ixtune.adapter.inspect import by_part, changes_of, inspect_adapter
 from ixtune.adapter.weights import read_adapter
 from ixtune.base import resolve
+from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
 
 
 def _adapter(small: Path, folder: Path, kind: str, size: float) -> Path:

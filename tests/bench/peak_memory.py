@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.bench.twin import CONFIG
+from ixtune.checkpoint.sizes import Sizes
 from ixtune.layout import tokens_of
-from ixtune.model.flops import PackShape
-from ixtune.model.sizes import Sizes
-from ixtune.recipe import Recipe
-from ixtune.training.levers import Levers
-from ixtune.training.memory import Memory, Setup, peak
+from ixtune.planning.flops import PackShape
+from ixtune.planning.memory import Memory, Setup, peak
+from ixtune.planning.memory_options import Levers
+from ixtune.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 # large blocks from mmap, one arena: what is freed goes back
@@ -125,20 +125,20 @@ def _settle() -> int:
 def _network(config: dict[str, Any], case: dict[str, Any]) -> Any:
     """Random weights in the form that the recipe asks for, with its adapter and levers."""
     from ixtune.adapter import attach
-    from ixtune.adapter.lean import lean_lora
+    from ixtune.adapter.low_memory import lean_lora
     from ixtune.bench.twin import build
-    from ixtune.recipe import AdapterSection
-    from ixtune.training import levers
+    from ixtune.planning import memory_options
+    from ixtune.recipe.recipe import AdapterSection
 
     section = AdapterSection.model_validate(case["adapter"])
     model = build(config, nf4=section.quantize == "nf4")
     if case["compute"] == "fp32":
         model.float()
-    wanted = levers.Levers(**case["levers"])
+    wanted = memory_options.Levers(**case["levers"])
     layers = min(wanted.checkpointed_layers, config["num_hidden_layers"])
     wrapped = attach.attach(model, section)
     lean_lora(wrapped)
-    levers.apply(model, dataclasses.replace(wanted, checkpointed_layers=layers))
+    memory_options.apply(model, dataclasses.replace(wanted, checkpointed_layers=layers))
     return wrapped.train()
 
 

@@ -11,8 +11,8 @@ import torch
 from float_pixels import float_crops
 from PIL import Image
 
-from ixtune.data.header import read_header
-from ixtune.data.pixels import NONE, open_picture, place_and_cut
+from ixtune.data.images.header import read_header
+from ixtune.data.images.pixels import NONE, open_picture, place_and_cut
 from ixtune.layout import plan
 from ixtune.model.loss import supervised_loss
 
@@ -54,7 +54,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {bench!r})
 from float_pixels import float_crops
-from ixtune.data.pixels import open_picture, place_and_cut
+from ixtune.data.images.pixels import open_picture, place_and_cut
 from ixtune.layout import plan
 path = Path({path!r})
 small = path.with_name("small.jpeg")

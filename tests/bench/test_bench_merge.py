@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ixtune.model.tensorfile import TensorInfo, row_major, write_safetensors
+from ixtune.checkpoint.safetensors_file import TensorInfo, row_major, write_safetensors
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -35,7 +35,7 @@ import re, resource, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import ixtune.adapter.merge as merging
+import ixtune.merge.merge as merging
 if sys.argv[4] == "nf4":
     import bitsandbytes.functional
 status = lambda key: int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from small_tokenizer import train
 
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Source
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.bench
 
@@ -80,7 +80,7 @@ def test_prepare_of_json_lines_with_small_pictures(tmp_path: Path, base: Path) -
 MEMORY = """
 import sys
 from pathlib import Path
-from ixtune.data.manifest import Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 import datasets, pyarrow, PIL.Image, sentencepiece
@@ -106,7 +106,7 @@ def test_memory_of_a_million_text_records(tmp_path: Path, base: Path) -> None:
 WORKERS = """
 import sys
 from pathlib import Path
-from ixtune.data.manifest import Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import torch
 from ixtune.bench import compare, full, mix, twin, worker
 from ixtune.bench.compare import Way
 from ixtune.bench.mix import Record
+from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
-from ixtune.model.sizes import Sizes
 
 SMALL: dict[str, Any] = {
     **twin.CONFIG,

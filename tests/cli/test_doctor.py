@@ -15,7 +15,7 @@ import pytest
 from main_job import command, environment, ixtune
 
 from ixtune import doctor
-from ixtune.shelf import shelf
+from ixtune.recipe.shipped_recipes import shelf
 
 NAMES = (
     """python ixtune torch gpu bitsandbytes libraries memory disk hub

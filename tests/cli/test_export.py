@@ -16,11 +16,11 @@ from original_base import write_original_base
 from safetensors.torch import save_file
 
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.export_profiles import PROFILES
+from ixtune.adapter.profiles import PROFILES
 from ixtune.base import shipped
-from ixtune.model.identity import base_identity
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
 
 
 @pytest.fixture(scope="module")

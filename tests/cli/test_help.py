@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import typer
 
-from ixtune import __version__, cli, shelf
+from ixtune import __version__, cli
 from ixtune.errors import DataError, IxtuneError, UsageError
+from ixtune.recipe import shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND: Any = typer.main.get_command(cli.app)
@@ -104,7 +105,7 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(kind: str) -> Path:
         raise error
 
-    monkeypatch.setattr(shelf, "shipped", fail)
+    monkeypatch.setattr(shipped_recipes, "shipped", fail)
 
 
 @pytest.mark.parametrize("kind", [IxtuneError, UsageError, DataError])

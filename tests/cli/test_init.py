@@ -15,12 +15,12 @@ from main_job import command, ixtune, write_records
 from records import write_picture
 from terminal import on_terminal
 
-from ixtune import recipe as recipes
-from ixtune import start
-from ixtune.model.sizes import Sizes
-from ixtune.training.cards import Machine
-from ixtune.training.mixes import MIXES, records_of
-from ixtune.training.plan import make_plan
+from ixtune import init_project
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.planning.gpus import Machine
+from ixtune.planning.plan import make_plan
+from ixtune.planning.record_mixes import MIXES, records_of
+from ixtune.recipe import recipe as recipes
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ def test_pictures_in_a_folder_below_the_data_are_found_and_those_nowhere_are_tol
     assert "--image-root" in lost.stderr
 
 
-@pytest.mark.parametrize("task", start.TASKS)
+@pytest.mark.parametrize("task", init_project.TASKS)
 @pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
 def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gib: float):
-    data = start.look(str(write_records(here / "photos", 2)))
-    made = start.start(data, gpu_gib, task, here / "mine")
+    data = init_project.look(str(write_records(here / "photos", 2)))
+    made = init_project.start(data, gpu_gib, task, here / "mine")
     recipe = recipes.load(made.files[1])
     assert recipe.base == "internlm/internlm-xcomposer2-4khd-7b"
     planned = make_plan(recipe, Sizes(), records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given"))
@@ -213,7 +213,7 @@ def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(h
 def test_a_gpu_on_which_only_smaller_pictures_would_fit_is_told_which(here: Path, monkeypatch: pytest.MonkeyPatch):
     write_records(here / "photos", 2)
     change = SimpleNamespace(hd_num=9, overrides={"adapter.rank": 8})
-    monkeypatch.setattr(start, "advise", lambda plan, records: (change,))
+    monkeypatch.setattr(init_project, "advise", lambda plan, records: (change,))
     done = call("init", "--data", "photos/data.json", "--gpu-gib", "4", "--task", "documents")
     assert done.returncode == 1
     assert "with less detail it would: prepare --hd-num 9, and adapter.rank=8 in the recipe" in done.stderr
@@ -239,7 +239,7 @@ def test_a_folder_with_one_table_and_its_pictures_is_that_table(here: Path):
 
 
 def test_every_task_is_planned_on_a_mix_of_its_name():
-    assert set(start.TASKS) <= set(MIXES)
+    assert set(init_project.TASKS) <= set(MIXES)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_every_task_is_planned_on_a_mix_of_its_name():
 )
 def test_every_text_is_written_so_that_it_is_read_back_as_that_text(tmp_path: Path, value: str):
     path = tmp_path / "r.yaml"
-    path.write_text(f"base: {start._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
+    path.write_text(f"base: {init_project._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
     if value:
         assert recipes.load(path).base == value
     else:
-        assert start._scalar(value) == '""'
+        assert init_project._scalar(value) == '""'

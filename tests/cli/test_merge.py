@@ -10,8 +10,8 @@ import torch
 from in_process import call
 from safetensors.torch import load_file, save_file
 
-from ixtune.model.identity import base_identity
-from ixtune.model.shards import open_checkpoint
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
 
 TARGET = "model.layers.0.attention.wo.weight"
 

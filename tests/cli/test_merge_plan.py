@@ -13,10 +13,10 @@ from in_process import call
 from main_job import ixtune
 from safetensors.torch import save_file
 
-from ixtune.model.identity import base_identity
-from ixtune.model.names import tensor_shapes
-from ixtune.model.shards import open_checkpoint
-from ixtune.model.sizes import Sizes
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.tensor_shapes import tensor_shapes
 
 RANK = 2
 TARGETS = ("wqkv.weight", "wo.weight", "w1.weight", "w2.weight", "w3.weight")

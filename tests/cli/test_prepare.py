@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data.store import load
+from ixtune.data.prepared.store import load
 
 ROOT = Path(__file__).resolve().parents[2]
 

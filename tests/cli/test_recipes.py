@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from main_job import ixtune
 
-from ixtune import cli, shelf
+from ixtune import cli
+from ixtune.recipe import shipped_recipes
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
@@ -14,7 +15,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of recipes in place of the shipped ones."""
-    monkeypatch.setattr(shelf, "shipped", lambda kind: tmp_path)
+    monkeypatch.setattr(shipped_recipes, "shipped", lambda kind: tmp_path)
     return tmp_path
 
 

@@ -134,7 +134,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
 def test_the_projector_moves_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Path) -> None:
     """In bf16, as TRL casts it on a 4-bit base, it would not move at all (TRAPS.md 10b)."""
     from ixtune.base import resolve
-    from ixtune.model.shards import open_checkpoint
+    from ixtune.checkpoint.shards import open_checkpoint
 
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     changes = ["training.learning_rate=2e-5", "training.compute_dtype=bf16", "training.max_steps=3"]

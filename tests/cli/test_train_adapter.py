@@ -14,8 +14,8 @@ from text_run import losses, prepare_texts, run, text_recipe
 
 from ixtune.base import resolve
 from ixtune.cli import main
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Source
 
 EVERYTHING = (

@@ -8,8 +8,8 @@ import yaml
 from main_job import ixtune, losses
 from text_run import prepare_texts, text_recipe
 
-from ixtune import recipe as recipes
-from ixtune.recipe import Recipe
+from ixtune.recipe import recipe as recipes
+from ixtune.recipe.recipe import Recipe
 
 
 def test_a_run_is_repeated_by_its_own_recipe_into_another_folder(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from text_run import RECIPE, lines_of
 
 from ixtune.base import resolve
 from ixtune.cli import main
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Source
 
 NUMBERS = ("7153", "4298", "1986", "8840", "3317", "6602")

@@ -8,7 +8,7 @@ import pytest
 from records import write_picture
 from small_tokenizer import train
 
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

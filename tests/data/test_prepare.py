@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data import store, work
-from ixtune.data.manifest import Options
+from ixtune.data import worker
 from ixtune.data.prepare import PrepareReport, TooManyRejects, prepare
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.sources.source import Schema, Source
 from ixtune.errors import DataError, IxtuneError, UsageError
 from ixtune.layout import plan
@@ -253,8 +254,8 @@ def test_an_interrupted_preparation_leaves_nothing(
             raise error
         return real(*args, **kwargs)
 
-    real = work.read_header
-    monkeypatch.setattr(work, "read_header", take_two)
+    real = worker.read_header
+    monkeypatch.setattr(worker, "read_header", take_two)
     with pytest.raises(type(error)):
         run([shown(n) for n in range(5)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
@@ -472,7 +473,7 @@ def test_what_was_done_to_pictures_is_counted(run, root: Path, tmp_path: Path):
 LOOP = """
 import sys
 from pathlib import Path
-from ixtune.data.manifest import Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 if __name__ == "__main__":
@@ -487,7 +488,7 @@ def test_a_killed_run_leaves_no_set_and_no_worker(root: Path, tmp_path: Path, to
     script = tmp_path / "loop.py"
     script.write_text(LOOP)
     command = [sys.executable, str(script), str(source), str(tmp_path / "out"), str(tokenizer_base)]
-    package = str(Path(store.__file__).parents[2])
+    package = str(Path(store.__file__).parents[3])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": package})
     workers: list[str] = []
     deadline = time.monotonic() + 90
@@ -512,7 +513,7 @@ def _alive(process: str) -> bool:
 
 MEMORY = """
 from pathlib import Path
-from ixtune.data.manifest import Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 import datasets, pyarrow, PIL.Image, sentencepiece

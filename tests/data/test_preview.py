@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data import store
-from ixtune.data.manifest import MANIFEST, Options
-from ixtune.data.pixels import Corrections, open_picture, place
+from ixtune.data.images.pixels import Corrections, open_picture, place
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import MANIFEST, Options
 from ixtune.data.preview import preview
 from ixtune.data.preview.choice import choose
 from ixtune.data.preview.drawing import (

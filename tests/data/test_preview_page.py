@@ -10,8 +10,8 @@ import browser as browsers
 import pytest
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.preview import preview
 from ixtune.data.sources.source import Source
 

@@ -10,9 +10,9 @@ from main_job import ixtune
 from records import write_picture
 
 from ixtune.base import resolve
-from ixtune.data import store
 from ixtune.data.benchmarks import read
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.prepared import store
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.exam import exam_of, exam_of_items
 from ixtune.evaluation.questions import View

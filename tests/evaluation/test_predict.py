@@ -9,21 +9,21 @@ import torch
 from PIL import Image
 from records import write_picture
 
-from ixtune import recipe as recipes
 from ixtune.adapter import attach, bundle
 from ixtune.base import resolve
-from ixtune.data.pixels import NONE, Corrections, crops, open_picture, place
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.data.images.pixels import NONE, Corrections, crops, open_picture, place
+from ixtune.data.prepared.store import PictureFiles
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.rejects import RecordError
-from ixtune.data.store import PictureFiles
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
-from ixtune.model.identity import base_identity
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
+from ixtune.recipe import recipe as recipes
 from ixtune.training.batch import PictureSource
 
 

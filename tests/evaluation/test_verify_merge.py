@@ -11,16 +11,16 @@ from adapters import section, stir
 from records import write_picture
 from safetensors.torch import load_file, save_file
 
-from ixtune import recipe as recipes
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.merge import merge
 from ixtune.base import resolve
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.questions import Asked
 from ixtune.evaluation.verify_merge import questions_for, verify_merge
-from ixtune.model.identity import base_identity
+from ixtune.merge.merge import merge
 from ixtune.model.loading import load_base
-from ixtune.model.shards import open_checkpoint
+from ixtune.recipe import recipe as recipes
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, largest
 
 from ixtune.adapter import attach, bundle
-from ixtune.adapter.merge import merge
-from ixtune.model.identity import base_identity
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.merge.merge import merge
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.model.shards import open_checkpoint
 
 MERGED = 5e-5
 LORA_LOGITS = 3e-4  # of golden/README.md

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny import Tiny, largest
 from torch import nn
 
-from ixtune.model.checkpoint import to_module_name, to_original_name
+from ixtune.checkpoint.name_mapping import to_module_name, to_original_name
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.model.plora import ImageRows, PLoRA, apply
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ixtune.data.header import read_header
-from ixtune.data.pixels import NONE, crops, open_picture, place, place_and_cut
+from ixtune.data.images.header import read_header
+from ixtune.data.images.pixels import NONE, crops, open_picture, place, place_and_cut
 from ixtune.layout import plan
 
 

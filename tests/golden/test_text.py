@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ixtune.data.record import Record, Turn
-from ixtune.data.sources.opening import open_source
-from ixtune.data.sources.reading import record_of
+from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.source import Schema, Source
-from ixtune.data.template import TemplateError, encode, encode_prompt, expand
-from ixtune.data.tokenizer import Tokenizer
+from ixtune.data.sources.source_loader import open_source
+from ixtune.data.text.template import TemplateError, encode, encode_prompt, expand
+from ixtune.data.text.tokenizer import Tokenizer
 
 PLACEHOLDER = "<ImageHere>"
 SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")

@@ -9,7 +9,7 @@ import torch
 from small_base import RELEASED_CONFIG
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ixtune.model.checkpoint import to_original_name
+from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.loading import expected_shapes
 from ixtune.model.model import IXC2ForCausalLM

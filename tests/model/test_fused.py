@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpu import NEEDS_GPU
 
-from ixtune.model import fused, lean
+from ixtune.model import fused, low_memory
 
 DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 EPS = 1e-5
@@ -40,7 +40,7 @@ def close(found: list[torch.Tensor], wanted: list[torch.Tensor], dtype: torch.dt
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_norm_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
     x, weight = made(9, 16, dtype=dtype), made(16, seed=1, dtype=dtype)
-    out, to_x = learned(lambda x: lean.rms_norm(x, weight, EPS), [x])
+    out, to_x = learned(lambda x: low_memory.rms_norm(x, weight, EPS), [x])
     there, factor = x.to(device), weight.to(device)
     found, scale = fused.norm(there, factor, EPS)
     gradient = made(9, 16, seed=7, dtype=dtype).to(device)
@@ -52,7 +52,7 @@ def test_a_norm_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_gate_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
     gate, up = made(9, 16, dtype=dtype), made(9, 16, seed=1, dtype=dtype)
-    wanted = learned(lean.gated, [gate, up])
+    wanted = learned(low_memory.gated, [gate, up])
     gradient = made(9, 16, seed=7, dtype=dtype).to(device)
     there = gate.to(device), up.to(device)
     close([fused.gate(*there), *fused.gate_backward(gradient, *there)], wanted, dtype)
@@ -66,7 +66,7 @@ def test_heads_are_those_of_a_cpu(device: str, dtype: torch.dtype, groups: int) 
     qkv = made(1, length, kv_heads * (groups + 2) * width, dtype=dtype)
     half = made(1, 1, length, width // 2, seed=3)
     angles = tuple(torch.cat((turn, turn), dim=-1).to(dtype) for turn in (half.cos(), half.sin()))
-    *parts, to_qkv = learned(lambda qkv: lean.heads(qkv, angles, width, groups), [qkv])
+    *parts, to_qkv = learned(lambda qkv: low_memory.heads(qkv, angles, width, groups), [qkv])
     cos, sin = (turn[:, 0, :, None, None, : width // 2].to(device) for turn in angles)
     found = fused.heads(qkv.to(device).view(1, length, kv_heads, groups + 2, width), cos, sin, groups)
     close([part.reshape(1, length, -1, width).transpose(1, 2) for part in found], parts, dtype)

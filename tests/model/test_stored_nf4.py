@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_base import RELEASED_CONFIG
 
+from ixtune.checkpoint.sizes import Sizes, nf4_bytes
 from ixtune.errors import IxtuneError
 from ixtune.model import stored_nf4
 from ixtune.model.loading import load_base
-from ixtune.model.sizes import Sizes, nf4_bytes
 
 
 @pytest.fixture

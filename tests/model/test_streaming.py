@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from small_base import RELEASED_CONFIG, SMALL
 
-from ixtune.model.checkpoint import to_original_name
+from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.loading import empty
 

@@ -17,7 +17,7 @@ from ixtune.report.figures import figures
 from ixtune.report.groups import breakdown
 from ixtune.report.markdown import plain
 from ixtune.report.pictures import Album, Drawn
-from ixtune.report.reading import read_run
+from ixtune.report.run_reader import read_run
 from ixtune.report.verdict import verdicts
 
 

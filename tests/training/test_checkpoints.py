@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ixtune.errors import IxtuneError
-from ixtune.training import checkpoints
-from ixtune.training.metrics import JsonLines
-from ixtune.training.progress import Progress
+from ixtune.training.monitoring.metrics import JsonLines
+from ixtune.training.state import checkpoints
+from ixtune.training.state.progress import Progress
 
 
 def _save(run: Path, *steps: int) -> None:

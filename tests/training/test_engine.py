@@ -13,12 +13,12 @@ from PIL import Image
 
 from ixtune.adapter import attach
 from ixtune.base import resolve
-from ixtune.data import store
-from ixtune.data.manifest import Options
-from ixtune.data.pixels import Corrections, crops, open_picture, place
+from ixtune.data.images.pixels import Corrections, crops, open_picture, place
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
-from ixtune.data.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.layout import plan
 from ixtune.model.loading import load_base

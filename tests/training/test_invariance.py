@@ -20,11 +20,11 @@ from small_base import small_model
 from torch.nn.functional import cross_entropy
 
 from ixtune.adapter import attach
-from ixtune.data.template import expand
-from ixtune.data.training_set import TrainingSet
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.text.template import expand
 from ixtune.model import attention
 from ixtune.model.loading import load_base
-from ixtune.recipe import AdapterSection
+from ixtune.recipe.recipe import AdapterSection
 from ixtune.training.batch import PictureSource, make_batch, sample_of
 from ixtune.training.trainer import EpochPermutation
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ixtune.training import metrics
-from ixtune.training.metrics import Meter
-from ixtune.training.progress import Progress
+from ixtune.training.monitoring import metrics
+from ixtune.training.monitoring.metrics import Meter
+from ixtune.training.state.progress import Progress
 
 
 @pytest.fixture

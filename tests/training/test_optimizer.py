@@ -12,7 +12,7 @@ from small_base import small_model
 from transformers import TrainingArguments
 
 from ixtune.adapter import attach
-from ixtune.recipe import Recipe
+from ixtune.recipe.recipe import Recipe
 from ixtune.training import optimizer
 
 RATES = {

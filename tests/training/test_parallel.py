@@ -18,9 +18,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ixtune import __version__
-from ixtune import recipe as recipes
 from ixtune.errors import UsageError
-from ixtune.training import launch, parallel
+from ixtune.recipe import recipe as recipes
+from ixtune.training.processes import launch, parallel
 
 # Three packs: two of a picture each, and one of text. An epoch does not divide by two, and with this seed the text
 # stands alone in the last step of the first and third, beside a picture in the second.

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from text_run import lines_of, losses, prepare_texts, run, text_recipe
 
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.training import metrics, trackers
+from ixtune.planning.gpus import Machine
 from ixtune.training.assembly import build
-from ixtune.training.cards import Machine
-from ixtune.training.validation import mean_loss
+from ixtune.training.monitoring import metrics, trackers
+from ixtune.training.monitoring.validation import mean_loss
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
 def test_records_without_a_target_are_refused_by_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ixtune.data.training_set import TrainingSet
+    from ixtune.data.prepared.training_set import TrainingSet
 
     load = TrainingSet.load
 
@@ -274,7 +274,7 @@ def test_a_dry_run_takes_one_step_on_the_worst_pack_and_writes_nothing(data: Pat
 def test_a_gpu_that_the_worst_pack_does_not_fit_on_is_refused_before_anything_is_loaded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixtune.training.planning.detect", lambda _: Machine("cuda", 2**20, "a small one"))
+    monkeypatch.setattr("ixtune.training.run_plan.detect", lambda _: Machine("cuda", 2**20, "a small one"))
     monkeypatch.setattr("ixtune.training.run.build", None)
     with pytest.raises(IxtuneError, match="the run does not fit this GPU") as refused:
         run(text_recipe(tmp_path, data))
@@ -300,7 +300,7 @@ def test_a_resumed_run_keeps_the_levers_it_began_with(
 
 def test_the_mean_loss_does_not_depend_on_packs_nor_change_the_mode(data: Path) -> None:
     from ixtune.base import resolve
-    from ixtune.data.training_set import TrainingSet
+    from ixtune.data.prepared.training_set import TrainingSet
     from ixtune.model.loading import load_base
     from ixtune.training.batch import PictureSource
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
-from ixtune.data.training_set import TrainingSet
+from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.training.batch import pack_dataset
 from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 

@@ -11,20 +11,21 @@ import torch
 from text_run import prepare_texts, text_recipe
 
 from ixtune.base import resolve
-from ixtune.data.manifest import Options
 from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
-from ixtune.data.tokenizer import Tokenizer
-from ixtune.data.training_set import TrainingSet
+from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.training import answers, parallel, scoring
+from ixtune.planning.memory_options import Levers
 from ixtune.training.assembly import Network, build
 from ixtune.training.batch import PictureSource
 from ixtune.training.inputs import open_inputs
-from ixtune.training.levers import Levers
-from ixtune.training.progress import Progress
+from ixtune.training.monitoring import answers, scoring
+from ixtune.training.monitoring.validation import take_note
+from ixtune.training.processes import parallel
 from ixtune.training.run import train
-from ixtune.training.validation import take_note
+from ixtune.training.state.progress import Progress
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 from rich.console import Console
 
-from ixtune.training.view import LiveView, View, clock, curve, view_on
+from ixtune.training.monitoring.view import LiveView, View, clock, curve, view_on
 
 LINE = {"step": 10, "loss": 0.5, "learning_rate": 1e-4, "tokens_per_s": 1234.5, "memory_gib": 2.25, "mfu": None}
 

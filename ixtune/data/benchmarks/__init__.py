@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.benchmarks import json_forms, mmbench, questions
+from ixtune.data.benchmarks import json_forms, mmbench, own_form
+from ixtune.data.benchmarks.benchmark_reader import read_items
 from ixtune.data.benchmarks.item import Draft, Item, Items
-from ixtune.data.benchmarks.reading import read_items
+from ixtune.data.containers.json_text import line_entries, list_entries
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.json_text import line_entries, list_entries
 from ixtune.errors import IxtuneError, UsageError, choice
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Items", "read"]
@@ -131,7 +131,7 @@ BENCHMARKS = {
             hd_num=None,
             source="the form of `ixtune predict`, with answers",
             entries=line_entries,
-            draft=questions.draft,
+            draft=own_form.draft,
         ),
     )
 }

@@ -9,8 +9,8 @@ from typing import Any
 
 from ixtune.data.benchmarks.item import Draft
 from ixtune.data.benchmarks.values import id_in, kind_in, question_in, references_in, text_in
+from ixtune.data.containers.json_text import field_entries, list_entries
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.json_text import field_entries, list_entries
 from ixtune.errors import UsageError
 
 _CHARTQA_KINDS = ("human", "augmented")

@@ -16,11 +16,11 @@ from typing import Any
 
 from ixtune.data.benchmarks.item import Draft
 from ixtune.data.benchmarks.values import question_in, references_in
+from ixtune.data.containers.tables import csv_entries
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.fields import require_text, shown
+from ixtune.data.schemas.image_references import decoded_base64
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.fields import require_text, shown
-from ixtune.data.sources.pictures import decoded_base64
-from ixtune.data.sources.tables import csv_entries
 
 _ORDERS = 1_000_000
 # a shorter cell is the index of the question that has the picture

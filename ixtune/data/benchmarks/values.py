@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.sources.fields import id_of, is_missing, require_text, shown
+from ixtune.data.schemas.fields import id_of, is_missing, require_text, shown
 
 NO_ANSWERS = "answers of test sets are mostly kept by the organisers: give the validation file"
 

@@ -15,16 +15,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data import store
-from ixtune.data.manifest import MANIFEST
-from ixtune.data.picture import PictureError
-from ixtune.data.pixels import open_picture, place
+from ixtune.data.images.image_file import PictureError
+from ixtune.data.images.pixels import open_picture, place
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import MANIFEST
+from ixtune.data.prepared.store import PictureFiles, PreparedSet, layout_of
 from ixtune.data.preview.choice import Choice, choose
 from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, global_view, steps_of
 from ixtune.data.preview.page import page
 from ixtune.data.preview.tables import Drawing, Listed
 from ixtune.data.rejects import Reason
-from ixtune.data.store import PictureFiles, PreparedSet, layout_of
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.files import atomic_folder, atomic_write_text
 

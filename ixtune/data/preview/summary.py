@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ixtune.data.header import NOTES
-from ixtune.data.manifest import Options, options_of
+from ixtune.data.images.header import NOTES
+from ixtune.data.prepared.manifest import Options, options_of
 from ixtune.data.preview.charts import Bar, bar_chart, compact
 from ixtune.data.preview.markup import definitions, table, text
 from ixtune.data.rejects import Reason

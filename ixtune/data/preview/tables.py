@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ixtune.data.prepared.store import layout_of
 from ixtune.data.preview.choice import Extreme
 from ixtune.data.preview.drawing import bill, bill_of_record, padding_share, steps_of
 from ixtune.data.preview.markup import MAX_TEXT, line, text
-from ixtune.data.store import layout_of
-from ixtune.data.template import PLACEHOLDER
+from ixtune.data.text.template import PLACEHOLDER
 from ixtune.layout import PatchLayout
 
 _MAX_LINE = 110  # characters of the question and of the answer that stand for a folded conversation

@@ -62,3 +62,20 @@ class Source:
     system: str | None = None
     split: str | None = None
     config: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the entries of a source are read; small and picklable, for it goes to every worker.
+
+    Attributes:
+        schema: What the fields of an entry mean.
+        columns: Pairs (our name, theirs) for tables.
+        question: Asked of every row of a table that has no question column.
+        system: The system prompt for records that bring none.
+    """
+
+    schema: Schema
+    columns: tuple[tuple[str, str], ...] = ()
+    question: str | None = None
+    system: str | None = None

@@ -166,7 +166,7 @@ def test_a_picture_in_base64_that_is_too_large_is_never_decoded(
 
 
 def test_a_picture_of_too_many_pixels_is_a_reject(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ixtune.data.picture.MAX_PIXELS", 100)
+    monkeypatch.setattr("ixtune.data.images.image_file.MAX_PIXELS", 100)
     found = read("mmbench", table(tmp_path, row(1, picture)), pictures=tmp_path / "kept")
     assert reasons(found) == [(1, "picture_too_large")]
     assert not (tmp_path / "kept").exists()

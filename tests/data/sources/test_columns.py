@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from ixtune.data.record import Picture, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.sources.columns import check_columns, described, record_from_columns
+from ixtune.data.schemas.columns import check_columns, described, record_from_columns
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.reading import Reading
-from ixtune.data.sources.source import Schema, Source
+from ixtune.data.sources.source import Reading, Schema, Source
 from ixtune.errors import UsageError
 
 PLAIN = {"image": "image", "question": "question", "answer": "answer"}

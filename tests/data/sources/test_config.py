@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ixtune.data.sources.config import columns_of, format_of, is_config, read_config
+from ixtune.data.sources.data_config import columns_of, format_of, is_config, read_config
 from ixtune.data.sources.source import Container, Schema, Source
 from ixtune.errors import UsageError
 

@@ -9,10 +9,10 @@ from records import shown
 
 from ixtune.data.record import Picture, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.opening import open_source
-from ixtune.data.sources.reading import Reading, record_of
-from ixtune.data.sources.source import Schema, Source
+from ixtune.data.sources.source import Reading, Schema, Source
+from ixtune.data.sources.source_loader import open_source
 
 FILES = Path(__file__).resolve().parents[2] / "fixtures" / "sources"
 LLAVA = {

@@ -10,9 +10,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from records import write_picture
 
+from ixtune.data.containers.datasets_folder import open_arrow, open_hub
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
-from ixtune.data.sources.datasets_folder import open_arrow, open_hub
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError, UsageError
 

@@ -9,10 +9,10 @@ import pytest
 from datasets import load_dataset
 from records import write_picture
 
+from ixtune.data.containers.image_folder import entries, metadata_file, metadata_files, unnamed_pictures
+from ixtune.data.containers.json_text import decoded
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
-from ixtune.data.sources.imagefolder import entries, metadata_file, metadata_files, unnamed_pictures
-from ixtune.data.sources.json_text import decoded
 from ixtune.errors import UsageError
 
 

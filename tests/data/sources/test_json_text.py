@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from records import entry as record
 from records import shown
 
+from ixtune.data.containers import json_text
+from ixtune.data.containers.json_text import decoded, field_entries, line_entries, list_entries
 from ixtune.data.rejects import Reason
 from ixtune.data.sources import entry as limits
-from ixtune.data.sources import json_text
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.json_text import decoded, field_entries, line_entries, list_entries
 from ixtune.errors import IxtuneError
 
 JSON = st.recursive(
@@ -279,7 +279,7 @@ def test_a_long_list_is_not_held_in_memory(tmp_path: Path):
 PEAK = """
 import sys
 from pathlib import Path
-from ixtune.data.sources.json_text import line_entries, list_entries
+from ixtune.data.containers.json_text import line_entries, list_entries
 
 def peak():
     with open("/proc/self/status") as status:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ixtune.data.sources.mixture import is_mixture, read_mixture
+from ixtune.data.sources.mixture_file import is_mixture, read_mixture
 from ixtune.data.sources.source import Source
 from ixtune.errors import UsageError
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from records import entry, shown, write_picture, write_source
 
-from ixtune.data.sources.opening import Opened, open_source
-from ixtune.data.sources.reading import record_of
+from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.source import Container, Schema, Source
+from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.errors import IxtuneError, UsageError
 
 FILES = Path(__file__).resolve().parents[2] / "fixtures" / "sources"

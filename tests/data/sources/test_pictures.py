@@ -11,7 +11,7 @@ from records import write_picture
 
 from ixtune.data.record import Picture
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.sources.pictures import picture_of, pictures_of
+from ixtune.data.schemas.image_references import picture_of, pictures_of
 
 CONTENT = b"\x89PNG\r\n\x1a\n and the rest"
 BASE64 = base64.b64encode(CONTENT).decode()

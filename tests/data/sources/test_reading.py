@@ -11,9 +11,9 @@ from records import shown
 
 from ixtune.data.record import Place, Record
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.entry import Entry, Fault
-from ixtune.data.sources.reading import Reading, name_of, record_of
-from ixtune.data.sources.source import Schema
+from ixtune.data.sources.source import Reading, Schema
 
 READINGS = [
     Reading(Schema.IXC),

@@ -16,11 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.data.record import Place
-from ixtune.data.rejects import Reason
-from ixtune.data.sources import entry as limits
-from ixtune.data.sources.entry import Entry, Fault
-from ixtune.data.sources.tables import (
+from ixtune.data.containers.tables import (
     csv_columns,
     csv_entries,
     parquet_columns,
@@ -28,6 +24,10 @@ from ixtune.data.sources.tables import (
     parquet_files,
     parquet_rows,
 )
+from ixtune.data.record import Place
+from ixtune.data.rejects import Reason
+from ixtune.data.sources import entry as limits
+from ixtune.data.sources.entry import Entry, Fault
 from ixtune.errors import IxtuneError, UsageError
 
 
@@ -220,7 +220,7 @@ def test_pieces_of_any_size_make_the_same_rows(tmp_path: Path, monkeypatch: pyte
     content = "q,a\n" + "".join(random.Random(seed).choices('ab,"\n\r ', weights=[9, 9, 3, 3, 2, 1, 3], k=400))
     path = written(tmp_path, content)
     whole = list(csv_entries(path))
-    monkeypatch.setattr("ixtune.data.sources.tables._BLOCK", 5)
+    monkeypatch.setattr("ixtune.data.containers.tables._BLOCK", 5)
     in_pieces = list(csv_entries(path))
     assert [(e.place, e.value, e.fault) for e in in_pieces] == [(e.place, e.value, e.fault) for e in whole]
 
@@ -330,7 +330,7 @@ def test_only_the_row_with_bytes_that_are_no_utf8_is_a_fault(tmp_path: Path):
 
 def test_a_row_of_many_pictures_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1000)
-    monkeypatch.setattr("ixtune.data.sources.arrow_rows.PICTURES_BYTES", 8000)
+    monkeypatch.setattr("ixtune.data.containers.arrow_rows.PICTURES_BYTES", 8000)
     path = parquet(tmp_path, {"image": [b"x" * 5000, b"x" * 9000, b"x"]})
     reasons = [entry.fault.reason if entry.fault else None for entry in parquet_entries((path,))]
     assert reasons == [None, Reason.RECORD_TOO_LARGE, None]

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ixtune.data.containers.webdataset import entries, shards
 from ixtune.data.record import Picture, Place, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources import entry as limits
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.reading import Reading, record_of
-from ixtune.data.sources.source import Schema
-from ixtune.data.sources.webdataset import entries, shards
+from ixtune.data.sources.source import Reading, Schema
 from ixtune.errors import IxtuneError, UsageError
 
 QA = {"question": "What?", "answer": "A receipt."}
@@ -214,7 +214,7 @@ def test_absolute_names_and_ways_out_are_only_names(tmp_path: Path):
 
 def test_a_member_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1000)
-    monkeypatch.setattr("ixtune.data.sources.webdataset.PICTURES_BYTES", 8000)
+    monkeypatch.setattr("ixtune.data.containers.webdataset.PICTURES_BYTES", 8000)
     path = packed(
         tmp_path / "a.tar",
         [

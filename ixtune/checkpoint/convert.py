@@ -1,0 +1,228 @@
+"""A `.bin` checkpoint as safetensors: the same tensors under the same names in the same shards, checked afterwards.
+
+No tensor is ever whole in memory, and no pickle is run: the torch files are read as `torchfile` reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import ixtune
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.safetensors_file import TensorInfo, raw_bytes, write_safetensors
+from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_folder, atomic_write_json
+
+REPORT_FILE = "convert_report.json"
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, the bytes done and the bytes of all steps together."""
+
+_WEIGHT_SUFFIXES = (".bin", ".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
+_SPARE_BYTES = 8 << 20  # headers, index, the small files
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did; `convert_report.json` holds the same.
+
+    Attributes:
+        out: The folder it made.
+        tensors: Tensors written, each compared with its source after it was on the disk.
+        nbytes: Bytes of all of them.
+        shards: Shard of the source -> shard written.
+        carried: The other files, copied as they are.
+        identity: Of the source and of the result, which is the same.
+        file_sha256: Hash of every file written.
+        ixtune_version: Of the software that made it.
+    """
+
+    out: str
+    tensors: int
+    nbytes: int
+    shards: dict[str, str]
+    carried: tuple[str, ...]
+    identity: str
+    file_sha256: dict[str, str]
+    ixtune_version: str
+
+
+def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Conversion:
+    """Write a `.bin` checkpoint as safetensors, read it back, and only then give it its name.
+
+    Args:
+        source: The folder of a checkpoint in torch files.
+        out: The folder to make; it must not exist.
+        progress: Told how far it is.
+
+    Raises:
+        IxtuneError: The source is safetensors already, damaged, or holds code; the disk does not allow it; or what
+            came to lie on it differs. `out` does not exist then.
+    """
+    checkpoint = open_checkpoint(source)
+    if checkpoint.shards[0].endswith(".safetensors"):
+        raise IxtuneError(
+            "this base is in safetensors already",
+            where=str(source),
+            mend="use it as it is: `ixtune base verify` checks it",
+        )
+    require_space(out, checkpoint.nbytes + _SPARE_BYTES)
+    identity = base_identity(checkpoint)
+    names = safetensors_names(checkpoint.shards)
+    advance = counter(progress, 3 * checkpoint.nbytes)
+    written: dict[str, str] = {}
+
+    def blocks(info: TensorInfo) -> Iterator[torch.Tensor]:
+        digest = hashlib.sha256()
+        for start, stop in info.row_blocks():
+            block = checkpoint.read_rows(info.name, start, stop)
+            digest.update(raw_bytes(block))
+            yield block
+            advance("writing", block.numel() * block.dtype.itemsize)
+        written[info.name] = digest.hexdigest()
+
+    try:
+        with atomic_folder(out) as partial:
+            for shard in checkpoint.shards:
+                write_safetensors(partial / names[shard], checkpoint.in_shard(shard), blocks)
+            if len(names) > 1:
+                weight_map = {name: names[info.shard] for name, info in checkpoint.by_name.items()}
+                index = {"metadata": {"total_size": checkpoint.nbytes}, "weight_map": weight_map}
+                atomic_write_json(partial / "model.safetensors.index.json", index)
+            carried = carry(source, partial)
+            _check(open_checkpoint(partial), written, identity, lambda nbytes: advance("checking", nbytes))
+            report = Conversion(
+                out=str(out),
+                tensors=len(written),
+                nbytes=checkpoint.nbytes,
+                shards=names,
+                carried=carried,
+                identity=identity,
+                file_sha256=hashes_of(partial, lambda nbytes: advance("hashing", nbytes)),
+                ixtune_version=ixtune.__version__,
+            )
+            atomic_write_json(partial / REPORT_FILE, asdict(report))
+    except OSError as error:
+        raise IxtuneError(
+            f"the converted base could not be written: {error.strerror or error}",
+            where=str(out),
+            mend="see that the disk has room and permits it, then convert again; nothing was left behind",
+        ) from error
+    return report
+
+
+def safetensors_names(shards: tuple[str, ...]) -> dict[str, str]:
+    """`.bin` shard k of n -> safetensors shard k of n."""
+    if len(shards) == 1:
+        return {shards[0]: "model.safetensors"}
+    return {shard: f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k, shard in enumerate(shards, start=1)}
+
+
+def other_files(folder: Path) -> list[Path]:
+    """What lies in a checkpoint's folder besides the weights and their index: configuration, tokenizer, code, text.
+
+    Sub-folders and hidden files are none of the checkpoint's. A link counts as the file it leads to, which is how
+    the hub's cache keeps everything.
+    """
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and not file.name.startswith(".")
+        and file.suffix not in _WEIGHT_SUFFIXES
+        and not file.name.endswith((".index.json", "_report.json"))
+    ]
+
+
+def carry(source: Path, out: Path) -> tuple[str, ...]:
+    """Copy the other files as bytes, where `out` has none of that name; code among them is never run.
+
+    Returns:
+        The names of those copied.
+    """
+    missing = [file for file in other_files(source) if not (out / file.name).exists()]
+    for file in missing:
+        shutil.copyfile(file, out / file.name)
+    return tuple(file.name for file in missing)
+
+
+def require_space(out: Path, needed_bytes: int) -> None:
+    """Refuse before the first byte is written if the disk cannot hold it.
+
+    Raises:
+        IxtuneError: It cannot.
+    """
+    existing = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise IxtuneError(
+            f"the disk has {free_bytes / 2**30:.2f} GiB free, {needed_bytes / 2**30:.2f} GiB are needed",
+            where=str(existing),
+            mend="free some space, or give --out on another disk",
+        )
+
+
+def counter(progress: Progress | None, total_bytes: int) -> Callable[[str, int], None]:
+    """A function that adds up bytes and tells `progress`."""
+    done = 0
+
+    def advance(step: str, nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(step, done, total_bytes)
+
+    return advance
+
+
+def hashes_of(folder: Path, advance: Callable[[int], None] | None = None) -> dict[str, str]:
+    """File name -> SHA-256 of every visible file of a folder, reports left out, read block by block."""
+    return {
+        file.name: hash_of(file, advance)
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".") and not file.name.endswith("_report.json")
+    }
+
+
+def hash_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file; `advance` is told the bytes of every block."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: Callable[[int], None]) -> None:
+    """Compare what lies on the disk with what was read from the source, tensor by tensor.
+
+    Raises:
+        IxtuneError: A tensor is missing or differs.
+    """
+    for name, expected in written.items():
+        digest = hashlib.sha256()
+        for start, stop in found.by_name[name].row_blocks():
+            raw = raw_bytes(found.read_rows(name, start, stop))
+            digest.update(raw)
+            advance(len(raw))
+        if digest.hexdigest() != expected:
+            raise IxtuneError(
+                f"{name} came to lie on the disk otherwise than it was written",
+                where=str(found.folder / found.by_name[name].shard),
+                mend="suspect the disk or the memory; convert again, to another disk if there is one",
+            )
+    if base_identity(found) != identity:
+        raise IxtuneError(
+            "the converted base has another identity than its source",
+            where=str(found.folder),
+            mend="see that nobody writes to the source, then convert again",
+        )

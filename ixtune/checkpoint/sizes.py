@@ -1,0 +1,237 @@
+"""How large the network and its adapter are, in plain integers: no torch, no transformers.
+
+`plan` answers before any library of tensors is loaded. The constants that the released model keeps in code stand
+here, and `configuration` takes them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ixtune.recipe.recipe import AdapterSection
+
+DECODER_LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
+
+# The original hard-codes its vision tower; these are CLIP-L/14-336's sizes (MODEL.md 2.5).
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+# Rank and alpha are constants of the original's code, absent from its config.json (MODEL.md 4).
+PLORA_WQKV = {"rank": 8, "alpha": 16}
+PLORA_OTHERS = {"rank": 256, "alpha": 256}
+
+# NF4 with double quantisation, as bitsandbytes stores it: two weights a byte, a byte of scale for each block, of these
+# scales again a float for each group and one offset, and the two tables that turn codes into numbers.
+_NF4_BLOCK, _NF4_GROUP = 64, 256
+_NF4_TABLES_BYTES = 4 * (16 + 256)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSizes:
+    """Sizes of the vision tower."""
+
+    width: int = 1024
+    intermediate: int = 4096
+    layers: int = 24
+    heads: int = 16
+    side: int = 336
+    patch: int = 14
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> VisionSizes:
+        """From a `vision_config` of config.json; what it leaves out is CLIP-L/14-336's."""
+        known = {**CLIP_L_336, **given}
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        return cls(*(int(known[name]) for name in (*names, "image_size", "patch_size")))
+
+    @property
+    def patches(self) -> int:
+        """Patches of a view."""
+        return (self.side // self.patch) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Positions of a view inside the tower: its patches and the class token."""
+        return self.patches + 1
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: four square linears, two of the MLP, their biases, two norms."""
+        width, inner = self.width, self.intermediate
+        return 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+
+    @property
+    def parameters(self) -> int:
+        """All its parameters; the released tower has no post layer norm (MODEL.md 1.3)."""
+        embeddings = self.width + 3 * self.patch**2 * self.width + self.tokens * self.width
+        return embeddings + 2 * self.width + self.layers * self.layer_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of the whole network; the defaults are the released 7B's."""
+
+    vocabulary: int = 92544
+    hidden: int = 4096
+    intermediate: int = 14336
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    plora_ranks: tuple[int, int] = (8, 256)
+    """Of wqkv, and of the other linears."""
+    vision: VisionSizes = field(default_factory=VisionSizes)
+
+    @classmethod
+    def from_config_json(cls, given: Mapping[str, Any]) -> Sizes:
+        """From what a base's config.json holds; what it leaves out is the released model's."""
+        released = cls()
+        plora = given.get("plora") or {"wqkv": PLORA_WQKV, "others": PLORA_OTHERS}
+        return cls(
+            vocabulary=int(given.get("vocab_size", released.vocabulary)),
+            hidden=int(given.get("hidden_size", released.hidden)),
+            intermediate=int(given.get("intermediate_size", released.intermediate)),
+            layers=int(given.get("num_hidden_layers", released.layers)),
+            heads=int(given.get("num_attention_heads", released.heads)),
+            kv_heads=int(given.get("num_key_value_heads", released.kv_heads)),
+            plora_ranks=(int(plora["wqkv"]["rank"]), int(plora["others"]["rank"])),
+            vision=VisionSizes.of(given.get("vision_config") or {}),
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the keys, and of the values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def merged(self) -> int:
+        """Width of one image token before the projector: a 2x2 block of patches side by side."""
+        return 4 * self.vision.width
+
+    def linear_shape(self, linear: str) -> tuple[int, int]:
+        """(out, in) features of one decoder linear."""
+        return {
+            "wqkv": (self.hidden + 2 * self.kv_width, self.hidden),
+            "wo": (self.hidden, self.hidden),
+            "w1": (self.intermediate, self.hidden),
+            "w3": (self.intermediate, self.hidden),
+            "w2": (self.hidden, self.intermediate),
+        }[linear]
+
+    def plora_rank(self, linear: str) -> int:
+        """Rank of the PLoRA branch beside one decoder linear."""
+        return self.plora_ranks[0 if linear == "wqkv" else 1]
+
+    @property
+    def layer_linears(self) -> int:
+        """Parameters of the five linears of one decoder layer."""
+        return sum(out * into for out, into in map(self.linear_shape, DECODER_LINEARS))
+
+    @property
+    def layer_plora(self) -> int:
+        """Parameters of the five PLoRA branches of one decoder layer."""
+        return sum(self.plora_rank(name) * sum(self.linear_shape(name)) for name in DECODER_LINEARS)
+
+    @property
+    def projector(self) -> int:
+        """Parameters of the projector, biases included."""
+        return self.merged * self.hidden + self.hidden**2 + 2 * self.hidden
+
+    def parameters(self) -> dict[str, int]:
+        """Parameters of the base by part."""
+        return {
+            "linears": self.layers * self.layer_linears,
+            "norms": (2 * self.layers + 1) * self.hidden,
+            "embeddings": self.vocabulary * self.hidden,
+            "head": self.vocabulary * self.hidden,
+            "plora": self.layers * self.layer_plora,
+            "vit": self.vision.parameters,
+            "projector": self.projector,
+            "separators": 2 * self.merged,
+        }
+
+    def weight_bytes(self, *, nf4: bool, float_bytes: int) -> dict[str, int]:
+        """Bytes of the base by part: the decoder linears in NF4 where asked, everything else in floats.
+
+        Args:
+            nf4: decoder linears in NF4 with double quantisation.
+            float_bytes: of one number in everything else: 2 for bf16, 4 for fp32.
+        """
+        sizes = {part: count * float_bytes for part, count in self.parameters().items()}
+        if nf4:
+            shapes = [self.linear_shape(name) for name in DECODER_LINEARS]
+            sizes["linears"] = self.layers * sum(nf4_bytes(out * into) for out, into in shapes)
+        return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an adapter adds to the network or trains of it.
+
+    Attributes:
+        ranks: LoRA's rank on each decoder linear that carries it.
+        dora: whether each of them has a magnitude too.
+        projector: `full`, `lora` or `frozen`.
+        projector_rank: LoRA's rank on the projector's two linears.
+        separators: whether the newline and the separator token are trained.
+    """
+
+    ranks: Mapping[str, int]
+    dora: bool = False
+    projector: str = "full"
+    projector_rank: int = 0
+    separators: bool = False
+
+    @classmethod
+    def of(cls, section: AdapterSection) -> Trained:
+        """As a recipe says."""
+
+        def rank(target: str) -> int:
+            own = section.per_target.get(target)  # type: ignore[call-overload]  # a plain text as good as a Literal
+            return section.rank if own is None or own.rank is None else int(own.rank)
+
+        return cls(
+            ranks={target: rank(target) for target in section.targets},
+            dora=section.variant == "dora",
+            projector=section.projector,
+            projector_rank=rank("projector") if section.projector == "lora" else 0,
+            separators=section.separators,
+        )
+
+    def parameters(self, sizes: Sizes) -> dict[str, int]:
+        """Trained parameters by part; parts without any are left out."""
+        shapes = {name: sizes.linear_shape(name) for name in self.ranks}
+        lora = sum(rank * sum(shapes[name]) for name, rank in self.ranks.items())
+        found = {
+            "lora": sizes.layers * lora,
+            "magnitudes": sizes.layers * sum(out for out, _ in shapes.values()) * self.dora,
+            "projector": {
+                "full": sizes.projector,
+                "lora": self.projector_rank * (sizes.merged + 3 * sizes.hidden) + 2 * sizes.hidden * self.dora,
+                "frozen": 0,
+            }[self.projector],
+            "separators": 2 * sizes.merged * self.separators,
+        }
+        return {part: count for part, count in found.items() if count}
+
+
+def nf4_bytes(parameters: int) -> int:
+    """Bytes of one linear in NF4 with double quantisation."""
+    blocks = -(-parameters // _NF4_BLOCK)
+    return -(-parameters // 2) + blocks + 4 * -(-blocks // _NF4_GROUP) + 4 + _NF4_TABLES_BYTES

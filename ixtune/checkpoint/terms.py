@@ -1,0 +1,25 @@
+"""Under which terms a base is given, which everything derived from it inherits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ixtune.checkpoint.sizes import Sizes
+
+RELEASED = (
+    "the weights of InternLM-XComposer2-4KHD are open for academic research, and free commercial use asks for an "
+    "application to their authors; the code they came with is Apache-2.0"
+)
+_LICENSE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
+
+
+def terms_of(folder: Path, sizes: Sizes) -> str:
+    """The terms in one line: the released model's, else what the folder itself says."""
+    if sizes == Sizes():
+        return RELEASED
+    card = folder / "README.md"
+    if card.is_file() and (stated := _LICENSE.search(card.read_text(encoding="utf-8", errors="replace"))):
+        return f"{stated[1]}, says its README.md"
+    files = sorted(file.name for file in folder.iterdir() if file.name.upper().startswith(("LICENSE", "LICENCE")))
+    return f"see its {files[0]}" if files else "not stated in its folder: ask whoever made it"

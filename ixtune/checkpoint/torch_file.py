@@ -1,0 +1,143 @@
+"""A torch `.bin` file: where its tensors lie, learnt without running its pickle or loading them.
+
+torch reads the pickle with `weights_only=True` (a fixed list of harmless constructors, nothing else) and puts
+the tensors on the meta device, where each storage carries its position in the zip file. torch derives that
+position from its own writer's habits, so it is believed only after a look at the zip directory. Files whose
+positions cannot be had this way (the format before torch 1.6, repacked zips) are loaded whole, still with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from ixtune.checkpoint.safetensors_file import DTYPE_NAMES, TensorInfo, refuse_lfs_pointer, unreadable
+from ixtune.errors import IxtuneError
+
+_LOCAL_HEADER = struct.Struct("<4s22sHH")  # zip local file header: signature, fixed fields, name and extra lengths
+_FORBIDDEN = re.compile(r"(?:GLOBAL|class|global:?) +([\w.]+\.[\w.]+)")
+
+
+def read_torch_index(path: Path) -> list[TensorInfo]:
+    """The tensors of a torch file in its own order, without loading them.
+
+    Raises:
+        IxtuneError: The file cannot be read, is truncated, holds code, or holds something that is not a
+            tensor.
+    """
+    refuse_lfs_pointer(path)
+    content = _load(path, device="meta")
+    positions = _stored_positions(path)
+    tensors = []
+    for name, tensor in content.items():
+        _refuse_unknown(path, name, tensor)
+        storage = tensor.untyped_storage()
+        start = getattr(storage, "_checkpoint_offset", None)
+        if start is not None and positions.get(start, -1) < storage.nbytes():
+            start = None
+        offset = None if start is None else start + tensor.storage_offset() * tensor.dtype.itemsize
+        info = TensorInfo(name, tuple(tensor.shape), tensor.dtype, path.name, offset, tuple(tensor.stride()))
+        if tensor.storage_offset() * tensor.dtype.itemsize + info.span_bytes > storage.nbytes():
+            raise IxtuneError(
+                f"tensor {name} reaches beyond its stored bytes",
+                where=str(path),
+                mend="download or copy this file again",
+            )
+        tensors.append(info)
+    return tensors
+
+
+def load_torch_file(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a torch file, in memory (mapped where the format allows it).
+
+    Raises:
+        IxtuneError: As `read_torch_index`.
+    """
+    return _load(path, device="cpu")
+
+
+def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
+    zipped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            # a remark on the pickle's protocol; what the protocol cannot express is refused below
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            content = torch.load(path, weights_only=True, map_location=device, mmap=zipped and device == "cpu")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except pickle.UnpicklingError as error:
+        # torch's own message tells how to switch the protection off: it is not passed on
+        forbidden = _FORBIDDEN.search(str(error))
+        found = f"it asks for {forbidden.group(1)}" if forbidden else "its pickle is not one of tensors"
+        raise IxtuneError(
+            f"the file holds more than tensors: {found}; nothing of it was run",
+            where=str(path),
+            mend="use a checkpoint from a source you trust, best in safetensors form",
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        struct.error,
+    ) as error:
+        raise IxtuneError(
+            "the file is truncated, or no torch file at all",
+            where=str(path),
+            mend="download or copy this file again",
+        ) from error
+    if not isinstance(content, dict):
+        raise IxtuneError(
+            f"the file holds a {type(content).__name__}, not tensors by name",
+            where=str(path),
+            mend="save the model's state_dict() instead",
+        )
+    return content
+
+
+def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
+    """Refuse an entry that safetensors cannot express."""
+    plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.dtype in DTYPE_NAMES
+    if not (isinstance(name, str) and plain):
+        kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise IxtuneError(
+            f"entry {name!r} is no plain tensor but {kind}",
+            where=str(path),
+            mend="save only the model's state_dict(), with dense tensors",
+        )
+
+
+def _stored_positions(path: Path) -> dict[int, int]:
+    """Byte position -> size of every storage in the zip, from its directory and the headers before the data.
+
+    Empty where positions must not be used: no zip, compressed, a foreign byte order, or storages out of the
+    writer's order (then a computed position could hit another tensor's).
+    """
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+        order = next((archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder")), b"little")
+        storages = [entry for entry in entries if re.search(r"/data/\d+$", entry.filename)]
+        numbers = [int(entry.filename.rpartition("/")[2]) for entry in storages]
+        if order.decode() != sys.byteorder or numbers != sorted(numbers):
+            return {}
+        positions = {}
+        for entry in storages:
+            if entry.compress_type != zipfile.ZIP_STORED:
+                return {}
+            file.seek(entry.header_offset)
+            _, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            positions[entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes] = entry.file_size
+        return positions

@@ -1,0 +1,144 @@
+"""Entries of a benchmark file -> items and rejects: what is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.benchmarks.item import Draft, Item, Items, reject_of
+from ixtune.data.benchmarks.values import NO_ANSWERS, NoAnswer
+from ixtune.data.containers.json_text import decoded
+from ixtune.data.images.header import read_header
+from ixtune.data.images.image_root import inside, keep
+from ixtune.data.images.pixels import Corrections
+from ixtune.data.rejects import Reason, RecordError, Reject
+from ixtune.data.schemas.fields import shown
+from ixtune.data.sources.entry import Entry
+from ixtune.errors import DataError, IxtuneError
+
+_SHOWN_CHARACTERS = 100
+# whether an odd picture can be taken is for the one to say who lays it out; here it only must be a picture
+_ANY = Corrections(depth=True, first_frame=True)
+
+
+def read_items(
+    entries: Iterable[Entry],
+    draft_of: Callable[[Mapping[str, Any], Entry], Draft],
+    path: Path,
+    root: Path,
+    pictures: Path,
+    circular: bool,
+) -> Items:
+    """See `read`; `root` is resolved.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        IxtuneError: There is no entry.
+        DataError: No entry has an answer.
+    """
+    drafts: list[tuple[Entry, Draft, tuple[str, ...]]] = []
+    rejects: list[Reject] = []
+    shown_by: dict[str, tuple[str, ...]] = {}
+    unanswered = 0
+    for entry in entries:
+        name = None
+        try:
+            draft = draft_of(_fields(entry), entry)
+            name = draft.id
+            if name in shown_by:
+                raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} was there before", mend="give it another")
+            shown_by[name] = tuple(_file(image, root, pictures) for image in draft.images)
+            # bytes that are on the disk now are not kept in memory too
+            drafts.append((Entry(entry.number, entry.file, entry.place), replace(draft, images=()), shown_by[name]))
+        except RecordError as error:
+            unanswered += isinstance(error, NoAnswer)
+            rejects.append(reject_of(error, entry.file, entry.place, entry.number, name))
+    _require_some(len(drafts) + len(rejects), unanswered, path)
+
+    groups: dict[str, int] = {}
+    for _, draft, _ in drafts:
+        groups[draft.group or draft.id] = groups.get(draft.group or draft.id, 0) + 1
+    items: list[Item] = []
+    skipped = 0
+    for entry, draft, images in drafts:
+        group = draft.group or draft.id
+        if not circular and draft.id != group:
+            skipped += 1
+            continue
+        try:
+            images = images if draft.same_as is None else _shared(draft.same_as, shown_by)
+        except RecordError as error:
+            rejects.append(reject_of(error, entry.file, entry.place, entry.number, draft.id))
+            continue
+        # a file that brings the other orders itself is taken at its word
+        orders = draft.rotated() if circular and groups[group] == 1 else [draft]
+        items += [one.item(images, entry) for one in orders]
+    return Items(tuple(items), tuple(sorted(rejects, key=lambda reject: reject.record)), skipped)
+
+
+def _fields(entry: Entry) -> Mapping[str, Any]:
+    value, fault = decoded(entry)
+    if fault is not None:
+        raise RecordError(fault.reason, fault.found, mend=fault.mend)
+    if not isinstance(value, Mapping):
+        raise RecordError(
+            Reason.NOT_A_RECORD, f"the entry is {shown(value)}", mend="each question is an object with named fields"
+        )
+    return value
+
+
+def _file(image: bytes | tuple[str, ...], root: Path, pictures: Path) -> str:
+    """The file of a picture: kept if it came as bytes, else the first of its paths at which there is one."""
+    if isinstance(image, bytes):
+        read_header(image, _ANY, name="the picture in the file")
+        return _kept(image, pictures)
+    for file in [inside(root, path)[1] for path in image]:
+        try:
+            if file.is_file():
+                return str(file)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise RecordError(
+                Reason.PICTURE_UNREADABLE,
+                f"the picture cannot be looked for: {(error.strerror or str(error)).lower()}",
+                where=image[0][:_SHOWN_CHARACTERS],
+                mend="correct the path, or the permissions of its folder",
+            ) from error
+    raise RecordError(
+        Reason.PICTURE_MISSING,
+        f"there is no such picture below {root}",
+        where=", ".join(image),
+        mend="give the folder that the pictures were unpacked into as --image-root",
+    )
+
+
+def _kept(content: bytes, pictures: Path) -> str:
+    try:
+        return str((pictures / keep(pictures, content)).resolve())
+    except OSError as error:
+        raise IxtuneError(
+            f"a picture of the file cannot be written: {error.strerror or error}",
+            where=str(pictures),
+            mend="make room there, or give another folder",
+        ) from error
+
+
+def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The pictures of another entry."""
+    if not shown_by.get(name):
+        raise RecordError(
+            Reason.PICTURE_MISSING,
+            f"the picture is that of question {shown(name)}, which has none or was not taken",
+            mend="download the table again; it may have been cut short",
+        )
+    return shown_by[name]
+
+
+def _require_some(entries: int, unanswered: int, path: Path) -> None:
+    if not entries:
+        raise IxtuneError("the file holds no question", where=str(path), mend="give a file with questions")
+    if unanswered == entries:
+        raise DataError(
+            f"none of {entries:,} questions has an answer to compare with", where=str(path), mend=NO_ANSWERS
+        )

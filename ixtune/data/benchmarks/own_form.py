@@ -1,0 +1,39 @@
+"""Our own form: JSON Lines, one question a line.
+
+    {"question": "What is the total?", "image": "a.png", "answers": ["12.50", "$12.50"], "kind": "amount"}
+
+`image` or `images` (paths, or data: addresses), `answer`, `answers` or `references` (one or a list), and if wanted
+`options` (letter -> text, which are written under the question), `id` and `kind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.mmbench import letters_of, options_of
+from ixtune.data.benchmarks.values import kind_in, question_in, references_in
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.fields import is_missing, record_id
+from ixtune.data.schemas.image_references import pictures_of
+from ixtune.data.sources.entry import Entry
+
+
+def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
+    """A line -> a draft."""
+    if "image" in fields and "images" in fields:
+        raise RecordError(
+            Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", mend="write all pictures into `images`"
+        )
+    name = "images" if "images" in fields else "image"
+    references = references_in(fields, "answers", "answer", "references")
+    options = {} if is_missing(fields.get("options")) else options_of(fields["options"])
+    return Draft(
+        record_id(fields, entry),
+        question_in(fields),
+        letters_of(references, options) if options else references,
+        images=tuple(one.content or (one.path or one.name,) for one in pictures_of(fields.get(name), name)),
+        options=options,
+        kind=kind_in(fields, "kind"),
+    )

@@ -1,0 +1,322 @@
+"""What `prepare` knows while it reads: counts of each source, who was rejected, and the sets made of it at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ixtune.data.prepared import selection, store
+from ixtune.data.prepared.manifest import SPLIT_KIND, Options, write_manifest
+from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
+from ixtune.data.rejects import Reason, Reject
+from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.source import Schema
+from ixtune.data.sources.source_loader import Opened
+from ixtune.data.worker import Chunk, Job, Row
+from ixtune.errors import UsageError
+from ixtune.files import atomic_write_json, sha256_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SPLITS = ("train", "validation")
+# LLaVA's ids are the pictures' names: a quarter of a million of them repeat in one set made from it
+_IDS_OF_PICTURES = (Schema.LLAVA,)
+_STAGED = ".staged"
+_CHUNK_ENTRIES = 256
+# decoding takes a hundred times longer than reading a header, and workers shall not wait for each other's last chunk
+_CHUNK_ENTRIES_VERIFIED = 64
+_CHUNK_BYTES = 16 << 20
+# so that a record drawn a million times is not a million rows in memory
+_ROWS_PER_BATCH = 1000
+
+
+@dataclass(slots=True)
+class CountedSource:
+    """One source while it is read.
+
+    Attributes:
+        opened: The source, and what was detected.
+        read: Its entries so far.
+        accepted: Those that became samples.
+        rows: How often they stand in the sets; known at the end.
+        numbers_by_id: The records so far.
+        position: How far the reading is, in the unit of its total.
+    """
+
+    opened: Opened
+    read: int = 0
+    accepted: int = 0
+    rows: int = 0
+    numbers_by_id: dict[str, int] = field(default_factory=dict)
+    position: int = 0
+
+
+class Gathering:
+    """Takes chunks one by one, counts, and makes the sets at the end.
+
+    Args:
+        opened: The sources.
+        options: What is to be made of them.
+        folder: Where.
+    """
+
+    def __init__(self, opened: Sequence[Opened], options: Options, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.sources = [CountedSource(one) for one in opened]
+        roots = sorted({str(one.image_root) for one in opened if one.image_root is not None})
+        self.image_roots = [".", *roots]
+        self.rejected: Counter[str] = Counter()
+        self.first_rejects: dict[str, Reject] = {}
+        self.sets: dict[str, Statistics] = {"": Statistics()}
+        weighted = any(one.source.weight is not None or one.source.count is not None for one in opened)
+        # a draw or a split is made when all records are known: until then rows wait in a file of their own
+        self.selects = weighted or options.val_fraction > 0
+        self.groups = selection.Groups(options.seed)
+        self.bills: list[Bill] = []
+        self.source_of_row = array("H")
+        self.own_of_row: list[tuple[str, ...]] = []
+        self.own_pictures: dict[str, int] = {}
+
+    @property
+    def read(self) -> int:
+        """Entries of all sources so far."""
+        return sum(source.read for source in self.sources)
+
+    @property
+    def position(self) -> int:
+        """How far the reading is, in the units of the sources' totals."""
+        return sum(source.position for source in self.sources)
+
+    @property
+    def rejected_by_reason(self) -> dict[str, int]:
+        """Rejects so far, the commonest first."""
+        return commonest_first(self.rejected)
+
+    def writer(self) -> store.Writer:
+        """Where rows are to be written while the sources are read."""
+        if not self.selects:
+            return store.Writer(self.folder)
+        (self.folder / _STAGED).mkdir()
+        return store.Writer(self.folder / _STAGED)
+
+    def tasks(self) -> Iterator[tuple[Job, list[Entry]]]:
+        """The entries of all sources in chunks; where a chunk ends depends on the entries alone."""
+        most = _CHUNK_ENTRIES_VERIFIED if self.options.verify else _CHUNK_ENTRIES
+        for index, source in enumerate(self.sources):
+            job = self._job(index)
+            chunk: list[Entry] = []
+            size = 0
+            for entry in source.opened.entries():
+                chunk.append(entry)
+                size += _size(entry.value) if entry.line is None else len(entry.line)
+                if len(chunk) == most or size >= _CHUNK_BYTES:
+                    yield job, chunk
+                    chunk, size = [], 0
+            if chunk:
+                yield job, chunk
+
+    def take(self, job: Job, chunk: Chunk) -> tuple[pyarrow.RecordBatch, list[Reject]]:
+        """Count a chunk; its rows without duplicates, and its rejects in the order of the records."""
+        source = self.sources[job.source]
+        rejects, kept = list(chunk.rejects), []
+        for at, row in enumerate(chunk.rows):
+            first = source.numbers_by_id.setdefault(row.id, row.number)
+            if first != row.number and source.opened.schema not in _IDS_OF_PICTURES:
+                rejects.append(_duplicate(row, first))
+                continue
+            kept.append(at)
+            self._keep(job.source, row)
+        rejects.sort(key=lambda reject: reject.record)
+        for reject in rejects:
+            self.rejected[reject.reason.value] += 1
+            self.first_rejects.setdefault(reject.reason.value, reject)
+        source.read += chunk.read
+        source.accepted += len(kept)
+        source.position = chunk.position
+        return chunk.batch if len(kept) == len(chunk.rows) else chunk.batch.take(kept), rejects
+
+    def finish(self, tokenizer_sha256: str) -> None:
+        """Draw, split, describe; accepted + rejected = read is asserted, not assumed."""
+        accepted = sum(source.accepted for source in self.sources)
+        if accepted + self.rejected.total() != self.read:
+            raise AssertionError(f"{accepted} accepted + {self.rejected.total()} rejected != {self.read} read")
+        if self.selects:
+            self._select()
+        else:
+            for source in self.sources:
+                source.rows = source.accepted
+        self._place_pictures()
+        content = self._content(tokenizer_sha256)
+        for name, statistics in self.sets.items():
+            records = {"records": content["records"] | {"rows": statistics.rows}, "split": name or None}
+            write_manifest(self.folder / name, self.options, content | records | statistics.as_manifest())
+        if self.options.val_fraction:
+            atomic_write_json(self.folder / "dataset_dict.json", {"splits": list(SPLITS)})
+            write_manifest(self.folder, self.options, content, SPLIT_KIND)
+
+    def _job(self, index: int) -> Job:
+        opened = self.sources[index].opened
+        hd_num = opened.source.hd_num or self.options.hd_num
+        assert hd_num is not None  # prepare() has asked
+        root = opened.image_root
+        return Job(
+            source=index,
+            reading=opened.reading,
+            image_root=root,
+            root_index=self.image_roots.index(str(root)) if root is not None else store.OWN_ROOT,
+            hd_num=hd_num,
+            options=self.options,
+            images=self.folder / store.IMAGES,
+        )
+
+    def _keep(self, index: int, row: Row) -> None:
+        """Count an accepted row, now or when all are known."""
+        own = tuple(path for root, path in row.pictures if root == store.OWN_ROOT)
+        if not self.selects:
+            self.sets[""].add(row.bill)
+            self.own_pictures.update(dict.fromkeys(own, 0))
+            return
+        self.bills.append(row.bill)
+        self.own_of_row.append(own)
+        self.source_of_row.append(index)
+        if self.options.val_fraction:
+            self.groups.add([f"{root} {path}" for root, path in row.pictures], f"{index} {row.id}")
+
+    def _select(self) -> None:
+        """Decide how often each row stands on which side, and write the sides."""
+        times, sides = array("l", [1]) * len(self.bills), bytearray(len(self.bills))
+        if self.options.val_fraction:
+            sides = self.groups.validation(self.options.val_fraction)
+        for index, source in enumerate(self.sources):
+            self._draw(index, source, times, sides)
+        names = SPLITS if self.options.val_fraction else ("",)
+        self.sets = {name: Statistics() for name in names}
+        for at, bill in enumerate(self.bills):
+            if times[at]:
+                self.sets[names[sides[at]]].add(bill, times[at])
+                self.sources[self.source_of_row[at]].rows += times[at]
+                self.own_pictures.update(dict.fromkeys(self.own_of_row[at], sides[at]))
+        for name in names:
+            (self.folder / name).mkdir(exist_ok=True)
+        _distribute(self.folder / _STAGED, [self.folder / name for name in names], times, sides)
+        shutil.rmtree(self.folder / _STAGED)
+
+    def _draw(self, index: int, source: CountedSource, times: array[int], sides: bytearray) -> None:
+        """Set how often the training rows of one source stand in the set."""
+        weight, count = source.opened.source.weight, source.opened.source.count
+        if weight is None and count is None:
+            return
+        rows = [at for at, owner in enumerate(self.source_of_row) if owner == index and not sides[at]]
+        total = count if count is not None else round((weight or 0) * len(rows))
+        if rows and not total:
+            raise UsageError(
+                f"of the {len(rows):,} records of this source none would be drawn",
+                where=source.opened.source.path,
+                mend="raise its weight, or remove the source",
+            )
+        for at, drawn in zip(rows, selection.draw(len(rows), total, f"{self.options.seed} {index}"), strict=True):
+            times[at] = drawn
+
+    def _place_pictures(self) -> None:
+        """Give each set the pictures its rows show, and remove those of records that were not taken."""
+        images = self.folder / store.IMAGES
+        if not images.is_dir():
+            return
+        spare = self.folder / ".spare"
+        os.rename(images, spare)
+        homes = [self.folder / name for name in self.sets]
+        for path, side in self.own_pictures.items():
+            target = homes[side] / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(spare / Path(path).relative_to(store.IMAGES), target)
+        shutil.rmtree(spare)
+
+    def _content(self, tokenizer_sha256: str) -> dict[str, Any]:
+        """What all manifests of the run say."""
+        return {
+            "tokenizer_sha256": tokenizer_sha256,
+            "image_roots": self.image_roots,
+            "sources": [self._describe(source) for source in self.sources],
+            "records": {
+                "read": self.read,
+                "accepted": sum(source.accepted for source in self.sources),
+                "rejected": self.rejected.total(),
+                "rejected_by_reason": self.rejected_by_reason,
+                "rows": sum(source.rows for source in self.sources),
+            },
+        }
+
+    def _describe(self, counted: CountedSource) -> dict[str, Any]:
+        opened, source = counted.opened, counted.opened.source
+        return {
+            "path": str(Path(source.path).resolve()) if opened.files else source.path,
+            "format": [opened.container.value, opened.schema.value],
+            "files": len(opened.files),
+            "sha256": _hash(opened.files) if opened.files else opened.fingerprint,
+            "image_root": str(opened.image_root) if opened.image_root is not None else None,
+            "hd_num": source.hd_num or self.options.hd_num,
+            "system": source.system,
+            "question": source.question,
+            "columns": dict(opened.columns),
+            "weight": source.weight,
+            "count": source.count,
+            "read": counted.read,
+            "accepted": counted.accepted,
+            "rejected": counted.read - counted.accepted,
+            "rows": counted.rows,
+        }
+
+
+def _distribute(staged: Path, folders: Sequence[Path], times: array[int], sides: bytearray) -> None:
+    """Copy each staged row as often as `times` says into the set that `sides` says."""
+    import pyarrow
+
+    with ExitStack() as stack:
+        writers = [stack.enter_context(store.Writer(folder)) for folder in folders]
+        reader = stack.enter_context(pyarrow.ipc.open_stream(stack.enter_context(open(staged / store.ARROW, "rb"))))
+        start = 0
+        for batch in reader:
+            at = range(start, start + batch.num_rows)
+            for side, writer in enumerate(writers):
+                indices = [row - start for row in at if sides[row] == side for _ in range(times[row])]
+                for first in range(0, len(indices), _ROWS_PER_BATCH):
+                    writer.add_batch(batch.take(pyarrow.array(indices[first : first + _ROWS_PER_BATCH])))
+            start = at.stop
+
+
+def _duplicate(row: Row, first: int) -> Reject:
+    return Reject(
+        row.file,
+        row.place,
+        row.number,
+        row.id,
+        Reason.DUPLICATE_ID,
+        f"the id {row.id} is that of record {first} too",
+        "give every record an id of its own, or remove the second of two equal records",
+    )
+
+
+def _size(value: Any) -> int:
+    """About the bytes that a value holds, most of which are pictures."""
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 8
+
+
+def _hash(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several files that of the lines `HASH  NAME`, as the command sha256sum prints them."""
+    if len(files) == 1:
+        return sha256_file(files[0])
+    lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,1 @@
+"""Containers: read entries from JSON, tables, Parquet, tar shards, and image folders."""

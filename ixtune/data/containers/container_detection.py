@@ -1,0 +1,260 @@
+"""What stores the entries of a source, told by what is in the file or the folder; its name decides nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from ixtune.data.containers.json_text import decoded, line_entries
+from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources.source import Container
+from ixtune.errors import IxtuneError, UsageError
+
+PEEK_ENTRIES = 200
+PEEK_BYTES = 16 << 20
+"""So much of a source is looked at to tell what it is."""
+
+_HEAD_BYTES = 1 << 16
+_SMALL_JSON_BYTES = 32 << 20
+_TAR_MAGIC = (257, b"ustar")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+_RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+_DATA = (*_RECORDS, *_PICTURES, ".parquet", ".tar", ".txt", ".yaml", ".yml", ".zip", ".gz")
+
+_UNPACK = "unpack it, and give what is inside"
+_FOREIGN = (
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip, and give what is inside"),
+    (b"BZh", "a bzip2 file", "unpack it with bunzip2, and give what is inside"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it with unxz, and give what is inside"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd, and give what is inside"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"%PDF", "a PDF", "save its pages as pictures, and give a CSV with the columns image, question, answer"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save the table as CSV in UTF-8"),
+    (b"ARROW1", "an Arrow file", "give the folder that save_to_disk wrote, or save it as Parquet"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "give the folder that save_to_disk wrote, or save it as Parquet"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
+    (b"\x89HDF", "an HDF5 file", "export it as Parquet or JSON Lines"),
+    (b"\x93NUMPY", "a NumPy array", "export it as Parquet or JSON Lines"),
+    (b"\x80\x02", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
+    (b"\x80\x03", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
+    (b"\x80\x04", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
+    (b"\x80\x05", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
+    (b"\xff\xfe", "a text in UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "a text in UTF-16", "save it as UTF-8"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
+)
+_PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+_PICTURE_MEND = "give a CSV with the columns image, question, answer that names it"
+
+
+def container_of(given: str) -> tuple[Container, str]:
+    """How the entries of a source are stored, and what is read: the source as given, or the only table of a folder.
+
+    Args:
+        given: A file, a folder, or the name of a dataset on the hub.
+
+    Raises:
+        UsageError: There is nothing there, it is something else, or several things.
+        IxtuneError: The file is empty or cannot be read.
+    """
+    path = Path(given)
+    if path.is_dir():
+        return _of_folder(path, given)
+    if path.is_file():
+        return _of_file(path), given
+    if path.exists():
+        raise UsageError("this is neither a file nor a folder", where=given, mend="write the data to a file first")
+    owner_is_here = path.parent.exists()
+    if _HUB_NAME.fullmatch(given) and not owner_is_here and path.suffix.lower() not in _DATA:
+        return Container.HUB, given
+    raise UsageError("there is no such file or folder", where=given, mend="check the path")
+
+
+def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
+    from ixtune.data.containers.image_folder import metadata_file
+
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise IxtuneError(
+            f"the folder cannot be read: {error.strerror}", where=str(folder), mend="check its permissions"
+        ) from error
+    if "manifest.json" in names and ("state.json" in names or "dataset_dict.json" in names):
+        raise UsageError("this is a prepared set already", where=str(folder), mend="give the data it was made from")
+    found = {}
+    if "state.json" in names or "dataset_dict.json" in names:
+        found[Container.ARROW] = "state.json" if "state.json" in names else "dataset_dict.json"
+    elif (metadata := metadata_file(folder)) is not None:
+        found[Container.IMAGEFOLDER] = metadata.name
+    for container, ending in ((Container.PARQUET, ".parquet"), (Container.WEBDATASET, ".tar")):
+        if some := [name for name in names if name.endswith(ending)]:
+            found[container] = _some(some)
+    if len(found) == 1:
+        return next(iter(found)), given
+    if found:
+        raise UsageError(
+            f"the folder holds {' and '.join(found.values())}",
+            where=str(folder),
+            mend=f"say which is meant: {formats(found)}",
+        )
+    records = [name for name in names if name.lower().endswith(_RECORDS)]
+    # a list of sources may mean the table beside it and others
+    lists = [name for name in names if name == "data.txt" or name.lower().endswith((".yaml", ".yml"))]
+    if len(records) == 1 and not lists and (table := folder / records[0]).is_file():
+        return _of_file(table), str(table)
+    if records:
+        held = f"{_some(records)}{' and ' + _some(lists) if lists else ''}"
+        raise UsageError(
+            f"the folder holds {held}, which may belong together or not",
+            where=str(folder),
+            mend=f"give the files themselves, such as {folder / records[0]}",
+        )
+    raise _no_data(folder, names)
+
+
+def _no_data(folder: Path, names: list[str]) -> UsageError:
+    where = str(folder)
+    pictures = [name for name in names if name.lower().endswith(_PICTURES)]
+    if pictures:
+        return UsageError(
+            f"the folder holds {_some(pictures)}, but nothing says what to ask and what to answer",
+            where=where,
+            mend=f"write {folder / 'metadata.csv'} with a line for each question, and give the folder again:",
+            notes=["file_name,question,answer", f"{pictures[0]},What is the total?,42.50"],
+        )
+    folders = [name for name in names if (folder / name).is_dir()]
+    if folders:
+        what = f"there is no data in this folder itself, only in {_some(folders)} perhaps"
+        return UsageError(what, where=where, mend=f"give the folder with the data, such as {folder / folders[0]}")
+    return UsageError(
+        f"the folder holds {_some(names)}, and no data" if names else "the folder is empty",
+        where=where,
+        mend="give a file with records, or a folder of pictures with a metadata.csv",
+    )
+
+
+def _of_file(path: Path) -> Container:
+    where = str(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise IxtuneError(
+            f"the file cannot be read: {error.strerror}", where=where, mend="check its permissions"
+        ) from error
+    if not head:
+        raise IxtuneError("the file is empty", where=where, mend="give a file with records")
+    if head.startswith(b"PAR1"):
+        return Container.PARQUET
+    at, magic = _TAR_MAGIC
+    if head[at:].startswith(magic):
+        return Container.WEBDATASET
+    _refuse_foreign(path, head)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    if text.startswith(b"["):
+        return Container.JSON
+    if text.startswith(b"{"):
+        _require_lines(path)
+        return Container.JSONL
+    return _of_table(where, text)
+
+
+def _refuse_foreign(path: Path, head: bytes) -> None:
+    """Raise if a file is one of those that people try and that hold no records as they are."""
+    where = str(path)
+    for magic, what, mend in _FOREIGN:
+        if head.startswith(magic):
+            raise UsageError(f"this is {what}", where=where, mend=mend)
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise UsageError("this is a web page", where=where, mend="download the file itself, not the page about it")
+    if head.startswith(_PICTURE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        raise UsageError("this is a picture", where=where, mend=_PICTURE_MEND)
+    if head.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inside = archive.namelist()
+        except (zipfile.BadZipFile, OSError):
+            inside = []
+        if any(name.startswith(("xl/", "content.xml")) for name in inside):
+            raise UsageError("this is a spreadsheet", where=where, mend="save the sheet as CSV in UTF-8")
+        raise UsageError("this is a ZIP archive", where=where, mend=_UNPACK)
+    if b"\0" in head:
+        raise UsageError(
+            "this is neither a text nor any format known here",
+            where=where,
+            mend="give JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
+        )
+
+
+def _require_lines(path: Path) -> None:
+    """Raise if what begins like JSON Lines is one object over many lines."""
+    first = None
+    for entry in islice(line_entries(path), PEEK_ENTRIES):
+        value, fault = decoded(entry)
+        if isinstance(value, dict) or entry.line is None:  # or one too large to look at
+            return
+        first = first or fault
+        if entry.position > PEEK_BYTES:
+            break
+    whole = None
+    if path.stat().st_size <= _SMALL_JSON_BYTES:
+        try:
+            whole = json.loads(path.read_bytes().decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            whole = None
+    if isinstance(whole, dict):
+        raise one_object(whole, str(path))
+    raise IxtuneError(
+        f"none of the first lines is JSON: {first.found if first else 'there is none'}",
+        where=f"{path}, line 1",
+        mend="give a JSON list of records, [{...}, ...], or one record {...} a line",
+    )
+
+
+def one_object(whole: dict[str, object], where: str) -> UsageError:
+    """What to say of a file that is one object around its records."""
+    lists = [name for name, value in whole.items() if isinstance(value, list)]
+    return UsageError(
+        f"the file is one JSON object with the fields {listed(whole)}, not a list of records",
+        where=where,
+        mend=f"write the list {f'under `{lists[0]}`' if len(lists) == 1 else 'of the records'} into a file of its own"
+        if lists
+        else "write one record {...} a line, or a list of them, [{...}, ...]",
+    )
+
+
+def _of_table(where: str, text: bytes) -> Container:
+    """CSV or TSV, by what divides the names in the first line."""
+    header = re.split(rb"[\r\n]", text, maxsplit=1)[0].decode("utf-8", "replace")
+    bare = re.sub(r'"(?:[^"]|"")*"', "", header)
+    tabs, marks = "\t" in bare, "," in bare or ";" in bare
+    if tabs and marks:
+        raise UsageError(
+            f"the first line has both tabs and commas: {shown(header)}",
+            where=where,
+            mend='say --format tsv if tabs divide the columns; if not, put names that hold a tab into "quotes"',
+        )
+    if not tabs and not marks:
+        raise IxtuneError(
+            f"the file begins with {shown(header[:1] if len(header) > 200 else header)}"
+            if header
+            else "the file holds nothing but spaces",
+            where=f"{where}, line 1",
+            mend="give a JSON list of records, one record {...} a line, or a CSV with a line of column names",
+        )
+    return Container.TSV if tabs else Container.CSV
+
+
+def formats(names: Iterable[str]) -> str:
+    """The options to choose from, for a message."""
+    return " or ".join(f"--format {name}" for name in names)
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

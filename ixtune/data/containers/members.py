@@ -1,0 +1,134 @@
+"""The members of one sample of a tar -> the fields of a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ixtune.data.containers.image_folder import PICTURE_ENDINGS
+from ixtune.data.rejects import Reason
+from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources.entry import Fault
+
+PICTURES = tuple(ending.removeprefix(".") for ending in PICTURE_ENDINGS)
+"""What the name of a picture's member ends with."""
+KINDS = (*PICTURES, "json", "txt", "text", "caption")
+"""What the names of all members that are read end with."""
+
+_CONVERSATIONS = ("conversations", "messages")
+_IMAGE_FIELDS = ("image", "images")
+_IMAGE_PARTS = ("image", "image_url", "input_image")
+_IMAGE_KEYS = ("image", "url", "path")
+
+
+def kind_of(ending: str) -> str:
+    """The last part of an ending: jpg of front.jpg."""
+    return ending.rpartition(".")[2]
+
+
+def fields_of_members(key: str, members: Mapping[str, tuple[str, bytes]]) -> tuple[dict[str, Any], Fault | None]:
+    """The fields of a record, or what is wrong with its members.
+
+    Args:
+        key: What the names of all members begin with.
+        members: By ending, such as jpg or front.jpg: the whole name, and the content.
+    """
+    pictures = [
+        {"bytes": content, "path": name} for ending, (name, content) in members.items() if kind_of(ending) in PICTURES
+    ]
+    fields: dict[str, Any] = {}
+    for ending, (name, content) in members.items():
+        if kind_of(ending) not in PICTURES and (fault := _read_into(fields, ending, content, name)):
+            return {}, fault
+    return fields, _place_pictures(fields, key, pictures)
+
+
+def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -> Fault | None:
+    """Add what a member of JSON or text says."""
+    column, _, kind = ending.rpartition(".")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"{shown(name)} holds the byte 0x{error.object[error.start]:02X}, which is not UTF-8"
+        return Fault(Reason.NOT_UTF8, found, "save the text as UTF-8")
+    if kind != "json":
+        said: Any = {column or "text": text}
+    else:
+        try:
+            said = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            return Fault(Reason.NOT_JSON, f"{shown(name)}: {error}", "write the sample again with a JSON library")
+        if not isinstance(said, dict):
+            return Fault(Reason.NOT_A_RECORD, f"{shown(name)} is {shown(said)}", 'write an object, {"question": ...}')
+    for twice in sorted(said.keys() & fields.keys()):  # in the same order in every process
+        if said[twice] != fields[twice]:
+            found = f"two members say what `{twice}` is, {shown(name)} the second"
+            return Fault(Reason.BAD_FIELD, found, "keep one of them")
+    fields.update(said)
+    return None
+
+
+def _place_pictures(fields: dict[str, Any], key: str, pictures: list[dict[str, Any]]) -> Fault | None:
+    """Put the pictures where the fields name them, or else under `image`, in the order of the members."""
+    named = list(_naming_parts(fields.get("messages")))
+    beside = next((name for name in _IMAGE_FIELDS if _names(fields.get(name))), None)
+    if pictures and named:
+        chosen, fault = _matching([holder[name] for holder, name in named], key, pictures)
+        for (holder, name), picture in zip(named, chosen, strict=fault is None):
+            holder[name] = picture
+        return fault
+    if pictures and beside is not None:
+        pictures, fault = _matching(_names(fields[beside]), key, pictures)
+        if fault:
+            return fault
+    is_conversation = any(name in fields for name in _CONVERSATIONS)
+    if pictures or not (beside or is_conversation):  # rows of a table have it always
+        for name in _IMAGE_FIELDS:
+            fields.pop(name, None)
+        fields["image"] = pictures
+    return None
+
+
+def _matching(names: list[str], key: str, pictures: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Fault | None]:
+    """The pictures that some names stand for: of members as a whole, without folders, or without the key."""
+    of_name: dict[str, dict[str, Any]] = {}
+    for picture in pictures:
+        path = str(picture["path"])
+        for name in (path, PurePosixPath(path).name, path.removeprefix("./").removeprefix(f"{key}.")):
+            of_name.setdefault(name, picture)
+    chosen = [of_name.get(name) or of_name.get(PurePosixPath(name).name) for name in names]
+    found = [one for one in chosen if one is not None]
+    if len(found) == len(names):
+        return found, None
+    if len(names) == len(pictures) == 1:  # it has been renamed when it was packed
+        return pictures, None
+    return [], Fault(
+        Reason.PICTURE_MISSING,
+        f"the JSON names {listed(names)}; the sample has {listed(picture['path'] for picture in pictures)}",
+        "name the members of the sample, or none of them",
+    )
+
+
+def _names(value: Any) -> list[str]:
+    """The paths in an image field, none if it holds anything else."""
+    values = value if isinstance(value, list) else [value]
+    paths = [one.get("path") if isinstance(one, dict) else one for one in values]
+    named = [path for path in paths if isinstance(path, str) and path]
+    return named if len(named) == len(paths) else []
+
+
+def _naming_parts(messages: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the content parts of messages name a picture: the object, and the field with the name."""
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if not isinstance(part, dict) or part.get("type") not in _IMAGE_PARTS:
+                continue
+            inside = part.get("image_url")
+            places = [(inside, "url") if isinstance(inside, dict) else (part, "image_url")]
+            for holder, name in (*places, *((part, name) for name in _IMAGE_KEYS)):
+                if isinstance(holder.get(name), str) and not holder[name].lower().startswith("data:"):
+                    yield holder, name
+                    break

@@ -1,0 +1,208 @@
+"""WebDataset shards -> entries: consecutive members of a tar with the same key are one sample.
+
+    shard-000.tar: 0001.jpg, 0001.json, 0002.jpg, 0002.json, ...
+
+The key of a member is its path up to the first dot of its name; what follows the dot says what it is: a picture, JSON,
+or text. Nothing is unpacked to the disk, and no link is followed. A JSON member with `conversations` or `messages` is
+the record, to which the pictures are given as `image`. Otherwise the sample is a row of a table: the fields of the
+JSON, `image`, `text` (also from .caption), and NAME from NAME.txt, such as 0001.question.txt and 0001.answer.txt.
+
+Each shard is read up to where it breaks: a sample is whole if another one or the end mark follows it.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ixtune.data.containers.arrow_rows import PICTURES_BYTES
+from ixtune.data.containers.members import KINDS, PICTURES, fields_of_members, kind_of
+from ixtune.data.record import Place
+from ixtune.data.rejects import Reason
+from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources import entry as limits
+from ixtune.data.sources.entry import Entry, Fault
+from ixtune.errors import IxtuneError, UsageError
+
+_BLOCK = 1 << 20
+_MEND = "write the members of each sample one behind the other: KEY.jpg and KEY.json, or KEY.txt"
+
+
+def shards(path: Path) -> tuple[Path, ...]:
+    """The tar files of a source: itself, or those in the folder by name.
+
+    Raises:
+        UsageError: The folder holds none.
+    """
+    if not path.is_dir():
+        return (path,)
+    found = tuple(sorted(path.glob("*.tar")))
+    if not found:
+        raise UsageError("the folder holds no *.tar", where=str(path), mend="give the folder with the shards")
+    return found
+
+
+def entries(shards: Sequence[Path]) -> Iterator[Entry]:
+    """The samples of all shards in order.
+
+    Raises:
+        IxtuneError: A shard is no tar file.
+    """
+    number = done = 0
+    for shard in shards:
+        # keys are often counted in each shard anew
+        prefix = f"{shard.stem}/" if len(shards) > 1 else ""
+        for sample, position in _samples(shard):
+            number += 1
+            value, fault = _value(sample, prefix)
+            place = Place("member", sample.key)
+            yield Entry(number, str(shard), place, value=value, fault=fault, position=done + position)
+        done += shard.stat().st_size
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members with the same key.
+
+    Attributes:
+        key: Their path up to the first dot of the name.
+        names: The path of each, by what follows that dot.
+        members: Path and content of those that are read, likewise.
+        size: The bytes in them.
+        fault: Why the sample cannot be taken.
+    """
+
+    key: str
+    names: dict[str, str] = field(default_factory=dict)
+    members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    size: int = 0
+    fault: Fault | None = None
+
+    def refuse(self, reason: Reason, found: str, mend: str = _MEND) -> None:
+        """Note why the sample cannot be taken, unless that is known; its members are not needed then."""
+        self.fault = self.fault or Fault(reason, found, mend)
+        self.members.clear()
+
+
+def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
+    """The samples of a shard, each with how far the shard is read."""
+    keys: set[str] = set()
+    sample: _Sample | None = None
+    tar: tarfile.TarFile | None = None
+    name = shard.name
+    with _opened(shard) as file:
+        try:
+            tar = tarfile.TarFile(fileobj=file, encoding="utf-8")
+            while (member := _next(tar)) is not None:
+                key, ending = _split(member.name)
+                if member.isdir() or not key:
+                    continue
+                name = member.name
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield sample, member.offset
+                    sample = _Sample(key)
+                    if key in keys:
+                        sample.refuse(Reason.DUPLICATE_ID, f"the key {shown(key)} stood further in front already")
+                    keys.add(key)
+                _add(sample, ending, member, tar)
+            whole, broken = _end(file, tar.offset)
+        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+            if tar is None:  # not even the first header could be read
+                raise IxtuneError(
+                    f"this is no tar file: {error}",
+                    where=str(shard),
+                    mend="give tar files without compression, or download the shard again",
+                ) from error
+            whole, broken = False, str(error)
+        position = file.tell()
+    if sample is not None and whole:
+        yield sample, position
+    if broken is not None:
+        rest = _Sample(name)
+        mend = "download or write the shard again: how many samples are lost cannot be told"
+        rest.refuse(Reason.SOURCE_BROKEN, f"the shard breaks off in or behind {shown(name)}: {broken}", mend)
+        yield rest, position
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """The next member."""
+    member = tar.next()
+    tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
+    if member is not None and tar.offset <= member.offset:
+        raise tarfile.ReadError("a member of negative size")  # which would be read again and again
+    return member
+
+
+def _end(file: IO[bytes], offset: int) -> tuple[bool, str | None]:
+    """Whether the last sample is whole, and what is wrong with the end of a tar file.
+
+    `tarfile` takes anything that is no header for the end.
+    """
+    file.seek(offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if mark.strip(b"\0") or len(mark) < tarfile.BLOCKSIZE:
+        return False, "neither a member nor the end mark follows"
+    while block := file.read(_BLOCK):
+        if block.strip(b"\0"):
+            return True, "more data follow behind its end mark, perhaps another tar file"
+    return True, None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(key, ending) of a member; no key for hidden files, which archivers add on their own."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}{slash}{stem}" if stem else "", ending.lower())
+
+
+def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    """Add a member to its sample; what no record is made of is not read."""
+    name = shown(member.name)
+    if ending in sample.names:
+        sample.refuse(Reason.BAD_FIELD, f"two members of the sample end with .{ending}: {name} is the second")
+    sample.names[ending] = member.name
+    if kind_of(ending) not in KINDS or sample.fault is not None:
+        return
+    sample.size += member.size
+    is_picture = kind_of(ending) in PICTURES
+    most = PICTURES_BYTES if is_picture else limits.MAX_ENTRY_BYTES
+    if not member.isreg():
+        mend = "pack the files themselves: tar --dereference --hard-dereference"
+        sample.refuse(Reason.BAD_FIELD, f"{name} is a link or a device, and none is followed", mend)
+    elif member.size > most or sample.size > PICTURES_BYTES:
+        mend = "make it smaller, or split the sample"
+        sample.refuse(Reason.RECORD_TOO_LARGE, f"with {name} the sample has {sample.size:,} bytes", mend)
+    elif not member.size and is_picture:
+        sample.refuse(Reason.PICTURE_EMPTY, f"{name} has no content", "pack the picture again")
+    else:
+        content = tar.extractfile(member)
+        assert content is not None  # it is a regular file
+        sample.members[ending] = (member.name, content.read())
+
+
+def _value(sample: _Sample, prefix: str) -> tuple[dict[str, Any] | None, Fault | None]:
+    if sample.fault is None and not sample.members:
+        sample.refuse(Reason.NOT_A_RECORD, f"no member is a picture, JSON or text: {listed(sample.names.values())}")
+    if sample.fault is not None:
+        return None, sample.fault
+    fields, fault = fields_of_members(sample.key, sample.members)
+    if fields.get("id") is None:
+        fields["id"] = prefix + sample.key
+    return (None, fault) if fault else (fields, None)
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = open(shard, "rb")  # noqa: SIM115 - closed below; only its opening is explained here
+    except OSError as error:
+        raise IxtuneError(
+            f"the shard cannot be read: {error.strerror}", where=str(shard), mend="check its permissions"
+        ) from error
+    with file:
+        yield file

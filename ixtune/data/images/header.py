@@ -1,0 +1,170 @@
+"""What a picture file says of itself before its pixels are decoded: its size, and whether it can be taken as it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ixtune.data.images.image_file import PictureError, broken, decode, opened, orientation
+from ixtune.data.images.pixels import Corrections, has_alpha, is_deep
+from ixtune.data.rejects import Reason
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NOTES = {
+    "exif_ignored": "the EXIF orientation is ignored, as by the reference: the picture stays as it is stored",
+    "exif_applied": "the picture is turned as its EXIF orientation says",
+    "alpha_dropped": "transparency is ignored, as by the reference: hidden colours may appear",
+    "alpha_composited": "transparent pixels are laid over white",
+    "cmyk_converted": "CMYK becomes RGB by Pillow's plain formula, without a colour profile",
+    "wrong_extension": "the file's name is that of another format than its content",
+    "depth_scaled": "greys of more than 8 bits are scaled to 8",
+    "first_frame_taken": "of several frames or pages the first is taken",
+}
+"""What can be said of a picture that is taken, and what it means."""
+
+_SUFFIXES = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+}
+_SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # what Pillow calls a JPEG with further views behind it
+_KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+# TIFF tags: where the strips or tiles of pixels begin, and how long each is
+_TIFF_PARTS = ((273, 279), (324, 325))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A picture that can be taken.
+
+    Attributes:
+        width: In pixels, as `open_picture` with the same corrections will give it.
+        height: Likewise.
+        notes: What a person may want to know, codes of `NOTES` in its order.
+    """
+
+    width: int
+    height: int
+    notes: tuple[str, ...]
+
+
+def read_header(source: Path | bytes, corrections: Corrections, *, name: str) -> Header:
+    """Size and oddities of a picture, from the two ends of its file.
+
+    Where the end is not what the format puts there, all of the picture is decoded: harmless bytes behind it are as
+    likely as a file cut short. Damage in the middle is not seen.
+
+    Args:
+        source: The file, or its content.
+        corrections: How the picture will be opened.
+        name: What to call it in errors.
+
+    Raises:
+        PictureError: There is no such file, it is no picture, it has too many pixels, several frames or more than
+            8 bits without the correction for that, or its end is missing.
+    """
+    with opened(source, name) as (image, file):
+        deep, animated = is_deep(image), _has_frames(image, name)
+        if animated and not corrections.first_frame:
+            raise PictureError(
+                Reason.PICTURE_ANIMATED,
+                f"{image.format} with several frames or pages",
+                where=name,
+                mend="save the one that is meant, or prepare with --correct first-frame",
+            )
+        if deep and not corrections.depth:
+            raise PictureError(
+                Reason.PICTURE_16_BIT,
+                f"greys of more than 8 bits (mode {image.mode})",
+                where=name,
+                mend="save it with 8 bits, or prepare with --correct depth",
+            )
+        turn = orientation(image)
+        seen = {
+            "exif_ignored": turn != 1 and not corrections.exif,
+            "exif_applied": turn != 1 and corrections.exif,
+            "cmyk_converted": image.mode == "CMYK",
+            "wrong_extension": _is_misnamed(image, name),
+            "depth_scaled": deep,
+            "first_frame_taken": animated,
+        }
+        if has_alpha(image):
+            seen["alpha_composited" if corrections.alpha else "alpha_dropped"] = True
+        width, height = image.size if turn < 5 or not corrections.exif else image.size[::-1]
+        if not _ends_well(image, file):
+            decode(image, name)
+        return Header(width, height, tuple(code for code in NOTES if seen.get(code)))
+
+
+def _has_frames(image: Image.Image, name: str) -> bool:
+    # the further views in an MPO are the same picture again: its depth, another eye, a preview
+    if image.format == "MPO":
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception as error:  # a GIF is read up to its second frame
+        raise broken(f"the picture's data are broken or cut short: {error}", name) from error
+
+
+def _is_misnamed(image: Image.Image, name: str) -> bool:
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in _KNOWN_SUFFIXES and suffix not in _SUFFIXES.get(image.format or "", ())
+
+
+def _ends_well(image: Image.Image, file: IO[bytes]) -> bool:
+    """Whether the file ends where its format says; the position in the file is kept."""
+    before = file.tell()
+    try:
+        size = file.seek(0, os.SEEK_END)
+        match image.format:
+            case "PNG":
+                return _last(file, size, 12) == _PNG_END
+            case "JPEG" | "MPO" | "JPEG2000":
+                return _last(file, size, 2) == _JPEG_END
+            case "GIF":
+                return _last(file, size, 1) == b";"
+            case "WEBP":
+                file.seek(4)
+                return int.from_bytes(file.read(4), "little") + 8 == size
+            case "TIFF":
+                return _tiff_end(image) <= size
+            case "BMP":
+                return _raw_end(image) <= size
+            case _:
+                return False
+    finally:
+        file.seek(before)
+
+
+def _last(file: IO[bytes], size: int, count: int) -> bytes:
+    file.seek(max(0, size - count))
+    return file.read(count)
+
+
+def _tiff_end(image: Image.Image) -> float:
+    """Where the last strip or tile ends; nowhere if that cannot be told."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    for starts, counts in _TIFF_PARTS:
+        if starts in tags and counts in tags and len(tags[starts]) == len(tags[counts]):
+            return max((start + count for start, count in zip(tags[starts], tags[counts], strict=True)), default=0)
+    return float("inf")
+
+
+def _raw_end(image: Image.Image) -> float:
+    """Where the rows of a bitmap end; nowhere if they are compressed."""
+    (tile,) = image.tile  # type: ignore[attr-defined]
+    if tile.codec_name != "raw":
+        return float("inf")
+    return float(tile.offset + tile.args[1] * image.size[1])

@@ -1,0 +1,237 @@
+"""Pictures to uint8 crops, bit for bit as in the reference: open, resize, pad, cut (MODEL.md 2.1 to 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ixtune.data.images.image_file import broken, decode, opened, orientation
+from ixtune.errors import UsageError
+from ixtune.layout import CROP, PatchLayout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+WHITE = 255
+"""Of the padding, in each channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Departures from the reference's way of opening a picture, each to be asked for.
+
+    Attributes:
+        exif: Turn the picture as its EXIF orientation says, which the reference ignores.
+        alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colours appear.
+        depth: Scale greys of 16 and 32 bits to 8; the reference cuts them off at 255, and nearly all turn white.
+        first_frame: Take the first frame or page of several, rather than refuse the picture.
+    """
+
+    exif: bool = False
+    alpha: bool = False
+    depth: bool = False
+    first_frame: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Those that are on, as they are spelled on the command line and in manifests."""
+        return tuple(name for name, field in _FIELDS.items() if getattr(self, field))
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Corrections:
+        """The corrections of these names.
+
+        Raises:
+            UsageError: There is none of such a name.
+        """
+        given = tuple(names)
+        unknown = [name for name in given if name not in _FIELDS]
+        if unknown:
+            raise UsageError(
+                f"no correction is called {', '.join(map(repr, unknown))}",
+                where="--correct",
+                mend=f"give some of {', '.join(_FIELDS)}",
+            )
+        return cls(**{_FIELDS[name]: True for name in given})
+
+
+_FIELDS = {"exif": "exif", "alpha": "alpha", "depth": "depth", "first-frame": "first_frame"}
+
+NONE = Corrections()
+"""The reference's way."""
+
+
+def open_picture(source: Path | bytes, corrections: Corrections = NONE, name: str | None = None) -> Image.Image:
+    """The picture as RGB, by Pillow's plain conversion and what is corrected.
+
+    Without corrections as in the reference: EXIF orientation is ignored, alpha dropped, not composited, and of
+    several frames the first is taken (MODEL.md 2.1).
+
+    Args:
+        source: The file, or its content.
+        corrections: What is to be done better than that.
+        name: What to call it in errors; the path by default.
+
+    Raises:
+        PictureError: There is no such file, it is no picture, it has too many pixels, or its data are broken.
+    """
+    called = name or (str(source) if isinstance(source, Path) else "the picture")
+    with opened(source, called) as (image, _):
+        turn = orientation(image) if corrections.exif else 1
+        decode(image, called)
+        try:
+            rgb = _rgb(image, corrections)
+        except ValueError as error:  # a mode that Pillow cannot convert
+            raise broken(f"the picture's colours cannot be converted: {error}", called) from error
+        return rgb if turn == 1 else rgb.transpose(_turns()[turn])
+
+
+def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Image:
+    """A picture that is open already, as `open_picture` would give its file.
+
+    Raises:
+        ValueError: Pillow cannot convert its colours.
+    """
+    turn = orientation(image) if corrections.exif else 1
+    rgb = _rgb(image, corrections)
+    return rgb if turn == 1 else rgb.transpose(_turns()[turn])
+
+
+def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
+    """The RGB `image` resized and padded with white as `layout` says: uint8 [final_height, final_width, 3].
+
+    Raises:
+        ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
+    """
+    import numpy as np
+
+    rows = (layout.pad_top, layout.pad_bottom)
+    cols = (layout.pad_left, layout.pad_right)
+    return np.pad(np.asarray(_resized(image, layout)), (rows, cols, (0, 0)), constant_values=WHITE)
+
+
+def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The crops of a placed picture [rows * 336, cols * 336, 3], row by row: uint8 [crops, 3, 336, 336].
+
+    Raises:
+        ValueError: A side is no multiple of 336, or there are not three channels.
+    """
+    import numpy as np
+
+    if placed.ndim != 3 or placed.shape[0] % CROP or placed.shape[1] % CROP or placed.shape[2] != 3:
+        raise ValueError(f"the sides must be multiples of {CROP} and the channels 3, not {placed.shape}")
+    rows, cols = placed.shape[0] // CROP, placed.shape[1] // CROP
+    grid = placed.reshape(rows, CROP, cols, CROP, 3).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(grid).reshape(rows * cols, 3, CROP, CROP)
+
+
+def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
+    """The same as `crops(place(image, layout))`, one row of crops after the other.
+
+    The whole picture is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
+
+    Raises:
+        ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
+    """
+    import numpy as np
+
+    resized = _resized(image, layout)
+    width, height = resized.size
+    made = np.empty((layout.rows, layout.cols, 3, CROP, CROP), dtype=np.uint8)
+    for row in range(layout.rows):
+        top = max(0, row * CROP - layout.pad_top)
+        bottom = min(height, (row + 1) * CROP - layout.pad_top)
+        above = top - (row * CROP - layout.pad_top)
+        strip = np.full((CROP, layout.final_width, 3), WHITE, dtype=np.uint8)
+        strip[above : above + bottom - top, layout.pad_left : layout.pad_left + width] = np.asarray(
+            resized.crop((0, top, width, bottom))
+        )
+        made[row] = strip.reshape(CROP, layout.cols, CROP, 3).transpose(1, 3, 0, 2)
+    return made.reshape(layout.crops, 3, CROP, CROP)
+
+
+def _resized(image: Image.Image, layout: PatchLayout) -> Image.Image:
+    """`image` in the size before the padding.
+
+    A portrait is really transposed and back. Pillow resizes in two rounded passes, the horizontal one first,
+    so a resize with swapped arguments differs by one level in a fifth of the pixels (MODEL.md 2.2).
+    """
+    from PIL import Image
+
+    if image.mode != "RGB":
+        raise ValueError(f"the picture must be RGB, not {image.mode}")
+    if image.size != (layout.width, layout.height):
+        raise ValueError(
+            f"the layout is for a picture of {layout.width} x {layout.height}, "
+            f"this one has {image.size[0]} x {image.size[1]}"
+        )
+    size = (layout.resized_width, layout.resized_height)
+    if image.size == size:
+        return image
+    if not layout.transposed:
+        return image.resize(size, Image.Resampling.BILINEAR)
+    turned = image.transpose(Image.Transpose.TRANSPOSE)
+    return turned.resize(size[::-1], Image.Resampling.BILINEAR).transpose(Image.Transpose.TRANSPOSE)
+
+
+def _rgb(image: Image.Image, corrections: Corrections) -> Image.Image:
+    from PIL import Image
+
+    if corrections.depth and is_deep(image):
+        image = _scaled_to_8_bits(image)
+    if corrections.alpha and has_alpha(image):
+        over = Image.new("RGB", image.size, (WHITE, WHITE, WHITE))
+        seen = image.convert("RGBA")
+        over.paste(seen, mask=seen)
+        return over
+    # converting RGB to RGB would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened picture is a grey one of 16 or 32 bits; of colours that deep Pillow keeps the upper 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether pixels of an opened picture may be transparent; Pillow's own test fails on a lost palette."""
+    return (
+        image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+        or "transparency" in image.info
+        or (image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A"))
+    )
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits from the whole of their range; others, which have no given range, from their own extremes."""
+    import numpy as np
+    from PIL import Image
+
+    deep = np.asarray(image).astype(np.float64)
+    # Pillow gives the 16 bits of a PGM, already scaled to that range, as 32
+    if image.mode.startswith("I;16") or image.format == "PPM":
+        low, high = 0.0, 65535.0
+    else:
+        known = deep[np.isfinite(deep)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    scaled = np.nan_to_num((deep - low) / ((high - low) or np.inf) * 255, posinf=255, neginf=0)
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+
+
+def _turns() -> dict[int, Image.Transpose]:
+    """EXIF orientation -> what puts such a picture upright (EXIF 2.3, tag 0x0112)."""
+    from PIL import Image
+
+    how = Image.Transpose
+    return {
+        2: how.FLIP_LEFT_RIGHT,
+        3: how.ROTATE_180,
+        4: how.FLIP_TOP_BOTTOM,
+        5: how.TRANSPOSE,
+        6: how.ROTATE_270,
+        7: how.TRANSVERSE,
+        8: how.ROTATE_90,
+    }

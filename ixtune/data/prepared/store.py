@@ -1,0 +1,291 @@
+"""A prepared set on disk: an Arrow dataset of samples, manifest.json, rejects.jsonl.
+
+The Arrow file has the layout of `datasets.Dataset.save_to_disk`, so the set opens with the plain
+`datasets.load_from_disk` too. It is written as a stream, and depends on nothing but its rows and how they were put
+in batches: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ixtune.data.images.pixels import Corrections
+from ixtune.data.prepared.manifest import MANIFEST, options_of, read_manifest, roots_of
+from ixtune.data.record import Record
+from ixtune.data.text.template import Sample
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_write_json, sha256_file
+from ixtune.layout import PatchLayout
+
+if TYPE_CHECKING:
+    import pyarrow
+    from datasets import Dataset, Features
+
+REJECTS = "rejects.jsonl"
+IMAGES = "images"
+"""The folder in a set with the pictures that it carries itself."""
+ARROW = "data-00000-of-00001.arrow"
+OWN_ROOT = 0
+"""The image root that is the set's own folder."""
+
+_MEND = "give a folder that `ixtune prepare` wrote, or prepare the data again"
+_STATE = "state.json"
+_INFO = "dataset_info.json"
+# as `datasets` itself writes them; a few megabytes of text tokens at most
+_ROWS_PER_BATCH = 1000
+_SIZES = ("width", "height", "hd_num", "resized_width", "resized_height", "pad_left", "pad_top", "rows", "cols")
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFiles:
+    """Where the pictures of a set lie, and what is corrected when they are opened.
+
+    Attributes:
+        roots: The folders that stored paths are relative to; a stored `root` is an index into these.
+        corrections: Departures from the reference's way of opening a picture.
+    """
+
+    roots: tuple[Path, ...]
+    corrections: Corrections = Corrections()
+
+    def path(self, stored: Mapping[str, Any]) -> Path:
+        """The file of one stored picture."""
+        root: int = stored["root"]
+        return self.roots[root].joinpath(stored["path"])
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSet:
+    """A prepared set, opened; rows are read from the disk when they are asked for.
+
+    Attributes:
+        dataset: The samples, see `row_of` for the columns.
+        manifest: What manifest.json says.
+        root: The folder.
+    """
+
+    dataset: Dataset
+    manifest: dict[str, Any]
+    root: Path
+
+    @property
+    def files(self) -> PictureFiles:
+        """Where its pictures lie and how they are opened."""
+        return PictureFiles(roots_of(self.manifest, self.root), Corrections.of(options_of(self.manifest).corrections))
+
+    def picture_path(self, record_index: int, picture_index: int) -> Path:
+        """Where a picture of a record lies."""
+        return self.files.path(self.dataset[record_index]["pictures"][picture_index])
+
+
+class Writer:
+    """Writes the Arrow part of a prepared set as a context manager, row by row or in batches.
+
+    Args:
+        folder: An existing folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow
+
+        self._arrow = pyarrow
+        self._folder = folder
+        self._rows: list[Mapping[str, Any]] = []
+
+    def __enter__(self) -> Writer:
+        # Python's own file: what the disk refuses comes back as an OSError with its number
+        self._file = open(self._folder / ARROW, "wb")  # closed in __exit__
+        self._stream = self._arrow.ipc.new_stream(self._file, features().arrow_schema)
+        return self
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row of `row_of`."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_PER_BATCH:
+            self._flush()
+
+    def add_batch(self, batch: pyarrow.RecordBatch) -> None:
+        """Append rows of `batch_of`, as a batch of their own."""
+        self._flush()
+        if batch.num_rows:
+            self._stream.write_batch(batch)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is None:
+                self._flush()
+                self._stream.close()
+        if error is None:
+            self._describe()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._stream.write_batch(batch_of(self._rows))
+            self._rows.clear()
+
+    def _describe(self) -> None:
+        """Write the two JSON files that `datasets` expects beside the Arrow file."""
+        from datasets import DatasetInfo
+
+        DatasetInfo(features=features()).write_to_directory(str(self._folder))
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": ARROW}],
+            "_fingerprint": sha256_file(self._folder / ARROW)[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        atomic_write_json(self._folder / _STATE, state)
+
+
+def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[int, str, PatchLayout]]) -> dict[str, Any]:
+    """The columns of one sample.
+
+    Args:
+        record: What was read.
+        sample: What the template made of it.
+        pictures: For each picture the index of its image root, its path relative to that, and its layout.
+    """
+    return {
+        "id": record.id,
+        "token_ids": sample.token_ids,
+        "picture_slots": sample.picture_slots,
+        "supervised_starts": [start for start, _ in sample.supervised],
+        "supervised_ends": [end for _, end in sample.supervised],
+        "pictures": [stored_picture(root, path, layout) for root, path, layout in pictures],
+        "turns": [{"role": turn.role, "text": turn.text.strip()} for turn in record.turns],
+        "references": list(record.references),
+        "length": sample.length,
+        "supervised_tokens": sample.supervised_tokens,
+        "source": record.source,
+        "place": str(record.place),
+    }
+
+
+def stored_picture(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
+    """One element of the column `pictures`."""
+    return {
+        "root": root,
+        "path": path,
+        "upscale": layout.upscale,
+        **{name: getattr(layout, name) for name in _SIZES},
+        "tokens": layout.tokens,
+    }
+
+
+def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
+    """The layout in an element of the column `pictures`."""
+    sizes = {name: stored[name] for name in _SIZES}
+    return PatchLayout(**sizes, upscale=stored["upscale"], transposed=stored["width"] < stored["height"])
+
+
+def batch_of(rows: Iterable[Mapping[str, Any]]) -> pyarrow.RecordBatch:
+    """Rows of `row_of` as Arrow."""
+    import pyarrow
+
+    return pyarrow.RecordBatch.from_pylist(list(rows), schema=features().arrow_schema)
+
+
+def require(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared set, all of whose files are there; none of them but this is opened.
+
+    Raises:
+        IxtuneError: It is no prepared set, or one of another format; the message names what is missing.
+    """
+    if not folder.is_dir():
+        raise IxtuneError("there is no such prepared set", where=str(folder), mend=_MEND)
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+        raise IxtuneError(
+            "this folder holds several sets, not one",
+            where=str(folder),
+            mend=f"give one of {', '.join(str(folder / split) for split in splits)}",
+        )
+    missing = [name for name in (MANIFEST, _STATE, _INFO, ARROW) if not (folder / name).is_file()]
+    if missing:
+        raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), mend=_MEND)
+    return read_manifest(folder / MANIFEST)
+
+
+def count_pictures(folder: Path) -> int:
+    """How many pictures the records of a set show; one that several records show counts once.
+
+    Raises:
+        IxtuneError: Its Arrow part is not there, or is broken.
+    """
+    import pyarrow
+
+    seen: set[tuple[int, str]] = set()
+    try:
+        with pyarrow.memory_map(str(folder / ARROW)) as file, pyarrow.ipc.open_stream(file) as batches:
+            for batch in batches:
+                shown = batch.column("pictures").flatten()
+                seen.update(zip(*(shown.field(name).to_pylist() for name in ("root", "path")), strict=True))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _broken(folder) from error
+    return len(seen)
+
+
+def _broken(folder: Path) -> IxtuneError:
+    return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=_MEND)
+
+
+def load(folder: Path) -> PreparedSet:
+    """Open a prepared set.
+
+    Raises:
+        IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
+            message names what is missing.
+    """
+    manifest = require(folder)
+
+    import pyarrow
+    from datasets import load_from_disk
+
+    try:
+        dataset = load_from_disk(str(folder))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(folder) from error
+    rows = manifest["records"]["rows"]
+    if len(dataset) != rows or dataset.column_names != list(features()):
+        raise IxtuneError(
+            f"the manifest counts {rows:,} rows, the Arrow part has {len(dataset):,} or other columns",
+            where=str(folder),
+            mend=_MEND,
+        )
+    return PreparedSet(dataset, manifest, folder)
+
+
+@functools.cache
+def features() -> Features:
+    """The columns and their types; TRL would ask for a processor if one were called image (TRAPS 9)."""
+    from datasets import Features, List, Value
+
+    text, int32 = Value("string"), Value("int32")
+    return Features(
+        {
+            "id": text,
+            "token_ids": List(int32),
+            "picture_slots": List(int32),
+            "supervised_starts": List(int32),
+            "supervised_ends": List(int32),
+            "pictures": List(
+                {"root": int32, "path": text, "upscale": Value("bool")} | dict.fromkeys((*_SIZES, "tokens"), int32)
+            ),
+            "turns": List({"role": text, "text": text}),
+            "references": List(text),
+            "length": int32,
+            "supervised_tokens": int32,
+            "source": text,
+            "place": text,
+        }
+    )

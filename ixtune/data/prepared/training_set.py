@@ -1,0 +1,152 @@
+"""Several prepared sets, each with its weight, read as one list of records. Rows come from the disk as they are asked.
+
+A record stands in the list as often as its set's weight says, drawn once by the seed: with 2.5 every record stands
+there twice, and half of them a third time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.prepared import manifest, store
+from ixtune.data.prepared.selection import draw
+from ixtune.data.prepared.store import PictureFiles, PreparedSet
+from ixtune.errors import IxtuneError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """What is learned from.
+
+    Attributes:
+        sets: The prepared sets.
+        set_of: For each record the index of its set.
+        row_of: For each record its row in that set.
+        lengths: For each record its tokens, image tokens included.
+        supervised: For each record its supervised tokens.
+        files: Where the pictures of all sets lie; a picture's `root` from `record` is an index into this.
+    """
+
+    sets: tuple[PreparedSet, ...]
+    set_of: array[int]
+    row_of: array[int]
+    lengths: list[int]
+    supervised: list[int]
+    files: PictureFiles
+
+    @classmethod
+    def load(cls, paths: Sequence[Path], weights: Sequence[float] | None = None, seed: int = 0) -> TrainingSet:
+        """Open prepared sets and draw from each as its weight says.
+
+        Args:
+            paths: Their folders.
+            weights: How often a record of each stands in the list; None for once each.
+            seed: Of the draws by fractions.
+
+        Raises:
+            UsageError: A weight leaves nothing of its set, or two folders hold the same records.
+            IxtuneError: A folder is no prepared set, or the sets open their pictures in different ways.
+        """
+        sets = tuple(store.load(path) for path in paths)
+        _require_distinct(sets)
+        _require_one_way_of_opening(sets)
+        set_of, row_of = array("l"), array("l")
+        lengths: list[int] = []
+        supervised: list[int] = []
+        for number, (opened, weight) in enumerate(zip(sets, weights or [1.0] * len(sets), strict=True)):
+            count = len(opened.dataset)
+            total = round(count * weight)
+            if not total:
+                raise UsageError(
+                    f"weight {weight:g} of {count:,} records leaves none",
+                    where=str(opened.root),
+                    mend="raise its weight in data.weights, or leave the set out of data.train",
+                )
+            times = draw(count, total, f"{seed} {number}")
+            # whole passes one after the other, so that the copies of a record do not stand side by side
+            rows = [row for passed in range(max(times)) for row in range(count) if times[row] > passed]
+            length, asked = _column(opened, "length"), _column(opened, "supervised_tokens")
+            set_of.extend([number] * total)
+            row_of.extend(rows)
+            lengths += [length[row] for row in rows]
+            supervised += [asked[row] for row in rows]
+        roots = tuple(root for opened in sets for root in opened.files.roots)
+        return cls(sets, set_of, row_of, lengths, supervised, PictureFiles(roots, sets[0].files.corrections))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def manifests(self) -> tuple[dict[str, Any], ...]:
+        """The manifest of each set."""
+        return tuple(opened.manifest for opened in self.sets)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The row of a record, see `store.row_of`; its pictures' roots are those of `files`."""
+        number = self.set_of[index]
+        row: dict[str, Any] = self.sets[number].dataset[self.row_of[index]]
+        before = sum(len(opened.files.roots) for opened in self.sets[:number])
+        for picture in row["pictures"]:
+            picture["root"] += before
+        return row
+
+    def files_of(self, index: int) -> PictureFiles:
+        """Where the pictures of a record lie: the same for all."""
+        return self.files
+
+    def identity(self, index: int) -> str:
+        """What a person finds a record by: its set, its id, and the place it was read from."""
+        opened = self.sets[self.set_of[index]]
+        row = opened.dataset[self.row_of[index]]
+        return f"{opened.root}: record {row['id']} ({row['source']}, {row['place']})"
+
+    def check_compatible(self, tokenizer_sha256: str) -> None:
+        """Refuse sets that were not prepared for this tokenizer by an ixtune like this one.
+
+        Raises:
+            IxtuneError: One was not; it is named, with each difference.
+        """
+        for opened in self.sets:
+            try:
+                manifest.check_compatible(opened.manifest, tokenizer_sha256)
+            except IxtuneError as error:
+                raise IxtuneError(error.what, where=str(opened.root), mend=error.mend, notes=error.notes) from error
+
+
+def _column(opened: PreparedSet, name: str) -> list[int]:
+    values: list[int] = opened.dataset.data.column(name).to_pylist()
+    return values
+
+
+def _require_distinct(sets: Sequence[PreparedSet]) -> None:
+    known: dict[tuple[Any, ...], Path] = {}
+    for opened in sets:
+        # equal rows about pictures in equal places
+        key = (opened.dataset._fingerprint, *(root.resolve() for root in opened.files.roots[1:]))
+        if key in known:
+            raise UsageError(
+                f"the same records as in {known[key]}",
+                where=str(opened.root),
+                mend="leave one of the two out of data.train; data.weights repeats a set",
+            )
+        known[key] = opened.root
+
+
+def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
+    """An adapter remembers one way in which its pictures were opened, and asks for it ever after."""
+
+    def way(described: Mapping[str, Any]) -> dict[str, Any]:
+        options = manifest.options_of(described)
+        return {"upscale": options.upscale, "corrections": sorted(options.corrections)}
+
+    ways = [way(opened.manifest) for opened in sets]
+    if any(other != ways[0] for other in ways):
+        raise IxtuneError(
+            "the sets open their pictures in different ways, and an adapter knows one",
+            mend="prepare them with the same --no-upscale and --correct",
+            notes=[f"{opened.root}: {found}" for opened, found in zip(sets, ways, strict=True)],
+        )

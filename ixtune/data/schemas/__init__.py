@@ -1,0 +1,1 @@
+"""Schemas: turn the fields of an entry into a record."""

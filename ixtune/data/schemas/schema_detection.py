@@ -1,0 +1,108 @@
+"""What the fields of a source mean, told by its first records. Where they contradict each other, nobody guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ixtune.data.containers.container_detection import formats, one_object
+from ixtune.data.schemas import conversation, messages
+from ixtune.data.schemas.fields import is_missing, listed
+from ixtune.data.schemas.turns import IMAGE
+from ixtune.data.sources.source import Schema, Source
+from ixtune.data.text.template import PLACEHOLDER
+from ixtune.errors import UsageError
+
+_OFFICIAL_ROLES = ("user", "assistant")
+_OF_RECORDS = (conversation.FIELD, messages.FIELD, "question", "answer", "answers", "image", "images")
+
+
+def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Schema, str]:
+    """The schema of some records, and what it was told by.
+
+    Args:
+        records: The first ones of a source, at least one.
+        source: Whose `columns` and `question` only a table has.
+
+    Raises:
+        UsageError: The records are of several schemas.
+    """
+    in_conversations = [record for record in records if not is_missing(record.get(conversation.FIELD))]
+    in_messages = [record for record in records if not is_missing(record.get(messages.FIELD))]
+    if source.columns or source.question is not None:
+        return Schema.COLUMNS, "columns are named"
+    if in_conversations and in_messages:
+        candidates = (_schema_of_conversations(in_conversations, source)[0], Schema.OPENAI)
+        raise _contradiction(f"there are both `{conversation.FIELD}` and `{messages.FIELD}`", candidates, source)
+    if in_messages:
+        return Schema.OPENAI, f"records have `{messages.FIELD}`{_pictures_of_messages(in_messages)}"
+    if in_conversations:
+        return _schema_of_conversations(in_conversations, source)
+    if len(records) == 1 and _is_around_records(records[0]):
+        raise one_object(dict(records[0]), source.path)
+    return Schema.COLUMNS, f"records have neither `{conversation.FIELD}` nor `{messages.FIELD}`"
+
+
+def _schema_of_conversations(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Schema, str]:
+    texts = [[text for _, text in _turns(record)] for record in records]
+    ours = sum(any(PLACEHOLDER in text for text in one) for one in texts)
+    theirs = sum(any(IMAGE in text for text in one) for one in texts)
+    fields = {name for record in records for name in ("image", "images", "system") if record.get(name) is not None}
+    # ShareGPT's reader takes all that LLaVA's does, so one record with its fields is enough
+    like_llava = Schema.SHAREGPT if fields & {"images", "system"} else Schema.LLAVA
+    if ours and theirs:
+        found = f"{PLACEHOLDER} stands in {_count(ours)}, {IMAGE} in {_count(theirs)}"
+        raise _contradiction(found, (Schema.IXC, like_llava), source)
+    if ours and "images" in fields:
+        raise _contradiction(f"there are {PLACEHOLDER} and `images`", (Schema.IXC, Schema.SHAREGPT), source)
+    if ours:
+        return Schema.IXC, f"records have `{conversation.FIELD}` with {PLACEHOLDER}"
+    if theirs:
+        also = f" and `{min(fields & {'images', 'system'})}`" if like_llava is Schema.SHAREGPT else ""
+        return like_llava, f"records have `{conversation.FIELD}` with {IMAGE}{also}"
+    names = sorted({name for record in records for name, _ in _turns(record)})
+    why = f"records have `{conversation.FIELD}` of {listed(names)}" if names else f"records have `{conversation.FIELD}`"
+    if fields & {"images", "system"}:
+        return Schema.SHAREGPT, f"{why}, and `{min(fields & {'images', 'system'})}`"
+    official = any(name.lower() in _OFFICIAL_ROLES for name in names) and all("id" in record for record in records)
+    if official and not any("role" in turn for record in records for turn in _mappings(record)):
+        return Schema.IXC, f"{why}, and ids"
+    return (Schema.LLAVA, f"{why}, and `image`") if "image" in fields else (Schema.SHAREGPT, why)
+
+
+def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(role's name, text) of the turns that have both as text."""
+    for turn in _mappings(record):
+        for role, text in conversation.TURN_KEYS:
+            if isinstance(turn.get(role), str) and isinstance(turn.get(text), str):
+                yield turn[role], turn[text]
+                break
+
+
+def _mappings(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    turns = record[conversation.FIELD]
+    return [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list | tuple) else []
+
+
+def _pictures_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
+    if any(record.get(name) is not None for record in records for name in messages.IMAGE_FIELDS):
+        return " and pictures beside them"
+    return ""
+
+
+def _is_around_records(record: Mapping[str, Any]) -> bool:
+    """Whether an object is rather a whole file around a list of records."""
+    firsts = [value[0] for value in record.values() if isinstance(value, list) and value]
+    return any(isinstance(first, Mapping) and any(name in first for name in _OF_RECORDS) for first in firsts)
+
+
+def _contradiction(found: str, candidates: Sequence[Schema], source: Source) -> UsageError:
+    return UsageError(
+        f"the format cannot be told: {found}",
+        where=source.path,
+        mend=f"say it with {formats(candidates)}, or give each kind of record as a source of its own",
+    )
+
+
+def _count(records: int) -> str:
+    return f"{records} record" if records == 1 else f"{records} records"

@@ -1,0 +1,1 @@
+"""Text: the chat template and the tokenizer."""

@@ -1,0 +1,342 @@
+r"""A conversation -> token ids and supervised spans, by the training reference's chat template.
+
+    [146]user\n QUESTION [145]\n [146]assistant\n ANSWER [145]\n ... </s>
+
+[n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4. A system prompt, which the
+training reference does not have, stands in front as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
+
+The text is tokenised in runs between the turn pieces and the pictures. Turn pieces stop every merge of the
+vocabulary, so the ids are those of the whole text split only at the pictures, as the reference has them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ixtune.data.record import Record, Turn
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.text.tokenizer import Tokenizer
+
+TEMPLATE_VERSION = 1
+"""Written into prepared data; to be raised when `encode` gives other ids or spans for the same record."""
+
+PLACEHOLDER = "<ImageHere>"
+IMAGE_TOKEN_ID = 0
+"""Stands at image positions in `expand`: the unknown piece, which no text that `encode` accepts produces."""
+IGNORED = -100
+"""The label of a position that is not supervised, torch's own ignore_index."""
+
+_SIDES = {"assistant": "an answer", "system": "the system prompt"}
+_SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
+
+
+class TemplateError(RecordError):
+    """A conversation that the template does not take."""
+
+    def __init__(self, reason: Reason, found: str, mend: str) -> None:
+        super().__init__(reason, found, mend=mend)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation as tokens, pictures left out.
+
+    Attributes:
+        token_ids: Ids of the text, BOS included, without image positions.
+        picture_slots: For each picture the offset into `token_ids` in front of which it is spliced in.
+        supervised: Half-open spans of `token_ids` that are targets, each predicted from the position before.
+        picture_tokens: Length of each picture's image span.
+    """
+
+    token_ids: tuple[int, ...]
+    picture_slots: tuple[int, ...]
+    supervised: tuple[tuple[int, int], ...]
+    picture_tokens: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions in the model: text and image tokens."""
+        return len(self.token_ids) + sum(self.picture_tokens)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Positions that are targets."""
+        return sum(end - start for start, end in self.supervised)
+
+
+def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) -> Sample:
+    """The training sample of a record.
+
+    Supervised are each answer and its end-of-turn piece, and after the last answer also the newline and EOS:
+    what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its structure.
+
+    Args:
+        record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
+        picture_tokens: Length of each picture's image span, in the order of the placeholders.
+        tokenizer: The base's.
+
+    Raises:
+        TemplateError: The conversation is malformed.
+    """
+    _require_alternation(record.turns)
+    if record.turns[-1].role == "user":
+        raise TemplateError(
+            Reason.ENDS_WITH_USER,
+            "the last turn is the user's",
+            "add the answer, or remove the last question",
+        )
+    require_placeholders(record.turns, len(picture_tokens))
+    writer = _Writer(tokenizer)
+    for turn in record.turns:
+        writer.turn(turn)
+    if not writer.supervised:
+        raise TemplateError(
+            Reason.NOTHING_SUPERVISED, "there is a system prompt and nothing else", "add a question and its answer"
+        )
+    writer.close()
+    return writer.sample(picture_tokens)
+
+
+def encode_prompt(
+    turns: Sequence[Turn],
+    picture_tokens: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    system: str | None = None,
+    bos_every_part: bool = False,
+) -> Sample:
+    """The prompt for the next answer: ends with the assistant's header, nothing is supervised.
+
+    By default it is the training template, to the token. The original's chat differs from its own training in
+    two ways, which `system` and `bos_every_part` restore (MODEL.md 3.7).
+
+    Args:
+        turns: The conversation so far, from the system turn or the user's first to the user's last.
+        picture_tokens: Length of each picture's image span, in the order of the placeholders.
+        tokenizer: The base's.
+        system: A system turn put in front where the turns bring none, as the original's default meta instruction.
+        bos_every_part: Put BOS in front of each run of text between pictures; two BOS if there is no picture.
+
+    Raises:
+        TemplateError: The conversation is malformed, or its last turn is not the user's.
+    """
+    _require_alternation(turns)
+    if turns[-1].role != "user":
+        raise TemplateError(
+            Reason.BAD_CONVERSATIONS,
+            f"the prompt ends with {_SIDES[turns[-1].role]}",
+            "end it with the user's question",
+        )
+    require_placeholders(turns, len(picture_tokens))
+    writer = _Writer(tokenizer, bos_every_part)
+    if bos_every_part and not picture_tokens:
+        writer.token_ids.append(tokenizer.bos_id)  # the original spells BOS and lets the tokenizer add one
+    if system and turns[0].role != "system":
+        writer.system(system)
+    for turn in turns:
+        writer.turn(turn)
+    writer.answer_header()
+    writer.supervised.clear()
+    return writer.sample(picture_tokens)
+
+
+def expand(sample: Sample) -> tuple[list[int], list[int]]:
+    """(input_ids, labels), `sample.length` long: pictures spliced in as id 0, labels unshifted."""
+    labels_of_text = [IGNORED] * len(sample.token_ids)
+    for start, end in sample.supervised:
+        labels_of_text[start:end] = sample.token_ids[start:end]
+    input_ids: list[int] = []
+    labels: list[int] = []
+    done = 0
+    for slot, tokens in zip(sample.picture_slots, sample.picture_tokens, strict=True):
+        input_ids += [*sample.token_ids[done:slot], *[IMAGE_TOKEN_ID] * tokens]
+        labels += [*labels_of_text[done:slot], *[IGNORED] * tokens]
+        done = slot
+    return [*input_ids, *sample.token_ids[done:]], [*labels, *labels_of_text[done:]]
+
+
+class _Writer:
+    """Appends turns to a growing sample."""
+
+    def __init__(self, tokenizer: Tokenizer, bos_every_part: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.bos_every_part = bos_every_part
+        self.token_ids = [tokenizer.bos_id]
+        self.picture_slots: list[int] = []
+        self.supervised: list[tuple[int, int]] = []
+        self.after_picture = False
+        self.turns = 0
+        self.where = ""
+
+    def turn(self, turn: Turn) -> None:
+        self.turns += 1
+        self.where = f"turn {self.turns}"
+        text = turn.text.strip()
+        if turn.role == "system":
+            self.system(text)
+        elif turn.role == "user":
+            self._user(text)
+        else:
+            self._answer(text)
+
+    def system(self, text: str) -> None:
+        """A system turn, of the conversation or put in front of it."""
+        self.where = "the system prompt"
+        self._add([self.tokenizer.start_of_turn_id, *self._ids(f"system\n{text.strip()}")])
+        self._end_turn()
+
+    def answer_header(self) -> None:
+        """What stands in front of an answer."""
+        self._add([self.tokenizer.start_of_turn_id, *self.tokenizer.encode("assistant\n")])
+
+    def close(self) -> None:
+        """End the text; the newline and EOS after the last answer are supervised with it."""
+        self._add([self.tokenizer.eos_id])
+        start, _ = self.supervised[-1]
+        self.supervised[-1] = (start, len(self.token_ids))
+
+    def sample(self, picture_tokens: Sequence[int]) -> Sample:
+        return Sample(
+            token_ids=tuple(self.token_ids),
+            picture_slots=tuple(self.picture_slots),
+            supervised=tuple(self.supervised),
+            picture_tokens=tuple(picture_tokens),
+        )
+
+    def _user(self, text: str) -> None:
+        first, *others = f"user\n{text}".split(PLACEHOLDER)
+        self._add([self.tokenizer.start_of_turn_id, *self._ids(first)])
+        for part in others:
+            self.picture_slots.append(len(self.token_ids))
+            self.after_picture = True
+            self._add(self._ids(part))
+        self._end_turn()
+
+    def _answer(self, text: str) -> None:
+        self.answer_header()
+        start = len(self.token_ids)
+        self._add(self._ids(text))
+        # the newline belongs to the template; the end of turn is what the model has to say itself
+        self.supervised.append((start, len(self.token_ids) + 1))
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._add([self.tokenizer.end_of_turn_id, *self.tokenizer.encode("\n")])
+
+    def _add(self, ids: Sequence[int]) -> None:
+        if not ids:
+            return
+        if self.after_picture and self.bos_every_part:
+            self.token_ids.append(self.tokenizer.bos_id)
+        self.after_picture = False
+        self.token_ids.extend(ids)
+
+    def _ids(self, text: str) -> list[int]:
+        """Ids of what somebody wrote, none of them with a meaning for the template."""
+        if special := _SPECIAL.search(text):
+            raise TemplateError(
+                Reason.SPECIAL_TOKEN_IN_TEXT,
+                f"{self.where} contains {special.group()}",
+                "remove it or spell it otherwise: it would end or begin something in the chat template",
+            )
+        try:
+            ids = self.tokenizer.encode(text)
+        except UnicodeEncodeError as error:
+            raise TemplateError(
+                Reason.INVALID_UNICODE,
+                f"{self.where} contains half of a surrogate pair, which is no character",
+                "write the file again in UTF-8",
+            ) from error
+        if self.tokenizer.unk_id in ids:
+            raise TemplateError(
+                Reason.UNKNOWN_CHARACTER,
+                f"{self.where} contains a character that is not in the vocabulary",
+                "remove it, or use a base whose vocabulary has byte fallback",
+            )
+        return ids
+
+
+def _require_alternation(turns: Sequence[Turn]) -> None:
+    """Raise unless user and assistant take turns, the user first, and nobody says nothing."""
+    if not turns:
+        raise TemplateError(Reason.BAD_CONVERSATIONS, "there is no turn", "give a question and its answer")
+    before: Turn | None = None
+    for number, turn in enumerate(turns, start=1):
+        if turn.role == "system":
+            _require_system_first(turn, number)
+            continue
+        if before is None and turn.role == "assistant":
+            raise TemplateError(
+                Reason.STARTS_WITH_ASSISTANT, "the first turn is the assistant's", "begin with a user turn"
+            )
+        if before is not None and before.role == turn.role:
+            raise TemplateError(
+                Reason.REPEATED_ROLE,
+                f"turns {number - 1} and {number} are both of the {turn.role}",
+                "join them into one turn, or add the turn that is missing between them",
+            )
+        if not turn.text.strip():
+            if turn.role == "assistant":
+                raise TemplateError(
+                    Reason.EMPTY_ANSWER,
+                    f"turn {number}, an answer, is empty",
+                    "write the answer or drop the record",
+                )
+            raise TemplateError(
+                Reason.EMPTY_QUESTION,
+                f"turn {number}, a question, has neither text nor picture",
+                f"write the question, or {PLACEHOLDER} if the picture alone is the question",
+            )
+        before = turn
+
+
+def _require_system_first(turn: Turn, number: int) -> None:
+    if number > 1:
+        raise TemplateError(
+            Reason.SYSTEM_NOT_FIRST,
+            f"turn {number} has the role system",
+            "put its text into the first turn, or in front of the question it belongs to",
+        )
+    if not turn.text.strip():
+        raise TemplateError(Reason.BAD_CONVERSATIONS, "the system prompt is empty", "write it, or leave it out")
+
+
+def require_placeholders(turns: Sequence[Turn], pictures: int, written: str = PLACEHOLDER) -> None:
+    """Raise unless the user's turns hold one placeholder for each picture, and the others none.
+
+    Args:
+        turns: With `<ImageHere>` for each picture.
+        pictures: How many there are.
+        written: What the source writes for the placeholder, for the messages.
+
+    Raises:
+        TemplateError: Too few, too many, or in the wrong place.
+    """
+    found = 0
+    for number, turn in enumerate(turns, start=1):
+        here = turn.text.count(PLACEHOLDER)
+        if here and turn.role != "user":
+            raise TemplateError(
+                Reason.PLACEHOLDER_IN_ANSWER,
+                f"turn {number}, {_SIDES[turn.role]}, contains {written}",
+                "move it to the question: pictures are what the user shows",
+            )
+        found += here
+    if found == 0 < pictures:
+        raise TemplateError(
+            Reason.MISSING_PLACEHOLDER,
+            f"{_count(pictures, 'picture')} but no {written}",
+            f"put {written} where the picture belongs, usually in front of the first question",
+        )
+    if found != pictures:
+        raise TemplateError(
+            Reason.TOO_FEW_PLACEHOLDERS if found < pictures else Reason.TOO_MANY_PLACEHOLDERS,
+            f"{_count(found, 'placeholder')} for {_count(pictures, 'picture')}",
+            f"write {written} once for each picture",
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,96 @@
+"""Chunks of work in order, by this process or by several, with a bounded number of them under way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.sources.entry import Entry
+from ixtune.data.worker import Chunk, Job, Work
+from ixtune.errors import IxtuneError
+
+_UNDER_WAY_PER_WORKER = 2
+
+_work: Work  # in a worker process only, set by _begin
+
+
+def results(tasks: Iterable[tuple[Job, list[Entry]]], tokenizer: Path, workers: int) -> Iterator[tuple[Job, Chunk]]:
+    """The result of every task, in the order of the tasks.
+
+    Processes are started only when there is a second task: a small source is done before they would be.
+
+    Args:
+        tasks: Read no further ahead than the workers can use, so that memory stays flat.
+        tokenizer: The tokenizer.model of the base.
+        workers: Processes; 1 works in this one.
+
+    Raises:
+        IxtuneError: A worker process died, or what a task raised.
+    """
+    waiting = iter(tasks)
+    first = next(waiting, None)
+    if first is None:
+        return
+    work = Work(tokenizer)
+    yield first[0], work(*first)
+    second = next(waiting, None)
+    if second is None:
+        return
+    remaining = _with(second, waiting)
+    if workers == 1:
+        for job, entries in remaining:
+            yield job, work(job, entries)
+        return
+    # spawned, not forked: this process has threads (of the progress bar, of Arrow) that a fork would freeze
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(tokenizer,)) as pool:
+        under_way: deque[tuple[Job, Future[Chunk]]] = deque()
+        try:
+            for job, entries in remaining:
+                under_way.append((job, pool.submit(_do, job, entries)))
+                if len(under_way) > workers * _UNDER_WAY_PER_WORKER:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            while under_way:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        except BrokenProcessPool as error:
+            raise IxtuneError(
+                "a worker process died",
+                mend="look for its reason in the system's log (mostly memory), or try fewer --workers",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(tokenizer: Path) -> None:
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's affair
+    # a killed driver would leave its workers waiting for ever: each holds the other end of its own queue
+    threading.Thread(target=_leave_with_the_driver, daemon=True).start()
+    _work = Work(tokenizer)
+
+
+def _leave_with_the_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    wait([driver.sentinel])
+    os._exit(1)
+
+
+def _do(job: Job, entries: list[Entry]) -> Chunk:
+    return _work(job, entries)
+
+
+def _with(first: Any, others: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from others

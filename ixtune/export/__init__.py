@@ -1,0 +1,1 @@
+"""Export adapters and models in the form a named consumer loads."""

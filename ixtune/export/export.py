@@ -1,0 +1,263 @@
+"""An adapter in the form that one named consumer loads, checked against what that consumer needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ixtune
+from ixtune.adapter import card
+from ixtune.adapter.profiles import Profile, profile_named
+from ixtune.adapter.weights import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    AdapterWeights,
+    check_fit,
+    read_adapter,
+)
+from ixtune.checkpoint.convert import Progress, carry, counter, hashes_of, require_space
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.terms import terms_of
+from ixtune.checkpoint.verify import read_config_json
+from ixtune.data.processor_files import DEFAULT_HD_NUM, write_processor_files
+from ixtune.errors import IxtuneError
+from ixtune.export import nf4_shards, peft_original
+from ixtune.export.original_code import code_files, require_code
+from ixtune.export.profile_check import (
+    BASE_CONFIG_FILE,
+    LMDEPLOY_HD_NUM,
+    REPORT_FILE,
+    Check,
+    checks_of,
+    recognised_by_lmdeploy,
+)
+from ixtune.files import atomic_folder, atomic_write_json, sha256_file
+from ixtune.merge.merge import REPORT_FILE as MERGE_REPORT_FILE
+from ixtune.merge.merge import Onto, merge
+
+_SPARE_BYTES = 64 << 20
+# What the original's config.json says about running it, which transformers would obey or refuse (TRAPS.md 20).
+_DROPPED_KEYS = ("auto_map", "attn_implementation", "max_length", "use_cache", "transformers_version")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export made and found; `export_report.json` holds the same.
+
+    Attributes:
+        out: The folder.
+        profile: Its name.
+        consumer: Who loads it.
+        consumer_run: `not run`, or what of the consumer was run here.
+        command: How it is loaded.
+        known_not_to_work: A sentence each.
+        base: What the adapter calls its base.
+        base_identity: Of the base.
+        adapter_sha256: Hash per file of the adapter.
+        onto: As in a merge; None where nothing was merged.
+        hd_num: Most crops a picture, as trained.
+        checks: What was looked at.
+        warnings: A line each.
+        file_sha256: Hash of every file.
+        ixtune_version: Of the software that made it.
+    """
+
+    out: str
+    profile: str
+    consumer: str
+    consumer_run: str
+    command: str
+    known_not_to_work: tuple[str, ...]
+    base: str
+    base_identity: str
+    adapter_sha256: dict[str, str]
+    onto: Onto | None
+    hd_num: int
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    file_sha256: dict[str, str]
+    ixtune_version: str
+
+
+def export(
+    adapter: Path,
+    base: Path,
+    out: Path,
+    profile: str,
+    *,
+    onto: Onto = "bf16",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write an adapter in the form of a profile, check it, and only then give it its name.
+
+    Args:
+        adapter: An adapter folder, or the run folder around one.
+        base: The folder of its base.
+        out: The folder to make; it must not exist.
+        profile: One of `export_profiles.PROFILES`.
+        onto: What the adapter is merged onto, see `merge`.
+        force: Whether a base with another identity than the one trained on is accepted.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: There is no such profile.
+        IxtuneError: Adapter, base or disk do not allow it, or the result fails its checks. `out` does not exist then.
+    """
+    chosen = profile_named(profile)
+    weights = read_adapter(adapter)
+    sizes = Sizes.from_config_json(read_config_json(base))
+    if chosen.name in ("original", "lmdeploy-0.13"):
+        require_code(base)
+    if chosen.name == "lmdeploy-0.13":  # before gigabytes are written
+        _require_passed(chosen.name, base, list(recognised_by_lmdeploy(base)))
+    hd_num = int(weights.record.get("hd_num") or DEFAULT_HD_NUM)
+    warnings = _warnings(chosen, base, hd_num)
+    try:
+        with atomic_folder(out) as partial:
+            if chosen.name == "peft-original":
+                warnings += _adapter_alone(weights, base, partial, force=force)
+            else:
+                warnings += _merged(chosen, weights, base, partial, sizes, hd_num, onto, force, progress)
+            name = str(weights.record.get("base") or base)
+            facts = card.Facts(chosen, name, terms_of(base, sizes), weights.record, hd_num, tuple(warnings))
+            (partial / card.FILE).write_text(card.text(facts), encoding="utf-8")
+            report = ExportReport(
+                out=str(out),
+                profile=chosen.name,
+                consumer=chosen.consumer,
+                consumer_run="its configuration and processor; weights by name and shape"
+                if chosen.run_here
+                else "not run",
+                command=chosen.command.replace("DIR", str(out)),
+                known_not_to_work=chosen.limits,
+                base=name,
+                base_identity=base_identity(open_checkpoint(base)),
+                adapter_sha256={name: sha256_file(weights.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)},
+                onto=None if chosen.name == "peft-original" else onto,
+                hd_num=hd_num,
+                checks=tuple(checks_of(partial, chosen.name)),
+                warnings=tuple(warnings),
+                file_sha256=hashes_of(partial),
+                ixtune_version=ixtune.__version__,
+            )
+            _require_passed(chosen.name, out, report.checks)
+            atomic_write_json(partial / REPORT_FILE, asdict(report))
+    except OSError as error:
+        raise IxtuneError(
+            f"the export could not be written: {error.strerror or error}",
+            where=str(out),
+            mend="see that the disk has room and permits it, then export again; nothing was left behind",
+        ) from error
+    return report
+
+
+def _adapter_alone(weights: AdapterWeights, base: Path, folder: Path, *, force: bool) -> list[str]:
+    """The adapter for peft 0.10 on the original model; warnings."""
+    checkpoint = open_checkpoint(base)
+    warnings = check_fit(weights, checkpoint, base_identity(checkpoint), force=force)
+    peft_original.write(weights, folder, str(weights.record.get("base") or base))
+    shutil.copyfile(base / "config.json", folder / BASE_CONFIG_FILE)
+    return warnings
+
+
+def _merged(
+    profile: Profile,
+    weights: AdapterWeights,
+    base: Path,
+    folder: Path,
+    sizes: Sizes,
+    hd_num: int,
+    onto: Onto,
+    force: bool,
+    progress: Progress | None,
+) -> list[str]:
+    """The merged model in the form of the profile; warnings."""
+    staging = folder / "merged"
+    if profile.name == "nf4":  # both stand side by side for a while; told before gigabytes are written
+        require_space(folder / "x", open_checkpoint(base).nbytes + _nf4_bytes(sizes))
+    done = merge(weights.folder, base, staging, onto=onto, force=force, progress=progress)
+    if profile.name == "nf4":
+        source = open_checkpoint(staging)
+        advance = counter(progress, source.nbytes)
+        nf4_shards.write(source, sizes, folder, lambda nbytes: advance("quantising", nbytes))
+        for shard in source.shards:
+            (staging / shard).unlink()
+        (staging / nf4_shards.INDEX_FILE).unlink(missing_ok=True)
+    for file in sorted(staging.iterdir()):
+        file.rename(folder / file.name)
+    staging.rmdir()
+    _name_the_folder(folder / MERGE_REPORT_FILE, keep_hashes=profile.name != "nf4")
+    if profile.name == "nf4":
+        record = json.loads((folder / RECORD_FILE).read_bytes())
+        atomic_write_json(folder / RECORD_FILE, {**record, "quantize": "nf4"})
+    carry(base, folder)
+    if not profile.code_runs:
+        _for_our_classes(profile, base, folder, sizes, hd_num)
+    return list(done.warnings)
+
+
+def _nf4_bytes(sizes: Sizes) -> int:
+    return sum(sizes.weight_bytes(nf4=True, float_bytes=2).values()) + _SPARE_BYTES
+
+
+def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, hd_num: int) -> None:
+    """Configuration and processor such that the Auto classes find ours; no code, which nobody would run."""
+    from ixtune.data.text.tokenizer import Tokenizer
+
+    for file in folder.glob("*.py"):
+        file.unlink()
+    given = json.loads((base / "config.json").read_bytes())
+    config = {key: value for key, value in given.items() if key not in _DROPPED_KEYS}
+    atomic_write_json(folder / "config.json", {**config, "architectures": ["IXC2ForCausalLM"]})
+    if profile.name == "nf4":
+        checkpoint = open_checkpoint(base)
+        nf4_shards.add_to_config(folder / "config.json", sizes, checkpoint.by_name["output.weight"].dtype)
+    tokenizer = Tokenizer.from_base(folder)
+    generation = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [tokenizer.eos_id, tokenizer.end_of_turn_id],
+        "pad_token_id": config.get("pad_token_id", tokenizer.eos_id),
+    }
+    atomic_write_json(folder / "generation_config.json", generation)
+    record = json.loads((folder / RECORD_FILE).read_bytes())
+    write_processor_files(
+        folder, hd_num, upscale=record.get("upscale", True), corrections=tuple(record.get("corrections", ()))
+    )
+
+
+def _name_the_folder(path: Path, *, keep_hashes: bool) -> None:
+    """A merge report speaks of where it was made, which was a folder inside this one."""
+    report = json.loads(path.read_bytes())
+    report.pop("out", None)
+    if not keep_hashes:  # the 16-bit shards it tells of are gone
+        report.pop("file_sha256", None)
+    atomic_write_json(path, report)
+
+
+def _warnings(profile: Profile, base: Path, hd_num: int) -> list[str]:
+    warnings = []
+    if profile.name == "lmdeploy-0.13":
+        trained = "as trained" if hd_num == LMDEPLOY_HD_NUM else f"but the adapter was trained at {hd_num}"
+        warnings.append(f"lmdeploy 0.13 shows every picture at hd_num {LMDEPLOY_HD_NUM}, {trained}")
+    if profile.name == "nf4":
+        warnings.append("the merged weights are rounded to 4 bits once more: measure with `ixtune evaluate --base DIR`")
+    if profile.code_runs and profile.name != "peft-original" and not code_files(base)[0]:
+        warnings.append("the base brings no code of its own: only ixtune loads this model")
+    return warnings
+
+
+def _require_passed(profile: str, folder: Path, checks: Sequence[Check]) -> None:
+    if failed := [f"{check.what}: {check.found}" for check in checks if not check.passed]:
+        raise IxtuneError(
+            f"{len(failed)} things are missing for the profile {profile}",
+            where=str(folder),
+            mend="give a base with all the files of the original, or choose another profile; nothing was left behind",
+            notes=failed,
+        )

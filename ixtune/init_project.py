@@ -1,0 +1,362 @@
+"""The start of a project: a data config and a recipe from three answers, and the commands that use them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ixtune.base import HUB_ID, NANO
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.data.rejects import RecordError
+from ixtune.data.schemas.fields import shown
+from ixtune.data.schemas.record_reader import record_of
+from ixtune.data.sources.data_config import columns_of
+from ixtune.data.sources.source import Container, Source
+from ixtune.data.sources.source_loader import Opened, open_source
+from ixtune.errors import IxtuneError, UsageError, choice
+from ixtune.files import atomic_write_text
+from ixtune.planning.advice import advise
+from ixtune.planning.gpus import Machine
+from ixtune.planning.plan import make_plan
+from ixtune.planning.record_mixes import records_of
+from ixtune.recipe import recipe as recipes
+
+DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
+
+_PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
+_COUNTED = 1000  # records; beyond that a part for validation is never too small
+_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose pictures are looked for, and places
+_LEAST_FOR_VALIDATION = 20
+_SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # below: a 16 GB card; from here: one of 80 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a task decides.
+
+    Attributes:
+        told: it, in a few words.
+        hd_num: most crops of a picture.
+        pack_tokens: of a micro-batch on a card with 24 GB.
+        small_pack_tokens: of one on a smaller card: the longest record that is usual.
+        epochs: passes over the data.
+        scores: of answers to validation records, the main one first.
+    """
+
+    told: str
+    hd_num: int
+    pack_tokens: int
+    small_pack_tokens: int
+    epochs: int = 1
+    scores: tuple[str, ...] = ("exact_match",)
+
+
+TASKS: Mapping[str, Task] = {
+    "documents": Task("questions about scanned pages", 25, 10240, 4096, scores=("anls", "exact_match")),
+    "charts": Task("values read from plots", 16, 8192, 4096, 2, ("relaxed_accuracy", "exact_match")),
+    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, 3, ("token_f1", "exact_match")),
+    "screenshots": Task("questions about screens", 25, 11264, 4096, scores=("anls", "exact_match")),
+    "multi-image": Task("several pictures in one conversation", 9, 8192, 8192),
+}
+"""By the names of the mixes that they are planned on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Data that can be read.
+
+    Attributes:
+        opened: the source.
+        records: how many there are, or `_COUNTED` where there are more.
+        largest_group: of them, those that show the most common picture.
+    """
+
+    opened: Opened
+    records: int
+    largest_group: int = 1
+
+    @property
+    def validation_share(self) -> float | None:
+        """The part for validation; None where they are too few, or too many of them show one picture."""
+        share = 0.05 if self.records >= _COUNTED else 0.1
+        # records that show the same picture stay on one side
+        can_be_split = self.records >= _LEAST_FOR_VALIDATION and 2 * self.largest_group <= share * self.records
+        return share if can_be_split else None
+
+    @property
+    def counted(self) -> str:
+        """The number of records in words."""
+        return f"{self.records:,} records" if self.records < _COUNTED else f"{_COUNTED:,} records or more"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What was made.
+
+    Attributes:
+        files: written.
+        notes: what should be known of them.
+        commands: to be given next, in this order.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
+    """Find out what some data are.
+
+    Args:
+        path: a file, a folder or a name on the hub.
+        image_root: where the paths of pictures start.
+        columns: `ours=theirs,...` of a table.
+
+    Raises:
+        IxtuneError: nothing there can be read as records, or their pictures are not there; the message says why.
+    """
+    source = Source(path=path, image_root=image_root, columns=columns_of(columns))
+    opened = open_source(source)
+    if root := _other_root(opened):
+        opened = open_source(replace(source, image_root=root))
+    records, showing = 0, Counter[str | bytes | None]()
+    for entry in islice(opened.entries(), _COUNTED):
+        records += 1
+        with suppress(RecordError):
+            pictures = record_of(entry, opened.reading).pictures
+            showing.update({picture.path or picture.content for picture in pictures})
+    return Data(opened, records, max(showing.values(), default=1))
+
+
+def _other_root(opened: Opened) -> Path | None:
+    """The folder that the first pictures' paths start from, where it is not the one that is taken for it.
+
+    Raises:
+        UsageError: none of them is found; some missing ones among others are for `ixtune prepare` to tell.
+    """
+    root, paths = opened.image_root, []
+    for entry in islice(opened.entries(), _LOOKED_AT):
+        with suppress(RecordError):
+            paths += [one.path for one in record_of(entry, opened.reading).pictures if one.path is not None]
+    if root is None or not paths or any((root / path).is_file() for path in paths):
+        return None
+    below = [folder for folder in islice(root.rglob("*/"), _FOLDERS_TRIED) if not opened.source.image_root]
+    for folder in sorted(below, key=lambda folder: len(folder.parts)):
+        if all((folder / path).is_file() for path in paths):
+            return folder
+    raise UsageError(
+        f"no picture is found: {shown(paths[0])}",
+        where=str(root),
+        mend="say where the paths start with --image-root FOLDER",
+    )
+
+
+def task_named(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TASKS:
+        raise UsageError("there is no such task", where=name, mend=choice(name, TASKS))
+    return TASKS[name]
+
+
+def require_free(out: Path) -> tuple[Path, Path]:
+    """The two files to write.
+
+    Raises:
+        UsageError: they are there already.
+    """
+    files = out / DATA_CONFIG, out / RECIPE
+    if there := [str(path) for path in files if path.exists()]:
+        raise UsageError("there is such a file already", where=", ".join(there), mend="give another folder with --out")
+    return files
+
+
+def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None) -> Start:
+    """Write the two files into a folder.
+
+    Args:
+        data: what to learn from.
+        gpu_gib: memory of the GPU; 0 for none, and then the embedded base is taken.
+        task: its name.
+        out: folder, made if it is not there.
+        base: in place of the released one.
+
+    Raises:
+        UsageError: there is no such task, or the files are there already.
+        IxtuneError: the released base does not fit the GPU.
+    """
+    base = base or (HUB_ID if gpu_gib else NANO)
+    config, recipe = require_free(out)
+    chosen, notes = _recipe(data, gpu_gib, task, out, base)
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(config, _data_config(data, out))
+    atomic_write_text(recipe, _text(chosen, gpu_gib, task, out))
+    return Start((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out)))
+
+
+def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of the recipe that differ from the defaults, as `section.key`."""
+    wanted = task_named(task)
+    validated = data.validation_share is not None
+    prepared = out / "prepared"
+    chosen: dict[str, Any] = {"base": base, "data.train": str(prepared / "train" if validated else prepared)}
+    if validated:
+        chosen["data.validation"] = str(prepared / "validation")
+    if not gpu_gib:
+        chosen |= {
+            "adapter.rank": 32,
+            "adapter.dropout": 0.0,
+            "training.epochs": 3,
+            "training.pack_tokens": 4096,
+            "training.learning_rate": 1e-3,
+            "training.gradient_checkpointing": False,
+            "training.save_every": 50,
+        }
+    else:
+        size = 0 if gpu_gib < _SMALL_GIB else 1 if gpu_gib < _LARGE_GIB else 2
+        tokens = (wanted.small_pack_tokens, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
+        chosen |= {"adapter.rank": 32, "adapter.alpha": 32} if size == 0 else {}
+        chosen |= {"training.epochs": wanted.epochs} if wanted.epochs > 1 else {}
+        chosen |= {
+            "training.pack_tokens": tokens,
+            # an optimizer step is of about 64,000 tokens
+            "training.gradient_accumulation": max(1, round(65536 / tokens)),
+            "training.optimizer": ("paged_adamw_8bit", "adamw_8bit", "adamw")[size],
+            "training.save_every": 100,
+        }
+    if validated:
+        chosen["training.scores"] = list(wanted.scores)
+    chosen["output"] = str(out / "run")
+    notes = []
+    if not validated and data.records >= _LEAST_FOR_VALIDATION:
+        notes = [
+            f"one picture has {data.largest_group} of the {data.records:,} records, "
+            "too many for a part kept for validation"
+        ]
+    if not gpu_gib or base != HUB_ID:
+        return chosen, notes
+    fitted, said = _fitted(chosen, gpu_gib, task)
+    return fitted, notes + said
+
+
+def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
+    """The same, changed as the plan advises where it does not fit the memory.
+
+    Raises:
+        IxtuneError: nothing that leaves the pictures as they are makes it fit.
+    """
+    records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
+    made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
+    if made.fits:
+        return chosen, []
+    notes = []
+    for change in advise(made, records):
+        words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
+        if change.hd_num is not None:
+            notes.append(f"with less detail it would: prepare --hd-num {change.hd_num}, and {words} in the recipe")
+        else:
+            return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB the recipe says {words}"]
+    needed = made.memory.total / 2**30
+    enough = math.ceil(needed)
+    raise IxtuneError(
+        f"the released 7B does not fit: {needed:.2f} GiB are needed, {needed - gpu_gib:.2f} GiB more than there are",
+        where=f"{gpu_gib:g} GiB",
+        notes=notes,
+        mend=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
+        "(--gpu-gib 0)",
+    )
+
+
+def _tree(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for dotted, value in chosen.items():
+        section, _, key = dotted.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[key] = value
+    return tree
+
+
+def _text(chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> str:
+    """The recipe with its head, sections apart."""
+    gpu = f"one with {gpu_gib:g} GiB" if gpu_gib else "none"
+    head = [
+        f"# ixtune train {shlex.quote(str(out / RECIPE))}",
+        f"# purpose: {TASKS[task].told}",
+        f"# gpu: {gpu}",
+        "# status: written by `ixtune init`, not yet run",
+        "# What is not here has its default; `ixtune recipes schema` and the run's own recipe.yaml show all keys.",
+    ]
+    return "\n".join([*head, *_yaml(_tree(chosen))]) + "\n"
+
+
+def _yaml(tree: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from ("", f"{key}:", *(f"  {name}: {_scalar(one)}" for name, one in value.items()))
+        else:
+            yield from ("", f"{key}: {_scalar(value)}")
+
+
+def _data_config(data: Data, out: Path) -> str:
+    """The data config: one source, with room for more."""
+    source, opened = data.opened.source, data.opened
+    on_hub = opened.container is Container.HUB
+    entry: dict[str, str] = {"path": _scalar(source.path if on_hub else _seen_from(Path(source.path), out))}
+    if on_hub:
+        entry["format"] = "hub"
+    if source.image_root is not None:
+        entry["image_root"] = _scalar(_seen_from(source.image_root, out))
+    if source.columns:
+        entry["columns"] = "{" + ", ".join(f"{ours}: {_scalar(theirs)}" for ours, theirs in source.columns) + "}"
+    lines = [f"    {key}: {value}" for key, value in entry.items()]
+    return "\n".join(
+        [
+            f"# {opened.detected}",
+            "# Paths are relative to this file. More sources, weights and system prompts: `ixtune prepare --help`.",
+            "sources:",
+            "  - " + lines[0].strip(),
+            *lines[1:],
+            "",
+        ]
+    )
+
+
+def _seen_from(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _scalar(value: Any) -> str:
+    """A value that both YAML and a person read as it is meant: JSON, but for words that need no quotes."""
+    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> Iterator[str]:
+    prepared, recipe = out / "prepared", str(out / RECIPE)
+    hd_num = TASKS[task].hd_num if gpu_gib else min(TASKS[task].hd_num, 4)
+    validated = "data.validation" in chosen
+    # whatever is longer than a pack gets smaller pictures, so that nothing is left out and training can begin
+    limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]
+    split = ["--val-fraction", data.validation_share] if validated else []
+    base = [] if chosen["base"] == HUB_ID else ["--base", chosen["base"]]
+    yield _line("prepare", out / DATA_CONFIG, "--out", prepared, "--hd-num", hd_num, *limit, *split, *base)
+    yield _line("plan", recipe, *(["--gpu-gib", f"{gpu_gib:g}"] if gpu_gib else []))
+    yield _line("train", recipe, "--dry-run")
+    yield _line("train", recipe)
+    yield _line("merge", out / "run", "--out", out / "merged")
+
+
+def _line(*words: object) -> str:
+    return shlex.join(["ixtune", *map(str, words)])

@@ -1,0 +1,221 @@
+"""What a merge will do, settled before its first byte is written: which adapters, into what, and whether it all fits.
+
+`ixtune merge --dry-run` ends here.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ixtune.adapter.combination import Ingredient, Merged
+from ixtune.adapter.weights import check_fit, read_adapter
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.files import refuse_existing
+from ixtune.merge.nf4_view import Nf4View, is_decoder_linear
+from ixtune.merge.shard_writer import other_files, shard_names
+
+Onto = Literal["bf16", "nf4"]
+
+_SPARE_BYTES = 8 << 20  # headers, index, reports
+
+
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    """Adapters and base, found to fit each other and the disk.
+
+    Attributes:
+        base: What is merged into, as stored.
+        identity: Its identity.
+        ingredients: The adapters with their weights.
+        model: The merged model, to be read block by block.
+        in_turn: Each adapter was trained on the result of those before.
+        onto: `bf16`: the base as stored. `nf4`: its decoder linears went through NF4 first.
+        carried: The base's other files, which are copied.
+        needed_bytes: Room that the result takes, less what a killed merge has left of it.
+        free_bytes: Room there is.
+        warnings: One line each.
+    """
+
+    base: Checkpoint
+    identity: str
+    ingredients: tuple[Ingredient, ...]
+    model: Merged
+    in_turn: bool
+    onto: Onto
+    carried: tuple[Path, ...]
+    needed_bytes: int
+    free_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def merged(self) -> frozenset[str]:
+        """Tensors that an adapter names."""
+        return frozenset(n for one in self.ingredients for n in (*one.adapter.low_rank, *one.adapter.whole))
+
+    @property
+    def copied(self) -> frozenset[str]:
+        """Tensors whose bytes are the base's."""
+        rewritten = {name for name in self.base.by_name if self.onto == "nf4" and is_decoder_linear(name)}
+        return frozenset(self.base.by_name) - self.merged - rewritten
+
+    @property
+    def arithmetic(self) -> str:
+        """What is computed, in one line."""
+        if len(self.ingredients) == 1 and self.ingredients[0].weight == 1.0:
+            return "W1 in place of W: each weight of the base as the adapter changes it; in float32, rounded once"
+        if self.in_turn:
+            steps = " of ".join(f"W{at}" for at in range(len(self.ingredients), 0, -1))
+            return (
+                f"{steps} of W: each weight W of the base as adapter 1 changes it, that as the next one does; each in "
+                "float32, rounded to the stored dtype before the next"
+            )
+        terms = " ".join(f"{one.weight:+g} (W{at} - W)" for at, one in enumerate(self.ingredients, start=1))
+        return f"W {terms}: W a weight of the base, Wi what adapter i alone makes of it; in float32, rounded once"
+
+    @property
+    def shard_bytes(self) -> dict[str, int]:
+        """Weights file to be written -> bytes of its tensors."""
+        names = shard_names(self.base.shards)
+        return {names[shard]: sum(info.nbytes for info in self.base.in_shard(shard)) for shard in self.base.shards}
+
+
+def plan_merge(
+    adapters: Path | Sequence[Path],
+    base: Path,
+    out: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    in_turn: bool = False,
+    onto: Onto = "bf16",
+    force: bool = False,
+) -> MergePlan:
+    """Look at adapters, base and disk, and refuse what cannot be merged; arguments as of `merge`.
+
+    Nothing is written.
+
+    Raises:
+        UsageError: The arguments contradict each other.
+        IxtuneError: Adapter, base or disk do not allow it, or `out` exists.
+    """
+    folders = [adapters] if isinstance(adapters, Path) else list(adapters)
+    in_turn = in_turn and len(folders) > 1
+    ingredients = _ingredients(folders, weights, in_turn, onto)
+    refuse_existing(out)
+    source = open_checkpoint(base)
+    identity = base_identity(source)
+    model, warnings = _stack(ingredients, source, identity, in_turn=in_turn, onto=onto, force=force)
+    carried = other_files(source)
+    needed, free = _room(source, carried, out)
+    return MergePlan(
+        base=source,
+        identity=identity,
+        ingredients=tuple(ingredients),
+        model=model,
+        in_turn=in_turn,
+        onto=onto,
+        carried=tuple(carried),
+        needed_bytes=needed,
+        free_bytes=free,
+        warnings=(*warnings, *_about_nf4(ingredients, onto)),
+    )
+
+
+def _ingredients(
+    folders: Sequence[Path], weights: Sequence[float] | None, in_turn: bool, onto: Onto
+) -> list[Ingredient]:
+    """Read the adapters, each with its weight.
+
+    Raises:
+        UsageError: The arguments contradict each other.
+        IxtuneError: An adapter cannot be used.
+    """
+    if weights is not None and len(weights) != len(folders):
+        raise UsageError(
+            f"{len(folders)} adapters and {len(weights)} weights", mend="give one weight for each adapter, in order"
+        )
+    if weights is not None and not all(math.isfinite(weight) for weight in weights):
+        raise UsageError("a weight is not a finite number", mend="give numbers such as 0.5,0.5")
+    if in_turn and weights is not None:
+        raise UsageError(
+            "adapters trained one on the other are merged as they were trained, without weights",
+            mend="leave out --weights, or leave out --in-turn if all were trained on one base",
+        )
+    if in_turn and onto == "nf4":
+        raise UsageError(
+            "--in-turn --onto nf4 is not defined: the second adapter saw NF4 of the first merged model",
+            mend="merge the first onto nf4 or bf16, as its successor was trained on, then the second into that folder",
+        )
+    if len(folders) > 1 and not in_turn and weights is None:
+        raise UsageError(
+            f"{len(folders)} adapters, and no word on how they go together",
+            mend="give --weights, such as 0.5,0.5, or --in-turn if each was trained on the result of those before",
+        )
+    return [
+        Ingredient(read_adapter(folder), (weights or [1.0] * len(folders))[at]) for at, folder in enumerate(folders)
+    ]
+
+
+def _stack(
+    ingredients: Sequence[Ingredient], source: Checkpoint, identity: str, *, in_turn: bool, onto: Onto, force: bool
+) -> tuple[Merged, list[str]]:
+    """The merged model as something to read from, and warnings.
+
+    Raises:
+        IxtuneError: An adapter does not belong to what it is merged into.
+    """
+    if in_turn:
+        warnings: list[str] = []
+        model: Checkpoint = source
+        for at, one in enumerate(ingredients):
+            warnings += check_fit(one.adapter, model, identity if at == 0 else base_identity(model), force=force)
+            model = Merged(model, [one])
+        assert isinstance(model, Merged)
+        return model, warnings
+    warnings = [line for one in ingredients for line in check_fit(one.adapter, source, identity, force=force)]
+    if onto == "bf16":
+        return Merged(source, ingredients), warnings
+    held = {one.adapter.compute_dtype(torch.bfloat16) for one in ingredients}
+    if len(held) > 1:
+        raise IxtuneError(
+            "the adapters saw different NF4 weights: they were trained in different compute dtypes",
+            where=", ".join(str(one.adapter.folder) for one in ingredients),
+            mend="merge them --onto bf16",
+        )
+    return Merged(Nf4View(source, ingredients[0].adapter.compute_dtype), ingredients), warnings
+
+
+def _about_nf4(ingredients: Sequence[Ingredient], onto: Onto) -> list[str]:
+    trained_on = {one.adapter.record.get("quantize") for one in ingredients}
+    if onto == "nf4" and "none" in trained_on:
+        return ["the adapter was not trained on NF4: merged onto bf16 it answers as it was trained"]
+    if onto == "bf16" and "nf4" in trained_on:
+        return ["the adapter was trained on NF4; on the base as stored it answers a little differently: --onto nf4"]
+    return []
+
+
+def _room(base: Checkpoint, carried: Sequence[Path], out: Path) -> tuple[int, int]:
+    """Bytes the merged model takes, and bytes that are free.
+
+    Raises:
+        IxtuneError: There is not enough room.
+    """
+    existing = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if folder.exists())
+    there = sum(path.stat().st_size for path in (out.parent / f".{out.name}.unfinished").glob("*.safetensors"))
+    needed = base.nbytes + sum((base.folder / name).stat().st_size for name in carried) + _SPARE_BYTES - there
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise IxtuneError(
+            f"the disk has {free / 2**30:.2f} GiB free, the merged model needs {needed / 2**30:.2f} GiB",
+            where=str(existing),
+            mend="free some space, or give --out on another disk",
+        )
+    return needed, free

@@ -1,0 +1,127 @@
+"""The base as a QLoRA training sees it: NF4 there and back, in row blocks.
+
+Only the scales need the whole matrix, since they are themselves quantised around their common mean: one float for 64
+elements is kept of it, and the rows are quantised when they are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+
+from ixtune.checkpoint.safetensors_file import TensorInfo
+from ixtune.checkpoint.shards import Checkpoint
+from ixtune.errors import IxtuneError
+from ixtune.model.notices import without_kernels_notice
+
+BLOCK_ELEMENTS = 64  # elements that share one scale, bitsandbytes' default and that of QLoRA (arXiv 2305.14314)
+_SCALES_PER_BLOCK = 256  # scales that share one scale of theirs, in the same places
+_CACHED_BLOCKS = 1024  # quantised at a time: 256 KiB of float32; twice as many and half as many were slower
+_DECODER_LINEAR = re.compile(r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.weight")
+
+
+def is_decoder_linear(name: str) -> bool:
+    """Whether a tensor, by its original name, is one of those that training quantises."""
+    return _DECODER_LINEAR.fullmatch(name) is not None
+
+
+class Nf4View(Checkpoint):
+    """A checkpoint whose decoder linears are read as NF4 with double quantisation gives them back.
+
+    Bit by bit what `bitsandbytes.nn.Linear4bit` computes with. Other tensors are read as they are stored.
+    """
+
+    def __init__(self, base: Checkpoint, held_as: Callable[[torch.dtype], torch.dtype]) -> None:
+        """View a base.
+
+        Args:
+            base: What to quantise.
+            held_as: Stored dtype -> the one training computed in: it casts the stored weight to that first, and what
+                comes back is rounded to it.
+        """
+        self.folder, self.shards, self.by_name = base.folder, base.shards, base.by_name
+        self._base = base
+        self._held_as = held_as
+        self._scales: tuple[str, torch.Tensor] | None = None  # of the tensor read last
+
+    def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows [start, stop) in the dtype training held them in, see `Checkpoint.read_rows`."""
+        if not is_decoder_linear(name) or start == stop:
+            return self._base.read_rows(name, start, stop, into)
+        info = self.by_name[name]
+        scales_per_row = info.shape[1] // BLOCK_ELEMENTS
+        scales = self._scales_of(info)[start * scales_per_row : stop * scales_per_row]
+        return _round_trip(self._held(info, start, stop, into), scales)
+
+    def _held(self, info: TensorInfo, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        return self._base.read_rows(info.name, start, stop, into).to(self._held_as(info.dtype))
+
+    def _scales_of(self, info: TensorInfo) -> torch.Tensor:
+        """The scale of every 64 elements after quantising the scales, float32 [elements / 64]."""
+        if self._scales is None or self._scales[0] != info.name:
+            if info.shape[1] % BLOCK_ELEMENTS:
+                # bitsandbytes 0.50 reads such rows differently at different places of a matrix
+                raise IxtuneError(
+                    f"{info.name} has rows of {info.shape[1]} elements, no whole number of NF4 blocks",
+                    where=str(self.folder),
+                    mend="merge onto bf16",
+                )
+            parts = [
+                self._held(info, start, stop).view(-1, BLOCK_ELEMENTS).abs().amax(1).float()
+                for start, stop in info.row_blocks()
+            ]
+            self._scales = info.name, _quantised_scales(torch.cat(parts))
+        return self._scales[1]
+
+
+def _quantised_scales(scales: torch.Tensor) -> torch.Tensor:
+    """Scales as double quantisation gives them back, float32 of the same length."""
+    with without_kernels_notice():
+        from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+    mean = scales.mean()
+    codes, state = quantize_blockwise(scales - mean, blocksize=_SCALES_PER_BLOCK)
+    return dequantize_blockwise(codes, state) + mean
+
+
+def _round_trip(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Rows to 4 bits by their own scales, and back by the given ones."""
+    with without_kernels_notice():
+        from bitsandbytes.functional import QuantState, dequantize_4bit, get_4bit_type
+
+    levels = get_4bit_type("nf4", device=weight.device)
+    state = QuantState(
+        absmax=scales,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        blocksize=BLOCK_ELEMENTS,
+        code=levels,
+        quant_type="nf4",
+    )
+    return dequantize_4bit(_codes(weight, levels), state)
+
+
+def _codes(weight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """NF4 codes, two in a byte, uint8 [elements / 2, 1]: those of bitsandbytes' `quantize_4bit` on a CPU, bit by bit.
+
+    The code of an element is the number of boundaries below it. bitsandbytes 0.50 looks for it by a search for each
+    element, two thirds of a merge's time; 15 comparisons of some thousand elements at a time, which stay in the
+    processor's cache, took a quarter of that.
+    """
+    boundaries = ((levels[:-1] + levels[1:]) / 2).tolist()
+    codes = torch.empty(weight.numel(), dtype=torch.uint8)
+    for part, into in zip(
+        weight.reshape(-1, BLOCK_ELEMENTS).split(_CACHED_BLOCKS),
+        codes.split(_CACHED_BLOCKS * BLOCK_ELEMENTS),
+        strict=True,
+    ):
+        unit = part.float()
+        unit = unit * (1.0 / unit.abs().amax(1, keepdim=True).clamp(min=1e-38))
+        below, is_below = torch.zeros_like(unit), torch.empty_like(unit)
+        for boundary in boundaries:
+            below += torch.gt(unit, boundary, out=is_below)  # as floats: torch compares into bools one by one
+        into.copy_(below.view(-1))
+    pairs = codes.view(-1, 2)
+    return (pairs[:, :1] << 4) | pairs[:, 1:]

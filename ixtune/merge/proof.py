@@ -1,0 +1,183 @@
+"""The proof of a merge: what is on the disk, read back and compared with base and adapter from scratch.
+
+Copied tensors must have the bytes of the base. Of merged ones sampled rows are computed again in float64 and
+must lie within one rounding of what is stored. All files are hashed on the way: with SHA-256, which is kept, and
+with the hash that was taken while writing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ixtune.adapter.combination import Merged, changes
+from ixtune.adapter.weights import AdapterWeights
+from ixtune.checkpoint.safetensors_file import TensorInfo, raw_bytes, unreadable
+from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
+from ixtune.errors import IxtuneError
+from ixtune.merge.nf4_view import Nf4View, is_decoder_linear
+from ixtune.merge.read_back import ReadBack
+
+_RANDOM_ROWS = 6  # besides the first and the last
+_SEED = "ixtune merge"
+_FP32_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was found on the disk.
+
+    `max_abs_error` is the largest distance between a stored value and its float64 recomputation. `sha256` has the
+    hash of each weights file, of the bytes that came back from the disk.
+    """
+
+    sha256: dict[str, str]
+    sampled_rows: int
+    max_abs_error: float
+
+
+def prove(folder: Path, model: Merged, written: Mapping[str, str], read_back: ReadBack) -> Proof:
+    """Compare the merged folder with its ingredients.
+
+    Args:
+        folder: The merged model, as written.
+        model: What was to be written: base and adapters.
+        written: For every file the XXH3 hash of what was given to the disk.
+        read_back: What reads the files, and has begun with those that were written just now.
+
+    Raises:
+        IxtuneError: Something on the disk is not what it must be; the message names the tensor.
+    """
+    merged = open_checkpoint(folder)
+    _check_form(model, merged)
+    sha256 = {shard: _check_bytes(model, merged, shard, written[shard], read_back) for shard in merged.shards}
+    rows, worst = 0, 0.0
+    for info in model.tensors:
+        if _may_differ(model, info.name):
+            sampled, error = _check_rows(model, merged, info)
+            rows, worst = rows + sampled, max(worst, error)
+    return Proof(sha256, rows, worst)
+
+
+def _may_differ(model: Merged, name: str) -> bool:
+    """Whether the tensor is computed, in any of the steps, and not copied."""
+    ground = model.ground
+    below = _may_differ(ground, name) if isinstance(ground, Merged) else isinstance(ground, Nf4View)
+    return model.changes(name) or (below and (isinstance(ground, Merged) or is_decoder_linear(name)))
+
+
+def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
+    """The same names, shapes and dtypes, and the same tensors together in one shard."""
+    if missing := sorted(base.by_name.keys() ^ merged.by_name.keys()):
+        raise _failed(merged, f"{missing[0]} is not in both models")
+    for name, info in base.by_name.items():
+        found = merged.by_name[name]
+        if (found.shape, found.dtype) != (info.shape, info.dtype):
+            raise _failed(merged, f"{name} is {list(found.shape)} {found.dtype}, not {list(info.shape)} {info.dtype}")
+        if merged.shards.index(found.shard) != base.shards.index(info.shard):
+            raise _failed(merged, f"{name} is in another shard")
+
+
+def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, read_back: ReadBack) -> str:
+    """Read one file to its end, compare it with what was written, and give its SHA-256."""
+    path = merged.folder / shard
+    try:
+        found = read_back.hashes(shard, path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found.fast != written:
+        raise _failed(
+            merged, f"the bytes of {_differing(model, merged, shard)} on the disk are not those that were written"
+        )
+    return found.sha256
+
+
+def _differing(model: Merged, merged: Checkpoint, shard: str) -> str:
+    """The first tensor of a shard that is not what the model says, computed again for the message."""
+    for info in merged.in_shard(shard):
+        for start, stop in info.row_blocks():
+            found, expected = merged.read_rows(info.name, start, stop), model.read_rows(info.name, start, stop)
+            if raw_bytes(found) != raw_bytes(expected):
+                return info.name
+    return shard
+
+
+def _check_rows(model: Merged, merged: Checkpoint, info: TensorInfo) -> tuple[int, float]:
+    """Recompute sampled rows of one merged tensor; the number of rows and the largest error."""
+    if info.nbytes == 0:
+        return 0, 0.0
+    rows = _sample(info)
+    stored = _rows(merged, info.name, rows)
+    expected, slack = _expected(model, info, rows)
+    kind = torch.finfo(info.dtype)
+    # half a unit in the last place, the error of the float32 arithmetic before it, and the smallest step near zero
+    allowed = (expected.abs() + slack) * (kind.eps / 2) + slack + kind.smallest_normal * kind.eps
+    error = (stored - expected).abs()
+    if not bool((error <= allowed).all()):
+        row = rows[int((error > allowed).flatten(1).any(1).nonzero()[0])]
+        raise _failed(merged, f"row {row} of {info.name} is off by {error.max():.3g}, more than one rounding")
+    return len(rows), error.max().item()
+
+
+def _expected(model: Merged, info: TensorInfo, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rows must be before they are rounded, in float64, and how far float32 arithmetic may be from it."""
+    if isinstance(model.ground, Merged):  # adapters in turn: the step before was rounded to the stored dtype
+        old, slack = _expected(model.ground, info, rows)
+        kind = torch.finfo(info.dtype)
+        slack = slack + (old.abs() + slack) * (kind.eps / 2) + kind.smallest_normal * kind.eps
+    else:
+        old = _rows(model.ground, info.name, rows)
+        slack = torch.zeros_like(old)
+    new, allowed = old, slack
+    for one in model.ingredients:
+        if changes(one.adapter, info.name):
+            alone, error = _alone(one.adapter, info.name, rows, old, slack)
+            new = new + one.weight * (alone - old)
+            allowed = allowed + abs(one.weight) * (error + slack + 4 * _FP32_ROUNDING * (alone.abs() + old.abs()))
+    return new, allowed
+
+
+def _alone(
+    adapter: AdapterWeights, name: str, rows: list[int], old: torch.Tensor, slack: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What one adapter makes of the rows, and how far float32 may be from it."""
+    if name in adapter.whole:
+        new = _rows(adapter.file, adapter.whole[name], rows)
+        return new, torch.zeros_like(new)
+    pair = adapter.low_rank[name]
+    a_RI = adapter.file.read(pair.a).double()
+    b_KR = _rows(adapter.file, pair.b, rows)
+    new = old + pair.scale * (b_KR @ a_RI)
+    magnitude = old.abs() + abs(pair.scale) * (b_KR.abs() @ a_RI.abs())
+    slack = slack + magnitude * ((a_RI.shape[0] + 3) * _FP32_ROUNDING)
+    if name not in adapter.magnitudes:
+        return new, slack
+    norms = torch.linalg.vector_norm(new, dim=1, keepdim=True)
+    factors = _rows(adapter.file, adapter.magnitudes[name], rows) / norms
+    # an error in the row is one in its length as well
+    error = slack + new.abs() * (torch.linalg.vector_norm(slack, dim=1, keepdim=True) / norms + 4 * _FP32_ROUNDING)
+    return new * factors, error * factors.abs()
+
+
+def _rows(checkpoint: Checkpoint, name: str, rows: list[int]) -> torch.Tensor:
+    """These rows in float64, [rows, ...]; at least two dimensions."""
+    return torch.stack([checkpoint.read_rows(name, row, row + 1).double().reshape(-1) for row in rows])
+
+
+def _sample(info: TensorInfo) -> list[int]:
+    """The first row, the last, and some in between that depend on the name alone."""
+    source = random.Random(f"{_SEED} {info.name}")
+    picked = {0, info.rows - 1, *(source.randrange(info.rows) for _ in range(_RANDOM_ROWS))}
+    return sorted(picked)
+
+
+def _failed(merged: Checkpoint, what: str) -> IxtuneError:
+    return IxtuneError(
+        f"the merged model failed its check: {what}",
+        where=str(merged.folder),
+        mend="check disk and memory and merge again; if it stays, report it: nothing was left behind",
+    )

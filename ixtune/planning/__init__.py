@@ -1,0 +1,1 @@
+"""Estimate tokens, operations, memory, and time of a run before any weight is loaded."""

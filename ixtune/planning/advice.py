@@ -1,0 +1,233 @@
+"""What to change in a recipe that does not fit: each change planned anew, the cheapest first.
+
+Cheap is what leaves the results as they are and costs only time; then what costs precision of what is frozen or of the
+optimizer's state; then what learns less.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ixtune.checkpoint.sizes import Sizes, Trained
+from ixtune.data.pack import pack
+from ixtune.planning.flops import PackShape, flops
+from ixtune.planning.gpus import Machine
+from ixtune.planning.plan import Need, Packed, Plan, assess
+from ixtune.planning.record_shapes import RecordShapes
+from ixtune.recipe.recipe import Recipe
+
+_SHOWN = 3
+_MOST_TOGETHER = 3
+_SMALLEST_RANK = 8
+_ROUND_TOKENS = 64
+_HD_NUMS = (40, 25, 16, 9, 4, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change of one thing.
+
+    Attributes:
+        overrides: of the recipe.
+        cost: of the results: 0 for none, 1 for precision of frozen weights or optimizer, 2 and more for less learning.
+        effect: what else it means, in words.
+        hd_num: prepare the data again with this one; None for as they are.
+    """
+
+    overrides: Mapping[str, Any]
+    cost: int
+    effect: str
+    hd_num: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What makes a run fit.
+
+    Attributes:
+        steps: what to change, all of them.
+        need: what the worst pack needs then.
+        extra_flops: operations more than now, as a share.
+    """
+
+    steps: tuple[Step, ...]
+    need: Need
+    extra_flops: float
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Of the recipe, all together."""
+        return {key: value for step in self.steps for key, value in step.overrides.items()}
+
+    @property
+    def hd_num(self) -> int | None:
+        """To prepare the data again with; None for as they are."""
+        return next((step.hd_num for step in self.steps if step.hd_num is not None), None)
+
+
+def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
+    """The three cheapest changes with each of which alone the run fits; where none does, the cheapest combinations.
+
+    Empty if it fits, if nobody knows, or if nothing that a recipe can say makes it fit.
+    """
+    if plan.fits is not False:
+        return ()
+    search = _Search(plan, records)
+    ways = search.ways()
+    for count in range(1, _MOST_TOGETHER + 1):
+        found = [change for chosen in itertools.combinations(ways, count) if (change := search.mildest(chosen))]
+        if found:
+            return tuple(sorted(found, key=_price)[:_SHOWN])
+    everything = search.mildest(ways)
+    return (everything,) if everything else ()
+
+
+def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe with some values replaced, checked as if it had been read so."""
+    tree = recipe.model_dump(mode="json")
+    for key, value in overrides.items():
+        *sections, name = key.split(".")
+        place = tree
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return Recipe.model_validate(tree)
+
+
+def _price(change: Change) -> tuple[int, float]:
+    return sum(step.cost for step in change.steps), change.extra_flops
+
+
+class _Search:
+    """Plans changed recipes of one run; packs are made once for each size."""
+
+    def __init__(self, plan: Plan, records: RecordShapes) -> None:
+        self.plan, self.records = plan, records
+        self.machine: Machine = plan.machine
+        self.sizes: Sizes = plan.sizes
+        self._records: dict[int | None, RecordShapes] = {None: records}
+        self._packed: dict[tuple[int | None, int], Packed] = {}
+        self._epochs: dict[int | None, PackShape] = {None: plan.epoch}
+        self._now = self._operations(plan.recipe, None, plan.need)
+
+    def ways(self) -> list[list[Step]]:
+        """For each thing that can be changed its values, the mildest first."""
+        recipe = self.plan.recipe
+        adapter, training = recipe.adapter, recipe.training
+        ways: list[list[Step]] = []
+        if training.gradient_checkpointing != "auto" and training.gradient_checkpointing is not True:
+            ways.append([Step({"training.gradient_checkpointing": "auto"}, 0, "computes activations again")])
+        if training.offload_layer_inputs is False and training.gradient_checkpointing is not False:
+            ways.append([Step({"training.offload_layer_inputs": "auto"}, 0, "copies layer inputs to main memory")])
+        if training.vision_chunk != "auto":
+            ways.append([Step({"training.vision_chunk": "auto"}, 0, "the tower sees fewer views at a time")])
+        if shorter := list(self._shorter_packs()):
+            ways.append(shorter)
+        optimizers = {
+            "adamw": ["adamw_8bit", "paged_adamw_8bit"],
+            "adamw_8bit": ["paged_adamw_8bit"],
+            "paged_adamw": ["paged_adamw_8bit"],
+        }
+        if smaller := optimizers.get(training.optimizer):
+            texts = {"adamw_8bit": "optimizer state in 8 bits", "paged_adamw_8bit": "and it may move to main memory"}
+            ways.append([Step({"training.optimizer": name}, 1, texts[name]) for name in smaller])
+        if training.compute_dtype == "fp32":
+            ways.append([Step({"training.compute_dtype": "bf16"}, 1, "activations and frozen weights in 16 bits")])
+        if adapter.quantize == "none":
+            ways.append([Step({"adapter.quantize": "nf4"}, 1, "frozen decoder linears in 4 bits")])
+        if ranks := list(self._lower_ranks()):
+            ways.append(ranks)
+        if adapter.projector == "full":
+            frozen = {"adapter.projector": "frozen", "training.projector_learning_rate": None}
+            ways.append(
+                [
+                    Step({"adapter.projector": "lora"}, 2, "the projector learns through LoRA"),
+                    Step(frozen, 3, "the projector does not learn"),
+                ]
+            )
+        if coarser := list(self._coarser_pictures()):
+            ways.append(coarser)
+        return ways
+
+    def mildest(self, ways: Sequence[list[Step]]) -> Change | None:
+        """The mildest values of these things with which it fits; of the costliest the mildest first."""
+        chosen = [way[-1] for way in ways]
+        best = self._fitting(chosen)
+        if best is None:
+            return None
+        for at in sorted(range(len(ways)), key=lambda at: -ways[at][0].cost):
+            for step in ways[at][:-1]:
+                milder = self._fitting([*chosen[:at], step, *chosen[at + 1 :]])
+                if milder is not None:
+                    best, chosen[at] = milder, step
+                    break
+        return best
+
+    def _fitting(self, steps: Sequence[Step]) -> Change | None:
+        change = self._planned(tuple(steps))
+        return change if change is not None and change.need.fits else None
+
+    def _planned(self, steps: tuple[Step, ...]) -> Change | None:
+        overrides: dict[str, Any] = {}
+        for step in steps:
+            overrides |= step.overrides
+        hd_num = next((step.hd_num for step in steps if step.hd_num is not None), None)
+        records = self._at(hd_num)
+        recipe = changed(self.plan.recipe, overrides)
+        if recipe.training.pack_tokens < max(records.lengths):
+            return None
+        key = hd_num, recipe.training.pack_tokens
+        if key not in self._packed:
+            self._packed[key] = Packed.of(records, pack(records.lengths, recipe.training.pack_tokens))
+        need = assess(recipe, self.sizes, self._packed[key], self.machine)
+        return Change(steps, need, self._operations(recipe, hd_num, need) / self._now - 1)
+
+    def _operations(self, recipe: Recipe, hd_num: int | None, need: Need) -> float:
+        if hd_num not in self._epochs:
+            self._epochs[hd_num] = self._at(hd_num).pack(range(len(self.records)))
+        trained, layers = Trained.of(recipe.adapter), need.levers.checkpointed_layers
+        return flops(self.sizes, trained, self._epochs[hd_num], layers, len(need.packs)).total
+
+    def _at(self, hd_num: int | None) -> RecordShapes:
+        if hd_num not in self._records:
+            assert hd_num is not None
+            self._records[hd_num] = self.records.at(hd_num)
+        return self._records[hd_num]
+
+    def _shorter_packs(self) -> Iterator[Step]:
+        """Smaller packs, with as many more of them in a step, down to the longest record."""
+        longest = max(self.records.lengths)
+        for size in self._sizes_down_to(longest):
+            yield Step(self._pack_tokens(size), 0, f"longest record: {longest:,} tokens")
+
+    def _sizes_down_to(self, longest: int) -> list[int]:
+        now = self.plan.recipe.training.pack_tokens
+        sizes = [now * eighths // 8 // _ROUND_TOKENS * _ROUND_TOKENS for eighths in (7, 6, 5, 4, 3, 2, 1)]
+        return [size for size in [*(size for size in sizes if size > longest), longest] if size < now]
+
+    def _pack_tokens(self, size: int) -> dict[str, Any]:
+        training = self.plan.recipe.training
+        several = max(1, round(training.gradient_accumulation * training.pack_tokens / size))
+        return {"training.pack_tokens": size, "training.gradient_accumulation": several}
+
+    def _lower_ranks(self) -> Iterator[Step]:
+        adapter = self.plan.recipe.adapter
+        rank = adapter.rank // 2
+        while rank >= _SMALLEST_RANK:
+            # the strength of LoRA, alpha / rank, stays
+            alpha = adapter.alpha * rank / adapter.rank
+            yield Step({"adapter.rank": rank, "adapter.alpha": alpha}, 2, "LoRA learns less")
+            rank //= 2
+
+    def _coarser_pictures(self) -> Iterator[Step]:
+        """A smaller hd_num, with packs shorter than the longest record of now."""
+        longest = max(self.records.lengths)
+        for hd_num in _HD_NUMS:
+            if hd_num < self.records.hd_num and (shorter := max(self._at(hd_num).lengths)) < longest:
+                effect = f"longest record: {shorter:,} tokens in place of {longest:,}; pictures lose detail"
+                for size in self._sizes_down_to(shorter):
+                    if size < longest:  # longer ones need no other pictures
+                        yield Step(self._pack_tokens(size), 3, effect, hd_num)

@@ -1,0 +1,137 @@
+"""Floating-point operations of one training step, by part: what the algorithm asks for, not what kernels spend.
+
+A product of [n, a] and [a, b] is 2 n a b. Frozen linears have a forward pass and a backward pass to their input, but
+no weight gradient. Elementwise work, norms and dequantisation are left out: they are bound by memory, not by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ixtune.checkpoint.sizes import Sizes, Trained
+
+
+@dataclass(frozen=True, slots=True)
+class PackShape:
+    """What of a pack decides its cost.
+
+    Attributes:
+        lengths: tokens of each segment, image tokens included.
+        image_tokens: of all its pictures.
+        supervised: rows on which the loss is taken.
+        crops: (local crops) of each of its pictures; the tower sees one view more of each.
+    """
+
+    lengths: tuple[int, ...]
+    image_tokens: int = 0
+    supervised: int = 1
+    crops: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Positions of the pack."""
+        return sum(self.lengths)
+
+    @property
+    def views(self) -> int:
+        """What the tower sees: every crop and one global view of each picture."""
+        return sum(self.crops) + len(self.crops)
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Operations of the forward and backward pass of a pack.
+
+    Attributes:
+        linears: the frozen decoder linears, forward and backward to the input.
+        lora: forward, backward to input and weights; with DoRA the norms of the adapted weights too.
+        plora: on the image rows, forward and backward to the input.
+        attention: scores and weighted values, causal inside each segment, forward and backward.
+        vit: forward only.
+        projector: forward, and backward as far as it is trained.
+        head: on the supervised rows, forward and backward to the input.
+        recompute: the forward pass of checkpointed layers once more.
+    """
+
+    linears: int
+    lora: int
+    plora: int
+    attention: int
+    vit: int
+    projector: int
+    head: int
+    recompute: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.needed + self.recompute
+
+    @property
+    def needed(self) -> int:
+        """Without what is computed again: the count that MFU goes by."""
+        parts = (self.linears, self.lora, self.plora, self.attention, self.vit, self.projector, self.head)
+        return sum(parts)
+
+    def times(self, factor: float) -> Flops:
+        """So many times as much."""
+        return Flops(**{part.name: round(getattr(self, part.name) * factor) for part in fields(self)})
+
+
+def flops(
+    sizes: Sizes, trained: Trained, pack: PackShape, checkpointed_layers: int = 0, micro_batches: int = 1
+) -> Flops:
+    """Operations of one pack, or of several side by side.
+
+    Args:
+        sizes: of the base.
+        trained: of the adapter.
+        pack: what is computed.
+        checkpointed_layers: layers whose forward pass is repeated.
+        micro_batches: packs that these are; DoRA takes the norms of its weights once in each.
+    """
+    tokens, images = pack.tokens, pack.image_tokens
+    linears = 2 * tokens * sizes.layer_linears
+    lora = 2 * tokens * sum(rank * sum(sizes.linear_shape(name)) for name, rank in trained.ranks.items())
+    if trained.dora:
+        shapes = [(rank, *sizes.linear_shape(name)) for name, rank in trained.ranks.items()]
+        lora += micro_batches * sum(2 * rank * out * into for rank, out, into in shapes)
+    plora = 2 * images * sizes.layer_plora
+    attention = _causal(pack.lengths, sizes.hidden)
+    head = 2 * pack.supervised * sizes.vocabulary * sizes.hidden
+    return Flops(
+        linears=2 * sizes.layers * linears,
+        lora=3 * sizes.layers * lora,
+        plora=2 * sizes.layers * plora,
+        attention=3 * sizes.layers * attention,
+        vit=pack.views * _view(sizes),
+        projector=_projector(sizes, trained, images),
+        head=2 * head,
+        recompute=checkpointed_layers * (linears + lora + plora + attention),
+    )
+
+
+def _causal(lengths: Sequence[int], width: int) -> int:
+    """Two products over the lower triangle of each segment's scores."""
+    return sum(2 * width * length * (length + 1) for length in lengths)
+
+
+def _view(sizes: Sizes) -> int:
+    """The tower's forward pass on one view."""
+    vision = sizes.vision
+    patches = 2 * vision.patches * 3 * vision.patch**2 * vision.width
+    linears = 2 * vision.tokens * (4 * vision.width**2 + 2 * vision.width * vision.intermediate)
+    scores = 4 * vision.tokens**2 * vision.width
+    return patches + vision.layers * (linears + scores)
+
+
+def _projector(sizes: Sizes, trained: Trained, images: int) -> int:
+    first, second = 2 * images * sizes.merged * sizes.hidden, 2 * images * sizes.hidden**2
+    forward = first + second
+    if trained.projector == "full":
+        return forward + first + 2 * second + first * trained.separators
+    if trained.projector == "lora":
+        branch = 2 * images * trained.projector_rank * (sizes.merged + 3 * sizes.hidden)
+        return forward + second + first * trained.separators + 3 * branch
+    return forward + forward * trained.separators

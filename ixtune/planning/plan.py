@@ -1,0 +1,259 @@
+"""What a run will take, before anything of it is loaded: packs, steps, operations, memory, and levers that are `auto`.
+
+No tensor library is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from ixtune.checkpoint.sizes import Sizes, Trained
+from ixtune.data.pack import pack
+from ixtune.planning.flops import Flops, PackShape, flops
+from ixtune.planning.gpus import Machine
+from ixtune.planning.memory import Memory, Setup, peak
+from ixtune.planning.memory_options import Levers
+from ixtune.planning.record_shapes import RecordShapes
+from ixtune.recipe.recipe import Recipe
+
+Packs = Sequence[Sequence[int]]
+
+# Chunks of views to choose from; beyond the first the tower runs no faster.
+ROOM = 0.05
+"""Share of a GPU that levers leave free where they can; see tests/bench/results/full_size.csv."""
+VISION_CHUNKS = (16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Records in packs.
+
+    Attributes:
+        packs: indices of the records of each pack.
+        largest: number and shape of those packs that may need the most memory.
+    """
+
+    packs: Packs
+    largest: Sequence[tuple[int, PackShape]]
+
+    @classmethod
+    def of(cls, records: RecordShapes, packs: Packs) -> Packed:
+        """Leave out what others exceed or equal in everything that counts."""
+        return cls(packs, _largest([records.pack(indices) for indices in packs]))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What the worst pack of a recipe needs.
+
+    Attributes:
+        packs: indices of the records of each pack.
+        worst: which of them takes the most memory.
+        levers: as the recipe says, and where it says `auto`, as little as has to be.
+        memory: of the worst pack under them.
+        available_bytes: what there is; None where nobody knows.
+    """
+
+    packs: Packs
+    worst: int
+    levers: Levers
+    memory: Memory
+    available_bytes: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits; None where nobody knows."""
+        return None if self.available_bytes is None else self.memory.total <= self.available_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run, before it begins.
+
+    Attributes:
+        recipe: of the run.
+        sizes: of the base.
+        machine: where it would run.
+        records: of the training set, as often as they are drawn.
+        need: packs, levers, memory.
+        epoch: all records of an epoch side by side.
+        worst_pack: the shape of the pack with the highest peak.
+        steps: optimizer steps.
+        flops: operations of the whole run.
+    """
+
+    recipe: Recipe
+    sizes: Sizes
+    machine: Machine
+    records: int
+    need: Need
+    epoch: PackShape
+    worst_pack: PackShape
+    steps: int
+    flops: Flops
+
+    @property
+    def levers(self) -> Levers:
+        """What the run is to be started with."""
+        return self.need.levers
+
+    @property
+    def memory(self) -> Memory:
+        """At the peak of the worst pack."""
+        return self.need.memory
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits; None where nobody knows."""
+        return self.need.fits
+
+    @property
+    def trained(self) -> dict[str, int]:
+        """Trained parameters by part."""
+        return Trained.of(self.recipe.adapter).parameters(self.sizes)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it takes, where the card is a known one: predicted if it is measured, else at least this."""
+        card = self.machine.card
+        return None if card is None else self.flops.total / (card.tflops * 1e12 * (card.measured_share or 1.0))
+
+
+def make_plan(
+    recipe: Recipe,
+    sizes: Sizes,
+    records: RecordShapes,
+    machine: Machine,
+    *,
+    packs: Packs | None = None,
+    processes: int = 1,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        recipe: of the run.
+        sizes: of its base.
+        records: what is learned from.
+        machine: where it would run.
+        packs: the records in packs, if they are already made.
+        processes: how many share the packs of a step.
+
+    Raises:
+        IxtuneError: a record is longer than a pack.
+    """
+    made = pack(records.lengths, recipe.training.pack_tokens) if packs is None else packs
+    need = assess(recipe, sizes, Packed.of(records, made), machine)
+    epoch = records.pack(range(len(records)))
+    steps, passes = _duration(recipe, len(need.packs), processes)
+    per_epoch = flops(sizes, Trained.of(recipe.adapter), epoch, need.levers.checkpointed_layers, len(need.packs))
+    return Plan(
+        recipe=recipe,
+        sizes=sizes,
+        machine=machine,
+        records=len(records),
+        need=need,
+        epoch=epoch,
+        worst_pack=records.pack(need.packs[need.worst]),
+        steps=steps,
+        flops=per_epoch.times(passes),
+    )
+
+
+def flops_of(plan: Plan, records: RecordShapes) -> Callable[[Sequence[int]], float]:
+    """The function that tells for the records of a pack how many operations it needs, without what is done twice."""
+    trained = Trained.of(plan.recipe.adapter)
+    return lambda indices: float(flops(plan.sizes, trained, records.pack(indices)).needed)
+
+
+def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Need:
+    """What the worst pack of a recipe needs, and the levers that are `auto`."""
+    device = cast(Literal["cuda", "cpu"], machine.device)
+
+    def worst(levers: Levers) -> tuple[int, Memory]:
+        setup = Setup.of(recipe, sizes, device, levers)
+        peaks = [(peak(setup, shape), index) for index, shape in packed.largest]
+        memory, index = max(peaks, key=lambda found: found[0].total)
+        return index, memory
+
+    def chosen(available: int | None) -> Levers:
+        return choose(recipe, sizes.layers, lambda levers: worst(levers)[1].total, available)
+
+    levers = chosen(machine.memory_bytes)
+    if device == "cuda" and machine.memory_bytes is not None:
+        # with room for what a plan was off on a GPU, unless that asks for slow copies
+        roomy = chosen(int(machine.memory_bytes * (1 - ROOM)))
+        levers = levers if roomy.offload_layer_inputs and not levers.offload_layer_inputs else roomy
+    index, memory = worst(levers)
+    return Need(packed.packs, index, levers, memory, machine.memory_bytes)
+
+
+def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], available_bytes: int | None) -> Levers:
+    """The levers of a recipe; where it says `auto`, those that cost the least time among those that fit.
+
+    As few checkpointed layers as it takes, then as many views at a time as still fit; layer inputs leave the GPU
+    only if checkpointing every layer is not enough. Where nothing fits, or nobody knows what there is, everything that
+    saves memory is on.
+    """
+    training = recipe.training
+    counts = _allowed_layers(training.gradient_checkpointing, layers)
+    chunks = VISION_CHUNKS if training.vision_chunk == "auto" else (training.vision_chunk,)
+    offloads = (False, True) if training.offload_layer_inputs == "auto" else (training.offload_layer_inputs,)
+    if available_bytes is not None:
+        for offload in offloads:
+
+            def fits(count: int, chunk: int, offload: bool = offload) -> bool:
+                return needed_bytes(Levers(count, chunk, offload)) <= available_bytes
+
+            if not fits(counts[-1], chunks[-1]):
+                continue
+            count = _first(counts, lambda count: fits(count, chunks[-1]))
+            chunk = next(chunk for chunk in chunks if fits(count, chunk))
+            return Levers(count, chunk, offload and count > 0)
+    return Levers(counts[-1], chunks[-1], offloads[-1] and available_bytes is not None and counts[-1] > 0)
+
+
+def _allowed_layers(given: str | bool | int, layers: int) -> range:
+    if given == "auto":
+        return range(layers + 1)
+    if isinstance(given, bool):
+        return range(layers, layers + 1) if given else range(1)
+    count = min(int(given), layers)
+    return range(count, count + 1)
+
+
+def _first(counts: range, fits: Callable[[int], bool]) -> int:
+    """The smallest that fits, by halving: with every layer more, the need falls."""
+    low, high = 0, len(counts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if fits(counts[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return counts[low]
+
+
+def _largest(shapes: Sequence[PackShape]) -> list[tuple[int, PackShape]]:
+    """The packs that may need the most: those that no other exceeds or equals in everything that counts."""
+
+    def sizes_of(shape: PackShape) -> tuple[int, ...]:
+        return shape.tokens, shape.image_tokens, shape.supervised, shape.views, max(shape.crops, default=0)
+
+    kept: list[tuple[int, tuple[int, ...]]] = []
+    measured = sorted(((sizes_of(shape), -index) for index, shape in enumerate(shapes)), reverse=True)
+    for own, index in measured:
+        if not any(all(map(int.__ge__, other, own)) for _, other in kept):
+            kept.append((-index, own))
+    return [(index, shapes[index]) for index, _ in kept]
+
+
+def _duration(recipe: Recipe, packs: int, processes: int) -> tuple[int, float]:
+    """Optimizer steps, and passes over the data, as transformers counts them."""
+    training = recipe.training
+    per_epoch = math.ceil(math.ceil(packs / processes) / training.gradient_accumulation)
+    if training.max_steps is None:
+        return math.ceil(training.epochs * per_epoch), training.epochs
+    return training.max_steps, training.max_steps / per_epoch

@@ -1,0 +1,70 @@
+"""What a plan is made of, opened without weights: the base's sizes, the records' shapes, the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ixtune import base
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.errors import IxtuneError
+from ixtune.files import sha256_file
+from ixtune.planning import record_mixes
+from ixtune.planning.gpus import Machine, detect
+from ixtune.planning.record_shapes import RecordShapes
+from ixtune.recipe.recipe import Recipe
+
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.model"
+
+
+def open_for_plan(
+    recipe: Recipe, gpu_gib: float | None = None, mix: str | None = None
+) -> tuple[Sizes, RecordShapes, Machine, list[str]]:
+    """Open what a plan needs.
+
+    Args:
+        recipe: of the run.
+        gpu_gib: in place of the recipe's own.
+        mix: plan on this mix of made-up records in place of the recipe's data.
+
+    Returns:
+        (sizes of the base, shapes of the records, the machine, lines about what was taken for granted)
+
+    Raises:
+        IxtuneError: data or base are not there, or do not belong together.
+    """
+    notes = []
+    folder = None
+    if recipe.base == base.HUB_ID and not Path(recipe.base).exists():
+        sizes = Sizes()
+        notes.append(f"base     {recipe.base}: its sizes are known, nothing was looked up")
+    else:
+        folder = base.resolve_config(recipe.base)
+        sizes = sizes_of(folder)
+    machine = detect(gpu_gib or recipe.training.gpu_gib)
+    if mix is not None:
+        records = record_mixes.records_of(mix)
+        notes.append(f"mix      {mix}: {len(records):,} made-up records; {record_mixes.MIXES[mix].told}")
+        return sizes, records, machine, notes
+    train = TrainingSet.load(recipe.data.train, recipe.data.weights, recipe.training.seed)
+    if folder is not None and (tokenizer := folder / _TOKENIZER).is_file():
+        train.check_compatible(sha256_file(tokenizer))
+    else:
+        notes.append("data     not checked against the base's tokenizer, which is not here")
+    return sizes, RecordShapes.of(train), machine, notes
+
+
+def sizes_of(folder: Path) -> Sizes:
+    """The sizes of a base.
+
+    Raises:
+        IxtuneError: its config.json cannot be read.
+    """
+    path = folder / _CONFIG
+    try:
+        return Sizes.from_config_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IxtuneError(
+            f"config.json cannot be read: {error}", where=str(path), mend="copy it again from where it came"
+        ) from error

@@ -1,0 +1,115 @@
+"""Records made up for planning without data: named mixes of pictures and texts as people have them.
+
+What a recipe costs is told on one of these, so that the figure can be computed again by anybody. Nothing here is
+measured on a data set: sizes are those of common papers, screens and cameras, and lengths are round numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ixtune import layout
+from ixtune.errors import UsageError, choice
+from ixtune.planning.record_shapes import Picture, RecordShapes
+
+RECORDS = 1000
+"""Records of a mix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of records; each range is (least, most), drawn evenly.
+
+    Attributes:
+        share: how many of all, in parts.
+        pictures: in a record.
+        width: of a picture, in pixels.
+        aspect: height / width.
+        hd_num: most crops of a picture.
+        text: tokens beside those of pictures, the answer's included.
+        answer: tokens that the loss is taken on.
+    """
+
+    share: int = 1
+    pictures: tuple[int, int] = (1, 1)
+    width: tuple[int, int] = (0, 0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    hd_num: int = 25
+    text: tuple[int, int]
+    answer: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A named mix.
+
+    Attributes:
+        told: what it is, in one line.
+        kinds: of its records.
+    """
+
+    told: str
+    kinds: tuple[Kind, ...]
+
+
+_PAGES = Kind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))
+_TEXTS = Kind(pictures=(0, 0), text=(200, 1500), answer=(50, 150))
+
+MIXES: Mapping[str, Mix] = {
+    "documents": Mix("scanned pages at 150 to 200 dpi, a question and a short answer each; hd_num 25", (_PAGES,)),
+    "charts": Mix(
+        "plots of 600 to 1,200 pixels, a question and a value each; hd_num 16",
+        (Kind(width=(600, 1200), aspect=(0.55, 0.85), hd_num=16, text=(30, 80), answer=(2, 12)),),
+    ),
+    "receipts": Mix(
+        "photos of receipts, tall and narrow, with all fields as JSON; hd_num 16",
+        (Kind(width=(600, 1100), aspect=(1.6, 3.2), hd_num=16, text=(150, 420), answer=(80, 300)),),
+    ),
+    "screenshots": Mix(
+        "screens of desktops and of phones, half each; hd_num 25",
+        (
+            Kind(width=(1280, 1920), aspect=(0.5625, 0.625), text=(40, 200), answer=(10, 120)),
+            Kind(width=(720, 1170), aspect=(2.0, 2.2), text=(40, 200), answer=(10, 120)),
+        ),
+    ),
+    "multi-image": Mix(
+        "two to five pages or photos in one conversation; hd_num 9 each",
+        (Kind(pictures=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)),),
+    ),
+    "text-mix": Mix("documents, and as many records of text alone", (_PAGES, _TEXTS)),
+}
+
+
+def records_of(name: str, count: int = RECORDS) -> RecordShapes:
+    """The records of a mix, the same ones each time.
+
+    Args:
+        name: of the mix.
+        count: of records.
+
+    Raises:
+        UsageError: there is no such mix.
+    """
+    if name not in MIXES:
+        raise UsageError("there is no such mix of records", where=name, mend=choice(name, MIXES))
+    chance = random.Random(name)
+    turns = [kind for kind in MIXES[name].kinds for _ in range(kind.share)]
+    lengths, supervised, pictures = [], [], []
+    for number in range(count):
+        kind = turns[number % len(turns)]
+        seen = tuple(_picture(kind, chance) for _ in range(chance.randint(*kind.pictures)))
+        answer = chance.randint(*kind.answer)
+        text = max(chance.randint(*kind.text), answer + 1)
+        lengths.append(text + sum(picture.tokens for picture in seen))
+        supervised.append(answer)
+        pictures.append(seen)
+    return RecordShapes(lengths, supervised, pictures)
+
+
+def _picture(kind: Kind, chance: random.Random) -> Picture:
+    width = chance.randint(*kind.width)
+    height = round(width * chance.uniform(*kind.aspect))
+    made = layout.plan(width, height, kind.hd_num)
+    return Picture(width, height, True, kind.hd_num, made.rows, made.cols, made.tokens)

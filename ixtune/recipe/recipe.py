@@ -1,0 +1,330 @@
+"""The recipe: everything that describes a training run, in one frozen value read from YAML.
+
+Unknown keys are errors. All mistakes of a file and its overrides are reported at once, each with its line
+and, for a misspelt key, the nearest right one. The docstring under each field is its help text. Paths are
+relative to the current directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from ixtune.errors import UsageError
+from ixtune.recipe.mistakes import CONTRADICTION, Contradiction, told
+from ixtune.recipe.yaml_text import Dumper, Reading
+from ixtune.scores import SCORES
+
+Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
+Target = Literal["wqkv", "wo", "w1", "w2", "w3", "projector"]
+Weight = Annotated[float, Field(gt=0)]
+
+
+def _one_of(words: str) -> WrapValidator:
+    """One message for a value of several forms, where pydantic gives one for each form."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"should be {words}") from None
+
+    return WrapValidator(validate)
+
+
+Layers = Annotated[
+    Literal["auto"] | bool | Annotated[int, Field(ge=1)], _one_of("auto, true, false or a number of layers")
+]
+Switch = Annotated[Literal["auto"] | bool, _one_of("auto, true or false")]
+Chunk = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1)], _one_of("auto or a whole number greater than or equal to 1")
+]
+
+
+def _among(*known: str) -> AfterValidator:
+    """One of many names; for one that is none the nearest is offered, and all of them where none is near."""
+
+    def validate(name: str) -> str:
+        if name in known:
+            return name
+        nearest = difflib.get_close_matches(name.lower(), known, n=1)
+        raise ValueError(
+            f"should be a name that there is, perhaps {nearest[0]}"
+            if nearest
+            else f"should be one of {', '.join(known)}"
+        )
+
+    return AfterValidator(validate)
+
+
+ScoreName = Annotated[str, _among(*SCORES), WithJsonSchema({"enum": [*SCORES]})]
+BestBy = Annotated[str, _among("loss", *SCORES), WithJsonSchema({"enum": ["loss", *SCORES]})]
+# strict sections refuse text for a number; a path and a list have no other form in YAML
+RecipePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """What every section of a recipe has in common."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataSection(Section):
+    """What is learned from."""
+
+    train: Annotated[tuple[RecipePath, ...], Field(strict=False)]
+    """Folder of the prepared training set, written by `ixtune prepare`; or a list of several."""
+    weights: Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
+    """Of several sets: how often a record of each is seen in an epoch, fractions allowed; null for once each."""
+    validation: RecipePath | None = None
+    """Folder of a prepared set on which loss and scores are measured during training; null for none."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_or_several(cls, train: object) -> object:
+        return train if isinstance(train, list | tuple) else [train]
+
+    @field_serializer("train")
+    def _as_written(self, train: tuple[Path, ...]) -> str | list[str]:
+        return str(train[0]) if len(train) == 1 else [str(path) for path in train]
+
+    @field_validator("train")
+    @classmethod
+    def _some_and_distinct(cls, train: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not train or len(set(train)) < len(train):
+            raise ValueError("should name at least one prepared set, and none twice")
+        return train
+
+
+class LoraSettings(Section):
+    """LoRA of one target; what is null is as in `adapter`."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """Rank of LoRA on this target."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Alpha of LoRA on this target."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in front of LoRA's A on this target."""
+
+
+class AdapterSection(Section):
+    """What is trained, and on which form of the base."""
+
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
+    targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
+    """Decoder linears that carry LoRA; [] for none, where the projector or the separators are trained."""
+    rank: int = Field(default=64, ge=1)
+    """Rank of LoRA."""
+    alpha: float = Field(default=64, gt=0)
+    """LoRA is scaled by alpha / rank, or alpha / sqrt(rank) with rslora."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout in front of LoRA's A."""
+    per_target: dict[Target, LoraSettings] = {}
+    """Rank, alpha and dropout of single targets (wqkv, wo, w1, w2, w3, projector), where they differ."""
+    projector: Literal["full", "lora", "frozen"] = "full"
+    """Whether the projector is trained whole (in fp32), through LoRA, or not; saved with the adapter."""
+    separators: bool = False
+    """Train the newline and the separator token of the picture layout too."""
+    quantize: Literal["nf4", "none"] = "nf4"
+    """Form of the frozen decoder linears: NF4 with double quantisation, or 16 bits (fp32 with that compute_dtype)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: tuple[Linear, ...]) -> tuple[Linear, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError("should name no linear twice")
+        return targets
+
+
+class TrainingSection(Section):
+    """How it is trained."""
+
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the training set, fractions allowed; without effect if `max_steps` is given."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps to train for, instead of `epochs`."""
+    pack_tokens: int = Field(default=8192, ge=1)
+    """Most tokens in one micro-batch, image tokens included; records are packed into it without padding."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per optimizer step."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Highest learning rate of LoRA."""
+    projector_learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate of the projector; null for the same as `learning_rate`."""
+    separators_learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate of the separator tokens; null for the same as `learning_rate`."""
+    lora_plus_ratio: float | None = Field(default=None, ge=1)
+    """LoRA+: the learning rate of every B is so many times that of its A; null for equal ones."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """NEFTune: noise of this size on the embeddings of text while training; null for none."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay."""
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    """Decay of Adam's second moment."""
+    warmup_ratio: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with its state in fp32 or in 8 bits (bitsandbytes); paged: the state may move to main memory."""
+    gradient_checkpointing: Layers = "auto"
+    """Layers that compute their activations again in the backward pass: true for all, false for none, a number,
+    or auto for as few as the memory plan needs."""
+    vision_chunk: Chunk = "auto"
+    """Views that the frozen vision tower sees at a time; auto for as many as the memory plan allows."""
+    offload_layer_inputs: Switch = "auto"
+    """Keep the inputs of checkpointed layers in main memory between forward and backward pass."""
+    gpu_gib: float | None = Field(default=None, gt=0)
+    """Memory that the plan may use; null for what the GPU has."""
+    compute_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Type of the activations (autocast)."""
+    cache_vision_features: bool = False
+    """Keep the frozen ViT's output of every picture in memory, so that later epochs need not run it."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the initial adapter, the dropout and the order of the packs."""
+    log_every: int = Field(default=10, ge=1)
+    """Optimizer steps between two lines of metrics.jsonl."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two measurements of the validation loss and the scores; null for `save_every`."""
+    scores: Annotated[tuple[ScoreName, ...], Field(strict=False)] = ()
+    """Scores of generated answers to validation records, measured with the validation loss: exact_match, anls,
+    relaxed_accuracy, … (those of `ixtune evaluate`)."""
+    score_records: int = Field(default=64, ge=1)
+    """Validation records that are answered for the scores, the same ones each time."""
+    best_by: BestBy = "loss"
+    """What the best checkpoint, the adapter and `early_stopping` go by: loss, or one of `scores`."""
+    sample_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two looks at generated answers of validation records; null for never."""
+    sample_records: int = Field(default=4, ge=1)
+    """Validation records that are answered each time."""
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements that are no better by `best_by`; null for never."""
+    save_every: int = Field(default=500, ge=1)
+    """Optimizer steps between two checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints kept, the best one by `best_by` besides; older ones are deleted."""
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)] = ()
+    """Trackers that get the metrics too; each needs its package."""
+
+    @field_validator("scores")
+    @classmethod
+    def _none_twice(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(scores)) < len(scores):
+            raise ValueError("should name no score twice")
+        return scores
+
+
+class Recipe(Section):
+    """A training run."""
+
+    base: str = Field(min_length=1)
+    """`nano` for the embedded base, a checkpoint folder, or a hub id."""
+    data: DataSection
+    adapter: AdapterSection = AdapterSection()
+    training: TrainingSection = TrainingSection()
+    output: RecipePath
+    """Run folder: adapter, checkpoints, metrics."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: continue the run in the output folder, if there is one; never: a run there is an error."""
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if found := contradictions(self):
+            text = "; ".join(one.text for one in found)
+            raise PydanticCustomError(CONTRADICTION, "{text}", {"text": text, "found": found})
+        return self
+
+
+def contradictions(recipe: Recipe) -> list[Contradiction]:
+    """What one key of a recipe asks for and another rules out: every finding, with the keys it speaks of."""
+    data, training, adapter = recipe.data, recipe.training, recipe.adapter
+    names = ("evaluate_every", "scores", "sample_every", "early_stopping")
+    validated = [name for name in names if getattr(training, name)]
+    with_lora = {*adapter.targets, *(["projector"] if adapter.projector == "lora" else [])}
+    found = [Contradiction((f"training.{name}", "data.validation"), "needs data.validation") for name in validated] * (
+        data.validation is None
+    )
+    if data.weights is not None and len(data.weights) != len(data.train):
+        text = f"should be as many as data.train has sets, {len(data.train)}, not {len(data.weights)}"
+        found.append(Contradiction(("data.weights", "data.train"), text))
+    if strangers := sorted(set(adapter.per_target) - with_lora):
+        text = f"names {', '.join(strangers)}, without LoRA here"
+        found.append(Contradiction(("adapter.per_target", "adapter.targets", "adapter.projector"), text))
+    if not (with_lora or adapter.separators or adapter.projector == "full"):
+        text = "should name at least one linear where neither the projector nor the separators are trained"
+        found.append(Contradiction(("adapter.targets", "adapter.projector", "adapter.separators"), text))
+    if training.best_by not in ("loss", *training.scores):
+        text = f"names {training.best_by}, which training.scores does not"
+        found.append(Contradiction(("training.best_by", "training.scores"), text))
+    if training.cache_vision_features and adapter.separators:
+        text = "cannot go with adapter.separators: cached vectors hold them"
+        found.append(Contradiction(("training.cache_vision_features", "adapter.separators"), text))
+    if training.separators_learning_rate and not adapter.separators:
+        keys = ("training.separators_learning_rate", "adapter.separators")
+        found.append(Contradiction(keys, "needs adapter.separators"))
+    if training.projector_learning_rate and adapter.projector == "frozen":
+        keys = ("training.projector_learning_rate", "adapter.projector")
+        found.append(Contradiction(keys, "needs a projector that is trained"))
+    if training.offload_layer_inputs is True and training.gradient_checkpointing is False:
+        keys = ("training.offload_layer_inputs", "training.gradient_checkpointing")
+        found.append(Contradiction(keys, "needs gradient_checkpointing: it moves what that keeps"))
+    return found
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A YAML file in UTF-8.
+        overrides: `section.key=value` texts with the value in YAML; later ones win.
+
+    Raises:
+        UsageError: The file cannot be read, or it and the overrides hold mistakes; `notes` lists every one.
+    """
+    reading = Reading(path)
+    tree = reading.file()
+    for override in overrides:
+        reading.override(tree, override)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        for keys, text in told(error, tree, Recipe):
+            reading.mistake(reading.place(keys), text)
+    else:
+        if not reading.mistakes:
+            return recipe
+    count = len(reading.mistakes)
+    raise UsageError(
+        f"{count} mistake{'s' * (count > 1)} in the recipe",
+        where=str(path),
+        mend="correct what is listed; nothing was started",
+        notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
+    )
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; `load` reads it back to an equal value."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)

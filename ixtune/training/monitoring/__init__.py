@@ -1,0 +1,1 @@
+"""Metrics, live view, trackers, and validation, samples, and scores during training."""

@@ -1,0 +1,115 @@
+"""metrics.jsonl: one line of JSON for every measurement and every event of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ixtune.files import atomic_write_text
+from ixtune.training.state.progress import Progress
+
+FILE = "metrics.jsonl"
+MEASURED = ("tokens_per_s", "tokens", "supervised_tokens", "mfu", "memory_gib", "seconds")
+"""What `Meter.measure` adds to a line; without mfu where nobody knows the card's limit."""
+
+
+class JsonLines:
+    """A file to which lines are appended, each on the disk before the next step begins.
+
+    A checkpoint is thus never newer than the lines before it, even when the power fails.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of steps after this one, which a resumed run will repeat; and one that a crash cut."""
+        if self.path.exists():
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            atomic_write_text(self.path, "".join(line + "\n" for line in kept))
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Meter:
+    """Measures speed, memory and the use of the card between two lines."""
+
+    def __init__(self, progress: Progress, flops_per_s: float | None = None) -> None:
+        """`flops_per_s` is what the card can do at most; None where nobody knows."""
+        self.progress, self.flops_per_s = progress, flops_per_s
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count; the time before, such as loading, is nobody's."""
+        self._since = self._updated = time.monotonic()
+        self._idle_s = 0.0
+        self._before = (self.progress.tokens, self.progress.flops)
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Validation, generation, saving: no tokens are trained on, so this time does not count for the speed."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._idle_s += time.monotonic() - began
+
+    def update_seconds(self) -> None:
+        """Bring `progress.seconds` up to now."""
+        now = time.monotonic()
+        self.progress.seconds += now - self._updated
+        self._updated = now
+
+    def measure(self) -> dict[str, Any]:
+        """Speed since the last call, and the totals."""
+        self.update_seconds()
+        spent = max(self._updated - self._since - self._idle_s, 1e-9)
+        tokens, flops = self.progress.tokens - self._before[0], self.progress.flops - self._before[1]
+        self._since, self._idle_s = self._updated, 0.0
+        self._before = (self.progress.tokens, self.progress.flops)
+        found = {
+            "tokens_per_s": round(tokens / spent, 1),
+            "tokens": self.progress.tokens,
+            "supervised_tokens": self.progress.supervised_tokens,
+            "memory_gib": round(peak_memory_bytes() / 2**30, 3),
+            "seconds": round(self.progress.seconds, 3),
+        }
+        if self.flops_per_s:
+            found["mfu"] = round(flops / spent / self.flops_per_s, 4)
+        return found
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: on the GPU, or without one in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux, bytes on macOS
+
+
+def last_loss(path: Path) -> float | None:
+    """The last training loss of a metrics.jsonl; the mean over the steps since the last one logged."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    losses = [float(line["loss"]) for line in lines if "loss" in line]
+    return losses[-1] if losses else None
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize  # a line cut by a crash: not kept

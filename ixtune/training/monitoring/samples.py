@@ -1,0 +1,55 @@
+"""Answers of the model in the making for people to read: what no figure shows, such as one that never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.training.batch import PictureSource
+from ixtune.training.monitoring import answers
+
+FILE = "samples.jsonl"
+_SHOWN_CHARACTERS = 60
+
+
+def take(
+    model: PeftModel,
+    records: TrainingSet,
+    indices: Sequence[int],
+    pictures: PictureSource,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype,
+) -> list[dict[str, Any]]:
+    """Greedy answers to the last question of some records, one after the other, beside their references."""
+    made = []
+    with answers.asking(model, dtype):
+        for index in indices:
+            record = records.record(index)
+            (answer,) = answers.answer(model, [record], pictures, tokenizer)
+            made.append(
+                {
+                    "id": record["id"],
+                    "question": record["turns"][-2]["text"],
+                    "reference": answers.references_of(record)[0],
+                    "answer": answer.text,
+                    "ended": answer.ended,
+                }
+            )
+    return made
+
+
+def in_short(sample: dict[str, Any]) -> str:
+    """One line of a sample for the reader."""
+    texts = (_shorten(sample[key]) for key in ("question", "answer", "reference"))
+    line = "sample   {!r} -> {!r}, reference {!r}".format(*texts)
+    return line if sample["ended"] else line + "  (did not end)"
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,101 @@
+"""The loss on records that are not trained on, and which of several measurements is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ixtune.data.pack import pack
+from ixtune.scores import SCORES
+from ixtune.training.batch import Batch, PictureSource, make_batch
+from ixtune.training.processes import parallel
+from ixtune.training.state.progress import Progress
+
+LOSS = "loss"
+"""What the validation loss is called among the measurements; the others are scores."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Records(Protocol):
+    """Prepared records, by number."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each."""
+
+    def record(self, index: int, /) -> dict[str, Any]:
+        """One of them."""
+
+
+def mean_loss(
+    model: torch.nn.Module,
+    records: Records,
+    pictures: PictureSource,
+    pack_tokens: int,
+    dtype: torch.dtype,
+) -> float:
+    """Mean cross-entropy over all supervised tokens of some records, in evaluation mode.
+
+    Of several processes each takes its share of the packs.
+    """
+    lengths, record = records.lengths, records.record
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    summed, count = 0.0, 0
+    # a record of the set may be longer than any that is trained on
+    pack_tokens = max(pack_tokens, *lengths)
+    try:
+        for indices in parallel.share(pack(lengths, pack_tokens)):
+            batch = to_device(make_batch([record(index) for index in indices], pictures), device)
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                summed += float(model(**batch, num_items_in_batch=1.0, use_cache=False).loss)
+            count += len(batch["supervised"][1])
+    finally:
+        model.train(training)
+    summed, total = parallel.total(summed, count)
+    return summed / total
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors where the model is."""
+    return {key: _moved(value, device) for key, value in batch.items()}
+
+
+def take_note(progress: Progress, measured: Mapping[str, float], step: int, by: str, patience: int | None) -> bool:
+    """Remember a measurement: whether it is the best so far.
+
+    `progress.stopped_early` is set where patience is at its end.
+
+    Args:
+        progress: the account of the run.
+        measured: `loss` and the scores, by name.
+        step: of the measurement.
+        by: which of them says what is better. Of equal scores, which are common, that with the lower loss is.
+        patience: measurements without a better one after which to stop; None for no end.
+    """
+    if progress.best_step is None or _is_better(measured, progress, by):
+        progress.best_step, progress.worse_measurements = step, 0
+        progress.best_loss = measured[LOSS]
+        progress.best_scores = {name: value for name, value in measured.items() if name != LOSS}
+        return True
+    progress.worse_measurements += 1
+    progress.stopped_early = patience is not None and progress.worse_measurements >= patience
+    return False
+
+
+def _is_better(measured: Mapping[str, float], progress: Progress, by: str) -> bool:
+    if by != LOSS and measured[by] != progress.best_scores[by]:
+        return (measured[by] > progress.best_scores[by]) == SCORES[by].higher_is_better
+    assert progress.best_loss is not None
+    return measured[LOSS] < progress.best_loss
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
+        return tuple(item.to(device) for item in value)
+    return value

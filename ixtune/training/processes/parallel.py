@@ -1,0 +1,177 @@
+"""One run in several processes: each takes its share of every optimizer step's packs.
+
+The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
+of their gradients, once: so a pack without pictures leaves the projector alone, a pack that is split for want of
+memory is nobody else's concern, and a process whose epoch has a pack less simply adds nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from torch import distributed
+from torch.distributed import ReduceOp
+
+from ixtune.errors import UsageError
+from ixtune.training.processes import launch
+
+# the others wait while the first one generates samples or writes a checkpoint
+_TIMEOUT = timedelta(minutes=30)
+_Result = TypeVar("_Result")
+
+
+def join() -> None:
+    """Meet the other processes of the run, if there are any, and take the GPU that is this one's.
+
+    Raises:
+        UsageError: there are more processes than GPUs, or accelerate's configuration asks for sharding.
+    """
+    launch.refuse_sharding()
+    launch.follow_parent()
+    if not launch.is_worker():
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", launch.world_size()))
+    if torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise UsageError(
+            f"{here} processes, but {torch.cuda.device_count()} GPUs",
+            mend="start as many processes as there are GPUs",
+        )
+    PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return launch.rank() == 0
+
+
+def share(packs: Sequence[_Result]) -> Sequence[_Result]:
+    """This process's part of some work, such as the packs of a validation set; all of it once the others are gone."""
+    if not _several():
+        return packs
+    return packs[launch.rank() :: launch.world_size()]
+
+
+def total(*values: float) -> tuple[float, ...]:
+    """Sums over all processes."""
+    if not _several():
+        return values
+    summed = torch.tensor(values, dtype=torch.float64, device=_device())
+    distributed.all_reduce(summed)
+    return tuple(summed.tolist())
+
+
+def any_of(value: bool) -> bool:
+    """Whether it is so in any process: what all must do in the same step, such as to stop."""
+    return bool(total(float(value))[0])
+
+
+def from_first(ask: Callable[[], _Result]) -> _Result:
+    """What the first process finds out or decides, in all of them.
+
+    Raises:
+        LostPeerError: it failed; raised in the others, while it raises its own error.
+    """
+    if not _several():
+        return ask()
+    answer: list[Any] = [None]
+    if is_first():
+        try:
+            answer = [(ask(),)]
+        finally:  # also where it failed: the others wait for a word
+            distributed.broadcast_object_list(answer, src=0)
+    else:
+        distributed.broadcast_object_list(answer, src=0)
+        if answer[0] is None:
+            raise launch.LostPeerError
+    return cast(_Result, answer[0][0])
+
+
+def barrier() -> None:
+    """Wait for all."""
+    if _several():
+        distributed.barrier()
+
+
+def start_equal(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give all processes the first one's values of what is trained."""
+    if _several():
+        for parameter in parameters:
+            distributed.broadcast(parameter.data, src=0)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes; what none of them used keeps no gradient."""
+    if not _several():
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    used = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32, device=_device())
+    distributed.all_reduce(used, ReduceOp.MAX)
+    waiting = []
+    for parameter, anywhere in zip(trained, used.tolist(), strict=True):
+        if not anywhere:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        waiting.append((parameter.grad, distributed.all_reduce(parameter.grad, async_op=True)))
+    for gradient, work in waiting:
+        cast(distributed.Work, work).wait()
+        gradient /= distributed.get_world_size()
+
+
+def gather(mine: bytes) -> list[bytes]:
+    """In the first process what each of them has, by rank; in the others nothing."""
+    if not _several():
+        return [mine]
+    parts: list[Any] | None = [None] * launch.world_size() if is_first() else None
+    distributed.gather_object(mine, parts, dst=0)
+    return parts or []
+
+
+@contextmanager
+def lost_peers() -> Iterator[None]:
+    """Around all that is done together: say in one sentence that another process is gone, and part at the end."""
+    try:
+        yield
+    except BaseException as error:
+        lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+        told = launch.LostPeerError() if _several() and lost else error
+        if _several():
+            # a communicator that is not whole may abort the interpreter while that is being taken down
+            atexit.register(os._exit, 130 if isinstance(told, KeyboardInterrupt) else getattr(told, "exit_code", 1))
+        if told is error:
+            raise
+        raise told from error
+    else:
+        if _several():
+            distributed.barrier()
+            distributed.destroy_process_group()
+
+
+_SIGNS_OF_LOSS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Socket closed",
+    "Connection was likely closed",
+    "NCCL communicator was aborted",
+    "Timed out waiting",
+)
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _device() -> torch.device:
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if distributed.get_backend() == "nccl"
+        else torch.device("cpu")
+    )

@@ -1,0 +1,62 @@
+"""The plan at the start of a run: shown, kept in the run folder, and the same after every resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ixtune.errors import IxtuneError
+from ixtune.files import atomic_write_json
+from ixtune.planning import plan_report
+from ixtune.planning.advice import advise
+from ixtune.planning.gpus import detect
+from ixtune.planning.memory_options import Levers
+from ixtune.planning.plan import Plan, make_plan
+from ixtune.planning.plan_inputs import sizes_of
+from ixtune.planning.record_shapes import RecordShapes
+from ixtune.recipe.recipe import Recipe
+from ixtune.training.inputs import Inputs
+from ixtune.training.processes import launch, parallel
+
+FILE = "plan.json"
+
+
+def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan:
+    """Make the plan of a run and show it; the first process does, for all.
+
+    Raises:
+        IxtuneError: it does not fit the GPU. Main memory can be swapped and shared, so there it is only said.
+    """
+
+    def make() -> Plan:
+        records, machine = RecordShapes.of(inputs.train), detect(recipe.training.gpu_gib)
+        plan = make_plan(
+            recipe, sizes_of(inputs.base), records, machine, packs=inputs.packs, processes=launch.world_size()
+        )
+        for line in plan_report.lines(plan, advise(plan, records)):
+            say(line)
+        if plan.fits is False and machine.device == "cuda":
+            raise IxtuneError(
+                "the run does not fit this GPU",
+                mend="make one of the changes that the plan names, or set training.gpu_gib to what may be used",
+            )
+        return plan
+
+    return parallel.from_first(make)
+
+
+def flops_per_s(plan: Plan) -> float | None:
+    """What the cards of the run can do at most; None where nobody knows."""
+    card = plan.machine.card
+    return None if card is None else card.tflops * 1e12 * launch.world_size()
+
+
+def keep(plan: Plan, run: Path) -> None:
+    """Write the plan into the run folder."""
+    atomic_write_json(run / FILE, plan_report.as_json(plan))
+
+
+def kept_levers(run: Path) -> Levers:
+    """The levers a run began with: with others, chosen by what memory is free now, its last bits could change."""
+    return Levers(**json.loads((run / FILE).read_text(encoding="utf-8"))["levers"])

@@ -1,0 +1,1 @@
+"""State of a run folder: checkpoints, resume, progress, and the lock."""

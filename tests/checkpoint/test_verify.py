@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from ixtune.base import shipped
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.terms import RELEASED, terms_of
+from ixtune.checkpoint.verify import RELEASED_TOKENIZER_SHA256, known_hashes, verify
+from ixtune.errors import IxtuneError
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Path:
+    """The nano base as the hub's cache stores it: links to files that bear their own hash as a name."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in shipped("nano").iterdir():
+        content = file.read_bytes()
+        blob = blobs / hashlib.sha256(content).hexdigest()
+        blob.write_bytes(content)
+        (snapshot / file.name).symlink_to(blob)
+    return snapshot
+
+
+def test_files_of_the_hubs_cache_are_compared_with_their_own_names(cached: Path) -> None:
+    found = verify(cached)
+    assert found.findings == {}
+    assert found.compared["model-00001-of-00002.safetensors"] == "the hub's cache"
+    blob = (cached / "tokenizer.model").resolve()
+    blob.write_bytes(blob.read_bytes() + b" ")
+    (altered,) = verify(cached).findings["altered"]
+    assert altered.startswith("tokenizer.model has the SHA-256")
+    assert verify(cached, hashes=False).findings == {}
+
+
+def test_nothing_but_headers_is_hashed_where_hashes_are_not_asked_for(cached: Path) -> None:
+    read: list[int] = []
+    found = verify(cached, hashes=False, advance=read.append)
+    assert (found.file_sha256, read) == ({}, [])
+    assert found.identity == verify(shipped("nano")).identity
+
+
+def test_the_released_tokenizers_hash_is_known_for_the_released_sizes_only(tmp_path: Path) -> None:
+    assert known_hashes(tmp_path, Sizes()) == {"tokenizer.model": (RELEASED_TOKENIZER_SHA256, "the released model")}
+    assert known_hashes(tmp_path, Sizes(vocabulary=92600)) == {}
+
+
+def test_a_folder_of_another_architecture_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(IxtuneError, match="'llama' checkpoint, not InternLM-XComposer2-4KHD"):
+        verify(tmp_path)
+
+
+def test_a_folder_without_config_and_one_in_4_bits_are_pointed_to_their_own_verbs(tmp_path: Path) -> None:
+    with pytest.raises(IxtuneError, match="no config.json"):
+        verify(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "internlmxcomposer2", "quantization_config": {}}')
+    with pytest.raises(IxtuneError, match="stored in 4 bits"):
+        verify(tmp_path)
+
+
+def test_an_empty_folder_with_a_config_lacks_everything(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "internlmxcomposer2"}')
+    found = verify(tmp_path)
+    assert len(found.missing) == 942 + 1
+    assert "the folder holds no checkpoint" in found.damaged[0]
+
+
+def test_the_terms_are_the_released_ones_or_what_the_folder_says(tmp_path: Path) -> None:
+    assert terms_of(tmp_path, Sizes()) == RELEASED
+    small = Sizes(layers=2)
+    assert terms_of(tmp_path, small).startswith("not stated")
+    (tmp_path / "LICENSE.txt").write_text("x")
+    assert terms_of(tmp_path, small) == "see its LICENSE.txt"
+    assert terms_of(shipped("nano"), small) == "apache-2.0, says its README.md"

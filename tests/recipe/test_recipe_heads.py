@@ -1,0 +1,74 @@
+"""What the head of every shipped recipe says is so: its command, its GPU, and the figures of its plan."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.planning import plan_report
+from ixtune.planning.gpus import Machine
+from ixtune.planning.plan import make_plan
+from ixtune.planning.record_mixes import records_of
+from ixtune.recipe.recipe import load
+from ixtune.recipe.shipped_recipes import Shipped, shelf
+
+ROOT = Path(__file__).resolve().parents[2]
+WANTED = """documents charts receipts screenshots multi-image text-mix qlora-16gb qlora-24gb qlora-80gb lora-80gb
+projector-only demo""".split()
+SHIPPED = shelf()
+PLANNED = [recipe for recipe in SHIPPED.values() if recipe.plan]
+SHOWN = ("packs", "time", "verdict")
+
+
+def head(recipe: Shipped) -> list[str]:
+    lines = recipe.path.read_text(encoding="utf-8").splitlines()
+    return lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def test_the_recipes_that_are_promised_are_shipped():
+    assert sorted(SHIPPED) == sorted(WANTED)
+
+
+@pytest.mark.parametrize("recipe", SHIPPED.values(), ids=lambda recipe: recipe.name)
+def test_the_head_is_complete_and_its_command_names_the_file_and_what_is_in_it(recipe: Shipped):
+    _, ixtune, train, path, *overrides = shlex.split(head(recipe)[0])
+    assert (ixtune, train, path) == ("ixtune", "train", f"recipes/{recipe.path.name}")
+    as_commanded = load(ROOT / path, overrides)
+    assert (as_commanded.output, as_commanded.data) == (load(recipe.path).output, load(recipe.path).data) or (
+        recipe.name == "qlora-24gb"  # whose output is one to be named
+    )
+    assert recipe.purpose
+    assert recipe.gpu
+    assert recipe.status.startswith(("measured (", "planned, not yet run on a GPU"))
+
+
+@pytest.mark.parametrize("recipe", SHIPPED.values(), ids=lambda recipe: recipe.name)
+def test_what_was_not_measured_has_a_plan(recipe: Shipped):
+    assert recipe.plan or recipe.status.startswith("measured (")
+
+
+@pytest.mark.parametrize("recipe", PLANNED, ids=lambda recipe: recipe.name)
+def test_the_figures_in_the_head_are_those_of_its_plan(recipe: Shipped):
+    """As `ixtune plan` computes them for the released 7B, which needs no weights."""
+    assert shlex.split(recipe.plan)[:3] == ["ixtune", "plan", f"recipes/{recipe.path.name}"]
+    gib, mix = recipe.planned_with("--gpu-gib"), recipe.planned_with("--mix")
+    assert gib is not None
+    assert mix is not None
+    machine = Machine("cuda", round(float(gib) * 2**30), "as given")
+    made = make_plan(load(recipe.path), Sizes(), records_of(mix), machine)
+    lines = [line for line in plan_report.lines(made) if line.split()[0] in SHOWN]
+    assert made.fits
+    at = head(recipe).index(f"# plan: {recipe.plan}")
+    assert head(recipe)[at + 1 : at + 1 + len(SHOWN)] == [f"#   {line}" for line in lines]
+
+
+def test_recipes_are_short_and_no_two_say_the_same():
+    texts = {}
+    for recipe in SHIPPED.values():
+        lines = recipe.path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 60, recipe.name
+        texts[recipe.name] = "\n".join(line for line in lines if line and not line.startswith("#"))
+    assert len(set(texts.values())) == len(texts)

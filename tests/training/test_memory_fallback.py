@@ -1,0 +1,234 @@
+"""Memory that runs out costs time, never a gradient."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from small_pack import RECORDS, gradients, small_adapter, small_pack, take_step
+
+from ixtune.errors import IxtuneError
+from ixtune.layout import tokens_of
+from ixtune.training.memory_fallback import rehearse, split, step_in_parts
+
+Batch = dict[str, Any]
+ASKED = 3 * len(RECORDS)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> PeftModel:
+    return small_adapter()
+
+
+@pytest.fixture(scope="module")
+def whole(adapter: PeftModel) -> dict[str, torch.Tensor]:
+    loss = take_step(adapter, small_pack(), ASKED)
+    return {"loss": loss, **gradients(adapter)}
+
+
+class Short:
+    """A step on a machine whose memory takes packs of some tokens only; the others fail before or in the backward."""
+
+    def __init__(self, model: PeftModel, room: int, fails_after: int | None = None, error: type = None) -> None:
+        self.model, self.room, self.fails_after = model, room, fails_after
+        self.error = error or torch.OutOfMemoryError
+        self.tried: list[int] = []
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        tokens = batch["input_ids"].numel()
+        self.tried.append(tokens)
+        if tokens <= self.room:
+            return take_step(self.model, batch, ASKED)
+        if self.fails_after is None:
+            raise self.error("injected")
+        had: list[torch.nn.Parameter] = []
+
+        def count(parameter: torch.nn.Parameter) -> None:
+            had.append(parameter)
+            if len(had) == self.fails_after:
+                raise self.error("injected in the backward pass")
+
+        handles = [p.register_post_accumulate_grad_hook(count) for p in self.model.parameters() if p.requires_grad]
+        try:
+            return take_step(self.model, batch, ASKED)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert float((found[name] - value).norm() / value.norm()) < 1e-6, name
+
+
+@pytest.mark.parametrize("room", [1000, 776])
+@pytest.mark.parametrize("fails_after", [None, 7, 24])
+def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
+    adapter: PeftModel, whole: dict[str, torch.Tensor], room: int, fails_after: int | None
+) -> None:
+    """20 of the 24 tensors are LoRA's; after all 24 a text alone has no gradient left to give."""
+    step, told = Short(adapter, room, fails_after), []
+    loss = step_in_parts(step, small_pack(), adapter, told=told.append)
+    _same({"loss": loss, **gradients(adapter)}, whole)
+    assert len(step.tried) == 2 * len(told) + 1 > 1
+    assert "cut in two" in told[0]
+    assert "in 5 records" in told[0]
+
+
+def test_gradients_of_earlier_packs_of_the_step_are_kept(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
+    take_step(adapter, small_pack(), ASKED)
+    step_in_parts(Short(adapter, 1000, 7), small_pack(), adapter, told=lambda text: None)
+    twice = gradients(adapter)
+    _same({name: gradient / 2 for name, gradient in twice.items()}, {n: w for n, w in whole.items() if n != "loss"})
+
+
+def test_a_pack_that_fits_is_not_cut(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
+    loss = step_in_parts(Short(adapter, 10**6), small_pack(), adapter, told=pytest.fail)
+    found = {"loss": loss, **gradients(adapter)}
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+
+
+def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: PeftModel) -> None:
+    class Cublas(RuntimeError):
+        def __init__(self, _: str) -> None:
+            super().__init__("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+
+    told: list[str] = []
+    step_in_parts(Short(adapter, 1000, error=Cublas), small_pack(), adapter, told=told.append)
+    assert told
+    with pytest.raises(RuntimeError, match="^injected$"):
+        step_in_parts(Short(adapter, 1000, error=RuntimeError), small_pack(), adapter, told=told.append)
+    gradients(adapter)
+
+
+def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(adapter: PeftModel) -> None:
+    longest = 1 + 5 + tokens_of(1, 2) + tokens_of(1, 1)
+    batch = {**small_pack(), "records": (3, 1, 4, 15, 9)}
+    with pytest.raises(IxtuneError, match=f"a single record, {longest:,} tokens, does not fit") as caught:
+        step_in_parts(
+            Short(adapter, longest - 1),
+            batch,
+            adapter,
+            told=lambda text: None,
+            named=lambda part: f"record {part['records'][0]}",
+        )
+    gradients(adapter)
+    assert caught.value.where == "record 15"
+    assert "training.gradient_checkpointing=true" in caught.value.mend
+
+
+def _down(batch: Batch) -> list[Batch]:
+    parts = split(batch)
+    return [piece for part in parts for piece in _down(part)] if parts else [batch]
+
+
+def test_parts_hold_the_records_with_their_pictures_and_targets() -> None:
+    batch = {**small_pack(), "records": (3, 1, 4, 15, 9)}
+    pieces = _down(batch)
+    assert [piece["records"] for piece in pieces] == [(3,), (1,), (4,), (15,), (9,)]
+    for piece, (words, grids) in zip(pieces, RECORDS, strict=True):
+        length = 1 + words + sum(tokens_of(*grid) for grid in grids)
+        assert piece["input_ids"].shape == (1, length)
+        assert torch.equal(piece["position_ids"], torch.arange(length)[None])
+        assert piece["cu_seq_lens_q"].tolist() == [0, length]
+        assert piece["cu_seq_lens_q"].dtype == torch.int32
+        assert piece["max_length_q"] == length
+        rows, targets = piece["supervised"]
+        assert torch.equal(piece["input_ids"][0, rows + 1], targets)
+        assert piece.get("grids", []) == grids
+        assert ("image_rows" in piece) == bool(grids) == ("crops" in piece)
+        if grids:
+            assert torch.equal(piece["image_rows"], (piece["input_ids"][0] == 0).nonzero().squeeze(1))
+    assert torch.equal(torch.cat([piece["crops"] for piece in pieces if "crops" in piece]), batch["crops"])
+
+
+def test_the_cut_is_between_the_two_halves_of_the_tokens() -> None:
+    first, second = split(small_pack([(9, [])] * 4))
+    assert first["cu_seq_lens_q"].tolist() == second["cu_seq_lens_q"].tolist() == [0, 10, 20]
+    assert split(small_pack([(9, [])])) == []
+
+
+def test_vectors_of_pictures_are_cut_as_the_pictures_are(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
+    batch = small_pack()
+    vectors = adapter.get_base_model().get_image_vectors(batch.pop("crops"), batch.pop("grids"))
+    batch["image_vectors"] = vectors.detach()
+    pieces = _down(batch)
+    assert torch.equal(torch.cat([p["image_vectors"] for p in pieces if "image_vectors" in p]), batch["image_vectors"])
+    step_in_parts(Short(adapter, 776), batch, adapter, told=lambda text: None)
+    _same(gradients(adapter), {name: value for name, value in whole.items() if name != "loss"})
+
+
+def test_a_part_that_asks_for_nothing_is_left_out() -> None:
+    batch = small_pack([(9, []), (9, [])])
+    rows, targets = batch["supervised"]
+    batch["supervised"] = (rows[3:], targets[3:])
+    (part,) = split(batch)
+    assert part["supervised"][0].tolist() == [6, 7, 8]
+
+
+def _states() -> list[Any]:
+    return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_rehearsal_leaves_gradients_and_random_numbers_as_they_were(adapter: PeftModel, earlier: bool) -> None:
+    if earlier:
+        take_step(adapter, small_pack(RECORDS[:2]))
+    kept = {name: p.grad for name, p in adapter.named_parameters()}
+    copies = {name: None if gradient is None else gradient.clone() for name, gradient in kept.items()}
+    weights = {name: p.detach().clone() for name, p in adapter.named_parameters()}
+    states = _states()
+    drawn: list[torch.Tensor] = []
+
+    def step(batch: Batch) -> torch.Tensor:
+        random.random(), np.random.rand()  # noqa: NPY002
+        drawn.append(torch.rand(3))
+        return take_step(adapter, batch)
+
+    assert rehearse(adapter, small_pack(), step, reserve_bytes=1000) is None
+    assert len(drawn) == 1
+    assert _states() == states
+    for name, parameter in adapter.named_parameters():
+        assert parameter.grad is kept[name]
+        assert parameter.grad is None or torch.equal(parameter.grad, copies[name])
+        assert torch.equal(parameter, weights[name])
+    gradients(adapter)
+
+
+def test_a_rehearsal_that_does_not_fit_says_so_and_how_to_mend_it(adapter: PeftModel) -> None:
+    states = _states()
+    with pytest.raises(
+        IxtuneError, match=r"largest pack of the run, 1,\d+ tokens in 5 records, does not fit"
+    ) as caught:
+        rehearse(adapter, small_pack(), Short(adapter, 5, 7))
+    assert "training.pack_tokens" in caught.value.mend
+    assert _states() == states
+    assert all(parameter.grad is None for parameter in adapter.parameters())
+
+
+def test_other_errors_of_a_rehearsal_come_through(adapter: PeftModel) -> None:
+    def step(batch: Batch) -> torch.Tensor:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        rehearse(adapter, small_pack(), step)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_its_peak(adapter: PeftModel) -> None:
+    model: Callable[..., Any] = adapter.to("cuda")
+    batch = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in small_pack().items()}
+    batch["supervised"] = tuple(t.to("cuda") for t in batch["supervised"])
+    try:
+        peak = rehearse(adapter, batch, lambda part: take_step(model, part), reserve_bytes=2**30)
+        assert peak is not None
+        assert peak > 2**30
+    finally:
+        adapter.to("cpu")
