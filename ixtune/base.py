@@ -44,7 +44,7 @@ def shipped(kind: Literal["nano", "recipes"]) -> Path:
     raise IxtuneError(
         f"this installation of ixtune lacks its {kind} folder",
         where=str(installed),
-        mend="install ixtune again",
+        hint="install ixtune again",
     )
 
 
@@ -110,10 +110,10 @@ def _folder(name: str, hub_files: list[str], missing_parts: Callable[[Path], lis
         raise IxtuneError(
             "there is no such base folder",
             where=name,
-            mend=f"give `{NANO}`, the folder of a checkpoint, or a hub id such as {HUB_ID}",
+            hint=f"give `{NANO}`, the folder of a checkpoint, or a hub id such as {HUB_ID}",
         )
     if not folder.is_dir():
-        raise IxtuneError("the base is not a folder", where=str(folder), mend="give the folder that holds config.json")
+        raise IxtuneError("the base is not a folder", where=str(folder), hint="give the folder that holds config.json")
     if missing := missing_parts(folder):
         _refuse_incomplete(folder, missing)
     return folder
@@ -125,12 +125,12 @@ def _refuse_incomplete(folder: Path, missing: list[str]) -> NoReturn:
         raise IxtuneError(
             "this is an adapter, not a base",
             where=str(folder),
-            mend="give the base it was trained on (`base` in its ixtune.json), or merge the adapter first",
+            hint="give the base it was trained on (`base` in its ixtune.json), or merge the adapter first",
         )
     raise IxtuneError(
         f"not a complete base checkpoint: missing {', '.join(missing)}",
         where=str(folder),
-        mend="copy the missing files there, or give another folder",
+        hint="copy the missing files there, or give another folder",
     )
 
 
@@ -166,13 +166,13 @@ def _absent_shards(index: Path) -> list[str]:
         raise IxtuneError(
             "the index of the weights cannot be read",
             where=str(index),
-            mend="copy it again from where it came",
+            hint="copy it again from where it came",
         ) from error
     if outside:
         raise IxtuneError(
             f"the index of the weights names a file outside its folder: {outside[0]}",
             where=str(index),
-            mend="use a checkpoint whose shards lie beside its index",
+            hint="use a checkpoint whose shards lie beside its index",
         )
     return [shard for shard in shards if not (index.parent / shard).is_file()]
 
@@ -192,19 +192,19 @@ def _hub_snapshot(hub_id: str, files: list[str], missing_parts: Callable[[Path],
         raise IxtuneError(
             f"neither a folder nor wholly in the hub cache: {hub_id}",
             where=f"HF_HUB_OFFLINE is set; cache {constants.HF_HUB_CACHE}",
-            mend="unset HF_HUB_OFFLINE to download it, or give the folder of a checkpoint",
+            hint="unset HF_HUB_OFFLINE to download it, or give the folder of a checkpoint",
         )
     try:
         return Path(snapshot_download(hub_id, allow_patterns=files))
     except GatedRepoError as error:
         raise IxtuneError(
             f"the hub asks for an access grant for {hub_id}",
-            mend="accept its terms on the hub, then run `hf auth login`",
+            hint="accept its terms on the hub, then run `hf auth login`",
         ) from error
     except RepositoryNotFoundError as error:
         raise IxtuneError(
             f"neither a folder nor a model on the hub: {hub_id}",
-            mend=f"check the spelling, or give the folder of a checkpoint; the released model is {HUB_ID}",
+            hint=f"check the spelling, or give the folder of a checkpoint; the released model is {HUB_ID}",
         ) from error
     except Exception as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -212,5 +212,5 @@ def _hub_snapshot(hub_id: str, files: list[str], missing_parts: Callable[[Path],
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise IxtuneError(
             f"{hub_id} could not be downloaded: {reason}",
-            mend="check the connection and try again (finished parts are kept), or give a checkpoint folder",
+            hint="check the connection and try again (finished parts are kept), or give a checkpoint folder",
         ) from error

@@ -92,8 +92,8 @@ def checks() -> Iterator[Check]:
             yield look()
         except Exception as error:  # whatever an import or a driver raises is what is wrong
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            mend = error.mend if isinstance(error, IxtuneError) else "install ixtune again, in a new environment"
-            yield Check(name, "broken", f"{type(error).__name__}: {reason}", mend)
+            hint = error.hint if isinstance(error, IxtuneError) else "install ixtune again, in a new environment"
+            yield Check(name, "broken", f"{type(error).__name__}: {reason}", hint)
 
 
 def trainable(gpu_gib: float | None = None) -> list[Trainable]:
@@ -168,12 +168,12 @@ def _gpu() -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        mend = "without a GPU only the embedded base is trained in reasonable time"
+        hint = "without a GPU only the embedded base is trained in reasonable time"
         if gpus.has_driver() and not torch.version.cuda:
-            mend = "there is an NVIDIA driver, but torch is built for CPUs: install its CUDA build"
+            hint = "there is an NVIDIA driver, but torch is built for CPUs: install its CUDA build"
         elif gpus.has_driver():
-            mend = "there is an NVIDIA driver that torch cannot use: `nvidia-smi` tells more"
-        return Check("gpu", "note", "none that torch can use", mend)
+            hint = "there is an NVIDIA driver that torch cannot use: `nvidia-smi` tells more"
+        return Check("gpu", "note", "none that torch can use", hint)
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info(0)
     found = f"{properties.name}, {total / _GIB:.1f} GiB, {free / _GIB:.1f} of them free"
@@ -201,8 +201,8 @@ def _bitsandbytes() -> Check:
         back = dequantize_4bit(stored.data, stored.quant_state).cpu().float()
         lost = float((back - weight).norm() / weight.norm())
         if not lost < _NF4_LOSS:  # not a number is caught too
-            mend = "install bitsandbytes again, for this version of CUDA"
-            return Check("bitsandbytes", "broken", f"NF4 on {device} loses {lost:.0%} of a weight", mend)
+            hint = "install bitsandbytes again, for this version of CUDA"
+            return Check("bitsandbytes", "broken", f"NF4 on {device} loses {lost:.0%} of a weight", hint)
     version = importlib.metadata.version("bitsandbytes")
     return Check("bitsandbytes", "ok", f"{version}; NF4 works on {' and '.join(devices)}")
 

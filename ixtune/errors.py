@@ -17,14 +17,14 @@ class IxtuneError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str, notes: Sequence[str] = ()) -> None:
+    def __init__(self, what: str, *, where: str | None = None, hint: str, notes: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.mend = mend
+        self.hint = hint
         self.notes = tuple(notes)
         # from Python there is a traceback in place of our lines: it ends with the same ones
-        for note in (*self.notes, f"mend:  {mend}"):
+        for note in (*self.notes, f"hint:  {hint}"):
             self.add_note(note)
 
     def __str__(self) -> str:

@@ -105,7 +105,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     try:
         if _lock(descriptor) is False:
             raise IxtuneError(
-                "another process is writing this output", where=str(path), mend="wait for it, or give another name"
+                "another process is writing this output", where=str(path), hint="wait for it, or give another name"
             )
         try:
             yield partial
@@ -148,7 +148,7 @@ def refuse_existing(path: Path) -> None:
         raise IxtuneError(
             "the output exists already",
             where=str(path),
-            mend="give another name, or remove it if it is not needed",
+            hint="give another name, or remove it if it is not needed",
         )
 
 

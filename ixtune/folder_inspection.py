@@ -65,7 +65,7 @@ def inspect(path: Path, base: str | None = None) -> Found:
         IxtuneError: It is nothing of the kind, or an adapter that cannot be understood.
     """
     if not path.is_dir():
-        raise IxtuneError("there is no such folder", where=str(path), mend="give what an ixtune command wrote")
+        raise IxtuneError("there is no such folder", where=str(path), hint="give what an ixtune command wrote")
     if (path / checkpoints.SUMS).is_file():
         found = _checkpoint(path)
     elif (path / WEIGHTS_FILE).is_file() or (path / CONFIG_FILE).is_file():
@@ -77,18 +77,18 @@ def inspect(path: Path, base: str | None = None) -> Found:
     elif _record(path).get("kind") in ("merged", "exported") or (path / _REPORT).is_file():
         found = _merged(path)
     elif (path / "config.json").is_file():
-        raise IxtuneError("this looks like a base", where=str(path), mend=f"ask: ixtune base info {path}")
+        raise IxtuneError("this looks like a base", where=str(path), hint=f"ask: ixtune base info {path}")
     else:
         raise IxtuneError(
             "there is no adapter, run, checkpoint, merged model or prepared set",
             where=str(path),
-            mend="give a folder that ixtune prepare, train, merge or export wrote",
+            hint="give a folder that ixtune prepare, train, merge or export wrote",
         )
     holder = {"run": path / _ADAPTER}.get(found.kind, path)
     if (holder / WEIGHTS_FILE).is_file() and found.whole:
         found.adapter = _updates(read_adapter(holder), base)
     elif base is not None:
-        raise IxtuneError("there is no adapter to compare with a base", where=str(path), mend="leave out --base")
+        raise IxtuneError("there is no adapter to compare with a base", where=str(path), hint="leave out --base")
     return found
 
 
@@ -182,14 +182,14 @@ def _prepared(folder: Path) -> Found:
         records, options = manifest["records"], manifest["options"]
         found.facts |= {
             f"{name}records": f"{records['rows']:,} ({records['read']:,} read, {records['rejected']:,} rejected)",
-            f"{name}tokens": f"{manifest['tokens']['total']:,}, of them {manifest['tokens']['image']:,} of pictures "
+            f"{name}tokens": f"{manifest['tokens']['total']:,}, of them {manifest['tokens']['image']:,} of images "
             f"and {manifest['tokens']['supervised']:,} supervised",
             f"{name}longest record": f"{manifest['length']['max']:,} tokens",
             f"{name}hd_num": options["hd_num"],
             f"{name}sources": ", ".join(str(source["path"]) for source in manifest["sources"]),
         }
         gone = [root for root in roots_of(manifest, part) if not root.is_dir()]
-        found.damage += [f"{name}the pictures' folder {root} is gone; put it back, or prepare again" for root in gone]
+        found.damage += [f"{name}the images' folder {root} is gone; put it back, or prepare again" for root in gone]
     return found
 
 
@@ -264,5 +264,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise IxtuneError(f"{path.name} cannot be read", where=str(path), mend="copy the folder again") from error
+        raise IxtuneError(f"{path.name} cannot be read", where=str(path), hint="copy the folder again") from error
     return content if isinstance(content, dict) else {}

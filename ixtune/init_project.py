@@ -35,7 +35,7 @@ DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
 
 _PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
 _COUNTED = 1000  # records; beyond that a part for validation is never too small
-_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose pictures are looked for, and places
+_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose images are looked for, and places
 _LEAST_FOR_VALIDATION = 20
 _SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # below: a 16 GB card; from here: one of 80 GB
 
@@ -46,7 +46,7 @@ class Task:
 
     Attributes:
         told: it, in a few words.
-        hd_num: most crops of a picture.
+        hd_num: most crops of an image.
         pack_tokens: of a micro-batch on a card with 24 GB.
         small_pack_tokens: of one on a smaller card: the longest record that is usual.
         epochs: passes over the data.
@@ -66,7 +66,7 @@ TASKS: Mapping[str, Task] = {
     "charts": Task("values read from plots", 16, 8192, 4096, 2, ("relaxed_accuracy", "exact_match")),
     "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, 3, ("token_f1", "exact_match")),
     "screenshots": Task("questions about screens", 25, 11264, 4096, scores=("anls", "exact_match")),
-    "multi-image": Task("several pictures in one conversation", 9, 8192, 8192),
+    "multi-image": Task("several images in one conversation", 9, 8192, 8192),
 }
 """By the names of the mixes that they are planned on."""
 
@@ -78,7 +78,7 @@ class Data:
     Attributes:
         opened: the source.
         records: how many there are, or `_COUNTED` where there are more.
-        largest_group: of them, those that show the most common picture.
+        largest_group: of them, those that show the most common image.
     """
 
     opened: Opened
@@ -87,9 +87,9 @@ class Data:
 
     @property
     def validation_share(self) -> float | None:
-        """The part for validation; None where they are too few, or too many of them show one picture."""
+        """The part for validation; None where they are too few, or too many of them show one image."""
         share = 0.05 if self.records >= _COUNTED else 0.1
-        # records that show the same picture stay on one side
+        # records that show the same image stay on one side
         can_be_split = self.records >= _LEAST_FOR_VALIDATION and 2 * self.largest_group <= share * self.records
         return share if can_be_split else None
 
@@ -119,11 +119,11 @@ def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
 
     Args:
         path: a file, a folder or a name on the hub.
-        image_root: where the paths of pictures start.
+        image_root: where the paths of images start.
         columns: `ours=theirs,...` of a table.
 
     Raises:
-        IxtuneError: nothing there can be read as records, or their pictures are not there; the message says why.
+        IxtuneError: nothing there can be read as records, or their images are not there; the message says why.
     """
     source = Source(path=path, image_root=image_root, columns=columns_of(columns))
     opened = open_source(source)
@@ -133,13 +133,13 @@ def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
     for entry in islice(opened.entries(), _COUNTED):
         records += 1
         with suppress(RecordError):
-            pictures = record_of(entry, opened.reading).pictures
-            showing.update({picture.path or picture.content for picture in pictures})
+            images = record_of(entry, opened.reading).images
+            showing.update({image.path or image.content for image in images})
     return Data(opened, records, max(showing.values(), default=1))
 
 
 def _other_root(opened: Opened) -> Path | None:
-    """The folder that the first pictures' paths start from, where it is not the one that is taken for it.
+    """The folder that the first images' paths start from, where it is not the one that is taken for it.
 
     Raises:
         UsageError: none of them is found; some missing ones among others are for `ixtune prepare` to tell.
@@ -147,7 +147,7 @@ def _other_root(opened: Opened) -> Path | None:
     root, paths = opened.image_root, []
     for entry in islice(opened.entries(), _LOOKED_AT):
         with suppress(RecordError):
-            paths += [one.path for one in record_of(entry, opened.reading).pictures if one.path is not None]
+            paths += [one.path for one in record_of(entry, opened.reading).images if one.path is not None]
     if root is None or not paths or any((root / path).is_file() for path in paths):
         return None
     below = [folder for folder in islice(root.rglob("*/"), _FOLDERS_TRIED) if not opened.source.image_root]
@@ -155,9 +155,9 @@ def _other_root(opened: Opened) -> Path | None:
         if all((folder / path).is_file() for path in paths):
             return folder
     raise UsageError(
-        f"no picture is found: {shown(paths[0])}",
+        f"no image is found: {shown(paths[0])}",
         where=str(root),
-        mend="say where the paths start with --image-root FOLDER",
+        hint="say where the paths start with --image-root FOLDER",
     )
 
 
@@ -168,7 +168,7 @@ def task_named(name: str) -> Task:
         UsageError: there is none.
     """
     if name not in TASKS:
-        raise UsageError("there is no such task", where=name, mend=choice(name, TASKS))
+        raise UsageError("there is no such task", where=name, hint=choice(name, TASKS))
     return TASKS[name]
 
 
@@ -180,7 +180,7 @@ def require_free(out: Path) -> tuple[Path, Path]:
     """
     files = out / DATA_CONFIG, out / RECIPE
     if there := [str(path) for path in files if path.exists()]:
-        raise UsageError("there is such a file already", where=", ".join(there), mend="give another folder with --out")
+        raise UsageError("there is such a file already", where=", ".join(there), hint="give another folder with --out")
     return files
 
 
@@ -243,7 +243,7 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
     notes = []
     if not validated and data.records >= _LEAST_FOR_VALIDATION:
         notes = [
-            f"one picture has {data.largest_group} of the {data.records:,} records, "
+            f"one image has {data.largest_group} of the {data.records:,} records, "
             "too many for a part kept for validation"
         ]
     if not gpu_gib or base != HUB_ID:
@@ -256,7 +256,7 @@ def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str
     """The same, changed as the plan advises where it does not fit the memory.
 
     Raises:
-        IxtuneError: nothing that leaves the pictures as they are makes it fit.
+        IxtuneError: nothing that leaves the images as they are makes it fit.
     """
     records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
     made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
@@ -275,7 +275,7 @@ def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str
         f"the released 7B does not fit: {needed:.2f} GiB are needed, {needed - gpu_gib:.2f} GiB more than there are",
         where=f"{gpu_gib:g} GiB",
         notes=notes,
-        mend=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
+        hint=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
         "(--gpu-gib 0)",
     )
 
@@ -347,7 +347,7 @@ def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, 
     prepared, recipe = out / "prepared", str(out / RECIPE)
     hd_num = TASKS[task].hd_num if gpu_gib else min(TASKS[task].hd_num, 4)
     validated = "data.validation" in chosen
-    # whatever is longer than a pack gets smaller pictures, so that nothing is left out and training can begin
+    # whatever is longer than a pack gets smaller images, so that nothing is left out and training can begin
     limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]
     split = ["--val-fraction", data.validation_share] if validated else []
     base = [] if chosen["base"] == HUB_ID else ["--base", chosen["base"]]

@@ -1,6 +1,6 @@
-"""The geometry of one picture in plain numbers, the single truth for sizes and token counts.
+"""The geometry of one image in plain numbers, the single truth for sizes and token counts.
 
-A picture is resized so that it fills at most `hd_num` crops of 336x336, padded with white to whole crops, and
+An image is resized so that it fills at most `hd_num` crops of 336x336, padded with white to whole crops, and
 cut.
 Source: MODEL.md 2.2 (HD_transform) and 2.5 (sequence), to the letter, unless `upscale` is off.
 """
@@ -28,19 +28,19 @@ LAYOUT_VERSION = 1
 
 
 class LayoutError(ValueError):
-    """The reference has no layout for this picture at this hd_num; it fails there too."""
+    """The reference has no layout for this image at this hd_num; it fails there too."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchLayout:
-    """How one picture becomes crops and tokens; sizes in pixels, in the frame of the picture as it is seen.
+    """How one image becomes crops and tokens; sizes in pixels, in the frame of the image as it is seen.
 
     Attributes:
-        width: Width of the picture.
-        height: Height of the picture.
-        hd_num: The most crops the picture may fill.
-        upscale: Whether a small picture is enlarged until it fills its crops, as the reference does.
-        transposed: Whether the picture is a portrait, which is transposed for the resize and back then.
+        width: Width of the image.
+        height: Height of the image.
+        hd_num: The most crops the image may fill.
+        upscale: Whether a small image is enlarged until it fills its crops, as the reference does.
+        transposed: Whether the image is a portrait, which is transposed for the resize and back then.
         resized_width: Width after the resize, before the padding.
         resized_height: Height after the resize, before the padding.
         pad_left: White columns at the left.
@@ -88,7 +88,7 @@ class PatchLayout:
 
     @property
     def tokens(self) -> int:
-        """Length of the picture's image span, see `tokens_of`."""
+        """Length of the image's image span, see `tokens_of`."""
         return tokens_of(self.rows, self.cols)
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class PatchLayout:
 
 
 def token_parts(rows: int, cols: int) -> dict[str, int]:
-    """Where the tokens of a picture of `rows` x `cols` crops come from; the values add up to `tokens_of`.
+    """Where the tokens of an image of `rows` x `cols` crops come from; the values add up to `tokens_of`.
 
     The global view, a newline token for each of its 12 rows, the separator token, the crops, and a newline
     token for each of the 12 * rows rows of their common map (MODEL.md 2.5).
@@ -126,18 +126,18 @@ def tokens_of(rows: int, cols: int) -> int:
 
 
 def plan(width: int, height: int, hd_num: int, *, upscale: bool = True) -> PatchLayout:
-    """The layout of a picture of `width` x `height` pixels that may fill at most `hd_num` crops.
+    """The layout of an image of `width` x `height` pixels that may fill at most `hd_num` crops.
 
-    Only the aspect ratio matters: a small picture is enlarged until it fills its crops. The quotients are
+    Only the aspect ratio matters: a small image is enlarged until it fills its crops. The quotients are
     float64 without tolerance, because the reference's are: exact arithmetic would give other grids.
 
-    Without `upscale`, which departs from the reference, a picture that fits into `hd_num` crops as it is keeps its
+    Without `upscale`, which departs from the reference, an image that fits into `hd_num` crops as it is keeps its
     size and gets white on all sides. One that does not fit has the reference's layout, and that only shrinks: crops
     that hold it enlarged would hold it as it is.
 
     Raises:
         TypeError: A number is not an int (a bool is none).
-        LayoutError: A size is not positive, hd_num is below 1, or the picture is so thin that its shorter
+        LayoutError: A size is not positive, hd_num is below 1, or the image is so thin that its shorter
             side vanishes in the resize.
     """
     for name, value in (("width", width), ("height", height), ("hd_num", hd_num)):
@@ -179,7 +179,7 @@ def _fill(long_side: int, short_side: int, hd_num: int) -> tuple[int, int, int, 
     try:
         ratio = long_side / short_side
     except OverflowError:
-        raise LayoutError(f"a picture with sides of {long_side} and {short_side} is too large for float64") from None
+        raise LayoutError(f"an image with sides of {long_side} and {short_side} is too large for float64") from None
     steps = 1
     while (steps + 1) * math.ceil((steps + 1) / ratio) <= hd_num:
         steps += 1
@@ -187,7 +187,7 @@ def _fill(long_side: int, short_side: int, hd_num: int) -> tuple[int, int, int, 
     resized_short = int(resized_long / ratio)
     if resized_short == 0:
         raise LayoutError(
-            f"a picture with sides of {long_side} and {short_side} is too thin for hd_num {hd_num}: "
+            f"an image with sides of {long_side} and {short_side} is too thin for hd_num {hd_num}: "
             f"height and width must be > 0 after the resize"
         )
     # Not ceil(steps / ratio): the truncation above can save a whole row of crops (5328 x 2132 at 16).

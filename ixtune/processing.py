@@ -25,7 +25,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from ixtune.data.images.pixels import Corrections, converted, open_picture, place_and_cut
+from ixtune.data.images.pixels import Corrections, converted, open_image, place_and_cut
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.record import Turn
 from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
@@ -37,7 +37,7 @@ from ixtune.model.model import IXC2ForCausalLM  # registers itself with AutoMode
 __all__ = ["IXC2ForCausalLM", "IXC2ImageProcessor", "IXC2Processor", "IXC2Tokenizer"]
 
 VOCABULARY_FILE = "tokenizer.model"
-Picture = Image.Image | str | Path
+ImageRef = Image.Image | str | Path
 
 
 class IXC2Tokenizer(PreTrainedTokenizer):
@@ -86,7 +86,7 @@ class IXC2Tokenizer(PreTrainedTokenizer):
 
 
 class IXC2ImageProcessor(BaseImageProcessor):
-    """Pictures to the crops the model takes, laid out as in training."""
+    """Images to the crops the model takes, laid out as in training."""
 
     model_input_names = ["crops", "grids"]  # noqa: RUF012 - transformers' own convention
 
@@ -101,22 +101,22 @@ class IXC2ImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         self.hd_num, self.upscale, self.corrections = hd_num, upscale, list(corrections)
 
-    def layouts(self, images: Sequence[Picture]) -> list[tuple[Image.Image, PatchLayout]]:
-        """Every picture as RGB, and how it is laid out.
+    def layouts(self, images: Sequence[ImageRef]) -> list[tuple[Image.Image, PatchLayout]]:
+        """Every image as RGB, and how it is laid out.
 
         Raises:
-            PictureError: a file is no picture.
-            LayoutError: a picture is too thin for this hd_num.
+            ImageError: a file is no image.
+            LayoutError: an image is too thin for this hd_num.
         """
         corrections = Corrections.of(self.corrections)
         opened = [
-            converted(image, corrections) if isinstance(image, Image.Image) else open_picture(Path(image), corrections)
+            converted(image, corrections) if isinstance(image, Image.Image) else open_image(Path(image), corrections)
             for image in images
         ]
         return [(image, plan(image.width, image.height, self.hd_num, upscale=self.upscale)) for image in opened]
 
-    def preprocess(self, images: Picture | Sequence[Picture], **kwargs: Any) -> BatchFeature:
-        """Pictures or their paths -> crops, uint8 [N, 3, 336, 336] of all together, and grids, (rows, cols) of each.
+    def preprocess(self, images: ImageRef | Sequence[ImageRef], **kwargs: Any) -> BatchFeature:
+        """Images or their paths -> crops, uint8 [N, 3, 336, 336] of all together, and grids, (rows, cols) of each.
 
         Crops are uint8 and normalised in the model; there is no other form, and further arguments are refused.
         """
@@ -128,7 +128,7 @@ class IXC2ImageProcessor(BaseImageProcessor):
 
 
 class IXC2Processor(ProcessorMixin):
-    """Questions and pictures to what `generate` takes, by the training template, and its ids back to text."""
+    """Questions and images to what `generate` takes, by the training template, and its ids back to text."""
 
     def __init__(self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -138,23 +138,23 @@ class IXC2Processor(ProcessorMixin):
         """One question, or a batch of them padded on the left.
 
         Args:
-            images: pictures or paths: a list for one question; for several a list of lists.
-            text: the question or questions. <ImageHere> says where a picture stands; without it they stand in front.
+            images: images or paths: a list for one question; for several a list of lists.
+            text: the question or questions. <ImageHere> says where an image stands; without it they stand in front.
             kwargs: only `return_tensors`, which may be "pt".
 
         Returns:
-            input_ids and attention_mask [questions, length], and if there are pictures crops and grids.
+            input_ids and attention_mask [questions, length], and if there are images crops and grids.
 
         Raises:
-            TemplateError: pictures and placeholders differ in number, or the text spells a piece of the template.
+            TemplateError: images and placeholders differ in number, or the text spells a piece of the template.
         """
         if unknown := [name for name in kwargs if name not in ("return_tensors", "padding")]:
             raise TypeError(f"unknown arguments: {', '.join(unknown)}")
         if text is None:
             raise TypeError("a question is needed: text=")
         texts = [text] if isinstance(text, str) else list(text)
-        pictures = _by_question(images, len(texts), isinstance(text, str))
-        laid_out = [self.image_processor.layouts(of_one) for of_one in pictures]
+        by_question = _by_question(images, len(texts), isinstance(text, str))
+        laid_out = [self.image_processor.layouts(of_one) for of_one in by_question]
         rows = [
             self._ids(question, [layout.tokens for _, layout in of_one])
             for question, of_one in zip(texts, laid_out, strict=True)
@@ -185,10 +185,10 @@ class IXC2Processor(ProcessorMixin):
         end = next((at for at, token in enumerate(row) if token in stops), len(row))
         return self._tokenizer.decode(row[:end]).strip()
 
-    def _ids(self, question: str, picture_tokens: list[int]) -> list[int]:
+    def _ids(self, question: str, image_tokens: list[int]) -> list[int]:
         if PLACEHOLDER not in question:
-            question = PLACEHOLDER * len(picture_tokens) + question
-        return expand(encode_prompt([Turn("user", question)], picture_tokens, self._tokenizer))[0]
+            question = PLACEHOLDER * len(image_tokens) + question
+        return expand(encode_prompt([Turn("user", question)], image_tokens, self._tokenizer))[0]
 
 
 def _crops(laid_out: Sequence[tuple[Image.Image, PatchLayout]]) -> dict[str, Any]:
@@ -196,8 +196,8 @@ def _crops(laid_out: Sequence[tuple[Image.Image, PatchLayout]]) -> dict[str, Any
     return {"crops": torch.cat(crops), "grids": [(layout.rows, layout.cols) for _, layout in laid_out]}
 
 
-def _by_question(images: Any, questions: int, one: bool) -> list[list[Picture]]:
-    """The pictures of each question, however they were given."""
+def _by_question(images: Any, questions: int, one: bool) -> list[list[ImageRef]]:
+    """The images of each question, however they were given."""
     if images is None:
         return [[] for _ in range(questions)]
     if isinstance(images, Image.Image | str | Path):
@@ -207,7 +207,7 @@ def _by_question(images: Any, questions: int, one: bool) -> list[list[Picture]]:
         return nested
     if one and not any(isinstance(of_one, list) for of_one in nested):
         return [nested]
-    raise TypeError(f"{questions} questions: give images as a list of {questions} lists of pictures")
+    raise TypeError(f"{questions} questions: give images as a list of {questions} lists of images")
 
 
 # The names under which the original's tokenizer_config.json asks for a class of its own. A merged model keeps that

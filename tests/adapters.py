@@ -43,8 +43,8 @@ def stir(model: torch.nn.Module, size: float = 0.05) -> None:
             parameter += torch.randn(parameter.shape, generator=generator) * size
 
 
-def picture_batch() -> dict[str, Any]:
-    """One record with a picture of one crop, as the model takes it."""
+def image_batch() -> dict[str, Any]:
+    """One record with an image of one crop, as the model takes it."""
     crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return {"input_ids": torch.tensor([[1, 5, 6, *[0] * 313, 7, 8, 9]]), "crops": crops, "grids": [(1, 1)]}
 

@@ -1,4 +1,4 @@
-"""A small training set with pictures and without, and the real trainer on it, in this process."""
+"""A small training set with images and without, and the real trainer on it, in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ixtune.planning import memory_options
 from ixtune.planning.memory_options import Levers
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe import recipe as recipes
-from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
 from ixtune.training.trainer import AdapterTrainer, sft_config
 
 BASE = resolve("nano")
@@ -31,11 +31,11 @@ EXACT = ("adapter.dropout=0", "adapter.quantize=none", "adapter.rank=16", "adapt
 
 
 def mixed_set(folder: Path) -> Path:
-    """Prepared: two records with a picture, one that asks for a token or two, one for some two hundred, one between."""
-    pictures = write_records(folder / "pictures", 2)
+    """Prepared: two records with an image, one that asks for a token or two, one for some two hundred, one between."""
+    images = write_records(folder / "pictures", 2)
     entries = [entry("short", "Say one", "1"), entry("long", "Say much", LONG), entry("middle", "Say some", LONG[:60])]
     text = write_source(folder / "text", entries)
-    sources = [Source(path=str(pictures)), Source(path=str(text))]
+    sources = [Source(path=str(images)), Source(path=str(text))]
     prepare(sources, folder / "prepared", base=BASE, options=Options(hd_num=1))
     return folder / "prepared"
 
@@ -55,7 +55,7 @@ def make_trainer(
         model=wrapped,
         args=sft_config(recipe, folder / "run"),
         train_dataset=pack_dataset(packs),
-        data_collator=PackCollator(training_set, PictureSource(training_set.files)),
+        data_collator=PackCollator(training_set, ImageSource(training_set.files)),
         processing_class=IXC2Tokenizer(str(BASE / "tokenizer.model")),
         recipe=recipe,
         run_folder=folder / "run",

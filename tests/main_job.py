@@ -48,7 +48,7 @@ def ixtune(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProce
 
 
 def write_records(folder: Path, count: int, multiple: int = 7) -> Path:
-    """`count` pictures with a printed number each, and data.json in the official form."""
+    """`count` images with a printed number each, and data.json in the official form."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(count):

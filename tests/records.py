@@ -1,4 +1,4 @@
-"""Sources for tests: records as JSON, and pictures for them to show."""
+"""Sources for tests: records as JSON, and images for them to show."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def entry(name: str | int, *values: str, image: Any = ()) -> dict[str, Any]:
     return {"id": name, "image": image, "conversations": turns}
 
 
-def shown(name: str | int, picture: str = "a.png") -> dict[str, Any]:
-    """A good record with one picture."""
-    return entry(name, "<ImageHere>What is the total?", "42.50", image=[picture])
+def shown(name: str | int, image: str = "a.png") -> dict[str, Any]:
+    """A good record with one image."""
+    return entry(name, "<ImageHere>What is the total?", "42.50", image=[image])
 
 
 def write_source(folder: Path, entries: Any, name: str = "source.json") -> Path:
@@ -29,8 +29,8 @@ def write_source(folder: Path, entries: Any, name: str = "source.json") -> Path:
     return path
 
 
-def write_picture(path: Path, width: int = 60, height: int = 40) -> Path:
-    """A picture in which no two neighbouring pixels are equal."""
+def write_image(path: Path, width: int = 60, height: int = 40) -> Path:
+    """An image in which no two neighbouring pixels are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     red = Image.linear_gradient("L").resize((width, height))
     Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red)).save(path)

@@ -36,16 +36,16 @@ def write_run(folder: Path, **overrides: Any) -> Path:
     return folder
 
 
-def evaluation(pictures: Path, *, blind: float = 0.1, hostile: bool = False) -> dict[str, Any]:
+def evaluation(images: Path, *, blind: float = 0.1, hostile: bool = False) -> dict[str, Any]:
     """40 answers: the base is right in 5, the adapter in 30, of which it loses 1 that the base had."""
-    pictures.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     for width, height in SIZES:
-        Image.effect_noise((width, height), 60).convert("RGB").save(pictures / f"{width}.png")
+        Image.effect_noise((width, height), 60).convert("RGB").save(images / f"{width}.png")
     answers = []
     for at in range(40):
         width, height = SIZES[at % 2]
         base, adapter = float(at < 5), float(1 <= at <= 30)
-        path = str(pictures / f"{width}.png") if at != 4 else str(pictures / "moved.png")
+        path = str(images / f"{width}.png") if at != 4 else str(images / "moved.png")
         layout = {"rows": 1, "columns": 2, "tokens": 457} if width == 640 else {"rows": 1, "columns": 1, "tokens": 313}
         right = str(100 + at) if at % 4 else f"{100 + at} boxes"
         question = HOSTILE if hostile and at == 0 else f"What is in row {at}?" if at % 2 else "How many are there?"
@@ -59,14 +59,14 @@ def evaluation(pictures: Path, *, blind: float = 0.1, hostile: bool = False) -> 
                 "answers": {
                     "base": right if base else "half a pair \ud800" if hostile else "nothing",
                     "adapter": right if adapter else HOSTILE if hostile else "7",
-                    "adapter, pictures swapped": "7",
+                    "adapter, images swapped": "7",
                     "majority answer": "100",
                 },
                 "scores": {"base": {"exact_match": base}, "adapter": {"exact_match": adapter}},
             }
         )
     means = (("base", "model", 0.125, 2.5), ("adapter", "model", 0.75, 0.5))
-    controls = (("adapter, pictures swapped", "control", blind, None), ("majority answer", "control", 0.05, None))
+    controls = (("adapter, images swapped", "control", blind, None), ("majority answer", "control", 0.05, None))
     results = [
         {
             "name": name,
@@ -104,7 +104,7 @@ def evaluation(pictures: Path, *, blind: float = 0.1, hostile: bool = False) -> 
 
 
 def write_evaluation(path: Path, **options: Any) -> Path:
-    """The file of `evaluation`, its pictures beside it."""
+    """The file of `evaluation`, its images beside it."""
     content = evaluation(path.parent / "pictures", **options)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path

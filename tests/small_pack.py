@@ -1,4 +1,4 @@
-"""Packs for `small_base.small_model`, without prepared data: the batch of several records, pictures among them."""
+"""Packs for `small_base.small_model`, without prepared data: the batch of several records, images among them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ixtune.layout import tokens_of
 
 TARGETS = ["wqkv", "wo", "w1", "w2", "w3"]
 Grid = tuple[int, int]
-# Text, a picture, text, two pictures, a picture.
+# Text, an image, text, two images, an image.
 RECORDS: list[tuple[int, list[Grid]]] = [(9, []), (6, [(1, 1)]), (14, []), (5, [(1, 2), (1, 1)]), (8, [(1, 1)])]
 
 
 def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 0) -> dict[str, Any]:
-    """A batch as the collator makes it; each record is its pictures, then words, of which the last three are asked."""
+    """A batch as the collator makes it; each record is its images, then words, of which the last three are asked."""
     random = torch.Generator().manual_seed(seed)
     ids, positions, rows, crops, bounds = [], [], [], [], [0]
     for words, grids in records:

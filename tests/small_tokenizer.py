@@ -10,7 +10,7 @@ import sentencepiece
 SENTENCES = [
     "What is the total on this receipt? The total is 42.50 euros.",
     "Which bar is the highest in the chart? The third bar is.",
-    "user and assistant say what they see in the picture, line by line",
+    "user and assistant say what they see in the image, line by line",
     "1 2 3 4 5 6 7 8 9 0 . , : ; ! ? ( ) [ ] < > / - _",
 ]
 

@@ -123,7 +123,7 @@ def test_an_adapter_is_no_base(tmp_path: Path):
     folder = checkpoint(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors")
     with pytest.raises(IxtuneError, match="an adapter, not a base") as caught:
         base.resolve(str(folder))
-    assert "merge" in caught.value.mend
+    assert "merge" in caught.value.hint
 
 
 @pytest.mark.usefixtures("no_network")
@@ -139,7 +139,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused_without_a_request(name: st
 def test_offline_a_hub_id_that_is_not_cached_is_refused_with_both_ways_out():
     with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
         base.resolve("owner/name")
-    assert "HF_HUB_OFFLINE" in caught.value.mend
+    assert "HF_HUB_OFFLINE" in caught.value.hint
 
 
 @pytest.mark.usefixtures("no_network")
@@ -276,7 +276,7 @@ def test_offline_a_tokenizer_that_is_not_cached_is_refused_with_both_ways_out(ca
         cached_snapshot(cache, *cached)
     with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
         base.resolve_tokenizer("owner/name")
-    assert "HF_HUB_OFFLINE" in caught.value.mend
+    assert "HF_HUB_OFFLINE" in caught.value.hint
 
 
 def test_online_of_a_hub_id_only_the_tokenizer_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -33,7 +33,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two pictures, of 255: another FreeType may set the edges of letters a little otherwise."""
+    """The mean difference of two images, of 255: another FreeType may set the edges of letters a little otherwise."""
     assert (one.size, one.mode) == (other.size, other.mode)
     return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
 
@@ -99,8 +99,8 @@ def test_the_shards_are_what_the_script_makes(tmp_path: Path):
             if info.name.endswith(".json"):
                 assert content == other_content
             else:
-                pictures = [Image.open(io.BytesIO(one)) for one in (content, other_content)]
-                assert difference(*pictures) == 0, info.name
+                images = [Image.open(io.BytesIO(one)) for one in (content, other_content)]
+                assert difference(*images) == 0, info.name
     assert {path.name for path in tmp_path.glob("*.tar")} == {path.name for path in folder.glob("*.tar")}
 
 

@@ -22,7 +22,7 @@ def planned(width: int, height: int, hd_num: int, upscale: bool = True) -> Patch
 
 
 @given(sides, sides, hd_nums)
-def test_a_picture_fills_whole_crops_and_no_more_than_hd_num(width: int, height: int, hd_num: int):
+def test_a_image_fills_whole_crops_and_no_more_than_hd_num(width: int, height: int, hd_num: int):
     layout = planned(width, height, hd_num)
     if layout is None:
         return
@@ -54,7 +54,7 @@ def require_even_padding(layout: PatchLayout) -> None:
 @given(sides, sides, hd_nums)
 @example(671, 336, 2)  # the reference shrinks it to 336 x 168, because twice its height is 336.5
 @example(672, 336, 2)
-def test_without_upscale_a_picture_that_fits_keeps_its_size_and_no_picture_grows(width: int, height: int, hd_num: int):
+def test_without_upscale_a_image_that_fits_keeps_its_size_and_no_image_grows(width: int, height: int, hd_num: int):
     plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
     cols, rows = math.ceil(width / CROP), math.ceil(height / CROP)
     if cols * rows > hd_num:
@@ -81,7 +81,7 @@ def test_not_to_enlarge_never_costs_more_than_to_enlarge(width: int, height: int
 
 
 @given(sides, sides, hd_nums)
-def test_a_picture_of_the_resized_size_has_the_same_layout_without_upscale(width: int, height: int, hd_num: int):
+def test_a_image_of_the_resized_size_has_the_same_layout_without_upscale(width: int, height: int, hd_num: int):
     layout = planned(width, height, hd_num)
     if layout is not None:
         again = plan(layout.resized_width, layout.resized_height, layout.crops, upscale=False)
@@ -92,7 +92,7 @@ def test_a_picture_of_the_resized_size_has_the_same_layout_without_upscale(width
 
 
 @given(sides, sides, hd_nums)
-def test_a_transposed_picture_has_the_transposed_layout(width: int, height: int, hd_num: int):
+def test_a_transposed_image_has_the_transposed_layout(width: int, height: int, hd_num: int):
     layout, turned = planned(width, height, hd_num), planned(height, width, hd_num)
     if layout is None or turned is None:
         assert layout is turned
@@ -174,7 +174,7 @@ def test_what_is_not_positive_is_refused(arguments: tuple[int, int, int]):
 
 
 @pytest.mark.parametrize("arguments", [(5000, 1, 9), (1, 5000, 1), (10**400, 1, 9)])
-def test_a_picture_that_vanishes_in_the_resize_is_refused(arguments: tuple[int, int, int]):
+def test_a_image_that_vanishes_in_the_resize_is_refused(arguments: tuple[int, int, int]):
     with pytest.raises(LayoutError, match=r"too thin|too large"):
         plan(*arguments)
 

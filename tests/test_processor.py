@@ -13,7 +13,7 @@ import pytest
 import torch
 from adapters import section, stir
 from PIL import Image
-from records import write_picture
+from records import write_image
 from small_base import RELEASED_CONFIG
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
@@ -60,13 +60,13 @@ def folder(request: pytest.FixtureRequest, adapter: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     clear = Image.new("RGBA", (90, 40), (200, 10, 10, 128))
     clear.save(tmp_path / "clear.png")
-    return [write_picture(tmp_path / "a.png", 60, 100), tmp_path / "clear.png"]
+    return [write_image(tmp_path / "a.png", 60, 100), tmp_path / "clear.png"]
 
 
-def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, pictures: list[Path]) -> None:
+def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, images: list[Path]) -> None:
     loaded = Loaded(str(folder), None, None)
     assert loaded.view(None) == View(2, False, Corrections(alpha=True))
     code = f"""
@@ -75,7 +75,7 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
 
         processor = AutoProcessor.from_pretrained({str(folder)!r})
         model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, dtype="auto")
-        inputs = processor(images=[{str(pictures[0])!r}], text="Which number?")
+        inputs = processor(images=[{str(images[0])!r}], text="Which number?")
         ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         print(ids[0, inputs["input_ids"].shape[1]:].tolist())
         print(processor.batch_decode(ids, inputs))
@@ -84,43 +84,43 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "trust_remote_code" not in done.stderr
-    prompt = prompt_of("Which number?", pictures[:1], loaded.view(None))
-    from ixtune.data.prepared.store import PictureFiles
-    from ixtune.training.batch import PictureSource
+    prompt = prompt_of("Which number?", images[:1], loaded.view(None))
+    from ixtune.data.prepared.store import ImageFiles
+    from ixtune.training.batch import ImageSource
 
-    images = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of
+    source = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections)).of
     with loaded.autocast():
-        answer = Answerer(loaded.model, loaded.tokenizer, images, Settings(8))([prompt])[0]
+        answer = Answerer(loaded.model, loaded.tokenizer, source, Settings(8))([prompt])[0]
     assert done.stdout.splitlines()[1] == repr([answer.text])
 
 
-def test_ids_and_crops_are_those_of_predict(folder: Path, pictures: list[Path]) -> None:
+def test_ids_and_crops_are_those_of_predict(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     assert isinstance(processor, IXC2Processor)
     assert isinstance(AutoTokenizer.from_pretrained(folder), IXC2Tokenizer)
     loaded = Loaded(str(folder), None, None)
-    inputs = processor(images=pictures, text="First <ImageHere> then <ImageHere>, what?", return_tensors="pt")
-    prompt = prompt_of("First <ImageHere> then <ImageHere>, what?", pictures, loaded.view(None))
+    inputs = processor(images=images, text="First <ImageHere> then <ImageHere>, what?", return_tensors="pt")
+    prompt = prompt_of("First <ImageHere> then <ImageHere>, what?", images, loaded.view(None))
     assert inputs["input_ids"].tolist() == [prompt.ids(loaded.tokenizer)]
-    from ixtune.data.prepared.store import PictureFiles
-    from ixtune.training.batch import PictureSource
+    from ixtune.data.prepared.store import ImageFiles
+    from ixtune.training.batch import ImageSource
 
-    expected = PictureSource(PictureFiles((Path(),), loaded.view(None).corrections)).of([{"pictures": prompt.pictures}])
+    expected = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections)).of([{"pictures": prompt.images}])
     assert torch.equal(inputs["crops"], expected["crops"])
     assert inputs["grids"] == expected["grids"]
-    opened = [Image.open(path) for path in pictures]
+    opened = [Image.open(path) for path in images]
     again = processor(images=opened, text="First <ImageHere> then <ImageHere>, what?")
     assert torch.equal(again["crops"], inputs["crops"])
 
 
-def test_a_batch_answers_as_its_questions_one_by_one(folder: Path, pictures: list[Path]) -> None:
+def test_a_batch_answers_as_its_questions_one_by_one(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    questions, images = ["How many?", "And here, in longer words?", "No picture"], [[pictures[0]], pictures, []]
-    together = processor(images=images, text=questions)
+    questions, shown = ["How many?", "And here, in longer words?", "No image"], [[images[0]], images, []]
+    together = processor(images=shown, text=questions)
     options = {"max_new_tokens": 6, "do_sample": False}
     found = processor.batch_decode(model.generate(**together, **options), together)
-    for question, of_one, answer in zip(questions, images, found, strict=True):
+    for question, of_one, answer in zip(questions, shown, found, strict=True):
         alone = processor(images=of_one or None, text=question)
         assert processor.batch_decode(model.generate(**alone, **options), alone) == [answer]
 
@@ -135,16 +135,16 @@ def test_what_is_saved_is_loaded_again(folder: Path, tmp_path: Path) -> None:
     assert isinstance(AutoImageProcessor.from_pretrained(folder), IXC2ImageProcessor)
 
 
-def test_pictures_and_questions_that_do_not_fit_are_refused(folder: Path, pictures: list[Path]) -> None:
+def test_images_and_questions_that_do_not_fit_are_refused(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     with pytest.raises(TypeError, match="2 questions: give images as a list of 2 lists"):
-        processor(images=pictures[:1], text=["a", "b"])
+        processor(images=images[:1], text=["a", "b"])
     with pytest.raises(TypeError, match="a question is needed"):
-        processor(images=pictures)
+        processor(images=images)
     with pytest.raises(TypeError, match="unknown arguments: max_length"):
         processor(text="a", max_length=3)
     with pytest.raises(Exception, match="placeholder"):
-        processor(images=pictures, text="one <ImageHere>")
+        processor(images=images, text="one <ImageHere>")
 
 
 ORIGINAL_TOKENIZER = {

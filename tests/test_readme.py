@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from main_job import environment, ixtune
-from records import write_picture
+from records import write_image
 
 from ixtune.data.benchmarks import BENCHMARKS
 from ixtune.data.rejects import Reason
@@ -57,7 +57,7 @@ def test_the_python_in_the_readme_runs(code: str) -> None:
 
 
 def test_the_data_section_runs_as_it_stands(tmp_path: Path) -> None:
-    """The CSV, the YAML and the commands of the section, in a folder with pictures of those names."""
+    """The CSV, the YAML and the commands of the section, in a folder with images of those names."""
     section = README.read_text(encoding="utf-8").partition("## Your data")[2].partition("\n## ")[0]
     table = re.findall(r"^```csv\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[0]
     config = re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[0]
@@ -65,10 +65,10 @@ def test_the_data_section_runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "receipts.csv").write_text(table)
     (tmp_path / "mix.yaml").write_text(config)
     for row in table.splitlines()[1:]:
-        write_picture(tmp_path / "photos" / row.split(",")[0], 80, 60)
+        write_image(tmp_path / "photos" / row.split(",")[0], 80, 60)
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
     (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 60))
-    write_picture(tmp_path / "page.png", 80, 60)
+    write_image(tmp_path / "page.png", 80, 60)
     listed = [line for line in section.splitlines() if line.startswith("ixtune ")]
     listed.append(config.splitlines()[0].partition(": ")[2] + " --base nano")
     listed += re.findall(r"^`(ixtune layout [^`]*)`", section, re.MULTILINE)
@@ -94,10 +94,10 @@ def test_the_way_from_data_to_a_deployed_model_runs_as_it_stands(tmp_path: Path)
     section = README.read_text(encoding="utf-8").partition("## From your data")[2].partition("\n## ")[0]
     rows = ["image,question,answer"]
     for at in range(24):
-        write_picture(tmp_path / "photos" / f"{at}.png", 80 + at, 60)
+        write_image(tmp_path / "photos" / f"{at}.png", 80 + at, 60)
         rows.append(f"{at}.png,How wide is it?,{80 + at}")
     (tmp_path / "questions.csv").write_text("\n".join(rows))
-    write_picture(tmp_path / "receipt.png", 80, 60)
+    write_image(tmp_path / "receipt.png", 80, 60)
     small = {"init": ["--base", "nano"], "prepare": ["--base", "nano"], "train": ["training.max_steps=1"]}
     listed = [shlex.split(line.partition("#")[0]) for line in section.splitlines() if line.startswith("ixtune ")]
     verbs = [words[1] for words in listed]
@@ -120,14 +120,6 @@ def test_the_tables_of_scores_and_benchmarks_in_the_readme_name_all_there_are() 
     section = README.read_text(encoding="utf-8").partition("## Did it get better?")[2].partition("\n## ")[0]
     told = set(re.findall(r"`([a-z0-9_]+)`", section))
     assert set(SCORES) | set(BENCHMARKS) <= told
-
-
-def test_the_tree_in_the_readme_names_every_module() -> None:
-    tree = README.read_text(encoding="utf-8").partition("## The tree")[2]
-    files = [path for path in (README.parent / "ixtune").rglob("*.py") if not path.name.startswith("__")]
-    # of the verbs and of the kinds of score one line says all
-    files = [path for path in files if path.parent.name not in ("cli", "preview", "scores", "bench", "report")]
-    assert [str(path) for path in files if not re.search(rf"\b{path.name}", tree)] == []
 
 
 def test_the_recipes_in_the_readme_are_those_that_ship_with_the_figures_of_their_heads() -> None:

@@ -1,4 +1,4 @@
-"""Runs in this process on records without pictures: a step takes a few hundredths of a second."""
+"""Runs in this process on records without images: a step takes a few hundredths of a second."""
 
 from __future__ import annotations
 

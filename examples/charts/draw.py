@@ -96,11 +96,11 @@ def ask(rng: random.Random, bars: list[Bar]) -> list[Question]:
     return questions
 
 
-def message(picture: str | None, question: Question) -> list[dict[str, object]]:
+def message(image: str | None, question: Question) -> list[dict[str, object]]:
     """A question with its answer as OpenAI messages."""
     parts: list[dict[str, object]] = [{"type": "text", "text": question.text}]
-    if picture is not None:
-        parts.insert(0, {"type": "image_url", "image_url": {"url": picture}})
+    if image is not None:
+        parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
     return [{"role": "user", "content": parts}, {"role": "assistant", "content": question.answer}]
 
 
@@ -115,16 +115,16 @@ def draw_set(folder: Path, name: str, charts: int) -> Path:
     lines = []
     for index in range(charts):
         bars = choose(rng, table[rng.choice(sorted(table))], rng.choice(QUANTITIES))
-        picture = f"{name}/{index:04}.png"
-        draw(rng, bars, rng.choice(FONTS[name])).image.save(folder / picture)
+        image = f"{name}/{index:04}.png"
+        draw(rng, bars, rng.choice(FONTS[name])).image.save(folder / image)
         questions = ask(rng, bars)
         if name == "train":
-            turns = [turn for at, one in enumerate(questions) for turn in message(None if at else picture, one)]
+            turns = [turn for at, one in enumerate(questions) for turn in message(None if at else image, one)]
             lines.append({"id": f"{name}-{index}", "messages": turns})
             continue
         for kind in KINDS:
             one = next(question for question in questions if question.kind == kind)
-            lines.append({"id": f"{name}-{index}-{kind}", "messages": message(picture, one)})
+            lines.append({"id": f"{name}-{index}-{kind}", "messages": message(image, one)})
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path

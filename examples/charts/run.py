@@ -1,4 +1,4 @@
-"""Story 1: bar charts of real cars. OpenAI messages, a split by picture, relaxed accuracy.
+"""Story 1: bar charts of real cars. OpenAI messages, a split by image, relaxed accuracy.
 
 The adapter's 95 % lower bound on charts of later model years has to be above the base, the majority answer and the
 blind control; the exit code says whether it is.
@@ -23,7 +23,7 @@ def main() -> None:
     learned = draw.draw_set(raw, "train", story.train)
     held_out = draw.draw_set(raw, "test", story.held_out)
 
-    # a tenth of the charts is kept for choosing the best step: no picture is on both sides
+    # a tenth of the charts is kept for choosing the best step: no image is on both sides
     story.ixtune("prepare", learned, "--out", prepared / "learned", "--hd-num", "2", "--val-fraction", "0.1", *PREPARE)
     story.ixtune("prepare", held_out, "--out", prepared / "test", "--hd-num", "2", *PREPARE)
     story.ixtune(

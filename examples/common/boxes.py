@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-BOX = 28  # pixels: what one token of the picture covers
-# The nano base has met none of these fonts. Held-out pictures are set in families that training does not show.
+BOX = 28  # pixels: what one token of the image covers
+# The nano base has met none of these fonts. Held-out images are set in families that training does not show.
 TRAIN_FONTS = (
     ("font_lato", "Lato-Regular.ttf"),
     ("font_lato", "Lato-Bold.ttf"),

@@ -49,7 +49,7 @@ class Story:
         Args:
             description: For `--help`.
             name: Of its folder under runs/.
-            train: How many pictures (or records) are drawn for training, validation included.
+            train: How many images (or records) are drawn for training, validation included.
             held_out: How many for the held-out set.
             unit: What `train` and `held_out` count.
         """

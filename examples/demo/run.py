@@ -1,4 +1,4 @@
-"""The main job on the embedded base, from pictures to a merged model and a report: `make demo`.
+"""The main job on the embedded base, from images to a merged model and a report: `make demo`.
 
 Everything runs through the `ixtune` command line. It passes when the adapter's 95 % lower bound on the held-out sheets
 is above both the blind control and the majority answer, and the merged model answers as the adapter does.
@@ -27,7 +27,7 @@ from story import claim
 ROOT = Path(__file__).resolve().parents[2]
 HD_NUM = "4"
 AGREEMENT_NEEDED = 0.95
-BLIND = "adapter, pictures swapped"
+BLIND = "adapter, images swapped"
 
 
 def ixtune(*arguments: str) -> float:
@@ -91,7 +91,7 @@ def main() -> None:
         ("base, asked as in training", result(report, "base")),
         ("base, asked in its own form", result(own, "base")),
         ("majority answer", result(report, "majority answer")),
-        ("adapter, pictures swapped", result(report, BLIND)),
+        ("adapter, images swapped", result(report, BLIND)),
         ("adapter", result(report, "adapter")),
         ("merged model", result(report, "merged")),
     ]
@@ -111,7 +111,7 @@ def main() -> None:
         f"{total:.0f} s in all, peak {peak_mib:.0f} MiB: " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items())
     )
     console.print(
-        f"pictures {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\n"
+        f"images {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\n"
         f"scores   {out}/*.json\nreport   {out}/report/report.html"
     )
     least, controls = (

@@ -108,7 +108,7 @@ def draw_set(
     """Draw sheets and write NAME.json in the official form; with one question a record, also NAME-own-form.json.
 
     Args:
-        folder: where `NAME/` with the pictures and the JSON go.
+        folder: where `NAME/` with the images and the JSON go.
         name: of the set.
         years: which days may be shown.
         fonts: which fonts may be used.
@@ -124,9 +124,9 @@ def draw_set(
         kind, count = FORMS[index % len(FORMS)]
         start = rng.randrange(len(days) - count)
         shown = days[start : start + count]
-        picture = kind(rng, shown, rng.choice(fonts))
+        image = kind(rng, shown, rng.choice(fonts))
         path = f"{name}/{index:04d}.png"
-        picture.save(folder / path)
+        image.save(folder / path)
         pairs = rng.sample([(day, column) for day in shown for column in COLUMNS], asked)
         turns = [(QUESTIONS[column].format(day=day.name), day.cells[column]) for day, column in pairs]
         if asked > 2:

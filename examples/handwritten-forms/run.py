@@ -24,7 +24,7 @@ def main() -> None:
     raw, prepared, run, merged = (story.out / name for name in ("raw", "prepared", "run", "merged"))
     counts = {"train": story.train, "validation": -(-story.train // VALIDATION_SHARE), "test": story.held_out}
     for name, forms in counts.items():
-        # the pictures are copied out of the tar into the set
+        # the images are copied out of the tar into the set
         story.ixtune("prepare", draw.draw_set(raw, name, forms), "--out", prepared / name, "--hd-num", "1", *PREPARE)
     story.ixtune(
         "train", HERE / "recipe.yaml", f"data.train={prepared}/train", f"data.validation={prepared}/validation",

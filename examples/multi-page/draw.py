@@ -84,13 +84,13 @@ def ask(rng: random.Random, pages: Sequence[Page]) -> list[tuple[str, str, str]]
     return asked
 
 
-def record(name: str, pictures: list[str], hd_num: int, asked: Sequence[tuple[str, str, str]]) -> dict[str, object]:
+def record(name: str, images: list[str], hd_num: int, asked: Sequence[tuple[str, str, str]]) -> dict[str, object]:
     """A conversation in the official form, the pages before its first question."""
     turns = []
     for at, (_, question, answer) in enumerate(asked):
-        turns.append({"from": "user", "value": ("<ImageHere>" * len(pictures) if at == 0 else "") + question})
+        turns.append({"from": "user", "value": ("<ImageHere>" * len(images) if at == 0 else "") + question})
         turns.append({"from": "assistant", "value": answer})
-    return {"id": name, "image": pictures, "hd_num": hd_num, "conversations": turns}
+    return {"id": name, "image": images, "hd_num": hd_num, "conversations": turns}
 
 
 def draw_set(folder: Path, name: str, directories: int) -> Path:
@@ -107,16 +107,16 @@ def draw_set(folder: Path, name: str, directories: int) -> Path:
         chosen = rng.sample(states(name), PAGES)
         pages = [Page(state, tuple(rng.sample(table[state], rows // 2 - 1))) for state in chosen]
         font = rng.choice(fonts)
-        pictures = [f"{name}/{index:04}-{number}.png" for number in range(1, PAGES + 1)]
-        for number, (picture, page) in enumerate(zip(pictures, pages, strict=True), 1):
-            draw(rng, font, rows, number, page).save(folder / picture)
+        images = [f"{name}/{index:04}-{number}.png" for number in range(1, PAGES + 1)]
+        for number, (image, page) in enumerate(zip(images, pages, strict=True), 1):
+            draw(rng, font, rows, number, page).save(folder / image)
         asked = ask(rng, pages)
         if name == "train":
-            written.append(record(f"{name}-{index}", pictures, HD_NUM[rows], asked))
+            written.append(record(f"{name}-{index}", images, HD_NUM[rows], asked))
             continue
         for kind in KINDS:
             one = next(question for question in asked if question[0] == kind)
-            written.append(record(f"{name}-{index}-{kind}", pictures, HD_NUM[rows], [one]))
+            written.append(record(f"{name}-{index}-{kind}", images, HD_NUM[rows], [one]))
     path = folder / f"{name}.json"
     path.write_text(json.dumps(written, indent=1), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Story 3: a directory of real airports on three pages. Several pictures in a record, hd_num by record, ANLS.
+"""Story 3: a directory of real airports on three pages. Several images in a record, hd_num by record, ANLS.
 
 The adapter's 95 % lower bound on directories of other states has to be above the base, the majority answer and the
 blind control; the exit code says whether it is.

@@ -75,7 +75,7 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
             prompts, references, crops = questions(name, boxed, unseen, count)
 
             def images_of(records: Any, crops: dict[str, Any] = crops) -> dict[str, Any]:
-                parts = [crops[picture["path"]] for record in records for picture in record["pictures"]]
+                parts = [crops[image["path"]] for record in records for image in record["pictures"]]
                 return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
 
             said = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
@@ -114,7 +114,7 @@ A tiny checkpoint of the InternLM-XComposer2-4KHD architecture, every part of it
 Its vocabulary has one piece a character. It was trained from nothing, on generated pages of print only, by
 `examples/nano-base/train.py`; the measurements below are by `measure.py` beside it.
 
-It exists so that the whole job runs on a laptop. It knows no language, no world and no pictures other than print.
+It exists so that the whole job runs on a laptop. It knows no language, no world and no images other than print.
 
 ## What it can read
 
@@ -129,7 +129,7 @@ intervals.
 ## What it cannot
 
 As the last column says, hardly any running print; nor handwriting, drawings, charts, photographs, languages,
-arithmetic, more than one picture, long answers. Questions in words it was not trained on give nothing useful before
+arithmetic, more than one image, long answers. Questions in words it was not trained on give nothing useful before
 fine-tuning.
 
 ## Files

@@ -1,4 +1,4 @@
-"""Generated pages of print: a picture, where each character stands, and questions with their answers."""
+"""Generated pages of print: an image, where each character stands, and questions with their answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CELL = 28  # pixels a merged patch covers
 
 @dataclass
 class Page:
-    """A picture, its characters' boxes in the picture's pixels, and (question, answer, kind) triples."""
+    """An image, its characters' boxes in the image's pixels, and (question, answer, kind) triples."""
 
     image: Image.Image
     boxes: list[tuple[str, float, float, float, float]] = field(default_factory=list)

@@ -161,7 +161,7 @@ def check(model: PeftModel, section: AdapterSection) -> None:
             f"the trainable part is not the adapter: {len(strangers)} other or non-fp32 tensors, "
             f"{len(missing)} of the adapter's {len(expected)} missing",
             where=", ".join((strangers + missing)[:3]),
-            mend="this is a fault of ixtune with this version of peft or trl: please report it",
+            hint="this is a fault of ixtune with this version of peft or trl: please report it",
         )
 
 

@@ -53,7 +53,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         raise IxtuneError(
             f"the adapter was trained on another base: {str(trained_on)[:16]}…, this one is {base_identity[:16]}…",
             where=str(folder),
-            mend=f"use the base it names ({info.get('base')}), or go on with --force",
+            hint=f"use the base it names ({info.get('base')}), or go on with --force",
         )
     try:
         with warnings.catch_warnings():
@@ -64,13 +64,13 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         raise IxtuneError(
             f"the adapter lacks {error.args[0]}",
             where=str(folder / WEIGHTS_FILE),
-            mend="copy the adapter again, or train it anew with this version",
+            hint="copy the adapter again, or train it anew with this version",
         ) from error
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise IxtuneError(
             f"the adapter does not fit the base: {str(error).splitlines()[0]}",
             where=str(folder),
-            mend="use the base it was trained on, or copy the adapter again",
+            hint="use the base it was trained on, or copy the adapter again",
             notes=[line.strip() for line in str(error).splitlines()[1:9]],  # torch names each tensor and both shapes
         ) from error
     _check_keys(wrapped, folder)
@@ -89,7 +89,7 @@ def _check_keys(wrapped: PeftModel, folder: Path) -> None:
         raise IxtuneError(
             f"the adapter and the model differ in {len(notes)} tensors",
             where=str(folder / WEIGHTS_FILE),
-            mend="copy the adapter again, or train it anew with this version",
+            hint="copy the adapter again, or train it anew with this version",
             notes=notes[:8],
         )
 

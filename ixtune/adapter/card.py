@@ -23,7 +23,7 @@ class Facts:
         base: What the adapter calls its base.
         terms: Of the base, in a line.
         record: The adapter's ixtune.json.
-        hd_num: Most crops a picture.
+        hd_num: Most crops an image.
         warnings: Of the export.
     """
 

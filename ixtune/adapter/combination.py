@@ -68,7 +68,7 @@ class Merged(Checkpoint):
             raise IxtuneError(
                 f"{name} is not finite after merging, in rows {start} to {stop - 1}",
                 where=str(self.folder),
-                mend=f"see that the base is finite; {str(dtype).removeprefix('torch.')} may be too narrow for the sum",
+                hint=f"see that the base is finite; {str(dtype).removeprefix('torch.')} may be too narrow for the sum",
             )
         return merged
 

@@ -25,12 +25,12 @@ def find_adapter(path: Path) -> Path:
             return folder
         if len(missing) == 1:
             raise IxtuneError(
-                f"the adapter lacks {missing[0]}", where=str(folder), mend="copy the whole adapter folder"
+                f"the adapter lacks {missing[0]}", where=str(folder), hint="copy the whole adapter folder"
             )
     raise IxtuneError(
         "there is no adapter",
         where=str(path),
-        mend=f"give the folder with {WEIGHTS_FILE} and {CONFIG_FILE}, or the run folder around it",
+        hint=f"give the folder with {WEIGHTS_FILE} and {CONFIG_FILE}, or the run folder around it",
     )
 
 
@@ -45,16 +45,16 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             f"this is no adapter folder: {', '.join(missing)} missing",
             where=str(folder),
-            mend="give the `adapter` folder of a finished `ixtune train` run",
+            hint="give the `adapter` folder of a finished `ixtune train` run",
         )
     try:
         info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise IxtuneError(
-            f"{RECORD_FILE} is not valid JSON: {error}", where=str(folder / RECORD_FILE), mend="copy the adapter again"
+            f"{RECORD_FILE} is not valid JSON: {error}", where=str(folder / RECORD_FILE), hint="copy the adapter again"
         ) from error
     if not isinstance(info, dict):
         raise IxtuneError(
-            f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), mend="copy the adapter again"
+            f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), hint="copy the adapter again"
         )
     return info

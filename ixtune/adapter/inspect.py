@@ -94,7 +94,7 @@ def changes_of(adapter: AdapterWeights, base: Checkpoint) -> dict[str, Change]:
             raise IxtuneError(
                 f"the adapter changes {name} of {'x'.join(map(str, shape))}; the base has {has}",
                 where=str(base.folder),
-                mend="give the base it was trained on",
+                hint="give the base it was trained on",
             )
         moved = before = turned = 0.0
         for start, stop in info.row_blocks():

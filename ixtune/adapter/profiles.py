@@ -78,7 +78,7 @@ PROFILES = {
             limits=(
                 "transformers after about 4.40 does not run the original code",
                 "the original code fetches openai/clip-vit-large-patch14-336 when it starts, offline too",
-                "several pictures in one prompt fail in the original code",
+                "several images in one prompt fail in the original code",
                 "hd_num is an argument of its chat(), 25 by default: give the one trained with",
             ),
         ),
@@ -90,8 +90,8 @@ PROFILES = {
             code_runs=True,
             command="lmdeploy serve api_server DIR",
             limits=(
-                "hd_num is fixed at 25 in its code: an adapter trained at another one sees other pictures there",
-                "pictures are put in front of the text, wherever they stood in training",
+                "hd_num is fixed at 25 in its code: an adapter trained at another one sees other images there",
+                "images are put in front of the text, wherever they stood in training",
                 "the vision tower runs in float16",
                 "later versions have dropped the model",
             ),
@@ -116,7 +116,7 @@ PROFILES = {
 
 REFUSED = {
     "gguf": "we know of no code in llama.cpp for PLoRA, which acts on image positions only, or for this vision layout; "
-    "without either a model reads pictures wrongly and does not say so",
+    "without either a model reads images wrongly and does not say so",
     "vllm": "we know of no release of vLLM with code for the model (asked for in vllm#3101); merged weights alone do "
     "not help, PLoRA needs the image positions in every layer",
 }
@@ -134,10 +134,10 @@ def profile_named(name: str) -> Profile:
         raise UsageError(
             f"there is no export to {name}: {reason}",
             where="--profile",
-            mend=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
+            hint=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
         )
     raise UsageError(
         f"there is no profile {name!r}",
         where="--profile",
-        mend=f"{choice(name, PROFILES)} (`ixtune export --list` tells who loads each)",
+        hint=f"{choice(name, PROFILES)} (`ixtune export --list` tells who loads each)",
     )

@@ -139,7 +139,7 @@ def named_base(adapter: Path) -> str:
         raise IxtuneError(
             "the adapter does not say which base it was trained on",
             where=str(path),
-            mend="give the base with --base: a folder, a hub id, or nano",
+            hint="give the base with --base: a folder, a hub id, or nano",
         )
     return base
 
@@ -177,7 +177,7 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
         raise IxtuneError(
             f"the adapter was trained on another base: {str(trained_on)[:12]}, this one is {identity[:12]}",
             where=str(base.folder),
-            mend="give the base it was trained on with --base, or --force to merge into this one",
+            hint="give the base it was trained on with --base, or --force to merge into this one",
             notes=(f"trained on {trained_on}", f"this base {identity}"),
         )
     return [f"forced: trained on the base {str(trained_on)[:12]}, merged into {identity[:12]}"]
@@ -189,19 +189,19 @@ def _check_target(adapter: AdapterWeights, base: Checkpoint, name: str, shape: t
         raise IxtuneError(
             f"the adapter changes {name}, which the base does not have",
             where=str(base.folder),
-            mend="give the base the adapter was trained on",
+            hint="give the base the adapter was trained on",
         )
     if target.shape != shape:
         raise IxtuneError(
             f"{name} has the shape {list(shape)} in the adapter and {list(target.shape)} in the base",
             where=str(adapter.folder),
-            mend="give the base the adapter was trained on",
+            hint="give the base the adapter was trained on",
         )
     if target.dtype not in _MERGEABLE:
         raise IxtuneError(
             f"nothing can be merged into {name}, stored as {str(target.dtype).removeprefix('torch.')}",
             where=str(base.folder),
-            mend="give the base in bfloat16, float16 or float32",
+            hint="give the base in bfloat16, float16 or float32",
         )
 
 
@@ -219,7 +219,7 @@ def _pair(module: str, sides: dict[str, str], file: Checkpoint, config: Mapping[
         raise IxtuneError(
             f"rank {rank!r} and alpha {alpha!r} give no scale for {module}",
             where=str(file.folder / CONFIG_FILE),
-            mend="copy the adapter again",
+            hint="copy the adapter again",
         )
     if (a.shape[0], b.shape[1]) != (rank, rank):
         raise _refuse(
@@ -257,7 +257,7 @@ def _not_plain(path: Path, what: str) -> IxtuneError:
     return IxtuneError(
         f"{what}: only plain LoRA can be merged here",
         where=str(path),
-        mend="merge it with the tool that made it",
+        hint="merge it with the tool that made it",
     )
 
 
@@ -268,7 +268,7 @@ def _refuse_not_finite(file: Checkpoint) -> None:
                 raise IxtuneError(
                     f"the adapter's {name} holds NaN or infinity",
                     where=str(file.folder),
-                    mend="its training diverged: use an earlier checkpoint, or a lower learning rate",
+                    hint="its training diverged: use an earlier checkpoint, or a lower learning rate",
                 )
 
 
@@ -285,13 +285,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise IxtuneError(f"the file cannot be read: {error.strerror}", where=str(path), mend="check it") from error
+        raise IxtuneError(f"the file cannot be read: {error.strerror}", where=str(path), hint="check it") from error
     except ValueError as error:
-        raise IxtuneError("the file is not JSON", where=str(path), mend="copy the adapter again") from error
+        raise IxtuneError("the file is not JSON", where=str(path), hint="copy the adapter again") from error
     if not isinstance(content, dict):
-        raise IxtuneError("the file is not a JSON object", where=str(path), mend="copy the adapter again")
+        raise IxtuneError("the file is not a JSON object", where=str(path), hint="copy the adapter again")
     return content
 
 
 def _refuse(file: Checkpoint, what: str) -> IxtuneError:
-    return IxtuneError(what, where=str(file.folder / WEIGHTS_FILE), mend="copy or export the adapter again")
+    return IxtuneError(what, where=str(file.folder / WEIGHTS_FILE), hint="copy or export the adapter again")

@@ -181,7 +181,7 @@ def _run(case: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
         raise IxtuneError(
             f"a way of the benchmark failed: {last}",
             where=json.dumps({key: value for key, value in case.items() if key != "config"}),
-            mend="measure fewer records with --records, or report it",
+            hint="measure fewer records with --records, or report it",
         )
     found: dict[str, Any] = json.loads(lines[-1])
     return found

@@ -54,7 +54,7 @@ def measure(
     if device == "cuda" and not torch.cuda.is_available():
         raise IxtuneError(
             "the 7B's own shapes are measured on a GPU, and torch sees none",
-            mend="run it where `python -c 'import torch; print(torch.cuda.is_available())'` says True; "
+            hint="run it where `python -c 'import torch; print(torch.cuda.is_available())'` says True; "
             "without --full-size the twin is measured on the CPU",
         )
     given = {**(config or {}), **({"num_hidden_layers": layers} if layers else {})}
@@ -103,8 +103,8 @@ def _page(
         _wait(cuda)
         spent.append(time.perf_counter() - began)
     seconds = sorted(spent[1:])[_STEPS // 2]
-    picture = page.grid
-    shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (picture[0] * picture[1],) if picture else ())
+    image = page.grid
+    shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (image[0] * image[1],) if image else ())
     plan = memory.peak(_setup(sizes, rank, levers), shape)
     free, total = torch.cuda.mem_get_info() if cuda else (0, 0)
     return {

@@ -30,8 +30,8 @@ class Record:
     """One record of a mix.
 
     Attributes:
-        text_tokens: tokens beside the picture's.
-        grid: (rows, cols) of its picture's crops; None without a picture.
+        text_tokens: tokens beside the image's.
+        grid: (rows, cols) of its image's crops; None without an image.
         supervised: tokens that the loss is taken on, the last ones.
     """
 
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of its picture."""
+        """Tokens of its image."""
         return tokens_of(*self.grid) if self.grid else 0
 
     @property

@@ -126,8 +126,8 @@ class PlainIXC2(PreTrainedModel):
             input_ids: [B, L], `config.image_token_id` at image positions.
             attention_mask: [B, L].
             labels: [B, L] unshifted, -100 where nothing is asked.
-            crops: uint8 [N, 3, 336, 336] of all pictures.
-            grids: (rows, cols) of each picture.
+            crops: uint8 [N, 3, 336, 336] of all images.
+            grids: (rows, cols) of each image.
             **_: what Trainer adds.
         """
         mask_BL = (input_ids == self.config.image_token_id) & attention_mask.bool()

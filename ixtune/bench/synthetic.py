@@ -43,7 +43,7 @@ def pack(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "max_length_q": max(lengths),
         "supervised": (rows, ids[rows + 1]),
         **({"image_rows": (ids == 0).nonzero().squeeze(1)} if bool((ids == 0).any()) else {}),
-        **_pictures(chosen),
+        **_images(chosen),
     }
 
 
@@ -57,14 +57,14 @@ def pad(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
         length, asked = len(content["ids"]), content["supervised"]
         ids[row, :length], mask[row, :length] = content["ids"], 1
         labels[row, length - asked : length] = content["ids"][-asked:]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **_pictures(chosen)}
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **_images(chosen)}
 
 
-def _pictures(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    with_picture = [content for content in chosen if content["grid"]]
-    if not with_picture:
+def _images(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    with_image = [content for content in chosen if content["grid"]]
+    if not with_image:
         return {}
     return {
-        "crops": torch.cat([content["crops"] for content in with_picture]),
-        "grids": [content["grid"] for content in with_picture],
+        "crops": torch.cat([content["crops"] for content in with_image]),
+        "grids": [content["grid"] for content in with_image],
     }

@@ -71,7 +71,7 @@ def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Con
         raise IxtuneError(
             "this base is in safetensors already",
             where=str(source),
-            mend="use it as it is: `ixtune base verify` checks it",
+            hint="use it as it is: `ixtune base verify` checks it",
         )
     require_space(out, checkpoint.nbytes + _SPARE_BYTES)
     identity = base_identity(checkpoint)
@@ -113,7 +113,7 @@ def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Con
         raise IxtuneError(
             f"the converted base could not be written: {error.strerror or error}",
             where=str(out),
-            mend="see that the disk has room and permits it, then convert again; nothing was left behind",
+            hint="see that the disk has room and permits it, then convert again; nothing was left behind",
         ) from error
     return report
 
@@ -165,7 +165,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
         raise IxtuneError(
             f"the disk has {free_bytes / 2**30:.2f} GiB free, {needed_bytes / 2**30:.2f} GiB are needed",
             where=str(existing),
-            mend="free some space, or give --out on another disk",
+            hint="free some space, or give --out on another disk",
         )
 
 
@@ -218,11 +218,11 @@ def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: C
             raise IxtuneError(
                 f"{name} came to lie on the disk otherwise than it was written",
                 where=str(found.folder / found.by_name[name].shard),
-                mend="suspect the disk or the memory; convert again, to another disk if there is one",
+                hint="suspect the disk or the memory; convert again, to another disk if there is one",
             )
     if base_identity(found) != identity:
         raise IxtuneError(
             "the converted base has another identity than its source",
             where=str(found.folder),
-            mend="see that nobody writes to the source, then convert again",
+            hint="see that nobody writes to the source, then convert again",
         )

@@ -134,7 +134,7 @@ def read_span(path: Path, offset: int, nbytes: int, into: torch.Tensor | None = 
                     raise IxtuneError(
                         f"the file ends at byte {offset + done}, {nbytes - done} bytes too early",
                         where=str(path),
-                        mend="download or copy this file again",
+                        hint="download or copy this file again",
                     )
                 done += got
     except OSError as error:
@@ -286,7 +286,7 @@ def unreadable(path: Path, error: OSError) -> IxtuneError:
     return IxtuneError(
         f"the file cannot be read: {error.strerror or error}",
         where=str(path),
-        mend="check the path and its permissions",
+        hint="check the path and its permissions",
     )
 
 
@@ -305,7 +305,7 @@ def refuse_lfs_pointer(path: Path) -> None:
         raise IxtuneError(
             "the file is a git-lfs pointer, not the weights",
             where=str(path),
-            mend="run `git lfs pull` in that folder",
+            hint="run `git lfs pull` in that folder",
         )
 
 
@@ -316,7 +316,7 @@ def _entry(name: str, entry: dict[str, Any], path: Path, data_start: int) -> tup
         raise IxtuneError(
             f"tensor {name} has the dtype {entry['dtype']}, which is not read here",
             where=str(path),
-            mend=f"use a checkpoint stored in one of {', '.join(DTYPE_NAMES.values())}",
+            hint=f"use a checkpoint stored in one of {', '.join(DTYPE_NAMES.values())}",
         )
     if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
         raise ValueError(f"{name}: shape and range must be whole numbers")
@@ -335,4 +335,4 @@ def _unique(pairs: list[tuple[str, object]], path: Path) -> dict[str, object]:
 
 
 def _damaged(path: Path, what: str) -> IxtuneError:
-    return IxtuneError(what, where=str(path), mend="download or copy this file again")
+    return IxtuneError(what, where=str(path), hint="download or copy this file again")

@@ -108,7 +108,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             damaged or holds code. The message names file and tensor.
     """
     if not folder.is_dir():
-        raise IxtuneError("there is no such folder", where=str(folder), mend="give the folder of a checkpoint")
+        raise IxtuneError("there is no such folder", where=str(folder), hint="give the folder of a checkpoint")
     for single, index in _SINGLE_THEN_INDEX:
         if (folder / single).is_file():
             return open_file(folder / single)
@@ -117,7 +117,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raise IxtuneError(
         "the folder holds no checkpoint: no weights and no index of weights",
         where=str(folder),
-        mend=f"give a folder with one of {', '.join(name for pair in _SINGLE_THEN_INDEX for name in pair)}",
+        hint=f"give a folder with one of {', '.join(name for pair in _SINGLE_THEN_INDEX for name in pair)}",
     )
 
 
@@ -136,7 +136,7 @@ def _open_index(path: Path) -> Checkpoint:
             raise IxtuneError(
                 f"the shard {shard} is missing (it holds {needed} and more)",
                 where=str(path),
-                mend="download the missing file into the same folder",
+                hint="download the missing file into the same folder",
             )
     checkpoint = Checkpoint(path.parent, {shard: _read_shard_index(path.parent / shard) for shard in shards})
     for name, shard in weight_map.items():
@@ -187,5 +187,5 @@ def _one_of_each(folder: Path, by_shard: Mapping[str, Sequence[TensorInfo]]) -> 
 
 def _disagreement(where: Path, what: str) -> IxtuneError:
     return IxtuneError(
-        what, where=str(where), mend="copy the whole checkpoint again; index and shards must belong together"
+        what, where=str(where), hint="copy the whole checkpoint again; index and shards must belong together"
     )

@@ -49,7 +49,7 @@ def read_torch_index(path: Path) -> list[TensorInfo]:
             raise IxtuneError(
                 f"tensor {name} reaches beyond its stored bytes",
                 where=str(path),
-                mend="download or copy this file again",
+                hint="download or copy this file again",
             )
         tensors.append(info)
     return tensors
@@ -80,7 +80,7 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
         raise IxtuneError(
             f"the file holds more than tensors: {found}; nothing of it was run",
             where=str(path),
-            mend="use a checkpoint from a source you trust, best in safetensors form",
+            hint="use a checkpoint from a source you trust, best in safetensors form",
         ) from error
     except (
         RuntimeError,
@@ -95,13 +95,13 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
         raise IxtuneError(
             "the file is truncated, or no torch file at all",
             where=str(path),
-            mend="download or copy this file again",
+            hint="download or copy this file again",
         ) from error
     if not isinstance(content, dict):
         raise IxtuneError(
             f"the file holds a {type(content).__name__}, not tensors by name",
             where=str(path),
-            mend="save the model's state_dict() instead",
+            hint="save the model's state_dict() instead",
         )
     return content
 
@@ -114,7 +114,7 @@ def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
         raise IxtuneError(
             f"entry {name!r} is no plain tensor but {kind}",
             where=str(path),
-            mend="save only the model's state_dict(), with dense tensors",
+            hint="save only the model's state_dict(), with dense tensors",
         )
 
 

@@ -108,7 +108,7 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
         raise IxtuneError(
             "this model is stored in 4 bits, it is no 16-bit base",
             where=str(folder),
-            mend="if ixtune exported it, `ixtune export --check` looks at it",
+            hint="if ixtune exported it, `ixtune export --check` looks at it",
         )
     sizes = Sizes.from_config_json(config)
     expected = tensor_shapes(sizes)
@@ -170,7 +170,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             "there is no config.json: this is not the folder of a base",
             where=str(folder),
-            mend="give the folder of a checkpoint; an adapter is looked at by `ixtune inspect`",
+            hint="give the folder of a checkpoint; an adapter is looked at by `ixtune inspect`",
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -178,13 +178,13 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         Sizes.from_config_json(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), mend="copy it again from where it came"
+            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
         ) from error
     if kind not in _KINDS:
         raise IxtuneError(
             f"this is a {kind!r} checkpoint, not InternLM-XComposer2-4KHD",
             where=str(path),
-            mend="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
         )
     return dict(config)
 

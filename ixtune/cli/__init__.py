@@ -132,21 +132,21 @@ def in_words(error: Exception) -> IxtuneError:
         return IxtuneError(
             "no space left on the disk",
             where=where,
-            mend="free some or give another folder; nothing half-written is left",
+            hint="free some or give another folder; nothing half-written is left",
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return IxtuneError(
             os.strerror(number).lower(),
             where=where,
-            mend="change the permissions, or give another file or folder",
+            hint="change the permissions, or give another file or folder",
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
         return IxtuneError(
             "the GPU's memory does not suffice",
-            mend="ask `ixtune plan`, which computes what would fit: checkpointed layers, smaller packs, smaller hd_num",
+            hint="ask `ixtune plan`, which computes what would fit: checkpointed layers, smaller packs, smaller hd_num",
         )
     first_line = next(iter(str(error).splitlines()), "")
     return IxtuneError(
         f"internal error: {type(error).__name__}: {first_line}",
-        mend="run it again as `ixtune --debug …` for the traceback, and report it",
+        hint="run it again as `ixtune --debug …` for the traceback, and report it",
     )

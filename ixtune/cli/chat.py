@@ -17,7 +17,7 @@ def command(
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A picture to begin with; repeat for several.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image to begin with; repeat for several.")] = None,
     hd_num: Annotated[
         int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
     ] = None,
@@ -37,7 +37,7 @@ def command(
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
-    """Talk with a base, an adapter or a merged model about pictures.
+    """Talk with a base, an adapter or a merged model about images.
 
     Example: ixtune chat --adapter runs/receipts --image receipt.png
     """

@@ -95,7 +95,7 @@ def print_error(error: IxtuneError) -> None:
     print_red(f"error: {error}")
     for note in error.notes:
         typer.echo(f"  {note}", err=True)
-    typer.echo(f"mend:  {error.mend}", err=True)
+    typer.echo(f"hint:  {error.hint}", err=True)
 
 
 def print_red(text: str) -> None:

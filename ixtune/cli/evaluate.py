@@ -40,7 +40,7 @@ def command(
         ),
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="With --benchmark: what its pictures are relative to. Default: its folder.")
+        Path | None, typer.Option(help="With --benchmark: what its images are relative to. Default: its folder.")
     ] = None,
     hd_num: Annotated[
         int | None,
@@ -63,7 +63,7 @@ def command(
         str | None, typer.Option(help="nf4 or none. Default: as each adapter was trained; none for a base alone.")
     ] = None,
     controls: Annotated[
-        bool, typer.Option(help="Also the blind control (pictures swapped) and the majority answer.")
+        bool, typer.Option(help="Also the blind control (images swapped) and the majority answer.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print scores and comparisons as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than an adapter was trained on.")] = False,
@@ -86,7 +86,7 @@ def command(
     from ixtune.files import atomic_write_bytes, atomic_write_json
 
     if out is not None and out.is_dir():
-        raise UsageError("this is a folder", where=str(out), mend=f"name a file: --out {out / 'evaluation.json'}")
+        raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
     # what can be wrong is told before seconds of imports, and before gigabytes are loaded
     options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
     source = Source(
@@ -101,8 +101,8 @@ def command(
     from ixtune.evaluation.predict import rejects_of
 
     with TemporaryDirectory() as folder, progress("answers") as bar:
-        pictures = out.with_name(f"{out.name}.pictures") if out else Path(folder)
-        found = evaluate(replace(source, pictures=pictures), models, options, bar)
+        images = out.with_name(f"{out.name}.pictures") if out else Path(folder)
+        found = evaluate(replace(source, images=images), models, options, bar)
     if out is not None:
         atomic_write_json(out, found.content)
         rejects_of(out).unlink(missing_ok=True)  # of an earlier evaluation

@@ -50,7 +50,7 @@ def command(
     elif adapter is None or profile is None:
         raise UsageError(
             "an adapter and a --profile are needed",
-            mend="ixtune export ADAPTER --profile NAME --out DIR; `ixtune export --list` tells the profiles",
+            hint="ixtune export ADAPTER --profile NAME --out DIR; `ixtune export --list` tells the profiles",
         )
     else:
         _export(adapter, profile, out, base, onto, force, push_to_hub)
@@ -69,7 +69,7 @@ def _export(
 
     profile_named(profile)  # a format there is no export for is told before anything is asked for
     if out is None:
-        raise UsageError("there is no folder to write to", where="--out", mend="give --out DIR, a new folder")
+        raise UsageError("there is no folder to write to", where="--out", hint="give --out DIR, a new folder")
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ixtune.cli.console import ending, progress_screen, quiet_libraries
@@ -124,7 +124,7 @@ def _check(folder: Path) -> None:
         raise IxtuneError(
             f"the folder does not fulfil the profile {profile}: {len(failed)} of {len(checks)} checks fail",
             where=str(folder),
-            mend="export it again, or copy the whole folder again",
+            hint="export it again, or copy the whole folder again",
         )
 
 

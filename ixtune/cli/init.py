@@ -77,7 +77,7 @@ def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
 
     while True:
         path = given or os.path.expanduser(
-            _ask("1 of 3: your data (a CSV, a JSON file, a folder with pictures and metadata, ...)")
+            _ask("1 of 3: your data (a CSV, a JSON file, a folder with images and metadata, ...)")
         )
         try:
             found = look(path, image_root, columns)
@@ -89,7 +89,7 @@ def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
     if not is_quiet():
         typer.echo(f"found    {path}: {found.opened.detected}; {found.counted}")
         if (root := found.opened.source.image_root) is not None:
-            typer.echo(f"pictures {root}")
+            typer.echo(f"images {root}")
     return found
 
 
@@ -128,4 +128,4 @@ def _ask(question: str, default: str | None = None) -> str:
         return input().strip() or default or ""
     except EOFError as end:
         typer.echo(err=True)
-        raise UsageError("the questions were not answered", mend="give --data, --gpu-gib and --task") from end
+        raise UsageError("the questions were not answered", hint="give --data, --gpu-gib and --task") from end

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    images: Annotated[list[Path], typer.Argument(help="Pictures; only their headers are read.", metavar="IMAGE...")],
-    hd_num: Annotated[int, typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per picture.")] = 25,
+    images: Annotated[list[Path], typer.Argument(help="Images; only their headers are read.", metavar="IMAGE...")],
+    hd_num: Annotated[int, typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per image.")] = 25,
     upscale: Annotated[
-        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small pictures, as the reference does.")
+        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
     ] = True,
     correct: Annotated[
         str,
@@ -28,11 +28,11 @@ def command(
             help="Depart from the reference: exif (turn), alpha (on white), depth (16 to 8 bits), first-frame.",
         ),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
 ) -> None:
-    """Show how pictures are resized, padded and cut, and how many tokens they take.
+    """Show how images are resized, padded and cut, and how many tokens they take.
 
-    A picture that cannot be used is told on stderr; the others are shown, and the exit code is 1.
+    An image that cannot be used is told on stderr; the others are shown, and the exit code is 1.
 
     Example: ixtune layout receipt.png scan.jpg --hd-num 16 --json
     """
@@ -52,7 +52,7 @@ def command(
         except RecordError as error:
             bad.append(error)
         except LayoutError as error:
-            bad.append(IxtuneError(str(error), where=str(path), mend="crop the picture, or raise --hd-num"))
+            bad.append(IxtuneError(str(error), where=str(path), hint="crop the image, or raise --hd-num"))
     if as_json:
         import json
 
@@ -67,7 +67,7 @@ def command(
             for note in header.notes:
                 typer.echo(f"note: {path}: {NOTES[note]}")
     for one in bad:
-        print_red(f"error: {one}; {one.mend}")
+        print_red(f"error: {one}; {one.hint}")
     if bad:
         raise typer.Exit(1)
 

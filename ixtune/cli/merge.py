@@ -70,7 +70,7 @@ def command(
 
     numbers = _numbers(weights)
     if verify_answers is not None and (len(adapters) > 1 or numbers not in (None, [1.0])):
-        raise UsageError("a combination has no adapter whose answers it should give", mend="leave out --verify-answers")
+        raise UsageError("a combination has no adapter whose answers it should give", hint="leave out --verify-answers")
     name_of_base = base or named_base(adapters[0])
     folder = resolve(name_of_base)
     asked = None
@@ -181,4 +181,4 @@ def _numbers(weights: str | None) -> list[float] | None:
     except ValueError:
         from ixtune.errors import UsageError
 
-        raise UsageError(f"--weights {weights} is no list of numbers", mend="write it such as 0.6,0.4") from None
+        raise UsageError(f"--weights {weights} is no list of numbers", hint="write it such as 0.6,0.4") from None

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def command(
     question: Annotated[
-        str | None, typer.Argument(help="The question; <ImageHere> marks where a picture stands.")
+        str | None, typer.Argument(help="The question; <ImageHere> marks where an image stands.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeat for several.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image; repeat for several.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Instead of one question: a .jsonl of them, or a prepared set.")
     ] = None,
@@ -51,7 +51,7 @@ def command(
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
-    """Answer questions about pictures with a base, an adapter or a merged model.
+    """Answer questions about images with a base, an adapter or a merged model.
 
     A file of answers that was not finished is gone on with when the same command is given again.
 
@@ -70,12 +70,12 @@ def command(
     # what can be wrong is told before seconds of imports, and before gigabytes are loaded
     if (question is None) == (source is None):
         raise UsageError(
-            "a question, or --from with a file of them", mend="give one of the two: ixtune predict --help has examples"
+            "a question, or --from with a file of them", hint="give one of the two: ixtune predict --help has examples"
         )
     if (source is None) != (out is None):
-        raise UsageError("--from and --out belong together", mend="give both, or one question and neither")
+        raise UsageError("--from and --out belong together", hint="give both, or one question and neither")
     if source is not None and image:
-        raise UsageError("--image belongs to one question", mend="name pictures in the file of questions")
+        raise UsageError("--image belongs to one question", hint="name images in the file of questions")
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
@@ -125,7 +125,7 @@ def _into_file(
     if source.is_dir():
         if hd_num is not None or image_root is not None:
             raise UsageError(
-                "a prepared set has its pictures laid out already", mend="leave out --hd-num and --image-root"
+                "a prepared set has its images laid out already", hint="leave out --hd-num and --image-root"
             )
         prepared = store.load(source)
         manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
@@ -134,7 +134,7 @@ def _into_file(
         asked = questions.from_set(prepared)
     else:
         if limit is not None:
-            raise UsageError("--limit is for a prepared set", mend="give a shorter file")
+            raise UsageError("--limit is for a prepared set", hint="give a shorter file")
         asked = questions.from_file(source, image_root, loaded.view(hd_num), loaded.tokenizer)
     with progress("questions") as bar:
         outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)

@@ -28,14 +28,14 @@ def command(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="CSV, TSV, Parquet, JSON, JSON Lines, a folder (datasets, pictures with metadata, Parquet or tar "
+            help="CSV, TSV, Parquet, JSON, JSON Lines, a folder (datasets, images with metadata, Parquet or tar "
             "shards), a hub name, a data.txt, or a YAML list of sources.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")],
     hd_num: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per picture: 9, 16, 25, 55; records can say."),
+        typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per image: 9, 16, 25, 55; records can say."),
     ] = None,
     base: Annotated[str, typer.Option(help="`nano`, a folder with its tokenizer.model, or a hub id.")] = HUB_ID,
     format_: Annotated[
@@ -59,10 +59,10 @@ def command(
         typer.Option(min=1, help="Longest record, image tokens included. Default: no limit."),
     ] = None,
     over_length: Annotated[
-        str, typer.Option(metavar="reject|lower", help="Reject longer records, or lower their pictures' hd_num.")
+        str, typer.Option(metavar="reject|lower", help="Reject longer records, or lower their images' hd_num.")
     ] = "reject",
     upscale: Annotated[
-        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small pictures, as the reference does.")
+        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
     ] = True,
     correct: Annotated[
         str,
@@ -73,10 +73,10 @@ def command(
     ] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Decode every pixel; headers alone can lie.")] = False,
     embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Copy the pictures into the set, each once.")
+        bool, typer.Option("--embed-images", help="Copy the images into the set, each once.")
     ] = False,
     val_fraction: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share for OUT/validation; no picture is on both sides.")
+        float, typer.Option(min=0, max=0.9, help="Share for OUT/validation; no image is on both sides.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the split and of draws by weight.")] = 0,
     thousands: Annotated[bool, typer.Option("--thousands/--ratios", help="What the numbers in a data.txt are.")] = True,

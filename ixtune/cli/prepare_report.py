@@ -102,7 +102,7 @@ def _contents(statistics: Statistics, content: dict[str, Any]) -> list[list[str]
             f"{tokens['total']:,}: {tokens['image']:,} image, {tokens['text']:,} text, "
             f"{tokens['supervised']:,} of these supervised",
         ],
-        ["grids (rows x cols)", ", ".join(shown) or "no pictures"],
+        ["grids (rows x cols)", ", ".join(shown) or "no images"],
     ]
     if statistics.lowered:
         rows.append(["hd_num lowered", f"{statistics.lowered:,} records, to fit --max-tokens"])
@@ -113,7 +113,7 @@ def _contents(statistics: Statistics, content: dict[str, Any]) -> list[list[str]
 def _histograms(statistics: dict[str, Any], unicode: bool) -> list[Table]:
     charts = [
         ("tokens per record", [(_whole(low, high), count) for low, high, count in statistics["length"]["bins"]]),
-        ("crops per picture", [(_whole(low, high), count) for low, high, count in statistics["crops"]["bins"]]),
+        ("crops per image", [(_whole(low, high), count) for low, high, count in statistics["crops"]["bins"]]),
         ("width / height", [(_range(low, high), count) for low, high, count in statistics["aspect"]["bins"]]),
         (
             "supervised share",
@@ -140,7 +140,7 @@ def _histogram(title: str, bins: Sequence[tuple[str, int]], unicode: bool) -> Ta
 
 def _costs(content: dict[str, Any], options: Options) -> Table:
     """What other values of hd_num would cost."""
-    pictures = sum(content["grids"].values())
+    images = sum(content["grids"].values())
     now = content["tokens"]["image"]
     rows = []
     costs = content["statistics"]["image_tokens_by_hd_num"]
@@ -148,10 +148,10 @@ def _costs(content: dict[str, Any], options: Options) -> Table:
     for hd_num, tokens in ((hd_num, costs[hd_num]) for hd_num in shown):
         mark = "  <- chosen" if str(options.hd_num) == hd_num else ""
         if tokens is None:
-            rows.append([hd_num, "some picture has no layout", "", mark])
+            rows.append([hd_num, "some image has no layout", "", mark])
         else:
-            rows.append([hd_num, f"{tokens:,}", f"{tokens / pictures:,.0f}", f"x {tokens / now:.2f}{mark}"])
-    return table("what hd_num would cost", ("hd_num", "image tokens", "per picture", "of now"), rows)
+            rows.append([hd_num, f"{tokens:,}", f"{tokens / images:,.0f}", f"x {tokens / now:.2f}{mark}"])
+    return table("what hd_num would cost", ("hd_num", "image tokens", "per image", "of now"), rows)
 
 
 def _whole(low: int, high: int | None) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation")
-# LLaVA's ids are the pictures' names: a quarter of a million of them repeat in one set made from it
+# LLaVA's ids are the images' names: a quarter of a million of them repeat in one set made from it
 _IDS_OF_PICTURES = (Schema.LLAVA,)
 _STAGED = ".staged"
 _CHUNK_ENTRIES = 256
@@ -84,7 +84,7 @@ class Gathering:
         self.bills: list[Bill] = []
         self.source_of_row = array("H")
         self.own_of_row: list[tuple[str, ...]] = []
-        self.own_pictures: dict[str, int] = {}
+        self.own_images: dict[str, int] = {}
 
     @property
     def read(self) -> int:
@@ -154,7 +154,7 @@ class Gathering:
         else:
             for source in self.sources:
                 source.rows = source.accepted
-        self._place_pictures()
+        self._place_images()
         content = self._content(tokenizer_sha256)
         for name, statistics in self.sets.items():
             records = {"records": content["records"] | {"rows": statistics.rows}, "split": name or None}
@@ -180,16 +180,16 @@ class Gathering:
 
     def _keep(self, index: int, row: Row) -> None:
         """Count an accepted row, now or when all are known."""
-        own = tuple(path for root, path in row.pictures if root == store.OWN_ROOT)
+        own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
         if not self.selects:
             self.sets[""].add(row.bill)
-            self.own_pictures.update(dict.fromkeys(own, 0))
+            self.own_images.update(dict.fromkeys(own, 0))
             return
         self.bills.append(row.bill)
         self.own_of_row.append(own)
         self.source_of_row.append(index)
         if self.options.val_fraction:
-            self.groups.add([f"{root} {path}" for root, path in row.pictures], f"{index} {row.id}")
+            self.groups.add([f"{root} {path}" for root, path in row.images], f"{index} {row.id}")
 
     def _select(self) -> None:
         """Decide how often each row stands on which side, and write the sides."""
@@ -204,7 +204,7 @@ class Gathering:
             if times[at]:
                 self.sets[names[sides[at]]].add(bill, times[at])
                 self.sources[self.source_of_row[at]].rows += times[at]
-                self.own_pictures.update(dict.fromkeys(self.own_of_row[at], sides[at]))
+                self.own_images.update(dict.fromkeys(self.own_of_row[at], sides[at]))
         for name in names:
             (self.folder / name).mkdir(exist_ok=True)
         _distribute(self.folder / _STAGED, [self.folder / name for name in names], times, sides)
@@ -221,20 +221,20 @@ class Gathering:
             raise UsageError(
                 f"of the {len(rows):,} records of this source none would be drawn",
                 where=source.opened.source.path,
-                mend="raise its weight, or remove the source",
+                hint="raise its weight, or remove the source",
             )
         for at, drawn in zip(rows, selection.draw(len(rows), total, f"{self.options.seed} {index}"), strict=True):
             times[at] = drawn
 
-    def _place_pictures(self) -> None:
-        """Give each set the pictures its rows show, and remove those of records that were not taken."""
+    def _place_images(self) -> None:
+        """Give each set the images its rows show, and remove those of records that were not taken."""
         images = self.folder / store.IMAGES
         if not images.is_dir():
             return
         spare = self.folder / ".spare"
         os.rename(images, spare)
         homes = [self.folder / name for name in self.sets]
-        for path, side in self.own_pictures.items():
+        for path, side in self.own_images.items():
             target = homes[side] / path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(spare / Path(path).relative_to(store.IMAGES), target)
@@ -306,7 +306,7 @@ def _duplicate(row: Row, first: int) -> Reject:
 
 
 def _size(value: Any) -> int:
-    """About the bytes that a value holds, most of which are pictures."""
+    """About the bytes that a value holds, most of which are images."""
     if isinstance(value, (bytes, str)):
         return len(value)
     if isinstance(value, dict):

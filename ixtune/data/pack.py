@@ -63,6 +63,6 @@ def _require_fit(tokens: list[int], pack_tokens: int) -> None:
         notes.append(f"and {len(too_long) - _NAMED_RECORDS:,} more")
     raise IxtuneError(
         f"record {too_long[0]} has {tokens[too_long[0]]:,} tokens, a pack holds {pack_tokens:,}",
-        mend=f"raise training.pack_tokens to {longest:,} or more, or prepare with a smaller --hd-num",
+        hint=f"raise training.pack_tokens to {longest:,} or more, or prepare with a smaller --hd-num",
         notes=notes if len(too_long) > 1 else (),
     )

@@ -1,6 +1,6 @@
 """The driver of `ixtune prepare`: sources -> a prepared set, all or nothing.
 
-Of a picture only the header is read (and the end of its file), unless `verify` asks for more. What grows with the
+Of an image only the header is read (and the end of its file), unless `verify` asks for more. What grows with the
 number of records is their ids, kept to find duplicates, and one length each; a split or a draw by weight needs some
 hundred bytes more for each.
 """
@@ -90,7 +90,7 @@ class TooManyRejects(DataError):  # noqa: N818 - it says more than TooManyReject
         super().__init__(
             f"{report.rejected:,} of {report.read:,} records were rejected, more than {max_reject_rate:.2%}",
             where=str(report.out / store.REJECTS),
-            mend="mend the source as that file says and prepare it again, or raise --max-reject-rate",
+            hint="mend the source as that file says and prepare it again, or raise --max-reject-rate",
             notes=[f"the {report.accepted:,} good records are written to {report.out}"],
         )
         self.report = report
@@ -109,7 +109,7 @@ def prepare(
 ) -> PrepareReport:
     """Turn sources into a prepared set in the new folder `out`; what is not good goes to its rejects.jsonl.
 
-    Nothing is cut: a record that is too long is rejected, or its pictures get a lower hd_num. If anything fails,
+    Nothing is cut: a record that is too long is rejected, or its images get a lower hd_num. If anything fails,
     `out` does not exist.
 
     Args:
@@ -130,7 +130,7 @@ def prepare(
     """
     _require_sense(sources, options, max_reject_rate, workers)
     if os.path.lexists(out):
-        raise UsageError("the output exists already", where=str(out), mend="choose another --out")
+        raise UsageError("the output exists already", where=str(out), hint="choose another --out")
     tokenizer = Tokenizer.from_base(base)
     found = [open_source(source) for source in sources]
     if opened is not None:
@@ -161,9 +161,9 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
     """Raise for options that cannot be meant."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):
         raise UsageError(
-            "how many crops a picture may fill is not given",
+            "how many crops an image may fill is not given",
             where="--hd-num",
-            mend="give --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
+            hint="give --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
         )
     wrong = [
         text
@@ -183,7 +183,7 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
         if bad
     ]
     if wrong:
-        raise UsageError(wrong[0], mend="correct the option; see `ixtune prepare --help`", notes=wrong[1:])
+        raise UsageError(wrong[0], hint="correct the option; see `ixtune prepare --help`", notes=wrong[1:])
     Corrections.of(options.corrections)
 
 
@@ -191,13 +191,13 @@ def _require_some(gathering: Gathering) -> None:
     """Raise if there is nothing to write."""
     where = ", ".join(one.opened.source.path for one in gathering.sources)
     if gathering.read == 0:
-        raise IxtuneError("the source holds no record", where=where, mend="give a source with records")
+        raise IxtuneError("the source holds no record", where=where, hint="give a source with records")
     if not any(one.accepted for one in gathering.sources):
         by_reason = [(count, gathering.first_rejects[code]) for code, count in gathering.rejected_by_reason.items()]
         raise DataError(
             f"all {gathering.read:,} records were rejected; nothing is written",
             where=where,
-            mend=by_reason[0][1].mend,
+            hint=by_reason[0][1].hint,
             notes=[
                 f"{count:,} {first.reason.value}, such as record {first.record}, {first.place} of {first.source}: "
                 f"{first.found}"

@@ -23,9 +23,9 @@ def write_processor_files(
 
     Args:
         folder: Of the model.
-        hd_num: The most crops of a picture, as in training.
-        upscale: Whether small pictures are enlarged, as in training.
-        corrections: Names of departures from the reference's way of opening pictures, as in training.
+        hd_num: The most crops of an image, as in training.
+        upscale: Whether small images are enlarged, as in training.
+        corrections: Names of departures from the reference's way of opening images, as in training.
         replace_tokenizer_config: False leaves the one there for the original's own code.
     """
     described = {"image_processor_type": "IXC2ImageProcessor", "processor_class": "IXC2Processor", "hd_num": hd_num}

@@ -14,7 +14,7 @@ class Turn:
 
     Attributes:
         role: Who speaks; a system turn may only be the first.
-        text: The words, with `<ImageHere>` where a picture stands, whatever the source writes for it.
+        text: The words, with `<ImageHere>` where an image stands, whatever the source writes for it.
     """
 
     role: Role
@@ -22,8 +22,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture as its source gives it: a path, or the file's content.
+class ImageRef:
+    """An image as its source gives it: a path, or the file's content.
 
     Attributes:
         name: What to call it in messages: the path as given, a member of an archive, a column.
@@ -50,20 +50,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation about pictures, or about none.
+    """One conversation about images, or about none.
 
     Attributes:
         id: Its name, unique within a source.
-        pictures: In the order of the placeholders.
+        images: In the order of the placeholders.
         turns: The conversation.
         source: The file it was read from.
         place: Where in that file it begins.
-        hd_num: The most crops a picture of this record may fill; None for the source's.
+        hd_num: The most crops an image of this record may fill; None for the source's.
         references: All answers that count as right, where the source gives several; the first is trained on.
     """
 
     id: str
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageRef, ...]
     turns: tuple[Turn, ...]
     source: str
     place: Place

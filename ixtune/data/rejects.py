@@ -31,7 +31,7 @@ class Reason(StrEnum):
     WRONG_COLUMNS = "wrong_columns", "a row with more or fewer cells than the table has columns"
     BAD_ID = "bad_id", "the id is missing, or neither text nor a whole number"
     DUPLICATE_ID = "duplicate_id", "an earlier record of this source has the same id"
-    BAD_IMAGE_FIELD = "bad_image_field", "the image field holds neither a picture nor a list of pictures"
+    BAD_IMAGE_FIELD = "bad_image_field", "the image field holds neither an image nor a list of images"
     BAD_CONVERSATIONS = "bad_conversations", "the conversation is not a list of turns with a role and a text each"
     MISSING_FIELD = "missing_field", "a field that is needed is absent or has no value (null, NaN)"
     BAD_FIELD = "bad_field", "a field has a value of the wrong type"
@@ -45,28 +45,28 @@ class Reason(StrEnum):
     STARTS_WITH_ASSISTANT = "starts_with_assistant", "the first turn is the assistant's"
     ENDS_WITH_USER = "ends_with_user", "the last turn is the user's, so nothing answers it"
     EMPTY_ANSWER = "empty_answer", "an assistant turn without text"
-    EMPTY_QUESTION = "empty_question", "a user turn with neither text nor picture"
+    EMPTY_QUESTION = "empty_question", "a user turn with neither text nor image"
     SPECIAL_TOKEN_IN_TEXT = "special_token_in_text", "a text spells a piece of the chat template"
     UNKNOWN_CHARACTER = "unknown_character", "a text holds a character that the vocabulary cannot express"
-    MISSING_PLACEHOLDER = "missing_placeholder", "a record with pictures says nowhere where they stand"
-    TOO_FEW_PLACEHOLDERS = "too_few_placeholders", "fewer placeholders than pictures"
-    TOO_MANY_PLACEHOLDERS = "too_many_placeholders", "more placeholders than pictures"
-    PLACEHOLDER_IN_ANSWER = "placeholder_in_answer", "a picture's placeholder in an answer or a system prompt"
+    MISSING_PLACEHOLDER = "missing_placeholder", "a record with images says nowhere where they stand"
+    TOO_FEW_PLACEHOLDERS = "too_few_placeholders", "fewer placeholders than images"
+    TOO_MANY_PLACEHOLDERS = "too_many_placeholders", "more placeholders than images"
+    PLACEHOLDER_IN_ANSWER = "placeholder_in_answer", "an image's placeholder in an answer or a system prompt"
     NOTHING_SUPERVISED = "nothing_supervised", "no token of the record is an answer's"
     TOO_LONG = "too_long", "more tokens than --max-tokens; nothing is ever cut off"
 
-    # the pictures
+    # the images
     PICTURE_REMOTE = "picture_remote", "an address in a network; nothing is ever downloaded"
     PATH_OUTSIDE_ROOT = "path_outside_root", "the path leads out of the image root, perhaps through a link"
     PICTURE_MISSING = "picture_missing", "there is no file at this path"
     PICTURE_IS_FOLDER = "picture_is_folder", "the path is a folder"
     PICTURE_EMPTY = "picture_empty", "the file has no content"
-    PICTURE_UNREADABLE = "picture_unreadable", "the file cannot be opened as a picture"
-    PICTURE_BROKEN = "picture_broken", "the header is a picture's, its data are broken or cut short"
+    PICTURE_UNREADABLE = "picture_unreadable", "the file cannot be opened as an image"
+    PICTURE_BROKEN = "picture_broken", "the header is an image's, its data are broken or cut short"
     PICTURE_TOO_LARGE = "picture_too_large", "more pixels than can be decoded safely"
     PICTURE_16_BIT = "picture_16_bit", "more than 8 bits a channel, of which the reference keeps only white"
     PICTURE_ANIMATED = "picture_animated", "several frames or pages, of which the reference sees only the first"
-    NO_LAYOUT = "no_layout", "the picture is too thin to be resized at this hd_num"
+    NO_LAYOUT = "no_layout", "the image is too thin to be resized at this hd_num"
 
 
 class RecordError(IxtuneError):
@@ -75,12 +75,12 @@ class RecordError(IxtuneError):
     Args:
         reason: The reason code.
         found: What was found, in one line.
-        where: The picture it was found in, if it was in one.
+        where: The image it was found in, if it was in one.
         mend: What to do about it, in one line.
     """
 
-    def __init__(self, reason: Reason, found: str, *, where: str | None = None, mend: str) -> None:
-        super().__init__(found, where=where, mend=mend)
+    def __init__(self, reason: Reason, found: str, *, where: str | None = None, hint: str) -> None:
+        super().__init__(found, where=where, hint=hint)
         self.reason = reason
 
 
@@ -104,7 +104,7 @@ class Reject:
     id: str | None
     reason: Reason
     found: str
-    mend: str
+    hint: str
 
     def row(self) -> bytes:
         """The line of rejects.jsonl, UTF-8 with its newline."""
@@ -115,7 +115,7 @@ class Reject:
             "id": self.id,
             "reason": self.reason.value,
             "found": self.found,
-            "mend": self.mend,
+            "mend": self.hint,
         }
         # half a surrogate pair has no UTF-8; its backslash form is what JSON itself would write
         return (json.dumps(fields, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.header import Header, read_header
 from ixtune.data.images.image_root import inside, keep
-from ixtune.data.images.pixels import Corrections, open_picture
+from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.statistics import Bill, bill_of
-from ixtune.data.record import Picture, Place, Record
+from ixtune.data.record import ImageRef, Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.entry import Entry
@@ -30,7 +30,7 @@ from ixtune.layout import LayoutError, PatchLayout, plan
 if TYPE_CHECKING:
     import pyarrow
 
-# as much as the largest picture that is decoded at all takes without compression
+# as much as the largest image that is decoded at all takes without compression
 _MAX_FILE_BYTES = 512 << 20
 
 
@@ -45,7 +45,7 @@ class Job:
         root_index: Its number among the image roots of the set.
         hd_num: The source's own, or the run's.
         options: The run's.
-        images: The folder for pictures that the set carries itself.
+        images: The folder for images that the set carries itself.
     """
 
     source: int
@@ -67,7 +67,7 @@ class Row:
         file: The file it was read from, and...
         place: ...where in that.
         bill: What it costs.
-        pictures: What its pictures are recognised by: image root and path.
+        images: What its images are recognised by: image root and path.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Row:
     file: str
     place: Place
     bill: Bill
-    pictures: tuple[tuple[int, str], ...]
+    images: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,13 @@ class Work:
                         name or name_of(entry, job.reading),
                         error.reason,
                         str(error),
-                        error.mend,
+                        error.hint,
                     )
                 )
                 continue
-            pictures = tuple((picture["root"], picture["path"]) for picture in row["pictures"])
+            images = tuple((image["root"], image["path"]) for image in row["pictures"])
             stored.append(row)
-            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, pictures))
+            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images))
         return Chunk(store.batch_of(stored), rows, rejects, len(entries), entries[-1].position)
 
 
@@ -148,7 +148,7 @@ def _named(entry: Entry) -> Iterator[None]:
         raise IxtuneError(
             f"internal error while reading a record: {type(error).__name__}: {error}",
             where=f"{entry.file}, {entry.place}",
-            mend="run it again with --debug for the traceback, and report it with the record",
+            hint="run it again with --debug for the traceback, and report it with the record",
         ) from error
 
 
@@ -162,22 +162,22 @@ class _Task:
     def row(self, record: Record) -> tuple[dict[str, Any], Bill]:
         """The columns of a record, and what it costs."""
         options = self.job.options
-        files = [self._file(picture) for picture in record.pictures]
+        files = [self._file(image) for image in record.images]
         headers = [header for header, _, _ in files]
         hd_num = record.hd_num or self.job.hd_num
-        shown = zip(record.pictures, headers, strict=True)
-        layouts = [self._layout(picture, header, hd_num) for picture, header in shown]
+        shown = zip(record.images, headers, strict=True)
+        layouts = [self._layout(image, header, hd_num) for image, header in shown]
         sample = encode(record, [layout.tokens for layout in layouts], self.tokenizer)
         lowered = False
         if options.max_tokens is not None and sample.length > options.max_tokens:
             if options.over_length == "lower":
                 layouts = self._lowered(layouts, options.max_tokens - len(sample.token_ids))
-                sample = replace(sample, picture_tokens=tuple(layout.tokens for layout in layouts))
+                sample = replace(sample, image_tokens=tuple(layout.tokens for layout in layouts))
                 lowered = True
             _require_length(sample, options.max_tokens, lowered)
-        pictures = [
-            (*self._kept(picture, content, path), layout)
-            for picture, (_, path, content), layout in zip(record.pictures, files, layouts, strict=True)
+        images = [
+            (*self._kept(image, content, path), layout)
+            for image, (_, path, content), layout in zip(record.images, files, layouts, strict=True)
         ]
         bill = bill_of(
             len(sample.token_ids),
@@ -187,21 +187,21 @@ class _Task:
             lowered,
             options.upscale,
         )
-        return store.row_of(record, sample, pictures), bill
+        return store.row_of(record, sample, images), bill
 
-    def _file(self, picture: Picture) -> tuple[Header, str, bytes | None]:
-        """A picture's header, its path relative to the image root, and its content if the set is to carry it."""
+    def _file(self, image: ImageRef) -> tuple[Header, str, bytes | None]:
+        """An image's header, its path relative to the image root, and its content if the set is to carry it."""
         corrections = Corrections.of(self.job.options.corrections)
-        path, content, name = "", picture.content, picture.path or picture.name
+        path, content, name = "", image.content, image.path or image.name
         source: Path | bytes
-        if picture.path is not None:
-            path, source = self._inside(picture.path)
+        if image.path is not None:
+            path, source = self._inside(image.path)
         else:
             assert content is not None
             source = content
         header = read_header(source, corrections, name=name)
         if self.job.options.verify:
-            open_picture(source, corrections, name)
+            open_image(source, corrections, name)
         if isinstance(source, Path) and self.job.options.embed_images:
             content = _content(source, name)
         return header, path, content
@@ -214,23 +214,23 @@ class _Task:
                 Reason.PATH_OUTSIDE_ROOT,
                 "the source gives a path, but has no folder of its own",
                 where=given,
-                mend="give the folder of the pictures as --image-root",
+                hint="give the folder of the images as --image-root",
             )
         return inside(root, given)
 
-    def _layout(self, picture: Picture, header: Header, hd_num: int) -> PatchLayout:
+    def _layout(self, image: ImageRef, header: Header, hd_num: int) -> PatchLayout:
         try:
             return plan(header.width, header.height, hd_num, upscale=self.job.options.upscale)
         except LayoutError as error:
             raise RecordError(
                 Reason.NO_LAYOUT,
                 str(error),
-                where=picture.path or picture.name,
-                mend="crop the picture, or raise --hd-num",
+                where=image.path or image.name,
+                hint="crop the image, or raise --hd-num",
             ) from error
 
     def _lowered(self, layouts: Sequence[PatchLayout], room: int) -> list[PatchLayout]:
-        """The layouts with the hd_num of the costliest picture lowered, again and again, until they fit or cannot."""
+        """The layouts with the hd_num of the costliest image lowered, again and again, until they fit or cannot."""
         lowered = list(layouts)
         while sum(layout.tokens for layout in lowered) > room:
             able = [index for index, layout in enumerate(lowered) if layout.crops > 1]
@@ -244,33 +244,33 @@ class _Task:
                 break
         return lowered
 
-    def _kept(self, picture: Picture, content: bytes | None, path: str) -> tuple[int, str]:
-        """Image root and path under which the set knows a picture."""
+    def _kept(self, image: ImageRef, content: bytes | None, path: str) -> tuple[int, str]:
+        """Image root and path under which the set knows an image."""
         if content is None:
             return self.job.root_index, path
         return store.OWN_ROOT, f"{store.IMAGES}/{keep(self.job.images, content)}"
 
 
 def _content(file: Path, name: str) -> bytes:
-    """The file of a picture whose header is good, as it is."""
+    """The file of an image whose header is good, as it is."""
     if file.stat().st_size > _MAX_FILE_BYTES:
         raise RecordError(
             Reason.PICTURE_TOO_LARGE,
             f"a file of more than {_MAX_FILE_BYTES >> 20} MiB",
             where=name,
-            mend="save it with compression",
+            hint="save it with compression",
         )
     return file.read_bytes()
 
 
 def _require_length(sample: Sample, max_tokens: int, lowered: bool) -> None:
     if sample.length > max_tokens:
-        image = sum(sample.picture_tokens)
+        image = sum(sample.image_tokens)
         raise RecordError(
             Reason.TOO_LONG,
             f"{sample.length:,} tokens, {image:,} of them image tokens{' at their least' if lowered else ''}; "
             f"the limit is {max_tokens:,}",
-            mend="split the conversation, or raise --max-tokens"
+            hint="split the conversation, or raise --max-tokens"
             if lowered
             else "lower --hd-num (--over-length lower does it for such records), or raise --max-tokens",
         )

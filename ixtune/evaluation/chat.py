@@ -1,6 +1,6 @@
-"""A conversation with a model: what was said, the pictures shown, and the commands between.
+"""A conversation with a model: what was said, the images shown, and the commands between.
 
-A line is a question, or a command that begins with a slash. `/image PATH` shows a picture with the next question; what
+A line is a question, or a command that begins with a slash. `/image PATH` shows an image with the next question; what
 was said stays in the prompt until `/reset`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
 
-from ixtune.data.prepared.store import PictureFiles
+from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.generate import Answer, Answerer
@@ -22,12 +22,12 @@ from ixtune.evaluation.questions import View, prompt_of, with_placeholders
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.layout import MAX_HD_NUM
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 
 HELP = f"""\
-/image PATH...   show pictures with the next question (<ImageHere> in it says where; else they stand in front)
+/image PATH...   show images with the next question (<ImageHere> in it says where; else they stand in front)
 /compare         from now on let the base answer beside the adapter, or no longer
-/hd N            most crops of the pictures that come, 1 to {MAX_HD_NUM}
+/hd N            most crops of the images that come, 1 to {MAX_HD_NUM}
 /reset           forget what was said and shown
 /help            this list
 /quit            leave (or Ctrl-D)"""
@@ -37,10 +37,10 @@ class Chat:
     """The state of one conversation.
 
     Attributes:
-        view: How pictures to come are laid out.
+        view: How images to come are laid out.
         turns: What was said.
-        pictures: What was shown, in the order of the placeholders.
-        shown: Pictures that wait for their question.
+        images: What was shown, in the order of the placeholders.
+        shown: Images that wait for their question.
         compares: Whether the base answers, too.
     """
 
@@ -48,12 +48,12 @@ class Chat:
         """`write` is given text as it comes."""
         self.loaded, self.view, self.settings, self.write = loaded, view, settings, write
         self.turns: list[Turn] = []
-        self.pictures: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self.shown: list[dict[str, Any]] = []
         self.compares = False
         # separators that were trained are among the vectors: base and adapter then see different ones
         cache = None if loaded.trains_separators() else loaded.base_model
-        self._source = PictureSource(PictureFiles((Path(),), view.corrections), cache, CACHE_BYTES)
+        self._source = ImageSource(ImageFiles((Path(),), view.corrections), cache, CACHE_BYTES)
 
     def line(self, text: str) -> bool:
         """Take one line; False at the end. What is wrong with it is written, and the conversation stays as it was."""
@@ -64,7 +64,7 @@ class Chat:
             if text:
                 self._ask(text)
         except IxtuneError as error:
-            self.write(f"error: {error}\nmend:  {error.mend}\n")
+            self.write(f"error: {error}\nmend:  {error.hint}\n")
         except KeyboardInterrupt:
             self.write("\n(stopped; this question is forgotten, what it was to show waits for the next)\n")
         return True
@@ -80,7 +80,7 @@ class Chat:
             case "/help":
                 self.write(HELP + "\n")
             case "/reset":
-                self.turns, self.pictures, self.shown = [], [], []
+                self.turns, self.images, self.shown = [], [], []
                 self.write("(nothing was said, nothing is shown)\n")
             case "/image":
                 self._show(arguments)
@@ -89,34 +89,34 @@ class Chat:
             case "/hd":
                 self._hd(arguments)
             case _:
-                raise UsageError(f"there is no command {name}", mend="/help lists them; or begin without a slash")
+                raise UsageError(f"there is no command {name}", hint="/help lists them; or begin without a slash")
         return True
 
     def _show(self, paths: list[str]) -> None:
         if not paths:
-            raise UsageError("/image needs a path", mend='such as /image receipt.png, or /image "my receipt.png"')
-        found = prompt_of("", [Path(path).expanduser() for path in paths], self.view).pictures
+            raise UsageError("/image needs a path", hint='such as /image receipt.png, or /image "my receipt.png"')
+        found = prompt_of("", [Path(path).expanduser() for path in paths], self.view).images
         self.shown += found
-        for path, picture in zip(paths, found, strict=True):
-            size = f"{picture['width']}x{picture['height']}"
-            crops = f"{picture['rows']}x{picture['cols']} crops"
-            self.write(f"({path}: {size}, {crops}, {picture['tokens']} tokens)\n")
+        for path, image in zip(paths, found, strict=True):
+            size = f"{image['width']}x{image['height']}"
+            crops = f"{image['rows']}x{image['cols']} crops"
+            self.write(f"({path}: {size}, {crops}, {image['tokens']} tokens)\n")
 
     def _compare(self) -> None:
         if self.loaded.adapter is None:
-            raise UsageError("there is no adapter to compare", mend="start the chat with --adapter")
+            raise UsageError("there is no adapter to compare", hint="start the chat with --adapter")
         self.compares = not self.compares
         self.write("(base and adapter answer)\n" if self.compares else "(the adapter answers alone)\n")
 
     def _hd(self, arguments: list[str]) -> None:
         if len(arguments) != 1 or not arguments[0].isdecimal() or not 1 <= int(arguments[0]) <= MAX_HD_NUM:
-            raise UsageError(f"/hd needs a number from 1 to {MAX_HD_NUM}", mend="such as /hd 25")
+            raise UsageError(f"/hd needs a number from 1 to {MAX_HD_NUM}", hint="such as /hd 25")
         self.view = View(int(arguments[0]), self.view.upscale, self.view.corrections)
-        self.write(f"(pictures to come fill at most {self.view.hd_num} crops)\n")
+        self.write(f"(images to come fill at most {self.view.hd_num} crops)\n")
 
     def _ask(self, text: str) -> None:
         question = Turn("user", with_placeholders(text, len(self.shown)))
-        prompt = Prompt((*self.turns, question), (*self.pictures, *self.shown))
+        prompt = Prompt((*self.turns, question), (*self.images, *self.shown))
         prompt.ids(self.loaded.tokenizer, self.settings.template)  # what is wrong with it is told before any work
         if self.compares:
             self.write("base     ")
@@ -125,7 +125,7 @@ class Chat:
             self.write("adapter  ")
         answer = self._answer(prompt)
         self.turns += [question, Turn("assistant", answer.text)]
-        self.pictures += self.shown
+        self.images += self.shown
         self.shown = []
 
     def _answer(self, prompt: Prompt) -> Answer:

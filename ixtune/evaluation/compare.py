@@ -35,7 +35,7 @@ class Answers:
         texts: One for each question, in order.
         control: Whether it is a control and no contender.
         loss: Mean cross-entropy of the first references, where it was measured.
-        seconds: That answering took, pictures included.
+        seconds: That answering took, images included.
         tokens: Of the answers.
         unfinished: Answers that the longest length cut off.
     """
@@ -74,43 +74,41 @@ def majority(questions: Sequence[Question]) -> Answers:
 
 
 def swapped(questions: Sequence[Question], seed: int = 0) -> list[Prompt]:
-    """The prompts, each with pictures of other questions in place of its own.
+    """The prompts, each with images of other questions in place of its own.
 
-    They come from one question with as many pictures where there is one, else from several. Prompts without pictures
+    They come from one question with as many images where there is one, else from several. Prompts without images
     stay as they are.
 
     Raises:
-        IxtuneError: all questions are about the same picture, so there is nothing to swap with.
+        IxtuneError: all questions are about the same image, so there is nothing to swap with.
     """
     rng = random.Random(seed)
     by_count: dict[int, list[Prompt]] = {}
     every: dict[tuple[int, str], dict[str, Any]] = {}
     for question in questions:
-        by_count.setdefault(len(question.prompt.pictures), []).append(question.prompt)
-        every |= zip(question.prompt.paths, question.prompt.pictures, strict=True)
-    return [
-        _with_others(question.prompt, by_count[len(question.prompt.pictures)], every, rng) for question in questions
-    ]
+        by_count.setdefault(len(question.prompt.images), []).append(question.prompt)
+        every |= zip(question.prompt.paths, question.prompt.images, strict=True)
+    return [_with_others(question.prompt, by_count[len(question.prompt.images)], every, rng) for question in questions]
 
 
 def _with_others(
     prompt: Prompt, donors: Sequence[Prompt], every: Mapping[tuple[int, str], dict[str, Any]], rng: random.Random
 ) -> Prompt:
-    if not prompt.pictures:
+    if not prompt.images:
         return prompt
     own = set(prompt.paths)
     # a few draws nearly always do; only where they do not, all are looked at
     for donor in (*(rng.choice(donors) for _ in range(8)), *donors):
         if own.isdisjoint(donor.paths):
-            return replace(prompt, pictures=donor.pictures)
-    others = [picture for path, picture in every.items() if path not in own]
+            return replace(prompt, images=donor.images)
+    others = [image for path, image in every.items() if path not in own]
     if not others:
         raise IxtuneError(
-            "the blind control needs questions about different pictures",
+            "the blind control needs questions about different images",
             where=", ".join(path for _, path in prompt.paths),
-            mend="evaluate on a larger set, or without controls: --no-controls",
+            hint="evaluate on a larger set, or without controls: --no-controls",
         )
-    return replace(prompt, pictures=tuple(rng.choice(others) for _ in prompt.pictures))
+    return replace(prompt, images=tuple(rng.choice(others) for _ in prompt.images))
 
 
 def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
@@ -192,7 +190,7 @@ def _pairs(answered: Sequence[Answers]) -> Iterable[tuple[str, str]]:
 
 def blind_name(model: str) -> str:
     """What the blind control of a model is called."""
-    return f"{model}, pictures swapped"
+    return f"{model}, images swapped"
 
 
 def _rows(

@@ -44,7 +44,7 @@ def contender(base: str | None, adapter: Path | None) -> Contender:
     """
     if adapter is None:
         if base is None:
-            raise UsageError("no model is named", mend="give --adapter, --base, or both")
+            raise UsageError("no model is named", hint="give --adapter, --base, or both")
         return Contender(BASE, base)
     folder = find_adapter(adapter)
     return Contender("adapter", base or str(read_info(folder)["base"]), folder)
@@ -57,7 +57,7 @@ def require_form(quantize: str | None) -> None:
         UsageError: It is neither `nf4` nor `none`, nor left to the adapter with None.
     """
     if quantize not in (None, "nf4", "none"):
-        raise UsageError(f"quantize is {quantize!r}", where="--quantize", mend="give nf4 or none")
+        raise UsageError(f"quantize is {quantize!r}", where="--quantize", hint="give nf4 or none")
 
 
 def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str]) -> list[Contender]:
@@ -81,11 +81,11 @@ def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str])
     made += found
     made += [Contender(name, str(path)) for name, path in _named(models, "merged")]
     if not made:
-        raise UsageError("no model is named", mend="give --adapter, --base, --model, or several of them")
+        raise UsageError("no model is named", hint="give --adapter, --base, --model, or several of them")
     names = [one.name for one in made]
     twice = sorted({name for name in [*names, MAJORITY] if [*names, MAJORITY].count(name) > 1 or not name})
     if twice:
-        raise UsageError(f"two models, or none, have the name {twice[0]!r}", mend="name them: --adapter first=runs/one")
+        raise UsageError(f"two models, or none, have the name {twice[0]!r}", hint="name them: --adapter first=runs/one")
     return made
 
 

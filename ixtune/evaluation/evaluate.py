@@ -28,7 +28,7 @@ from ixtune.evaluation.settings import Settings
 from ixtune.files import sha256_file
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 from ixtune.training.monitoring.validation import mean_loss
 
 FORMAT = 2
@@ -75,7 +75,7 @@ def evaluate(
     scores = options.scores or usual
     _require_judgeable(exam, scores)
     blind: dict[str, list[Prompt]] = {}
-    if options.controls and any(question.prompt.pictures for question in exam.questions):
+    if options.controls and any(question.prompt.images for question in exam.questions):
         # what cannot be swapped is told before the work
         blind = dict.fromkeys((one.name for one in _blinded(models)), swapped(exam.questions))
     total = (len(models) + len(blind)) * len(exam.questions)
@@ -98,7 +98,7 @@ def evaluate(
         answered.append(majority(exam.questions))
     found = judged(exam.questions, answered, scores)
     for question, row in zip(exam.questions, found["answers"], strict=True):
-        row["pictures"] = [_picture(exam, stored) for stored in question.prompt.pictures]
+        row["pictures"] = [_image(exam, stored) for stored in question.prompt.images]
     content = {
         "format": FORMAT,
         "ixtune_version": ixtune.__version__,
@@ -122,10 +122,10 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
         prepared = store.load(source.path)
         about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
         return exam_of(prepared, limit), about, _USUAL_SCORES
-    items = read(source.benchmark, source.path, source.image_root, pictures=source.pictures, circular=source.circular)
+    items = read(source.benchmark, source.path, source.image_root, images=source.images, circular=source.circular)
     if source.circular and not any(item.options for item in items.items):
         raise UsageError(
-            "no question here has options to be put in other orders", where="--circular", mend="leave it out"
+            "no question here has options to be put in other orders", where="--circular", hint="leave it out"
         )
     benchmark = BENCHMARKS[source.benchmark]
     prompt = benchmark.prompt if source.prompt == USUAL else source.prompt
@@ -162,7 +162,7 @@ def _require_judgeable(exam: Exam, scores: Sequence[str]) -> None:
             raise IxtuneError(
                 f"{name} cannot judge answers to {len(wrong):,} of {len(exam.questions):,} questions",
                 where="--score",
-                mend="choose another score, or give these questions other references",
+                hint="choose another score, or give these questions other references",
                 notes=wrong[:_NAMED],
             )
 
@@ -173,7 +173,7 @@ def _longest(exam: Exam) -> int:
 
 
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:
-    """Whose answers to swapped pictures are wanted: the adapters'; of a merged model they would be the same again."""
+    """Whose answers to swapped images are wanted: the adapters'; of a merged model they would be the same again."""
     return [one for one in models if one.adapter] or models[1:] or models
 
 
@@ -201,17 +201,17 @@ def _asked(
         raise IxtuneError(
             "the models have different vocabularies",
             where=group[-1].base,
-            mend="evaluate them one by one: a loss in tokens of one vocabulary says nothing beside that of another",
+            hint="evaluate them one by one: a loss in tokens of one vocabulary says nothing beside that of another",
         )
     # trained separators are among the vectors: base and adapter then see different ones
-    pictures = PictureSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
+    images = ImageSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
     assert options.max_new_tokens is not None
     settings = Settings(options.max_new_tokens)
     for one in group:
         with loaded.autocast(), loaded.as_base() if one.adapter is None else nullcontext(loaded.model) as model:
-            answerer = Answerer(model, loaded.tokenizer, pictures.of, settings)
+            answerer = Answerer(model, loaded.tokenizer, images.of, settings)
             prompts = [question.prompt for question in exam.questions]
-            loss = mean_loss(model, exam.rows, pictures, PACK_TOKENS, loaded.dtype)
+            loss = mean_loss(model, exam.rows, images, PACK_TOKENS, loaded.dtype)
             answers = ask(one.name, answerer, prompts, options.batch_size, loss=loss, progress=advance)
             yield answers, _described(one, loaded, answers)
             if one.name in blind:
@@ -235,7 +235,7 @@ def _described(one: Contender, loaded: Loaded, answers: Answers) -> dict[str, An
     }
 
 
-def _picture(exam: Exam, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a picture lies and how it was laid out."""
+def _image(exam: Exam, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Where an image lies and how it was laid out."""
     sizes = {"width": stored["width"], "height": stored["height"], "rows": stored["rows"], "columns": stored["cols"]}
     return {"path": str(exam.files.path(stored)), **sizes, "tokens": stored["tokens"]}

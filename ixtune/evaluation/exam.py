@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.benchmarks import Items
-from ixtune.data.prepared.store import OWN_ROOT, PictureFiles, PreparedSet, row_of
+from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
 from ixtune.data.text.template import PLACEHOLDER, encode
@@ -46,7 +46,7 @@ class Question:
 
     @property
     def about(self) -> Hashable:
-        """What the question is about: its pictures, or itself where it has none."""
+        """What the question is about: its images, or itself where it has none."""
         return self.prompt.paths or (self.id, self.prompt.turns)
 
 
@@ -56,7 +56,7 @@ class Exam:
 
     Attributes:
         questions: In the order of the data.
-        files: Where their pictures lie.
+        files: Where their images lie.
         rows: The questions with their first reference as prepared records, for the loss.
         manifest: Of the prepared set, where they are from one.
         rejects: Entries of the data that cannot be asked.
@@ -64,7 +64,7 @@ class Exam:
     """
 
     questions: tuple[Question, ...]
-    files: PictureFiles
+    files: ImageFiles
     rows: Rows
     manifest: Mapping[str, Any] | None = None
     rejects: tuple[Reject, ...] = ()
@@ -96,7 +96,7 @@ def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:
     count = len(prepared.dataset) if limit is None else min(limit, len(prepared.dataset))
     rows = [prepared.dataset[at] for at in range(count)]
     if not rows:
-        raise IxtuneError("the set holds no records", where=str(prepared.root), mend="prepare it again")
+        raise IxtuneError("the set holds no records", where=str(prepared.root), hint="prepare it again")
     return Exam(tuple(_question(row) for row in rows), prepared.files, Rows(rows), prepared.manifest)
 
 
@@ -106,12 +106,12 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 
 def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, limit: int | None = None) -> Exam:
-    """The questions of a benchmark file, pictures in front, or the first `limit` of them.
+    """The questions of a benchmark file, images in front, or the first `limit` of them.
 
     Args:
         items: Of the file.
         prompt: What is asked, `{question}` being the question.
-        view: How pictures are laid out.
+        view: How images are laid out.
         tokenizer: The base's.
         limit: How many at most; a question in several orders of its options counts once.
 
@@ -138,11 +138,11 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
     if not questions:
         raise IxtuneError(
             "no question can be asked",
-            mend="correct what is listed, or say where the pictures are: --image-root",
+            hint="correct what is listed, or say where the images are: --image-root",
             notes=[reject_line(one) for one in rejects[:5]],
         )
     # paths of items are absolute, and stay so whatever root they are joined to
-    files = PictureFiles((Path("/"),), view.corrections)
+    files = ImageFiles((Path("/"),), view.corrections)
     return Exam(tuple(questions), files, Rows(rows), None, tuple(rejects), tokenizer.sha256)
 
 

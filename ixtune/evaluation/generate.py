@@ -40,7 +40,7 @@ class Answerer:
         images_of: Callable[[Sequence[Any]], dict[str, Any]],
         settings: Settings,
     ) -> None:
-        """`images_of` turns prompts' pictures into the model's keyword arguments (`PictureSource.of`)."""
+        """`images_of` turns prompts' images into the model's keyword arguments (`PictureSource.of`)."""
         self.model, self.tokenizer, self.images_of = model, tokenizer, images_of
         self.settings = settings
         self.stops = (tokenizer.eos_id, tokenizer.end_of_turn_id)
@@ -48,7 +48,7 @@ class Answerer:
     def __call__(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
         """The answers to one batch, padded on the left; `streamer` is for a batch of one."""
         encoded = [prompt.ids(self.tokenizer, self.settings.template) for prompt in prompts]
-        images = self.images_of([{"pictures": prompt.pictures} for prompt in prompts])
+        images = self.images_of([{"pictures": prompt.images} for prompt in prompts])
         if self.settings.do_sample:
             torch.manual_seed(self.settings.seed)
         made = generation.generate(
@@ -70,7 +70,7 @@ class Answerer:
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
     """Indices of prompts, those of similar length together."""
-    order = sorted(range(len(prompts)), key=lambda i: (sum(prompts[i].picture_tokens), i))
+    order = sorted(range(len(prompts)), key=lambda i: (sum(prompts[i].image_tokens), i))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 

@@ -45,9 +45,9 @@ class Options:
         require_form(self.quantize)
         for name in self.scores:
             if name not in SCORES:
-                raise UsageError(f"there is no score {name}", where="--score", mend=choice(name, SCORES))
+                raise UsageError(f"there is no score {name}", where="--score", hint=choice(name, SCORES))
         if len(set(self.scores)) < len(self.scores):
-            raise UsageError("a score is named twice", where="--score", mend="name it once")
+            raise UsageError("a score is named twice", where="--score", hint="name it once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ class Source:
     Attributes:
         path: A prepared set, or the file of a benchmark.
         benchmark: Name of `BENCHMARKS`; None for a prepared set.
-        image_root: What a file's pictures are relative to; None for its folder.
-        pictures: A folder for pictures that a file carries itself; made if it is needed.
-        hd_num: Most crops of a file's pictures; None as the first model that was trained saw them, or as the benchmark.
+        image_root: What a file's images are relative to; None for its folder.
+        images: A folder for images that a file carries itself; made if it is needed.
+        hd_num: Most crops of a file's images; None as the first model that was trained saw them, or as the benchmark.
         prompt: How a question of a file is put, with `{question}`; `benchmark` for the wording usual there.
         circular: Ask questions of multiple choice in every order of their options.
     """
@@ -67,7 +67,7 @@ class Source:
     path: Path
     benchmark: str | None = None
     image_root: Path | None = None
-    pictures: Path = Path()
+    images: Path = Path()
     hd_num: int | None = None
     prompt: str = QUESTION
     circular: bool = False
@@ -88,13 +88,13 @@ class Source:
         if self.benchmark is None and given:
             raise UsageError(
                 f"{given[0]} is for the file of a benchmark",
-                mend="give --benchmark with its name, or leave it out: a prepared set is asked as it was prepared",
+                hint="give --benchmark with its name, or leave it out: a prepared set is asked as it was prepared",
             )
         if self.prompt != USUAL and QUESTION not in self.prompt:
             raise UsageError(
                 f"the prompt does not say where the {QUESTION} stands",
                 where="--prompt",
-                mend=f"write {QUESTION} into it, or give `{USUAL}` for the wording usual there",
+                hint=f"write {QUESTION} into it, or give `{USUAL}` for the wording usual there",
             )
 
 
@@ -112,6 +112,6 @@ def require_data(source: Source) -> None:
         raise UsageError(
             "this is a file, not a prepared set",
             where=str(source.path),
-            mend="say whose with --benchmark: `questions` for JSON Lines of your own; or give the folder of a set",
+            hint="say whose with --benchmark: `questions` for JSON Lines of your own; or give the folder of a set",
         )
     store.require(source.path)

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.prepared.store import PictureFiles
+from ixtune.data.prepared.store import ImageFiles
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.generate import Answer, Answerer, batches
 from ixtune.evaluation.questions import Asked, View, prompt_of
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_bytes, refuse_existing
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Outcome:
         answers: In the file, those of an earlier process included.
         resumed: Of these, those of an earlier process.
         tokens: Made by this process.
-        seconds: That took, pictures included.
+        seconds: That took, images included.
         unfinished: Answers that `max_new_tokens` cut off.
         rejects: Lines that could not be asked.
     """
@@ -44,10 +44,10 @@ class Outcome:
 
 
 def predict_one(loaded: Loaded, question: str, images: Sequence[Path], view: View, settings: Settings) -> Answer:
-    """The answer to one question about pictures anywhere on this machine."""
-    pictures = PictureSource(PictureFiles((Path(),), view.corrections))  # the prompt's paths are absolute
+    """The answer to one question about images anywhere on this machine."""
+    source = ImageSource(ImageFiles((Path(),), view.corrections))  # the prompt's paths are absolute
     with loaded.autocast():
-        return Answerer(loaded.model, loaded.tokenizer, pictures.of, settings)([prompt_of(question, images, view)])[0]
+        return Answerer(loaded.model, loaded.tokenizer, source.of, settings)([prompt_of(question, images, view)])[0]
 
 
 def predict_all(
@@ -74,8 +74,8 @@ def predict_all(
     resumed, tokens, start = len(done), 0, time.perf_counter()
     if progress is not None:
         progress(resumed)
-    pictures = PictureSource(asked.files, loaded.base_model, CACHE_BYTES)
-    answerer = Answerer(loaded.model, loaded.tokenizer, pictures.of, settings)
+    images = ImageSource(asked.files, loaded.base_model, CACHE_BYTES)
+    answerer = Answerer(loaded.model, loaded.tokenizer, images.of, settings)
     try:
         with loaded.autocast(), journal:
             for chosen in batches(prompts, batch_size):
@@ -101,7 +101,7 @@ def predict_all(
         raise IxtuneError(
             f"the answers cannot be written: {error.strerror or error}",
             where=str(out),
-            mend="see that the disk has room, then give the same command again: it goes on where it was",
+            hint="see that the disk has room, then give the same command again: it goes on where it was",
         ) from error
     unfinished = sum(answer["finish"] == "length" for answer in done.values())
     return Outcome(len(done), resumed, tokens, seconds, unfinished, len(asked.rejects))
@@ -114,15 +114,15 @@ def rejects_of(out: Path) -> Path:
 
 def _line(question: Any, answer: dict[str, Any]) -> dict[str, Any]:
     asked = question.prompt.turns[-1].text
-    pictures = [picture["path"] for picture in question.prompt.pictures]
-    return {"id": question.id, "question": asked, "images": pictures, **answer}
+    images = [image["path"] for image in question.prompt.images]
+    return {"id": question.id, "question": asked, "images": images, **answer}
 
 
 def _key(loaded: Loaded, asked: Asked, settings: Settings, batch_size: int) -> dict[str, Any]:
     """All that decides the answers."""
     digest = hashlib.sha256()
     for question in asked.questions:
-        content = [question.id, [asdict(turn) for turn in question.prompt.turns], question.prompt.pictures]
+        content = [question.id, [asdict(turn) for turn in question.prompt.turns], question.prompt.images]
         digest.update(json.dumps(content, sort_keys=True).encode())
     return {
         "model": loaded.description(),
@@ -152,7 +152,7 @@ class _Journal:
                 raise IxtuneError(
                     "another prediction into this file was not finished, with another model, questions or settings",
                     where=str(self.path),
-                    mend="give its command again to go on with it, or remove that file to begin anew",
+                    hint="give its command again to go on with it, or remove that file to begin anew",
                 )
             if torn:
                 os.truncate(self.path, self.path.stat().st_size - len(torn))

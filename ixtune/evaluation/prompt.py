@@ -1,4 +1,4 @@
-"""What a model is asked: turns, the pictures they show, and the template that makes ids of them."""
+"""What a model is asked: turns, the images they show, and the template that makes ids of them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _ORIGINAL_SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Turns up to and including a user turn, and the prepared pictures they show."""
+    """Turns up to and including a user turn, and the prepared images they show."""
 
     turns: tuple[Turn, ...]
-    pictures: tuple[dict[str, Any], ...]  # as the prepared set stores them: root, path, tokens, the layout
+    images: tuple[dict[str, Any], ...]  # as the prepared set stores them: root, path, tokens, the layout
 
     @property
-    def picture_tokens(self) -> tuple[int, ...]:
-        """Image tokens of each picture."""
-        return tuple(picture["tokens"] for picture in self.pictures)
+    def image_tokens(self) -> tuple[int, ...]:
+        """Image tokens of each image."""
+        return tuple(image["tokens"] for image in self.images)
 
     @property
     def paths(self) -> tuple[tuple[int, str], ...]:
-        """Which pictures these are: the image root's index and the path of each."""
-        return tuple((picture["root"], picture["path"]) for picture in self.pictures)
+        """Which images these are: the image root's index and the path of each."""
+        return tuple((image["root"], image["path"]) for image in self.images)
 
     def ids(self, tokenizer: Tokenizer, template: Template = "training") -> list[int]:
         """Token ids with 0 at image positions, up to where the answer begins.
@@ -51,7 +51,7 @@ class Prompt:
         original = template == "original"
         sample = encode_prompt(
             self.turns,
-            self.picture_tokens,
+            self.image_tokens,
             tokenizer,
             system=_ORIGINAL_SYSTEM if original else None,
             bos_every_part=original,

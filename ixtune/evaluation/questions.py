@@ -28,11 +28,11 @@ from ixtune.layout import LayoutError, PatchLayout, plan
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How pictures are laid out and opened.
+    """How images are laid out and opened.
 
     Attributes:
         hd_num: The most crops.
-        upscale: Whether small pictures are enlarged to fill hd_num.
+        upscale: Whether small images are enlarged to fill hd_num.
         corrections: Departures from the reference's way of opening.
     """
 
@@ -51,49 +51,49 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Questions, where their pictures lie, and the lines that are none."""
+    """Questions, where their images lie, and the lines that are none."""
 
     questions: tuple[Question, ...]
-    files: store.PictureFiles
+    files: store.ImageFiles
     rejects: tuple[Reject, ...] = ()
 
 
 def require_given(source: Path | None, images: Sequence[Path] = ()) -> None:
-    """Refuse pictures that are not there, and questions: neither a file of them nor a prepared set.
+    """Refuse images that are not there, and questions: neither a file of them nor a prepared set.
 
     Raises:
         IxtuneError: It is neither, or one of them is not there.
     """
     for image in images:
         if not image.is_file():
-            raise IxtuneError("there is no such picture", where=str(image), mend="check the path")
+            raise IxtuneError("there is no such image", where=str(image), hint="check the path")
     if source is None:
         return
     if source.is_dir():
         store.require(source)
     elif not source.exists():
         raise IxtuneError(
-            "there is no such file of questions or prepared set", where=str(source), mend="check the path"
+            "there is no such file of questions or prepared set", where=str(source), hint="check the path"
         )
 
 
 def prompt_of(question: str, images: Sequence[Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
-    """A prompt about pictures anywhere on this machine; without a placeholder they stand before the question.
+    """A prompt about images anywhere on this machine; without a placeholder they stand before the question.
 
     Raises:
-        RecordError: a picture cannot be read, or has no layout at this hd_num.
+        RecordError: an image cannot be read, or has no layout at this hd_num.
     """
-    pictures = [_laid_out(0, str(path.resolve()), path, str(path), view) for path in images]
-    return Prompt((*earlier, Turn("user", with_placeholders(question, len(images)))), tuple(pictures))
+    laid_out = [_laid_out(0, str(path.resolve()), path, str(path), view) for path in images]
+    return Prompt((*earlier, Turn("user", with_placeholders(question, len(images)))), tuple(laid_out))
 
 
 def with_placeholders(question: str, images: int) -> str:
-    """The question with its pictures in front, if it does not say where they stand."""
+    """The question with its images in front, if it does not say where they stand."""
     return question if PLACEHOLDER in question else PLACEHOLDER * images + question
 
 
 def from_set(prepared: store.PreparedSet) -> Asked:
-    """The last question of every record, with the pictures laid out as they were prepared."""
+    """The last question of every record, with the images laid out as they were prepared."""
     questions = []
     for record in prepared.dataset:
         *before, _ = record["turns"]
@@ -108,7 +108,7 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
     Args:
         path: JSON Lines.
         image_root: What paths are relative to and never lead out of; None for the folder of the file.
-        view: Of the pictures.
+        view: Of the images.
         tokenizer: The base's, to find what the template does not take before anything is answered.
 
     Raises:
@@ -116,7 +116,7 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
     """
     root = (image_root or path.parent).resolve()
     if not root.is_dir():
-        raise IxtuneError("there is no such folder", where=str(root), mend="give the folder of the pictures")
+        raise IxtuneError("there is no such folder", where=str(root), hint="give the folder of the images")
     questions: dict[str, Question] = {}
     rejects = []
     try:
@@ -125,45 +125,45 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
             try:
                 value, fault = decoded(entry)
                 if fault is not None:
-                    raise RecordError(fault.reason, fault.found, mend=fault.mend)
+                    raise RecordError(fault.reason, fault.found, hint=fault.hint)
                 name, text, images = _fields(value, entry.place.at)
                 if name in questions:
-                    raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", mend="give it another")
-                pictures = [_laid_out(0, *inside(root, image), image, view) for image in images]
-                prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(pictures))
+                    raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
+                laid_out = [_laid_out(0, *inside(root, image), image, view) for image in images]
+                prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(laid_out))
                 prompt.ids(tokenizer)
                 questions[name] = Question(name, prompt)
             except RecordError as error:
                 rejects.append(reject_of(error, entry.file, entry.place, entry.number, name))
     except OSError as error:
         raise IxtuneError(
-            f"the questions cannot be read: {error.strerror or error}", where=str(path), mend="check the path"
+            f"the questions cannot be read: {error.strerror or error}", where=str(path), hint="check the path"
         ) from error
     if not questions and not rejects:
-        raise IxtuneError("the file holds no question", where=str(path), mend="write one JSON object a line")
-    return Asked(tuple(questions.values()), store.PictureFiles((root,), view.corrections), tuple(rejects))
+        raise IxtuneError("the file holds no question", where=str(path), hint="write one JSON object a line")
+    return Asked(tuple(questions.values()), store.ImageFiles((root,), view.corrections), tuple(rejects))
 
 
 def _fields(value: Any, line: int | str) -> tuple[str, str, list[str]]:
     """id, question and image paths of one line."""
     if not isinstance(value, dict):
-        raise RecordError(Reason.NOT_A_RECORD, "the line is not a JSON object", mend='write {"question": ...}')
+        raise RecordError(Reason.NOT_A_RECORD, "the line is not a JSON object", hint='write {"question": ...}')
     name = value.get("id", str(line))
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise RecordError(Reason.BAD_ID, f"the id is {name!r}", mend="write a text or a whole number, or leave it out")
+        raise RecordError(Reason.BAD_ID, f"the id is {name!r}", hint="write a text or a whole number, or leave it out")
     text = value.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise RecordError(Reason.MISSING_FIELD, "there is no text in `question`", mend="write the question there")
+        raise RecordError(Reason.MISSING_FIELD, "there is no text in `question`", hint="write the question there")
     images = value.get("images", [value["image"]] if value.get("image") is not None else [])
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise RecordError(
-            Reason.BAD_IMAGE_FIELD, "`image` is no path, or `images` no list of paths", mend="write paths of pictures"
+            Reason.BAD_IMAGE_FIELD, "`image` is no path, or `images` no list of paths", hint="write paths of images"
         )
     return str(name), text, images
 
 
 def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
-    """How a picture is laid out, by its header.
+    """How an image is laid out, by its header.
 
     Args:
         path: The file.
@@ -181,10 +181,10 @@ def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
             Reason.NO_LAYOUT,
             f"no layout for {header.width}x{header.height} at hd_num {view.hd_num}: {error}",
             where=name,
-            mend="crop the picture to a less extreme shape, or raise --hd-num",
+            hint="crop the image to a less extreme shape, or raise --hd-num",
         ) from error
 
 
 def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict[str, Any]:
-    """A picture as a prepared set would store it."""
-    return store.stored_picture(root, stored, layout_of_file(path, name, view))
+    """An image as a prepared set would store it."""
+    return store.stored_image(root, stored, layout_of_file(path, name, view))

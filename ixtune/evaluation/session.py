@@ -1,4 +1,4 @@
-"""A model as commands open it: a base with its adapter if there is one, and how it was trained to see pictures."""
+"""A model as commands open it: a base with its adapter if there is one, and how it was trained to see images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Loaded:
         self.tokenizer = Tokenizer.from_base(folder)
         recipe = info.get("recipe") or (info.get("adapters") or [{}])[-1].get("recipe") or {}
         self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
-        # how training saw pictures; a base has no such habits
+        # how training saw images; a base has no such habits
         self.hd_num: int | None = info.get("hd_num")
         self.info = info
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
@@ -70,7 +70,7 @@ class Loaded:
         return {"base_identity": self.identity, "adapter_sha256": weights, "quantize": self.quantize}
 
     def view(self, hd_num: int | None) -> View:
-        """How to show it pictures: as in training, but for an `hd_num` that is given."""
+        """How to show it images: as in training, but for an `hd_num` that is given."""
         return view_of(self.info, hd_num)
 
     def trains_separators(self) -> bool:
@@ -104,7 +104,7 @@ def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
 
 
 def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = None) -> View:
-    """How to show pictures to a model: as in its training, but for an `hd_num` that is given.
+    """How to show images to a model: as in its training, but for an `hd_num` that is given.
 
     Args:
         record: Of `record_of`.
@@ -128,5 +128,5 @@ def _record_of_merged(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise IxtuneError(f"{RECORD_FILE} cannot be read", where=str(path), mend="merge again") from error
+        raise IxtuneError(f"{RECORD_FILE} cannot be read", where=str(path), hint="merge again") from error
     return record if isinstance(record, dict) and record.get("kind") == "merged" else {}

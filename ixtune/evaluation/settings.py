@@ -46,14 +46,14 @@ class Settings:
         ):
             if not low < value <= high:
                 raise UsageError(
-                    f"{name} is {value}", where=_option(name), mend=f"give more than {low:g}, at most {high:g}"
+                    f"{name} is {value}", where=_option(name), hint=f"give more than {low:g}, at most {high:g}"
                 )
         given = {"temperature": self.temperature != 1.0, "top_p": self.top_p != 1.0, "top_k": self.top_k != 0}
         changed = [name for name, value in given.items() if value]
         if changed and not self.do_sample:
             raise UsageError(
                 f"{_option(changed[0])} has no effect on greedy answers",
-                mend="add --do-sample to draw answers, or leave it out",
+                hint="add --do-sample to draw answers, or leave it out",
             )
 
     def arguments(self) -> dict[str, Any]:

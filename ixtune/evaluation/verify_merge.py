@@ -27,7 +27,7 @@ from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
 from ixtune.merge.merge import REPORT_FILE
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 
 Onto = Literal["bf16", "nf4"]
 
@@ -83,7 +83,7 @@ class _Said:
 
 
 def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
-    """The first questions of a prepared set or a `.jsonl` file, shown as the adapter's training saw pictures.
+    """The first questions of a prepared set or a `.jsonl` file, shown as the adapter's training saw images.
 
     Raises:
         IxtuneError: They cannot be read, or none is left to ask.
@@ -105,10 +105,10 @@ def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
     if asked.rejects:
         first = asked.rejects[0]
         raise IxtuneError(
-            f"{len(asked.rejects)} lines cannot be asked, the first: {first.found}", where=str(source), mend=first.mend
+            f"{len(asked.rejects)} lines cannot be asked, the first: {first.found}", where=str(source), hint=first.hint
         )
     if not asked.questions:
-        raise IxtuneError("there is no question to ask", where=str(source), mend="give a set that holds records")
+        raise IxtuneError("there is no question to ask", where=str(source), hint="give a set that holds records")
     return replace(asked, questions=asked.questions[:limit])
 
 
@@ -159,7 +159,7 @@ def verify_merge(
         raise IxtuneError(
             f"the merged model computes in {loaded.dtype}, the adapter in {dtype}",
             where=str(merged),
-            mend="merge again: ixtune.json in that folder is not that of this merge",
+            hint="merge again: ixtune.json in that folder is not that of this merge",
         )
     greedy = []
     for question in asked.questions:
@@ -213,7 +213,7 @@ class _Ids(BaseStreamer):
 def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], int]:
     """Ids of prompt and greedy answer together, and how many are the prompt's."""
     collected = _Ids()
-    answerer = Answerer(loaded.model, loaded.tokenizer, PictureSource(asked.files).of, Settings(LONGEST_TOKENS))
+    answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files).of, Settings(LONGEST_TOKENS))
     with loaded.autocast():
         answerer([question.prompt], collected)
     return collected.ids, len(question.prompt.ids(loaded.tokenizer))
@@ -229,7 +229,7 @@ def _logits(loaded: Loaded, asked: Asked, question: Question, said: _Said) -> to
     """The model's logits where the first tokens of that answer are chosen, fp32 [tokens, V] on the CPU."""
     ids = said.ids[: said.prompt_tokens + _COMPARED_TOKENS][:-1]  # no token is chosen behind the last
     device = next(loaded.model.parameters()).device
-    images: dict[str, Any] = PictureSource(asked.files).of([{"pictures": question.prompt.pictures}])
+    images: dict[str, Any] = ImageSource(asked.files).of([{"pictures": question.prompt.images}])
     images = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in images.items()}
     with torch.no_grad(), loaded.autocast():
         out = loaded.model(

@@ -61,7 +61,7 @@ class ExportReport:
         base_identity: Of the base.
         adapter_sha256: Hash per file of the adapter.
         onto: As in a merge; None where nothing was merged.
-        hd_num: Most crops a picture, as trained.
+        hd_num: Most crops an image, as trained.
         checks: What was looked at.
         warnings: A line each.
         file_sha256: Hash of every file.
@@ -153,7 +153,7 @@ def export(
         raise IxtuneError(
             f"the export could not be written: {error.strerror or error}",
             where=str(out),
-            mend="see that the disk has room and permits it, then export again; nothing was left behind",
+            hint="see that the disk has room and permits it, then export again; nothing was left behind",
         ) from error
     return report
 
@@ -245,7 +245,7 @@ def _warnings(profile: Profile, base: Path, hd_num: int) -> list[str]:
     warnings = []
     if profile.name == "lmdeploy-0.13":
         trained = "as trained" if hd_num == LMDEPLOY_HD_NUM else f"but the adapter was trained at {hd_num}"
-        warnings.append(f"lmdeploy 0.13 shows every picture at hd_num {LMDEPLOY_HD_NUM}, {trained}")
+        warnings.append(f"lmdeploy 0.13 shows every image at hd_num {LMDEPLOY_HD_NUM}, {trained}")
     if profile.name == "nf4":
         warnings.append("the merged weights are rounded to 4 bits once more: measure with `ixtune evaluate --base DIR`")
     if profile.code_runs and profile.name != "peft-original" and not code_files(base)[0]:
@@ -258,6 +258,6 @@ def _require_passed(profile: str, folder: Path, checks: Sequence[Check]) -> None
         raise IxtuneError(
             f"{len(failed)} things are missing for the profile {profile}",
             where=str(folder),
-            mend="give a base with all the files of the original, or choose another profile; nothing was left behind",
+            hint="give a base with all the files of the original, or choose another profile; nothing was left behind",
             notes=failed,
         )

@@ -27,10 +27,10 @@ def push(folder: Path, repository: str) -> str:
     check_name(repository)
     from huggingface_hub import HfApi, constants
 
-    mend = f"the folder is complete: later, `hf upload {repository} {folder}`"
+    hint = f"the folder is complete: later, `hf upload {repository} {folder}`"
     if constants.HF_HUB_OFFLINE:
         raise IxtuneError(
-            "nothing was uploaded: HF_HUB_OFFLINE is set", where=repository, mend=f"unset it and log in; {mend}"
+            "nothing was uploaded: HF_HUB_OFFLINE is set", where=repository, hint=f"unset it and log in; {hint}"
         )
     try:
         api = HfApi()
@@ -41,7 +41,7 @@ def push(folder: Path, repository: str) -> str:
         raise IxtuneError(
             f"nothing, or not all of it, was uploaded: {reason}",
             where=repository,
-            mend=f"see the connection and `hf auth login`; {mend}",
+            hint=f"see the connection and `hf auth login`; {hint}",
         ) from error
     return str(made)
 
@@ -53,4 +53,4 @@ def check_name(repository: str) -> None:
         UsageError: It is none.
     """
     if not _ID.fullmatch(repository):
-        raise UsageError(f"{repository!r} is no repository", where="--push-to-hub", mend="give OWNER/NAME")
+        raise UsageError(f"{repository!r} is no repository", where="--push-to-hub", hint="give OWNER/NAME")

@@ -43,7 +43,7 @@ def require_code(folder: Path) -> None:
         raise IxtuneError(
             f"the base lacks code that its configuration names: {', '.join(missing)}",
             where=str(folder),
-            mend=f"ixtune never fetches code: look at it, then `hf download {HUB_ID} --include '*.py' "
+            hint=f"ixtune never fetches code: look at it, then `hf download {HUB_ID} --include '*.py' "
             f"--local-dir {folder}`, and export again",
         )
 

@@ -56,13 +56,13 @@ def refuse_what_peft_cannot_load(adapter: AdapterWeights) -> None:
             f"the adapter holds trained separators ({', '.join(trained)}), bare parameters in the original model, "
             "which peft does not load",
             where=str(adapter.folder),
-            mend="export it as --profile original or transformers, where they are merged in",
+            hint="export it as --profile original or transformers, where they are merged in",
         )
     if not adapter.low_rank:
         raise IxtuneError(
             "the adapter holds no LoRA, and peft 0.10 loads none without a layer to put it on",
             where=str(adapter.folder),
-            mend="export it as --profile original or transformers, where the projector is merged in",
+            hint="export it as --profile original or transformers, where the projector is merged in",
         )
 
 

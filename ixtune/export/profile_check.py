@@ -102,7 +102,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             f"there is no readable {REPORT_FILE}: this folder was not exported by ixtune",
             where=str(folder),
-            mend="give the folder that `ixtune export --out` made; for a base use `ixtune base verify`",
+            hint="give the folder that `ixtune export --out` made; for a base use `ixtune base verify`",
         )
     return dict(report)
 

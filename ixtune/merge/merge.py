@@ -161,7 +161,7 @@ def merge(
         raise IxtuneError(
             f"the merged model could not be written: {error.strerror or error}",
             where=str(out),
-            mend="see that the disk has room and permits it, then merge again; nothing was left behind",
+            hint="see that the disk has room and permits it, then merge again; nothing was left behind",
         ) from error
     return report
 

@@ -140,24 +140,24 @@ def _ingredients(
     """
     if weights is not None and len(weights) != len(folders):
         raise UsageError(
-            f"{len(folders)} adapters and {len(weights)} weights", mend="give one weight for each adapter, in order"
+            f"{len(folders)} adapters and {len(weights)} weights", hint="give one weight for each adapter, in order"
         )
     if weights is not None and not all(math.isfinite(weight) for weight in weights):
-        raise UsageError("a weight is not a finite number", mend="give numbers such as 0.5,0.5")
+        raise UsageError("a weight is not a finite number", hint="give numbers such as 0.5,0.5")
     if in_turn and weights is not None:
         raise UsageError(
             "adapters trained one on the other are merged as they were trained, without weights",
-            mend="leave out --weights, or leave out --in-turn if all were trained on one base",
+            hint="leave out --weights, or leave out --in-turn if all were trained on one base",
         )
     if in_turn and onto == "nf4":
         raise UsageError(
             "--in-turn --onto nf4 is not defined: the second adapter saw NF4 of the first merged model",
-            mend="merge the first onto nf4 or bf16, as its successor was trained on, then the second into that folder",
+            hint="merge the first onto nf4 or bf16, as its successor was trained on, then the second into that folder",
         )
     if len(folders) > 1 and not in_turn and weights is None:
         raise UsageError(
             f"{len(folders)} adapters, and no word on how they go together",
-            mend="give --weights, such as 0.5,0.5, or --in-turn if each was trained on the result of those before",
+            hint="give --weights, such as 0.5,0.5, or --in-turn if each was trained on the result of those before",
         )
     return [
         Ingredient(read_adapter(folder), (weights or [1.0] * len(folders))[at]) for at, folder in enumerate(folders)
@@ -188,7 +188,7 @@ def _stack(
         raise IxtuneError(
             "the adapters saw different NF4 weights: they were trained in different compute dtypes",
             where=", ".join(str(one.adapter.folder) for one in ingredients),
-            mend="merge them --onto bf16",
+            hint="merge them --onto bf16",
         )
     return Merged(Nf4View(source, ingredients[0].adapter.compute_dtype), ingredients), warnings
 
@@ -216,6 +216,6 @@ def _room(base: Checkpoint, carried: Sequence[Path], out: Path) -> tuple[int, in
         raise IxtuneError(
             f"the disk has {free / 2**30:.2f} GiB free, the merged model needs {needed / 2**30:.2f} GiB",
             where=str(existing),
-            mend="free some space, or give --out on another disk",
+            hint="free some space, or give --out on another disk",
         )
     return needed, free

@@ -66,7 +66,7 @@ class Nf4View(Checkpoint):
                 raise IxtuneError(
                     f"{info.name} has rows of {info.shape[1]} elements, no whole number of NF4 blocks",
                     where=str(self.folder),
-                    mend="merge onto bf16",
+                    hint="merge onto bf16",
                 )
             parts = [
                 self._held(info, start, stop).view(-1, BLOCK_ELEMENTS).abs().amax(1).float()

@@ -179,5 +179,5 @@ def _failed(merged: Checkpoint, what: str) -> IxtuneError:
     return IxtuneError(
         f"the merged model failed its check: {what}",
         where=str(merged.folder),
-        mend="check disk and memory and merge again; if it stays, report it: nothing was left behind",
+        hint="check disk and memory and merge again; if it stays, report it: nothing was left behind",
     )

@@ -51,7 +51,7 @@ def attention_of(implementation: str | None, *, packed: bool) -> Attend:
         raise IxtuneError(
             f"the attention {implementation!r} cannot keep the records of a pack apart",
             where="attn_implementation",
-            mend=f"use one of {', '.join((NAME, 'sdpa', 'eager', FLEX, *_FLASH))}",
+            hint=f"use one of {', '.join((NAME, 'sdpa', 'eager', FLEX, *_FLASH))}",
         )
     return cast(Attend, ALL_ATTENTION_FUNCTIONS.get_interface(cast(str, implementation), eager_attention_forward))
 

@@ -26,7 +26,7 @@ def generate(
     Args:
         model: the network, bare or with an adapter.
         prompts: token ids of each, the image token's at image positions.
-        images: the pictures of all prompts in order, as the model's keyword arguments (see `IXC2ForCausalLM.embed`).
+        images: the images of all prompts in order, as the model's keyword arguments (see `IXC2ForCausalLM.embed`).
         stops: tokens that end an answer.
         pad_id: any token; it is masked.
         streamer: gets the tokens as they are made; for a single prompt.

@@ -30,13 +30,13 @@ def read_config(folder: Path) -> IXC2Config:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), mend="copy it again from where it came"
+            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
         ) from error
     if kind not in (MODEL_TYPE, "internlm2"):
         raise IxtuneError(
             f"this is a {kind!r} checkpoint, not InternLM-XComposer2-4KHD",
             where=str(path),
-            mend="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
         )
     return IXC2Config.from_pretrained(folder)
 
@@ -67,7 +67,7 @@ def check_tensors(checkpoint: Checkpoint, config: IXC2Config, folder: Path) -> N
         raise IxtuneError(
             f"the checkpoint does not fit its config.json: {len(notes)} tensors differ",
             where=str(folder),
-            mend="use the complete original checkpoint; the first differences are listed",
+            hint="use the complete original checkpoint; the first differences are listed",
             notes=notes[:8] + ([f"and {len(notes) - 8} more"] if len(notes) > 8 else []),
         )
 
@@ -146,5 +146,5 @@ def fill(model: IXC2ForCausalLM, checkpoint: Checkpoint, dtype: torch.dtype, dev
         raise IxtuneError(
             f"{len(unfilled)} tensors of the network have no value",
             where=", ".join(unfilled[:3]),
-            mend="this is a fault of ixtune with this version of transformers: please report it",
+            hint="this is a fault of ixtune with this version of transformers: please report it",
         )

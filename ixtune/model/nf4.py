@@ -117,6 +117,6 @@ def settle(model: nn.Module, config: IXC2Config) -> Quantized:
             f"quantisation touched the wrong layers: {report.linears} of {expected} decoder linears, "
             f"and {len(strangers)} others",
             where=", ".join(strangers[:3]) or "decoder",
-            mend="this is a fault of ixtune with these versions of transformers and bitsandbytes: please report it",
+            hint="this is a fault of ixtune with these versions of transformers and bitsandbytes: please report it",
         )
     return report

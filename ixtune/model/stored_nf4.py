@@ -112,7 +112,7 @@ def fill(model: nn.Module, checkpoint: Checkpoint, config: IXC2Config, dtype: to
         raise IxtuneError(
             f"the 4-bit checkpoint does not fit its config.json: {len(notes)} tensors differ",
             where=str(checkpoint.folder),
-            mend="copy the whole folder again, or export it again; the first differences are listed",
+            hint="copy the whole folder again, or export it again; the first differences are listed",
             notes=notes[:8],
         )
     in_4_bits = set(linears(config.sizes))

@@ -78,8 +78,8 @@ def normalise(crops: torch.Tensor) -> torch.Tensor:
 def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
     """One image's global view.
 
-    It is the bicubic shrinking, without antialiasing, of the whole padded and normalised picture in fp32 (MODEL.md
-    2.4); the picture is put together again from its crops, so that only uint8 crops travel.
+    It is the bicubic shrinking, without antialiasing, of the whole padded and normalised image in fp32 (MODEL.md
+    2.4); the image is put together again from its crops, so that only uint8 crops travel.
 
     Args:
         crops_N3HW: uint8 [rows*cols, 3, 336, 336], row-major.
@@ -90,9 +90,9 @@ def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
         float32 [1, 3, 336, 336]
     """
     side = crops_N3HW.shape[-1]
-    picture = crops_N3HW.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4)
-    picture = normalise(picture.reshape(1, 3, rows * side, cols * side))
-    return interpolate(picture, size=(side, side), mode="bicubic", align_corners=False)
+    image = crops_N3HW.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4)
+    image = normalise(image.reshape(1, 3, rows * side, cols * side))
+    return interpolate(image, size=(side, side), mode="bicubic", align_corners=False)
 
 
 def chunks_of_views(

@@ -148,7 +148,7 @@ class _Search:
                     Step(frozen, 3, "the projector does not learn"),
                 ]
             )
-        if coarser := list(self._coarser_pictures()):
+        if coarser := list(self._coarser_images()):
             ways.append(coarser)
         return ways
 
@@ -222,12 +222,12 @@ class _Search:
             yield Step({"adapter.rank": rank, "adapter.alpha": alpha}, 2, "LoRA learns less")
             rank //= 2
 
-    def _coarser_pictures(self) -> Iterator[Step]:
+    def _coarser_images(self) -> Iterator[Step]:
         """A smaller hd_num, with packs shorter than the longest record of now."""
         longest = max(self.records.lengths)
         for hd_num in _HD_NUMS:
             if hd_num < self.records.hd_num and (shorter := max(self._at(hd_num).lengths)) < longest:
-                effect = f"longest record: {shorter:,} tokens in place of {longest:,}; pictures lose detail"
+                effect = f"longest record: {shorter:,} tokens in place of {longest:,}; images lose detail"
                 for size in self._sizes_down_to(shorter):
-                    if size < longest:  # longer ones need no other pictures
+                    if size < longest:  # longer ones need no other images
                         yield Step(self._pack_tokens(size), 3, effect, hd_num)

@@ -18,9 +18,9 @@ class PackShape:
 
     Attributes:
         lengths: tokens of each segment, image tokens included.
-        image_tokens: of all its pictures.
+        image_tokens: of all its images.
         supervised: rows on which the loss is taken.
-        crops: (local crops) of each of its pictures; the tower sees one view more of each.
+        crops: (local crops) of each of its images; the tower sees one view more of each.
     """
 
     lengths: tuple[int, ...]
@@ -35,7 +35,7 @@ class PackShape:
 
     @property
     def views(self) -> int:
-        """What the tower sees: every crop and one global view of each picture."""
+        """What the tower sees: every crop and one global view of each image."""
         return sum(self.crops) + len(self.crops)
 
 

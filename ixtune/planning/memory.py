@@ -239,7 +239,7 @@ def _loss(setup: Setup, pack: PackShape) -> int:
 
 
 def _projected(setup: Setup, pack: PackShape) -> int:
-    """The pictures themselves, and what the projector keeps if it learns."""
+    """The images themselves, and what the projector keeps if it learns."""
     sizes, number = setup.sizes, setup.float_bytes
     crops = sum(pack.crops) * 3 * sizes.vision.side**2
     if setup.trained.projector == "frozen" or not pack.image_tokens:
@@ -249,7 +249,7 @@ def _projected(setup: Setup, pack: PackShape) -> int:
 
 
 def _tower(setup: Setup, pack: PackShape) -> int:
-    """The pictures, the features so far, and what comes on top of them.
+    """The images, the features so far, and what comes on top of them.
 
     That is the largest of a global view in fp32, a chunk inside a layer of the tower, and all features put in order.
     """

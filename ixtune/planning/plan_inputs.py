@@ -66,5 +66,5 @@ def sizes_of(folder: Path) -> Sizes:
         return Sizes.from_config_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), mend="copy it again from where it came"
+            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
         ) from error

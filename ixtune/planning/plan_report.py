@@ -67,7 +67,7 @@ def _work(plan: Plan) -> Iterator[str]:
     packs = len(plan.need.packs)
     yield (
         f"data     {_many(plan.records, 'record')}, {_many(epoch.tokens, 'token')}: "
-        f"{epoch.image_tokens:,} of pictures, {epoch.supervised:,} supervised"
+        f"{epoch.image_tokens:,} of images, {epoch.supervised:,} supervised"
     )
     full = epoch.tokens / (packs * training.pack_tokens)
     yield (
@@ -115,7 +115,7 @@ def _hours(seconds: float) -> str:
 def _memory(plan: Plan) -> Iterator[str]:
     pack, memory = plan.worst_pack, plan.memory
     yield (
-        f"memory   worst of the packs: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of pictures, "
+        f"memory   worst of the packs: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
         f"{_many(pack.views, 'view')}, "
         f"{pack.supervised:,} supervised; highest at: {memory.moment}"
     )

@@ -1,4 +1,4 @@
-"""Records made up for planning without data: named mixes of pictures and texts as people have them.
+"""Records made up for planning without data: named mixes of images and texts as people have them.
 
 What a recipe costs is told on one of these, so that the figure can be computed again by anybody. Nothing here is
 measured on a data set: sizes are those of common papers, screens and cameras, and lengths are round numbers.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ixtune import layout
 from ixtune.errors import UsageError, choice
-from ixtune.planning.record_shapes import Picture, RecordShapes
+from ixtune.planning.record_shapes import ImageRef, RecordShapes
 
 RECORDS = 1000
 """Records of a mix."""
@@ -24,16 +24,16 @@ class Kind:
 
     Attributes:
         share: how many of all, in parts.
-        pictures: in a record.
-        width: of a picture, in pixels.
+        images: in a record.
+        width: of an image, in pixels.
         aspect: height / width.
-        hd_num: most crops of a picture.
-        text: tokens beside those of pictures, the answer's included.
+        hd_num: most crops of an image.
+        text: tokens beside those of images, the answer's included.
         answer: tokens that the loss is taken on.
     """
 
     share: int = 1
-    pictures: tuple[int, int] = (1, 1)
+    images: tuple[int, int] = (1, 1)
     width: tuple[int, int] = (0, 0)
     aspect: tuple[float, float] = (1.0, 1.0)
     hd_num: int = 25
@@ -55,7 +55,7 @@ class Mix:
 
 
 _PAGES = Kind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))
-_TEXTS = Kind(pictures=(0, 0), text=(200, 1500), answer=(50, 150))
+_TEXTS = Kind(images=(0, 0), text=(200, 1500), answer=(50, 150))
 
 MIXES: Mapping[str, Mix] = {
     "documents": Mix("scanned pages at 150 to 200 dpi, a question and a short answer each; hd_num 25", (_PAGES,)),
@@ -76,7 +76,7 @@ MIXES: Mapping[str, Mix] = {
     ),
     "multi-image": Mix(
         "two to five pages or photos in one conversation; hd_num 9 each",
-        (Kind(pictures=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)),),
+        (Kind(images=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)),),
     ),
     "text-mix": Mix("documents, and as many records of text alone", (_PAGES, _TEXTS)),
 }
@@ -93,23 +93,23 @@ def records_of(name: str, count: int = RECORDS) -> RecordShapes:
         UsageError: there is no such mix.
     """
     if name not in MIXES:
-        raise UsageError("there is no such mix of records", where=name, mend=choice(name, MIXES))
+        raise UsageError("there is no such mix of records", where=name, hint=choice(name, MIXES))
     chance = random.Random(name)
     turns = [kind for kind in MIXES[name].kinds for _ in range(kind.share)]
-    lengths, supervised, pictures = [], [], []
+    lengths, supervised, images = [], [], []
     for number in range(count):
         kind = turns[number % len(turns)]
-        seen = tuple(_picture(kind, chance) for _ in range(chance.randint(*kind.pictures)))
+        seen = tuple(_image(kind, chance) for _ in range(chance.randint(*kind.images)))
         answer = chance.randint(*kind.answer)
         text = max(chance.randint(*kind.text), answer + 1)
-        lengths.append(text + sum(picture.tokens for picture in seen))
+        lengths.append(text + sum(image.tokens for image in seen))
         supervised.append(answer)
-        pictures.append(seen)
-    return RecordShapes(lengths, supervised, pictures)
+        images.append(seen)
+    return RecordShapes(lengths, supervised, images)
 
 
-def _picture(kind: Kind, chance: random.Random) -> Picture:
+def _image(kind: Kind, chance: random.Random) -> ImageRef:
     width = chance.randint(*kind.width)
     height = round(width * chance.uniform(*kind.aspect))
     made = layout.plan(width, height, kind.hd_num)
-    return Picture(width, height, True, kind.hd_num, made.rows, made.cols, made.tokens)
+    return ImageRef(width, height, True, kind.hd_num, made.rows, made.cols, made.tokens)

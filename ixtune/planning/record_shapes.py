@@ -1,4 +1,4 @@
-"""What of each record of a training set decides its cost: tokens, pictures, supervised rows. No tensors."""
+"""What of each record of a training set decides its cost: tokens, images, supervised rows. No tensors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ixtune.data.prepared.training_set import TrainingSet
 
 
-class Picture(NamedTuple):
-    """What of a stored picture decides its cost, and what it takes to lay it out anew."""
+class ImageRef(NamedTuple):
+    """What of a stored image decides its cost, and what it takes to lay it out anew."""
 
     width: int
     height: int
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
         """Its local crops; the tower sees one view more."""
         return self.rows * self.cols
 
-    def at(self, hd_num: int) -> Picture:
+    def at(self, hd_num: int) -> ImageRef:
         """Laid out with a smaller hd_num; as it is, if its own is no larger or it is too thin for that."""
         if hd_num >= self.hd_num:
             return self
@@ -49,13 +49,13 @@ class RecordShapes:
     Attributes:
         lengths: tokens, image tokens included.
         supervised: tokens the loss is taken on.
-        image_tokens: tokens of all its pictures.
-        pictures: its pictures.
+        image_tokens: tokens of all its images.
+        images: its images.
     """
 
     lengths: Sequence[int]
     supervised: Sequence[int]
-    pictures: Sequence[tuple[Picture, ...]]
+    images: Sequence[tuple[ImageRef, ...]]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,43 +63,43 @@ class RecordShapes:
     @classmethod
     def of(cls, records: TrainingSet) -> RecordShapes:
         """From the columns of prepared sets, without reading a row."""
-        by_set = [_pictures(opened) for opened in records.sets]
-        pictures = [by_set[number][row] for number, row in zip(records.set_of, records.row_of, strict=True)]
-        return cls(records.lengths, records.supervised, pictures)
+        by_set = [_images(opened) for opened in records.sets]
+        images = [by_set[number][row] for number, row in zip(records.set_of, records.row_of, strict=True)]
+        return cls(records.lengths, records.supervised, images)
 
     def pack(self, indices: Iterable[int]) -> PackShape:
         """Some of them side by side."""
         chosen = list(indices)
-        pictures = [picture for index in chosen for picture in self.pictures[index]]
+        images = [image for index in chosen for image in self.images[index]]
         return PackShape(
             lengths=tuple(self.lengths[index] for index in chosen),
-            image_tokens=sum(picture.tokens for picture in pictures),
+            image_tokens=sum(image.tokens for image in images),
             supervised=sum(self.supervised[index] for index in chosen),
-            crops=tuple(picture.crops for picture in pictures),
+            crops=tuple(image.crops for image in images),
         )
 
     @property
     def hd_num(self) -> int:
-        """The largest that a picture was prepared with; 0 without pictures."""
-        return max((picture.hd_num for record in self.pictures for picture in record), default=0)
+        """The largest that an image was prepared with; 0 without images."""
+        return max((image.hd_num for record in self.images for image in record), default=0)
 
     def at(self, hd_num: int) -> RecordShapes:
         """As if they had been prepared with this hd_num, where theirs is larger."""
-        pictures = [tuple(picture.at(hd_num) for picture in record) for record in self.pictures]
+        images = [tuple(image.at(hd_num) for image in record) for record in self.images]
         saved = [
             sum(old.tokens - new.tokens for old, new in zip(*pair, strict=True))
-            for pair in zip(self.pictures, pictures, strict=True)
+            for pair in zip(self.images, images, strict=True)
         ]
         lengths = [length - less for length, less in zip(self.lengths, saved, strict=True)]
-        return RecordShapes(lengths, self.supervised, pictures)
+        return RecordShapes(lengths, self.supervised, images)
 
 
-def _pictures(opened: PreparedSet) -> list[tuple[Picture, ...]]:
-    """The pictures of every row of a prepared set."""
+def _images(opened: PreparedSet) -> list[tuple[ImageRef, ...]]:
+    """The images of every row of a prepared set."""
     import pyarrow.compute
 
     column = opened.dataset.data.column("pictures").combine_chunks()
     flat = column.flatten()
-    made = list(map(Picture, *(flat.field(name).to_pylist() for name in Picture._fields)))
+    made = list(map(ImageRef, *(flat.field(name).to_pylist() for name in ImageRef._fields)))
     bounds = [0, *pyarrow.compute.cumulative_sum(column.value_lengths()).to_pylist()]
     return [tuple(made[start:stop]) for start, stop in pairwise(bounds)]

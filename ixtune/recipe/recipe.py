@@ -145,7 +145,7 @@ class AdapterSection(Section):
     projector: Literal["full", "lora", "frozen"] = "full"
     """Whether the projector is trained whole (in fp32), through LoRA, or not; saved with the adapter."""
     separators: bool = False
-    """Train the newline and the separator token of the picture layout too."""
+    """Train the newline and the separator token of the image layout too."""
     quantize: Literal["nf4", "none"] = "nf4"
     """Form of the frozen decoder linears: NF4 with double quantisation, or 16 bits (fp32 with that compute_dtype)."""
 
@@ -202,7 +202,7 @@ class TrainingSection(Section):
     compute_dtype: Literal["bf16", "fp32"] = "bf16"
     """Type of the activations (autocast)."""
     cache_vision_features: bool = False
-    """Keep the frozen ViT's output of every picture in memory, so that later epochs need not run it."""
+    """Keep the frozen ViT's output of every image in memory, so that later epochs need not run it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the initial adapter, the dropout and the order of the packs."""
     log_every: int = Field(default=10, ge=1)
@@ -320,7 +320,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raise UsageError(
         f"{count} mistake{'s' * (count > 1)} in the recipe",
         where=str(path),
-        mend="correct what is listed; nothing was started",
+        hint="correct what is listed; nothing was started",
         notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
     )
 

@@ -60,7 +60,7 @@ def recipe_named(name: str) -> Shipped:
         raise UsageError(
             "there is no such recipe",
             where=name,
-            mend=choice(name.removesuffix(".yaml"), recipes) if recipes else "install ixtune again: it brings recipes",
+            hint=choice(name.removesuffix(".yaml"), recipes) if recipes else "install ixtune again: it brings recipes",
         )
     return found
 
@@ -79,9 +79,9 @@ def copy(name: str, target: Path | None = None) -> Path:
     path = target or Path(found.path.name)
     path = path / found.path.name if path.is_dir() else path
     if path.exists():
-        raise UsageError("there is a file of this name already", where=str(path), mend="give another name")
+        raise UsageError("there is a file of this name already", where=str(path), hint="give another name")
     if not path.parent.is_dir():
-        raise UsageError("there is no folder for the file", where=str(path), mend=f"make {path.parent} first")
+        raise UsageError("there is no folder for the file", where=str(path), hint=f"make {path.parent} first")
     text = found.path.read_text(encoding="utf-8")
     atomic_write_text(path, text.replace(f"recipes/{found.path.name}", shlex.quote(str(path))))
     return path

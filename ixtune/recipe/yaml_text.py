@@ -110,13 +110,13 @@ class Reading:
             raise UsageError(
                 f"the {self.kind.noun} is not valid YAML: {problem}",
                 where=self._line(mark.line).text if mark else str(self.path),
-                mend="look at the line and the one before: indentation, colons, quotes",
+                hint="look at the line and the one before: indentation, colons, quotes",
             ) from error
         if not isinstance(tree, dict):
             raise UsageError(
                 f"the {self.kind.noun} holds no keys",
                 where=str(self.path),
-                mend=self.kind.mend_keys,
+                hint=self.kind.mend_keys,
             )
         return tree
 
@@ -186,22 +186,22 @@ class Reading:
 
 def _read_text(path: Path, kind: Kind) -> str:
     """The content of a file; a UsageError if it cannot be one of its kind."""
-    where, noun, mend = str(path), kind.noun, kind.mend_file
+    where, noun, hint = str(path), kind.noun, kind.mend_file
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise UsageError(f"there is no such {noun} file", where=where, mend=mend) from error
+        raise UsageError(f"there is no such {noun} file", where=where, hint=hint) from error
     except IsADirectoryError as error:
-        raise UsageError(f"the {noun} is a folder, not a file", where=where, mend=mend) from error
+        raise UsageError(f"the {noun} is a folder, not a file", where=where, hint=hint) from error
     except OSError as error:
-        raise UsageError(f"the {noun} cannot be read: {error.strerror}", where=where, mend=mend) from error
+        raise UsageError(f"the {noun} cannot be read: {error.strerror}", where=where, hint=hint) from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise UsageError(f"this is no {noun}: larger than {_LARGEST_FILE_BYTES // 1024} KiB", where=where, mend=mend)
+        raise UsageError(f"this is no {noun}: larger than {_LARGEST_FILE_BYTES // 1024} KiB", where=where, hint=hint)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"the {noun} is not UTF-8 text", where=f"{path}:{line}", mend="save the file in UTF-8"
+            f"the {noun} is not UTF-8 text", where=f"{path}:{line}", hint="save the file in UTF-8"
         ) from error

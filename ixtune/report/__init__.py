@@ -48,7 +48,7 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
         raise UsageError(
             f"{len(evaluations)} evaluations for {len(runs)} runs",
             where="--evaluation",
-            mend="give one for each run in the same order, or one in which all were evaluated",
+            hint="give one for each run in the same order, or one in which all were evaluated",
         )
     names = distinct_names(list(runs))
     opened = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
@@ -63,7 +63,7 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
                 raise
             again = f"`ixtune evaluate DATA --adapter {path.parent} --out {path}`"
             absent.append(
-                f"scores are not shown: {error}; {error.mend}"
+                f"scores are not shown: {error}; {error.hint}"
                 if path.exists()
                 else f"scores are not shown, for this was not evaluated yet: {again}"
             )

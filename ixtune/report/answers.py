@@ -1,4 +1,4 @@
-"""The parts of the page about single answers: examples with pictures, and the table of all."""
+"""The parts of the page about single answers: examples with images, and the table of all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ixtune.data.preview.markup import line, text
 from ixtune.report import verdict
 from ixtune.report.figures import change
 from ixtune.report.groups import crops, value
-from ixtune.report.pictures import Album, Drawn
+from ixtune.report.images import Album, Drawn
 
 TABLE_ROWS = 1000
 """Answers in the table; a page must still open on a phone."""
@@ -18,7 +18,7 @@ _FORMS = 30
 
 
 def examples(judged: Mapping[str, Any], content: Mapping[str, Any], album: Album) -> str:
-    """The worst regressions and the best gains, with pictures."""
+    """The worst regressions and the best gains, with images."""
     models = _models(content)
     if len(models) < 2:
         return ""
@@ -42,9 +42,9 @@ def _example(one: Mapping[str, Any], content: Mapping[str, Any], models: Sequenc
     answer = content["answers"][one["place"]]
     score = content["main_score"]
     hd_num = content["models"][0].get("hd_num")
-    shown = "".join(_picture(stored, hd_num, album) for stored in answer["pictures"][:_PICTURES_EACH])
+    shown = "".join(_image(stored, hd_num, album) for stored in answer["pictures"][:_PICTURES_EACH])
     if (more := len(answer["pictures"]) - _PICTURES_EACH) > 0:
-        shown += f'<p class="quiet">and {more} more pictures</p>'
+        shown += f'<p class="quiet">and {more} more images</p>'
     rows: list[tuple[str, str, float | None]] = [
         ("reference", " / ".join(map(str, answer["references"])), None),
         *((name, str(answer["answers"].get(name, "")), value(answer, name, score)) for name in (models[0], models[-1])),
@@ -63,14 +63,14 @@ def _mark(scored: float | None) -> str:
     return "" if scored is None else f' <span class="tag">{scored:.2f}</span>'
 
 
-def _picture(stored: Mapping[str, Any], hd_num: int | None, album: Album) -> str:
+def _image(stored: Mapping[str, Any], hd_num: int | None, album: Album) -> str:
     layout = (
         f"{stored['width']} x {stored['height']} pixels, {stored['rows']} x {stored['columns']} crops, "
         f"{stored['tokens']:,} tokens"
     )
     drawn = album.draw(stored, hd_num)
     if isinstance(drawn, Drawn):
-        shown = f'<img src="{drawn.uri}" width="{drawn.width}" height="{drawn.height}" alt="picture with its crops">'
+        shown = f'<img src="{drawn.uri}" width="{drawn.width}" height="{drawn.height}" alt="image with its crops">'
     else:
         shown = f'<p class="tag warn">{text(drawn)}</p>'
     return f'<figure>{shown}<figcaption class="quiet">{layout}</figcaption></figure>'

@@ -97,7 +97,7 @@ def _described(run: Run) -> dict[str, Any]:
         "curves": curves.curves(run),
         "cost": cost(run),
         "recipe": run.recipe,
-        "data": {path: _of_manifest(manifest, run.pictures.get(path)) for path, manifest in run.manifests.items()},
+        "data": {path: _of_manifest(manifest, run.images.get(path)) for path, manifest in run.manifests.items()},
         "environment": {
             **{key: record[key] for key in ("ixtune_version", "base", "base_identity", "quantize") if key in record},
             **record.get("versions", {}),
@@ -170,7 +170,7 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _of_manifest(manifest: Mapping[str, Any], pictures: int | None) -> dict[str, Any]:
+def _of_manifest(manifest: Mapping[str, Any], images: int | None) -> dict[str, Any]:
     tokens = manifest.get("tokens", {})
     return {
         "records": manifest["records"]["rows"],
@@ -178,7 +178,7 @@ def _of_manifest(manifest: Mapping[str, Any], pictures: int | None) -> dict[str,
         "tokens": tokens.get("total"),
         "image_tokens": tokens.get("image"),
         "supervised_tokens": tokens.get("supervised"),
-        "pictures": pictures,
+        "pictures": images,
         "pictures_shown": sum(manifest.get("grids", {}).values()),
         "hd_num": manifest.get("options", {}).get("hd_num"),
         "sources": [str(source.get("path")) for source in manifest.get("sources", [])],

@@ -1,4 +1,4 @@
-"""Where a model is good and where not: its score by form of question, picture size, crops and length of the answer."""
+"""Where a model is good and where not: its score by form of question, image size, crops and length of the answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WORDS = ((1, "1 word"), (2, "2 words"), (4, "3 to 4 words"), (8, "5 to 8 words"
 
 
 def crops(answer: Answer) -> int:
-    """Crops of all pictures of a question, global views not counted."""
-    return sum(int(picture["rows"]) * int(picture["columns"]) for picture in answer["pictures"])
+    """Crops of all images of a question, global views not counted."""
+    return sum(int(image["rows"]) * int(image["columns"]) for image in answer["pictures"])
 
 
 def breakdown(answers: Sequence[Answer], names: Sequence[str], score: str) -> list[dict[str, Any]]:
@@ -57,8 +57,8 @@ def _score(members: Sequence[Answer], name: str, score: str) -> dict[str, float]
 
 
 def about(answer: Answer) -> tuple[str, ...]:
-    """What a question is about: its pictures, or itself where it has none of its own."""
-    paths = tuple(str(picture["path"]) for picture in answer["pictures"] if picture.get("path"))
+    """What a question is about: its images, or itself where it has none of its own."""
+    paths = tuple(str(image["path"]) for image in answer["pictures"] if image.get("path"))
     return paths or (str(answer["id"]), str(answer["question"]))
 
 
@@ -81,13 +81,13 @@ def _binned(amount: float, bins: Sequence[tuple[float, str]], above: str) -> tup
 
 def _size(answer: Answer) -> tuple[float, str]:
     if not answer["pictures"]:
-        return -1, "no picture"
-    largest = max(int(picture["width"]) * int(picture["height"]) for picture in answer["pictures"])
+        return -1, "no image"
+    largest = max(int(image["width"]) * int(image["height"]) for image in answer["pictures"])
     return _binned(largest / 1e6, _MEGAPIXELS, "above 4")
 
 
 def _crops(answer: Answer) -> tuple[float, str]:
-    return _binned(crops(answer), _CROPS, "above 40") if answer["pictures"] else (-1, "no picture")
+    return _binned(crops(answer), _CROPS, "above 40") if answer["pictures"] else (-1, "no image")
 
 
 def _length(answer: Answer) -> tuple[float, str]:
@@ -98,7 +98,7 @@ def _length(answer: Answer) -> tuple[float, str]:
 _DIMENSIONS: dict[str, Callable[[Answer], tuple[float, str]]] = {
     "kind of question": lambda answer: (0, str(answer.get("kind") or "none given")),
     "form of the question": lambda answer: (0, str(answer["form"])),
-    "size of the picture": _size,
+    "size of the image": _size,
     "number of crops": _crops,
     "length of the answer": _length,
 }

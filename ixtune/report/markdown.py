@@ -1,4 +1,4 @@
-"""The report as Markdown: the same figures, without pictures and without the table of all answers."""
+"""The report as Markdown: the same figures, without images and without the table of all answers."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from ixtune.data.preview.frame import document, shared
 from ixtune.data.preview.markup import text
 from ixtune.report import answers, sections
-from ixtune.report.pictures import Album
+from ixtune.report.images import Album
 
 
 def page(figures: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> str:

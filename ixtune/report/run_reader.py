@@ -31,7 +31,7 @@ class Run:
         lines: Of metrics.jsonl.
         record: The adapter's ixtune.json.
         manifests: Of the prepared sets that the recipe names, by their folder.
-        pictures: Of these sets, by their folder; each counts once, however many records show it.
+        images: Of these sets, by their folder; each counts once, however many records show it.
         missing: A sentence for each part that is not there.
     """
 
@@ -41,7 +41,7 @@ class Run:
     lines: tuple[Mapping[str, Any], ...]
     record: Mapping[str, Any]
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    pictures: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
 
@@ -55,13 +55,13 @@ def read_run(folder: Path, name: str) -> Run:
         raise UsageError(
             "this is no run folder: it has neither recipe.yaml nor metrics.jsonl",
             where=str(folder),
-            mend="give the folder that `ixtune train` wrote, its recipe's `output`",
+            hint="give the folder that `ixtune train` wrote, its recipe's `output`",
         )
     missing: list[str] = []
     recipe = _mapping(folder / RECIPE, "the recipe is not shown", missing)
     record = _mapping(folder / _RECORD, "versions and the adapter's origin are not shown", missing)
     lines = _lines(folder / _METRICS, missing)
-    manifests, pictures = {}, {}
+    manifests, images = {}, {}
     data = recipe.get("data") or {}
     train = data.get("train") or []
     for path in [*([train] if isinstance(train, str) else train), *filter(None, [data.get("validation")])]:
@@ -72,10 +72,10 @@ def read_run(folder: Path, name: str) -> Run:
             missing.append(f"the manifest of {path} is not shown: {why}")
             continue
         try:
-            pictures[str(path)] = store.count_pictures(Path(path))
+            images[str(path)] = store.count_images(Path(path))
         except IxtuneError as error:
-            missing.append(f"the pictures of {path} are not counted: {error}")
-    return Run(name, folder, recipe, lines, record, manifests, pictures, tuple(missing))
+            missing.append(f"the images of {path} are not counted: {error}")
+    return Run(name, folder, recipe, lines, record, manifests, images, tuple(missing))
 
 
 def distinct_names(folders: list[Path]) -> list[str]:
@@ -97,16 +97,16 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"the evaluation cannot be read: {error}", where=str(path), mend=again) from error
+        raise UsageError(f"the evaluation cannot be read: {error}", where=str(path), hint=again) from error
     version = found.get("format") if isinstance(found, dict) else None
     if version != EVALUATION_FORMAT:
         raise UsageError(
-            f"the evaluation is of format {version}; needed is {EVALUATION_FORMAT}", where=str(path), mend=again
+            f"the evaluation is of format {version}; needed is {EVALUATION_FORMAT}", where=str(path), hint=again
         )
     wrong = [key for key, kind in _NEEDED.items() if not isinstance(found.get(key), kind)]
     if wrong or not found["models"] or not found["results"]:
         notes = [f"missing or wrong: {key}" for key in wrong]
-        raise UsageError("the evaluation is damaged", where=str(path), mend=again, notes=notes)
+        raise UsageError("the evaluation is damaged", where=str(path), hint=again, notes=notes)
     return dict(found)
 
 

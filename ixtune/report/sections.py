@@ -54,7 +54,7 @@ def scores(evaluations: Sequence[Mapping[str, Any]], *, comparable: bool) -> str
     note = "" if comparable else '<p class="tag warn">The runs were evaluated on different data: compare with care.</p>'
     return (
         f"<section><h2>Scores</h2>{note}{table(columns, rows, 2 if several else 1)}"
-        '<p class="quiet">In brackets: 95 % intervals, by resampling pictures with their questions.</p></section>'
+        '<p class="quiet">In brackets: 95 % intervals, by resampling images with their questions.</p></section>'
     )
 
 
@@ -192,7 +192,7 @@ def data_lines(one: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if one["tokens"]:
         yield (
             "tokens",
-            f"{one['tokens']:,}, {one['image_tokens']:,} of pictures, {one['supervised_tokens']:,} supervised",
+            f"{one['tokens']:,}, {one['image_tokens']:,} of images, {one['supervised_tokens']:,} supervised",
         )
     yield "hd_num", "each source's own" if one["hd_num"] is None else str(one["hd_num"])
     yield "made from", ", ".join(one["sources"])

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation say, in words: better or not, and whether by looking at the pictures."""
+"""What the figures of an evaluation say, in words: better or not, and whether by looking at the images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ixtune.scores import SCORES
 
 GOOD, BAD, OPEN = "good", "bad", "open"
-SWAPPED, MAJORITY = "pictures swapped", "majority answer"
+SWAPPED, MAJORITY = "images swapped", "majority answer"
 
 
 def title(score: str) -> str:
@@ -38,7 +38,7 @@ def verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
         found.append(
             {
                 "kind": OPEN,
-                "text": "No controls were run, so the figures do not show whether the pictures were looked at.",
+                "text": "No controls were run, so the figures do not show whether the images were looked at.",
             }
         )
     return found
@@ -99,9 +99,9 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
             f"against {other['value']:.3f}"
         )
     if SWAPPED in control:
-        yes = f"{model} looks at the pictures: it beats itself with the pictures swapped"
+        yes = f"{model} looks at the images: it beats itself with the images swapped"
         no = (
-            f"{model} is not shown to look at the pictures: with the pictures of other records it does not do "
+            f"{model} is not shown to look at the images: with the images of other records it does not do "
             "measurably worse"
         )
     else:

@@ -15,7 +15,7 @@ _PERMUTATIONS = 10000
 _LEVEL = 0.95
 _SEED = 20190
 Sums = npt.NDArray[np.float64]
-"""[groups, 2]: numerator and denominator of all answers about one picture."""
+"""[groups, 2]: numerator and denominator of all answers about one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Difference:
 def interval(parts: Sequence[Part], groups: Sequence[Hashable]) -> Interval:
     """A score with its percentile bootstrap interval (Efron, Tibshirani 1993).
 
-    Groups are drawn, not questions: several questions about one picture are not independent. If no resample can
+    Groups are drawn, not questions: several questions about one image are not independent. If no resample can
     differ because all groups score alike, the interval is Wilson's for as many groups (Wilson 1927), which is of a
     width that fits their number.
 

@@ -10,14 +10,14 @@ from peft import PeftModel
 
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
-from ixtune.data.prepared.store import PictureFiles
+from ixtune.data.prepared.store import ImageFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
 from ixtune.training import neftune
-from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
 from ixtune.training.inputs import Inputs
 from ixtune.training.monitoring.validation import DTYPES
 from ixtune.training.optimizer import table_lines
@@ -32,7 +32,7 @@ class Network:
     """The base with its adapter.
 
     Attributes:
-        base: The bare model, which computes pictures' vectors for a cache.
+        base: The bare model, which computes images' vectors for a cache.
         wrapped: What is trained.
     """
 
@@ -60,7 +60,7 @@ def assemble(
     recipe: Recipe, inputs: Inputs, network: Network, folder: Path, packs: list[tuple[int, ...]] | None = None
 ) -> AdapterTrainer:
     """The trainer on the packs of the inputs, or on others; the libraries' own lines are taken off."""
-    collator = PackCollator(inputs.train, pictures_of(recipe, inputs.train.files, network))
+    collator = PackCollator(inputs.train, images_of(recipe, inputs.train.files, network))
     trainer = AdapterTrainer(
         model=network.wrapped,
         args=sft_config(recipe, folder),
@@ -76,6 +76,6 @@ def assemble(
     return trainer
 
 
-def pictures_of(recipe: Recipe, files: PictureFiles, network: Network) -> PictureSource:
-    """Where pictures are read from, with a cache of their vectors where the recipe asks for one."""
-    return PictureSource(files, network.base if recipe.training.cache_vision_features else None)
+def images_of(recipe: Recipe, files: ImageFiles, network: Network) -> ImageSource:
+    """Where images are read from, with a cache of their vectors where the recipe asks for one."""
+    return ImageSource(files, network.base if recipe.training.cache_vision_features else None)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ixtune.data.images.pixels import open_picture, place_and_cut
-from ixtune.data.prepared.store import PictureFiles, layout_of
+from ixtune.data.images.pixels import open_image, place_and_cut
+from ixtune.data.prepared.store import ImageFiles, layout_of
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.text.template import Sample, expand
 from ixtune.errors import IxtuneError
@@ -22,17 +22,17 @@ from ixtune.model.model import IXC2ForCausalLM
 Batch = dict[str, Any]
 
 
-class PictureSource:
-    """Gives the pictures of records, as crops or, from a cache, as the frozen tower's vectors."""
+class ImageSource:
+    """Gives the images of records, as crops or, from a cache, as the frozen tower's vectors."""
 
     def __init__(
-        self, files: PictureFiles, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
+        self, files: ImageFiles, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
     ) -> None:
-        """Read the pictures of a prepared set.
+        """Read the images of a prepared set.
 
         Args:
             files: where they lie, and how they are opened.
-            cache_for: compute vectors before the projector with this model, once a picture, and keep them in memory;
+            cache_for: compute vectors before the projector with this model, once an image, and keep them in memory;
                 equal to what the model computes from crops, as long as tower and separators are frozen.
             cache_bytes: keep at most so much, the oldest going first; None keeps all.
         """
@@ -42,25 +42,25 @@ class PictureSource:
         self.vectors: dict[tuple[int, str, int], torch.Tensor] = {}
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one picture of a record, in the layout that it has there.
+        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one image of a record, in the layout that it has there.
 
         Raises:
-            IxtuneError: the picture cannot be read, or has another size than when it was prepared.
+            IxtuneError: the image cannot be read, or has another size than when it was prepared.
         """
         stored = record["pictures"][index]
         path, layout = self.files.path(stored), layout_of(stored)
-        image = open_picture(path, self.files.corrections)
+        image = open_image(path, self.files.corrections)
         if image.size != (layout.width, layout.height):
             raise IxtuneError(
-                f"the picture has changed since it was prepared: it now has {image.width}x{image.height} pixels, "
+                f"the image has changed since it was prepared: it now has {image.width}x{image.height} pixels, "
                 f"not {layout.width}x{layout.height}",
                 where=str(path),
-                mend="prepare the data again",
+                hint="prepare the data again",
             )
         return torch.from_numpy(place_and_cut(image, layout)), (layout.rows, layout.cols)
 
     def of(self, records: Sequence[dict[str, Any]]) -> Batch:
-        """The pictures of some records, in order, as the model's keyword arguments."""
+        """The images of some records, in order, as the model's keyword arguments."""
         wanted = [(record, index) for record in records for index in range(len(record["pictures"]))]
         if not wanted:
             return {}
@@ -89,13 +89,13 @@ def sample_of(record: dict[str, Any]) -> Sample:
     """The stored columns of a record as a Sample."""
     return Sample(
         token_ids=tuple(record["token_ids"]),
-        picture_slots=tuple(record["picture_slots"]),
+        image_slots=tuple(record["picture_slots"]),
         supervised=tuple(zip(record["supervised_starts"], record["supervised_ends"], strict=True)),
-        picture_tokens=tuple(picture["tokens"] for picture in record["pictures"]),
+        image_tokens=tuple(image["tokens"] for image in record["pictures"]),
     )
 
 
-def make_batch(records: Sequence[dict[str, Any]], pictures: PictureSource, image_token_id: int = 0) -> Batch:
+def make_batch(records: Sequence[dict[str, Any]], images: ImageSource, image_token_id: int = 0) -> Batch:
     """Put records side by side as segments.
 
     Returns:
@@ -128,7 +128,7 @@ def make_batch(records: Sequence[dict[str, Any]], pictures: PictureSource, image
     }
     if image_rows:
         batch["image_rows"] = torch.tensor(image_rows)
-    return {**batch, **pictures.of(records)}
+    return {**batch, **images.of(records)}
 
 
 def pack_dataset(packs: Sequence[Sequence[int]], processes: int = 1) -> Dataset:
@@ -144,8 +144,8 @@ class PackCollator:
     an empty pack holds nothing else.
     """
 
-    def __init__(self, training_set: TrainingSet, pictures: PictureSource) -> None:
-        self.training_set, self.pictures = training_set, pictures
+    def __init__(self, training_set: TrainingSet, images: ImageSource) -> None:
+        self.training_set, self.images = training_set, images
         self.take: Callable[[tuple[int, ...]], Batch] = self.make
         """What is called for a pack's records; another one may have begun before."""
 
@@ -156,5 +156,5 @@ class PackCollator:
 
     def make(self, indices: tuple[int, ...]) -> Batch:
         """The batch of some records."""
-        batch = make_batch([self.training_set.record(index) for index in indices], self.pictures)
+        batch = make_batch([self.training_set.record(index) for index in indices], self.images)
         return {**batch, "records": indices}

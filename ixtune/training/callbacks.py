@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ixtune.errors import IxtuneError
 from ixtune.planning.plan import Plan
 from ixtune.scores import SCORES
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 from ixtune.training.inputs import Inputs
 from ixtune.training.memory_fallback import rehearse
 from ixtune.training.monitoring import answers, metrics, samples, scoring
@@ -113,8 +113,8 @@ class Journal(TrainerCallback):
 class Validation(TrainerCallback):
     """Measures validation loss and scores every so many steps and at the end; keeps the best, stops when told to."""
 
-    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, pictures: PictureSource, view: View) -> None:
-        self.trainer, self.inputs, self.pictures, self.view = trainer, inputs, pictures, view
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+        self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
         training = trainer.recipe.training
         self.every = training.evaluate_every or training.save_every
         assert inputs.validation is not None
@@ -146,12 +146,12 @@ class Validation(TrainerCallback):
         assert records is not None
         dtype = DTYPES[training.compute_dtype]
         with self.view.busy("measuring the validation loss"):
-            loss = mean_loss(trainer.model, records, self.pictures, training.pack_tokens, dtype)
+            loss = mean_loss(trainer.model, records, self.images, training.pack_tokens, dtype)
         if not math.isfinite(loss):
             raise IxtuneError(
                 f"the validation loss is {loss} at step {trainer.state.global_step}",
                 where=str(trainer.recipe.data.validation),
-                mend="lower training.learning_rate and resume from a checkpoint, or look at the validation records",
+                hint="lower training.learning_rate and resume from a checkpoint, or look at the validation records",
             )
         if not training.scores:
             return {LOSS: loss}
@@ -161,7 +161,7 @@ class Validation(TrainerCallback):
                 records,
                 self.asked,
                 training.scores,
-                self.pictures,
+                self.images,
                 self.inputs.tokenizer,
                 training.pack_tokens,
                 dtype,
@@ -172,8 +172,8 @@ class Validation(TrainerCallback):
 class Samples(TrainerCallback):
     """Lets the first process answer some validation records, into samples.jsonl and shown in short."""
 
-    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, pictures: PictureSource, view: View) -> None:
-        self.trainer, self.inputs, self.pictures, self.view = trainer, inputs, pictures, view
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+        self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
         self.lines = JsonLines(trainer.run_folder / samples.FILE)
         assert inputs.validation is not None
         training = trainer.recipe.training
@@ -192,7 +192,7 @@ class Samples(TrainerCallback):
             return
         dtype = DTYPES[trainer.recipe.training.compute_dtype]
         with trainer.meter.idle(), self.view.busy("answering validation records"):
-            made = samples.take(trainer.model, validation, self.indices, self.pictures, self.inputs.tokenizer, dtype)
+            made = samples.take(trainer.model, validation, self.indices, self.images, self.inputs.tokenizer, dtype)
         for sample in made:
             self.lines.append({"step": state.global_step, **sample})
             self.view.say(samples.in_short(sample))

@@ -66,12 +66,12 @@ def open_inputs(recipe: Recipe) -> Inputs:
     return Inputs(folder, tokenizer, train, validation, pack(train.lengths, recipe.training.pack_tokens), hashes)
 
 
-def pictures_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How the pictures of the sets were laid out and opened, which is how the adapter wants to see others.
+def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the images of the sets were laid out and opened, which is how the adapter wants to see others.
 
     Args:
         manifests: of the sets, which agree in all but hd_num. Where it differs, between sets or between the sources of
-            one, the largest counts, so that no picture gets fewer crops than one like it had in training.
+            one, the largest counts, so that no image gets fewer crops than one like it had in training.
     """
     options = [manifest.options_of(described) for described in manifests]
     largest = [
@@ -91,6 +91,6 @@ def _require_supervised(records: TrainingSet) -> None:
     if nothing:
         raise IxtuneError(
             f"{len(nothing):,} records have no supervised token: nothing can be learned from them",
-            mend="prepare the data again",
+            hint="prepare the data again",
             notes=[records.identity(index) for index in nothing[:_NAMED_RECORDS]],
         )

@@ -64,7 +64,7 @@ def rehearse(model: torch.nn.Module, batch: Batch, step: Step, reserve_bytes: in
     if failed:
         raise IxtuneError(
             f"the largest pack of the run, {_size(batch)}, does not fit into memory; it was tried before any step",
-            mend=_CURE,
+            hint=_CURE,
         )
     return peak
 
@@ -118,7 +118,7 @@ def step_in_parts(
         raise IxtuneError(
             f"a single record, {_size(batch)}, does not fit into memory",
             where=named(batch),
-            mend=_CURE,
+            hint=_CURE,
         )
     told(f"memory ran out on a pack of {_size(batch)}: it is cut in two, so this run cannot be repeated bit by bit")
     # Switched off they could leave a part's loss without any gradient, which is an error.
@@ -132,7 +132,7 @@ def step_in_parts(
 
 
 def split(batch: Batch) -> list[Batch]:
-    """Cut a pack between two records, about in its middle; pictures go where their records go.
+    """Cut a pack between two records, about in its middle; images go where their records go.
 
     Returns:
         Two parts; one, where the other asks for no token, and would add nothing; none, where there is one record only.
@@ -163,12 +163,12 @@ def _part(batch: Batch, bounds: Sequence[int], first: int, last: int) -> Batch:
         shown = (batch["image_rows"] >= start) & (batch["image_rows"] < stop)
         if shown.any():
             part["image_rows"] = batch["image_rows"][shown] - start
-            part |= _pictures(batch, int((batch["image_rows"] < start).sum()), int(shown.sum()))
+            part |= _images(batch, int((batch["image_rows"] < start).sum()), int(shown.sum()))
     return part
 
 
-def _pictures(batch: Batch, before: int, tokens: int) -> Batch:
-    """The pictures behind `tokens` image positions, `before` of which come first in the pack."""
+def _images(batch: Batch, before: int, tokens: int) -> Batch:
+    """The images behind `tokens` image positions, `before` of which come first in the pack."""
     if "image_vectors" in batch:
         return {"image_vectors": batch["image_vectors"][before : before + tokens]}
     ends = np.cumsum([0, *(tokens_of(*grid) for grid in batch["grids"])]).tolist()

@@ -22,7 +22,7 @@ def enable(model: PeftModel, alpha: float) -> None:
     """Add noise to the text positions of every pack in training mode, and nothing in evaluation mode.
 
     It is uniform in ±alpha / sqrt(L * D) with L the text positions of the segment, so that its norm over a record is
-    that of the paper with and without pictures, and in every pack. It comes from torch's generator, whose state a
+    that of the paper with and without images, and in every pack. It comes from torch's generator, whose state a
     checkpoint keeps.
     """
     decoder = cast(IXC2ForCausalLM, model.get_base_model()).model

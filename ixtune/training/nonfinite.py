@@ -58,7 +58,7 @@ def require_finite(
         f"training diverged: {f'the loss is {bad[0]}' if bad else f'the gradient norm is {norm_value}'} "
         f"in step {trainer.state.global_step + 1}, which was not taken",
         where=str(run_folder),
-        mend="look at the records named above, or lower training.learning_rate; the checkpoints so far are kept",
+        hint="look at the records named above, or lower training.learning_rate; the checkpoints so far are kept",
         notes=_named(collator.training_set, records, offenders),
     )
 

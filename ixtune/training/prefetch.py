@@ -1,4 +1,4 @@
-"""Batches made before they are asked for: while a GPU computes, threads decode the next packs' pictures."""
+"""Batches made before they are asked for: while a GPU computes, threads decode the next packs' images."""
 
 from __future__ import annotations
 

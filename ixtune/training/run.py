@@ -22,10 +22,10 @@ from ixtune.planning.record_shapes import RecordShapes
 from ixtune.recipe.recipe import Recipe
 from ixtune.scores import SCORES
 from ixtune.training import run_plan
-from ixtune.training.assembly import Network, assemble, build, pictures_of
+from ixtune.training.assembly import Network, assemble, build, images_of
 from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal, Samples, Validation
 from ixtune.training.dry_run import dry_run
-from ixtune.training.inputs import Inputs, open_inputs, pictures_as_trained
+from ixtune.training.inputs import Inputs, images_as_trained, open_inputs
 from ixtune.training.monitoring import answers, metrics, scoring, trackers
 from ixtune.training.monitoring.validation import LOSS
 from ixtune.training.monitoring.view import View, view_on
@@ -157,10 +157,10 @@ def _add_callbacks(trainer: AdapterTrainer, inputs: Inputs, network: Network, pl
     if parallel.is_first():
         trainer.add_callback(Journal(trainer, view))
     if inputs.validation is not None:
-        pictures = pictures_of(trainer.recipe, inputs.validation.files, network)
-        trainer.add_callback(Validation(trainer, inputs, pictures, view))
+        images = images_of(trainer.recipe, inputs.validation.files, network)
+        trainer.add_callback(Validation(trainer, inputs, images, view))
         if trainer.recipe.training.sample_every:
-            trainer.add_callback(Samples(trainer, inputs, pictures, view))
+            trainer.add_callback(Samples(trainer, inputs, images, view))
     stop = GracefulStop(view, trainer.progress)
     trainer.add_callback(stop)
     return stop
@@ -191,7 +191,7 @@ def _record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) 
         "quantize": recipe.adapter.quantize,
         "template_version": TEMPLATE_VERSION,
         "tokenizer_sha256": inputs.tokenizer.sha256,
-        **pictures_as_trained(inputs.train.manifests),
+        **images_as_trained(inputs.train.manifests),
         "data": {
             "records": len(inputs.train),
             "manifest_sha256": inputs.hashes["train_manifest_sha256"],

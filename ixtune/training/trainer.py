@@ -104,7 +104,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
 
 
 class AdapterTrainer(SFTTrainer):
-    """SFTTrainer whose loss runs through the whole model, pictures included (TRAPS.md 7)."""
+    """SFTTrainer whose loss runs through the whole model, images included (TRAPS.md 7)."""
 
     model: PeftModel  # transformers allows for none
 
@@ -167,10 +167,10 @@ class AdapterTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss on supervised rows; TRL's fused head would bypass the pictures."""
+        """The model's own loss on supervised rows; TRL's fused head would bypass the images."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
-        if torch.is_grad_enabled() and not loss.requires_grad:  # only the projector learns, and here is no picture
+        if torch.is_grad_enabled() and not loss.requires_grad:  # only the projector learns, and here is no image
             loss = loss + 0 * next(parameter for _, parameter in attach.trainable(self.model)).sum()
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # what follows takes the mean over the processes
@@ -208,9 +208,9 @@ class AdapterTrainer(SFTTrainer):
         return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers, self._announced(packs))
 
     def _announced(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
-        """On a GPU the pictures of the next packs are decoded meanwhile; on a CPU the step needs its cores itself."""
+        """On a GPU the images of the next packs are decoded meanwhile; on a CPU the step needs its cores itself."""
         collator = self.data_collator
-        if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.pictures.model:
+        if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.images.model:
             return lambda order: None
         return self.read_ahead(packs)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import KINDS, PER_TARGET, picture_batch, section, stir, text_batch
+from adapters import KINDS, PER_TARGET, image_batch, section, stir, text_batch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
@@ -84,8 +84,8 @@ def test_rank_alpha_and_dropout_are_those_of_the_target(small: Path) -> None:
 def test_a_fresh_adapter_changes_nothing(small: Path, kind: str, quantize: bool) -> None:
     model, _ = load_base(small, quantize=quantize, dtype=torch.float32)
     with torch.no_grad():
-        before = model(**picture_batch()).logits
-        after = attach.attach(model, section(kind)).eval()(**picture_batch()).logits
+        before = model(**image_batch()).logits
+        after = attach.attach(model, section(kind)).eval()(**image_batch()).logits
     assert torch.equal(before, after)
 
 
@@ -95,11 +95,11 @@ def _gradients(model: PeftModel, batch: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_trained_tensor_gets_a_gradient_from_a_picture(small: Path, kind: str) -> None:
+def test_every_trained_tensor_gets_a_gradient_from_a_image(small: Path, kind: str) -> None:
     """In bf16 and without autocast, which would hide a layer fed with the wrong type."""
     model = _wrapped(small, kind)
     stir(model)
-    assert [name for name, norm in _gradients(model.train(), picture_batch()).items() if norm == 0] == []
+    assert [name for name, norm in _gradients(model.train(), image_batch()).items() if norm == 0] == []
 
 
 def test_with_checkpointing_the_gradient_reaches_lora_below_inputs_that_ask_for_none(small: Path) -> None:
@@ -116,13 +116,13 @@ def test_with_checkpointing_the_gradient_reaches_lora_below_inputs_that_ask_for_
 def test_the_gradient_of_the_separators_is_that_of_the_copy_the_layout_reads(small: Path) -> None:
     model = _wrapped(small, "separators through a frozen projector")
     with torch.no_grad():
-        before = model(**picture_batch()).logits
+        before = model(**image_batch()).logits
         for name, parameter in attach.trainable(model):
             if "separators" in name:
                 parameter += 1
-        after = model(**picture_batch()).logits
+        after = model(**image_batch()).logits
         with model.disable_adapter():
-            off = model(**picture_batch()).logits
+            off = model(**image_batch()).logits
     assert not torch.equal(before, after)
     assert torch.equal(before, off)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import KINDS, picture_batch, section, stir
+from adapters import KINDS, image_batch, section, stir
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -71,10 +71,10 @@ def test_every_kind_answers_the_same_when_loaded_by_us_or_by_plain_peft(
     stir(model)
     bundle.save(model, tmp_path / "adapter", INFO)
     with torch.no_grad():
-        trained = model(**picture_batch()).logits
-        assert not torch.allclose(trained, base()(**picture_batch()).logits, atol=1e-2)
-        assert torch.equal(bundle.load(base(), tmp_path / "adapter", "aa" * 32)(**picture_batch()).logits, trained)
-        peft = PeftModel.from_pretrained(base(), str(tmp_path / "adapter")).eval()(**picture_batch()).logits
+        trained = model(**image_batch()).logits
+        assert not torch.allclose(trained, base()(**image_batch()).logits, atol=1e-2)
+        assert torch.equal(bundle.load(base(), tmp_path / "adapter", "aa" * 32)(**image_batch()).logits, trained)
+        peft = PeftModel.from_pretrained(base(), str(tmp_path / "adapter")).eval()(**image_batch()).logits
     torch.testing.assert_close(peft, trained, rtol=0, atol=2e-4 if "dora" in kind else 0)  # norms summed otherwise
 
 

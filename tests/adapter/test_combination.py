@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import picture_batch, section, stir
+from adapters import image_batch, section, stir
 from safetensors.torch import save_file
 
 from ixtune.adapter import attach, bundle
@@ -110,7 +110,7 @@ def test_contradictions_are_told_before_anything_is_read(
         merge(adapters[:2], tmp_path / "absent", tmp_path / "merged", **options)  # type: ignore[arg-type]
 
 
-def test_the_merged_folder_says_how_pictures_were_laid_out_in_training(
+def test_the_merged_folder_says_how_images_were_laid_out_in_training(
     small: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     merge(adapters[0], small, tmp_path / "merged")
@@ -118,7 +118,7 @@ def test_the_merged_folder_says_how_pictures_were_laid_out_in_training(
     assert (info["kind"], info["hd_num"], info["onto"], len(info["adapters"])) == ("merged", 9, "bf16", 1)
     assert info["merged_identity"] == base_identity(open_checkpoint(tmp_path / "merged"))
     model = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0]
-    assert torch.isfinite(model(**picture_batch()).logits).all()
+    assert torch.isfinite(model(**image_batch()).logits).all()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import picture_batch, section, stir, text_batch
+from adapters import image_batch, section, stir, text_batch
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch.autograd.graph import saved_tensors_hooks
@@ -28,7 +28,7 @@ def _wrapped(small: Path, dtype: torch.dtype = torch.float32, own: bool = True, 
 
 def _learned(model: PeftModel) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients."""
-    batch = picture_batch()
+    batch = image_batch()
     loss = model.train()(**batch, labels=batch["input_ids"], use_cache=False).loss
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in attach.trainable(model)}

@@ -1,4 +1,4 @@
-"""The plain way from a picture to crops: the whole of it as one normalised float32 tensor, then cut."""
+"""The plain way from an image to crops: the whole of it as one normalised float32 tensor, then cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
 
 
 def float_crops(path: Path, layout: PatchLayout) -> np.ndarray:
-    """float32 [crops, 3, 336, 336] of a landscape picture."""
+    """float32 [crops, 3, 336, 336] of a landscape image."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     image = image.resize((layout.resized_width, layout.resized_height), Image.Resampling.BILINEAR)

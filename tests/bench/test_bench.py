@@ -12,7 +12,7 @@ from float_pixels import float_crops
 from PIL import Image
 
 from ixtune.data.images.header import read_header
-from ixtune.data.images.pixels import NONE, open_picture, place_and_cut
+from ixtune.data.images.pixels import NONE, open_image, place_and_cut
 from ixtune.layout import plan
 from ixtune.model.loss import supervised_loss
 
@@ -58,13 +58,13 @@ from ixtune.data.images.pixels import open_picture, place_and_cut
 from ixtune.layout import plan
 path = Path({path!r})
 small = path.with_name("small.jpeg")
-float_crops(small, plan(40, 20, 1)), place_and_cut(open_picture(small), plan(40, 20, 1))
+float_crops(small, plan(40, 20, 1)), place_and_cut(open_image(small), plan(40, 20, 1))
 layout = plan(3840, 1600, 55)
 # measured
 """
 
 
-def test_pixels_of_a_picture_of_55_crops(tmp_path: Path) -> None:
+def test_pixels_of_a_image_of_55_crops(tmp_path: Path) -> None:
     from ixtune.model.vision import normalise
 
     coarse = np.random.default_rng(0).integers(0, 256, (200, 480, 3), dtype=np.uint8)
@@ -72,10 +72,10 @@ def test_pixels_of_a_picture_of_55_crops(tmp_path: Path) -> None:
     Image.fromarray(coarse).resize((3840, 1600), Image.Resampling.BICUBIC).save(path, quality=90)
     Image.new("RGB", (40, 20)).save(tmp_path / "small.jpeg")  # loads whatever is loaded at first use
     layout = plan(3840, 1600, 55)
-    crops, floats = place_and_cut(open_picture(path), layout), float_crops(path, layout)
+    crops, floats = place_and_cut(open_image(path), layout), float_crops(path, layout)
     assert torch.allclose(normalise(torch.from_numpy(crops)), torch.from_numpy(floats), atol=1e-6)
     ours, plain = measuring.interleaved(
-        lambda: place_and_cut(open_picture(path), layout), lambda: float_crops(path, layout)
+        lambda: place_and_cut(open_image(path), layout), lambda: float_crops(path, layout)
     )
     script = PIXELS.format(bench=str(Path(__file__).parent), path=str(path))
     figures = {

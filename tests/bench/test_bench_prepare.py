@@ -46,7 +46,7 @@ def write(folder: Path, records: int, sides: tuple[int, int]) -> Path:
     return folder / "data.jsonl"
 
 
-def test_prepare_of_json_lines_with_small_pictures(tmp_path: Path, base: Path) -> None:
+def test_prepare_of_json_lines_with_small_images(tmp_path: Path, base: Path) -> None:
     from datasets import Dataset, disable_caching, disable_progress_bars
 
     disable_progress_bars()

@@ -215,7 +215,7 @@ def test_code_in_a_torch_file_is_refused_and_does_not_run(tmp_path: Path, form: 
         open_checkpoint(tmp_path)
     assert not trace.exists()
     assert "posix.system" in str(caught.value) or form == "pickle of today"
-    assert "weights_only" not in str(caught.value) + caught.value.mend
+    assert "weights_only" not in str(caught.value) + caught.value.hint
 
 
 def refusal(folder: Path) -> str:

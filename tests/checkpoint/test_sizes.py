@@ -118,7 +118,7 @@ def test_operations_of_a_text_are_those_that_torch_counts():
     assert counter.get_total_flops() == by_products - spared
 
 
-def test_operations_of_pictures_are_those_that_torch_counts():
+def test_operations_of_images_are_those_that_torch_counts():
     model = small_model()
     sizes = model.config.sizes
     views = torch.zeros(2, 3, 336, 336)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import write_picture
+from records import write_image
 from small_tokenizer import train
 
 
@@ -17,5 +17,5 @@ def tokenizer_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
-    """A folder with one picture, a.png."""
-    return write_picture(tmp_path / "data" / "a.png").parent
+    """A folder with one image, a.png."""
+    return write_image(tmp_path / "data" / "a.png").parent

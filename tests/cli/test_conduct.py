@@ -54,8 +54,8 @@ def test_quiet_leaves_errors_and_what_was_asked_for(data: Path, tmp_path: Path):
     )
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("error: ")
-    picture = next(data.parent.glob("*.png"))
-    assert ixtune("--quiet", "layout", picture).stdout == ixtune("layout", picture).stdout != ""
+    image = next(data.parent.glob("*.png"))
+    assert ixtune("--quiet", "layout", image).stdout == ixtune("layout", image).stdout != ""
 
 
 def test_quiet_shows_no_progress_on_a_terminal(data: Path, tmp_path: Path):

@@ -28,7 +28,7 @@ def test_the_demo_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) 
     assert report["records"] == 12
     assert [one["name"] for one in report["models"]] == ["base", "adapter", "merged"]
     page = (tmp_path / "demo" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "adapter, pictures swapped" in page
+    assert "adapter, images swapped" in page
     grids = json.loads((tmp_path / "demo" / "prepared" / "train" / "manifest.json").read_text(encoding="utf-8"))[
         "grids"
     ]

@@ -105,7 +105,7 @@ def test_a_full_disk_and_little_memory_are_noted(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=2**30))
     monkeypatch.setattr(doctor.cards, "available_bytes", lambda: 2**30)
     assert (doctor._disk().state, doctor._memory().state) == ("note", "note")
-    assert "set HF_HOME to a larger disk" in doctor._released_base().mend
+    assert "set HF_HOME to a larger disk" in doctor._released_base().hint
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def _said_by(report: dict, name: str) -> list[str]:
     return [answer["answers"][name] for answer in report["answers"]]
 
 
-NAMES = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
+NAMES = ["base", "adapter", "adapter, images swapped", "majority answer"]
 
 
 def test_base_adapter_and_both_controls_stand_side_by_side(trained: Path) -> None:
@@ -69,14 +69,14 @@ def test_base_adapter_and_both_controls_stand_side_by_side(trained: Path) -> Non
     assert "adapter is better than base: exact match" in said or "No difference between adapter and base" in said
 
 
-def test_every_answer_has_its_scores_its_references_and_its_pictures(trained: Path) -> None:
+def test_every_answer_has_its_scores_its_references_and_its_images(trained: Path) -> None:
     report = _report(trained)
     for answer in report["answers"]:
         assert list(answer["answers"]) == NAMES
         assert answer["references"] == [str(100 + 7 * int(answer["id"][1:]))]
-        picture = answer["pictures"][0]
-        assert Path(picture["path"]).is_file()
-        assert (picture["width"], picture["height"], picture["rows"], picture["columns"]) == (330, 300, 1, 1)
+        image = answer["pictures"][0]
+        assert Path(image["path"]).is_file()
+        assert (image["width"], image["height"], image["rows"], image["columns"]) == (330, 300, 1, 1)
         for name, text in answer["answers"].items():
             assert answer["scores"][name]["exact_match"] == float(text == answer["references"][0])
     for name in NAMES:
@@ -86,7 +86,7 @@ def test_every_answer_has_its_scores_its_references_and_its_pictures(trained: Pa
 
 def test_each_is_compared_with_the_base_and_with_its_controls_on_every_score(trained: Path) -> None:
     report = _report(trained)
-    pairs = [("adapter", than) for than in ("base", "adapter, pictures swapped", "majority answer")]
+    pairs = [("adapter", than) for than in ("base", "adapter, images swapped", "majority answer")]
     found = [(one["name"], one["than"], one["score"]) for one in report["comparisons"]]
     assert found == [(*pair, score) for pair in pairs for score in ("exact_match", "cer")]
     for one in report["comparisons"]:
@@ -128,7 +128,7 @@ def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: 
     done = call("evaluate", trained / "prepared", *options, "--score", "token_f1", "--out", out)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text(encoding="utf-8"))
-    controls = ["first, pictures swapped", "again, pictures swapped", "majority answer"]
+    controls = ["first, images swapped", "again, images swapped", "majority answer"]
     assert [one["name"] for one in report["results"]] == ["base", "first", "again", "merged", *controls]
     assert _said_by(report, "first") == _said_by(report, "again") == _said_by(_report(trained), "adapter")
     assert _said_by(report, "base") == _said_by(_report(trained), "base")
@@ -209,18 +209,18 @@ def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> Non
     done = ixtune("chat", "--adapter", trained / "run", typed="\n".join(lines))
     assert (done.returncode, done.stderr) == (0, "")
     assert "hd_num 1" in done.stdout.splitlines()[0]
-    assert "error: there is no such picture (nowhere.png)" in done.stdout
+    assert "error: there is no such image (nowhere.png)" in done.stdout
     assert f"base     {expected['base']}" in done.stdout
     assert f"adapter  {expected['adapter']}\n" in done.stdout
     assert done.stdout.endswith(f"adapter  {expected['adapter']}\n")
 
 
 def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> None:
-    picture = trained / "raw" / "1.png"
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    image = trained / "raw" / "1.png"
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     cases: list[tuple[int, str, tuple[str | Path, ...]]] = [
-        (2, "no model is named", ("predict", "Which?", "--image", picture)),
-        (1, "there is no adapter", ("predict", "Which?", "--image", picture, "--adapter", tmp_path)),
+        (2, "no model is named", ("predict", "Which?", "--image", image)),
+        (1, "there is no adapter", ("predict", "Which?", "--image", image, "--adapter", tmp_path)),
         (1, "text.png", ("predict", "Which?", "--image", tmp_path / "text.png", "--base", "nano")),
         (1, "none.png", ("predict", "Which?", "--image", tmp_path / "none.png", "--base", "nano")),
         (2, "give nf4 or none", ("predict", "Which?", "--base", "nano", "--quantize", "int8")),
@@ -256,7 +256,7 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         # in this process, which has imported everything once
         done = call(*(str(other) if argument == "OTHER" else argument for argument in arguments))
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-        assert "mend:" in done.stderr
+        assert "hint:" in done.stderr
         assert "Traceback" not in done.stderr
 
 
@@ -279,7 +279,7 @@ def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: 
         (["predict", "--from", nowhere, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "there is no such file"),
         (["predict", "--from", there, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "not a prepared set"),
         (["predict", "--from", asked, "--base", "nano", "--out", asked], 1, "exists already"),
-        (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such picture"),
+        (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such image"),
         (["chat", "--adapter", nowhere], 1, "there is no adapter"),
         (["chat", "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
     ]

@@ -11,7 +11,7 @@ import pytest
 from in_process import call
 from main_job import ixtune
 from PIL import Image
-from records import write_picture
+from records import write_image
 
 
 def _png(colour: str) -> str:
@@ -22,10 +22,10 @@ def _png(colour: str) -> str:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of four questions, one of which names a picture that is not there, and its evaluation."""
+    """A file of four questions, one of which names an image that is not there, and its evaluation."""
     folder = tmp_path_factory.mktemp("questions")
     for name in "ab":
-        write_picture(folder / "pictures" / f"{name}.png", 80, 60)
+        write_image(folder / "pictures" / f"{name}.png", 80, 60)
     lines = [
         {"id": "one", "question": "Which?", "image": "a.png", "answers": ["7", "seven"], "kind": "number"},
         {"id": "two", "question": "Which?", "image": "b.png", "answers": ["x"], "kind": "letter"},
@@ -54,7 +54,7 @@ def test_a_file_of_questions_is_asked_in_the_words_given_and_what_cannot_be_aske
     assert found["answers"][2]["pictures"] == []
     assert found["scores"] == ["exact_match", "anls"]
     assert found["results"][0]["loss"] > 0
-    assert [one["name"] for one in found["results"]] == ["base", "base, pictures swapped", "majority answer"]
+    assert [one["name"] for one in found["results"]] == ["base", "base, images swapped", "majority answer"]
     (reject,) = (asked / "found.json.rejects.jsonl").read_text(encoding="utf-8").splitlines()
     assert (json.loads(reject)["id"], json.loads(reject)["reason"]) == ("gone", "picture_missing")
 
@@ -85,9 +85,9 @@ def test_multiple_choice_is_asked_in_every_order_and_counts_if_all_are_right(tmp
     assert "Please select the correct answer" in found["answers"][0]["question"]
     base = found["results"][0]["scores"]
     assert base["circular_accuracy"]["value"] <= base["choice_accuracy"]["value"]
-    pictures = {answer["pictures"][0]["path"] for answer in found["answers"]}
-    assert {Path(path).parents[1] for path in pictures} == {tmp_path / "found.json.pictures"}
-    assert len(pictures) == 2
+    images = {answer["pictures"][0]["path"] for answer in found["answers"]}
+    assert {Path(path).parents[1] for path in images} == {tmp_path / "found.json.pictures"}
+    assert len(images) == 2
 
 
 def test_what_is_wrong_with_the_command_is_told_before_any_weight_is_loaded(asked: Path, tmp_path: Path):

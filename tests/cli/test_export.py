@@ -110,7 +110,7 @@ def test_code_of_the_base_is_carried_and_never_run(tmp_path: Path) -> None:
     code, told, error = call("export", adapter, "--profile", "lmdeploy-0.13", "--out", tmp_path / "out")
     assert code == 0, error
     assert "ixc_utils.py, modeling_internlm_xcomposer2.py; carried as bytes, never run here" in told
-    assert "warning   lmdeploy 0.13 shows every picture at hd_num 25, as trained" in told
+    assert "warning   lmdeploy 0.13 shows every image at hd_num 25, as trained" in told
 
 
 def test_an_adapter_of_the_7b_is_exported_and_its_merge_planned_against_the_942_tensors(

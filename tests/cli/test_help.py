@@ -95,7 +95,7 @@ def test_a_recipe_with_mistakes_lists_them_and_exits_2(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == f"error: 3 mistakes in the recipe ({recipe})"
     assert f"{recipe}:3: unknown key adapter.rnak; did you mean adapter.rank?" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("mend:  ")
+    assert done.stderr.splitlines()[-1].startswith("hint:  ")
     assert "Traceback" not in done.stderr
 
 
@@ -112,7 +112,7 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_an_error_for_people_is_two_lines_and_its_exit_code(
     kind: type[IxtuneError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    failing_with(monkeypatch, kind("it is [bold]broken[/]", where="a:1", mend="glue it", notes=["here"]))
+    failing_with(monkeypatch, kind("it is [bold]broken[/]", where="a:1", hint="glue it", notes=["here"]))
     assert cli.main(["recipes", "ls"]) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
@@ -149,7 +149,7 @@ def test_any_other_error_is_one_line_and_how_to_mend_it(
     assert cli.main(["recipes", "ls"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == told
-    assert second.startswith("mend:  ")
+    assert second.startswith("hint:  ")
 
 
 @pytest.mark.parametrize("variables", [{}, {"IXTUNE_DEBUG": "1"}])
@@ -158,7 +158,7 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    failing_with(monkeypatch, UsageError("it is broken", mend="glue it"))
+    failing_with(monkeypatch, UsageError("it is broken", hint="glue it"))
     assert cli.main([*([] if variables else ["--debug"]), "recipes", "ls"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from in_process import call
 from main_job import command, ixtune, write_records
-from records import write_picture
+from records import write_image
 from terminal import on_terminal
 
 from ixtune import init_project
@@ -105,13 +105,13 @@ def test_wrong_flags_are_refused_and_nothing_is_written(here: Path, options: lis
     assert not (here / "mine").exists()
 
 
-def test_questions_about_few_pictures_get_no_part_for_validation_and_are_told_why(here: Path):
-    write_picture(here / "one.png", 80, 60)
+def test_questions_about_few_images_get_no_part_for_validation_and_are_told_why(here: Path):
+    write_image(here / "one.png", 80, 60)
     rows = [f"one.png,How many are in row {row}?,{row}" for row in range(30)]
     (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
     done = call("init", "--data", "q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert "note     one picture has 30 of the 30 records, too many for a part kept for validation" in done.stdout
+    assert "note     one image has 30 of the 30 records, too many for a part kept for validation" in done.stdout
     prepare, _, dry_run, *_ = commands(done.stdout)
     assert "--val-fraction" not in prepare
     for line in (prepare, dry_run):
@@ -166,18 +166,18 @@ def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(he
     assert prepared.returncode == 0, prepared.stderr
 
 
-def test_pictures_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(here: Path):
+def test_images_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(here: Path):
     write_records(here / "all" / "deep" / "photos", 2)
     (here / "all" / "q.csv").write_text("image,question,answer\n0.png,Which number?,100\n1.png,Which number?,107\n")
     done = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert f"pictures {here / 'all' / 'deep' / 'photos'}" in done.stdout
+    assert f"images {here / 'all' / 'deep' / 'photos'}" in done.stdout
     prepared = call(*commands(done.stdout)[0][1:])
     assert prepared.returncode == 0, prepared.stderr
     (here / "all" / "q.csv").write_text("image,question,answer\n7.png,Which number?,100\n")
     lost = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts", "--out", "other")
     assert lost.returncode == 2
-    assert 'no picture is found: "7.png"' in lost.stderr
+    assert 'no image is found: "7.png"' in lost.stderr
     assert "--image-root" in lost.stderr
 
 
@@ -210,7 +210,7 @@ def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(h
     assert again.returncode == 0, again.stderr
 
 
-def test_a_gpu_on_which_only_smaller_pictures_would_fit_is_told_which(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_on_which_only_smaller_images_would_fit_is_told_which(here: Path, monkeypatch: pytest.MonkeyPatch):
     write_records(here / "photos", 2)
     change = SimpleNamespace(hd_num=9, overrides={"adapter.rank": 8})
     monkeypatch.setattr(init_project, "advise", lambda plan, records: (change,))
@@ -220,7 +220,7 @@ def test_a_gpu_on_which_only_smaller_pictures_would_fit_is_told_which(here: Path
     assert not (here / "mine").exists()
 
 
-def test_a_folder_with_one_table_and_its_pictures_is_that_table(here: Path):
+def test_a_folder_with_one_table_and_its_images_is_that_table(here: Path):
     write_records(here / "photos", 2)
     (here / "photos" / "data.json").unlink()
     (here / "photos" / "questions.csv").write_text("image,question,answer\n0.png,Which?,100\n1.png,Which?,107\n")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from records import write_picture
+from records import write_image
 
 from ixtune.layout import plan
 
@@ -20,8 +20,8 @@ def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_table_shows_sizes_padding_grid_and_tokens(tmp_path: Path):
-    landscape = write_picture(tmp_path / "land.png", 64, 43)
-    portrait = write_picture(tmp_path / "port.png", 30, 81)
+    landscape = write_image(tmp_path / "land.png", 64, 43)
+    portrait = write_image(tmp_path / "port.png", 30, 81)
     done = ixtune("layout", landscape, portrait, "--hd-num", "25")
     assert (done.returncode, done.stderr) == (0, "")
     first, second = (line for line in done.stdout.splitlines() if ".png" in line)
@@ -36,51 +36,51 @@ def test_a_table_shows_sizes_padding_grid_and_tokens(tmp_path: Path):
     assert f"  {turned.pad_left} left, {turned.pad_right} right  " in second
 
 
-def test_without_upscale_a_small_picture_is_padded_on_all_four_sides(tmp_path: Path):
-    picture = write_picture(tmp_path / "a.png", 61, 40)
-    done = ixtune("layout", picture, "--no-upscale")
+def test_without_upscale_a_small_image_is_padded_on_all_four_sides(tmp_path: Path):
+    image = write_image(tmp_path / "a.png", 61, 40)
+    done = ixtune("layout", image, "--no-upscale")
     assert done.returncode == 0
     cells = re.split(r"  +", done.stdout.splitlines()[-1])
     assert cells[1:6] == ["61x40", "no", "336x336", "137 left, 138 right, 148 top, 148 bottom", "1 x 1"]
-    (told,) = json.loads(ixtune("layout", picture, "--no-upscale", "--json").stdout)
+    (told,) = json.loads(ixtune("layout", image, "--no-upscale", "--json").stdout)
     assert (told["upscale"], told["pad_right"], told["tokens"]) == (False, 138, 313)
 
 
 def test_json_is_a_list_with_the_whole_layout(tmp_path: Path):
-    picture = write_picture(tmp_path / "a.png", 60, 40)
-    (told,) = json.loads(ixtune("layout", picture, "--json").stdout)
-    assert told == {"path": str(picture), "notes": []} | plan(60, 40, 25).as_dict()
+    image = write_image(tmp_path / "a.png", 60, 40)
+    (told,) = json.loads(ixtune("layout", image, "--json").stdout)
+    assert told == {"path": str(image), "notes": []} | plan(60, 40, 25).as_dict()
     assert sum(told["token_parts"].values()) == told["tokens"]
 
 
 def test_what_the_reference_ignores_is_noted_and_can_be_corrected(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = tmp_path / "lies.jpg"
-    Image.new("RGB", (60, 40)).save(picture, exif=exif)
-    done = ixtune("layout", picture)
+    image = tmp_path / "lies.jpg"
+    Image.new("RGB", (60, 40)).save(image, exif=exif)
+    done = ixtune("layout", image)
     assert "60x40" in done.stdout
-    assert f"note: {picture}: the EXIF orientation is ignored" in done.stdout
-    done = ixtune("layout", picture, "--correct", "alpha,exif")
+    assert f"note: {image}: the EXIF orientation is ignored" in done.stdout
+    done = ixtune("layout", image, "--correct", "alpha,exif")
     assert "40x60" in done.stdout
-    assert f"note: {picture}: the picture is turned" in done.stdout
-    (told,) = json.loads(ixtune("layout", picture, "--correct", "exif", "--json").stdout)
+    assert f"note: {image}: the image is turned" in done.stdout
+    (told,) = json.loads(ixtune("layout", image, "--correct", "exif", "--json").stdout)
     assert (told["notes"], told["width"]) == (["exif_applied"], 40)
-    done = ixtune("layout", picture, "--correct", "exfi")
+    done = ixtune("layout", image, "--correct", "exfi")
     assert done.returncode == 2
     assert "'exfi'" in done.stderr
 
 
-def test_bad_pictures_are_one_clear_line_each_and_the_others_are_shown(tmp_path: Path):
-    good = write_picture(tmp_path / "good.png", 60, 40)
-    thin = write_picture(tmp_path / "thin.png", 1, 3000)
+def test_bad_images_are_one_clear_line_each_and_the_others_are_shown(tmp_path: Path):
+    good = write_image(tmp_path / "good.png", 60, 40)
+    thin = write_image(tmp_path / "thin.png", 1, 3000)
     (tmp_path / "text.png").write_text("hello")
     done = ixtune("layout", tmp_path / "none.png", thin, good, tmp_path / "text.png", "--hd-num", "1")
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if ".png" in line] == [str(good)]
     missing, too_thin, text = done.stderr.splitlines()
-    assert missing.startswith(f"error: there is no such picture ({tmp_path / 'none.png'}); check")
-    assert text.startswith(f"error: not a picture in a known format ({tmp_path / 'text.png'}); save")
+    assert missing.startswith(f"error: there is no such image ({tmp_path / 'none.png'}); check")
+    assert text.startswith(f"error: not an image in a known format ({tmp_path / 'text.png'}); save")
     assert "too thin" in too_thin
     assert str(thin) in too_thin
     done = ixtune("layout", thin, good, "--hd-num", "1", "--json")

@@ -16,7 +16,7 @@ RECEIPTS = Path(__file__).resolve().parents[2] / "recipes" / "receipts.yaml"
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(recipe, prepared set) of a few pictures on the embedded base."""
+    """(recipe, prepared set) of a few images on the embedded base."""
     folder = tmp_path_factory.mktemp("plan")
     data = write_records(folder / "raw", 4)
     made = ixtune("prepare", data, "--out", folder / "prepared", "--hd-num", "1", "--base", "nano")

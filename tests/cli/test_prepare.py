@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
 from ixtune.data.prepared.store import load
 
@@ -52,7 +52,7 @@ def test_bad_data_above_the_threshold_exits_with_3_and_says_where_to_look(run, t
     assert re.search(r"picture_missing +1 ", done.stdout)
     assert "2 of 3 records were rejected" in done.stderr
     assert str(tmp_path / "out" / "rejects.jsonl") in done.stderr
-    assert "mend:" in done.stderr
+    assert "hint:" in done.stderr
     assert "Traceback" not in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert [(row["id"], row["reason"]) for row in rows] == [("2", "picture_missing"), ("1", "duplicate_id")]
@@ -132,7 +132,7 @@ def test_ctrl_c_leaves_nothing_behind(image_root: Path, tokenizer_base: Path, tm
 
 def test_a_folder_of_photos_and_a_csv_of_questions_is_enough(image_root: Path, tokenizer_base: Path, tmp_path: Path):
     table = tmp_path / "questions.csv"
-    table.write_text('image,question,answer\na.png,How many?,4\n,No picture?,Right\na.png,Which?,"one, two"\n')
+    table.write_text('image,question,answer\na.png,How many?,4\n,No image?,Right\na.png,Which?,"one, two"\n')
     common = ("--base", tokenizer_base, "--hd-num", 4)
     done = ixtune("prepare", table, "--image-root", image_root, "--out", tmp_path / "out", *common)
     assert (done.returncode, done.stderr) == (0, "")
@@ -186,7 +186,7 @@ def test_the_official_mixture_file_is_read(image_root: Path, tokenizer_base: Pat
 
 
 def test_every_option_reaches_the_set(run, image_root: Path, tmp_path: Path):
-    write_picture(image_root / "b.png", 400, 300)
+    write_image(image_root / "b.png", 400, 300)
     entries = [shown(n, f"{'ab'[n % 2]}.png") for n in range(20)]
     done = run(
         entries, "--no-upscale", "--correct", "exif,alpha", "--verify", "--embed-images", "--val-fraction", "0.5",
@@ -215,4 +215,4 @@ def test_a_hub_name_without_network_is_one_clear_line(tokenizer_base: Path, tmp_
     assert done.returncode == 1
     assert "someone/receipts" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "mend:" in done.stderr
+    assert "hint:" in done.stderr

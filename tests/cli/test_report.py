@@ -39,14 +39,14 @@ def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
     told, found = (
         json.loads((tmp_path / "run" / f"{name}.json").read_text(encoding="utf-8")) for name in ("report", "evaluation")
     )
-    names = ["base", "adapter", "adapter, pictures swapped", "majority answer"]
+    names = ["base", "adapter", "adapter, images swapped", "majority answer"]
     assert [result["name"] for result in found["results"]] == names
     assert [result["name"] for result in told["evaluations"][0]["results"]] == names
     assert told["missing"] == []
 
 
 def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path):
-    data = prepare(tmp_path, 1)  # a single picture: there is none to swap it with
+    data = prepare(tmp_path, 1)  # a single image: there is none to swap it with
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ PROJECTOR_ONLY = ("adapter.targets=[]", "training.compute_dtype=bf16", "training
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four records with a picture each, two to a pack."""
+    """Four records with an image each, two to a pack."""
     folder = tmp_path_factory.mktemp("pictures")
     source = Source(path=str(write_records(folder / "raw", 4)))
     prepare([source], folder / "prepared", base=resolve("nano"), options=Options(hd_num=1))
@@ -137,7 +137,7 @@ def test_dora_with_noise_and_dropout_goes_on_bit_by_bit_where_it_was_stopped(opt
     assert (straight / "adapter_model.safetensors").read_bytes() == weights
 
 
-def test_a_pack_without_pictures_moves_nothing_where_only_the_projector_learns(tmp_path: Path) -> None:
+def test_a_pack_without_images_moves_nothing_where_only_the_projector_learns(tmp_path: Path) -> None:
     recipe = text_recipe(tmp_path, prepare_texts(tmp_path / "texts"), "adapter.targets=[]")
     outcome, _ = run(recipe)
     assert outcome.steps == 6

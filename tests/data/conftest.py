@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import write_picture
+from records import write_image
 from small_tokenizer import train
 
 from ixtune.data.text.tokenizer import Tokenizer
@@ -26,5 +26,5 @@ def tokenizer(tokenizer_base: Path) -> Tokenizer:
 def root(tmp_path: Path) -> Path:
     """An image root with a landscape, a portrait and a square."""
     for name, width, height in (("a.png", 60, 40), ("portrait.png", 30, 70), ("deep/square.png", 20, 20)):
-        write_picture(tmp_path / "data" / name, width, height)
+        write_image(tmp_path / "data" / name, width, height)
     return tmp_path / "data"

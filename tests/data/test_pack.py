@@ -59,7 +59,7 @@ def test_a_record_longer_than_a_pack_is_named():
     with pytest.raises(IxtuneError) as caught:
         pack([5, 90, 3, 70], 64)
     assert "record 1 has 90 tokens" in str(caught.value)
-    assert "training.pack_tokens to 90" in caught.value.mend
+    assert "training.pack_tokens to 90" in caught.value.hint
     assert caught.value.notes == ("record 1: 90 tokens", "record 3: 70 tokens")
 
 

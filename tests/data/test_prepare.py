@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
 from ixtune.data import worker
 from ixtune.data.prepare import PrepareReport, TooManyRejects, prepare
@@ -80,13 +80,13 @@ def test_a_good_source_becomes_samples_with_their_layouts(run, root: Path, tmp_p
     assert prepared.dataset["id"][:] == ["land", "port", "square", "text"]
     for index, (width, height) in enumerate([(60, 40), (30, 70), (20, 20)]):
         layout = plan(width, height, 4)
-        (picture,) = prepared.dataset[index]["pictures"]
-        assert (picture["rows"], picture["cols"], picture["tokens"]) == (
+        (image,) = prepared.dataset[index]["pictures"]
+        assert (image["rows"], image["cols"], image["tokens"]) == (
             layout.rows,
             layout.cols,
             layout.tokens,
         )
-        assert prepared.picture_path(index, 0).is_file()
+        assert prepared.image_path(index, 0).is_file()
     assert prepared.dataset[3]["pictures"] == []
     lengths = prepared.dataset["length"][:]
     manifest = prepared.manifest
@@ -119,7 +119,7 @@ def test_the_manifest_says_what_the_set_was_made_from(run, root: Path, tmp_path:
 
 
 def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, tmp_path: Path):
-    write_picture(tmp_path / "outside.png")
+    write_image(tmp_path / "outside.png")
     (root / "link.png").symlink_to(tmp_path / "outside.png")
     (root / "loop.png").symlink_to(root / "loop.png")
     (root / "empty.png").touch()
@@ -129,7 +129,7 @@ def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, t
     frames = [Image.new("L", (30, 20), grey) for grey in (0, 255)]
     frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
     (root / "text.png").write_text("hello")
-    write_picture(root / "thin.png", 1, 3000)
+    write_image(root / "thin.png", 1, 3000)
     bad = {
         "picture_missing": shown("b0", "none.png"),
         "picture_is_folder": shown("b1", "deep"),
@@ -174,7 +174,7 @@ def test_paths_that_stay_inside_are_taken_in_any_spelling(run, root: Path, tmp_p
 
 def test_the_image_root_can_be_another_folder(run, root: Path, tmp_path: Path):
     run([shown(1, "square.png")], image_root=root / "deep")
-    assert store.load(tmp_path / "out").picture_path(0, 0) == root / "deep" / "square.png"
+    assert store.load(tmp_path / "out").image_path(0, 0) == root / "deep" / "square.png"
 
 
 def test_a_record_too_long_by_one_token_is_rejected_and_none_is_cut(run, tmp_path: Path):
@@ -238,7 +238,7 @@ def test_an_existing_folder_is_never_written_into(run, tmp_path: Path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError) as caught:
         run([shown(1)])
-    assert "--out" in caught.value.mend
+    assert "--out" in caught.value.hint
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -294,7 +294,7 @@ def test_wrong_options_are_wrong_usage(run, options: dict[str, Any]):
 )
 def test_one_worker_and_three_give_the_same_bytes(run, root: Path, tmp_path: Path, options: dict[str, Any]):
     for number in range(20):
-        write_picture(root / f"{number}.png", 40 + number, 40)
+        write_image(root / f"{number}.png", 40 + number, 40)
     entries = [shown(n, f"{n % 25}.png") for n in range(600)] + [shown(n) for n in range(3)]
     run(entries, "one", **options)
     run(entries, "three", workers=3, **options)
@@ -310,7 +310,7 @@ def test_progress_ends_at_all_records_and_all_bytes(run, root: Path):
     assert told[-1][2] == os.path.getsize(root / "source.json")
 
 
-def test_a_picture_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path: Path):
+def test_a_image_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path: Path):
     entries = [shown("one"), entry("two", "<ImageHere><ImageHere>Same?", "No.", image=["a.png", "portrait.png"])]
     run(entries, "free", hd_num=16)
     limit = store.load(tmp_path / "free").dataset[1]["length"] - 1
@@ -322,8 +322,8 @@ def test_a_picture_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path:
     before, after = free.dataset[1]["pictures"], lowered.dataset[1]["pictures"]
     changed = [index for index in (0, 1) if before[index] != after[index]]
     assert changed == [max((0, 1), key=lambda index: before[index]["tokens"])]
-    for picture in after:
-        assert store.layout_of(picture) == plan(picture["width"], picture["height"], picture["hd_num"])
+    for image in after:
+        assert store.layout_of(image) == plan(image["width"], image["height"], image["hd_num"])
     assert lowered.manifest["statistics"]["lowered"] == 1
 
 
@@ -334,12 +334,12 @@ def test_what_does_not_fit_at_the_lowest_hd_num_is_rejected(run, tmp_path: Path)
     assert "at their least" in reject["found"]
 
 
-def test_small_pictures_are_not_enlarged_if_asked(run, tmp_path: Path):
+def test_small_images_are_not_enlarged_if_asked(run, tmp_path: Path):
     run([shown("one")], upscale=False)
     prepared = store.load(tmp_path / "out")
-    (picture,) = prepared.dataset[0]["pictures"]
-    assert store.layout_of(picture) == plan(60, 40, 4, upscale=False)
-    assert (picture["resized_width"], picture["resized_height"]) == (60, 40)
+    (image,) = prepared.dataset[0]["pictures"]
+    assert store.layout_of(image) == plan(60, 40, 4, upscale=False)
+    assert (image["resized_width"], image["resized_height"]) == (60, 40)
     assert prepared.manifest["options"]["upscale"] is False
 
 
@@ -363,7 +363,7 @@ def test_sources_may_repeat_ids_and_stand_in_the_order_given(root: Path, tmp_pat
     assert [one.accepted for one in report.sources] == [2, 2]
 
 
-def test_equal_ids_are_refused_but_for_llava_whose_ids_are_those_of_pictures(run, root: Path, tmp_path: Path):
+def test_equal_ids_are_refused_but_for_llava_whose_ids_are_those_of_images(run, root: Path, tmp_path: Path):
     entries = [
         {
             "id": "000123",
@@ -399,15 +399,15 @@ def test_a_weight_that_draws_nothing_is_refused(run):
         run([shown(n) for n in range(3)], weight=0.1)
 
 
-def test_a_split_makes_two_sets_that_share_no_picture(run, root: Path, tmp_path: Path):
+def test_a_split_makes_two_sets_that_share_no_image(run, root: Path, tmp_path: Path):
     for number in range(10):
-        write_picture(root / f"{number}.png", 40 + number, 40)
+        write_image(root / f"{number}.png", 40 + number, 40)
     report = run([shown(n, f"{n % 10}.png") for n in range(40)] + [shown("bad", "none.png")], val_fraction=0.2)
     assert {name: one.rows for name, one in report.sets.items()} == {"train": 32, "validation": 8}
     sets = [store.load(tmp_path / "out" / name) for name in ("train", "validation")]
-    shown_pictures = [{row["pictures"][0]["path"] for row in one.dataset} for one in sets]
-    assert not shown_pictures[0] & shown_pictures[1]
-    assert len(shown_pictures[1]) == 2
+    shown_images = [{row["pictures"][0]["path"] for row in one.dataset} for one in sets]
+    assert not shown_images[0] & shown_images[1]
+    assert len(shown_images[1]) == 2
     assert {one.manifest["split"] for one in sets} == {"train", "validation"}
     both = datasets.load_from_disk(str(tmp_path / "out"))
     assert {name: len(one) for name, one in both.items()} == {"train": 32, "validation": 8}
@@ -416,7 +416,7 @@ def test_a_split_makes_two_sets_that_share_no_picture(run, root: Path, tmp_path:
         store.load(tmp_path / "out")
 
 
-def test_a_set_with_its_pictures_inside_needs_no_other_file(run, root: Path, tmp_path: Path):
+def test_a_set_with_its_images_inside_needs_no_other_file(run, root: Path, tmp_path: Path):
     entries = [shown("a"), shown("same"), shown("deep", "deep/square.png"), shown("a"), shown("long", "portrait.png")]
     entries[4]["conversations"][0]["value"] += "x" * 5000
     run(entries, embed_images=True, max_tokens=3000)
@@ -424,20 +424,20 @@ def test_a_set_with_its_pictures_inside_needs_no_other_file(run, root: Path, tmp
         path.unlink()
     (tmp_path / "out").rename(tmp_path / "moved")
     prepared = store.load(tmp_path / "moved")
-    files = [prepared.picture_path(index, 0) for index in range(3)]
+    files = [prepared.image_path(index, 0) for index in range(3)]
     assert files[0] == files[1] != files[2]
     assert all(file.is_relative_to(tmp_path / "moved" / "images") for file in files)
     assert [size_of(file) for file in files] == [(60, 40), (60, 40), (20, 20)]
     assert len(list((tmp_path / "moved" / "images").rglob("*.*"))) == 2  # the rejected record's is not there
 
 
-def test_a_split_puts_each_picture_beside_its_rows(run, root: Path, tmp_path: Path):
+def test_a_split_puts_each_image_beside_its_rows(run, root: Path, tmp_path: Path):
     for number in range(10):
-        write_picture(root / f"{number}.png", 40 + number, 40)
+        write_image(root / f"{number}.png", 40 + number, 40)
     run([shown(n, f"{n}.png") for n in range(10)], val_fraction=0.3, embed_images=True)
     for name, count in (("train", 7), ("validation", 3)):
         prepared = store.load(tmp_path / "out" / name)
-        assert all(prepared.picture_path(index, 0).is_file() for index in range(count))
+        assert all(prepared.image_path(index, 0).is_file() for index in range(count))
         assert len(list((tmp_path / "out" / name / "images").rglob("*.png"))) == count
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "dataset_dict.json", "manifest.json", "rejects.jsonl", "train", "validation"
@@ -445,15 +445,15 @@ def test_a_split_puts_each_picture_beside_its_rows(run, root: Path, tmp_path: Pa
 
 
 def test_verify_finds_what_headers_hide(run, root: Path, tmp_path: Path):
-    picture = bytearray((root / "a.png").read_bytes())
-    at = picture.index(b"IDAT") + 10
-    picture[at : at + 8] = b"\0" * 8  # the end of the file is as it should be
-    (root / "lying.png").write_bytes(picture)
+    image = bytearray((root / "a.png").read_bytes())
+    at = image.index(b"IDAT") + 10
+    image[at : at + 8] = b"\0" * 8  # the end of the file is as it should be
+    (root / "lying.png").write_bytes(image)
     assert run([shown(1), shown(2, "lying.png")], "quick").rejected == 0
     assert run([shown(1), shown(2, "lying.png")], "slow", verify=True).rejected_by_reason == {"picture_broken": 1}
 
 
-def test_what_was_done_to_pictures_is_counted(run, root: Path, tmp_path: Path):
+def test_what_was_done_to_images_is_counted(run, root: Path, tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(root / "turned.jpg", exif=exif)

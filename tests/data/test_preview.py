@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
-from ixtune.data.images.pixels import Corrections, open_picture, place
+from ixtune.data.images.pixels import Corrections, open_image, place
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import MANIFEST, Options
@@ -41,13 +41,13 @@ SHEET_LEFT = 20
 
 
 def placed(layout: PatchLayout) -> np.ndarray:
-    """A picture of noise placed by `layout`; its levels stay clear of white, and of the colours drawn over it."""
+    """An image of noise placed by `layout`; its levels stay clear of white, and of the colours drawn over it."""
     pixels = NOISE.integers(0, 100, (layout.height, layout.width, 3), dtype=np.uint8)
     return place(Image.fromarray(pixels), layout)
 
 
 def padding(layout: PatchLayout) -> np.ndarray:
-    """Which pixels of the placed picture are padding: bool [final_height, final_width]."""
+    """Which pixels of the placed image are padding: bool [final_height, final_width]."""
     inside = np.zeros((layout.final_height, layout.final_width), dtype=bool)
     rows = slice(layout.pad_top, layout.pad_top + layout.resized_height)
     inside[rows, layout.pad_left : layout.pad_left + layout.resized_width] = True
@@ -91,10 +91,10 @@ def test_the_global_view_is_that_of_the_model(rows: int, cols: int):
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
-    picture = NOISE.integers(0, 256, (rows * CROP, cols * CROP, 3), dtype=np.uint8)
-    planes = from_numpy(picture).permute(2, 0, 1)[None].float()
+    image = NOISE.integers(0, 256, (rows * CROP, cols * CROP, 3), dtype=np.uint8)
+    planes = from_numpy(image).permute(2, 0, 1)[None].float()
     theirs = interpolate(planes, size=(CROP, CROP), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
-    ours = global_view(picture)
+    ours = global_view(image)
     assert ours.shape == (CROP, CROP, 3)
     assert np.abs(ours - theirs.clamp(0, 255).numpy()).max() <= 0.51  # rounding alone
 
@@ -109,21 +109,21 @@ def test_the_global_view_is_that_of_the_model(rows: int, cols: int):
     ],
     ids=["landscape", "portrait", "own size", "no padding"],
 )
-def test_at_full_size_only_grid_numbers_and_hatching_differ_from_the_placed_picture(layout: PatchLayout):
-    picture = placed(layout)
-    drawn = np.array(draw_grid(picture, layout, 10_000, 10_000))
-    assert drawn.shape == picture.shape
+def test_at_full_size_only_grid_numbers_and_hatching_differ_from_the_placed_image(layout: PatchLayout):
+    image = placed(layout)
+    drawn = np.array(draw_grid(image, layout, 10_000, 10_000))
+    assert drawn.shape == image.shape
     for x in range(0, layout.final_width, CROP):
         assert (drawn[:, x] == GRID_COLOUR).mean() > 0.9  # the lines across cross it
     for y in range(0, layout.final_height, CROP):
         assert (drawn[y] == GRID_COLOUR).mean() > 0.9
-    free = np.ones(picture.shape[:2], dtype=bool)
+    free = np.ones(image.shape[:2], dtype=bool)
     for y in range(0, layout.final_height + 1, CROP):
         free[max(0, y - 1) : y + 2] = False
         free[y : y + 40, np.arange(layout.final_width) % CROP < 60] = False  # the numbers
     for x in range(0, layout.final_width + 1, CROP):
         free[:, max(0, x - 1) : x + 2] = False
-    changed = (drawn != picture).any(axis=2)
+    changed = (drawn != image).any(axis=2)
     assert not (changed & free & ~padding(layout)).any()
     hatched = (drawn == HATCH_COLOUR).all(axis=2)
     assert not (hatched & ~padding(layout)).any()
@@ -135,7 +135,7 @@ def test_at_full_size_only_grid_numbers_and_hatching_differ_from_the_placed_pict
         assert not hatched.any()
 
 
-@settings(deadline=None, max_examples=50)  # a picture of 55 crops is 18 MB
+@settings(deadline=None, max_examples=50)  # an image of 55 crops is 18 MB
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 55), st.booleans())
 def test_every_drawing_fits_and_is_never_enlarged(width: int, height: int, hd_num: int, upscale: bool):
     try:
@@ -162,7 +162,7 @@ def test_a_strip_is_folded_so_that_its_crops_can_be_seen():
         assert min(drawn.size) > 500
 
 
-def test_a_sheet_is_at_most_1400_wide_whatever_the_picture_and_its_names_are():
+def test_a_sheet_is_at_most_1400_wide_whatever_the_image_and_its_names_are():
     for layout in (plan(4000, 100, 55), plan(336, 336, 1), plan(3840, 1600, 55), plan(90, 4000, 40)):
         blank = np.full((layout.final_height, layout.final_width, 3), 255, dtype=np.uint8)
         sheet = draw_sheet(blank, layout, ["\u4e2d\0\n" + "id " * 500, "p/" * 900, steps_of(layout)], [("text", 5)])
@@ -183,8 +183,8 @@ def test_the_bill_adds_up():
 # the choice
 
 
-def test_pictures_are_spread_over_the_set_and_the_extremes_are_among_them(make, root: Path):
-    write_picture(root / "thin.png", 300, 20)
+def test_images_are_spread_over_the_set_and_the_extremes_are_among_them(make, root: Path):
+    write_image(root / "thin.png", 300, 20)
     entries = [shown(number, "portrait.png" if number == 17 else "a.png") for number in range(40)]
     entries[33] = shown(33, "thin.png")
     entries[21] = entry(21, "<ImageHere><ImageHere>Which?", "One.", image=["a.png", "a.png"])
@@ -196,16 +196,16 @@ def test_pictures_are_spread_over_the_set_and_the_extremes_are_among_them(make, 
     assert (thin.title, thin.row, thin.value) == ("most extreme aspect", 33, "15 to 1")
     assert choice.drawn[21] == (0, 1)
     assert {0, 33} < set(choice.drawn)
-    assert choice.pictures <= 4 + 2 + 1
+    assert choice.images <= 4 + 2 + 1
     assert max(choice.drawn) > 25
     assert choice.listed == tuple(range(40))
     assert choice == choose(dataset, 4)
-    assert choose(dataset, 1000).pictures == 41
+    assert choose(dataset, 1000).images == 41
 
 
-def test_a_set_without_pictures_has_a_page_too(make):
+def test_a_set_without_images_has_a_page_too(make):
     report = preview(make([entry(1, "hi", "yo"), entry(2, "how much?", "42.50")]))
-    assert (report.records, report.pictures) == (2, 0)
+    assert (report.records, report.images) == (2, 0)
     page = Page(report.out / "index.html")
     assert "how much?" in page.words
     assert not [tag for tag, _ in page.tags if tag == "img"]
@@ -214,7 +214,7 @@ def test_a_set_without_pictures_has_a_page_too(make):
 # the files
 
 
-def test_each_picture_becomes_a_sheet_with_what_the_model_gets(make, root: Path, tmp_path: Path):
+def test_each_image_becomes_a_sheet_with_what_the_model_gets(make, root: Path, tmp_path: Path):
     turned = Image.open(root / "a.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -222,7 +222,7 @@ def test_each_picture_becomes_a_sheet_with_what_the_model_gets(make, root: Path,
     folder = make([shown("a b/c", "turned.png"), entry("text", "hi", "yo")], corrections=("exif",))
     report = preview(folder)
     assert report.out == tmp_path / "set-preview"
-    assert (report.records, report.pictures, report.problems) == (2, 1, [])
+    assert (report.records, report.images, report.problems) == (2, 1, [])
     assert sorted(path.relative_to(report.out).as_posix() for path in report.out.rglob("*.*")) == [
         "index.html",
         "pictures/record-1-picture-1.png",
@@ -230,12 +230,12 @@ def test_each_picture_becomes_a_sheet_with_what_the_model_gets(make, root: Path,
     sheet = np.array(Image.open(report.out / "pictures" / "record-1-picture-1.png"))
     layout = store.layout_of(store.load(folder).dataset[0]["pictures"][0])
     assert (layout.width, layout.height) == (40, 60)
-    picture = place(open_picture(root / "turned.png", Corrections(exif=True)), layout)
-    grid = np.array(draw_grid(picture, layout, 1000, 1200))
+    image = place(open_image(root / "turned.png", Corrections(exif=True)), layout)
+    grid = np.array(draw_grid(image, layout, 1000, 1200))
     rows, cols = slice(SHEET_TOP, SHEET_TOP + grid.shape[0]), slice(SHEET_LEFT, SHEET_LEFT + grid.shape[1])
     assert (sheet[rows, cols] == grid).all()
     left = SHEET_LEFT + grid.shape[1] + 24
-    assert (sheet[SHEET_TOP : SHEET_TOP + CROP, left : left + CROP] == global_view(picture)).all()
+    assert (sheet[SHEET_TOP : SHEET_TOP + CROP, left : left + CROP] == global_view(image)).all()
 
 
 def test_the_same_set_gives_the_same_bytes(make, tmp_path: Path):
@@ -254,23 +254,23 @@ def test_an_existing_folder_is_refused_and_kept(make, tmp_path: Path):
     assert not list((tmp_path / "set-preview").iterdir())
 
 
-def test_a_picture_that_has_gone_or_changed_is_told_and_the_others_are_drawn(make, root: Path):
+def test_a_image_that_has_gone_or_changed_is_told_and_the_others_are_drawn(make, root: Path):
     folder = make([shown(1), shown(2, "portrait.png"), shown(3, "deep/square.png")])
     (root / "a.png").unlink()
-    write_picture(root / "portrait.png", 31, 70)
+    write_image(root / "portrait.png", 31, 70)
     report = preview(folder)
-    assert report.pictures == 1
+    assert report.images == 1
     gone, changed = report.problems
-    assert "record 1: there is no such picture" in gone
+    assert "record 1: there is no such image" in gone
     assert "now 31 x 70 pixels; the set was prepared with 30 x 70" in changed
     words = Page(report.out / "index.html").words
     assert words.count("cannot be drawn") == 2
 
 
-def test_if_all_pictures_have_gone_nothing_is_written(make, root: Path, tmp_path: Path):
+def test_if_all_images_have_gone_nothing_is_written(make, root: Path, tmp_path: Path):
     folder = make([shown(1), shown(2)])
     shutil.rmtree(root)
-    with pytest.raises(IxtuneError, match="not one of the pictures can be drawn") as caught:
+    with pytest.raises(IxtuneError, match="not one of the images can be drawn") as caught:
         preview(folder)
     assert len(caught.value.notes) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
@@ -278,10 +278,10 @@ def test_if_all_pictures_have_gone_nothing_is_written(make, root: Path, tmp_path
 
 def test_both_sides_of_a_split_are_on_one_page(make, root: Path):
     for number in range(4):
-        write_picture(root / f"{number}.png", 50 + number, 40)
+        write_image(root / f"{number}.png", 50 + number, 40)
     folder = make([*(shown(n, f"{n}.png") for n in range(4)), shown("bad", "none.png")], val_fraction=0.25)
     report = preview(folder)
-    assert (report.records, report.pictures) == (4, 4)
+    assert (report.records, report.images) == (4, 4)
     names = {path.name for path in (report.out / "pictures").iterdir()}
     assert {"train-record-1-picture-1.png", "validation-record-1-picture-1.png"} < names
     page = Page(report.out / "index.html")

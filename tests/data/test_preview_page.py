@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import browser as browsers
 import pytest
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared.manifest import Options
@@ -26,15 +26,15 @@ HOSTILE_PATH = "</script><img src=x onerror=alert(1)>.png"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, tokenizer_base: Path) -> Path:
-    """The page of a set with pictures, texts, rejects and hostile data; the folder's name is hostile too."""
+    """The page of a set with images, texts, rejects and hostile data; the folder's name is hostile too."""
     root = tmp_path_factory.mktemp("root")
     for name, width, height in (("a.png", 60, 40), ("tall.png", 30, 70), (HOSTILE_PATH, 50, 50)):
-        write_picture(root / name, width, height)
+        write_image(root / name, width, height)
     entries: list[Any] = [shown(f"record-{number}", "a.png") for number in (1, 2, 10)]
     entries += [
         entry("tall", "<ImageHere>Read the receipt.", "Bread 2.50", image=["tall.png"]),
         entry("two", "<ImageHere><ImageHere>Which is wider?", "The first.", image=["a.png", "tall.png"]),
-        entry("text", "No picture at all.", "Indeed."),
+        entry("text", "No image at all.", "Indeed."),
         entry(HOSTILE, f"<ImageHere>{HOSTILE}", HOSTILE, image=[HOSTILE_PATH]),
         shown("gone", "none.png"),
         shown(f"gone {HOSTILE}", f"none{HOSTILE_PATH}"),
@@ -152,11 +152,11 @@ def test_filters_hide_rows_and_can_be_cleared(shown_page: Chrome):
     assert count(shown_page) == "1 of 7 shown"
     shown_page.find_element("css selector", "[data-listing=records] [data-clear]").click()
     assert len(visible(shown_page)) == 7
-    choose(shown_page, "is:pictures", "2")
+    choose(shown_page, "is:images", "2")
     assert visible(shown_page) == ["two"]
-    choose(shown_page, "is:pictures", "0")
+    choose(shown_page, "is:images", "0")
     assert visible(shown_page) == ["text"]
-    choose(shown_page, "is:pictures", "")
+    choose(shown_page, "is:images", "")
     tokens = script(shown_page, "Number(document.querySelector('[data-tokens]').dataset.tokens)")
     field(shown_page, "min:tokens").send_keys(str(tokens + 1))
     assert visible(shown_page)
@@ -189,24 +189,24 @@ def test_rejects_have_the_same_filters_and_sorting(shown_page: Chrome):
     assert count(shown_page) == "7 of 7 shown"
 
 
-def test_a_picture_opens_with_its_bill_and_the_arrow_keys_step_on(shown_page: Chrome):
+def test_a_image_opens_with_its_bill_and_the_arrow_keys_step_on(shown_page: Chrome):
     from selenium.webdriver.common.keys import Keys
 
-    choose(shown_page, "is:pictures", "2")
+    choose(shown_page, "is:images", "2")
     links = shown_page.find_elements("css selector", "[data-listing=records] tr:not([hidden]) .shot a")
     assert len(links) == 2
     links[0].click()
     title = shown_page.find_element("id", "viewer-title")
-    assert title.text == "two, picture 1 of 2"
+    assert title.text == "two, image 1 of 2"
     stage = shown_page.find_element("css selector", ".stage")
-    assert "tokens of this picture" in stage.text
+    assert "tokens of this image" in stage.text
     assert "newlines of the global view" in stage.text
     assert "Which is wider?" in stage.text
     assert shown_page.current_url.endswith("index.html")
     stage.send_keys(Keys.ARROW_RIGHT)
-    assert title.text == "two, picture 2 of 2"
+    assert title.text == "two, image 2 of 2"
     stage.send_keys(Keys.ARROW_RIGHT)
-    assert title.text == "two, picture 1 of 2"
+    assert title.text == "two, image 1 of 2"
     stage.send_keys(Keys.ESCAPE)
     assert not shown_page.find_element("id", "viewer").is_displayed()
     assert browsers.problems(shown_page) == []

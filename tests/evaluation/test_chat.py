@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from records import write_picture
+from records import write_image
 
 from ixtune.data.record import Turn
 from ixtune.evaluation import predict
@@ -34,27 +34,27 @@ def chat(loaded: Loaded, said: list[str]) -> Chat:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    return write_picture(tmp_path / "my picture.png", 60, 40)
+def image(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "my image.png", 60, 40)
 
 
-def test_a_question_is_answered_as_predict_does_and_remembered(chat: Chat, said: list[str], picture: Path) -> None:
-    expected = predict.predict_one(chat.loaded, "Which number?", [picture], chat.view, chat.settings)
-    converse(chat, [f'/image "{picture}"', "Which number?"])
+def test_a_question_is_answered_as_predict_does_and_remembered(chat: Chat, said: list[str], image: Path) -> None:
+    expected = predict.predict_one(chat.loaded, "Which number?", [image], chat.view, chat.settings)
+    converse(chat, [f'/image "{image}"', "Which number?"])
     assert "60x40, 1x1 crops" in said[0]
     answer = "".join(said[1:]).removesuffix(" (cut off after 6 tokens)\n").strip()
     assert answer == expected.text
     assert chat.turns == [Turn("user", "<ImageHere>Which number?"), Turn("assistant", expected.text)]
-    assert len(chat.pictures) == 1
+    assert len(chat.images) == 1
     assert chat.shown == []
     converse(chat, ["And now?"])
     assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
     converse(chat, ["/reset"])
-    assert (chat.turns, chat.pictures, chat.shown) == ([], [], [])
+    assert (chat.turns, chat.images, chat.shown) == ([], [], [])
 
 
-def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str], picture: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str], image: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
     converse(chat, ["Hello"])
     turns = list(chat.turns)
     for line, words in (
@@ -72,26 +72,26 @@ def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str],
         assert chat.line(line)
         assert "error: " in said[0]
         assert words in said[0]
-        assert "mend:  " in said[0]
+        assert "hint:  " in said[0]
         assert (chat.turns, chat.shown) == (turns, [])
     assert not chat.line("/quit")
 
 
-def test_a_question_that_is_stopped_is_forgotten_and_its_picture_waits(
-    chat: Chat, said: list[str], picture: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_question_that_is_stopped_is_forgotten_and_its_image_waits(
+    chat: Chat, said: list[str], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    chat.line(f"/image '{picture}'")
+    chat.line(f"/image '{image}'")
     monkeypatch.setattr(Answerer, "__call__", press)
     assert chat.line("Which number?")
     assert "stopped" in said[-1]
     assert (chat.turns, len(chat.shown)) == ([], 1)
 
 
-def test_hd_holds_for_pictures_to_come(chat: Chat, said: list[str], picture: Path) -> None:
-    converse(chat, ["/hd 6", f"/image '{picture}'"])
+def test_hd_holds_for_images_to_come(chat: Chat, said: list[str], image: Path) -> None:
+    converse(chat, ["/hd 6", f"/image '{image}'"])
     assert "2x3 crops" in said[-1]
     assert chat.view == replace(chat.view, hd_num=6)
 

@@ -1,4 +1,4 @@
-"""The blind control: other pictures, same questions."""
+"""The blind control: other images, same questions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ixtune.evaluation.prompt import Prompt
 
 
 def _prompt(question: str, *paths: str) -> Prompt:
-    pictures: tuple[dict[str, Any], ...] = tuple({"root": 0, "path": path, "tokens": 313} for path in paths)
-    return Prompt((Turn("user", question),), pictures)
+    images: tuple[dict[str, Any], ...] = tuple({"root": 0, "path": path, "tokens": 313} for path in paths)
+    return Prompt((Turn("user", question),), images)
 
 
 def _questions(*prompts: Prompt) -> list[Question]:
     return [Question(str(i), prompt, ("x",)) for i, prompt in enumerate(prompts)]
 
 
-def test_every_question_gets_pictures_of_another_and_keeps_its_words() -> None:
+def test_every_question_gets_images_of_another_and_keeps_its_words() -> None:
     before = _questions(
         _prompt("a", "1"), _prompt("b", "1"), _prompt("c", "2"), _prompt("d", "3", "4"), _prompt("e", "5", "6")
     )
@@ -34,18 +34,18 @@ def test_every_question_gets_pictures_of_another_and_keeps_its_words() -> None:
     assert swapped(before) == after, "the same seed swaps in the same way"
 
 
-def test_a_question_alone_with_its_number_of_pictures_gets_those_of_several() -> None:
+def test_a_question_alone_with_its_number_of_images_gets_those_of_several() -> None:
     alone = swapped(_questions(_prompt("a", "1"), _prompt("b", "2"), _prompt("c", "1", "3", "4")))[2]
     assert alone.paths == ((0, "2"),) * 3
 
 
-def test_questions_without_pictures_stay_as_they_are() -> None:
+def test_questions_without_images_stay_as_they_are() -> None:
     before = _questions(_prompt("a"), _prompt("b", "1"), _prompt("c", "2"))
     assert swapped(before)[0] == before[0].prompt
 
 
-def test_a_set_with_one_picture_cannot_be_swapped_and_says_so() -> None:
-    with pytest.raises(IxtuneError, match="questions about different pictures"):
+def test_a_set_with_one_image_cannot_be_swapped_and_says_so() -> None:
+    with pytest.raises(IxtuneError, match="questions about different images"):
         swapped(_questions(_prompt("a", "1"), _prompt("b", "1")))
 
 
@@ -58,7 +58,7 @@ def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_
         Answers("base", ("no", "(A)")),
         Answers("one", ("2", "B. cat")),
         Answers("two", ("two", "A")),
-        Answers("one, pictures swapped", ("2", "A"), control=True),
+        Answers("one, images swapped", ("2", "A"), control=True),
         Answers("majority answer", ("2", "A"), control=True),
     ]
     found = judged(questions, answered, ("choice_accuracy", "exact_match"))
@@ -69,7 +69,7 @@ def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_
     assert [(one["name"], one["than"]) for one in found["comparisons"]][::2] == [
         ("one", "base"),
         ("two", "base"),
-        ("one", "one, pictures swapped"),
+        ("one", "one, images swapped"),
         ("one", "majority answer"),
         ("two", "majority answer"),
     ]

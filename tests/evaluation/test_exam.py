@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from main_job import ixtune
-from records import write_picture
+from records import write_image
 
 from ixtune.base import resolve
 from ixtune.data.benchmarks import read
@@ -21,7 +21,7 @@ TEN = ["red"] * 3 + ["blue"] * 7
 
 
 def questions(folder: Path, *lines: dict) -> Path:
-    write_picture(folder / "a.png", 80, 60)
+    write_image(folder / "a.png", 80, 60)
     path = folder / "q.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
@@ -39,7 +39,7 @@ def test_answers_given_several_times_stay_several_in_both_forms(tmp_path: Path, 
     assert done.returncode == 0, done.stderr
     of_set = exam_of(store.load(tmp_path / "set"))
     line = {"id": "q", "image": "a.png", "question": "Which colour?", "answers": TEN}
-    items = read("questions", questions(tmp_path, line), pictures=tmp_path / "kept")
+    items = read("questions", questions(tmp_path, line), images=tmp_path / "kept")
     of_file = exam_of_items(items, "{question}", View(1), tokenizer)
     for exam in (of_set, of_file):
         assert exam.questions[0].references == tuple(TEN)
@@ -57,27 +57,27 @@ def _as_list(value: object) -> list:
 def test_what_the_template_does_not_take_is_a_reject_with_its_line(tmp_path: Path, tokenizer: Tokenizer):
     good = {"id": "good", "question": "Hello?", "answers": ["hi"]}
     bad = {"id": "bad", "question": "What is </s>?", "answers": ["x"]}
-    items = read("questions", questions(tmp_path, good, bad), pictures=tmp_path / "kept")
+    items = read("questions", questions(tmp_path, good, bad), images=tmp_path / "kept")
     exam = exam_of_items(items, "{question}", View(1), tokenizer)
     assert [question.id for question in exam.questions] == ["good"]
     (reject,) = exam.rejects
     assert (reject.id, reject.reason.value, str(reject.place)) == ("bad", "special_token_in_text", "line 2")
     with pytest.raises(IxtuneError, match="no question can be asked") as raised:
-        exam_of_items(read("questions", questions(tmp_path, bad), pictures=tmp_path), "{question}", View(1), tokenizer)
+        exam_of_items(read("questions", questions(tmp_path, bad), images=tmp_path), "{question}", View(1), tokenizer)
     assert "line 1: turn 1" in raised.value.notes[0]
 
 
 def test_a_limit_counts_questions_and_not_the_orders_of_their_options(tmp_path: Path, tokenizer: Tokenizer):
     asked = {"answers": ["A"], "options": {"A": "red", "B": "blue"}}
     lines = [{"id": str(at), "question": f"Colour {at}?", **asked} for at in range(3)]
-    items = read("questions", questions(tmp_path, *lines), pictures=tmp_path / "kept", circular=True)
+    items = read("questions", questions(tmp_path, *lines), images=tmp_path / "kept", circular=True)
     exam = exam_of_items(items, "{question}", View(1), tokenizer, limit=2)
     assert [question.group for question in exam.questions] == ["0", "0", "1", "1"]
 
 
-def test_a_question_says_itself_where_its_picture_stands_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_question_says_itself_where_its_image_stands_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
     line = {"id": "q", "image": "a.png", "question": "See <ImageHere>: what is it?", "answers": ["x"]}
     exam = exam_of_items(
-        read("questions", questions(tmp_path, line), pictures=tmp_path), "{question}", View(1), tokenizer
+        read("questions", questions(tmp_path, line), images=tmp_path), "{question}", View(1), tokenizer
     )
     assert exam.questions[0].prompt.turns[0].text == "See <ImageHere>: what is it?"

@@ -1,4 +1,4 @@
-"""A picture of today is opened and laid out as the adapter's training saw its pictures."""
+"""An image of today is opened and laid out as the adapter's training saw its images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from records import write_picture
+from records import write_image
 
 from ixtune.adapter import attach, bundle
 from ixtune.base import resolve
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
-from ixtune.data.images.pixels import NONE, Corrections, crops, open_picture, place
-from ixtune.data.prepared.store import PictureFiles
+from ixtune.data.images.pixels import NONE, Corrections, crops, open_image, place
+from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.rejects import RecordError
 from ixtune.evaluation.predict import predict_one
@@ -24,12 +24,12 @@ from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.recipe import recipe as recipes
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 
 
 @pytest.fixture
 def lying(tmp_path: Path) -> Path:
-    """A small picture that its EXIF block says is to be turned."""
+    """A small image that its EXIF block says is to be turned."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.linear_gradient("L").resize((400, 300)).convert("RGB").save(tmp_path / "lying.png", exif=exif)
@@ -38,27 +38,27 @@ def lying(tmp_path: Path) -> Path:
 
 def test_the_reference_s_way_is_the_default(lying: Path) -> None:
     prompt = prompt_of("What?", [lying], View(4))
-    (stored,) = prompt.pictures
+    (stored,) = prompt.images
     assert prompt.turns[0].text == "<ImageHere>What?"
-    assert prompt.picture_tokens == (plan(400, 300, 4).tokens,)
-    made, grid = PictureSource(PictureFiles((Path(),))).crops({"pictures": [stored]}, 0)
+    assert prompt.image_tokens == (plan(400, 300, 4).tokens,)
+    made, grid = ImageSource(ImageFiles((Path(),))).crops({"pictures": [stored]}, 0)
     plain = plan(400, 300, 4)
     assert grid == (plain.rows, plain.cols)
-    assert torch.equal(made, torch.from_numpy(crops(place(open_picture(lying), plain))))
+    assert torch.equal(made, torch.from_numpy(crops(place(open_image(lying), plain))))
 
 
 def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
     corrections = Corrections(exif=True)
-    (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).pictures
-    made, grid = PictureSource(PictureFiles((Path(),), corrections)).crops({"pictures": [stored]}, 0)
+    (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).images
+    made, grid = ImageSource(ImageFiles((Path(),), corrections)).crops({"pictures": [stored]}, 0)
     assert grid == (2, 1)
-    upright = open_picture(lying, corrections)
+    upright = open_image(lying, corrections)
     assert torch.equal(made, torch.from_numpy(crops(place(upright, plan(300, 400, 4, upscale=False)))))
 
 
-def test_a_picture_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"too thin .*thin\.png"):
-        prompt_of("What?", [write_picture(tmp_path / "thin.png", 1, 3000)], View(1))
+        prompt_of("What?", [write_image(tmp_path / "thin.png", 1, 3000)], View(1))
     with pytest.raises(RecordError, match=r"none\.png"):
         prompt_of("What?", [tmp_path / "none.png"], View(1))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import write_picture
+from records import write_image
 
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
@@ -31,8 +31,8 @@ def loaded() -> Loaded:
 
 
 def write(folder: Path, lines: list[Any]) -> Path:
-    write_picture(folder / "a.png", 60, 40)
-    write_picture(folder / "b.png", 30, 90)
+    write_image(folder / "a.png", 60, 40)
+    write_image(folder / "b.png", 30, 90)
     path = folder / "questions.jsonl"
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return path
@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(loaded: Loaded, asked: Asked, 
 
 
 def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loaded, tmp_path: Path) -> None:
-    (tmp_path / "secret.png").write_bytes(write_picture(tmp_path / "x.png").read_bytes())
+    (tmp_path / "secret.png").write_bytes(write_image(tmp_path / "x.png").read_bytes())
     lines: list[Any] = [
         "{not json\n",
         ["a list"],

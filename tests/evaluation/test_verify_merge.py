@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import section, stir
-from records import write_picture
+from records import write_image
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hd_num": 1,
     }
     bundle.save(model, root / "adapter", record)
-    write_picture(root / "a.png", 60, 40)
+    write_image(root / "a.png", 60, 40)
     lines = [{"question": "How many?", "image": "a.png"}, {"question": "Which number?"}, {"question": "Say it."}]
     (root / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     merge(root / "adapter", base, root / "merged")

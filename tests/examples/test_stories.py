@@ -55,7 +55,7 @@ def check_end(done: subprocess.CompletedProcess[str], out: Path, score: str, que
     assert found["answers"][0]["question"] in page
 
 
-EVERYBODY = {"base", "adapter", "adapter, pictures swapped", "majority answer"}
+EVERYBODY = {"base", "adapter", "adapter, images swapped", "majority answer"}
 
 
 @BUSY
@@ -108,7 +108,7 @@ def drawn(name: str, code: str) -> str:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_draws_the_same_pictures_each_time(name: str, tmp_path: Path) -> None:
+def test_a_story_draws_the_same_images_each_time(name: str, tmp_path: Path) -> None:
     code = "import pathlib, sys\nfor to in sys.argv[1:]: draw.draw_set(pathlib.Path(to), 'test', 2)"
     folder = ROOT / "examples" / name
     subprocess.run(

@@ -128,7 +128,7 @@ def test_lmdeploy_warns_of_its_hd_num_and_looks_for_what_lmdeploy_goes_by(
     original: Path, adapter: Path, tmp_path: Path
 ) -> None:
     report = export(adapter, original, tmp_path / "out", "lmdeploy-0.13")
-    assert "lmdeploy 0.13 shows every picture at hd_num 25, but the adapter was trained at 9" in report.warnings
+    assert "lmdeploy 0.13 shows every image at hd_num 25, but the adapter was trained at 9" in report.warnings
     assert {"recognised by lmdeploy", "recognised as 4KHD"} <= {check.what for check in report.checks}
     base = tmp_path / "base"
     shutil.copytree(original, base)
@@ -177,7 +177,7 @@ def test_formats_without_a_consumer_are_refused_with_the_reason(name: str, adapt
 def test_an_unknown_profile_names_those_there_are(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export(adapter, tmp_path, tmp_path / "out", "onnx")
-    assert all(name in caught.value.mend for name in PROFILES)
+    assert all(name in caught.value.hint for name in PROFILES)
 
 
 @pytest.mark.parametrize("profile", ["peft-original", "original"])

@@ -51,7 +51,7 @@ def test_a_line_that_goes_dead_leaves_the_folder_and_says_how_to_go_on(
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(IxtuneError, match="not all of it, was uploaded: the line went dead") as caught:
         push(tmp_path, "me/mine")
-    assert caught.value.mend.endswith(f"`hf upload me/mine {tmp_path}`")
+    assert caught.value.hint.endswith(f"`hf upload me/mine {tmp_path}`")
     assert (tmp_path / "model.safetensors").read_bytes() == b"x"
 
 

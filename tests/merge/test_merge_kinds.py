@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import KINDS, picture_batch, section, stir
+from adapters import KINDS, image_batch, section, stir
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
@@ -25,7 +25,7 @@ def _trained(small: Path, folder: Path, kind: str) -> torch.Tensor:
     identity = base_identity(open_checkpoint(small))
     bundle.save(model, folder, {"base": "small", "base_identity": identity, "quantize": "none"})
     with torch.no_grad():
-        return model(**picture_batch()).logits
+        return model(**image_batch()).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,7 +34,7 @@ def test_the_merged_model_answers_as_base_and_adapter_do(small: Path, tmp_path: 
     report = merge(tmp_path / "adapter", small, tmp_path / "merged")
     assert report.changed == report.merged > 0
     with torch.no_grad():
-        merged = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0](**picture_batch()).logits
+        merged = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0](**image_batch()).logits
     torch.testing.assert_close(merged, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
@@ -46,8 +46,8 @@ def test_dora_on_nf4_is_merged_into_what_it_was_trained_on(small: Path, tmp_path
     bundle.save(model, tmp_path / "adapter", record)
     merge(tmp_path / "adapter", small, tmp_path / "merged", onto="nf4")
     with torch.no_grad():
-        expected = model(**picture_batch()).logits
-        found = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0](**picture_batch()).logits
+        expected = model(**image_batch()).logits
+        found = load_base(tmp_path / "merged", quantize=False, dtype=torch.float32)[0](**image_batch()).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 

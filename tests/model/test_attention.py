@@ -129,5 +129,5 @@ def test_flex_attention_is_given_a_mask_of_blocks() -> None:
 def test_an_attention_that_cannot_keep_records_apart_is_refused() -> None:
     with pytest.raises(IxtuneError, match="'paged|eager' cannot keep the records of a pack apart") as caught:
         attention_of("paged|eager", packed=True)
-    assert "flex_attention" in caught.value.mend
+    assert "flex_attention" in caught.value.hint
     assert callable(attention_of("eager", packed=False))

@@ -74,7 +74,7 @@ def kept_by_autograd(case: dict[str, Any], layers: int) -> int:
         {"grids": [[1, 2]], "lengths": [700, 60]},
         {"variant": "dora", "quantize": "none"},
     ],
-    ids=["nf4", "without dropout", "fp32", "fp32 without dropout", "two targets in 16 bits", "with a picture", "dora"],
+    ids=["nf4", "without dropout", "fp32", "fp32 without dropout", "two targets in 16 bits", "with an image", "dora"],
 )
 def test_a_layer_keeps_what_the_ledger_says(changes: dict[str, Any]):
     case = peak_memory.case(

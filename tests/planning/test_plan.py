@@ -16,7 +16,7 @@ from ixtune.planning.advice import advise, changed
 from ixtune.planning.gpus import CARDS, Machine, card_named, detect
 from ixtune.planning.memory_options import Levers
 from ixtune.planning.plan import ROOM, Plan, choose, flops_of, make_plan
-from ixtune.planning.record_shapes import Picture, RecordShapes
+from ixtune.planning.record_shapes import ImageRef, RecordShapes
 from ixtune.recipe.recipe import Recipe
 
 GIB = 2**30
@@ -27,9 +27,9 @@ def recipe(**changes: Any) -> Recipe:
     return changed(plain, {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def picture(width: int, height: int, hd_num: int) -> Picture:
+def image(width: int, height: int, hd_num: int) -> ImageRef:
     made = layout.plan(width, height, hd_num)
-    return Picture(width, height, True, hd_num, made.rows, made.cols, made.tokens)
+    return ImageRef(width, height, True, hd_num, made.rows, made.cols, made.tokens)
 
 
 def texts(*lengths: int) -> RecordShapes:
@@ -37,7 +37,7 @@ def texts(*lengths: int) -> RecordShapes:
 
 
 def pages(count: int, hd_num: int = 25) -> RecordShapes:
-    one = picture(1000, 1400, hd_num)
+    one = image(1000, 1400, hd_num)
     return RecordShapes([one.tokens + 100] * count, [60] * count, [(one,)] * count)
 
 
@@ -74,7 +74,7 @@ def test_a_record_longer_than_a_pack_is_refused_before_anything_is_loaded():
 
 
 def test_the_worst_pack_is_the_one_with_the_highest_peak_and_not_the_one_with_the_most_tokens():
-    page = picture(1400, 1400, 25)
+    page = image(1400, 1400, 25)
     records = RecordShapes([page.tokens + 120, page.tokens + 100], [10, 10], [(), (page,)])
     made = planned(records, training__pack_tokens=page.tokens + 120)
     assert made.need.packs[made.need.worst] == (1,)
@@ -194,7 +194,7 @@ def test_the_cheapest_advice_leaves_the_results_as_they_are():
     assert costs == sorted(costs)
 
 
-def test_smaller_pictures_are_advised_with_the_tokens_of_the_longest_record():
+def test_smaller_images_are_advised_with_the_tokens_of_the_longest_record():
     records = pages(1, 55)
     made = planned(records, gpu(9.2), training__pack_tokens=9000, training__optimizer="paged_adamw_8bit")
     assert made.fits is False

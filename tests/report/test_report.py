@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from in_process import call
-from records import write_picture
+from ixtune.report.images import Album, Drawn
+from records import write_image
 from report_files import HOSTILE, evaluation, write_evaluation, write_run
 
 from ixtune.errors import UsageError
@@ -16,7 +17,6 @@ from ixtune.report import report
 from ixtune.report.figures import figures
 from ixtune.report.groups import breakdown
 from ixtune.report.markdown import plain
-from ixtune.report.pictures import Album, Drawn
 from ixtune.report.run_reader import read_run
 from ixtune.report.verdict import verdicts
 
@@ -69,7 +69,7 @@ def test_questions_of_named_kinds_are_scored_by_kind():
 
 def test_groups_are_complete_and_their_means_are_those_of_their_answers(told: dict[str, Any]):
     by = {one["dimension"]: one["groups"] for one in told["evaluations"][0]["breakdown"]}
-    assert set(by) == {"form of the question", "size of the picture", "number of crops", "length of the answer"}
+    assert set(by) == {"form of the question", "size of the image", "number of crops", "length of the answer"}
     assert all(sum(group["n"] for group in groups) == 40 for groups in by.values())
     row = next(group for group in by["form of the question"] if group["group"] == "What is in row #?")
     assert (row["n"], row["results"]["adapter"]["value"]) == (20, 0.75)  # 1, 3, … 29 of 1, 3, … 39
@@ -122,9 +122,9 @@ def test_where_there_are_three_models_the_lists_say_whose_they_are(tmp_path: Pat
         assert "not in this list" not in (out / f"report.{kind}").read_text(encoding="utf-8")
 
 
-def test_a_picture_that_several_records_show_counts_once(tmp_path: Path):
-    write_picture(tmp_path / "a.png", 80, 60)
-    write_picture(tmp_path / "b.png", 60, 80)
+def test_a_image_that_several_records_show_counts_once(tmp_path: Path):
+    write_image(tmp_path / "a.png", 80, 60)
+    write_image(tmp_path / "b.png", 60, 80)
     rows = [f"{name}.png,Which row?,{row}" for row, name in enumerate("aaab")]
     (tmp_path / "q.csv").write_text("\n".join(["image,question,answer", *rows]), encoding="utf-8")
     done = call("prepare", tmp_path / "q.csv", "--out", tmp_path / "set", "--base", "nano", "--hd-num", "4")
@@ -190,13 +190,13 @@ def test_a_model_that_beats_its_controls_is_told_so(tmp_path: Path):
     found = verdicts(evaluation(tmp_path))
     assert [one["kind"] for one in found] == ["good", "good", "good"]
     assert found[0]["text"].startswith("adapter is better than base: exact match +0.625")
-    assert "looks at the pictures" in found[1]["text"]
+    assert "looks at the images" in found[1]["text"]
 
 
 def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path):
     found = verdicts(evaluation(tmp_path, blind=0.74))
     assert found[1]["kind"] == "bad"
-    assert "adapter is not shown to look at the pictures" in found[1]["text"]
+    assert "adapter is not shown to look at the images" in found[1]["text"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_is_missing_is_said(tmp_path: Path):
         assert part in html.partition("Not in this report")[2].partition("</section>")[0]
 
 
-def test_a_picture_that_moved_or_changed_is_said(tmp_path: Path):
+def test_a_image_that_moved_or_changed_is_said(tmp_path: Path):
     stored = evaluation(tmp_path)["answers"]
     album = Album()
     drawn = album.draw(stored[0]["pictures"][0], 4)

@@ -41,7 +41,7 @@ def test_the_page_asks_for_nothing_and_reports_no_problem(chromium: Chrome, page
     assert HOSTILE in chromium.execute_script("return document.querySelector('.listing').textContent")
 
 
-def test_charts_and_pictures_are_drawn(chromium: Chrome, page: Path):
+def test_charts_and_images_are_drawn(chromium: Chrome, page: Path):
     browsers.show(chromium, page)
     assert chromium.execute_script("return document.querySelectorAll('.curve polyline').length") == 3
     assert chromium.execute_script("return document.querySelectorAll('.range circle').length") > 8

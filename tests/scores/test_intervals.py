@@ -30,7 +30,7 @@ def test_answers_that_are_all_right_do_not_make_sure() -> None:
     assert found.low == pytest.approx(0.8389, abs=1e-4)  # Wilson's bound for 20 of 20
 
 
-def test_questions_about_one_picture_are_drawn_together() -> None:
+def test_questions_about_one_image_are_drawn_together() -> None:
     parts = hits(50, 100)
     alone = interval(parts, range(100))
     together = interval(parts, [number // 10 for number in range(100)])
@@ -77,7 +77,7 @@ def test_nothing_cannot_be_scored() -> None:
         difference(hits(1, 2), hits(1, 3), range(2))
 
 
-def test_models_that_score_alike_on_few_pictures_may_still_differ():
+def test_models_that_score_alike_on_few_images_may_still_differ():
     same = [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
     few, many = (difference(same * n, same * n, range(3 * n)) for n in (1, 100))
     assert (few.interval.value, few.p) == (0, 1)

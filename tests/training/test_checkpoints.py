@@ -65,7 +65,7 @@ def test_a_folder_with_a_run_is_no_place_for_another(tmp_path: Path) -> None:
     _save(tmp_path, 2)
     with pytest.raises(IxtuneError, match="there is a run in this folder already") as refused:
         checkpoints.require_empty(tmp_path)
-    assert "resume=auto" in refused.value.mend
+    assert "resume=auto" in refused.value.hint
 
 
 def test_lines_of_steps_that_will_be_repeated_are_dropped_and_so_is_one_that_a_crash_cut(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The real trainer on the real batch: pictures matter, packs do not (TRAPS.md 7)."""
+"""The real trainer on the real batch: images matter, packs do not (TRAPS.md 7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ixtune.adapter import attach
 from ixtune.base import resolve
-from ixtune.data.images.pixels import Corrections, crops, open_picture, place
+from ixtune.data.images.pixels import Corrections, crops, open_image, place
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
@@ -22,8 +22,8 @@ from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
-from ixtune.training.batch import PackCollator, PictureSource, make_batch, pack_dataset
-from ixtune.training.inputs import pictures_as_trained
+from ixtune.training.batch import ImageSource, PackCollator, make_batch, pack_dataset
+from ixtune.training.inputs import images_as_trained
 from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 
 BASE = resolve("nano")
@@ -48,16 +48,16 @@ def _loss(trainer: AdapterTrainer) -> float:
     return trainer.train().training_loss
 
 
-def test_the_loss_changes_when_only_the_picture_changes(prepared: store.PreparedSet, tmp_path: Path) -> None:
-    """TRL's fused head would bypass the pictures: then both losses are equal."""
+def test_the_loss_changes_when_only_the_image_changes(prepared: store.PreparedSet, tmp_path: Path) -> None:
+    """TRL's fused head would bypass the images: then both losses are equal."""
     loss = _loss(_trainer(tmp_path / "one", prepared, [[0]]))
-    picture = prepared.picture_path(0, 0)
-    original = picture.read_bytes()
+    image = prepared.image_path(0, 0)
+    original = image.read_bytes()
     try:
-        picture.write_bytes(prepared.picture_path(3, 0).read_bytes())
+        image.write_bytes(prepared.image_path(3, 0).read_bytes())
         other = _loss(_trainer(tmp_path / "other", prepared, [[0]]))
     finally:
-        picture.write_bytes(original)
+        image.write_bytes(original)
     assert loss != other
     assert loss == _loss(_trainer(tmp_path / "again", prepared, [[0]]))
 
@@ -80,20 +80,20 @@ def test_cached_vectors_equal_crops(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(2)]
 
-    def loss(pictures: PictureSource) -> float:
+    def loss(images: ImageSource) -> float:
         with torch.no_grad():
-            return float(model(**make_batch(records, pictures), use_cache=False).loss)
+            return float(model(**make_batch(records, images), use_cache=False).loss)
 
-    plain = loss(PictureSource(prepared.files))
-    cache = PictureSource(prepared.files, model)
+    plain = loss(ImageSource(prepared.files))
+    cache = ImageSource(prepared.files, model)
     assert loss(cache) == pytest.approx(plain, rel=1e-3)
-    assert loss(cache) == loss(PictureSource(prepared.files, model))
+    assert loss(cache) == loss(ImageSource(prepared.files, model))
     assert len(cache.vectors) == 2
 
 
 def test_a_batch_marks_segments_images_and_targets(prepared: store.PreparedSet) -> None:
     records = [prepared.dataset[index] for index in range(2)]
-    batch: dict[str, Any] = make_batch(records, PictureSource(prepared.files))
+    batch: dict[str, Any] = make_batch(records, ImageSource(prepared.files))
     lengths = [record["length"] for record in records]
     assert batch["cu_seq_lens_q"].tolist() == [0, lengths[0], sum(lengths)]
     assert batch["position_ids"][0, lengths[0]] == 0
@@ -115,35 +115,35 @@ def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
     assert sorted(order(1, 1)) == list(range(20))
 
 
-def test_a_batch_says_which_records_it_holds_and_its_pictures_are_of_their_sets(tmp_path: Path) -> None:
+def test_a_batch_says_which_records_it_holds_and_its_images_are_of_their_sets(tmp_path: Path) -> None:
     sets = TrainingSet.load([_set(tmp_path / "one").root, _set(tmp_path / "other", 8).root])
     model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
-    collate = PackCollator(sets, PictureSource(sets.files, model))
-    # the second record of each: its picture has the same name and layout in both, and shows another number
+    collate = PackCollator(sets, ImageSource(sets.files, model))
+    # the second record of each: its image has the same name and layout in both, and shows another number
     batch = collate([{"records": [1, 5]}])
     assert batch["records"] == (1, 5)
     one, other = batch["image_vectors"].chunk(2)
     assert not torch.equal(one, other)
     assert torch.equal(collate([{"records": [5]}])["image_vectors"], other)
-    assert len(collate.pictures.vectors) == 2
+    assert len(collate.images.vectors) == 2
 
 
 def test_an_empty_pack_is_an_empty_batch(prepared: store.PreparedSet) -> None:
-    collate = PackCollator(TrainingSet.load([prepared.root]), PictureSource(prepared.files))
+    collate = PackCollator(TrainingSet.load([prepared.root]), ImageSource(prepared.files))
     packs = pack_dataset([(0, 1), (2,), (3,)], processes=2)
     assert packs["records"][:] == [[0, 1], [2], [3], []]
     assert collate([packs[3]]) == {"records": ()}
 
 
-def test_a_picture_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
+def test_a_image_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
     changed = _set(tmp_path)
-    # the same grid of crops, the same tokens, and yet another picture
-    Image.new("RGB", (331, 300)).save(changed.picture_path(0, 0))
+    # the same grid of crops, the same tokens, and yet another image
+    Image.new("RGB", (331, 300)).save(changed.image_path(0, 0))
     with pytest.raises(IxtuneError, match="has changed since it was prepared: it now has 331x300 pixels, not 330x300"):
-        make_batch([changed.dataset[0]], PictureSource(changed.files))
+        make_batch([changed.dataset[0]], ImageSource(changed.files))
 
 
-def test_pictures_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) -> None:
+def test_images_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) -> None:
     """Corrections and `upscale` come with the set; the crops are those of the plain way."""
     source = write_records(tmp_path / "raw", 1)
     exif = Image.Exif()
@@ -153,14 +153,14 @@ def test_pictures_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) 
     options = Options(hd_num=4, upscale=False, corrections=("exif",))
     prepare([Source(path=str(source))], tmp_path / "prepared", base=BASE, options=options)
     prepared = store.load(tmp_path / "prepared")
-    batch = make_batch([prepared.dataset[0]], PictureSource(prepared.files))
+    batch = make_batch([prepared.dataset[0]], ImageSource(prepared.files))
     assert batch["grids"] == [(2, 1)]
-    upright = open_picture(tmp_path / "raw" / "0.png", Corrections(exif=True))
+    upright = open_image(tmp_path / "raw" / "0.png", Corrections(exif=True))
     plain = crops(place(upright, plan(300, 400, 4, upscale=False)))
     assert torch.equal(batch["crops"], torch.from_numpy(plain))
 
 
-def test_vectors_of_pictures_of_one_name_below_two_roots_are_kept_apart(tmp_path: Path) -> None:
+def test_vectors_of_images_of_one_name_below_two_roots_are_kept_apart(tmp_path: Path) -> None:
     files = []
     for multiple in (7, 8):
         folder = tmp_path / str(multiple)
@@ -168,9 +168,9 @@ def test_vectors_of_pictures_of_one_name_below_two_roots_are_kept_apart(tmp_path
     prepare(files, tmp_path / "prepared", base=BASE, options=Options(hd_num=1))
     prepared = store.load(tmp_path / "prepared")
     model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
-    pictures = PictureSource(prepared.files, model)
-    vectors = pictures.of([prepared.dataset[1], prepared.dataset[3]])["image_vectors"]
-    assert len(pictures.vectors) == 2
+    images = ImageSource(prepared.files, model)
+    vectors = images.of([prepared.dataset[1], prepared.dataset[3]])["image_vectors"]
+    assert len(images.vectors) == 2
     one, other = vectors.chunk(2)
     assert not torch.equal(one, other)
 
@@ -178,20 +178,20 @@ def test_vectors_of_pictures_of_one_name_below_two_roots_are_kept_apart(tmp_path
 def test_a_bounded_cache_gives_the_same_vectors_and_forgets_the_oldest(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(3)]
-    unbounded = PictureSource(prepared.files, model)
+    unbounded = ImageSource(prepared.files, model)
     whole = unbounded.of(records)["image_vectors"]
     one = next(iter(unbounded.vectors.values())).nbytes
-    bounded = PictureSource(prepared.files, model, cache_bytes=2 * one)
+    bounded = ImageSource(prepared.files, model, cache_bytes=2 * one)
     assert torch.equal(bounded.of(records)["image_vectors"], whole)
     assert list(bounded.vectors) == list(unbounded.vectors)[1:]
 
 
-def test_the_adapter_remembers_how_pictures_were_laid_out(tmp_path: Path) -> None:
+def test_the_adapter_remembers_how_images_were_laid_out(tmp_path: Path) -> None:
     sources = [
         Source(path=str(write_records(tmp_path / str(hd_num), 1, hd_num)), hd_num=hd_num) for hd_num in (2, 3, 1)
     ]
     prepare(sources, tmp_path / "own", base=BASE, options=Options(upscale=False, corrections=("depth", "exif")))
-    remembered = pictures_as_trained([store.load(tmp_path / "own").manifest])
+    remembered = images_as_trained([store.load(tmp_path / "own").manifest])
     assert remembered == {"hd_num": 3, "upscale": False, "corrections": ["depth", "exif"]}
     prepare(sources, tmp_path / "given", base=BASE, options=Options(hd_num=1))
-    assert pictures_as_trained([store.load(tmp_path / "given").manifest])["hd_num"] == 1
+    assert images_as_trained([store.load(tmp_path / "given").manifest])["hd_num"] == 1

@@ -25,10 +25,10 @@ from ixtune.data.text.template import expand
 from ixtune.model import attention
 from ixtune.model.loading import load_base
 from ixtune.recipe.recipe import AdapterSection
-from ixtune.training.batch import PictureSource, make_batch, sample_of
+from ixtune.training.batch import ImageSource, make_batch, sample_of
 from ixtune.training.trainer import EpochPermutation
 
-RECORDS = range(5)  # two with a picture, one with the fewest supervised tokens, one with the most, one between
+RECORDS = range(5)  # two with an image, one with the fewest supervised tokens, one with the most, one between
 UNCLIPPED = "training.max_grad_norm=1e9"
 STANDING = ("training.learning_rate=1e-30", UNCLIPPED)  # the weights stay what they are
 
@@ -79,7 +79,7 @@ def adapted() -> PeftModel:
         pytest.param([[0], [1], [2], [3], [4]], id="batches of one"),
         pytest.param([[2, 3], [0, 1, 4]], id="the shortest beside the longest"),
         pytest.param([[2], [0, 3], [1, 4]], id="one supervised token to a micro-batch"),
-        pytest.param([[3], [0], [2, 1], [4]], id="pictures apart"),
+        pytest.param([[3], [0], [2, 1], [4]], id="images apart"),
         pytest.param([[4, 3, 2, 1, 0]], id="another order"),
     ],
 )
@@ -116,7 +116,7 @@ def padded(training_set: TrainingSet, indices: Sequence[int]) -> tuple[dict[str,
         ids[number, : len(tokens)] = torch.tensor(tokens)
         mask[number, : len(tokens)] = 1
         labels[number, : len(tokens)] = torch.tensor(targets)
-    return {"input_ids": ids, "attention_mask": mask, **PictureSource(training_set.files).of(rows)}, labels
+    return {"input_ids": ids, "attention_mask": mask, **ImageSource(training_set.files).of(rows)}, labels
 
 
 def test_packed_equals_padded_with_full_logits(
@@ -143,17 +143,17 @@ def test_the_last_step_of_an_epoch_weighs_its_tokens_like_any_other(training_set
     windows = [order[:2], order[2:4], order[4:]]
     assert len(found) == len(windows)
     model = adapted()
-    pictures = PictureSource(training_set.files)
+    images = ImageSource(training_set.files)
     for step, loss, window in zip(found, losses, windows, strict=True):
         model.zero_grad()
-        wanted = model(**make_batch([training_set.record(index) for index in window], pictures), use_cache=False).loss
+        wanted = model(**make_batch([training_set.record(index) for index in window], images), use_cache=False).loss
         wanted.backward()
         assert distance(step, gradients(model)) < 1e-6
         assert loss == pytest.approx(float(wanted.detach()), rel=1e-6)
 
 
 def text_record(length: int, seed: int) -> dict[str, Any]:
-    """A row as it is stored, without pictures, all but its first tokens supervised."""
+    """A row as it is stored, without images, all but its first tokens supervised."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, 150, (length,), generator=generator).tolist()
     return {
@@ -166,7 +166,7 @@ def text_record(length: int, seed: int) -> dict[str, Any]:
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=8))
 def test_segments_lie_side_by_side_and_keep_to_themselves(lengths: list[int]) -> None:
     records = [text_record(length, seed) for seed, length in enumerate(lengths)]
-    batch = make_batch(records, PictureSource(files=None))  # type: ignore[arg-type] # no picture is asked for
+    batch = make_batch(records, ImageSource(files=None))  # type: ignore[arg-type] # no image is asked for
     bounds = batch["cu_seq_lens_q"].tolist()
     assert bounds[0] == 0
     assert torch.tensor(bounds).diff().tolist() == lengths
@@ -189,12 +189,12 @@ def test_a_segment_sees_nothing_of_its_neighbours() -> None:
     model = small_model()
     model.set_attn_implementation(attention.NAME)
     mine = text_record(17, 0)
-    pictures = PictureSource(files=None)  # type: ignore[arg-type]
+    images = ImageSource(files=None)  # type: ignore[arg-type]
 
     def states(before: int, after: int) -> torch.Tensor:
         others = [text_record(length, 90 + length) for length in (before, after)]
         records = [others[0], mine, others[1]] if before else [mine]
-        batch = make_batch(records, pictures)
+        batch = make_batch(records, images)
         batch.pop("supervised")
         with torch.no_grad():
             hidden = model.model(

@@ -120,7 +120,7 @@ def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(ad
         )
     gradients(adapter)
     assert caught.value.where == "record 15"
-    assert "training.gradient_checkpointing=true" in caught.value.mend
+    assert "training.gradient_checkpointing=true" in caught.value.hint
 
 
 def _down(batch: Batch) -> list[Batch]:
@@ -128,7 +128,7 @@ def _down(batch: Batch) -> list[Batch]:
     return [piece for part in parts for piece in _down(part)] if parts else [batch]
 
 
-def test_parts_hold_the_records_with_their_pictures_and_targets() -> None:
+def test_parts_hold_the_records_with_their_images_and_targets() -> None:
     batch = {**small_pack(), "records": (3, 1, 4, 15, 9)}
     pieces = _down(batch)
     assert [piece["records"] for piece in pieces] == [(3,), (1,), (4,), (15,), (9,)]
@@ -154,7 +154,7 @@ def test_the_cut_is_between_the_two_halves_of_the_tokens() -> None:
     assert split(small_pack([(9, [])])) == []
 
 
-def test_vectors_of_pictures_are_cut_as_the_pictures_are(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
+def test_vectors_of_images_are_cut_as_the_images_are(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
     batch = small_pack()
     vectors = adapter.get_base_model().get_image_vectors(batch.pop("crops"), batch.pop("grids"))
     batch["image_vectors"] = vectors.detach()
@@ -207,7 +207,7 @@ def test_a_rehearsal_that_does_not_fit_says_so_and_how_to_mend_it(adapter: PeftM
         IxtuneError, match=r"largest pack of the run, 1,\d+ tokens in 5 records, does not fit"
     ) as caught:
         rehearse(adapter, small_pack(), Short(adapter, 5, 7))
-    assert "training.pack_tokens" in caught.value.mend
+    assert "training.pack_tokens" in caught.value.hint
     assert _states() == states
     assert all(parameter.grad is None for parameter in adapter.parameters())
 

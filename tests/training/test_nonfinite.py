@@ -83,7 +83,7 @@ def test_the_record_whose_loss_is_nan_is_named_alone(data: Path, tmp_path: Path)
     assert _records(error) == ["t4"]
     assert str(data) in error.notes[0]
     assert "data.json" in error.notes[0]
-    assert "lower training.learning_rate" in error.mend
+    assert "lower training.learning_rate" in error.hint
 
 
 def test_diverged_weights_are_blamed_where_every_record_fails(data: Path, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from ixtune.errors import UsageError
 from ixtune.recipe import recipe as recipes
 from ixtune.training.processes import launch, parallel
 
-# Three packs: two of a picture each, and one of text. An epoch does not divide by two, and with this seed the text
-# stands alone in the last step of the first and third, beside a picture in the second.
+# Three packs: two of an image each, and one of text. An epoch does not divide by two, and with this seed the text
+# stands alone in the last step of the first and third, beside an image in the second.
 SETTINGS = (
     "training.seed=3",
     "adapter.rank=16",
@@ -63,7 +63,7 @@ def weights_differ_by(one: Path, other: Path) -> float:
 def test_two_processes_equal_one_with_double_accumulation(
     two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """Over epochs that do not divide, with a step in which only one process has pictures, and one that has none."""
+    """Over epochs that do not divide, with a step in which only one process has images, and one that has none."""
     from ixtune.training.run import train
 
     path = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
@@ -212,7 +212,7 @@ def test_sharding_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.setenv(variable, "true")
     with pytest.raises(UsageError, match=f"asks for {name}") as caught:
         parallel.join()
-    assert "--processes N" in caught.value.mend
+    assert "--processes N" in caught.value.hint
 
 
 def test_a_process_ends_with_the_one_that_launched_it() -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler
 
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.errors import IxtuneError
-from ixtune.training.batch import PackCollator, PictureSource, pack_dataset
+from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
 from ixtune.training.prefetch import Ahead
 from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 
@@ -34,7 +34,7 @@ class Maker:
         assert self.let.wait(WAIT_S)
         self.made.append((pack, threading.current_thread().name))
         if pack == (13,):
-            raise IxtuneError("the picture has gone", where="13.png", mend="prepare the data again")
+            raise IxtuneError("the image has gone", where="13.png", hint="prepare the data again")
         return {"records": pack}
 
 
@@ -87,9 +87,9 @@ def test_an_error_comes_when_its_pack_is_taken_and_whole() -> None:
     ahead = Ahead(maker, 3)
     ahead.follow([(12,), (13,), (14,)])
     assert ahead.take((12,)) == {"records": (12,)}
-    with pytest.raises(IxtuneError, match="the picture has gone") as caught:
+    with pytest.raises(IxtuneError, match="the image has gone") as caught:
         ahead.take((13,))
-    assert (caught.value.where, caught.value.mend) == ("13.png", "prepare the data again")
+    assert (caught.value.where, caught.value.hint) == ("13.png", "prepare the data again")
     assert ahead.take((14,)) == {"records": (14,)}
 
 
@@ -135,9 +135,9 @@ def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path)
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
 
 
-def test_warnings_are_as_they_were_after_pictures_were_opened_in_threads(tmp_path: Path) -> None:
+def test_warnings_are_as_they_were_after_images_were_opened_in_threads(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
-    collator = PackCollator(training_set, PictureSource(training_set.files))
+    collator = PackCollator(training_set, ImageSource(training_set.files))
     collator.make((0,))  # adds what is ignored of Pillow's own
     before = list(warnings.filters)
     ahead = Ahead(collator.make, 4)
@@ -152,7 +152,7 @@ def test_warnings_are_as_they_were_after_pictures_were_opened_in_threads(tmp_pat
 
 def test_batches_from_threads_equal_those_made_in_turn(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
-    collator = PackCollator(training_set, PictureSource(training_set.files))
+    collator = PackCollator(training_set, ImageSource(training_set.files))
     packs = [(0,), (1, 2), (3,), (4,)]
     wanted = [collator.make(pack) for pack in packs]
     ahead = Ahead(collator.make, 3)

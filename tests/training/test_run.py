@@ -215,7 +215,7 @@ def test_a_second_run_in_one_folder_is_refused(data: Path, tmp_path: Path) -> No
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with pytest.raises(IxtuneError, match="another process is training in this folder") as refused:
             run(recipe)
-        assert "choose another folder: output=NAME" in refused.value.mend
+        assert "choose another folder: output=NAME" in refused.value.hint
     finally:
         os.close(descriptor)
 
@@ -241,7 +241,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(trackers.importlib.metadata, "version", missing)
     with pytest.raises(UsageError, match="training.report_to asks for wandb, which is not installed") as refused:
         run(text_recipe(tmp_path, tmp_path / "no data", "training.report_to=[wandb]"))
-    assert 'pip install "ixtune[wandb]"' in refused.value.mend
+    assert 'pip install "ixtune[wandb]"' in refused.value.hint
 
 
 def test_records_without_a_target_are_refused_by_name(
@@ -278,7 +278,7 @@ def test_a_gpu_that_the_worst_pack_does_not_fit_on_is_refused_before_anything_is
     monkeypatch.setattr("ixtune.training.run.build", None)
     with pytest.raises(IxtuneError, match="the run does not fit this GPU") as refused:
         run(text_recipe(tmp_path, data))
-    assert "training.gpu_gib" in refused.value.mend
+    assert "training.gpu_gib" in refused.value.hint
     assert not (tmp_path / "run").exists()
 
 
@@ -302,14 +302,13 @@ def test_the_mean_loss_does_not_depend_on_packs_nor_change_the_mode(data: Path) 
     from ixtune.base import resolve
     from ixtune.data.prepared.training_set import TrainingSet
     from ixtune.model.loading import load_base
-    from ixtune.training.batch import PictureSource
+    from ixtune.training.batch import ImageSource
 
     model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
     records = TrainingSet.load([data])
     model.train()
     losses_found = {
-        tokens: mean_loss(model, records, PictureSource(records.files), tokens, torch.float32)
-        for tokens in (1, 80, 400)
+        tokens: mean_loss(model, records, ImageSource(records.files), tokens, torch.float32) for tokens in (1, 80, 400)
     }
     assert model.training
     assert losses_found[1] == pytest.approx(losses_found[400], rel=1e-5)
@@ -356,7 +355,7 @@ def test_a_worst_pack_that_does_not_fit_ends_the_run_before_the_first_step(
     monkeypatch.setattr(AdapterTrainer, "forward_backward", no_memory)
     with pytest.raises(IxtuneError, match="does not fit into memory; it was tried before") as refused:
         run(text_recipe(tmp_path, data))
-    assert "training.pack_tokens" in refused.value.mend
+    assert "training.pack_tokens" in refused.value.hint
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

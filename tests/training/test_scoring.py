@@ -19,7 +19,7 @@ from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.planning.memory_options import Levers
 from ixtune.training.assembly import Network, build
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 from ixtune.training.inputs import open_inputs
 from ixtune.training.monitoring import answers, scoring
 from ixtune.training.monitoring.validation import take_note
@@ -79,11 +79,11 @@ def test_answers_do_not_depend_on_who_else_is_in_the_batch(
     network: Network, records: TrainingSet, tokenizer: Tokenizer
 ):
     """In fp32; padding on the left must change no token, and one's limit is not the other's."""
-    pictures = PictureSource(records.files)
+    images = ImageSource(records.files)
     asked = [records.record(index) for index in (0, 5, 11)]
     with answers.asking(network.wrapped, torch.float32):
-        together = answers.answer(network.wrapped, asked, pictures, tokenizer)
-        alone = [answers.answer(network.wrapped, [record], pictures, tokenizer)[0] for record in asked]
+        together = answers.answer(network.wrapped, asked, images, tokenizer)
+        alone = [answers.answer(network.wrapped, [record], images, tokenizer)[0] for record in asked]
     assert together == alone
     assert len({answer.text for answer in together}) > 1
 
@@ -98,7 +98,7 @@ def test_an_answer_without_an_end_is_cut_by_its_own_reference(
     monkeypatch.setattr(
         answers.generation, "generate", lambda _, prompts, *__, **how: [one * how["max_new_tokens"] for _ in prompts]
     )
-    found = answers.answer(network.wrapped, asked, PictureSource(records.files), tokenizer)
+    found = answers.answer(network.wrapped, asked, ImageSource(records.files), tokenizer)
     supervised = [records.supervised[index] for index in (4, 5)]
     assert supervised[1] > supervised[0]
     assert [len(answer.text) for answer in found] == [2 * count + answers.SPARE_TOKENS for count in supervised]
@@ -114,7 +114,7 @@ def test_scores_are_quotients_of_sums_over_the_records_asked(
         answers, "answer", lambda _, asked, *__: [answers.Answer(said[record["id"]], True) for record in asked]
     )
     found = scoring.measure(
-        network.wrapped, records, [1, 3, 5], ["exact_match", "cer"], PictureSource(records.files), tokenizer, 100,
+        network.wrapped, records, [1, 3, 5], ["exact_match", "cer"], ImageSource(records.files), tokenizer, 100,
         torch.float32,
     )  # fmt: skip
     # edits over lengths of the nearest reference: 0/1, 0/3, 1/2
@@ -137,8 +137,8 @@ def test_two_processes_answer_every_record_once(
         return values
 
     def measure() -> dict[str, float]:
-        pictures = PictureSource(records.files)
-        return scoring.measure(network.wrapped, records, range(12), ["anls"], pictures, tokenizer, 150, torch.float32)
+        images = ImageSource(records.files)
+        return scoring.measure(network.wrapped, records, range(12), ["anls"], images, tokenizer, 150, torch.float32)
 
     monkeypatch.setattr(answers, "answer", answer)
     monkeypatch.setattr(parallel, "total", total)
@@ -161,7 +161,7 @@ def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(
     before = {name: value.clone() for name, value in network.wrapped.state_dict().items()}
     state = torch.get_rng_state()
     scoring.measure(
-        network.wrapped, records, [0, 1], ["anls"], PictureSource(records.files), tokenizer, 1000, torch.float32
+        network.wrapped, records, [0, 1], ["anls"], ImageSource(records.files), tokenizer, 1000, torch.float32
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert network.wrapped.training
@@ -218,7 +218,7 @@ def test_a_score_that_no_reference_fits_is_refused_before_anything_is_loaded(
     monkeypatch.setattr("ixtune.training.run.build", None)
     with pytest.raises(IxtuneError, match="field_f1 cannot judge answers to 2 of the 2 records") as refused:
         train(recipe, Console(quiet=True))
-    assert "take field_f1 out of training.scores" in refused.value.mend
+    assert "take field_f1 out of training.scores" in refused.value.hint
     assert len(refused.value.notes) == 2
     assert "record t" in refused.value.notes[0]
     assert "the reference holds no fields: '" in refused.value.notes[0]

@@ -70,7 +70,7 @@ class Series:
 
 
 class Canvas:
-    """A white sheet with a title, in pixels of the finished picture."""
+    """A white sheet with a title, in pixels of the finished image."""
 
     def __init__(self, width: int, height: int, title: str, unit: str, source: str) -> None:
         self.size = width, height

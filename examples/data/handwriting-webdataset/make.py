@@ -32,13 +32,13 @@ def digits() -> list[tuple[Image.Image, int]]:
     from sklearn.datasets import load_digits
 
     collection = load_digits()
-    pictures = []
+    images = []
     for shades, target in zip(collection.images, collection.target, strict=True):
         ink = Image.frombytes("L", (8, 8), bytes(255 - round(255 * shade / SHADES) for shade in shades.flat))
         paper = Image.new("L", (10, 10), 255)  # so that strokes fade out at the edge too
         paper.paste(ink, (1, 1))
-        pictures.append((paper.resize((CELL, CELL), Image.Resampling.BICUBIC), int(target)))
-    return pictures
+        images.append((paper.resize((CELL, CELL), Image.Resampling.BICUBIC), int(target)))
+    return images
 
 
 def rows(chance: random.Random) -> Iterator[tuple[bytes, dict[str, str]]]:
@@ -49,8 +49,8 @@ def rows(chance: random.Random) -> Iterator[tuple[bytes, dict[str, str]]]:
         length = chance.randint(4, 6)
         row, collection = collection[:length], collection[length:]
         sheet = Image.new("L", (2 * MARGIN + length * CELL, 2 * MARGIN + CELL), 255)
-        for place, (picture, _) in enumerate(row):
-            sheet.paste(picture, (MARGIN + place * CELL, MARGIN))
+        for place, (image, _) in enumerate(row):
+            sheet.paste(image, (MARGIN + place * CELL, MARGIN))
         png = io.BytesIO()
         sheet.save(png, "PNG", optimize=True)
         yield png.getvalue(), asked(number, "".join(str(digit) for _, digit in row), chance)

@@ -1,6 +1,6 @@
-"""Public benchmarks: their files as people download them -> questions with pictures and right answers.
+"""Public benchmarks: their files as people download them -> questions with images and right answers.
 
-    items = read("docvqa", Path("val_v1.0_withQT.json"), pictures=Path("evaluation/pictures"))
+    items = read("docvqa", Path("val_v1.0_withQT.json"), images=Path("evaluation/pictures"))
 
 Nothing is downloaded. An entry that cannot be asked or scored becomes a reject, as in `ixtune prepare`.
 """
@@ -145,18 +145,18 @@ def benchmark_named(name: str) -> Benchmark:
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
-        raise UsageError(f"there is no benchmark {name}", mend=choice(name, BENCHMARKS))
+        raise UsageError(f"there is no benchmark {name}", hint=choice(name, BENCHMARKS))
     return benchmark
 
 
-def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Path, circular: bool = False) -> Items:
+def read(name: str, path: Path, image_root: Path | None = None, *, images: Path, circular: bool = False) -> Items:
     """The questions of a benchmark file.
 
     Args:
         name: One of `BENCHMARKS`.
         path: The file, or ChartQA's folder.
-        image_root: What paths of pictures are relative to and never lead out of; None for the folder of the file.
-        pictures: A folder for pictures that the file carries itself, made if it is needed; files are named by content.
+        image_root: What paths of images are relative to and never lead out of; None for the folder of the file.
+        images: A folder for images that the file carries itself, made if it is needed; files are named by content.
         circular: Ask questions of multiple choice once with each order of their options (`Item.group` tells which
             belong together, `scores.circular` judges them), not in the first order alone.
 
@@ -168,12 +168,12 @@ def read(name: str, path: Path, image_root: Path | None = None, *, pictures: Pat
     benchmark = benchmark_named(name)
     root = (image_root or (path if path.is_dir() else path.parent)).resolve()
     if not root.is_dir():
-        raise UsageError("there is no such folder", where=str(root), mend="give the folder of the pictures")
+        raise UsageError("there is no such folder", where=str(root), hint="give the folder of the images")
     try:
-        return read_items(benchmark.entries(path), benchmark.draft, path, root, pictures, circular)
+        return read_items(benchmark.entries(path), benchmark.draft, path, root, images, circular)
     except OSError as error:
         raise IxtuneError(
             f"the benchmark's file cannot be read: {error.strerror or error}",
             where=str(path),
-            mend=f"give the file itself: {benchmark.file}",
+            hint=f"give the file itself: {benchmark.file}",
         ) from error

@@ -19,7 +19,7 @@ from ixtune.data.sources.entry import Entry
 from ixtune.errors import DataError, IxtuneError
 
 _SHOWN_CHARACTERS = 100
-# whether an odd picture can be taken is for the one to say who lays it out; here it only must be a picture
+# whether an odd image can be taken is for the one to say who lays it out; here it only must be an image
 _ANY = Corrections(depth=True, first_frame=True)
 
 
@@ -28,7 +28,7 @@ def read_items(
     draft_of: Callable[[Mapping[str, Any], Entry], Draft],
     path: Path,
     root: Path,
-    pictures: Path,
+    image_folder: Path,
     circular: bool,
 ) -> Items:
     """See `read`; `root` is resolved.
@@ -48,8 +48,8 @@ def read_items(
             draft = draft_of(_fields(entry), entry)
             name = draft.id
             if name in shown_by:
-                raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} was there before", mend="give it another")
-            shown_by[name] = tuple(_file(image, root, pictures) for image in draft.images)
+                raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} was there before", hint="give it another")
+            shown_by[name] = tuple(_file(image, root, image_folder) for image in draft.images)
             # bytes that are on the disk now are not kept in memory too
             drafts.append((Entry(entry.number, entry.file, entry.place), replace(draft, images=()), shown_by[name]))
         except RecordError as error:
@@ -81,19 +81,19 @@ def read_items(
 def _fields(entry: Entry) -> Mapping[str, Any]:
     value, fault = decoded(entry)
     if fault is not None:
-        raise RecordError(fault.reason, fault.found, mend=fault.mend)
+        raise RecordError(fault.reason, fault.found, hint=fault.hint)
     if not isinstance(value, Mapping):
         raise RecordError(
-            Reason.NOT_A_RECORD, f"the entry is {shown(value)}", mend="each question is an object with named fields"
+            Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint="each question is an object with named fields"
         )
     return value
 
 
-def _file(image: bytes | tuple[str, ...], root: Path, pictures: Path) -> str:
-    """The file of a picture: kept if it came as bytes, else the first of its paths at which there is one."""
+def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
+    """The file of an image: kept if it came as bytes, else the first of its paths at which there is one."""
     if isinstance(image, bytes):
-        read_header(image, _ANY, name="the picture in the file")
-        return _kept(image, pictures)
+        read_header(image, _ANY, name="the image in the file")
+        return _kept(image, images)
     for file in [inside(root, path)[1] for path in image]:
         try:
             if file.is_file():
@@ -101,44 +101,44 @@ def _file(image: bytes | tuple[str, ...], root: Path, pictures: Path) -> str:
         except OSError as error:  # a name that is too long, a folder that may not be entered
             raise RecordError(
                 Reason.PICTURE_UNREADABLE,
-                f"the picture cannot be looked for: {(error.strerror or str(error)).lower()}",
+                f"the image cannot be looked for: {(error.strerror or str(error)).lower()}",
                 where=image[0][:_SHOWN_CHARACTERS],
-                mend="correct the path, or the permissions of its folder",
+                hint="correct the path, or the permissions of its folder",
             ) from error
     raise RecordError(
         Reason.PICTURE_MISSING,
-        f"there is no such picture below {root}",
+        f"there is no such image below {root}",
         where=", ".join(image),
-        mend="give the folder that the pictures were unpacked into as --image-root",
+        hint="give the folder that the images were unpacked into as --image-root",
     )
 
 
-def _kept(content: bytes, pictures: Path) -> str:
+def _kept(content: bytes, images: Path) -> str:
     try:
-        return str((pictures / keep(pictures, content)).resolve())
+        return str((images / keep(images, content)).resolve())
     except OSError as error:
         raise IxtuneError(
-            f"a picture of the file cannot be written: {error.strerror or error}",
-            where=str(pictures),
-            mend="make room there, or give another folder",
+            f"an image of the file cannot be written: {error.strerror or error}",
+            where=str(images),
+            hint="make room there, or give another folder",
         ) from error
 
 
 def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The pictures of another entry."""
+    """The images of another entry."""
     if not shown_by.get(name):
         raise RecordError(
             Reason.PICTURE_MISSING,
-            f"the picture is that of question {shown(name)}, which has none or was not taken",
-            mend="download the table again; it may have been cut short",
+            f"the image is that of question {shown(name)}, which has none or was not taken",
+            hint="download the table again; it may have been cut short",
         )
     return shown_by[name]
 
 
 def _require_some(entries: int, unanswered: int, path: Path) -> None:
     if not entries:
-        raise IxtuneError("the file holds no question", where=str(path), mend="give a file with questions")
+        raise IxtuneError("the file holds no question", where=str(path), hint="give a file with questions")
     if unanswered == entries:
         raise DataError(
-            f"none of {entries:,} questions has an answer to compare with", where=str(path), mend=NO_ANSWERS
+            f"none of {entries:,} questions has an answer to compare with", where=str(path), hint=NO_ANSWERS
         )

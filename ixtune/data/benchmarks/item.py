@@ -16,8 +16,8 @@ class Item:
 
     Attributes:
         id: Its name, unique within the file.
-        question: All that is asked, with the options if there are any; the pictures stand before it.
-        images: The files of its pictures, absolute: below the image root, or where pictures given as bytes are kept.
+        question: All that is asked, with the options if there are any; the images stand before it.
+        images: The files of its images, absolute: below the image root, or where images given as bytes are kept.
         references: Answers that are right, as many as the benchmark gives; of multiple choice the option's letter.
         options: Letter -> text of multiple choice, else empty.
         kind: The benchmark's own type of the question, "" if it tells none.
@@ -60,13 +60,13 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a reader makes of an entry, before the pictures are looked for.
+    """What a reader makes of an entry, before the images are looked for.
 
     Attributes:
         id: As in `Item`.
         question: Without the options.
-        images: For each picture its file's content, or the paths where it may lie, the likeliest first.
-        same_as: The id of the entry whose pictures it shows, where it has none of its own.
+        images: For each image its file's content, or the paths where it may lie, the likeliest first.
+        same_as: The id of the entry whose images it shows, where it has none of its own.
         references: As in `Item`.
         options: As in `Item`.
         kind: As in `Item`.
@@ -83,7 +83,7 @@ class Draft:
     group: str = ""
 
     def item(self, images: tuple[str, ...], entry: Entry) -> Item:
-        """The item, now that its pictures are found."""
+        """The item, now that its images are found."""
         listed = "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
         return Item(
             id=self.id,
@@ -119,4 +119,4 @@ class Draft:
 def reject_of(error: RecordError, source: str, place: Place, record: int, name: str | None) -> Reject:
     """A row of rejects.jsonl for what is wrong with an entry."""
     found = f"{error.what} ({error.where})" if error.where else error.what
-    return Reject(source, place, record, name, error.reason, found, error.mend)
+    return Reject(source, place, record, name, error.reason, found, error.hint)

@@ -58,7 +58,7 @@ def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`{"data": [{question_id, question, image_id, answers}]}` with ten answers; pictures are named by OpenImages."""
+    """`{"data": [{question_id, question, image_id, answers}]}` with ten answers; images are named by OpenImages."""
     del entry
     name = f"{text_in(fields, 'image_id')}.jpg"
     return Draft(
@@ -101,7 +101,7 @@ def chartqa_entries(path: Path) -> Iterator[Entry]:
         raise UsageError(
             "the folder holds no *_human.json and no *_augmented.json",
             where=str(path),
-            mend="give a folder of ChartQA such as test, or one file",
+            hint="give a folder of ChartQA such as test, or one file",
         )
     numbers = count(1)
     for file in files:

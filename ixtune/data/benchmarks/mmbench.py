@@ -1,9 +1,9 @@
-"""MMBench's tables: questions of multiple choice, each with its picture in base64.
+"""MMBench's tables: questions of multiple choice, each with its image in base64.
 
     index  question  hint  A  B  C  D  answer  category  l2-category  image
 
 The released files hold every question as often as it has options, with the options in another order each time: index
-241, 1000241, 2000241, ... The picture stands in the first, the others give its index. Official figures (CircularEval)
+241, 1000241, 2000241, ... The image stands in the first, the others give its index. Official figures (CircularEval)
 count a question as right if it is answered rightly in every order; a plain pass asks each once.
 """
 
@@ -23,13 +23,13 @@ from ixtune.data.schemas.image_references import decoded_base64
 from ixtune.data.sources.entry import Entry
 
 _ORDERS = 1_000_000
-# a shorter cell is the index of the question that has the picture
+# a shorter cell is the index of the question that has the image
 _PICTURE_CHARACTERS = 64
 _EMPTY = ("", "nan")  # as the tables were written by pandas
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """The rows; one of more than 32 MiB, picture included, is a fault and never decoded."""
+    """The rows; one of more than 32 MiB, image included, is a fault and never decoded."""
     return csv_entries(path, "\t")
 
 
@@ -39,7 +39,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
     cells = {name: cell for name, cell in fields.items() if cell.strip() not in _EMPTY}
     index = cells.get("index", "").strip()
     if not index.isascii() or not index.isdigit():
-        raise RecordError(Reason.BAD_ID, f"`index` is {shown(index)}", mend="write the whole number of the question")
+        raise RecordError(Reason.BAD_ID, f"`index` is {shown(index)}", hint="write the whole number of the question")
     number = int(index)
     question, hint = question_in(cells), cells.get("hint", "").strip()
     require_text(hint, "`hint`")
@@ -47,7 +47,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
     references = letters_of(references_in(cells, "answer"), options)
     image = cells.get("image", "").strip()
     if not image:
-        raise RecordError(Reason.MISSING_FIELD, "there is no `image`", mend="download the table again")
+        raise RecordError(Reason.MISSING_FIELD, "there is no `image`", hint="download the table again")
     shared = len(image) <= _PICTURE_CHARACTERS
     return Draft(
         str(number),
@@ -71,14 +71,14 @@ def options_of(value: Any) -> dict[str, str]:
         value = dict(zip(string.ascii_uppercase, value, strict=False))
     if not isinstance(value, Mapping) or len(value) < 2:
         raise RecordError(
-            Reason.BAD_FIELD, f"the options are {shown(value)}", mend='write two or more, as {"A": "left", ...}'
+            Reason.BAD_FIELD, f"the options are {shown(value)}", hint='write two or more, as {"A": "left", ...}'
         )
     for letter, text in value.items():
         if letter not in set(string.ascii_uppercase) or not isinstance(text, str) or not text.strip():
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"the option {shown(letter)} is {shown(text)}",
-                mend="give each option one letter from A to Z, and a text",
+                hint="give each option one letter from A to Z, and a text",
             )
         require_text(text, f"the option {letter}")
     return {letter: text.strip() for letter, text in value.items()}
@@ -97,7 +97,7 @@ def letters_of(references: tuple[str, ...], options: Mapping[str, str]) -> tuple
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"the answer {shown(reference)} is none of the options {', '.join(options)}",
-                mend="write the letter of the right option",
+                hint="write the letter of the right option",
             )
         found += letters
     return tuple(found)

@@ -16,7 +16,7 @@ from ixtune.data.benchmarks.mmbench import letters_of, options_of
 from ixtune.data.benchmarks.values import kind_in, question_in, references_in
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, record_id
-from ixtune.data.schemas.image_references import pictures_of
+from ixtune.data.schemas.image_references import images_of
 from ixtune.data.sources.entry import Entry
 
 
@@ -24,7 +24,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
     """A line -> a draft."""
     if "image" in fields and "images" in fields:
         raise RecordError(
-            Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", mend="write all pictures into `images`"
+            Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", hint="write all images into `images`"
         )
     name = "images" if "images" in fields else "image"
     references = references_in(fields, "answers", "answer", "references")
@@ -33,7 +33,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
         record_id(fields, entry),
         question_in(fields),
         letters_of(references, options) if options else references,
-        images=tuple(one.content or (one.path or one.name,) for one in pictures_of(fields.get(name), name)),
+        images=tuple(one.content or (one.path or one.name,) for one in images_of(fields.get(name), name)),
         options=options,
         kind=kind_in(fields, "kind"),
     )

@@ -24,9 +24,9 @@ def text_in(fields: Mapping[str, Any], name: str) -> str:
     """
     value = fields.get(name)
     if is_missing(value):
-        raise RecordError(Reason.MISSING_FIELD, f"there is no `{name}`", mend=f"write a text into `{name}`")
+        raise RecordError(Reason.MISSING_FIELD, f"there is no `{name}`", hint=f"write a text into `{name}`")
     if not isinstance(value, str) or not value.strip():
-        raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", mend=f"write a text into `{name}`")
+        raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", hint=f"write a text into `{name}`")
     require_text(value, f"`{name}`")
     return value
 
@@ -52,7 +52,7 @@ def id_in(fields: Mapping[str, Any], name: str) -> str:
         raise RecordError(
             Reason.BAD_ID,
             f"there is no `{name}`" if is_missing(value) else f"`{name}` is {shown(value)}",
-            mend="give every question an id of its own, a text or a whole number",
+            hint="give every question an id of its own, a text or a whole number",
         )
     require_text(found, f"`{name}`")
     return found
@@ -70,7 +70,7 @@ def kind_in(fields: Mapping[str, Any], name: str) -> str:
     kinds: list[Any] = value if isinstance(value, list) else [value]
     for kind in kinds:
         if not isinstance(kind, str):
-            raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", mend="write a text, or a list of texts")
+            raise RecordError(Reason.BAD_FIELD, f"`{name}` is {shown(value)}", hint="write a text, or a list of texts")
         require_text(kind, f"`{name}`")
     return ", ".join(kinds)
 
@@ -89,7 +89,7 @@ def references_in(fields: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     value = fields.get(name)
     found = tuple(_answer(one, name) for one in (value if isinstance(value, list) else [value]) if not is_missing(one))
     if not any(answer.strip() for answer in found):
-        raise NoAnswer(Reason.MISSING_FIELD, f"there is no answer in `{name}`", mend=NO_ANSWERS)
+        raise NoAnswer(Reason.MISSING_FIELD, f"there is no answer in `{name}`", hint=NO_ANSWERS)
     return found
 
 
@@ -98,10 +98,10 @@ def _answer(value: Any, name: str) -> str:
         try:
             value = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RecordError(Reason.BAD_FIELD, f"`{name}` is no JSON", mend="write the answer as a text") from error
+            raise RecordError(Reason.BAD_FIELD, f"`{name}` is no JSON", hint="write the answer as a text") from error
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = json.dumps(value)
     if not isinstance(value, str):
-        raise RecordError(Reason.BAD_FIELD, f"`{name}` holds {shown(value)}", mend="write answers as texts")
+        raise RecordError(Reason.BAD_FIELD, f"`{name}` holds {shown(value)}", hint="write answers as texts")
     require_text(value, f"`{name}`")
     return value

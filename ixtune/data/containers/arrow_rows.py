@@ -1,4 +1,4 @@
-"""Arrow batches -> rows as plain Python values; pictures stay the bytes of their files."""
+"""Arrow batches -> rows as plain Python values; images stay the bytes of their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROWS_WITH_BYTES = 8
 _ROWS_WITHOUT = 512
 PICTURES_BYTES = 8 * limits.MAX_ENTRY_BYTES
-"""A row with more is rejected: a record may carry several pictures, but not any number."""
+"""A row with more is rejected: a record may carry several images, but not any number."""
 
 
 def batch_rows(schema: pyarrow.Schema) -> int:
@@ -43,7 +43,7 @@ def column_names(schema: pyarrow.Schema, where: str) -> list[str]:
         raise UsageError(
             f"two columns have the same name: {listed(twice)}" if twice else "the table has no columns",
             where=where,
-            mend="write the table again with one name for each column",
+            hint="write the table again with one name for each column",
         )
     return names
 
@@ -69,7 +69,7 @@ def too_large(size: int, most: int) -> Fault:
     return Fault(
         Reason.RECORD_TOO_LARGE,
         f"the row has {size:,} bytes, more than {most:,}",
-        "write pictures as files and give their paths, or split the row",
+        "write images as files and give their paths, or split the row",
     )
 
 

@@ -34,7 +34,7 @@ _FOREIGN = (
     (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd, and give what is inside"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
-    (b"%PDF", "a PDF", "save its pages as pictures, and give a CSV with the columns image, question, answer"),
+    (b"%PDF", "a PDF", "save its pages as images, and give a CSV with the columns image, question, answer"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save the table as CSV in UTF-8"),
     (b"ARROW1", "an Arrow file", "give the folder that save_to_disk wrote, or save it as Parquet"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "give the folder that save_to_disk wrote, or save it as Parquet"),
@@ -69,11 +69,11 @@ def container_of(given: str) -> tuple[Container, str]:
     if path.is_file():
         return _of_file(path), given
     if path.exists():
-        raise UsageError("this is neither a file nor a folder", where=given, mend="write the data to a file first")
+        raise UsageError("this is neither a file nor a folder", where=given, hint="write the data to a file first")
     owner_is_here = path.parent.exists()
     if _HUB_NAME.fullmatch(given) and not owner_is_here and path.suffix.lower() not in _DATA:
         return Container.HUB, given
-    raise UsageError("there is no such file or folder", where=given, mend="check the path")
+    raise UsageError("there is no such file or folder", where=given, hint="check the path")
 
 
 def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
@@ -83,10 +83,10 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise IxtuneError(
-            f"the folder cannot be read: {error.strerror}", where=str(folder), mend="check its permissions"
+            f"the folder cannot be read: {error.strerror}", where=str(folder), hint="check its permissions"
         ) from error
     if "manifest.json" in names and ("state.json" in names or "dataset_dict.json" in names):
-        raise UsageError("this is a prepared set already", where=str(folder), mend="give the data it was made from")
+        raise UsageError("this is a prepared set already", where=str(folder), hint="give the data it was made from")
     found = {}
     if "state.json" in names or "dataset_dict.json" in names:
         found[Container.ARROW] = "state.json" if "state.json" in names else "dataset_dict.json"
@@ -101,7 +101,7 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
         raise UsageError(
             f"the folder holds {' and '.join(found.values())}",
             where=str(folder),
-            mend=f"say which is meant: {formats(found)}",
+            hint=f"say which is meant: {formats(found)}",
         )
     records = [name for name in names if name.lower().endswith(_RECORDS)]
     # a list of sources may mean the table beside it and others
@@ -113,29 +113,29 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
         raise UsageError(
             f"the folder holds {held}, which may belong together or not",
             where=str(folder),
-            mend=f"give the files themselves, such as {folder / records[0]}",
+            hint=f"give the files themselves, such as {folder / records[0]}",
         )
     raise _no_data(folder, names)
 
 
 def _no_data(folder: Path, names: list[str]) -> UsageError:
     where = str(folder)
-    pictures = [name for name in names if name.lower().endswith(_PICTURES)]
-    if pictures:
+    images = [name for name in names if name.lower().endswith(_PICTURES)]
+    if images:
         return UsageError(
-            f"the folder holds {_some(pictures)}, but nothing says what to ask and what to answer",
+            f"the folder holds {_some(images)}, but nothing says what to ask and what to answer",
             where=where,
-            mend=f"write {folder / 'metadata.csv'} with a line for each question, and give the folder again:",
-            notes=["file_name,question,answer", f"{pictures[0]},What is the total?,42.50"],
+            hint=f"write {folder / 'metadata.csv'} with a line for each question, and give the folder again:",
+            notes=["file_name,question,answer", f"{images[0]},What is the total?,42.50"],
         )
     folders = [name for name in names if (folder / name).is_dir()]
     if folders:
         what = f"there is no data in this folder itself, only in {_some(folders)} perhaps"
-        return UsageError(what, where=where, mend=f"give the folder with the data, such as {folder / folders[0]}")
+        return UsageError(what, where=where, hint=f"give the folder with the data, such as {folder / folders[0]}")
     return UsageError(
         f"the folder holds {_some(names)}, and no data" if names else "the folder is empty",
         where=where,
-        mend="give a file with records, or a folder of pictures with a metadata.csv",
+        hint="give a file with records, or a folder of images with a metadata.csv",
     )
 
 
@@ -146,10 +146,10 @@ def _of_file(path: Path) -> Container:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise IxtuneError(
-            f"the file cannot be read: {error.strerror}", where=where, mend="check its permissions"
+            f"the file cannot be read: {error.strerror}", where=where, hint="check its permissions"
         ) from error
     if not head:
-        raise IxtuneError("the file is empty", where=where, mend="give a file with records")
+        raise IxtuneError("the file is empty", where=where, hint="give a file with records")
     if head.startswith(b"PAR1"):
         return Container.PARQUET
     at, magic = _TAR_MAGIC
@@ -168,13 +168,13 @@ def _of_file(path: Path) -> Container:
 def _refuse_foreign(path: Path, head: bytes) -> None:
     """Raise if a file is one of those that people try and that hold no records as they are."""
     where = str(path)
-    for magic, what, mend in _FOREIGN:
+    for magic, what, hint in _FOREIGN:
         if head.startswith(magic):
-            raise UsageError(f"this is {what}", where=where, mend=mend)
+            raise UsageError(f"this is {what}", where=where, hint=hint)
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise UsageError("this is a web page", where=where, mend="download the file itself, not the page about it")
+        raise UsageError("this is a web page", where=where, hint="download the file itself, not the page about it")
     if head.startswith(_PICTURE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
-        raise UsageError("this is a picture", where=where, mend=_PICTURE_MEND)
+        raise UsageError("this is an image", where=where, hint=_PICTURE_MEND)
     if head.startswith(b"PK\x03\x04"):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -182,13 +182,13 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
         except (zipfile.BadZipFile, OSError):
             inside = []
         if any(name.startswith(("xl/", "content.xml")) for name in inside):
-            raise UsageError("this is a spreadsheet", where=where, mend="save the sheet as CSV in UTF-8")
-        raise UsageError("this is a ZIP archive", where=where, mend=_UNPACK)
+            raise UsageError("this is a spreadsheet", where=where, hint="save the sheet as CSV in UTF-8")
+        raise UsageError("this is a ZIP archive", where=where, hint=_UNPACK)
     if b"\0" in head:
         raise UsageError(
             "this is neither a text nor any format known here",
             where=where,
-            mend="give JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
+            hint="give JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
         )
 
 
@@ -213,7 +213,7 @@ def _require_lines(path: Path) -> None:
     raise IxtuneError(
         f"none of the first lines is JSON: {first.found if first else 'there is none'}",
         where=f"{path}, line 1",
-        mend="give a JSON list of records, [{...}, ...], or one record {...} a line",
+        hint="give a JSON list of records, [{...}, ...], or one record {...} a line",
     )
 
 
@@ -223,7 +223,7 @@ def one_object(whole: dict[str, object], where: str) -> UsageError:
     return UsageError(
         f"the file is one JSON object with the fields {listed(whole)}, not a list of records",
         where=where,
-        mend=f"write the list {f'under `{lists[0]}`' if len(lists) == 1 else 'of the records'} into a file of its own"
+        hint=f"write the list {f'under `{lists[0]}`' if len(lists) == 1 else 'of the records'} into a file of its own"
         if lists
         else "write one record {...} a line, or a list of them, [{...}, ...]",
     )
@@ -238,7 +238,7 @@ def _of_table(where: str, text: bytes) -> Container:
         raise UsageError(
             f"the first line has both tabs and commas: {shown(header)}",
             where=where,
-            mend='say --format tsv if tabs divide the columns; if not, put names that hold a tab into "quotes"',
+            hint='say --format tsv if tabs divide the columns; if not, put names that hold a tab into "quotes"',
         )
     if not tabs and not marks:
         raise IxtuneError(
@@ -246,7 +246,7 @@ def _of_table(where: str, text: bytes) -> Container:
             if header
             else "the file holds nothing but spaces",
             where=f"{where}, line 1",
-            mend="give a JSON list of records, one record {...} a line, or a CSV with a line of column names",
+            hint="give a JSON list of records, one record {...} a line, or a CSV with a line of column names",
         )
     return Container.TSV if tabs else Container.CSV
 

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` -> entries: folders written by save_to_disk, and names on the hub. No picture is decoded."""
+"""Hugging Face `datasets` -> entries: folders written by save_to_disk, and names on the hub. No image is decoded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rows:
         files: What holds it; () for the hub, whose files are the cache's.
         name: What to call it in messages.
         dataset: The data set, giving Arrow tables.
-        roots: Folders of the cache, from which the hub's picture files may be read.
+        roots: Folders of the cache, from which the hub's image files may be read.
     """
 
     columns: list[str]
@@ -65,7 +65,7 @@ class Rows:
             raise IxtuneError(
                 f"the data set is broken: {str(error).splitlines()[0]}",
                 where=f"{self.name}, behind row {number}",
-                mend="save or download it again",
+                hint="save or download it again",
             ) from error
 
 
@@ -81,7 +81,7 @@ def open_arrow(source: Source) -> Rows:
     if splits is not None:
         folder /= _chosen(splits, source)
     elif source.split is not None:
-        raise UsageError("the folder holds a data set without splits", where=source.path, mend="leave --split out")
+        raise UsageError("the folder holds a data set without splits", where=source.path, hint="leave --split out")
     with _explained("the folder cannot be read", source.path, "save the data set again with save_to_disk"):
         import datasets
 
@@ -102,7 +102,7 @@ def open_hub(source: Source) -> Rows:
             if Path(source.path).exists()
             else "this is no name of a data set on the hub",
             where=source.path,
-            mend="write OWNER/NAME; for local data leave `hub` out of --format",
+            hint="write OWNER/NAME; for local data leave `hub` out of --format",
         )
     with _explained(
         "the data set cannot be had from the hub",
@@ -154,7 +154,7 @@ def _saved_splits(folder: Path) -> list[str] | None:
         isinstance(one, str) and re.fullmatch(r"\w[\w.-]*", one) for one in splits
     ):
         raise IxtuneError(
-            "the list of splits is broken", where=str(listing), mend="save the data set again with save_to_disk"
+            "the list of splits is broken", where=str(listing), hint="save the data set again with save_to_disk"
         )
     return splits
 
@@ -170,7 +170,7 @@ def _chosen(splits: list[str], source: Source) -> str:
     raise UsageError(
         f"there are the splits {listed}" if source.split is None else f"there is no split {source.split}, but {listed}",
         where=source.path,
-        mend="choose one with --split",
+        hint="choose one with --split",
     )
 
 
@@ -186,30 +186,30 @@ def _builder(source: Source) -> datasets.DatasetBuilder:
         raise UsageError(
             "the configuration is not there" if source.config else "there are several configurations",
             where=source.path,
-            mend="choose one with --config",
+            hint="choose one with --config",
             notes=[line.strip() for line in str(error).splitlines() if line.strip()],
         ) from error
 
 
 @contextmanager
-def _explained(what: str, where: str, mend: str) -> Iterator[None]:
+def _explained(what: str, where: str, hint: str) -> Iterator[None]:
     try:
         yield
     except (IxtuneError, MemoryError):
         raise
     except Exception as error:  # what `datasets` raises differs by version, file system and network
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise IxtuneError(f"{what}: {lines[0] if lines else type(error).__name__}", where=where, mend=mend) from error
+        raise IxtuneError(f"{what}: {lines[0] if lines else type(error).__name__}", where=where, hint=hint) from error
 
 
 def _with_files(value: dict[str, Any], roots: tuple[Path, ...]) -> tuple[dict[str, Any] | None, Fault | None]:
-    """A row of the hub with the content of picture files that the cache holds beside the table."""
+    """A row of the hub with the content of image files that the cache holds beside the table."""
     try:
         return {name: _with_file(one, roots) for name, one in value.items()}, None
     except OSError as error:
         return None, Fault(
             Reason.PICTURE_MISSING,
-            f"a picture of the cache cannot be read: {error.strerror}",
+            f"an image of the cache cannot be read: {error.strerror}",
             "download the data set again",
         )
 

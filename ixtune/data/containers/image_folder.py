@@ -1,10 +1,10 @@
-"""A folder of pictures with metadata -> entries: one for each line of metadata.jsonl, or row of metadata.csv.
+"""A folder of images with metadata -> entries: one for each line of metadata.jsonl, or row of metadata.csv.
 
     photos/metadata.csv    file_name,question,answer
                            a.png,What is the total?,42.50
     photos/a.png
 
-The metadata may also lie in each of several sub-folders. The pictures they name lie in the folder of the metadata or
+The metadata may also lie in each of several sub-folders. The images they name lie in the folder of the metadata or
 below; in the entries the names become relative to the folder of all.
 """
 
@@ -28,7 +28,7 @@ _HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "ev
 _IMAGE_COLUMNS = ("file_name", "file_names", "image", "images")
 _IMAGE_ENDINGS = ("_file_name", "_file_names")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""What a file's name ends with, in small letters, if it is to be a picture."""
+"""What a file's name ends with, in small letters, if it is to be an image."""
 
 
 def metadata_file(folder: Path) -> Path | None:
@@ -50,17 +50,17 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
         raise UsageError(
             f"the folder holds the splits {listed(file.parent.name for file in found)}",
             where=str(folder),
-            mend=f"give one of them, such as {found[0].parent}",
+            hint=f"give one of them, such as {found[0].parent}",
         )
     return tuple(found)
 
 
 def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
-    """What the metadata of a folder list, in order, with the names of pictures relative to the folder.
+    """What the metadata of a folder list, in order, with the names of images relative to the folder.
 
     Args:
         folder: The folder of the metadata, or of the sub-folders with metadata.
-        image_columns: Columns with names of pictures besides `file_name`, `image` and their like.
+        image_columns: Columns with names of images besides `file_name`, `image` and their like.
 
     Raises:
         UsageError: See `metadata_files`; or there is no header in a metadata.csv.
@@ -81,8 +81,8 @@ def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
         done += file.stat().st_size
 
 
-def unnamed_pictures(folder: Path, image_columns: Iterable[str] = ()) -> int:
-    """How many pictures lie in the folder that no metadata name. No mistake, but mostly worth knowing.
+def unnamed_images(folder: Path, image_columns: Iterable[str] = ()) -> int:
+    """How many images lie in the folder that no metadata name. No mistake, but mostly worth knowing.
 
     Args:
         folder: See `entries`.
@@ -98,7 +98,7 @@ def unnamed_pictures(folder: Path, image_columns: Iterable[str] = ()) -> int:
         value, _ = decoded(entry)
         if isinstance(value, dict):
             for column, cell in value.items():
-                if _names_pictures(column, image_columns):
+                if _names_images(column, image_columns):
                     there.difference_update(map(os.path.normpath, _paths(cell)))
     return len(there)
 
@@ -109,16 +109,15 @@ def _metadata_in(folder: Path) -> Path | None:
         raise UsageError(
             f"the folder holds both {' and '.join(_METADATA)}",
             where=str(folder),
-            mend="keep one of them, or give the one that is meant as the source, with --image-root",
+            hint="keep one of them, or give the one that is meant as the source, with --image-root",
         )
     return found[0] if found else None
 
 
 def _relative_to_folder(value: dict[str, Any], below: str, image_columns: Iterable[str]) -> dict[str, Any]:
-    """A row with the names of its pictures relative to the folder of all."""
+    """A row with the names of its images relative to the folder of all."""
     return {
-        column: _moved(cell, below) if _names_pictures(column, image_columns) else cell
-        for column, cell in value.items()
+        column: _moved(cell, below) if _names_images(column, image_columns) else cell for column, cell in value.items()
     }
 
 
@@ -133,7 +132,7 @@ def _moved(cell: Any, below: str) -> Any:
     return cell
 
 
-def _names_pictures(column: str, image_columns: Iterable[str]) -> bool:
+def _names_images(column: str, image_columns: Iterable[str]) -> bool:
     return column in _IMAGE_COLUMNS or column in image_columns or column.endswith(_IMAGE_ENDINGS)
 
 

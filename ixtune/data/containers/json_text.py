@@ -91,8 +91,8 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
         return None, _not_utf8(entry.line[error.start], f" at byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         if b"\0" in entry.line:
-            mend = "remove the line: a file system writes null bytes after a crash; or copy the source again"
-            return None, Fault(Reason.NULL_CHARACTER, "the line holds null bytes", mend)
+            hint = "remove the line: a file system writes null bytes after a crash; or copy the source again"
+            return None, Fault(Reason.NULL_CHARACTER, "the line holds null bytes", hint)
         found = f"{error.msg} at column {error.colno}"
         return None, Fault(Reason.NOT_JSON, found, "write one JSON object a line")
     except (ValueError, RecursionError) as error:
@@ -280,7 +280,7 @@ class _ListReader:
         return IxtuneError(
             what,
             where=f"{self.source}, line {self.line}, column {self.column}",
-            mend="mend the file there, or write it again with a JSON library",
+            hint="mend the file there, or write it again with a JSON library",
         )
 
 
@@ -332,7 +332,7 @@ def _too_large(size: int) -> Fault:
     return Fault(
         Reason.RECORD_TOO_LARGE,
         f"the record has {size:,} bytes, more than {limits.MAX_ENTRY_BYTES:,}",
-        "write pictures as files and give their paths, or split the record",
+        "write images as files and give their paths, or split the record",
     )
 
 

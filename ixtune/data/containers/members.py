@@ -13,7 +13,7 @@ from ixtune.data.schemas.fields import listed, shown
 from ixtune.data.sources.entry import Fault
 
 PICTURES = tuple(ending.removeprefix(".") for ending in PICTURE_ENDINGS)
-"""What the name of a picture's member ends with."""
+"""What the name of an image's member ends with."""
 KINDS = (*PICTURES, "json", "txt", "text", "caption")
 """What the names of all members that are read end with."""
 
@@ -35,14 +35,14 @@ def fields_of_members(key: str, members: Mapping[str, tuple[str, bytes]]) -> tup
         key: What the names of all members begin with.
         members: By ending, such as jpg or front.jpg: the whole name, and the content.
     """
-    pictures = [
+    images = [
         {"bytes": content, "path": name} for ending, (name, content) in members.items() if kind_of(ending) in PICTURES
     ]
     fields: dict[str, Any] = {}
     for ending, (name, content) in members.items():
         if kind_of(ending) not in PICTURES and (fault := _read_into(fields, ending, content, name)):
             return {}, fault
-    return fields, _place_pictures(fields, key, pictures)
+    return fields, _place_images(fields, key, images)
 
 
 def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -> Fault | None:
@@ -70,43 +70,43 @@ def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -
     return None
 
 
-def _place_pictures(fields: dict[str, Any], key: str, pictures: list[dict[str, Any]]) -> Fault | None:
-    """Put the pictures where the fields name them, or else under `image`, in the order of the members."""
+def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]) -> Fault | None:
+    """Put the images where the fields name them, or else under `image`, in the order of the members."""
     named = list(_naming_parts(fields.get("messages")))
     beside = next((name for name in _IMAGE_FIELDS if _names(fields.get(name))), None)
-    if pictures and named:
-        chosen, fault = _matching([holder[name] for holder, name in named], key, pictures)
-        for (holder, name), picture in zip(named, chosen, strict=fault is None):
-            holder[name] = picture
+    if images and named:
+        chosen, fault = _matching([holder[name] for holder, name in named], key, images)
+        for (holder, name), image in zip(named, chosen, strict=fault is None):
+            holder[name] = image
         return fault
-    if pictures and beside is not None:
-        pictures, fault = _matching(_names(fields[beside]), key, pictures)
+    if images and beside is not None:
+        images, fault = _matching(_names(fields[beside]), key, images)
         if fault:
             return fault
     is_conversation = any(name in fields for name in _CONVERSATIONS)
-    if pictures or not (beside or is_conversation):  # rows of a table have it always
+    if images or not (beside or is_conversation):  # rows of a table have it always
         for name in _IMAGE_FIELDS:
             fields.pop(name, None)
-        fields["image"] = pictures
+        fields["image"] = images
     return None
 
 
-def _matching(names: list[str], key: str, pictures: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Fault | None]:
-    """The pictures that some names stand for: of members as a whole, without folders, or without the key."""
+def _matching(names: list[str], key: str, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Fault | None]:
+    """The images that some names stand for: of members as a whole, without folders, or without the key."""
     of_name: dict[str, dict[str, Any]] = {}
-    for picture in pictures:
-        path = str(picture["path"])
+    for image in images:
+        path = str(image["path"])
         for name in (path, PurePosixPath(path).name, path.removeprefix("./").removeprefix(f"{key}.")):
-            of_name.setdefault(name, picture)
+            of_name.setdefault(name, image)
     chosen = [of_name.get(name) or of_name.get(PurePosixPath(name).name) for name in names]
     found = [one for one in chosen if one is not None]
     if len(found) == len(names):
         return found, None
-    if len(names) == len(pictures) == 1:  # it has been renamed when it was packed
-        return pictures, None
+    if len(names) == len(images) == 1:  # it has been renamed when it was packed
+        return images, None
     return [], Fault(
         Reason.PICTURE_MISSING,
-        f"the JSON names {listed(names)}; the sample has {listed(picture['path'] for picture in pictures)}",
+        f"the JSON names {listed(names)}; the sample has {listed(image['path'] for image in images)}",
         "name the members of the sample, or none of them",
     )
 
@@ -120,7 +120,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _naming_parts(messages: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the content parts of messages name a picture: the object, and the field with the name."""
+    """Where the content parts of messages name an image: the object, and the field with the name."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():

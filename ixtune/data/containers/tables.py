@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 _BLOCK = 1 << 20
-# read in blocks of this size, so that a row group of large pictures is never held whole
+# read in blocks of this size, so that a row group of large images is never held whole
 _PARQUET_BUFFER_BYTES = 1 << 20
 # datasets names the files of a split like this: train-00000-of-00003.parquet
 _SPLIT_OF_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
@@ -81,7 +81,7 @@ def parquet_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
         match = _SPLIT_OF_SHARD.fullmatch(file.name)
         by_split.setdefault(match[1] if match else "", []).append(file)
     if not by_split:
-        raise UsageError("the folder holds no *.parquet", where=str(path), mend="give the folder with the files")
+        raise UsageError("the folder holds no *.parquet", where=str(path), hint="give the folder with the files")
     if split is not None and split in by_split:
         return tuple(by_split[split])
     if split is not None or len(by_split) > 1:
@@ -89,13 +89,13 @@ def parquet_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
         raise UsageError(
             f"the folder holds {found}" + (f", but no split {split}" if split is not None else ""),
             where=str(path),
-            mend="choose one with --split, or give the files one by one",
+            hint="choose one with --split, or give the files one by one",
         )
     return tuple(next(iter(by_split.values())))
 
 
 def parquet_entries(files: Sequence[Path]) -> Iterator[Entry]:
-    """The rows of Parquet files, in order, as mappings of column names to values; pictures stay undecoded.
+    """The rows of Parquet files, in order, as mappings of column names to values; images stay undecoded.
 
     Raises:
         IxtuneError: A file is no Parquet, or its data are broken.
@@ -125,7 +125,7 @@ def parquet_columns(files: Sequence[Path]) -> list[str]:
             raise UsageError(
                 f"the columns are {listed(names)}; those of {files[0].name} are {listed(first)}",
                 where=str(path),
-                mend="give files with the same columns, or each as a source of its own",
+                hint="give files with the same columns, or each as a source of its own",
             )
         first = first or names
     return first
@@ -220,19 +220,19 @@ def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
     """The column names; "" for one without a name, which nothing can refer to."""
     row = rows.next()
     if row is None:
-        raise UsageError("the table is empty", where=str(path), mend="give a table with a header row")
+        raise UsageError("the table is empty", where=str(path), hint="give a table with a header row")
     where = f"{path}, line {row.first_line}"
-    mend = "write the names of the columns into the first row, and save the table as text in UTF-8"
+    hint = "write the names of the columns into the first row, and save the table as text in UTF-8"
     if row.text is None or not row.closed or "\0" in row.text or _undecodable(row.text):
-        raise UsageError("the first row is no header: not text in UTF-8, or without an end", where=where, mend=mend)
+        raise UsageError("the first row is no header: not text in UTF-8, or without an end", where=where, hint=hint)
     rows.delimiter = delimiter if delimiter is not None else _told_delimiter(row.text, where)
     try:
         names = [name.strip() for name in _cells(row.text, rows.delimiter)]
     except csv.Error as error:
-        raise UsageError(f"the header is broken: {error}", where=where, mend=mend) from error
+        raise UsageError(f"the header is broken: {error}", where=where, hint=hint) from error
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise UsageError(
-            f"two columns have the same name: {listed(twice)}", where=where, mend="rename all columns but one"
+            f"two columns have the same name: {listed(twice)}", where=where, hint="rename all columns but one"
         )
     return names
 
@@ -246,7 +246,7 @@ def _told_delimiter(header: str, where: str) -> str:
             f"the header holds {' and '.join('tabs' if mark == chr(9) else mark for mark in found)}: "
             "it cannot be told what divides the columns",
             where=where,
-            mend='rename the columns, put their names into "quotes", or say --format tsv if tabs divide them',
+            hint='rename the columns, put their names into "quotes", or say --format tsv if tabs divide them',
         )
     return found[0] if found else ","
 
@@ -338,7 +338,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
             yield raw, file
     except OSError as error:
         raise IxtuneError(
-            f"the table cannot be read: {error.strerror}", where=str(path), mend="check the file and its permissions"
+            f"the table cannot be read: {error.strerror}", where=str(path), hint="check the file and its permissions"
         ) from error
 
 
@@ -354,5 +354,5 @@ def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         raise IxtuneError(
             f"the Parquet file cannot be read: {str(error).splitlines()[0]}",
             where=str(path),
-            mend="download or write it again; it may have been cut short",
+            hint="download or write it again; it may have been cut short",
         ) from error

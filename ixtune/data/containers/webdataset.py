@@ -2,9 +2,9 @@
 
     shard-000.tar: 0001.jpg, 0001.json, 0002.jpg, 0002.json, ...
 
-The key of a member is its path up to the first dot of its name; what follows the dot says what it is: a picture, JSON,
+The key of a member is its path up to the first dot of its name; what follows the dot says what it is: an image, JSON,
 or text. Nothing is unpacked to the disk, and no link is followed. A JSON member with `conversations` or `messages` is
-the record, to which the pictures are given as `image`. Otherwise the sample is a row of a table: the fields of the
+the record, to which the images are given as `image`. Otherwise the sample is a row of a table: the fields of the
 JSON, `image`, `text` (also from .caption), and NAME from NAME.txt, such as 0001.question.txt and 0001.answer.txt.
 
 Each shard is read up to where it breaks: a sample is whole if another one or the end mark follows it.
@@ -42,7 +42,7 @@ def shards(path: Path) -> tuple[Path, ...]:
         return (path,)
     found = tuple(sorted(path.glob("*.tar")))
     if not found:
-        raise UsageError("the folder holds no *.tar", where=str(path), mend="give the folder with the shards")
+        raise UsageError("the folder holds no *.tar", where=str(path), hint="give the folder with the shards")
     return found
 
 
@@ -82,9 +82,9 @@ class _Sample:
     size: int = 0
     fault: Fault | None = None
 
-    def refuse(self, reason: Reason, found: str, mend: str = _MEND) -> None:
+    def refuse(self, reason: Reason, found: str, hint: str = _MEND) -> None:
         """Note why the sample cannot be taken, unless that is known; its members are not needed then."""
-        self.fault = self.fault or Fault(reason, found, mend)
+        self.fault = self.fault or Fault(reason, found, hint)
         self.members.clear()
 
 
@@ -116,7 +116,7 @@ def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
                 raise IxtuneError(
                     f"this is no tar file: {error}",
                     where=str(shard),
-                    mend="give tar files without compression, or download the shard again",
+                    hint="give tar files without compression, or download the shard again",
                 ) from error
             whole, broken = False, str(error)
         position = file.tell()
@@ -124,8 +124,8 @@ def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
         yield sample, position
     if broken is not None:
         rest = _Sample(name)
-        mend = "download or write the shard again: how many samples are lost cannot be told"
-        rest.refuse(Reason.SOURCE_BROKEN, f"the shard breaks off in or behind {shown(name)}: {broken}", mend)
+        hint = "download or write the shard again: how many samples are lost cannot be told"
+        rest.refuse(Reason.SOURCE_BROKEN, f"the shard breaks off in or behind {shown(name)}: {broken}", hint)
         yield rest, position
 
 
@@ -169,16 +169,16 @@ def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.Tar
     if kind_of(ending) not in KINDS or sample.fault is not None:
         return
     sample.size += member.size
-    is_picture = kind_of(ending) in PICTURES
-    most = PICTURES_BYTES if is_picture else limits.MAX_ENTRY_BYTES
+    is_image = kind_of(ending) in PICTURES
+    most = PICTURES_BYTES if is_image else limits.MAX_ENTRY_BYTES
     if not member.isreg():
-        mend = "pack the files themselves: tar --dereference --hard-dereference"
-        sample.refuse(Reason.BAD_FIELD, f"{name} is a link or a device, and none is followed", mend)
+        hint = "pack the files themselves: tar --dereference --hard-dereference"
+        sample.refuse(Reason.BAD_FIELD, f"{name} is a link or a device, and none is followed", hint)
     elif member.size > most or sample.size > PICTURES_BYTES:
-        mend = "make it smaller, or split the sample"
-        sample.refuse(Reason.RECORD_TOO_LARGE, f"with {name} the sample has {sample.size:,} bytes", mend)
-    elif not member.size and is_picture:
-        sample.refuse(Reason.PICTURE_EMPTY, f"{name} has no content", "pack the picture again")
+        hint = "make it smaller, or split the sample"
+        sample.refuse(Reason.RECORD_TOO_LARGE, f"with {name} the sample has {sample.size:,} bytes", hint)
+    elif not member.size and is_image:
+        sample.refuse(Reason.PICTURE_EMPTY, f"{name} has no content", "pack the image again")
     else:
         content = tar.extractfile(member)
         assert content is not None  # it is a regular file
@@ -187,7 +187,7 @@ def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.Tar
 
 def _value(sample: _Sample, prefix: str) -> tuple[dict[str, Any] | None, Fault | None]:
     if sample.fault is None and not sample.members:
-        sample.refuse(Reason.NOT_A_RECORD, f"no member is a picture, JSON or text: {listed(sample.names.values())}")
+        sample.refuse(Reason.NOT_A_RECORD, f"no member is an image, JSON or text: {listed(sample.names.values())}")
     if sample.fault is not None:
         return None, sample.fault
     fields, fault = fields_of_members(sample.key, sample.members)
@@ -202,7 +202,7 @@ def _opened(shard: Path) -> Iterator[IO[bytes]]:
         file = open(shard, "rb")  # noqa: SIM115 - closed below; only its opening is explained here
     except OSError as error:
         raise IxtuneError(
-            f"the shard cannot be read: {error.strerror}", where=str(shard), mend="check its permissions"
+            f"the shard cannot be read: {error.strerror}", where=str(shard), hint="check its permissions"
         ) from error
     with file:
         yield file

@@ -1,4 +1,4 @@
-"""What a picture file says of itself before its pixels are decoded: its size, and whether it can be taken as it is."""
+"""What an image file says of itself before its pixels are decoded: its size, and whether it can be taken as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ixtune.data.images.image_file import PictureError, broken, decode, opened, orientation
+from ixtune.data.images.image_file import ImageError, broken, decode, opened, orientation
 from ixtune.data.images.pixels import Corrections, has_alpha, is_deep
 from ixtune.data.rejects import Reason
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NOTES = {
-    "exif_ignored": "the EXIF orientation is ignored, as by the reference: the picture stays as it is stored",
-    "exif_applied": "the picture is turned as its EXIF orientation says",
+    "exif_ignored": "the EXIF orientation is ignored, as by the reference: the image stays as it is stored",
+    "exif_applied": "the image is turned as its EXIF orientation says",
     "alpha_dropped": "transparency is ignored, as by the reference: hidden colours may appear",
     "alpha_composited": "transparent pixels are laid over white",
     "cmyk_converted": "CMYK becomes RGB by Pillow's plain formula, without a colour profile",
@@ -24,7 +24,7 @@ NOTES = {
     "depth_scaled": "greys of more than 8 bits are scaled to 8",
     "first_frame_taken": "of several frames or pages the first is taken",
 }
-"""What can be said of a picture that is taken, and what it means."""
+"""What can be said of an image that is taken, and what it means."""
 
 _SUFFIXES = {
     "PNG": (".png", ".apng"),
@@ -47,10 +47,10 @@ _TIFF_PARTS = ((273, 279), (324, 325))
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A picture that can be taken.
+    """An image that can be taken.
 
     Attributes:
-        width: In pixels, as `open_picture` with the same corrections will give it.
+        width: In pixels, as `open_image` with the same corrections will give it.
         height: Likewise.
         notes: What a person may want to know, codes of `NOTES` in its order.
     """
@@ -61,35 +61,35 @@ class Header:
 
 
 def read_header(source: Path | bytes, corrections: Corrections, *, name: str) -> Header:
-    """Size and oddities of a picture, from the two ends of its file.
+    """Size and oddities of an image, from the two ends of its file.
 
-    Where the end is not what the format puts there, all of the picture is decoded: harmless bytes behind it are as
+    Where the end is not what the format puts there, all of the image is decoded: harmless bytes behind it are as
     likely as a file cut short. Damage in the middle is not seen.
 
     Args:
         source: The file, or its content.
-        corrections: How the picture will be opened.
+        corrections: How the image will be opened.
         name: What to call it in errors.
 
     Raises:
-        PictureError: There is no such file, it is no picture, it has too many pixels, several frames or more than
+        ImageError: There is no such file, it is no image, it has too many pixels, several frames or more than
             8 bits without the correction for that, or its end is missing.
     """
     with opened(source, name) as (image, file):
         deep, animated = is_deep(image), _has_frames(image, name)
         if animated and not corrections.first_frame:
-            raise PictureError(
+            raise ImageError(
                 Reason.PICTURE_ANIMATED,
                 f"{image.format} with several frames or pages",
                 where=name,
-                mend="save the one that is meant, or prepare with --correct first-frame",
+                hint="save the one that is meant, or prepare with --correct first-frame",
             )
         if deep and not corrections.depth:
-            raise PictureError(
+            raise ImageError(
                 Reason.PICTURE_16_BIT,
                 f"greys of more than 8 bits (mode {image.mode})",
                 where=name,
-                mend="save it with 8 bits, or prepare with --correct depth",
+                hint="save it with 8 bits, or prepare with --correct depth",
             )
         turn = orientation(image)
         seen = {
@@ -109,13 +109,13 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
 
 
 def _has_frames(image: Image.Image, name: str) -> bool:
-    # the further views in an MPO are the same picture again: its depth, another eye, a preview
+    # the further views in an MPO are the same image again: its depth, another eye, a preview
     if image.format == "MPO":
         return False
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception as error:  # a GIF is read up to its second frame
-        raise broken(f"the picture's data are broken or cut short: {error}", name) from error
+        raise broken(f"the image's data are broken or cut short: {error}", name) from error
 
 
 def _is_misnamed(image: Image.Image, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A picture file or its bytes, opened by Pillow as far as the header; whatever goes wrong is put into words."""
+"""An image file or its bytes, opened by Pillow as far as the header; whatever goes wrong is put into words."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ MAX_PIXELS = 178_956_970
 
 # Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-# How a file begins that was meant to be a picture; BMP's two letters could begin any text.
+# How a file begins that was meant to be an image; BMP's two letters could begin any text.
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 # EXIF 2.3
 _ORIENTATION, _SHORT = 0x0112, 3
 
 
-class PictureError(RecordError):
-    """A picture file cannot be used."""
+class ImageError(RecordError):
+    """An image file cannot be used."""
 
 
 @contextmanager
 def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[bytes]]]:
-    """The picture with its header read and its size checked, and its open file, which the end of the block closes.
+    """The image with its header read and its size checked, and its open file, which the end of the block closes.
 
     Raises:
-        PictureError: There is no such file, it is no picture, or it has more than `MAX_PIXELS`; errors call it `name`.
+        ImageError: There is no such file, it is no image, or it has more than `MAX_PIXELS`; errors call it `name`.
     """
     _quiet_pillow()
     with _file(source, name) as file:
         image = _header(file, name)
         if min(image.size) < 1:
-            raise broken(f"a picture of {image.size[0]} x {image.size[1]} pixels", name)
+            raise broken(f"an image of {image.size[0]} x {image.size[1]} pixels", name)
         if image.size[0] * image.size[1] > MAX_PIXELS:
             raise _too_large(name, f"{image.size[0]} x {image.size[1]} pixels, more than {MAX_PIXELS:,}")
         yield image, file
@@ -53,28 +53,28 @@ def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[by
 def _quiet_pillow() -> None:
     """Have Pillow's warnings ignored from now on: it warns from half its limit on, and of odd metadata.
 
-    For good, and not while a picture is open: pictures are opened in threads too, which share the filters, and what
+    For good, and not while an image is open: images are opened in threads too, which share the filters, and what
     `catch_warnings` of one of them puts back is not what was there. Adding a filter that is there changes nothing.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(image: Image.Image, name: str) -> None:
-    """Read all pixels of an opened picture.
+    """Read all pixels of an opened image.
 
     Raises:
-        PictureError: They are broken or cut short.
+        ImageError: They are broken or cut short.
     """
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # what a decoder raises on broken data differs by format and version
-        raise broken(f"the picture's data are broken or cut short: {_first_line(error)}", name) from error
+        raise broken(f"the image's data are broken or cut short: {_first_line(error)}", name) from error
 
 
 def orientation(image: Image.Image) -> int:
-    """How the EXIF block of an opened picture says that it lies, 1 (upright) to 8.
+    """How the EXIF block of an opened image says that it lies, 1 (upright) to 8.
 
     A TIFF's is 1: its orientation is part of that format, and Pillow follows it by itself.
     """
@@ -91,14 +91,14 @@ def orientation(image: Image.Image) -> int:
             tag, kind, value = struct.unpack_from(order + "HH4xH", block, entry)
             if (tag, kind) == (_ORIENTATION, _SHORT):
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # the block is damaged, and the picture is seen as it is stored
+    except struct.error:  # the block is damaged, and the image is seen as it is stored
         pass
     return 1
 
 
-def broken(found: str, name: str) -> PictureError:
+def broken(found: str, name: str) -> ImageError:
     """The error for data that cannot be decoded."""
-    return PictureError(Reason.PICTURE_BROKEN, found, where=name, mend="save or copy the file again")
+    return ImageError(Reason.PICTURE_BROKEN, found, where=name, hint="save or copy the file again")
 
 
 def _header(file: IO[bytes], name: str) -> Image.Image:
@@ -114,13 +114,13 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         file.seek(0)
         beginning = file.read(16)
         if beginning.startswith(_BEGINNINGS) or (beginning.startswith(b"RIFF") and beginning[8:12] == b"WEBP"):
-            raise broken("the beginning is a picture's, what follows is broken or cut short", name) from error
+            raise broken("the beginning is an image's, what follows is broken or cut short", name) from error
         if isinstance(error, UnidentifiedImageError):
-            raise PictureError(
+            raise ImageError(
                 Reason.PICTURE_UNREADABLE,
-                "not a picture in a known format",
+                "not an image in a known format",
                 where=name,
-                mend="save it as PNG, JPEG, WebP or TIFF",
+                hint="save it as PNG, JPEG, WebP or TIFF",
             ) from error
         raise _unreadable(error, name) from error
 
@@ -135,44 +135,44 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
         # without O_NONBLOCK a named pipe would be waited for
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise PictureError(
+        raise ImageError(
             Reason.PICTURE_MISSING,
-            "there is no such picture",
+            "there is no such image",
             where=name,
-            mend="check the path, and of a data set --image-root",
+            hint="check the path, and of a data set --image-root",
         ) from error
     except (OSError, ValueError) as error:  # a permission refused, a socket, a null character
         raise _unreadable(error, name) from error
     try:
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode):
-            raise PictureError(Reason.PICTURE_IS_FOLDER, "a folder, not a picture", where=name, mend="name one file")
+            raise ImageError(Reason.PICTURE_IS_FOLDER, "a folder, not an image", where=name, hint="name one file")
         if not stat.S_ISREG(found.st_mode):
-            raise PictureError(Reason.PICTURE_UNREADABLE, "not a regular file", where=name, mend="name a picture file")
+            raise ImageError(Reason.PICTURE_UNREADABLE, "not a regular file", where=name, hint="name an image file")
         if found.st_size == 0:
             raise _empty(name)
         return os.fdopen(descriptor, "rb")
-    except PictureError:
+    except ImageError:
         os.close(descriptor)
         raise
 
 
-def _empty(name: str) -> PictureError:
-    return PictureError(Reason.PICTURE_EMPTY, "the picture file is empty", where=name, mend="copy the file again")
+def _empty(name: str) -> ImageError:
+    return ImageError(Reason.PICTURE_EMPTY, "the image file is empty", where=name, hint="copy the file again")
 
 
-def _unreadable(error: Exception, name: str) -> PictureError:
-    return PictureError(
+def _unreadable(error: Exception, name: str) -> ImageError:
+    return ImageError(
         Reason.PICTURE_UNREADABLE,
-        f"the picture cannot be opened: {_first_line(error)}",
+        f"the image cannot be opened: {_first_line(error)}",
         where=name,
-        mend="check the path and its permissions, and save the file again if it is damaged",
+        hint="check the path and its permissions, and save the file again if it is damaged",
     )
 
 
-def _too_large(name: str, found: str) -> PictureError:
-    return PictureError(
-        Reason.PICTURE_TOO_LARGE, found, where=name, mend="scale it down: its crops need far fewer pixels"
+def _too_large(name: str, found: str) -> ImageError:
+    return ImageError(
+        Reason.PICTURE_TOO_LARGE, found, where=name, hint="scale it down: its crops need far fewer pixels"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures to uint8 crops, bit for bit as in the reference: open, resize, pad, cut (MODEL.md 2.1 to 2.4)."""
+"""Images to uint8 crops, bit for bit as in the reference: open, resize, pad, cut (MODEL.md 2.1 to 2.4)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WHITE = 255
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """Departures from the reference's way of opening a picture, each to be asked for.
+    """Departures from the reference's way of opening an image, each to be asked for.
 
     Attributes:
-        exif: Turn the picture as its EXIF orientation says, which the reference ignores.
+        exif: Turn the image as its EXIF orientation says, which the reference ignores.
         alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colours appear.
         depth: Scale greys of 16 and 32 bits to 8; the reference cuts them off at 255, and nearly all turn white.
-        first_frame: Take the first frame or page of several, rather than refuse the picture.
+        first_frame: Take the first frame or page of several, rather than refuse the image.
     """
 
     exif: bool = False
@@ -53,7 +53,7 @@ class Corrections:
             raise UsageError(
                 f"no correction is called {', '.join(map(repr, unknown))}",
                 where="--correct",
-                mend=f"give some of {', '.join(_FIELDS)}",
+                hint=f"give some of {', '.join(_FIELDS)}",
             )
         return cls(**{_FIELDS[name]: True for name in given})
 
@@ -64,8 +64,8 @@ NONE = Corrections()
 """The reference's way."""
 
 
-def open_picture(source: Path | bytes, corrections: Corrections = NONE, name: str | None = None) -> Image.Image:
-    """The picture as RGB, by Pillow's plain conversion and what is corrected.
+def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str | None = None) -> Image.Image:
+    """The image as RGB, by Pillow's plain conversion and what is corrected.
 
     Without corrections as in the reference: EXIF orientation is ignored, alpha dropped, not composited, and of
     several frames the first is taken (MODEL.md 2.1).
@@ -76,21 +76,21 @@ def open_picture(source: Path | bytes, corrections: Corrections = NONE, name: st
         name: What to call it in errors; the path by default.
 
     Raises:
-        PictureError: There is no such file, it is no picture, it has too many pixels, or its data are broken.
+        ImageError: There is no such file, it is no image, it has too many pixels, or its data are broken.
     """
-    called = name or (str(source) if isinstance(source, Path) else "the picture")
+    called = name or (str(source) if isinstance(source, Path) else "the image")
     with opened(source, called) as (image, _):
         turn = orientation(image) if corrections.exif else 1
         decode(image, called)
         try:
             rgb = _rgb(image, corrections)
         except ValueError as error:  # a mode that Pillow cannot convert
-            raise broken(f"the picture's colours cannot be converted: {error}", called) from error
+            raise broken(f"the image's colours cannot be converted: {error}", called) from error
         return rgb if turn == 1 else rgb.transpose(_turns()[turn])
 
 
 def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Image:
-    """A picture that is open already, as `open_picture` would give its file.
+    """An image that is open already, as `open_image` would give its file.
 
     Raises:
         ValueError: Pillow cannot convert its colours.
@@ -114,7 +114,7 @@ def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
 
 
 def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The crops of a placed picture [rows * 336, cols * 336, 3], row by row: uint8 [crops, 3, 336, 336].
+    """The crops of a placed image [rows * 336, cols * 336, 3], row by row: uint8 [crops, 3, 336, 336].
 
     Raises:
         ValueError: A side is no multiple of 336, or there are not three channels.
@@ -131,7 +131,7 @@ def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     """The same as `crops(place(image, layout))`, one row of crops after the other.
 
-    The whole picture is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
+    The whole image is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
 
     Raises:
         ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
@@ -162,10 +162,10 @@ def _resized(image: Image.Image, layout: PatchLayout) -> Image.Image:
     from PIL import Image
 
     if image.mode != "RGB":
-        raise ValueError(f"the picture must be RGB, not {image.mode}")
+        raise ValueError(f"the image must be RGB, not {image.mode}")
     if image.size != (layout.width, layout.height):
         raise ValueError(
-            f"the layout is for a picture of {layout.width} x {layout.height}, "
+            f"the layout is for an image of {layout.width} x {layout.height}, "
             f"this one has {image.size[0]} x {image.size[1]}"
         )
     size = (layout.resized_width, layout.resized_height)
@@ -192,12 +192,12 @@ def _rgb(image: Image.Image, corrections: Corrections) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an opened picture is a grey one of 16 or 32 bits; of colours that deep Pillow keeps the upper 8 bits."""
+    """Whether an opened image is a grey one of 16 or 32 bits; of colours that deep Pillow keeps the upper 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether pixels of an opened picture may be transparent; Pillow's own test fails on a lost palette."""
+    """Whether pixels of an opened image may be transparent; Pillow's own test fails on a lost palette."""
     return (
         image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
         or "transparency" in image.info
@@ -222,7 +222,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _turns() -> dict[int, Image.Transpose]:
-    """EXIF orientation -> what puts such a picture upright (EXIF 2.3, tag 0x0112)."""
+    """EXIF orientation -> what puts such an image upright (EXIF 2.3, tag 0x0112)."""
     from PIL import Image
 
     how = Image.Transpose

@@ -30,13 +30,13 @@ class Options:
     """The choices that decide what a prepared set holds; equal input and options give equal bytes.
 
     Attributes:
-        hd_num: The most crops a picture may fill, where source and record say nothing; None if all sources do.
-        upscale: Enlarge small pictures until they fill their crops, as the reference does.
-        corrections: Departures from the reference in opening pictures, see `pixels.Corrections`.
+        hd_num: The most crops an image may fill, where source and record say nothing; None if all sources do.
+        upscale: Enlarge small images until they fill their crops, as the reference does.
+        corrections: Departures from the reference in opening images, see `pixels.Corrections`.
         max_tokens: Most tokens of a record, image tokens included.
-        over_length: What happens to a longer record: `reject`, or `lower` the hd_num of its pictures until it fits.
-        verify: Decode every picture, not only its header.
-        embed_images: Copy all pictures into the set.
+        over_length: What happens to a longer record: `reject`, or `lower` the hd_num of its images until it fits.
+        verify: Decode every image, not only its header.
+        embed_images: Copy all images into the set.
         val_fraction: Share of the records that become a validation set.
         seed: Of the draws by weight and of the split.
     """
@@ -59,7 +59,7 @@ def options_of(manifest: Mapping[str, Any]) -> Options:
 
 
 def roots_of(manifest: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
-    """The folders that pictures' paths are relative to; `.` is the set's own."""
+    """The folders that images' paths are relative to; `.` is the set's own."""
     return tuple(folder / root for root in manifest["image_roots"])
 
 
@@ -84,24 +84,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         IxtuneError: It cannot be read, or is of another kind or format.
     """
-    mend = "prepare the data again with this ixtune"
+    hint = "prepare the data again with this ixtune"
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
         kind, version = manifest["kind"], manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise IxtuneError("the manifest cannot be read", where=str(path), mend=mend) from error
+        raise IxtuneError("the manifest cannot be read", where=str(path), hint=hint) from error
     if kind != KIND or version != FORMAT:
         raise IxtuneError(
             f"the manifest is of kind {kind!r}, format {version}; needed is {KIND!r}, format {FORMAT}",
             where=str(path),
-            mend=mend,
+            hint=hint,
         )
     try:
         options_of(manifest)
         roots_of(manifest, path.parent)
         int(manifest["records"]["rows"])
     except (KeyError, TypeError, ValueError) as error:
-        raise IxtuneError(f"the manifest is damaged: {error}", where=str(path), mend=mend) from error
+        raise IxtuneError(f"the manifest is damaged: {error}", where=str(path), hint=hint) from error
     return manifest
 
 
@@ -125,6 +125,6 @@ def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str) -> None
         raise IxtuneError(
             "the set was prepared for another tokenizer or by another ixtune",
             where=", ".join(str(source.get("path")) for source in manifest.get("sources", [])) or None,
-            mend="prepare it again with --base set to the base that is used now",
+            hint="prepare it again with --base set to the base that is used now",
             notes=notes,
         )

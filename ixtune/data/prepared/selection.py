@@ -33,11 +33,11 @@ def draw(count: int, total: int, seed: str) -> array[int]:
 
 @dataclass(slots=True)
 class Groups:
-    """Records that share a picture, directly or through others, belong to one group."""
+    """Records that share an image, directly or through others, belong to one group."""
 
     seed: int
     parents: array[int] = field(default_factory=lambda: array("l"))
-    of_picture: dict[bytes, int] = field(default_factory=dict)
+    of_image: dict[bytes, int] = field(default_factory=dict)
     of_row: array[int] = field(default_factory=lambda: array("l"))
     order: list[bytes] = field(default_factory=list)
 
@@ -45,11 +45,11 @@ class Groups:
         """The next record.
 
         Args:
-            keys: What its pictures are recognised by.
-            name: What a record without pictures is recognised by.
+            keys: What its images are recognised by.
+            name: What a record without images is recognised by.
         """
-        digests = [self._digest(f"picture {key}") for key in keys]
-        known = [self._root(self.of_picture[digest]) for digest in digests if digest in self.of_picture]
+        digests = [self._digest(f"image {key}") for key in keys]
+        known = [self._root(self.of_image[digest]) for digest in digests if digest in self.of_image]
         if known:
             group = min(known)
             for other in known:
@@ -59,13 +59,13 @@ class Groups:
             self.parents.append(group)
             self.order.append(min(digests) if digests else self._digest(f"record {name}"))
         for digest in digests:
-            self.of_picture[digest] = group
+            self.of_image[digest] = group
         self.of_row.append(group)
 
     def validation(self, fraction: float) -> bytearray:
         """1 for each record that is for validation, 0 for the others.
 
-        Whole groups are taken in an order that depends on the seed and on the groups' own pictures, as long as they
+        Whole groups are taken in an order that depends on the seed and on the groups' own images, as long as they
         fit into the share.
 
         Raises:
@@ -83,8 +83,8 @@ class Groups:
                 left -= sizes[root]
         if not chosen or len(chosen) == len(sizes):
             raise UsageError(
-                f"{len(roots):,} records in {len(sizes):,} groups that share pictures cannot be split at {fraction:g}",
-                mend="choose another --val-fraction; records that show the same picture stay on one side",
+                f"{len(roots):,} records in {len(sizes):,} groups that share images cannot be split at {fraction:g}",
+                hint="choose another --val-fraction; records that show the same image stay on one side",
             )
         return bytearray(root in chosen for root in roots)
 

@@ -14,7 +14,7 @@ from typing import Any
 from ixtune.layout import CROP, LayoutError, PatchLayout, plan
 
 HD_NUMS = range(4, 56)
-"""For which hd_num the cost of the pictures is counted: up to the released model's largest."""
+"""For which hd_num the cost of the images is counted: up to the released model's largest."""
 
 _LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _CROPS = (1, 2, 4, 6, 9, 12, 16, 20, 25, 30, 36, 42, 49, 55)
@@ -29,15 +29,15 @@ class Bill:
     Attributes:
         text: Text tokens.
         supervised: Those of them that are targets.
-        pictures: (width, height, rows, cols, tokens) of each picture.
-        by_hd_num: Tokens of its pictures at each of `HD_NUMS`; -1 where one of them has no layout there.
-        notes: Codes of what was done to its pictures, see `header.NOTES`.
-        lowered: Whether the hd_num of a picture was lowered to make it fit.
+        images: (width, height, rows, cols, tokens) of each image.
+        by_hd_num: Tokens of its images at each of `HD_NUMS`; -1 where one of them has no layout there.
+        notes: Codes of what was done to its images, see `header.NOTES`.
+        lowered: Whether the hd_num of an image was lowered to make it fit.
     """
 
     text: int
     supervised: int
-    pictures: tuple[tuple[int, int, int, int, int], ...]
+    images: tuple[tuple[int, int, int, int, int], ...]
     by_hd_num: tuple[int, ...]
     notes: tuple[str, ...]
     lowered: bool
@@ -45,7 +45,7 @@ class Bill:
     @property
     def image(self) -> int:
         """Image tokens."""
-        return sum(picture[4] for picture in self.pictures)
+        return sum(image[4] for image in self.images)
 
     @property
     def length(self) -> int:
@@ -59,8 +59,8 @@ def bill_of(
     """The bill of a record from its layouts."""
     columns = [_costs(layout.width, layout.height, upscale) for layout in layouts]
     costs = tuple(-1 if -1 in tokens else sum(tokens) for tokens in zip(*columns, strict=True))
-    pictures = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
-    return Bill(text, supervised, pictures, costs or (0,) * len(HD_NUMS), tuple(notes), lowered)
+    images = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
+    return Bill(text, supervised, images, costs or (0,) * len(HD_NUMS), tuple(notes), lowered)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,7 +82,7 @@ def _costs(width: int, height: int, upscale: bool) -> tuple[int, ...]:
 
 
 def _next_change(layout: PatchLayout) -> int:
-    """The lowest hd_num above this layout's that gives its picture another one (MODEL.md 2.2, step 3)."""
+    """The lowest hd_num above this layout's that gives its image another one (MODEL.md 2.2, step 3)."""
     own_size = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     if own_size and not layout.upscale:
         return HD_NUMS.stop
@@ -118,7 +118,7 @@ class Statistics:
         self.supervised += times * bill.supervised
         self.lowered += times * bill.lowered
         self.shares[bisect_right(_SHARES, bill.supervised / bill.length)] += times
-        for width, height, rows, cols, _ in bill.pictures:
+        for width, height, rows, cols, _ in bill.images:
             self.grids[f"{rows}x{cols}"] += times
             self.crops[rows * cols] += times
             self.aspects[bisect_right(_ASPECTS, width / height)] += times

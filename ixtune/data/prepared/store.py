@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REJECTS = "rejects.jsonl"
 IMAGES = "images"
-"""The folder in a set with the pictures that it carries itself."""
+"""The folder in a set with the images that it carries itself."""
 ARROW = "data-00000-of-00001.arrow"
 OWN_ROOT = 0
 """The image root that is the set's own folder."""
@@ -42,19 +42,19 @@ _SIZES = ("width", "height", "hd_num", "resized_width", "resized_height", "pad_l
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFiles:
-    """Where the pictures of a set lie, and what is corrected when they are opened.
+class ImageFiles:
+    """Where the images of a set lie, and what is corrected when they are opened.
 
     Attributes:
         roots: The folders that stored paths are relative to; a stored `root` is an index into these.
-        corrections: Departures from the reference's way of opening a picture.
+        corrections: Departures from the reference's way of opening an image.
     """
 
     roots: tuple[Path, ...]
     corrections: Corrections = Corrections()
 
     def path(self, stored: Mapping[str, Any]) -> Path:
-        """The file of one stored picture."""
+        """The file of one stored image."""
         root: int = stored["root"]
         return self.roots[root].joinpath(stored["path"])
 
@@ -74,13 +74,13 @@ class PreparedSet:
     root: Path
 
     @property
-    def files(self) -> PictureFiles:
-        """Where its pictures lie and how they are opened."""
-        return PictureFiles(roots_of(self.manifest, self.root), Corrections.of(options_of(self.manifest).corrections))
+    def files(self) -> ImageFiles:
+        """Where its images lie and how they are opened."""
+        return ImageFiles(roots_of(self.manifest, self.root), Corrections.of(options_of(self.manifest).corrections))
 
-    def picture_path(self, record_index: int, picture_index: int) -> Path:
-        """Where a picture of a record lies."""
-        return self.files.path(self.dataset[record_index]["pictures"][picture_index])
+    def image_path(self, record_index: int, image_index: int) -> Path:
+        """Where an image of a record lies."""
+        return self.files.path(self.dataset[record_index]["pictures"][image_index])
 
 
 class Writer:
@@ -147,21 +147,21 @@ class Writer:
         atomic_write_json(self._folder / _STATE, state)
 
 
-def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[int, str, PatchLayout]]) -> dict[str, Any]:
+def row_of(record: Record, sample: Sample, images: Sequence[tuple[int, str, PatchLayout]]) -> dict[str, Any]:
     """The columns of one sample.
 
     Args:
         record: What was read.
         sample: What the template made of it.
-        pictures: For each picture the index of its image root, its path relative to that, and its layout.
+        images: For each image the index of its image root, its path relative to that, and its layout.
     """
     return {
         "id": record.id,
         "token_ids": sample.token_ids,
-        "picture_slots": sample.picture_slots,
+        "picture_slots": sample.image_slots,
         "supervised_starts": [start for start, _ in sample.supervised],
         "supervised_ends": [end for _, end in sample.supervised],
-        "pictures": [stored_picture(root, path, layout) for root, path, layout in pictures],
+        "pictures": [stored_image(root, path, layout) for root, path, layout in images],
         "turns": [{"role": turn.role, "text": turn.text.strip()} for turn in record.turns],
         "references": list(record.references),
         "length": sample.length,
@@ -171,8 +171,8 @@ def row_of(record: Record, sample: Sample, pictures: Sequence[tuple[int, str, Pa
     }
 
 
-def stored_picture(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
-    """One element of the column `pictures`."""
+def stored_image(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
+    """One element of the column `images`."""
     return {
         "root": root,
         "path": path,
@@ -183,7 +183,7 @@ def stored_picture(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
 
 
 def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
-    """The layout in an element of the column `pictures`."""
+    """The layout in an element of the column `images`."""
     sizes = {name: stored[name] for name in _SIZES}
     return PatchLayout(**sizes, upscale=stored["upscale"], transposed=stored["width"] < stored["height"])
 
@@ -202,22 +202,22 @@ def require(folder: Path) -> dict[str, Any]:
         IxtuneError: It is no prepared set, or one of another format; the message names what is missing.
     """
     if not folder.is_dir():
-        raise IxtuneError("there is no such prepared set", where=str(folder), mend=_MEND)
+        raise IxtuneError("there is no such prepared set", where=str(folder), hint=_MEND)
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
         raise IxtuneError(
             "this folder holds several sets, not one",
             where=str(folder),
-            mend=f"give one of {', '.join(str(folder / split) for split in splits)}",
+            hint=f"give one of {', '.join(str(folder / split) for split in splits)}",
         )
     missing = [name for name in (MANIFEST, _STATE, _INFO, ARROW) if not (folder / name).is_file()]
     if missing:
-        raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), mend=_MEND)
+        raise IxtuneError(f"not a prepared set: {', '.join(missing)} missing", where=str(folder), hint=_MEND)
     return read_manifest(folder / MANIFEST)
 
 
-def count_pictures(folder: Path) -> int:
-    """How many pictures the records of a set show; one that several records show counts once.
+def count_images(folder: Path) -> int:
+    """How many images the records of a set show; one that several records show counts once.
 
     Raises:
         IxtuneError: Its Arrow part is not there, or is broken.
@@ -236,7 +236,7 @@ def count_pictures(folder: Path) -> int:
 
 
 def _broken(folder: Path) -> IxtuneError:
-    return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), mend=_MEND)
+    return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), hint=_MEND)
 
 
 def load(folder: Path) -> PreparedSet:
@@ -260,7 +260,7 @@ def load(folder: Path) -> PreparedSet:
         raise IxtuneError(
             f"the manifest counts {rows:,} rows, the Arrow part has {len(dataset):,} or other columns",
             where=str(folder),
-            mend=_MEND,
+            hint=_MEND,
         )
     return PreparedSet(dataset, manifest, folder)
 

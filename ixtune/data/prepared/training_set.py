@@ -14,7 +14,7 @@ from typing import Any
 
 from ixtune.data.prepared import manifest, store
 from ixtune.data.prepared.selection import draw
-from ixtune.data.prepared.store import PictureFiles, PreparedSet
+from ixtune.data.prepared.store import ImageFiles, PreparedSet
 from ixtune.errors import IxtuneError, UsageError
 
 
@@ -28,7 +28,7 @@ class TrainingSet:
         row_of: For each record its row in that set.
         lengths: For each record its tokens, image tokens included.
         supervised: For each record its supervised tokens.
-        files: Where the pictures of all sets lie; a picture's `root` from `record` is an index into this.
+        files: Where the images of all sets lie; an image's `root` from `record` is an index into this.
     """
 
     sets: tuple[PreparedSet, ...]
@@ -36,7 +36,7 @@ class TrainingSet:
     row_of: array[int]
     lengths: list[int]
     supervised: list[int]
-    files: PictureFiles
+    files: ImageFiles
 
     @classmethod
     def load(cls, paths: Sequence[Path], weights: Sequence[float] | None = None, seed: int = 0) -> TrainingSet:
@@ -49,7 +49,7 @@ class TrainingSet:
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
-            IxtuneError: A folder is no prepared set, or the sets open their pictures in different ways.
+            IxtuneError: A folder is no prepared set, or the sets open their images in different ways.
         """
         sets = tuple(store.load(path) for path in paths)
         _require_distinct(sets)
@@ -64,7 +64,7 @@ class TrainingSet:
                 raise UsageError(
                     f"weight {weight:g} of {count:,} records leaves none",
                     where=str(opened.root),
-                    mend="raise its weight in data.weights, or leave the set out of data.train",
+                    hint="raise its weight in data.weights, or leave the set out of data.train",
                 )
             times = draw(count, total, f"{seed} {number}")
             # whole passes one after the other, so that the copies of a record do not stand side by side
@@ -75,7 +75,7 @@ class TrainingSet:
             lengths += [length[row] for row in rows]
             supervised += [asked[row] for row in rows]
         roots = tuple(root for opened in sets for root in opened.files.roots)
-        return cls(sets, set_of, row_of, lengths, supervised, PictureFiles(roots, sets[0].files.corrections))
+        return cls(sets, set_of, row_of, lengths, supervised, ImageFiles(roots, sets[0].files.corrections))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -86,16 +86,16 @@ class TrainingSet:
         return tuple(opened.manifest for opened in self.sets)
 
     def record(self, index: int) -> dict[str, Any]:
-        """The row of a record, see `store.row_of`; its pictures' roots are those of `files`."""
+        """The row of a record, see `store.row_of`; its images' roots are those of `files`."""
         number = self.set_of[index]
         row: dict[str, Any] = self.sets[number].dataset[self.row_of[index]]
         before = sum(len(opened.files.roots) for opened in self.sets[:number])
-        for picture in row["pictures"]:
-            picture["root"] += before
+        for image in row["pictures"]:
+            image["root"] += before
         return row
 
-    def files_of(self, index: int) -> PictureFiles:
-        """Where the pictures of a record lie: the same for all."""
+    def files_of(self, index: int) -> ImageFiles:
+        """Where the images of a record lie: the same for all."""
         return self.files
 
     def identity(self, index: int) -> str:
@@ -114,7 +114,7 @@ class TrainingSet:
             try:
                 manifest.check_compatible(opened.manifest, tokenizer_sha256)
             except IxtuneError as error:
-                raise IxtuneError(error.what, where=str(opened.root), mend=error.mend, notes=error.notes) from error
+                raise IxtuneError(error.what, where=str(opened.root), hint=error.hint, notes=error.notes) from error
 
 
 def _column(opened: PreparedSet, name: str) -> list[int]:
@@ -125,19 +125,19 @@ def _column(opened: PreparedSet, name: str) -> list[int]:
 def _require_distinct(sets: Sequence[PreparedSet]) -> None:
     known: dict[tuple[Any, ...], Path] = {}
     for opened in sets:
-        # equal rows about pictures in equal places
+        # equal rows about images in equal places
         key = (opened.dataset._fingerprint, *(root.resolve() for root in opened.files.roots[1:]))
         if key in known:
             raise UsageError(
                 f"the same records as in {known[key]}",
                 where=str(opened.root),
-                mend="leave one of the two out of data.train; data.weights repeats a set",
+                hint="leave one of the two out of data.train; data.weights repeats a set",
             )
         known[key] = opened.root
 
 
 def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
-    """An adapter remembers one way in which its pictures were opened, and asks for it ever after."""
+    """An adapter remembers one way in which its images were opened, and asks for it ever after."""
 
     def way(described: Mapping[str, Any]) -> dict[str, Any]:
         options = manifest.options_of(described)
@@ -146,7 +146,7 @@ def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
     ways = [way(opened.manifest) for opened in sets]
     if any(other != ways[0] for other in ways):
         raise IxtuneError(
-            "the sets open their pictures in different ways, and an adapter knows one",
-            mend="prepare them with the same --no-upscale and --correct",
+            "the sets open their images in different ways, and an adapter knows one",
+            hint="prepare them with the same --no-upscale and --correct",
             notes=[f"{opened.root}: {found}" for opened, found in zip(sets, ways, strict=True)],
         )

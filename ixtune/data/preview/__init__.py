@@ -1,6 +1,6 @@
-"""`ixtune preview`: a prepared set as pictures with their crop grids, and one page to sort and search it.
+"""`ixtune preview`: a prepared set as images with their crop grids, and one page to sort and search it.
 
-Each picture is placed by the very code that training uses, from the stored layout: what is drawn is what the model
+Each image is placed by the very code that training uses, from the stored layout: what is drawn is what the model
 gets.
 """
 
@@ -15,11 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data.images.image_file import PictureError
-from ixtune.data.images.pixels import open_picture, place
+from ixtune.data.images.image_file import ImageError
+from ixtune.data.images.pixels import open_image, place
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import MANIFEST
-from ixtune.data.prepared.store import PictureFiles, PreparedSet, layout_of
+from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of
 from ixtune.data.preview.choice import Choice, choose
 from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, global_view, steps_of
 from ixtune.data.preview.page import page
@@ -50,37 +50,37 @@ class PreviewReport:
     Attributes:
         out: The folder.
         records: Records in the page's table.
-        pictures: Pictures drawn.
-        problems: For pictures that could not be drawn, what is wrong, in one line each.
+        images: Images drawn.
+        problems: For images that could not be drawn, what is wrong, in one line each.
     """
 
     out: Path
     records: int = 0
-    pictures: int = 0
+    images: int = 0
     problems: list[str] = field(default_factory=list)
 
 
 def preview(
     folder: Path, out: Path | None = None, *, limit: int = 100, progress: Callable[[int, int], None] | None = None
 ) -> PreviewReport:
-    """Write the new folder `out` with index.html, which needs no other file, and a PNG for each picture drawn.
+    """Write the new folder `out` with index.html, which needs no other file, and a PNG for each image drawn.
 
     Args:
         folder: A prepared set, or the folder around a training and a validation set.
         out: By default a sibling of `folder` with `-preview` behind its name.
-        limit: About how many pictures are drawn of each set, its extremes not counted.
-        progress: Told how many pictures are drawn, and of how many.
+        limit: About how many images are drawn of each set, its extremes not counted.
+        progress: Told how many images are drawn, and of how many.
 
     Raises:
         UsageError: `out` exists.
-        IxtuneError: There is no such set, or not one picture can be drawn.
+        IxtuneError: There is no such set, or not one image can be drawn.
     """
     out = out if out is not None else folder.resolve().with_name(f"{folder.resolve().name}-preview")
     if os.path.lexists(out):  # before the set is opened and drawn
-        raise UsageError("the output exists already", where=str(out), mend="choose another --out")
+        raise UsageError("the output exists already", where=str(out), hint="choose another --out")
     sets = _open(folder)
     choices = {name: choose(prepared.dataset, limit) for name, prepared in sets.items()}
-    total = sum(choice.pictures for choice in choices.values())
+    total = sum(choice.images for choice in choices.values())
     report = PreviewReport(out)
     listed = []
     with atomic_folder(out) as partial:
@@ -89,12 +89,12 @@ def preview(
             for one in _listed(name, prepared, choices[name], partial, report):
                 listed.append(one)
                 if progress is not None:
-                    progress(report.pictures + len(report.problems), total)
-        if report.problems and not report.pictures:
+                    progress(report.images + len(report.problems), total)
+        if report.problems and not report.images:
             raise IxtuneError(
-                "not one of the pictures can be drawn",
+                "not one of the images can be drawn",
                 where=str(folder),
-                mend="put the pictures back where they were, or prepare the set again",
+                hint="put the images back where they were, or prepare the set again",
                 notes=report.problems[:5],
             )
         manifests = {name: prepared.manifest for name, prepared in sets.items()}
@@ -124,55 +124,55 @@ def _rejects(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, An
 
 
 def _listed(name: str, prepared: PreparedSet, choice: Choice, folder: Path, report: PreviewReport) -> Iterator[Listed]:
-    """The records to list, each with its pictures drawn."""
+    """The records to list, each with its images drawn."""
     files = prepared.files
     for index in choice.listed:
         row = prepared.dataset[index]
         drawings: dict[int, Drawing | str] = {}
-        for picture in choice.drawn.get(index, ()):
+        for image in choice.drawn.get(index, ()):
             called = f"{name} record {index + 1}".strip()
-            file = f"{PICTURES}/{called.replace(' ', '-')}-picture-{picture + 1}.png"
+            file = f"{PICTURES}/{called.replace(' ', '-')}-picture-{image + 1}.png"
             try:
-                placed = _placed(files, row["pictures"][picture])
-            except PictureError as error:
-                drawings[picture] = str(error)
+                placed = _placed(files, row["pictures"][image])
+            except ImageError as error:
+                drawings[image] = str(error)
                 report.problems.append(f"{called}: {error}")
                 continue
-            drawings[picture] = _draw(placed, row, picture, called, folder, file)
-            report.pictures += 1
+            drawings[image] = _draw(placed, row, image, called, folder, file)
+            report.images += 1
         extremes = tuple(extreme for extreme in choice.extremes if extreme.row == index)
         yield Listed(name, index + 1, row, drawings, extremes)
 
 
-def _placed(files: PictureFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """A picture as the model gets it.
+def _placed(files: ImageFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """An image as the model gets it.
 
     Raises:
-        PictureError: It cannot be opened, or is not the picture that the set was prepared with.
+        ImageError: It cannot be opened, or is not the image that the set was prepared with.
     """
     layout, path = layout_of(stored), files.path(stored)
-    image = open_picture(path, files.corrections)
+    image = open_image(path, files.corrections)
     if image.size != (layout.width, layout.height):
-        raise PictureError(
+        raise ImageError(
             Reason.PICTURE_BROKEN,
             f"now {image.width} x {image.height} pixels; the set was prepared with {layout.width} x {layout.height}",
             where=str(path),
-            mend="put the picture back, or prepare the set again",
+            hint="put the image back, or prepare the set again",
         )
     return place(image, layout)
 
 
 def _draw(
-    placed: NDArray[np.uint8], row: Mapping[str, Any], picture: int, called: str, folder: Path, file: str
+    placed: NDArray[np.uint8], row: Mapping[str, Any], image: int, called: str, folder: Path, file: str
 ) -> Drawing:
-    """Write the PNG of one picture; what the page shows of it."""
+    """Write the PNG of one image; what the page shows of it."""
     from PIL import Image
 
-    stored = row["pictures"][picture]
+    stored = row["pictures"][image]
     layout = layout_of(stored)
-    pictures = f", picture {picture + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
+    images = f", image {image + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
     sheet = draw_sheet(
-        placed, layout, (f"{row['id']} - {called}{pictures}", stored["path"], steps_of(layout)), bill_of_record(row)
+        placed, layout, (f"{row['id']} - {called}{images}", stored["path"], steps_of(layout)), bill_of_record(row)
     )
     sheet.save(folder / file, compress_level=4)  # a third of the time of the default, a tenth more bytes
     grid = draw_grid(placed, layout, *_EMBEDDED_GRID)
@@ -180,7 +180,7 @@ def _draw(
 
 
 def _webp(image: Image.Image) -> bytes:
-    """The image at the best quality that stays within the size an embedded picture may have."""
+    """The image at the best quality that stays within the size an embedded image may have."""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=quality)

@@ -1,4 +1,4 @@
-"""Which records of a set a preview lists, and which of their pictures it draws: spread evenly, and the extremes."""
+"""Which records of a set a preview lists, and which of their images it draws: spread evenly, and the extremes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_LISTED = 1000
-"""Records in the page's table: a browser sorts these at once, and their texts stay far below its pictures."""
+"""Records in the page's table: a browser sorts these at once, and their texts stay far below its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Choice:
 
     Attributes:
         listed: Indices of records, ascending.
-        drawn: For some of them the indices of the pictures to draw, ascending.
-        extremes: Each is listed, and its picture is drawn.
+        drawn: For some of them the indices of the images to draw, ascending.
+        extremes: Each is listed, and its image is drawn.
     """
 
     listed: tuple[int, ...]
@@ -47,13 +47,13 @@ class Choice:
     extremes: tuple[Extreme, ...]
 
     @property
-    def pictures(self) -> int:
-        """How many pictures are to be drawn."""
+    def images(self) -> int:
+        """How many images are to be drawn."""
         return sum(map(len, self.drawn.values()))
 
 
 def choose(dataset: Dataset, limit: int) -> Choice:
-    """About `limit` pictures, of records spread evenly over the set, and those of its extremes.
+    """About `limit` images, of records spread evenly over the set, and those of its extremes.
 
     Spread, because a set of several sources has them one after the other.
     """
@@ -63,10 +63,10 @@ def choose(dataset: Dataset, limit: int) -> Choice:
     extremes = [Extreme("most tokens", longest.row, f"{longest.value:,.0f} tokens")] if len(counts) else []
     drawn: dict[int, set[int]] = {}
     room = limit
-    with_pictures = np.flatnonzero(counts)
-    if len(with_pictures):
-        wanted = max(1, int(limit * len(with_pictures) / counts.sum()))
-        for row in _spread(with_pictures.tolist(), wanted):
+    with_images = np.flatnonzero(counts)
+    if len(with_images):
+        wanted = max(1, int(limit * len(with_images) / counts.sum()))
+        for row in _spread(with_images.tolist(), wanted):
             taken = min(room, int(counts[row]))
             room -= taken
             drawn[row] = set(range(taken))
@@ -75,12 +75,12 @@ def choose(dataset: Dataset, limit: int) -> Choice:
             Extreme("most extreme aspect", thin.row, f"{thin.value:.3g} to 1"),
         ]
         drawn.setdefault(longest.row, set()).update(range(min(limit, int(counts[longest.row]))))
-        drawn.setdefault(padded.row, set()).add(padded.picture)
-        drawn.setdefault(thin.row, set()).add(thin.picture)
+        drawn.setdefault(padded.row, set()).add(padded.image)
+        drawn.setdefault(thin.row, set()).add(thin.image)
     listed = {*_spread(range(len(dataset)), MAX_LISTED), *drawn, *(extreme.row for extreme in extremes)}
     return Choice(
         tuple(sorted(listed)),
-        {row: tuple(sorted(pictures)) for row, pictures in sorted(drawn.items()) if pictures},
+        {row: tuple(sorted(images)) for row, images in sorted(drawn.items()) if images},
         tuple(extremes),
     )
 
@@ -94,21 +94,21 @@ def _spread(values: Sequence[int], count: int) -> list[int]:
 
 @dataclass(slots=True)
 class _Best:
-    """The greatest value so far, and the record and picture it is of; of equal ones the first stays."""
+    """The greatest value so far, and the record and image it is of; of equal ones the first stays."""
 
     value: float = -1.0
     row: int = 0
-    picture: int = 0
+    image: int = 0
 
-    def offer(self, values: NDArray[np.float64], rows: NDArray[np.int64], pictures: NDArray[np.int64]) -> None:
+    def offer(self, values: NDArray[np.float64], rows: NDArray[np.int64], images: NDArray[np.int64]) -> None:
         """Take the greatest of some values, if it is greater."""
         at = int(values.argmax())
         if values[at] > self.value:
-            self.value, self.row, self.picture = float(values[at]), int(rows[at]), int(pictures[at])
+            self.value, self.row, self.image = float(values[at]), int(rows[at]), int(images[at])
 
 
 def _survey(dataset: Dataset) -> tuple[NDArray[np.int64], _Best, _Best, _Best]:
-    """Pictures of each record; the most tokens, the largest share of padding, and the longest side by the shortest."""
+    """Images of each record; the most tokens, the largest share of padding, and the longest side by the shortest."""
     import numpy as np
 
     counts = [np.zeros(0, dtype=np.int64)]
@@ -121,11 +121,11 @@ def _survey(dataset: Dataset) -> tuple[NDArray[np.int64], _Best, _Best, _Best]:
         column = batch["pictures"].combine_chunks()
         count = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
         counts.append(count)
-        pictures = column.flatten()
-        if len(pictures):
+        images = column.flatten()
+        if len(images):
             names = ("width", "height", "resized_width", "resized_height", "rows", "cols")
             width, height, wide, high, down, across = (
-                pictures.field(name).to_numpy(zero_copy_only=False).astype(float) for name in names
+                images.field(name).to_numpy(zero_copy_only=False).astype(float) for name in names
             )
             owners = np.repeat(rows, count)
             numbers = np.arange(len(owners)) - np.repeat(np.cumsum(count) - count, count)

@@ -1,4 +1,4 @@
-"""Draw one picture as the model gets it: placed, with its crop grid, beside it the global view and the token bill."""
+"""Draw one image as the model gets it: placed, with its crop grid, beside it the global view and the token bill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIN_TITLE_WIDTH = 860  # of a sheet with a single crop, so that ids and sizes s
 
 _PAPER, _INK, _QUIET = (255, 255, 255), (26, 28, 36), (98, 102, 116)
 GRID_COLOUR = (214, 20, 90)
-"""Of the crops' borders: a colour that pictures seldom have, on a light casing for those that do."""
+"""Of the crops' borders: a colour that images seldom have, on a light casing for those that do."""
 HATCH_COLOUR = (140, 146, 166)
 """Of the strokes over the padding."""
 _CASING = (255, 255, 255, 150)
@@ -39,16 +39,16 @@ _PART_NAMES = {
 
 
 def bill(layout: PatchLayout) -> list[tuple[str, int]]:
-    """What the tokens of a picture are spent on; the numbers add up to `layout.tokens`."""
+    """What the tokens of an image are spent on; the numbers add up to `layout.tokens`."""
     parts = token_parts(layout.rows, layout.cols)
     names = _PART_NAMES | {"crops": "1 crop" if layout.crops == 1 else f"{layout.crops:,} crops"}
     return [(names[key], count) for key, count in parts.items()]
 
 
 def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What a record costs besides one of its pictures; `row` is one of the store's."""
-    pictures = row["pictures"]
-    image = [("image tokens of the record", sum(stored["tokens"] for stored in pictures))] if len(pictures) > 1 else []
+    """What a record costs besides one of its images; `row` is one of the store's."""
+    images = row["pictures"]
+    image = [("image tokens of the record", sum(stored["tokens"] for stored in images))] if len(images) > 1 else []
     return [
         *image,
         ("text tokens", len(row["token_ids"])),
@@ -58,7 +58,7 @@ def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def steps_of(layout: PatchLayout) -> str:
-    """From the picture's own size to its crops, in one line."""
+    """From the image's own size to its crops, in one line."""
     sides = ("left", "top", "right", "bottom")
     padding = [f"{count:,} {side}" for side in sides if (count := getattr(layout, f"pad_{side}"))]
     own, resized = (layout.width, layout.height), (layout.resized_width, layout.resized_height)
@@ -75,9 +75,9 @@ def padding_share(layout: PatchLayout) -> float:
 
 
 def global_view(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The placed picture squeezed to 336x336 as the model sees it: uint8 [336, 336, 3].
+    """The placed image squeezed to 336x336 as the model sees it: uint8 [336, 336, 3].
 
-    Bicubic with a = -0.75 and without antialiasing (MODEL.md 2.4), so a large picture looks as rough here as it
+    Bicubic with a = -0.75 and without antialiasing (MODEL.md 2.4), so a large image looks as rough here as it
     is for the model. What the cubic overshoots is cut off, which the model does not do.
     """
     import numpy as np
@@ -106,7 +106,7 @@ def _squeezed(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw_grid(placed: NDArray[np.uint8], layout: PatchLayout, max_width: int, max_height: int) -> Image.Image:
-    """The placed picture, never enlarged, with its padding hatched and its crops framed and numbered.
+    """The placed image, never enlarged, with its padding hatched and its crops framed and numbered.
 
     A strip whose crops would be too small to see is folded: a wide one into lines, a tall one into columns.
 
@@ -192,7 +192,7 @@ def _hatch(layout: PatchLayout, size: tuple[int, int]) -> NDArray[np.bool_]:
     import numpy as np
 
     x, y = np.arange(size[0])[None, :], np.arange(size[1])[:, None]
-    # the rightmost and lowest pixel of the picture, scaled down, may hold a little padding: it counts as picture
+    # the rightmost and lowest pixel of the image, scaled down, may hold a little padding: it counts as image
     left, right = layout.pad_left, layout.pad_left + layout.resized_width
     top, bottom = layout.pad_top, layout.pad_top + layout.resized_height
     wide, high = size[0] / layout.final_width, size[1] / layout.final_height
@@ -242,7 +242,7 @@ def draw_sheet(
     entries: list[tuple[str, int] | None] = [
         *bill(layout),
         None,
-        ("tokens of this picture", layout.tokens),
+        ("tokens of this image", layout.tokens),
         *([None, *record] if record else []),
     ]
     column_height = CROP + 34 + 24 * len(entries)

@@ -15,8 +15,8 @@ from ixtune.data.preview.markup import text
 
 _VIEWER = """<dialog id="viewer" aria-labelledby="viewer-title"><header>
 <h2 id="viewer-title" dir="auto"></h2>
-<button type="button" data-step="-1" aria-label="previous picture">←</button>
-<button type="button" data-step="1" aria-label="next picture">→</button>
+<button type="button" data-step="-1" aria-label="previous image">←</button>
+<button type="button" data-step="1" aria-label="next image">→</button>
 <a data-file>PNG</a>
 <button type="button" data-close aria-label="close">✕</button>
 </header><div class="stage" tabindex="-1" autofocus></div></dialog>"""

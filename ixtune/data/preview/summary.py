@@ -13,7 +13,7 @@ from ixtune.data.rejects import Reason
 
 _MEANINGS = {reason.value: reason.description for reason in Reason}
 _CORRECTIONS = {
-    "exif": "pictures are turned as their EXIF data say",
+    "exif": "images are turned as their EXIF data say",
     "alpha": "transparency is laid over white",
     "depth": "16-bit greys are scaled to 8 bits",
     "first-frame": "of several frames the first is taken",
@@ -25,7 +25,7 @@ def headline(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     records = next(iter(manifests.values()))["records"]
     tokens = {key: sum(one["tokens"][key] for one in manifests.values()) for key in ("total", "image", "supervised")}
     rows = sum(one["records"]["rows"] for one in manifests.values())
-    pictures = sum(sum(one["grids"].values()) for one in manifests.values())
+    images = sum(sum(one["grids"].values()) for one in manifests.values())
     lengths = [one["length"] for one in manifests.values() if one["records"]["rows"]]
     median = " and ".join(f"{length['median']:,}" for length in lengths)
     parts = ", ".join(f"{one['records']['rows']:,} {name}" for name, one in manifests.items() if name)
@@ -33,8 +33,8 @@ def headline(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     cards = [
         ("Records", f"{rows:,}", parts or f"{records['accepted']:,} accepted of {records['read']:,} read"),
         ("Rejected", f"{records['rejected']:,}", f"{rate:.1%} of {records['read']:,} read"),
-        ("Pictures", f"{pictures:,}", f"{pictures / max(1, rows):.2g} a record"),
-        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {_share(tokens['image'], tokens)} of pictures"),
+        ("Pictures", f"{images:,}", f"{images / max(1, rows):.2g} a record"),
+        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {_share(tokens['image'], tokens)} of images"),
         ("Supervised", compact(tokens["supervised"]), f"{_share(tokens['supervised'], tokens)} of all tokens"),
         (
             "Tokens a record",
@@ -78,7 +78,7 @@ def made_of(manifest: Mapping[str, Any]) -> str:
     notes = manifest.get("statistics", {}).get("notes", {})
     if notes:
         told = "".join(f"<li>{text(NOTES.get(note, note))}: {count:,}</li>" for note, count in notes.items())
-        pairs.append(("of the pictures", f"<ul>{told}</ul>"))
+        pairs.append(("of the images", f"<ul>{told}</ul>"))
     parts = [f"<section><h2>Made of</h2>{definitions(pairs)}"]
     sources = [
         [
@@ -97,7 +97,7 @@ def made_of(manifest: Mapping[str, Any]) -> str:
 
 
 def _departures(chosen: Options) -> list[str]:
-    found = [] if chosen.upscale else ["--no-upscale: small pictures keep their size"]
+    found = [] if chosen.upscale else ["--no-upscale: small images keep their size"]
     return found + [f"{name}: {_CORRECTIONS.get(name, '')}" for name in chosen.corrections]
 
 
@@ -110,8 +110,8 @@ def statistics(manifests: Mapping[str, Mapping[str, Any]]) -> str:
             bar_chart(title, unit, _histogram(found[key]["bins"], whole, percent))
             for key, title, unit, whole, percent in (
                 ("length", "Tokens of a record", "tokens", True, False),
-                ("crops", "Crops of a picture", "crops", True, False),
-                ("aspect", "Shape of a picture", "width / height", False, False),
+                ("crops", "Crops of an image", "crops", True, False),
+                ("aspect", "Shape of an image", "width / height", False, False),
                 ("supervised_share", "Supervised share of a record", "supervised / all tokens", False, True),
             )
             if found.get(key, {}).get("bins")
@@ -150,7 +150,7 @@ def _cost(cost: Mapping[str, int | None], chosen: int | None) -> str:
         Bar(
             hd_num,
             tokens,
-            f"hd_num {hd_num}: " + ("a picture has no layout" if tokens is None else f"{tokens:,} image tokens"),
+            f"hd_num {hd_num}: " + ("an image has no layout" if tokens is None else f"{tokens:,} image tokens"),
             marked=int(hd_num) == chosen,
         )
         for hd_num, tokens in cost.items()

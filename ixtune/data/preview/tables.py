@@ -17,16 +17,16 @@ from ixtune.layout import PatchLayout
 
 _MAX_LINE = 110  # characters of the question and of the answer that stand for a folded conversation
 _MAX_NAME = 120  # of an id, a path, a cell
-_MAX_CELL_LINES = 4  # pictures told one by one in a cell
+_MAX_CELL_LINES = 4  # images told one by one in a cell
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawn picture.
+    """One drawn image.
 
     Attributes:
         file: The PNG, relative to the page.
-        grid: The placed picture with its crop grid, as WebP.
+        grid: The placed image with its crop grid, as WebP.
         size: Its width and height.
         view: The global view, as WebP.
     """
@@ -45,7 +45,7 @@ class Listed:
         split: Of which set, if there are several.
         number: Its place in that set, counted from 1.
         row: Its columns.
-        drawings: Of some of its pictures the drawing, or why there is none.
+        drawings: Of some of its images the drawing, or why there is none.
         extremes: What it is the most of.
     """
 
@@ -96,7 +96,7 @@ def records(listed: Sequence[Listed], total: int) -> str:
         _search("id, source, question or answer"),
         '<label>Tokens from <input type="number" min="0" data-filter="min:tokens"></label>',
         '<label>to <input type="number" min="0" data-filter="max:tokens"></label>',
-        _select("Pictures", "is:pictures", [(str(count), str(count)) for count in counts]),
+        _select("Pictures", "is:images", [(str(count), str(count)) for count in counts]),
         _select("Grid", "has:grids", [(grid, grid.replace("x", " × ")) for grid in grids]),
     ]
     if split:
@@ -112,7 +112,7 @@ def records(listed: Sequence[Listed], total: int) -> str:
     )
     return (
         '<section data-listing="records"><h2>Records</h2>'
-        f'<p class="quiet">Select a picture to see its crops, its global view and its token bill.{text(told)}</p>'
+        f'<p class="quiet">Select an image to see its crops, its global view and its token bill.{text(told)}</p>'
         f'<ul class="extremes">{extremes}</ul>'
         f"{_listing(columns, filters, (_record(one, split) for one in listed), len(listed))}</section>"
     )
@@ -172,9 +172,9 @@ def _cell(title: str, content: str, value: object = None, kind: str = "", search
 
 
 def _record(one: Listed, split: bool) -> str:
-    row, pictures = one.row, one.row["pictures"]
-    layouts = [layout_of(stored) for stored in pictures]
-    image = sum(stored["tokens"] for stored in pictures)
+    row, images = one.row, one.row["pictures"]
+    layouts = [layout_of(stored) for stored in images]
+    image = sum(stored["tokens"] for stored in images)
     tags = "".join(f' <span class="tag">{text(extreme.title)}</span>' for extreme in one.extremes)
     cells = [
         _cell("#", f"{one.number:,}", one.number, "number"),
@@ -183,7 +183,7 @@ def _record(one: Listed, split: bool) -> str:
         _cell("Record", f'<b dir="auto">{line(row["id"], _MAX_NAME)}</b>{tags}', row["id"], "name", search=True),
         _cell("Source", _path(row["source"]), row["source"], "name", search=True),
         _cell("Place", line(row["place"], _MAX_NAME)),
-        _cell("Pictures", f"{len(pictures)}", len(pictures), "number"),
+        _cell("Pictures", f"{len(images)}", len(images), "number"),
         _cell("Size", _lines(f"{one.width:,} × {one.height:,}" for one in layouts), _pixels(layouts), "number"),
         _cell("Grid", _lines(f"{one.rows} × {one.cols}" for one in layouts), _crops(layouts), "number"),
         _cell("Padding", _lines(f"{padding_share(one):.0%}" for one in layouts), _padding(layouts), "number"),
@@ -193,9 +193,9 @@ def _record(one: Listed, split: bool) -> str:
         _cell("Supervised", f"{row['supervised_tokens']:,}", row["supervised_tokens"], "number"),
         _cell("Conversation", _conversation(row), None, "talk", search=True),
     ]
-    grids = " ".join(sorted({_grid(stored) for stored in pictures}))
+    grids = " ".join(sorted({_grid(stored) for stored in images}))
     return (
-        f'<tr id="{text(one.anchor)}" data-tokens="{row["length"]}" data-pictures="{len(pictures)}" '
+        f'<tr id="{text(one.anchor)}" data-tokens="{row["length"]}" data-pictures="{len(images)}" '
         f'data-grids="{grids}" data-split="{text(one.split)}">{"".join(cells)}</tr>'
     )
 
@@ -225,7 +225,7 @@ def _shots(one: Listed, layouts: Sequence[PatchLayout]) -> str:
             parts.append(f'<p class="problem">cannot be drawn: {text(drawing, 300)}</p>{path}')
             continue
         width, height = drawing.size
-        spoken = f"picture {index + 1} of record {one.number} with its crop grid, {layout.rows} by {layout.cols}"
+        spoken = f"image {index + 1} of record {one.number} with its crop grid, {layout.rows} by {layout.cols}"
         parts.append(
             f'<figure class="shot"><a href="{text(drawing.file)}"><img class="grid" alt="{spoken}" width="{width}" '
             f'height="{height}" src="{_data(drawing.grid)}"></a><div class="more"><img class="view" width="336" '
@@ -244,7 +244,7 @@ def _bill(row: Mapping[str, Any], layout: PatchLayout) -> str:
     def lines(entries: Iterable[tuple[str, int]]) -> str:
         return "".join(f'<tr><td>{name}</td><td class="number">{count:,}</td></tr>' for name, count in entries)
 
-    parts = (bill(layout), [("tokens of this picture", layout.tokens)], bill_of_record(row))
+    parts = (bill(layout), [("tokens of this image", layout.tokens)], bill_of_record(row))
     return f'<table class="bill">{"".join(f"<tbody>{lines(part)}</tbody>" for part in parts)}</table>'
 
 
@@ -252,13 +252,13 @@ def _conversation(row: Mapping[str, Any]) -> str:
     turns = row["turns"]
     asked = next((turn["text"] for turn in turns if turn["role"] == "user"), "")
     answered = next((turn["text"] for turn in turns if turn["role"] == "assistant"), "")
-    left, picture, parts = MAX_TEXT, 0, []
+    left, image, parts = MAX_TEXT, 0, []
     for turn in turns:
         pieces = str(turn["text"])[:left].split(PLACEHOLDER)
         words = text(pieces[0])
         for piece in pieces[1:]:
-            picture += 1
-            words += f'<span class="tag">picture {picture}</span>{text(piece)}'
+            image += 1
+            words += f'<span class="tag">image {image}</span>{text(piece)}'
         cut = len(turn["text"]) - left
         if cut > 0:
             words += f'<span class="quiet">… {cut:,} more characters</span>'

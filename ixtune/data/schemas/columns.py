@@ -2,12 +2,12 @@
 
 Our columns are these; a table's are taken for them only under exactly these names, or as `--columns` says:
 
-    image       a path, the bytes of a picture, {"bytes", "path"}, or a list of them; several columns joined by commas
+    image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
     question    where there is none, the same for all rows is given by --question
     answer      a text or a number; of a list the first is trained on, and all count as right when answers are scored
     id, system, hd_num
 
-`<image>` (or `<ImageHere>`) in a question says where a picture stands; without it, all stand in front of the question.
+`<image>` (or `<ImageHere>`) in a question says where an image stands; without it, all stand in front of the question.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from ixtune.data.record import Picture, Record, Turn
+from ixtune.data.record import ImageRef, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, listed, place_name, record_hd_num, record_id, require_text, shown
-from ixtune.data.schemas.image_references import picture_of, pictures_of
+from ixtune.data.schemas.image_references import image_of, images_of
 from ixtune.data.schemas.turns import IMAGE, whole_conversation
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading, Source
@@ -68,7 +68,7 @@ def check_columns(available: Iterable[str], source: Source) -> dict[str, str]:
         source: What the user says of them. "" as the name of theirs says that there is none.
 
     Returns:
-        Our name -> theirs, several columns of pictures joined by commas; "" where the user says that there is none.
+        Our name -> theirs, several columns of images joined by commas; "" where the user says that there is none.
 
     Raises:
         UsageError: A column that is named is not there, question or answer are missing, or it cannot be told.
@@ -91,12 +91,12 @@ def check_columns(available: Iterable[str], source: Source) -> dict[str, str]:
     elif not columns.get("question") and source.question is None:
         wrong.append("there is neither a column question nor a question for all rows" + _offer("question", found))
     if "image" not in columns and "image" not in said and (offer := _offer("image", found)):
-        wrong.append("no column is taken for the pictures" + offer + ", or --columns image= if there are none")
+        wrong.append("no column is taken for the images" + offer + ", or --columns image= if there are none")
     if wrong:
         raise UsageError(
             wrong[0],
             where=source.path,
-            mend="say what is what, such as --columns image=photo,question=q,answer=a; or --question for all rows",
+            hint="say what is what, such as --columns image=photo,question=q,answer=a; or --question for all rows",
             notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
         )
     return columns
@@ -108,7 +108,7 @@ def described(columns: Mapping[str, str], available: Iterable[str], source: Sour
     if source.question is not None:
         parts.append("the same question for all")
     if columns.get("image"):
-        parts.append(f"pictures in front of the question unless it says {IMAGE}")
+        parts.append(f"images in front of the question unless it says {IMAGE}")
     used = {name for theirs in columns.values() for name in (theirs, *theirs.split(","))}
     if ignored := [name for name in available if name not in used]:
         parts.append(f"not used: {listed(ignored)}")
@@ -128,7 +128,7 @@ def record_from_columns(value: Mapping[str, Any], entry: Entry, reading: Reading
     """
     columns = dict(reading.columns)
     _refuse_what_would_be_lost(value, columns)
-    pictures = _pictures(value, columns.get("image"))
+    images = _images(value, columns.get("image"))
     question = reading.question or ""
     if theirs := columns.get("question"):
         question = _text(value.get(theirs), f"`{theirs}`")
@@ -136,16 +136,16 @@ def record_from_columns(value: Mapping[str, Any], entry: Entry, reading: Reading
             raise RecordError(
                 Reason.MISSING_FIELD,
                 f"`{theirs}` is empty",
-                mend=f"write the question, or {IMAGE} if the picture alone is the question",
+                hint=f"write the question, or {IMAGE} if the image alone is the question",
             )
     answers = _answers(value, columns["answer"])
-    turns = [Turn("user", _with_pictures(question, len(pictures))), Turn("assistant", _ours(answers[0]))]
+    turns = [Turn("user", _with_images(question, len(images))), Turn("assistant", _ours(answers[0]))]
     system = _cell(value, columns, "system")
     own = None if _is_empty(system) else _ours(_text(system, f"`{columns['system']}`"))
     return Record(
         id=_id(value, columns, entry),
-        pictures=pictures,
-        turns=whole_conversation(turns, own, reading.system, len(pictures), IMAGE),
+        images=images,
+        turns=whole_conversation(turns, own, reading.system, len(images), IMAGE),
         source=entry.file,
         place=entry.place,
         hd_num=_hd_num(_cell(value, columns, "hd_num")),
@@ -194,7 +194,7 @@ def _refuse_what_would_be_lost(value: Mapping[str, Any], columns: Mapping[str, s
                 raise RecordError(
                     Reason.BAD_FIELD,
                     f"there is a `{name}`, which the first records have not",
-                    mend=f"say what it is: --columns {ours}={name}, or --columns {ours}= to leave it out",
+                    hint=f"say what it is: --columns {ours}={name}, or --columns {ours}= to leave it out",
                 )
 
 
@@ -203,26 +203,26 @@ def _cell(value: Mapping[str, Any], columns: Mapping[str, str], ours: str) -> An
     return value.get(theirs) if theirs else None
 
 
-def _pictures(value: Mapping[str, Any], theirs: str | None) -> tuple[Picture, ...]:
-    """The pictures of a row, column by column; an empty cell is no picture."""
+def _images(value: Mapping[str, Any], theirs: str | None) -> tuple[ImageRef, ...]:
+    """The images of a row, column by column; an empty cell is no image."""
     if not theirs:
         return ()
-    pictures: list[Picture] = []
+    images: list[ImageRef] = []
     for name in [theirs] if theirs in value else theirs.split(","):
         cell = value.get(name)
         if _is_empty(cell):
             continue
         if isinstance(cell, list | tuple):
-            pictures += pictures_of(cell, name)
+            images += images_of(cell, name)
         else:
-            pictures.append(picture_of(cell, f"`{name}`"))
-    return tuple(pictures)
+            images.append(image_of(cell, f"`{name}`"))
+    return tuple(images)
 
 
-def _with_pictures(question: str, pictures: int) -> str:
-    """A question with our placeholder for each picture, in front of it unless it says where."""
+def _with_images(question: str, images: int) -> str:
+    """A question with our placeholder for each image, in front of it unless it says where."""
     text = _ours(question)
-    return text if PLACEHOLDER in text else PLACEHOLDER * pictures + text
+    return text if PLACEHOLDER in text else PLACEHOLDER * images + text
 
 
 def _ours(text: str) -> str:
@@ -236,7 +236,7 @@ def _answers(value: Mapping[str, Any], theirs: str) -> tuple[str, ...]:
     if not isinstance(cell, list | tuple):
         return (_text(cell, f"`{theirs}`"),)
     if not cell:
-        raise RecordError(Reason.MISSING_FIELD, f"`{theirs}` is an empty list", mend="write the answer")
+        raise RecordError(Reason.MISSING_FIELD, f"`{theirs}` is an empty list", hint="write the answer")
     return tuple(_text(one, f"`{theirs}` {number}") for number, one in enumerate(cell, start=1))
 
 
@@ -244,7 +244,7 @@ def _text(value: Any, where: str) -> str:
     """A text, or a number as it is written."""
     if is_missing(value):
         found = f"{where} is {'NaN' if isinstance(value, float) else 'null or absent'}"
-        raise RecordError(Reason.MISSING_FIELD, found, mend="write a text, or take the row out")
+        raise RecordError(Reason.MISSING_FIELD, found, hint="write a text, or take the row out")
     if isinstance(value, str):
         require_text(value, where)
         return value
@@ -258,7 +258,7 @@ def _text(value: Any, where: str) -> str:
     raise RecordError(
         Reason.BAD_FIELD,
         f"{where} is {shown(value)}",
-        mend="write what shall be said as a text",
+        hint="write what shall be said as a text",
     )
 
 

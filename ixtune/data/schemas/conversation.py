@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ixtune.data.record import Picture, Record, Role, Turn
+from ixtune.data.record import ImageRef, Record, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import record_hd_num, record_id, record_system, refuse_other_media, shown
-from ixtune.data.schemas.image_references import pictures_of
+from ixtune.data.schemas.image_references import images_of
 from ixtune.data.schemas.turns import IMAGE, our_text, role_in, turns_under, value_in, whole_conversation
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Schema
@@ -52,7 +52,7 @@ class _Form:
     turn_keys: tuple[tuple[str, str], ...]
     needs_id: bool
     has_system: bool
-    mend: str
+    hint: str
 
 
 _FORMS = {
@@ -62,7 +62,7 @@ _FORMS = {
         turn_keys=TURN_KEYS[:1],
         needs_id=True,
         has_system=False,
-        mend='write a list such as [{"from": "user", "value": "..."}, {"from": "assistant", "value": "..."}]',
+        hint='write a list such as [{"from": "user", "value": "..."}, {"from": "assistant", "value": "..."}]',
     ),
     Schema.LLAVA: _Form(
         placeholder=IMAGE,
@@ -70,7 +70,7 @@ _FORMS = {
         turn_keys=TURN_KEYS,
         needs_id=False,
         has_system=False,
-        mend='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
+        hint='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
     ),
     Schema.SHAREGPT: _Form(
         placeholder=IMAGE,
@@ -78,7 +78,7 @@ _FORMS = {
         turn_keys=TURN_KEYS,
         needs_id=False,
         has_system=True,
-        mend='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
+        hint='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
     ),
 }
 
@@ -97,18 +97,18 @@ def conversation_record(fields: Mapping[str, Any], entry: Entry, schema: Schema,
     """
     form = _FORMS[schema]
     name = record_id(fields, entry, needed=form.needs_id)
-    pictures = one_of(fields, form.image_fields)
+    images = one_of(fields, form.image_fields)
     refuse_other_media(fields)
-    turns = [_turn(turn, number, form) for number, turn in enumerate(turns_under(fields, FIELD, form.mend), start=1)]
+    turns = [_turn(turn, number, form) for number, turn in enumerate(turns_under(fields, FIELD, form.hint), start=1)]
     own = record_system(fields) if form.has_system else None
     if own is not None:
         own = our_text(own, "`system`", form.placeholder)
-    whole = whole_conversation(turns, own, system, len(pictures), form.placeholder)
-    return Record(name, pictures, whole, entry.file, entry.place, record_hd_num(fields))
+    whole = whole_conversation(turns, own, system, len(images), form.placeholder)
+    return Record(name, images, whole, entry.file, entry.place, record_hd_num(fields))
 
 
-def one_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Picture, ...]:
-    """The pictures of a record, from the one field of several that has any.
+def one_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[ImageRef, ...]:
+    """The images of a record, from the one field of several that has any.
 
     Raises:
         RecordError: Two of them have, or one is wrong.
@@ -118,16 +118,16 @@ def one_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Picture, 
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             f"there are both `{given[0]}` and `{given[1]}`",
-            mend="put all pictures into one of them",
+            hint="put all images into one of them",
         )
-    return pictures_of(fields[given[0]], given[0]) if given else ()
+    return images_of(fields[given[0]], given[0]) if given else ()
 
 
 def _turn(turn: Mapping[str, Any], number: int, form: _Form) -> Turn:
     role_key, text_key = next((keys for keys in form.turn_keys if keys[0] in turn), form.turn_keys[0])
-    role = role_in(turn, role_key, number, _ROLES, form.mend)
-    text = value_in(turn, text_key, number, form.mend)
+    role = role_in(turn, role_key, number, _ROLES, form.hint)
+    text = value_in(turn, text_key, number, form.hint)
     if not isinstance(text, str):
         found = f"the `{text_key}` of turn {number} is {shown(text)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, mend=form.mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=form.hint)
     return Turn(role, our_text(text, f"turn {number}", form.placeholder))

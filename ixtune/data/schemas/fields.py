@@ -66,7 +66,7 @@ def require_text(text: str, where: str) -> None:
         raise RecordError(
             Reason.NULL_CHARACTER,
             f"{where} holds a null character at character {text.index(chr(0)) + 1}",
-            mend="remove it; if there are many, write or copy the source again",
+            hint="remove it; if there are many, write or copy the source again",
         )
     if text.isascii():
         return
@@ -76,7 +76,7 @@ def require_text(text: str, where: str) -> None:
         raise RecordError(
             Reason.INVALID_UNICODE,
             f"{where} holds half of a surrogate pair at character {error.start + 1}",
-            mend="write the source again in UTF-8, without cutting emoji in two",
+            hint="write the source again in UTF-8, without cutting emoji in two",
         ) from error
 
 
@@ -101,7 +101,7 @@ def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) 
         raise RecordError(
             Reason.BAD_ID,
             "there is no `id`" if value is None else f"`id` is {shown(value)}",
-            mend="give every record an id of its own, a text or a whole number",
+            hint="give every record an id of its own, a text or a whole number",
         )
     require_text(name, "`id`")
     return name
@@ -130,7 +130,7 @@ def record_hd_num(fields: Mapping[str, Any]) -> int | None:
         raise RecordError(
             Reason.BAD_FIELD,
             f"`hd_num` is {shown(value)}",
-            mend=f"write a whole number from 1 to {MAX_HD_NUM}, or leave it out",
+            hint=f"write a whole number from 1 to {MAX_HD_NUM}, or leave it out",
         )
     return value
 
@@ -145,7 +145,7 @@ def record_system(fields: Mapping[str, Any]) -> str | None:
     if is_missing(value):
         return None
     if not isinstance(value, str):
-        raise RecordError(Reason.BAD_FIELD, f"`system` is {shown(value)}", mend="write the system prompt as a text")
+        raise RecordError(Reason.BAD_FIELD, f"`system` is {shown(value)}", hint="write the system prompt as a text")
     return value if value.strip() else None
 
 
@@ -156,5 +156,5 @@ def refuse_other_media(fields: Mapping[str, Any]) -> None:
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"the record has `{name}`",
-                mend="take such records out: the model sees pictures only",
+                hint="take such records out: the model sees images only",
             )

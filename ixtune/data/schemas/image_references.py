@@ -1,4 +1,4 @@
-"""A picture as somebody wrote it down -> `Picture`: paths, `file:` and `data:` addresses, bytes. No network."""
+"""An image as somebody wrote it down -> `Image`: paths, `file:` and `data:` addresses, bytes. No network."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from ixtune.data.record import Picture
+from ixtune.data.record import ImageRef
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE | re.DOTALL)
-# no system takes longer paths; what is longer is mostly the picture itself in base64
+# no system takes longer paths; what is longer is mostly the image itself in base64
 _PATH_CHARACTERS = 4096
 
 _MEND = 'write a path such as "receipts/1.png", below the image root'
 
 
-def pictures_of(value: Any, field: str) -> tuple[Picture, ...]:
-    """The pictures of a field that holds one, a list of them, or null for none.
+def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
+    """The images of a field that holds one, a list of them, or null for none.
 
     Args:
         value: What stands in the field.
         field: Its name.
 
     Raises:
-        RecordError: See `picture_of`.
+        RecordError: See `image_of`.
     """
     if value is None:
         return ()
     if isinstance(value, list | tuple):
-        return tuple(picture_of(one, f"`{field}` {number}") for number, one in enumerate(value, start=1))
-    return (picture_of(value, f"`{field}`"),)
+        return tuple(image_of(one, f"`{field}` {number}") for number, one in enumerate(value, start=1))
+    return (image_of(value, f"`{field}`"),)
 
 
-def picture_of(value: Any, name: str) -> Picture:
-    """One picture: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
+def image_of(value: Any, name: str) -> ImageRef:
+    """One image: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
 
     Args:
         value: What stands there.
-        name: What to call it in messages, and the picture itself where it has no path.
+        name: What to call it in messages, and the image itself where it has no path.
 
     Raises:
         RecordError: It is none of these, it is an address in a network, its base64 is broken, or its path holds
@@ -53,51 +53,51 @@ def picture_of(value: Any, name: str) -> Picture:
     if isinstance(value, str) and value:
         return _of_text(value, name)
     if isinstance(value, bytes | bytearray | memoryview) and len(value):
-        return Picture(name, content=bytes(value))
+        return ImageRef(name, content=bytes(value))
     if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
         return _of_pair(value, name)
     if is_missing(value) and value is not None:
         raise RecordError(
             Reason.MISSING_FIELD,
             f"{name} is NaN",
-            mend="write null, or leave the field out, where there is no picture",
+            hint="write null, or leave the field out, where there is no image",
         )
     raise _bad(f"{name} is {'empty' if isinstance(value, bytes | bytearray) else shown(value)}")
 
 
-def _of_pair(value: Mapping[str, Any], name: str) -> Picture:
-    """A picture as image columns of Hugging Face data sets hold it; the bytes count, the path names them."""
+def _of_pair(value: Mapping[str, Any], name: str) -> ImageRef:
+    """An image as image columns of Hugging Face data sets hold it; the bytes count, the path names them."""
     content, path = value.get("bytes"), value.get("path")
     if content is None:
         if path is None:
             raise _bad(f"{name} has neither bytes nor a path")
-        return picture_of(path, name)
+        return image_of(path, name)
     if not isinstance(content, bytes | bytearray | memoryview) or not len(content):
         raise _bad(f"the bytes of {name} are {'empty' if isinstance(content, bytes | bytearray) else shown(content)}")
     if isinstance(path, str) and path:
         require_text(path, f"the path of {name}")
         name = path
-    return Picture(name, content=bytes(content))
+    return ImageRef(name, content=bytes(content))
 
 
-def _of_text(value: str, name: str) -> Picture:
+def _of_text(value: str, name: str) -> ImageRef:
     start = value[:8].lower()
     if start.startswith("data:"):
-        return Picture(name, content=_decoded(value, name))
+        return ImageRef(name, content=_decoded(value, name))
     path = _path_of_address(value, name) if start.startswith("file:") else value
     if scheme := _SCHEME.match(path):
         raise RecordError(
             Reason.PICTURE_REMOTE,
             f"{name} is an address: {shown(path)}",
-            mend=f"nothing is ever downloaded: fetch the pictures behind {scheme[1].lower()}:// and write their paths",
+            hint=f"nothing is ever downloaded: fetch the images behind {scheme[1].lower()}:// and write their paths",
         )
     if len(path) > _PATH_CHARACTERS:
         raise _bad(
             f"{name} is a text of {len(path):,} characters, longer than any path",
-            'if it is the picture in base64, put "data:image/png;base64," (or jpeg) in front',
+            'if it is the image in base64, put "data:image/png;base64," (or jpeg) in front',
         )
     require_text(path, name)
-    return Picture(path, path=path)
+    return ImageRef(path, path=path)
 
 
 def _path_of_address(address: str, name: str) -> str:
@@ -108,7 +108,7 @@ def _path_of_address(address: str, name: str) -> str:
         raise RecordError(
             Reason.PICTURE_REMOTE,
             f"{name} is a file on the host {shown(host)}: {shown(address)}",
-            mend="write file:///absolute/path with three slashes, or the path alone",
+            hint="write file:///absolute/path with three slashes, or the path alone",
         )
     try:
         path = urllib.parse.unquote(path, errors="strict")
@@ -124,14 +124,14 @@ def _decoded(address: str, name: str) -> bytes:
     head = _DATA.match(address)
     if head is None or not head["type"].lower().startswith("image/"):
         kind = shown(head["type"]) if head else "nothing known"
-        raise _bad(f"{name} is a data: address of {kind}, not of a picture", "write data:image/png;base64,...")
+        raise _bad(f"{name} is a data: address of {kind}, not of an image", "write data:image/png;base64,...")
     if "base64" not in head["parameters"].lower().split(";"):
         raise _bad(f"{name} is a data: address without base64", "write data:image/png;base64,...")
     return decoded_base64(address[head.end() :], name)
 
 
 def decoded_base64(text: str, name: str) -> bytes:
-    """The bytes of a picture's file that is written in base64; three quarters of the text's length at most.
+    """The bytes of an image's file that is written in base64; three quarters of the text's length at most.
 
     Raises:
         RecordError: It is no base64, or empty.
@@ -141,12 +141,12 @@ def decoded_base64(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise _bad(
             f"the base64 of {name} is broken: {str(error)[:1].lower()}{str(error)[1:]}",
-            "encode the picture again; it may have been cut short",
+            "encode the image again; it may have been cut short",
         ) from error
     if not content:
-        raise _bad(f"the base64 of {name} is empty", "encode the picture again")
+        raise _bad(f"the base64 of {name} is empty", "encode the image again")
     return content
 
 
-def _bad(found: str, mend: str = _MEND) -> RecordError:
-    return RecordError(Reason.BAD_IMAGE_FIELD, found, mend=mend)
+def _bad(found: str, hint: str = _MEND) -> RecordError:
+    return RecordError(Reason.BAD_IMAGE_FIELD, found, hint=hint)

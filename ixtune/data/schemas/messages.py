@@ -4,8 +4,8 @@
                                                {"type": "image_url", "image_url": {"url": "file:///data/a.png"}}]},
                   {"role": "assistant", "content": "A receipt."}]}
 
-A content is a text or a list of parts; parts are joined as they stand, a picture wherever it stands. A part
-{"type": "image"} without a picture of its own takes the next of the record's `images`. Where no part is a picture,
+A content is a text or a list of parts; parts are joined as they stand, an image wherever it stands. A part
+{"type": "image"} without an image of its own takes the next of the record's `images`. Where no part is an image,
 `<image>` in a text stands for the next of `images`, as many such data sets have it.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ixtune.data.record import Picture, Record, Role, Turn
+from ixtune.data.record import ImageRef, Record, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.conversation import one_of
 from ixtune.data.schemas.fields import is_missing, record_hd_num, record_id, record_system, refuse_other_media, shown
-from ixtune.data.schemas.image_references import picture_of
+from ixtune.data.schemas.image_references import image_of
 from ixtune.data.schemas.turns import IMAGE, our_text, role_in, turns_under, value_in, whole_conversation
 from ixtune.data.sources.entry import Entry
 from ixtune.data.text.template import PLACEHOLDER
@@ -35,11 +35,11 @@ _IMAGE_KEYS = ("image_url", "image", "url", "path")
 
 
 @dataclass(slots=True)
-class _Pictures:
+class _Images:
     """Those beside the messages, and those of the parts so far."""
 
-    beside: tuple[Picture, ...]
-    of_parts: list[Picture] = field(default_factory=list)
+    beside: tuple[ImageRef, ...]
+    of_parts: list[ImageRef] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     next: int = 0
 
@@ -56,24 +56,24 @@ def messages_record(fields: Mapping[str, Any], entry: Entry, system: str | None)
         RecordError: A field is absent or wrong.
     """
     name = record_id(fields, entry)
-    pictures = _Pictures(one_of(fields, IMAGE_FIELDS))
+    images = _Images(one_of(fields, IMAGE_FIELDS))
     refuse_other_media(fields)
     messages = turns_under(fields, FIELD, MEND)
-    in_parts = any(_is_picture(part) for message in messages for part in _parts(message))
+    in_parts = any(_is_image(part) for message in messages for part in _parts(message))
     written = None if in_parts else IMAGE
-    turns = [_turn(message, number, pictures, written) for number, message in enumerate(messages, start=1)]
-    shown_pictures = pictures.beside
+    turns = [_turn(message, number, images, written) for number, message in enumerate(messages, start=1)]
+    shown_images = images.beside
     if in_parts:
-        shown_pictures = tuple(pictures.of_parts)
-        _require_all_used(pictures)
+        shown_images = tuple(images.of_parts)
+        _require_all_used(images)
     own = record_system(fields)
     if own is not None:
         own = our_text(own, "`system`", written)
-    whole = whole_conversation(turns, own, system, len(shown_pictures), IMAGE)
-    return Record(name, shown_pictures, whole, entry.file, entry.place, record_hd_num(fields))
+    whole = whole_conversation(turns, own, system, len(shown_images), IMAGE)
+    return Record(name, shown_images, whole, entry.file, entry.place, record_hd_num(fields))
 
 
-def _turn(message: Mapping[str, Any], number: int, pictures: _Pictures, written: str | None) -> Turn:
+def _turn(message: Mapping[str, Any], number: int, images: _Images, written: str | None) -> Turn:
     role = role_in(message, "role", number, _ROLES, MEND)
     _refuse_what_would_be_lost(message, number)
     content = value_in(message, "content", number, MEND)
@@ -81,18 +81,18 @@ def _turn(message: Mapping[str, Any], number: int, pictures: _Pictures, written:
         return Turn(role, our_text(content, f"turn {number}", written))
     if not isinstance(content, list | tuple):
         found = f"the `content` of turn {number} is {shown(content)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, mend=MEND)
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=MEND)
     texts = []
     for at, part in enumerate(content, start=1):
         where = f"part {at} of turn {number}"
-        if _is_picture(part):
+        if _is_image(part):
             if role != "user":
                 raise RecordError(
                     Reason.PLACEHOLDER_IN_ANSWER,
-                    f"{where}, which is the {role}'s, is a picture",
-                    mend="move it to the question: pictures are what the user shows",
+                    f"{where}, which is the {role}'s, is an image",
+                    hint="move it to the question: images are what the user shows",
                 )
-            pictures.of_parts.append(_picture(part, where, pictures))
+            images.of_parts.append(_image(part, where, images))
             texts.append(PLACEHOLDER)
         else:
             texts.append(our_text(_text(part, where), where, written))
@@ -104,64 +104,64 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
     return list(content) if isinstance(content, list | tuple) else []
 
 
-def _is_picture(part: Any) -> bool:
+def _is_image(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in _IMAGE_PARTS
 
 
 def _text(part: Any, where: str) -> str:
-    mend = 'write {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "..."}}'
+    hint = 'write {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "..."}}'
     if not isinstance(part, Mapping):
-        raise RecordError(Reason.BAD_CONVERSATIONS, f"{where} is {shown(part)}", mend=mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, f"{where} is {shown(part)}", hint=hint)
     kind = part.get("type")
     if kind not in _TEXT_PARTS:
         found = f"{where} is of the type {shown(kind)}" if "type" in part else f"{where} has no `type`"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, mend=mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=hint)
     text = part.get("text")
     if is_missing(text):
-        raise RecordError(Reason.MISSING_FIELD, f"{where} has no `text`", mend=mend)
+        raise RecordError(Reason.MISSING_FIELD, f"{where} has no `text`", hint=hint)
     if not isinstance(text, str):
-        raise RecordError(Reason.BAD_CONVERSATIONS, f"the `text` of {where} is {shown(text)}", mend=mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, f"the `text` of {where} is {shown(text)}", hint=hint)
     return text
 
 
-def _picture(part: Mapping[str, Any], where: str, pictures: _Pictures) -> Picture:
-    """The picture that a part holds itself, or the one beside the messages that it stands for."""
+def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
+    """The image that a part holds itself, or the one beside the messages that it stands for."""
     for key in _IMAGE_KEYS:
         value = part.get(key)
         if is_missing(value):
             continue
         if key == "image_url" and isinstance(value, Mapping):
             value = value.get("url")
-        return picture_of(value, where)
+        return image_of(value, where)
     if part.get("type") != "image":
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
-            f"{where} names no picture: {shown(part)}",
-            mend='write {"type": "image_url", "image_url": {"url": "..."}} with a path or a data: address',
+            f"{where} names no image: {shown(part)}",
+            hint='write {"type": "image_url", "image_url": {"url": "..."}} with a path or a data: address',
         )
     at = part.get("index")
     if is_missing(at):
-        at = pictures.next
-        pictures.next += 1
+        at = images.next
+        images.next += 1
     if not isinstance(at, int) or isinstance(at, bool) or at < 0:
         found = f"the `index` of {where} is {shown(at)}"
-        raise RecordError(Reason.BAD_IMAGE_FIELD, found, mend="leave it out: pictures are taken in their order")
-    if at >= len(pictures.beside):
+        raise RecordError(Reason.BAD_IMAGE_FIELD, found, hint="leave it out: images are taken in their order")
+    if at >= len(images.beside):
         raise RecordError(
             Reason.TOO_MANY_PLACEHOLDERS,
-            f"{where} asks for picture {at + 1} of `images`, which holds {len(pictures.beside)}",
-            mend="give `images` one picture for each such part",
+            f"{where} asks for image {at + 1} of `images`, which holds {len(images.beside)}",
+            hint="give `images` one image for each such part",
         )
-    pictures.used.add(at)
-    return pictures.beside[at]
+    images.used.add(at)
+    return images.beside[at]
 
 
-def _require_all_used(pictures: _Pictures) -> None:
-    if len(pictures.used) != len(pictures.beside):
+def _require_all_used(images: _Images) -> None:
+    if len(images.used) != len(images.beside):
         raise RecordError(
             Reason.TOO_FEW_PLACEHOLDERS,
-            f"{len(pictures.used)} of the {len(pictures.beside)} pictures of `images` are shown",
-            mend='put a part {"type": "image"} where each of them belongs',
+            f"{len(images.used)} of the {len(images.beside)} images of `images` are shown",
+            hint='put a part {"type": "image"} where each of them belongs',
         )
 
 
@@ -172,11 +172,11 @@ def _refuse_what_would_be_lost(message: Mapping[str, Any], number: int) -> None:
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"turn {number} has `{key}`",
-                mend="take such records out: tools cannot be trained here",
+                hint="take such records out: tools cannot be trained here",
             )
     if message.get("weight") == 0 and message.get("role") == "assistant":
         raise RecordError(
             Reason.BAD_FIELD,
             f"turn {number} has the weight 0, but all answers are trained here",
-            mend="take the turn out, or end the conversation before it",
+            hint="take the turn out, or end the conversation before it",
         )

@@ -35,9 +35,9 @@ def record_of(entry: Entry, reading: Reading) -> Record:
     """
     value, fault = decoded(entry)
     if fault is not None:
-        raise RecordError(fault.reason, fault.found, mend=fault.mend)
+        raise RecordError(fault.reason, fault.found, hint=fault.hint)
     if not isinstance(value, Mapping):
-        raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", mend=f"write {_FORMS[reading.schema]}")
+        raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint=f"write {_FORMS[reading.schema]}")
     if reading.schema is Schema.COLUMNS:
         return record_from_columns(value, entry, reading)
     if reading.schema is Schema.OPENAI:

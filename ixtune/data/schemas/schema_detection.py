@@ -35,7 +35,7 @@ def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Sch
         candidates = (_schema_of_conversations(in_conversations, source)[0], Schema.OPENAI)
         raise _contradiction(f"there are both `{conversation.FIELD}` and `{messages.FIELD}`", candidates, source)
     if in_messages:
-        return Schema.OPENAI, f"records have `{messages.FIELD}`{_pictures_of_messages(in_messages)}"
+        return Schema.OPENAI, f"records have `{messages.FIELD}`{_images_of_messages(in_messages)}"
     if in_conversations:
         return _schema_of_conversations(in_conversations, source)
     if len(records) == 1 and _is_around_records(records[0]):
@@ -84,9 +84,9 @@ def _mappings(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list | tuple) else []
 
 
-def _pictures_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
+def _images_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
     if any(record.get(name) is not None for record in records for name in messages.IMAGE_FIELDS):
-        return " and pictures beside them"
+        return " and images beside them"
     return ""
 
 
@@ -100,7 +100,7 @@ def _contradiction(found: str, candidates: Sequence[Schema], source: Source) -> 
     return UsageError(
         f"the format cannot be told: {found}",
         where=source.path,
-        mend=f"say it with {formats(candidates)}, or give each kind of record as a source of its own",
+        hint=f"say it with {formats(candidates)}, or give each kind of record as a source of its own",
     )
 
 

@@ -16,7 +16,7 @@ IMAGE = "<image>"
 _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_call", "tool_response")
 
 
-def value_in(turn: Mapping[str, Any], key: str, number: int, mend: str) -> Any:
+def value_in(turn: Mapping[str, Any], key: str, number: int, hint: str) -> Any:
     """What a turn has under a key.
 
     Raises:
@@ -27,11 +27,11 @@ def value_in(turn: Mapping[str, Any], key: str, number: int, mend: str) -> Any:
         found = (
             f"turn {number} has no `{key}`" if key not in turn else f"the `{key}` of turn {number} is {shown(value)}"
         )
-        raise RecordError(Reason.MISSING_FIELD, found, mend=mend)
+        raise RecordError(Reason.MISSING_FIELD, found, hint=hint)
     return value
 
 
-def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, Role], mend: str) -> Role:
+def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, Role], hint: str) -> Role:
     """Whose turn it is.
 
     Args:
@@ -39,27 +39,27 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
         key: Where it names its role.
         number: Which turn of the conversation it is, counted from 1.
         roles: The names known, in small letters.
-        mend: How turns are written in this format.
+        hint: How turns are written in this format.
 
     Raises:
         RecordError: It says nobody, or nobody known.
     """
-    name = value_in(turn, key, number, mend)
+    name = value_in(turn, key, number, hint)
     if not isinstance(name, str):
-        raise RecordError(Reason.BAD_CONVERSATIONS, f"the `{key}` of turn {number} is {shown(name)}", mend=mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, f"the `{key}` of turn {number} is {shown(name)}", hint=hint)
     role = roles.get(name.lower())
     if role is None:
         raise RecordError(
             Reason.UNKNOWN_ROLE,
             f"turn {number} is from {shown(name)}",
-            mend="take such records out: tools cannot be trained here"
+            hint="take such records out: tools cannot be trained here"
             if name.lower() in _TOOLS
             else f"write one of {', '.join(roles)}",
         )
     return role
 
 
-def turns_under(fields: Mapping[str, Any], key: str, mend: str) -> Sequence[Mapping[str, Any]]:
+def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapping[str, Any]]:
     """The turns of a conversation as the source has them.
 
     Raises:
@@ -68,12 +68,12 @@ def turns_under(fields: Mapping[str, Any], key: str, mend: str) -> Sequence[Mapp
     value = fields.get(key)
     if is_missing(value):
         found = f"there is no `{key}`" if key not in fields else f"`{key}` is {shown(value)}"
-        raise RecordError(Reason.MISSING_FIELD, found, mend=mend)
+        raise RecordError(Reason.MISSING_FIELD, found, hint=hint)
     if not isinstance(value, list | tuple) or not value:
-        raise RecordError(Reason.BAD_CONVERSATIONS, f"`{key}` is {shown(value)}", mend=mend)
+        raise RecordError(Reason.BAD_CONVERSATIONS, f"`{key}` is {shown(value)}", hint=hint)
     for number, turn in enumerate(value, start=1):
         if not isinstance(turn, Mapping):
-            raise RecordError(Reason.BAD_CONVERSATIONS, f"turn {number} is {shown(turn)}", mend=mend)
+            raise RecordError(Reason.BAD_CONVERSATIONS, f"turn {number} is {shown(turn)}", hint=hint)
     return value
 
 
@@ -92,17 +92,17 @@ def our_text(text: str, where: str, written: str | None) -> str:
     if written == PLACEHOLDER:
         return text
     if PLACEHOLDER in text:
-        known = f"a picture is written {written} here" if written else "pictures are parts of their own here"
+        known = f"an image is written {written} here" if written else "images are parts of their own here"
         raise RecordError(
             Reason.SPECIAL_TOKEN_IN_TEXT,
             f"{where} contains {PLACEHOLDER}",
-            mend=f"remove it or spell it otherwise: {known}",
+            hint=f"remove it or spell it otherwise: {known}",
         )
     return text.replace(written, PLACEHOLDER) if written else text
 
 
 def whole_conversation(
-    turns: Sequence[Turn], own: str | None, default: str | None, pictures: int, written: str
+    turns: Sequence[Turn], own: str | None, default: str | None, images: int, written: str
 ) -> tuple[Turn, ...]:
     """The turns with their system prompt in front and the placeholders counted.
 
@@ -112,18 +112,18 @@ def whole_conversation(
         turns: As read, with our placeholder.
         own: The system prompt that stands beside the turns.
         default: The one for records that bring none.
-        pictures: How many the record has.
+        images: How many the record has.
         written: The source's placeholder, for messages.
 
     Raises:
-        RecordError: There are two system prompts, one behind the first turn, or placeholders and pictures differ.
+        RecordError: There are two system prompts, one behind the first turn, or placeholders and images differ.
     """
     for number, turn in enumerate(turns[1:], start=2):
         if turn.role == "system":
             raise RecordError(
                 Reason.SYSTEM_NOT_FIRST,
                 f"turn {number} has the role system",
-                mend="put its text into the first turn, or in front of the question it belongs to",
+                hint="put its text into the first turn, or in front of the question it belongs to",
             )
     if turns and turns[0].role == "system":
         text = turns[0].text.strip()
@@ -131,12 +131,12 @@ def whole_conversation(
             raise RecordError(
                 Reason.BAD_CONVERSATIONS,
                 "there are two system prompts: `system`, and the first turn",
-                mend="remove one of them",
+                hint="remove one of them",
             )
         own = own or text
         turns = turns[1:]
     system = own or default
     whole = (Turn("system", system), *turns) if system else tuple(turns)
     if written != PLACEHOLDER:  # where it is ours, the template says the same
-        require_placeholders(whole, pictures, written)
+        require_placeholders(whole, images, written)
     return whole

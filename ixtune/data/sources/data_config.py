@@ -64,7 +64,7 @@ def read_config(path: Path) -> tuple[Source, ...]:
     raise UsageError(
         f"{count} mistake{'s' * (count > 1)} in the data config",
         where=str(path),
-        mend="correct what is listed; nothing was started",
+        hint="correct what is listed; nothing was started",
         notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
     )
 
@@ -87,7 +87,7 @@ def format_of(word: str) -> tuple[Container | None, Schema | None]:
             near = difflib.get_close_matches(part, _WORDS, n=1)
             raise UsageError(
                 f"there is no format {word}" + (f"; did you mean {near[0]}?" if near and near[0] != part else ""),
-                mend="give one word of each list or of both, such as llava, or parquet+openai",
+                hint="give one word of each list or of both, such as llava, or parquet+openai",
                 notes=[
                     f"how records are stored: {', '.join(Container)}",
                     f"what their fields mean: {', '.join(Schema)}",
@@ -112,7 +112,7 @@ def columns_of(text: str) -> tuple[tuple[str, str], ...]:
         else:
             raise UsageError(
                 f"--columns {text} is not of the form OURS=THEIRS,...",
-                mend="write such as --columns image=photo,question=q,answer=a; "
+                hint="write such as --columns image=photo,question=q,answer=a; "
                 "a column with a comma or = in its name can be given in a data config",
             )
     return tuple(columns)

@@ -18,7 +18,7 @@ class Fault:
 
     reason: Reason
     found: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Entry:
         number: Its number among the entries of the source, counted from 1.
         file: The file it stands in, as messages shall name it.
         place: Where in that file.
-        value: What was read: a JSON value, or a mapping of columns; bytes stand for a picture's file.
+        value: What was read: a JSON value, or a mapping of columns; bytes stand for an image's file.
         line: A line of JSON not decoded yet, in place of `value`: decoding is left to the worker.
         fault: Why there is neither.
         position: Bytes (or rows, where the container does not know bytes) of the source that are behind it.

@@ -51,11 +51,11 @@ def read_mixture(path: Path, given_num: bool = True) -> tuple[Source, ...]:
         raise UsageError(
             f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)} in the mixture file",
             where=str(path),
-            mend="write a path and a number in each line; nothing was started",
+            hint="write a path and a number in each line; nothing was started",
             notes=mistakes,
         )
     if not sources:
-        raise UsageError("the mixture file names no source", where=str(path), mend="write a path in each line")
+        raise UsageError("the mixture file names no source", where=str(path), hint="write a path in each line")
     return tuple(sources)
 
 
@@ -100,18 +100,18 @@ def _number(word: str) -> float | None:
 
 
 def _text(path: Path) -> str:
-    where, mend = str(path), "give a text file with a path and a number in each line"
+    where, hint = str(path), "give a text file with a path and a number in each line"
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"the mixture file cannot be read: {error.strerror}", where=where, mend=mend) from error
+        raise UsageError(f"the mixture file cannot be read: {error.strerror}", where=where, hint=hint) from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise UsageError("this is no mixture file: larger than 1 MiB", where=where, mend=mend)
+        raise UsageError("this is no mixture file: larger than 1 MiB", where=where, hint=hint)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            "the mixture file is not UTF-8 text", where=f"{path}:{line}", mend="save it in UTF-8"
+            "the mixture file is not UTF-8 text", where=f"{path}:{line}", hint="save it in UTF-8"
         ) from error

@@ -17,7 +17,7 @@ class Container(StrEnum):
     PARQUET = "parquet"  # a file, or a folder of them
     ARROW = "arrow"  # a folder written by datasets' save_to_disk
     HUB = "hub"  # a name for datasets.load_dataset
-    IMAGEFOLDER = "imagefolder"  # a folder of pictures with metadata.jsonl (or .csv)
+    IMAGEFOLDER = "imagefolder"  # a folder of images with metadata.jsonl (or .csv)
     WEBDATASET = "webdataset"  # one tar, or a folder of them
 
 
@@ -42,7 +42,7 @@ class Source:
         columns: Pairs (our name, theirs) for tables; several of theirs for `image`, joined by commas.
         question: Asked of every record of a table that has no question column.
         image_root: The folder that paths are relative to and may not leave; by default the source's own.
-        hd_num: The most crops a picture may fill.
+        hd_num: The most crops an image may fill.
         weight: Expected repeats of each record in an epoch.
         count: Records in an epoch, in place of a weight.
         system: A system prompt for records that bring none.

@@ -32,7 +32,7 @@ _CONTAINER_NAMES = {
     Container.PARQUET: "Parquet",
     Container.ARROW: "saved Hugging Face data set",
     Container.HUB: "data set of the hub",
-    Container.IMAGEFOLDER: "folder of pictures with metadata",
+    Container.IMAGEFOLDER: "folder of images with metadata",
     Container.WEBDATASET: "WebDataset shards",
 }
 _SCHEMA_NAMES = {
@@ -134,34 +134,34 @@ def _require_sense(source: Source, container: Container) -> None:
     """Raise where what the user says of a source cannot be."""
     path, where = Path(source.path), source.path
     if container is not Container.HUB and not path.exists():
-        raise UsageError("there is no such file or folder", where=where, mend="check the path")
+        raise UsageError("there is no such file or folder", where=where, hint="check the path")
     if container in _FOLDERS and not path.is_dir():
-        raise UsageError(f"{container} is a folder, and this is a file", where=where, mend="give the folder")
+        raise UsageError(f"{container} is a folder, and this is a file", where=where, hint="give the folder")
     if container in _FILES and path.is_dir():
-        raise UsageError(f"{container} is a file, and this is a folder", where=where, mend="give the file itself")
+        raise UsageError(f"{container} is a file, and this is a folder", where=where, hint="give the file itself")
     if container in _TEXT_TABLES and source.schema not in (None, Schema.COLUMNS):
         raise UsageError(
             f"the cells of a table hold no {_SCHEMA_NAMES[source.schema]}",
             where=where,
-            mend=f"leave --format {source.schema} out, and name the columns with --columns",
+            hint=f"leave --format {source.schema} out, and name the columns with --columns",
         )
     if source.schema not in (None, Schema.COLUMNS) and (source.columns or source.question is not None):
         raise UsageError(
             f"{_SCHEMA_NAMES[source.schema]} have neither columns nor one question for all",
             where=where,
-            mend=f"leave either --format {source.schema} or --columns and --question out",
+            hint=f"leave either --format {source.schema} or --columns and --question out",
         )
     if source.split is not None and container not in _WITH_SPLITS:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, mend="leave --split out")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, hint="leave --split out")
     if source.config is not None and container is not Container.HUB:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, mend="leave `config` out")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, hint="leave `config` out")
 
 
 def _image_root(source: Source, container: Container) -> Path | None:
     if source.image_root is not None:
         root = source.image_root.resolve()
         if not root.is_dir():
-            raise UsageError("the image root is not a folder", where=str(root), mend="check --image-root")
+            raise UsageError("the image root is not a folder", where=str(root), hint="check --image-root")
         return root
     if container is Container.HUB:
         return None
@@ -196,15 +196,13 @@ def _stored(source: Source, container: Container) -> _Stored:
 
         files = image_folder.metadata_files(path)
         if not files:
-            raise UsageError("there is no metadata.csv", where=source.path, mend="write one, or give another --format")
-        of_pictures = [name for ours, theirs in source.columns if ours == "image" for name in theirs.split(",")]
-        unnamed = image_folder.unnamed_pictures(path, of_pictures)
+            raise UsageError("there is no metadata.csv", where=source.path, hint="write one, or give another --format")
+        of_images = [name for ours, theirs in source.columns if ours == "image" for name in theirs.split(",")]
+        unnamed = image_folder.unnamed_images(path, of_images)
         note = (
-            f"; {unnamed:,} more {'picture lies' if unnamed == 1 else 'pictures lie'} in it, in no line"
-            if unnamed
-            else ""
+            f"; {unnamed:,} more {'image lies' if unnamed == 1 else 'images lie'} in it, in no line" if unnamed else ""
         )
-        return _Stored(partial(image_folder.entries, path, of_pictures), files, _size(files), note=note)
+        return _Stored(partial(image_folder.entries, path, of_images), files, _size(files), note=note)
     from ixtune.data.containers import webdataset
 
     shards = webdataset.shards(path)
@@ -235,7 +233,7 @@ def _schema(source: Source, container: Container, stored: _Stored) -> tuple[Sche
 
 
 def _peek(read: Callable[[], Iterator[Entry]], source: Source) -> list[Mapping[str, Any]]:
-    """The first records of a source, without the content of pictures."""
+    """The first records of a source, without the content of images."""
     records: list[Mapping[str, Any]] = []
     seen, first = 0, ""
     for entry in islice(read(), PEEK_ENTRIES):
@@ -248,19 +246,19 @@ def _peek(read: Callable[[], Iterator[Entry]], source: Source) -> list[Mapping[s
         if entry.position > PEEK_BYTES and records:
             break
     if not seen:
-        raise IxtuneError("the source holds no record", where=source.path, mend="give a source with records")
+        raise IxtuneError("the source holds no record", where=source.path, hint="give a source with records")
     if not records:
         what = "the first entry is no record" if seen == 1 else f"none of the first {seen} entries is a record"
         raise UsageError(
             f"{what}: {first}",
             where=source.path,
-            mend="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
+            hint="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
         )
     return records
 
 
 def _light(value: Any, depth: int = _PICTURE_DEPTH) -> Any:
-    """A value with pictures' bytes taken out: two hundred pages as PNG would be four gigabytes."""
+    """A value with images' bytes taken out: two hundred pages as PNG would be four gigabytes."""
     if isinstance(value, bytes | bytearray | memoryview):
         return b""
     if depth and isinstance(value, Mapping):

@@ -5,8 +5,8 @@ r"""A conversation -> token ids and supervised spans, by the training reference'
 [n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4. A system prompt, which the
 training reference does not have, stands in front as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
 
-The text is tokenised in runs between the turn pieces and the pictures. Turn pieces stop every merge of the
-vocabulary, so the ids are those of the whole text split only at the pictures, as the reference has them.
+The text is tokenised in runs between the turn pieces and the images. Turn pieces stop every merge of the
+vocabulary, so the ids are those of the whole text split only at the images, as the reference has them.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ _SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
 class TemplateError(RecordError):
     """A conversation that the template does not take."""
 
-    def __init__(self, reason: Reason, found: str, mend: str) -> None:
-        super().__init__(reason, found, mend=mend)
+    def __init__(self, reason: Reason, found: str, hint: str) -> None:
+        super().__init__(reason, found, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation as tokens, pictures left out.
+    """A conversation as tokens, images left out.
 
     Attributes:
         token_ids: Ids of the text, BOS included, without image positions.
-        picture_slots: For each picture the offset into `token_ids` in front of which it is spliced in.
+        image_slots: For each image the offset into `token_ids` in front of which it is spliced in.
         supervised: Half-open spans of `token_ids` that are targets, each predicted from the position before.
-        picture_tokens: Length of each picture's image span.
+        image_tokens: Length of each image's image span.
     """
 
     token_ids: tuple[int, ...]
-    picture_slots: tuple[int, ...]
+    image_slots: tuple[int, ...]
     supervised: tuple[tuple[int, int], ...]
-    picture_tokens: tuple[int, ...]
+    image_tokens: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """Positions in the model: text and image tokens."""
-        return len(self.token_ids) + sum(self.picture_tokens)
+        return len(self.token_ids) + sum(self.image_tokens)
 
     @property
     def supervised_tokens(self) -> int:
@@ -66,7 +66,7 @@ class Sample:
         return sum(end - start for start, end in self.supervised)
 
 
-def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) -> Sample:
+def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) -> Sample:
     """The training sample of a record.
 
     Supervised are each answer and its end-of-turn piece, and after the last answer also the newline and EOS:
@@ -74,7 +74,7 @@ def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) 
 
     Args:
         record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
-        picture_tokens: Length of each picture's image span, in the order of the placeholders.
+        image_tokens: Length of each image's image span, in the order of the placeholders.
         tokenizer: The base's.
 
     Raises:
@@ -87,7 +87,7 @@ def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) 
             "the last turn is the user's",
             "add the answer, or remove the last question",
         )
-    require_placeholders(record.turns, len(picture_tokens))
+    require_placeholders(record.turns, len(image_tokens))
     writer = _Writer(tokenizer)
     for turn in record.turns:
         writer.turn(turn)
@@ -96,12 +96,12 @@ def encode(record: Record, picture_tokens: Sequence[int], tokenizer: Tokenizer) 
             Reason.NOTHING_SUPERVISED, "there is a system prompt and nothing else", "add a question and its answer"
         )
     writer.close()
-    return writer.sample(picture_tokens)
+    return writer.sample(image_tokens)
 
 
 def encode_prompt(
     turns: Sequence[Turn],
-    picture_tokens: Sequence[int],
+    image_tokens: Sequence[int],
     tokenizer: Tokenizer,
     *,
     system: str | None = None,
@@ -114,10 +114,10 @@ def encode_prompt(
 
     Args:
         turns: The conversation so far, from the system turn or the user's first to the user's last.
-        picture_tokens: Length of each picture's image span, in the order of the placeholders.
+        image_tokens: Length of each image's image span, in the order of the placeholders.
         tokenizer: The base's.
         system: A system turn put in front where the turns bring none, as the original's default meta instruction.
-        bos_every_part: Put BOS in front of each run of text between pictures; two BOS if there is no picture.
+        bos_every_part: Put BOS in front of each run of text between images; two BOS if there is no image.
 
     Raises:
         TemplateError: The conversation is malformed, or its last turn is not the user's.
@@ -129,9 +129,9 @@ def encode_prompt(
             f"the prompt ends with {_SIDES[turns[-1].role]}",
             "end it with the user's question",
         )
-    require_placeholders(turns, len(picture_tokens))
+    require_placeholders(turns, len(image_tokens))
     writer = _Writer(tokenizer, bos_every_part)
-    if bos_every_part and not picture_tokens:
+    if bos_every_part and not image_tokens:
         writer.token_ids.append(tokenizer.bos_id)  # the original spells BOS and lets the tokenizer add one
     if system and turns[0].role != "system":
         writer.system(system)
@@ -139,18 +139,18 @@ def encode_prompt(
         writer.turn(turn)
     writer.answer_header()
     writer.supervised.clear()
-    return writer.sample(picture_tokens)
+    return writer.sample(image_tokens)
 
 
 def expand(sample: Sample) -> tuple[list[int], list[int]]:
-    """(input_ids, labels), `sample.length` long: pictures spliced in as id 0, labels unshifted."""
+    """(input_ids, labels), `sample.length` long: images spliced in as id 0, labels unshifted."""
     labels_of_text = [IGNORED] * len(sample.token_ids)
     for start, end in sample.supervised:
         labels_of_text[start:end] = sample.token_ids[start:end]
     input_ids: list[int] = []
     labels: list[int] = []
     done = 0
-    for slot, tokens in zip(sample.picture_slots, sample.picture_tokens, strict=True):
+    for slot, tokens in zip(sample.image_slots, sample.image_tokens, strict=True):
         input_ids += [*sample.token_ids[done:slot], *[IMAGE_TOKEN_ID] * tokens]
         labels += [*labels_of_text[done:slot], *[IGNORED] * tokens]
         done = slot
@@ -164,9 +164,9 @@ class _Writer:
         self.tokenizer = tokenizer
         self.bos_every_part = bos_every_part
         self.token_ids = [tokenizer.bos_id]
-        self.picture_slots: list[int] = []
+        self.image_slots: list[int] = []
         self.supervised: list[tuple[int, int]] = []
-        self.after_picture = False
+        self.after_image = False
         self.turns = 0
         self.where = ""
 
@@ -197,20 +197,20 @@ class _Writer:
         start, _ = self.supervised[-1]
         self.supervised[-1] = (start, len(self.token_ids))
 
-    def sample(self, picture_tokens: Sequence[int]) -> Sample:
+    def sample(self, image_tokens: Sequence[int]) -> Sample:
         return Sample(
             token_ids=tuple(self.token_ids),
-            picture_slots=tuple(self.picture_slots),
+            image_slots=tuple(self.image_slots),
             supervised=tuple(self.supervised),
-            picture_tokens=tuple(picture_tokens),
+            image_tokens=tuple(image_tokens),
         )
 
     def _user(self, text: str) -> None:
         first, *others = f"user\n{text}".split(PLACEHOLDER)
         self._add([self.tokenizer.start_of_turn_id, *self._ids(first)])
         for part in others:
-            self.picture_slots.append(len(self.token_ids))
-            self.after_picture = True
+            self.image_slots.append(len(self.token_ids))
+            self.after_image = True
             self._add(self._ids(part))
         self._end_turn()
 
@@ -228,9 +228,9 @@ class _Writer:
     def _add(self, ids: Sequence[int]) -> None:
         if not ids:
             return
-        if self.after_picture and self.bos_every_part:
+        if self.after_image and self.bos_every_part:
             self.token_ids.append(self.tokenizer.bos_id)
-        self.after_picture = False
+        self.after_image = False
         self.token_ids.extend(ids)
 
     def _ids(self, text: str) -> list[int]:
@@ -286,8 +286,8 @@ def _require_alternation(turns: Sequence[Turn]) -> None:
                 )
             raise TemplateError(
                 Reason.EMPTY_QUESTION,
-                f"turn {number}, a question, has neither text nor picture",
-                f"write the question, or {PLACEHOLDER} if the picture alone is the question",
+                f"turn {number}, a question, has neither text nor image",
+                f"write the question, or {PLACEHOLDER} if the image alone is the question",
             )
         before = turn
 
@@ -303,12 +303,12 @@ def _require_system_first(turn: Turn, number: int) -> None:
         raise TemplateError(Reason.BAD_CONVERSATIONS, "the system prompt is empty", "write it, or leave it out")
 
 
-def require_placeholders(turns: Sequence[Turn], pictures: int, written: str = PLACEHOLDER) -> None:
-    """Raise unless the user's turns hold one placeholder for each picture, and the others none.
+def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLACEHOLDER) -> None:
+    """Raise unless the user's turns hold one placeholder for each image, and the others none.
 
     Args:
-        turns: With `<ImageHere>` for each picture.
-        pictures: How many there are.
+        turns: With `<ImageHere>` for each image.
+        images: How many there are.
         written: What the source writes for the placeholder, for the messages.
 
     Raises:
@@ -321,20 +321,20 @@ def require_placeholders(turns: Sequence[Turn], pictures: int, written: str = PL
             raise TemplateError(
                 Reason.PLACEHOLDER_IN_ANSWER,
                 f"turn {number}, {_SIDES[turn.role]}, contains {written}",
-                "move it to the question: pictures are what the user shows",
+                "move it to the question: images are what the user shows",
             )
         found += here
-    if found == 0 < pictures:
+    if found == 0 < images:
         raise TemplateError(
             Reason.MISSING_PLACEHOLDER,
-            f"{_count(pictures, 'picture')} but no {written}",
-            f"put {written} where the picture belongs, usually in front of the first question",
+            f"{_count(images, 'picture')} but no {written}",
+            f"put {written} where the image belongs, usually in front of the first question",
         )
-    if found != pictures:
+    if found != images:
         raise TemplateError(
-            Reason.TOO_FEW_PLACEHOLDERS if found < pictures else Reason.TOO_MANY_PLACEHOLDERS,
-            f"{_count(found, 'placeholder')} for {_count(pictures, 'picture')}",
-            f"write {written} once for each picture",
+            Reason.TOO_FEW_PLACEHOLDERS if found < images else Reason.TOO_MANY_PLACEHOLDERS,
+            f"{_count(found, 'placeholder')} for {_count(images, 'picture')}",
+            f"write {written} once for each image",
         )
 
 

@@ -47,7 +47,7 @@ class Tokenizer:
             raise IxtuneError(
                 "there is no tokenizer here",
                 where=str(path),
-                mend=f"give the {FILE_NAME} of the base, a sentencepiece model file",
+                hint=f"give the {FILE_NAME} of the base, a sentencepiece model file",
             )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -55,7 +55,7 @@ class Tokenizer:
             raise IxtuneError(
                 f"this is not a sentencepiece model, says sentencepiece {sentencepiece.__version__}: {error}",
                 where=str(path),
-                mend="copy the tokenizer.model of the base again: it may be cut short, or a Git LFS pointer",
+                hint="copy the tokenizer.model of the base again: it may be cut short, or a Git LFS pointer",
             ) from error
         self.path = path
         self.vocab_size: int = self._model.get_piece_size()
@@ -109,7 +109,7 @@ class Tokenizer:
             raise IxtuneError(
                 f"this vocabulary lacks the piece {piece} of the chat template",
                 where=str(self.path),
-                mend="use the tokenizer.model of an InternLM-XComposer2 base, or of the base to be trained",
+                hint="use the tokenizer.model of an InternLM-XComposer2 base, or of the base to be trained",
             )
         return index
 
@@ -119,7 +119,7 @@ class Tokenizer:
             raise IxtuneError(
                 f"unknown, BOS and EOS have the ids {first[0]}, {first[1]}, {first[2]} here, not 0, 1, 2",
                 where=str(self.path),
-                mend="use a vocabulary trained with unk_id=0, bos_id=1, eos_id=2",
+                hint="use a vocabulary trained with unk_id=0, bos_id=1, eos_id=2",
             )
         # The template is tokenised in runs between turn pieces, which needs every run to stand for itself.
         text = " a  b "
@@ -128,12 +128,12 @@ class Tokenizer:
             raise IxtuneError(
                 f"this vocabulary changes spaces: {text!r} becomes {kept!r}",
                 where=str(self.path),
-                mend="use one trained with add_dummy_prefix=False and remove_extra_whitespaces=False",
+                hint="use one trained with add_dummy_prefix=False and remove_extra_whitespaces=False",
             )
         marked = self._model.encode(f"a{START_OF_TURN}b{END_OF_TURN}")
         if self.start_of_turn_id not in marked or self.end_of_turn_id not in marked:
             raise IxtuneError(
                 "the turn pieces are in this vocabulary but are not recognised in text",
                 where=str(self.path),
-                mend="use a vocabulary that has them among its user_defined_symbols",
+                hint="use a vocabulary that has them among its user_defined_symbols",
             )

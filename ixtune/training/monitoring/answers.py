@@ -14,7 +14,7 @@ from peft import PeftModel
 from ixtune.data.text.template import IGNORED, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.model import generation
-from ixtune.training.batch import PictureSource, sample_of
+from ixtune.training.batch import ImageSource, sample_of
 
 # an answer twice as long as the one trained on, and this, shows what there is to see, endless repetition included
 SPARE_TOKENS = 32
@@ -63,7 +63,7 @@ def asking(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def answer(
-    model: PeftModel, records: Sequence[dict[str, Any]], pictures: PictureSource, tokenizer: Tokenizer
+    model: PeftModel, records: Sequence[dict[str, Any]], images: ImageSource, tokenizer: Tokenizer
 ) -> list[Answer]:
     """The answers to one batch of records, by the tokens of training up to where the answer begins.
 
@@ -74,7 +74,7 @@ def answer(
     made = generation.generate(
         model,
         prompts,
-        pictures.of(records),
+        images.of(records),
         stops=stops,
         pad_id=tokenizer.pad_id,
         do_sample=False,

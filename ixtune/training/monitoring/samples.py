@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 from ixtune.training.monitoring import answers
 
 FILE = "samples.jsonl"
@@ -21,7 +21,7 @@ def take(
     model: PeftModel,
     records: TrainingSet,
     indices: Sequence[int],
-    pictures: PictureSource,
+    images: ImageSource,
     tokenizer: Tokenizer,
     dtype: torch.dtype,
 ) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def take(
     with answers.asking(model, dtype):
         for index in indices:
             record = records.record(index)
-            (answer,) = answers.answer(model, [record], pictures, tokenizer)
+            (answer,) = answers.answer(model, [record], images, tokenizer)
             made.append(
                 {
                     "id": record["id"],

@@ -12,7 +12,7 @@ from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.scores import SCORES
 from ixtune.scores.case import Case
-from ixtune.training.batch import PictureSource
+from ixtune.training.batch import ImageSource
 from ixtune.training.monitoring import answers
 from ixtune.training.processes import parallel
 
@@ -36,7 +36,7 @@ def require_judgeable(records: TrainingSet, indices: Sequence[int], names: Seque
             raise IxtuneError(
                 f"{name} cannot judge answers to {len(wrong):,} of the {len(indices):,} records that would be scored",
                 where="training.scores",
-                mend=f"take {name} out of training.scores, or give these records other references",
+                hint=f"take {name} out of training.scores, or give these records other references",
                 notes=wrong[:_NAMED_RECORDS],
             )
 
@@ -46,7 +46,7 @@ def measure(
     records: TrainingSet,
     indices: Sequence[int],
     names: Sequence[str],
-    pictures: PictureSource,
+    images: ImageSource,
     tokenizer: Tokenizer,
     batch_tokens: int,
     dtype: torch.dtype,
@@ -60,7 +60,7 @@ def measure(
         records: the validation set.
         indices: which of them are asked.
         names: of the scores.
-        pictures: where those of the records come from.
+        images: where those of the records come from.
         tokenizer: the base's.
         batch_tokens: most tokens of a batch, padding and answers included. A step of training on a pack of as many
             keeps more of each token than generation does, whose cache is smaller than the inputs of all layers.
@@ -70,7 +70,7 @@ def measure(
     with answers.asking(model, dtype):
         for chosen in parallel.share(batches(records, indices, batch_tokens)):
             asked = [records.record(index) for index in chosen]
-            for record, answer in zip(asked, answers.answer(model, asked, pictures, tokenizer), strict=True):
+            for record, answer in zip(asked, answers.answer(model, asked, images, tokenizer), strict=True):
                 case = Case(answer.text, answers.references_of(record))
                 for name, parts in sums.items():
                     for place, value in enumerate(SCORES[name].part(case)):

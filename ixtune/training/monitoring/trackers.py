@@ -22,7 +22,7 @@ def require(names: Sequence[str]) -> None:
         except importlib.metadata.PackageNotFoundError as error:
             raise UsageError(
                 f"training.report_to asks for {name}, which is not installed",
-                mend=f'pip install "ixtune[{name}]", or take it out of training.report_to',
+                hint=f'pip install "ixtune[{name}]", or take it out of training.report_to',
             ) from error
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ixtune.data.pack import pack
 from ixtune.scores import SCORES
-from ixtune.training.batch import Batch, PictureSource, make_batch
+from ixtune.training.batch import Batch, ImageSource, make_batch
 from ixtune.training.processes import parallel
 from ixtune.training.state.progress import Progress
 
@@ -32,7 +32,7 @@ class Records(Protocol):
 def mean_loss(
     model: torch.nn.Module,
     records: Records,
-    pictures: PictureSource,
+    images: ImageSource,
     pack_tokens: int,
     dtype: torch.dtype,
 ) -> float:
@@ -49,7 +49,7 @@ def mean_loss(
     pack_tokens = max(pack_tokens, *lengths)
     try:
         for indices in parallel.share(pack(lengths, pack_tokens)):
-            batch = to_device(make_batch([record(index) for index in indices], pictures), device)
+            batch = to_device(make_batch([record(index) for index in indices], images), device)
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 summed += float(model(**batch, num_items_in_batch=1.0, use_cache=False).loss)
             count += len(batch["supervised"][1])

@@ -34,7 +34,7 @@ class LostPeerError(IxtuneError):
     exit_code = LOST_PEER
 
     def __init__(self) -> None:
-        super().__init__("another process of this run has failed", mend="see its own message")
+        super().__init__("another process of this run has failed", hint="see its own message")
 
 
 def world_size() -> int:
@@ -63,7 +63,7 @@ def refuse_sharding() -> None:
             raise UsageError(
                 f"accelerate's configuration asks for {name}; the base is not sharded here, each GPU holds it whole",
                 where=variable,
-                mend="run `accelerate launch --multi_gpu -m ixtune train …` or `ixtune train … --processes N`; "
+                hint="run `accelerate launch --multi_gpu -m ixtune train …` or `ixtune train … --processes N`; "
                 "`ixtune plan` says whether it fits",
             )
 
@@ -100,7 +100,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     if is_worker():
         raise UsageError(
             f"--processes {processes} inside a run of {world_size()} processes",
-            mend="give the number to `ixtune train` or to accelerate, not to both",
+            hint="give the number to `ixtune train` or to accelerate, not to both",
         )
     reading, writing = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []

@@ -1,7 +1,7 @@
 """One run in several processes: each takes its share of every optimizer step's packs.
 
 The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
-of their gradients, once: so a pack without pictures leaves the projector alone, a pack that is split for want of
+of their gradients, once: so a pack without images leaves the projector alone, a pack that is split for want of
 memory is nobody else's concern, and a process whose epoch has a pack less simply adds nothing.
 """
 
@@ -41,7 +41,7 @@ def join() -> None:
     if torch.cuda.is_available() and here > torch.cuda.device_count():
         raise UsageError(
             f"{here} processes, but {torch.cuda.device_count()} GPUs",
-            mend="start as many processes as there are GPUs",
+            hint="start as many processes as there are GPUs",
         )
     PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
 

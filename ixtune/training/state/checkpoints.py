@@ -102,5 +102,5 @@ def require_empty(run: Path) -> None:
         raise IxtuneError(
             "there is a run in this folder already",
             where=str(run),
-            mend="continue it with --resume or resume=auto, or choose another folder: output=NAME",
+            hint="continue it with --resume or resume=auto, or choose another folder: output=NAME",
         )

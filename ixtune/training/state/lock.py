@@ -30,7 +30,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
             raise IxtuneError(
                 "another process is training in this folder",
                 where=str(folder),
-                mend="wait until it has ended, or choose another folder: output=NAME",
+                hint="wait until it has ended, or choose another folder: output=NAME",
             ) from error
         except OSError:  # NFS among others
             pass

@@ -43,9 +43,9 @@ def require_run(run: Path) -> None:
         IxtuneError: there is no unfinished run in this folder.
     """
     if not is_begun(run):
-        raise IxtuneError("there is no run to resume", where=str(run), mend="start it without --resume")
+        raise IxtuneError("there is no run to resume", where=str(run), hint="start it without --resume")
     if is_finished(run):
-        raise IxtuneError("the run is finished already", where=str(run), mend="its adapter is in the folder `adapter`")
+        raise IxtuneError("the run is finished already", where=str(run), hint="its adapter is in the folder `adapter`")
 
 
 def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callable[[str], None]) -> Path | None:
@@ -61,14 +61,14 @@ def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callabl
         now,
         "the recipe differs from the one the run began with",
         where=run / RECIPE,
-        mend="resume with the same recipe",
+        hint="resume with the same recipe",
     )
     _require_same(
         json.loads((run / INPUTS).read_text(encoding="utf-8")),
         inputs,
         "the base or the data have changed since the run began",
         where=run / INPUTS,
-        mend="put them back as they were",
+        hint="put them back as they were",
     )
     found, damaged = checkpoints.newest_whole(run)
     for folder, problem in damaged:
@@ -88,10 +88,10 @@ def _compared(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_COMPARED}
 
 
-def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, mend: str) -> None:
+def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, hint: str) -> None:
     """Raise an IxtuneError that shows every differing value of both."""
     if notes := _differences(before, now):
-        raise IxtuneError(what, where=str(where), mend=f"{mend}, or start a new run with another output", notes=notes)
+        raise IxtuneError(what, where=str(where), hint=f"{hint}, or start a new run with another output", notes=notes)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Small files of the form in which the benchmarks are published, with real pictures beside them."""
+"""Small files of the form in which the benchmarks are published, with real images beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records import write_picture
+from records import write_image
 
 from ixtune.data.benchmarks import BENCHMARKS, Items, read
 from ixtune.errors import DataError, IxtuneError, UsageError
@@ -88,9 +88,9 @@ def test_every_benchmark_names_scores_that_exist_and_asks_the_question():
 
 
 @pytest.mark.parametrize("where", ["documents/pybv0228_81.png", "spdocvqa_images/pybv0228_81.png", "pybv0228_81.png"])
-def test_docvqa_is_read_wherever_its_release_put_the_pictures(tmp_path: Path, where: str):
-    picture = write_picture(tmp_path / where)
-    found = read("docvqa", family(tmp_path, DOCVQA), pictures=tmp_path / "kept")
+def test_docvqa_is_read_wherever_its_release_put_the_images(tmp_path: Path, where: str):
+    image = write_image(tmp_path / where)
+    found = read("docvqa", family(tmp_path, DOCVQA), images=tmp_path / "kept")
     (item,) = found.items
     assert not found.rejects
     assert not (tmp_path / "kept").exists()
@@ -98,73 +98,71 @@ def test_docvqa_is_read_wherever_its_release_put_the_pictures(tmp_path: Path, wh
     assert item.question == DOCVQA["question"]
     assert item.references == ("0.28", "0.28 ")
     assert item.kind == "figure/diagram, form"
-    assert item.images == (str(picture),)
+    assert item.images == (str(image),)
     assert (item.source, item.place.unit, item.place.at, item.record) == (str(tmp_path / "val.json"), "line", 1, 1)
     assert BENCHMARKS["docvqa"].prompt.endswith("single word or phrase. {question}")
 
 
 @pytest.mark.parametrize("where", ["37313.jpeg", "images/37313.jpeg", "infographicsvqa_images/37313.jpeg"])
 def test_infographicvqa_is_read_with_its_answer_type(tmp_path: Path, where: str):
-    picture = write_picture(tmp_path / "root" / where)
+    image = write_image(tmp_path / "root" / where)
     plain = {key: value for key, value in INFOGRAPHICVQA.items() if key != "answer_type"} | {"questionId": 2}
-    found = read(
-        "infographicvqa", family(tmp_path, INFOGRAPHICVQA, plain), tmp_path / "root", pictures=tmp_path / "kept"
-    )
+    found = read("infographicvqa", family(tmp_path, INFOGRAPHICVQA, plain), tmp_path / "root", images=tmp_path / "kept")
     assert [(item.id, item.kind, item.images) for item in found.items] == [
-        ("98313", "single span", (str(picture),)),
-        ("2", "", (str(picture),)),
+        ("98313", "single span", (str(image),)),
+        ("2", "", (str(image),)),
     ]
 
 
 def test_textvqa_keeps_all_ten_answers_for_the_agreement_of_annotators(tmp_path: Path):
-    picture = write_picture(tmp_path / "train_images" / "003a8ae2ef43b901.jpg")
-    (item,) = read("textvqa", family(tmp_path, TEXTVQA), pictures=tmp_path / "kept").items
+    image = write_image(tmp_path / "train_images" / "003a8ae2ef43b901.jpg")
+    (item,) = read("textvqa", family(tmp_path, TEXTVQA), images=tmp_path / "kept").items
     assert item.id == "34602"
-    assert item.images == (str(picture),)
+    assert item.images == (str(image),)
     assert len(item.references) == 10
     top, bottom = SCORES["vqa_accuracy"].part(Case("Dakota", item.references))
     assert top / bottom == 1
 
 
 def test_chartqa_is_read_as_a_file_or_as_the_folder_of_both(tmp_path: Path):
-    picture = write_picture(tmp_path / "png" / "41699051005347.png")
+    image = write_image(tmp_path / "png" / "41699051005347.png")
     people = written(tmp_path / "test_human.json", [CHARTQA, CHARTQA])
     written(tmp_path / "test_augmented.json", [CHARTQA | {"label": 14.5}])
     written(tmp_path / "other.json", ["not of ChartQA"])
-    assert [item.id for item in read("chartqa", people, pictures=tmp_path / "kept").items] == ["human-1", "human-2"]
-    both = read("chartqa", tmp_path, pictures=tmp_path / "kept")
+    assert [item.id for item in read("chartqa", people, images=tmp_path / "kept").items] == ["human-1", "human-2"]
+    both = read("chartqa", tmp_path, images=tmp_path / "kept")
     assert [(item.id, item.kind, item.references) for item in both.items] == [
         ("human-1", "human", ("14",)),
         ("human-2", "human", ("14",)),
         ("augmented-3", "augmented", ("14.5",)),
     ]
-    assert both.items[2].images == (str(picture),)
+    assert both.items[2].images == (str(image),)
     assert both.items[2].source == str(tmp_path / "test_augmented.json")
     with pytest.raises(UsageError, match=r"no \*_human\.json"):
-        read("chartqa", tmp_path / "png", pictures=tmp_path / "kept")
+        read("chartqa", tmp_path / "png", images=tmp_path / "kept")
 
 
 def test_ocrbench_is_read_and_its_type_decides_how_it_is_scored(tmp_path: Path):
-    write_picture(tmp_path / OCRBENCH["image_path"])
+    write_image(tmp_path / OCRBENCH["image_path"])
     formula = OCRBENCH | {
         "dataset_name": "HME100k",
         "type": FORMULAS,
         "answers": ["y _ { 2 } = - 1\n", "y_2 = - 1\n"],
     }
-    found = read("ocrbench", written(tmp_path / "OCRBench.json", [OCRBENCH, formula]), pictures=tmp_path / "kept")
+    found = read("ocrbench", written(tmp_path / "OCRBench.json", [OCRBENCH, formula]), images=tmp_path / "kept")
     assert [item.id for item in found.items] == ["IIIT5K-2843", "HME100k-2843"]
     for item, answer in zip(found.items, ("it says centre", "$y_{2}=-1$"), strict=True):
         assert SCORES["ocrbench"].part(Case(answer, item.references, item.options, item.kind)) == (1.0, 1.0)
 
 
 def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_rejects(tmp_path: Path):
-    write_picture(tmp_path / DOCVQA["image"])
+    write_image(tmp_path / DOCVQA["image"])
     secret = {key: value for key, value in DOCVQA.items() if key != "answers"}
     with pytest.raises(DataError, match="none of 2 questions has an answer") as caught:
-        read("docvqa", family(tmp_path, secret, secret | {"answers": []}), pictures=tmp_path / "kept")
-    assert "give the validation file" in caught.value.mend
+        read("docvqa", family(tmp_path, secret, secret | {"answers": []}), images=tmp_path / "kept")
+    assert "give the validation file" in caught.value.hint
     some = [secret, DOCVQA, DOCVQA | {"questionId": 2, "answers": [" ", ""]}]
-    found = read("docvqa", family(tmp_path, *some), pictures=tmp_path / "kept")
+    found = read("docvqa", family(tmp_path, *some), images=tmp_path / "kept")
     assert len(found.items) == 1
     assert reasons(found) == [(1, "missing_field"), (3, "missing_field")]
 
@@ -175,8 +173,8 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
         ({"image": "../outside.png"}, "path_outside_root", "leads out of the image root"),
         ({"image": "/etc/passwd"}, "path_outside_root", "leads out of the image root"),
         ({"image": "link/outside.png"}, "path_outside_root", "leads out of the image root"),
-        ({"image": "documents/none.png"}, "picture_missing", "no such picture below"),
-        ({"image": "documents"}, "picture_missing", "no such picture below"),
+        ({"image": "documents/none.png"}, "picture_missing", "no such image below"),
+        ({"image": "documents"}, "picture_missing", "no such image below"),
         ({"image": "a" * 3000}, "picture_unreadable", "file name too long"),
         ({"image": "a\0b.png"}, "null_character", "null character"),
         ({"image": ["a.png"]}, "bad_field", "`image` is a list of 1"),
@@ -196,34 +194,34 @@ def test_what_is_wrong_with_a_question_becomes_a_reject_with_its_reason(
     tmp_path: Path, change: dict[str, Any], reason: str, words: str
 ):
     root = tmp_path / "root"
-    write_picture(root / DOCVQA["image"])
-    outside = write_picture(tmp_path / "outside.png").parent
+    write_image(root / DOCVQA["image"])
+    outside = write_image(tmp_path / "outside.png").parent
     (root / "link").symlink_to(outside, target_is_directory=True)
     good = DOCVQA | {"questionId": 1}
-    found = read("docvqa", family(root, good, DOCVQA | change), pictures=tmp_path / "kept")
+    found = read("docvqa", family(root, good, DOCVQA | change), images=tmp_path / "kept")
     assert [item.id for item in found.items] == ["1"]
     (reject,) = found.rejects
     assert (reject.record, reject.reason.value) == (2, reason)
     assert words in reject.found
-    assert reject.mend
+    assert reject.hint
     json.loads(reject.row())
 
 
 def test_entries_that_are_no_questions_are_rejects_and_broken_files_are_errors(tmp_path: Path):
-    write_picture(tmp_path / DOCVQA["image"])
-    found = read("docvqa", family(tmp_path, 7, DOCVQA, ["x"]), pictures=tmp_path / "kept")
+    write_image(tmp_path / DOCVQA["image"])
+    found = read("docvqa", family(tmp_path, 7, DOCVQA, ["x"]), images=tmp_path / "kept")
     assert reasons(found) == [(1, "not_a_record"), (3, "not_a_record")]
     (tmp_path / "cut.json").write_text(json.dumps({"data": [DOCVQA]})[:-20])
     with pytest.raises(IxtuneError, match="line 1, column"):
-        read("docvqa", tmp_path / "cut.json", pictures=tmp_path / "kept")
+        read("docvqa", tmp_path / "cut.json", images=tmp_path / "kept")
     with pytest.raises(IxtuneError, match="holds no question"):
-        read("docvqa", family(tmp_path), pictures=tmp_path / "kept")
+        read("docvqa", family(tmp_path), images=tmp_path / "kept")
     with pytest.raises(IxtuneError, match="expected the opening bracket of a list"):
-        read("ocrbench", family(tmp_path, DOCVQA), pictures=tmp_path / "kept")
+        read("ocrbench", family(tmp_path, DOCVQA), images=tmp_path / "kept")
     with pytest.raises(IxtuneError, match="cannot be read: No such file"):
-        read("docvqa", tmp_path / "none.json", pictures=tmp_path / "kept")
+        read("docvqa", tmp_path / "none.json", images=tmp_path / "kept")
     with pytest.raises(IxtuneError, match="cannot be read: Is a directory"):
-        read("docvqa", tmp_path, pictures=tmp_path / "kept")
+        read("docvqa", tmp_path, images=tmp_path / "kept")
 
 
 FORMS = {
@@ -251,7 +249,7 @@ ANYTHING = st.recursive(
 def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
     tmp_path: Path, name: str, data: st.DataObject
 ):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     changes = st.dictionaries(st.sampled_from(sorted(FORMS[name])), ANYTHING, max_size=4)
     entries = [{**FORMS[name], **data.draw(changes)} for _ in range(3)]
     if name in ("chartqa", "ocrbench"):
@@ -262,7 +260,7 @@ def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
     else:
         path = family(tmp_path, *entries)
     try:
-        found = read(name, path, pictures=tmp_path / "kept")
+        found = read(name, path, images=tmp_path / "kept")
     except DataError as error:
         found, refusal = None, error.what
     if found is None:
@@ -273,22 +271,22 @@ def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
     assert all(json.loads(reject.row())["mend"] for reject in found.rejects)
 
 
-def test_a_folder_for_pictures_that_cannot_be_written_is_told_apart_from_the_file(tmp_path: Path):
-    picture = base64.b64encode(write_picture(tmp_path / "a.png").read_bytes()).decode()
+def test_a_folder_for_images_that_cannot_be_written_is_told_apart_from_the_file(tmp_path: Path):
+    image = base64.b64encode(write_image(tmp_path / "a.png").read_bytes()).decode()
     path = tmp_path / "questions.jsonl"
-    path.write_text(json.dumps({"question": "?", "image": f"data:image/png;base64,{picture}", "answer": "x"}))
+    path.write_text(json.dumps({"question": "?", "image": f"data:image/png;base64,{image}", "answer": "x"}))
     (tmp_path / "kept").write_text("a file, not a folder")
-    with pytest.raises(IxtuneError, match="a picture of the file cannot be written") as caught:
-        read("questions", path, pictures=tmp_path / "kept")
+    with pytest.raises(IxtuneError, match="an image of the file cannot be written") as caught:
+        read("questions", path, images=tmp_path / "kept")
     assert caught.value.where == str(tmp_path / "kept")
 
 
 def test_wrong_names_are_answered_with_the_nearest_right_one(tmp_path: Path):
     with pytest.raises(UsageError) as caught:
-        read("docvaq", tmp_path / "x.json", pictures=tmp_path)
-    assert caught.value.mend == "did you mean docvqa?"
+        read("docvaq", tmp_path / "x.json", images=tmp_path)
+    assert caught.value.hint == "did you mean docvqa?"
     with pytest.raises(UsageError) as caught:
-        read("zzz", tmp_path / "x.json", pictures=tmp_path)
-    assert "docvqa, infographicvqa, chartqa" in caught.value.mend
+        read("zzz", tmp_path / "x.json", images=tmp_path)
+    assert "docvqa, infographicvqa, chartqa" in caught.value.hint
     with pytest.raises(UsageError, match="no such folder"):
-        read("docvqa", tmp_path / "x.json", tmp_path / "none", pictures=tmp_path)
+        read("docvqa", tmp_path / "x.json", tmp_path / "none", images=tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import write_picture
+from records import write_image
 
 from ixtune.data.benchmarks import BENCHMARKS, Items, read
 from ixtune.data.benchmarks.item import Draft
@@ -25,8 +25,8 @@ COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category"
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> bytes:
-    return write_picture(tmp_path / "drawn.png").read_bytes()
+def image(tmp_path: Path) -> bytes:
+    return write_image(tmp_path / "drawn.png").read_bytes()
 
 
 def row(index: int | str, image: bytes | str, **changes: str) -> dict[str, Any]:
@@ -55,13 +55,13 @@ def reasons(items: Items) -> list[tuple[int, str]]:
     return [(reject.record, reject.reason.value) for reject in items.rejects]
 
 
-def test_mmbench_is_read_with_its_pictures_written_once_under_their_hash(tmp_path: Path, picture: bytes):
+def test_mmbench_is_read_with_its_images_written_once_under_their_hash(tmp_path: Path, image: bytes):
     path = table(
         tmp_path,
-        row(241, picture, hint='One\tline,\n"quoted"', C="nan"),
-        row(252, picture, C="behind", D="none of them", answer="D"),
+        row(241, image, hint='One\tline,\n"quoted"', C="nan"),
+        row(252, image, C="behind", D="none of them", answer="D"),
     )
-    found = read("mmbench", path, pictures=tmp_path / "kept")
+    found = read("mmbench", path, images=tmp_path / "kept")
     assert not found.rejects
     first, second = found.items
     assert first.question == 'One\tline,\n"quoted"\nWhere is it?\nA. left\nB. right'
@@ -72,23 +72,23 @@ def test_mmbench_is_read_with_its_pictures_written_once_under_their_hash(tmp_pat
     kept = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
     assert [str(file) for file in kept] == list(first.images)
     assert kept[0].suffix == ".png"
-    assert kept[0].read_bytes() == picture
+    assert kept[0].read_bytes() == image
     assert first.question.endswith("B. right")
     assert BENCHMARKS["mmbench"].prompt.endswith("{question}\nPlease select the correct answer from the options above.")
 
 
-def test_a_plain_pass_asks_each_question_once_and_a_circular_one_in_every_order(tmp_path: Path, picture: bytes):
-    """The released tables hold every order; the picture stands in the first."""
+def test_a_plain_pass_asks_each_question_once_and_a_circular_one_in_every_order(tmp_path: Path, image: bytes):
+    """The released tables hold every order; the image stands in the first."""
     path = table(
         tmp_path,
-        row(241, picture),
+        row(241, image),
         row(1000241, "241", A="right", B="left", answer="A"),
-        row(5, picture, C="above", answer="A"),
+        row(5, image, C="above", answer="A"),
     )
-    plain = read("mmbench", path, pictures=tmp_path / "kept")
+    plain = read("mmbench", path, images=tmp_path / "kept")
     assert [item.id for item in plain.items] == ["241", "5"]
     assert (len(plain.items) + len(plain.rejects) + plain.skipped, plain.skipped) == (3, 1)
-    circular = read("mmbench", path, pictures=tmp_path / "kept", circular=True)
+    circular = read("mmbench", path, images=tmp_path / "kept", circular=True)
     assert circular.skipped == 0
     # the file brings both orders of 241; those of 5 are made
     assert [(item.id, item.group, item.references) for item in circular.items] == [
@@ -115,10 +115,10 @@ def test_rotations_move_the_answer_with_its_text_and_put_it_at_every_letter(text
     assert all(sorted(draft.options.values()) == sorted(texts) for draft in drafts)
 
 
-def test_an_unpublished_answer_column_is_refused(tmp_path: Path, picture: bytes):
-    path = table(tmp_path, row(241, picture), columns=[name for name in COLUMNS if name != "answer"])
+def test_an_unpublished_answer_column_is_refused(tmp_path: Path, image: bytes):
+    path = table(tmp_path, row(241, image), columns=[name for name in COLUMNS if name != "answer"])
     with pytest.raises(DataError, match="none of 1 questions has an answer"):
-        read("mmbench", path, pictures=tmp_path / "kept")
+        read("mmbench", path, images=tmp_path / "kept")
 
 
 @pytest.mark.parametrize(
@@ -131,49 +131,49 @@ def test_an_unpublished_answer_column_is_refused(tmp_path: Path, picture: bytes)
         ({"image": "999"}, "picture_missing", 'that of question "999"'),
         ({"image": "2"}, "picture_missing", 'that of question "2"'),
         ({"image": "!" * 100}, "bad_image_field", "base64 of `image` is broken"),
-        ({"image": "QUJD" * 40}, "picture_unreadable", "not a picture"),
+        ({"image": "QUJD" * 40}, "picture_unreadable", "not an image"),
         ({"question": "nan"}, "missing_field", "no `question`"),
         ({"B": "nan"}, "bad_field", "the options are"),
         ({"answer": "C"}, "bad_field", 'the answer "C" is none of the options A, B'),
     ],
 )
 def test_a_hostile_row_is_a_reject_and_writes_nothing(
-    tmp_path: Path, picture: bytes, changes: dict[str, str], reason: str, words: str
+    tmp_path: Path, image: bytes, changes: dict[str, str], reason: str, words: str
 ):
-    found = read("mmbench", table(tmp_path, row(1, picture), row(2, picture) | changes), pictures=tmp_path / "kept")
+    found = read("mmbench", table(tmp_path, row(1, image), row(2, image) | changes), images=tmp_path / "kept")
     assert [item.id for item in found.items] == ["1"]
     assert reasons(found) == [(2, reason)]
     assert words in found.rejects[0].found
     assert len([file for file in (tmp_path / "kept").rglob("*") if file.is_file()]) == 1
 
 
-def test_a_picture_in_base64_that_is_too_large_is_never_decoded(
-    tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch
+def test_a_image_in_base64_that_is_too_large_is_never_decoded(
+    tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 4000)
-    small = base64.b64encode(picture).decode()
+    small = base64.b64encode(image).decode()
     assert len(small) < 3500
     decoded: list[int] = []
     real = base64.b64decode
     monkeypatch.setattr(
         "base64.b64decode", lambda text, validate: decoded.append(len(text)) or real(text, validate=validate)
     )
-    path = table(tmp_path, row(1, picture), row(2, "QUJD" * 2000), row(3, "1"))
-    found = read("mmbench", path, pictures=tmp_path / "kept")
+    path = table(tmp_path, row(1, image), row(2, "QUJD" * 2000), row(3, "1"))
+    found = read("mmbench", path, images=tmp_path / "kept")
     assert [item.id for item in found.items] == ["1", "3"]
     assert reasons(found) == [(2, "record_too_large")]
     assert decoded == [len(small)]
 
 
-def test_a_picture_of_too_many_pixels_is_a_reject(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_of_too_many_pixels_is_a_reject(tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ixtune.data.images.image_file.MAX_PIXELS", 100)
-    found = read("mmbench", table(tmp_path, row(1, picture)), pictures=tmp_path / "kept")
+    found = read("mmbench", table(tmp_path, row(1, image)), images=tmp_path / "kept")
     assert reasons(found) == [(1, "picture_too_large")]
     assert not (tmp_path / "kept").exists()
 
 
-def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_path: Path, picture: bytes):
-    address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_path: Path, image: bytes):
+    address = f"data:image/png;base64,{base64.b64encode(image).decode()}"
     path = lines(
         tmp_path,
         {"question": " Total? ", "image": "drawn.png", "answers": ["12.50", 12.5], "kind": "amount", "id": 9},
@@ -181,19 +181,19 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
         {"question": "Text alone?", "references": [{"total": "3", "name": "é"}]},
         {"question": "Where?", "image": None, "answer": "right", "options": ["left", "right"]},
     )
-    found = read("questions", path, pictures=tmp_path / "kept")
+    found = read("questions", path, images=tmp_path / "kept")
     assert not found.rejects
     total, which, text, where = found.items
     assert (total.id, total.question, total.references, total.kind) == ("9", "Total?", ("12.50", "12.5"), "amount")
     assert which.id == "line-2"
     assert which.images[0] == str(tmp_path / "drawn.png")
-    assert Path(which.images[1]).read_bytes() == picture
+    assert Path(which.images[1]).read_bytes() == image
     assert Path(which.images[1]).is_relative_to(tmp_path / "kept")
     assert text.images == ()
     assert json.loads(text.references[0]) == {"total": "3", "name": "é"}
     assert (where.question, where.references) == ("Where?\nA. left\nB. right", ("B",))
     assert (BENCHMARKS["questions"].prompt, total.question) == ("{question}", "Total?")
-    assert len(read("questions", path, pictures=tmp_path / "kept", circular=True).items) == 5
+    assert len(read("questions", path, images=tmp_path / "kept", circular=True).items) == 5
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
     [
         ({"image": "../drawn.png"}, "path_outside_root", "leads out"),
         ({"image": "https://example.org/a.png"}, "picture_remote", "is an address"),
-        ({"image": "data:text/plain;base64,QUJD"}, "bad_image_field", "not of a picture"),
-        ({"image": "data:image/png;base64,QUJD"}, "picture_unreadable", "not a picture"),
+        ({"image": "data:text/plain;base64,QUJD"}, "bad_image_field", "not of an image"),
+        ({"image": "data:image/png;base64,QUJD"}, "picture_unreadable", "not an image"),
         ({"image": "a.png", "images": ["a.png"]}, "bad_image_field", "both `image` and `images`"),
         ({"options": {"A": "left"}}, "bad_field", "the options are"),
         ({"options": {"A": "left", "b": "right"}}, "bad_field", 'the option "b" is "right"'),
@@ -215,13 +215,13 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
     ],
 )
 def test_what_is_wrong_with_a_line_becomes_a_reject(
-    tmp_path: Path, picture: bytes, change: dict[str, Any], reason: str, words: str
+    tmp_path: Path, image: bytes, change: dict[str, Any], reason: str, words: str
 ):
     root = tmp_path / "root"
     (root / "x").mkdir(parents=True)
-    (root / "a.png").write_bytes(picture)
+    (root / "a.png").write_bytes(image)
     good = {"question": "Which?", "image": "a.png", "answer": "x"}
-    found = read("questions", lines(root, good, good | change), pictures=tmp_path / "kept")
+    found = read("questions", lines(root, good, good | change), images=tmp_path / "kept")
     assert len(found.items) == 1
     assert reasons(found) == [(2, reason)]
     assert words in found.rejects[0].found
@@ -230,7 +230,7 @@ def test_what_is_wrong_with_a_line_becomes_a_reject(
 def test_lines_that_are_no_json_are_counted(tmp_path: Path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b'{"question": "a", "answer": "b"}\n\nnot JSON\n{"question": "\xff", "answer": "b"}\n[1]\n')
-    found = read("questions", path, pictures=tmp_path / "kept")
+    found = read("questions", path, images=tmp_path / "kept")
     assert reasons(found) == [(2, "not_json"), (3, "not_utf8"), (4, "not_a_record")]
     assert len(found.items) + len(found.rejects) == 4
 
@@ -238,4 +238,4 @@ def test_lines_that_are_no_json_are_counted(tmp_path: Path):
 def test_a_table_without_a_header_is_a_wrong_use(tmp_path: Path):
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(UsageError):
-        read("mmbench", tmp_path / "empty.tsv", pictures=tmp_path / "kept")
+        read("mmbench", tmp_path / "empty.tsv", images=tmp_path / "kept")

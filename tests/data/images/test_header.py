@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ixtune.data.images.header import NOTES, Header, read_header
-from ixtune.data.images.pixels import NONE, Corrections, open_picture
+from ixtune.data.images.pixels import NONE, Corrections, open_image
 from ixtune.data.rejects import Reason, RecordError
 
 ALL = Corrections(exif=True, alpha=True, depth=True, first_frame=True)
@@ -168,24 +168,24 @@ def reason_of(source: Path | bytes, name: str, corrections: Corrections = NONE) 
     with pytest.raises(RecordError) as caught:
         read_header(source, corrections, name=name)
     assert name in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert "\n" not in caught.value.what
     return caught.value.reason
 
 
 @pytest.mark.parametrize(("name", "content", "notes"), TAKEN, ids=[name for name, *_ in TAKEN])
-def test_a_good_picture_is_taken_with_its_oddities_noted(
+def test_a_good_image_is_taken_with_its_oddities_noted(
     tmp_path: Path, name: str, content: Callable[[], bytes], notes: tuple[str, ...]
 ):
     path = write(tmp_path, name, content())
     found = read_header(path, NONE, name=name)
     assert found == Header(WIDTH, HEIGHT, notes)
     assert found == read_header(path.read_bytes(), NONE, name=name)
-    assert open_picture(path).size == (WIDTH, HEIGHT)
+    assert open_image(path).size == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), REFUSED, ids=[name for name, *_ in REFUSED])
-def test_a_bad_picture_is_refused_with_its_reason(
+def test_a_bad_image_is_refused_with_its_reason(
     tmp_path: Path, name: str, content: Callable[[], bytes], reason: Reason
 ):
     path = write(tmp_path, name, content())
@@ -214,7 +214,7 @@ def test_a_correction_takes_what_was_refused_and_only_its_own(name: str, content
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_has_the_size_and_the_pixels_of_the_upright_one(form: str, orientation: int):
+def test_a_turned_image_has_the_size_and_the_pixels_of_the_upright_one(form: str, orientation: int):
     content = saved(form, exif=lying(orientation))
     name = f"a.{form.lower()}"
     corrected = Corrections(exif=True)
@@ -224,7 +224,7 @@ def test_a_turned_picture_has_the_size_and_the_pixels_of_the_upright_one(form: s
         upright = Image.open(BytesIO(content)).convert("RGB")
     found = read_header(content, corrected, name=name)
     assert (found.width, found.height) == upright.size
-    assert np.array_equal(open_picture(content, corrected), upright)
+    assert np.array_equal(open_image(content, corrected), upright)
     if form != "TIFF":
         plain = read_header(content, NONE, name=name)
         assert plain == Header(WIDTH, HEIGHT, ("exif_ignored",) if orientation > 1 else ())
@@ -246,7 +246,7 @@ def test_the_header_tells_the_size_that_decoding_gives_with_all_corrections(
     name: str, content: Callable[[], bytes], notes: tuple[str, ...]
 ):
     found = read_header(content(), ALL, name=name)
-    assert open_picture(content(), ALL).size == (found.width, found.height)
+    assert open_image(content(), ALL).size == (found.width, found.height)
     applied = {"exif_ignored": "exif_applied", "alpha_dropped": "alpha_composited"}
     assert found.notes == tuple(applied.get(note, note) for note in notes)
 
@@ -289,12 +289,12 @@ def test_no_file_stays_open_whatever_happens(tmp_path: Path):
     for path in [*paths, tmp_path, tmp_path / "none"]:
         with contextlib.suppress(RecordError):
             read_header(path, NONE, name="a")
-            open_picture(path)
+            open_image(path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_picture_with_16_bits_a_channel_keeps_the_upper_8():
-    assert np.array_equal(open_picture(deep_rgb_png()), NOISE[..., :3])
+def test_a_image_with_16_bits_a_channel_keeps_the_upper_8():
+    assert np.array_equal(open_image(deep_rgb_png()), NOISE[..., :3])
 
 
 def test_damage_in_the_middle_is_not_seen_in_the_header_but_when_decoding():
@@ -302,7 +302,7 @@ def test_damage_in_the_middle_is_not_seen_in_the_header_but_when_decoding():
     damaged[len(damaged) // 2] ^= 0xFF
     assert read_header(bytes(damaged), NONE, name="a.png") == Header(WIDTH, HEIGHT, ())
     with pytest.raises(RecordError) as caught:
-        open_picture(bytes(damaged))
+        open_image(bytes(damaged))
     assert caught.value.reason == Reason.PICTURE_BROKEN
 
 
@@ -311,26 +311,26 @@ WHOLE = [(name, content()) for name, content, _ in TAKEN if name.startswith(("pl
 
 @settings(deadline=None)
 @given(st.sampled_from(WHOLE), st.floats(0, 1))
-def test_a_file_cut_anywhere_is_refused_or_decodes(picture: tuple[str, bytes], share: float):
-    name, content = picture
+def test_a_file_cut_anywhere_is_refused_or_decodes(image: tuple[str, bytes], share: float):
+    name, content = image
     cut = content[: int(share * len(content))]
     try:
         found = read_header(cut, NONE, name=name)
     except RecordError:
         return
-    assert open_picture(cut).size == (found.width, found.height)
+    assert open_image(cut).size == (found.width, found.height)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 0.3), st.integers(0, 255)), max_size=8))
 def test_damage_anywhere_ends_in_a_reason_and_never_in_another_error(
-    picture: tuple[str, bytes], changes: list[tuple[float, int]]
+    image: tuple[str, bytes], changes: list[tuple[float, int]]
 ):
-    name, content = picture
+    name, content = image
     damaged = bytearray(content)
     for share, value in changes:
         damaged[int(share * len(content))] = value
     for corrections in (NONE, ALL):
         with contextlib.suppress(RecordError):
             found = read_header(bytes(damaged), corrections, name=name)
-            assert open_picture(bytes(damaged), corrections).size == (found.width, found.height)
+            assert open_image(bytes(damaged), corrections).size == (found.width, found.height)

@@ -35,9 +35,7 @@ def split(records: list[list[str]], fraction: float, seed: int = 0) -> bytearray
     fraction=st.floats(0.05, 0.9),
     seed=st.integers(0, 5),
 )
-def test_no_picture_is_on_both_sides_and_the_share_is_not_exceeded(
-    records: list[list[str]], fraction: float, seed: int
-):
+def test_no_image_is_on_both_sides_and_the_share_is_not_exceeded(records: list[list[str]], fraction: float, seed: int):
     try:
         sides = split(records, fraction, seed)
     except UsageError:
@@ -57,7 +55,7 @@ def test_records_joined_through_others_stay_together():
         assert sides[0] == sides[1] == sides[2]
 
 
-def test_records_without_pictures_are_split_one_by_one():
+def test_records_without_images_are_split_one_by_one():
     assert sum(split([[] for _ in range(200)], 0.1)) == 20
 
 
@@ -70,7 +68,7 @@ def test_what_cannot_be_split_is_refused():
     with pytest.raises(UsageError) as caught:
         split([["same"]] * 10, 0.2)
     assert "1 groups" in str(caught.value)
-    assert "--val-fraction" in caught.value.mend
+    assert "--val-fraction" in caught.value.hint
 
 
 def test_each_record_has_the_same_chance():

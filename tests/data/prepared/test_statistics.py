@@ -7,17 +7,17 @@ from ixtune.data.prepared.statistics import HD_NUMS, Bill, Statistics, bill_of
 from ixtune.layout import LayoutError, plan
 
 
-def bill(width: int = 60, height: int = 40, text: int = 20, supervised: int = 5, pictures: int = 1) -> Bill:
-    layouts = [plan(width, height, 4)] * pictures
-    return bill_of(text, supervised, layouts, ["exif_ignored"] * pictures, lowered=False, upscale=True)
+def bill(width: int = 60, height: int = 40, text: int = 20, supervised: int = 5, images: int = 1) -> Bill:
+    layouts = [plan(width, height, 4)] * images
+    return bill_of(text, supervised, layouts, ["exif_ignored"] * images, lowered=False, upscale=True)
 
 
 def test_a_bill_adds_up_and_knows_what_each_hd_num_would_cost():
-    one = bill(pictures=2)
+    one = bill(images=2)
     assert one.image == 2 * plan(60, 40, 4).tokens
     assert one.length == 20 + one.image
     assert one.by_hd_num == tuple(2 * plan(60, 40, hd_num).tokens for hd_num in HD_NUMS)
-    assert bill(pictures=0).by_hd_num == (0,) * len(HD_NUMS)
+    assert bill(images=0).by_hd_num == (0,) * len(HD_NUMS)
 
 
 @given(width=st.integers(1, 5000), height=st.integers(1, 5000), upscale=st.booleans())
@@ -51,19 +51,19 @@ sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(6, 900
 
 
 @given(st.lists(sizes, min_size=1, max_size=30))
-def test_every_record_and_every_picture_is_in_one_bin_of_each_histogram(given: list[tuple[int, int, int, int]]):
+def test_every_record_and_every_image_is_in_one_bin_of_each_histogram(given: list[tuple[int, int, int, int]]):
     statistics = Statistics()
     for width, height, text, supervised in given:
         layouts = [plan(width, height, 55)] if max(width, height) < 300 * min(width, height) else []
         statistics.add(bill_of(text, supervised, layouts, [], lowered=False, upscale=True))
     told = statistics.as_manifest()
-    pictures = sum(told["grids"].values())
+    images = sum(told["grids"].values())
     counts = {
         name: sum(one[2] for one in told["statistics"][name]["bins"])
         for name in told["statistics"]
         if name != "image_tokens_by_hd_num" and name not in ("notes", "lowered")
     }
-    assert counts == {"length": len(given), "supervised_share": len(given), "crops": pictures, "aspect": pictures}
+    assert counts == {"length": len(given), "supervised_share": len(given), "crops": images, "aspect": images}
     low, high = told["statistics"]["length"]["bins"][0][0], told["statistics"]["length"]["bins"][-1][1]
     assert low <= told["length"]["min"]
     assert high is None or high >= told["length"]["max"]

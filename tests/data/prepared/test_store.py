@@ -9,7 +9,7 @@ import pytest
 from ixtune.data.prepared import manifest as manifests
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
-from ixtune.data.record import Picture, Place, Record, Turn
+from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.text.template import encode, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
@@ -20,7 +20,7 @@ def record(number: int) -> Record:
     turns = (Turn("user", " <ImageHere>What is it? "), Turn("assistant", f"Number {number}."))
     return Record(
         str(number),
-        (Picture("a.png", "a.png"),),
+        (ImageRef("a.png", "a.png"),),
         turns,
         "source.json",
         Place("line", number + 1),
@@ -48,7 +48,7 @@ def write(folder: Path, tokenizer: Tokenizer, count: int = 3, **manifest: object
 def refusal(folder: Path) -> str:
     with pytest.raises(IxtuneError) as caught:
         store.load(folder)
-    assert caught.value.mend
+    assert caught.value.hint
     assert str(folder) in str(caught.value)
     return str(caught.value)
 
@@ -58,7 +58,7 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer
     row = prepared.dataset[1]
     sample = encode(record(1), [plan(60, 40, 4).tokens], tokenizer)
     assert tuple(row["token_ids"]) == sample.token_ids
-    assert tuple(row["picture_slots"]) == sample.picture_slots
+    assert tuple(row["picture_slots"]) == sample.image_slots
     assert tuple(zip(row["supervised_starts"], row["supervised_ends"], strict=True)) == sample.supervised
     assert row["length"] == sample.length == len(expand(sample)[0])
     assert row["supervised_tokens"] == sample.supervised_tokens
@@ -66,12 +66,12 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer
         {"role": "user", "text": "<ImageHere>What is it?"},
         {"role": "assistant", "text": "Number 1."},
     ]
-    (picture,) = row["pictures"]
-    assert store.layout_of(picture) == plan(60, 40, 4)
-    assert (picture["path"], picture["root"], picture["tokens"]) == ("a.png", 1, 757)
+    (image,) = row["pictures"]
+    assert store.layout_of(image) == plan(60, 40, 4)
+    assert (image["path"], image["root"], image["tokens"]) == ("a.png", 1, 757)
     assert row["references"] == ["x", "y"]
     assert (row["id"], row["source"], row["place"]) == ("1", "source.json", "line 2")
-    assert prepared.picture_path(1, 0) == tmp_path / "a.png"
+    assert prepared.image_path(1, 0) == tmp_path / "a.png"
     assert prepared.files.roots[store.OWN_ROOT] == prepared.root
     assert prepared.files.corrections.names() == ("exif",)
 
@@ -80,7 +80,7 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer
 @pytest.mark.parametrize("size", [(60, 40), (30, 70), (2000, 1000)])
 def test_a_layout_comes_back_as_it_was_stored(size: tuple[int, int], upscale: bool):
     layout = plan(*size, 4, upscale=upscale)
-    assert store.layout_of(store.stored_picture(0, "a.png", layout)) == layout
+    assert store.layout_of(store.stored_image(0, "a.png", layout)) == layout
 
 
 def test_batches_and_rows_stand_in_the_order_in_which_they_were_added(tmp_path: Path, tokenizer: Tokenizer):
@@ -153,7 +153,7 @@ def test_the_folder_around_a_split_is_refused_with_the_names_of_its_sets(tmp_pat
     write(tmp_path / "both" / "train", tokenizer)
     with pytest.raises(IxtuneError) as caught:
         store.load(tmp_path / "both")
-    assert str(tmp_path / "both" / "train") in caught.value.mend
+    assert str(tmp_path / "both" / "train") in caught.value.hint
 
 
 @pytest.mark.parametrize("broken", [{"options": {"unknown": 1}}, {"image_roots": 5}, {"records": {}}])

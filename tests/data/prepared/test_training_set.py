@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
@@ -15,9 +15,9 @@ from ixtune.errors import IxtuneError, UsageError
 
 
 def make_set(folder: Path, base: Path, words: list[str], **options: object) -> Path:
-    """A prepared set of one record with a picture and one of text for each word."""
+    """A prepared set of one record with an image and one of text for each word."""
     entries = [e for word in words for e in (shown(f"{word} shown"), entry(f"{word} told", "Which word?", word))]
-    write_picture(folder / "raw" / "a.png")
+    write_image(folder / "raw" / "a.png")
     source = Source(path=str(write_source(folder / "raw", entries)))
     prepare([source], folder / "set", base=base, options=Options(**{"hd_num": 1, **options}))
     return folder / "set"
@@ -50,13 +50,13 @@ def test_several_sets_are_one_list_of_their_records(two: tuple[Path, Path]) -> N
     assert [described["records"]["rows"] for described in both.manifests] == [4, 6]
 
 
-def test_pictures_of_one_name_in_two_sets_are_two_files(two: tuple[Path, Path]) -> None:
+def test_images_of_one_name_in_two_sets_are_two_files(two: tuple[Path, Path]) -> None:
     both = TrainingSet.load(two)
     first, other = both.record(0)["pictures"][0], both.record(4)["pictures"][0]
     assert (first["path"], first["hd_num"]) == (other["path"], other["hd_num"])
     assert first["root"] != other["root"]  # what a cache tells them apart by
-    assert both.files.path(first) == store.load(two[0]).picture_path(0, 0)
-    assert both.files_of(4).path(other) == store.load(two[1]).picture_path(0, 0)
+    assert both.files.path(first) == store.load(two[0]).image_path(0, 0)
+    assert both.files_of(4).path(other) == store.load(two[1]).image_path(0, 0)
 
 
 def test_a_record_stands_there_as_often_as_its_weight_says(two: tuple[Path, Path]) -> None:
@@ -89,7 +89,7 @@ def test_the_same_records_twice_are_refused(two: tuple[Path, Path], tmp_path: Pa
     assert caught.value.where == str(link)
 
 
-def test_sets_that_open_pictures_in_different_ways_are_refused(
+def test_sets_that_open_images_in_different_ways_are_refused(
     two: tuple[Path, Path], base: Path, tmp_path: Path
 ) -> None:
     turned = make_set(tmp_path, base, ["green"], corrections=("exif",))

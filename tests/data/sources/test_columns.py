@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.data.record import Picture, Place, Record, Turn
+from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.columns import check_columns, described, record_from_columns
 from ixtune.data.sources.entry import Entry
@@ -32,7 +32,7 @@ def row(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) ->
 def refused(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> RecordError:
     with pytest.raises(RecordError) as caught:
         row(value, columns, **options)
-    assert caught.value.mend
+    assert caught.value.hint
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -65,7 +65,7 @@ def test_other_names_are_ours_only_where_the_user_says_so():
     assert check_columns(available, one_question) == {"image": "photo", "answer": "a"}
 
 
-def test_several_columns_of_pictures_are_joined_by_commas():
+def test_several_columns_of_images_are_joined_by_commas():
     columns = source(("image", "front,back"))
     assert check_columns(["front", "back", "question", "answer"], columns)["image"] == "front,back"
     assert check_columns(["front,back", "question", "answer"], columns)["image"] == "front,back"
@@ -78,7 +78,7 @@ def test_several_columns_of_pictures_are_joined_by_commas():
         (["image", "question", "Answer"], source(), "--columns answer=Answer?"),
         (["image", "prompt", "answer"], source(), "neither a column question nor a question for all rows"),
         (["image", "prompt", "answer"], source(), "--columns question=prompt?"),
-        (["img", "question", "answer"], source(), "no column is taken for the pictures: --columns image=img?"),
+        (["img", "question", "answer"], source(), "no column is taken for the images: --columns image=img?"),
         (["image", "images", "question", "answer"], source(), "image may be any of image, images"),
         (["image", "question", "answer"], source(question="What?"), "the column question, and a question for all"),
         (["image", "question", "answer"], source(("answer", "anser")), "no column 'anser'; did you mean 'answer'?"),
@@ -97,7 +97,7 @@ def test_what_cannot_be_told_is_refused_with_the_columns_found(available: list[s
     assert any(told in line for line in lines), lines
     assert lines[-1].startswith("columns found: ")
     assert all(repr(name) in lines[-1] for name in available)
-    assert "--columns image=photo,question=q,answer=a" in caught.value.mend
+    assert "--columns image=photo,question=q,answer=a" in caught.value.hint
     assert caught.value.where == "table.csv"
 
 
@@ -112,14 +112,14 @@ def test_a_column_can_be_said_to_be_none():
     available = ["file", "question", "answer"]
     columns = check_columns(available, source(("image", "")))
     assert columns == {"image": "", "question": "question", "answer": "answer"}
-    assert row({"file": "a.txt", "question": "q", "answer": "a"}, columns).pictures == ()
+    assert row({"file": "a.txt", "question": "q", "answer": "a"}, columns).images == ()
 
 
 def test_what_was_taken_for_what_is_said_in_one_line():
     columns = {"image": "front,back", "question": "q", "answer": "answer"}
     told = described(columns, ["front", "back", "q", "answer", "note"], source())
     assert told == (
-        "image from front,back, question from q, answer, pictures in front of the question unless it says <image>, "
+        "image from front,back, question from q, answer, images in front of the question unless it says <image>, "
         "not used: note"
     )
     assert "the same question for all" in described({"answer": "answer"}, ["answer"], source(question="What?"))
@@ -132,7 +132,7 @@ def test_a_row_is_one_question_and_one_answer():
     value = {"id": "r1", "image": "a.png", "question": "What?", "answer": "42.50", "system": "Be brief.", "hd_num": "9"}
     assert row(value) == Record(
         id="r1",
-        pictures=(Picture("a.png", path="a.png"),),
+        images=(ImageRef("a.png", path="a.png"),),
         turns=(Turn("system", "Be brief."), Turn("user", "<ImageHere>What?"), Turn("assistant", "42.50")),
         source="table.csv",
         place=Place("line", 9),
@@ -140,38 +140,38 @@ def test_a_row_is_one_question_and_one_answer():
     )
 
 
-def test_a_row_without_a_picture_is_text_alone():
+def test_a_row_without_a_image_is_text_alone():
     for empty in ("", "  ", None, math.nan, []):
         record = row({"image": empty, "question": "q", "answer": "a"})
-        assert (record.pictures, record.turns[0].text) == ((), "q")
-    assert row({"question": "q", "answer": "a"}, {"question": "question", "answer": "answer"}).pictures == ()
+        assert (record.images, record.turns[0].text) == ((), "q")
+    assert row({"question": "q", "answer": "a"}, {"question": "question", "answer": "answer"}).images == ()
 
 
 @pytest.mark.parametrize(
     ("cell", "picture"),
     [
-        ("a.png", Picture("a.png", path="a.png")),
-        (b"\x89PNG", Picture("`image`", content=b"\x89PNG")),
-        ({"bytes": b"x", "path": "a.png"}, Picture("a.png", content=b"x")),
-        ({"bytes": None, "path": "a.png"}, Picture("a.png", path="a.png")),
-        ("file:///data/a.png", Picture("/data/a.png", path="/data/a.png")),
+        ("a.png", ImageRef("a.png", path="a.png")),
+        (b"\x89PNG", ImageRef("`image`", content=b"\x89PNG")),
+        ({"bytes": b"x", "path": "a.png"}, ImageRef("a.png", content=b"x")),
+        ({"bytes": None, "path": "a.png"}, ImageRef("a.png", path="a.png")),
+        ("file:///data/a.png", ImageRef("/data/a.png", path="/data/a.png")),
     ],
 )
-def test_a_picture_is_a_path_or_bytes_in_any_form(cell: Any, picture: Picture):
-    assert row({"image": cell, "question": "q", "answer": "a"}).pictures == (picture,)
+def test_a_image_is_a_path_or_bytes_in_any_form(cell: Any, image: ImageRef):
+    assert row({"image": cell, "question": "q", "answer": "a"}).images == (image,)
 
 
-def test_several_pictures_stand_in_their_order_in_front_of_the_question():
+def test_several_images_stand_in_their_order_in_front_of_the_question():
     columns = ALL | {"image": "front,back"}
     record = row({"front": "a.png", "back": ["b.png", "c.png"], "question": "q", "answer": "a"}, columns)
-    assert [picture.path for picture in record.pictures] == ["a.png", "b.png", "c.png"]
+    assert [image.path for image in record.images] == ["a.png", "b.png", "c.png"]
     assert record.turns[0].text == "<ImageHere><ImageHere><ImageHere>q"
     only_back = row({"front": "", "back": "b.png", "question": "q", "answer": "a"}, columns)
-    assert [picture.path for picture in only_back.pictures] == ["b.png"]
+    assert [image.path for image in only_back.images] == ["b.png"]
 
 
 @pytest.mark.parametrize("written", ["<image>", "<ImageHere>"])
-def test_a_placeholder_in_the_question_says_where_the_picture_stands(written: str):
+def test_a_placeholder_in_the_question_says_where_the_image_stands(written: str):
     record = row({"image": "a.png", "question": f"Look: {written} What?", "answer": "a"})
     assert record.turns[0].text == "Look: <ImageHere> What?"
     columns = {"image": "image", "answer": "answer"}
@@ -312,5 +312,5 @@ def test_no_row_makes_it_raise_anything_but_a_record_error(
     else:
         reason = None
         assert record.turns[-1].role == "assistant"
-        assert "".join(turn.text for turn in record.turns).count("<ImageHere>") == len(record.pictures)
+        assert "".join(turn.text for turn in record.turns).count("<ImageHere>") == len(record.images)
     assert reason in {None, *Reason}

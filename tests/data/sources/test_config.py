@@ -159,7 +159,7 @@ def test_a_mistake_is_told_with_its_line(config, content: str, told: str):
 def test_a_file_that_is_no_config_is_refused_in_one_line(config, content: str | bytes, told: str):
     with pytest.raises(UsageError, match=told) as caught:
         read_config(config(content))
-    assert "recipe" not in f"{caught.value} {caught.value.mend}"
+    assert "recipe" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_missing_config_is_told(tmp_path: Path):

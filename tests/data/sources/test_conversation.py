@@ -7,7 +7,7 @@ import pytest
 from records import entry as ixc_entry
 from records import shown
 
-from ixtune.data.record import Picture, Place, Record, Turn
+from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.entry import Entry
@@ -35,7 +35,7 @@ def refused(value: Any, schema: Schema, **reading: Any) -> RecordError:
     with pytest.raises(RecordError) as caught:
         read(value, schema, **reading)
     assert str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -44,8 +44,8 @@ def records(name: str) -> list[Record]:
     return [record_of(entry, opened.reading) for entry in opened.entries()]
 
 
-def paths(*names: str) -> tuple[Picture, ...]:
-    return tuple(Picture(name, path=name) for name in names)
+def paths(*names: str) -> tuple[ImageRef, ...]:
+    return tuple(ImageRef(name, path=name) for name in names)
 
 
 def said(*texts: str, system: str | None = None) -> tuple[Turn, ...]:
@@ -62,25 +62,25 @@ def test_the_official_form_is_read_from_a_real_file():
         "6.79 euros.",
     )
     assert first == Record("receipt-1", paths("receipts/1.png"), turns, str(FILES / "ixc.json"), Place("line", 2))
-    assert (second.id, second.pictures, second.hd_num) == ("2", paths("charts/2019.png", "charts/2020.png"), 9)
-    assert (third.id, third.pictures, third.hd_num) == ("text-3", (), None)
+    assert (second.id, second.images, second.hd_num) == ("2", paths("charts/2019.png", "charts/2020.png"), 9)
+    assert (third.id, third.images, third.hd_num) == ("text-3", (), None)
 
 
 def test_llava_is_read_from_a_real_file():
     first, second, third = records("llava.json")
-    assert (first.id, first.pictures) == ("000000033471", paths("coco/train2017/000000033471.jpg"))
+    assert (first.id, first.images) == ("000000033471", paths("coco/train2017/000000033471.jpg"))
     assert first.turns[:2] == said(
         "<ImageHere>\nWhat are the colors of the bus in the image?", "The bus in the image is white and red."
     )
-    assert (second.id, second.pictures, len(second.turns)) == ("wgByO4Y_0", (), 2)
-    assert third.pictures == paths("left.jpg", "right.jpg")
+    assert (second.id, second.images, len(second.turns)) == ("wgByO4Y_0", (), 2)
+    assert third.images == paths("left.jpg", "right.jpg")
     assert third.turns[0].text == "<ImageHere> <ImageHere>\nWhich one is brighter?\nAnswer with one word."
 
 
 def test_sharegpt_is_read_from_a_real_file():
     first, second = records("sharegpt.json")
     assert first.id == "record-1"
-    assert first.pictures == paths("matches/1.jpg", "matches/2.jpg")
+    assert first.images == paths("matches/1.jpg", "matches/2.jpg")
     assert first.turns == said(
         "<ImageHere>Who are they?",
         "Two players of the home team.",
@@ -99,10 +99,10 @@ def test_turns_of_role_and_content_are_read_from_a_real_file():
 
 @pytest.mark.parametrize("image", [None, []])
 @pytest.mark.parametrize("schema", GOOD)
-def test_no_image_is_no_picture(schema: Schema, image: Any):
+def test_no_image_is_no_image(schema: Schema, image: Any):
     keys = ("from", "value")
     turns = [dict(zip(keys, pair, strict=True)) for pair in (("user", "hi"), ("assistant", "yo"))]
-    assert read({"id": 1, "image": image, "conversations": turns}, schema).pictures == ()
+    assert read({"id": 1, "image": image, "conversations": turns}, schema).images == ()
 
 
 @pytest.mark.parametrize("schema", GOOD)
@@ -267,11 +267,11 @@ def test_what_is_wrong_in_one_form_is_refused_in_its_own_words(
 
 
 def test_a_missing_placeholder_is_mended_by_the_one_of_the_source():
-    assert "put <image> where" in refused(LLAVA | with_question("What?"), Schema.LLAVA).mend
+    assert "put <image> where" in refused(LLAVA | with_question("What?"), Schema.LLAVA).hint
 
 
 def test_tools_are_named_as_what_cannot_be_trained():
     fields = {"conversations": [{"from": "observation", "value": "hi"}]}
-    assert "tools cannot be trained" in refused(fields, Schema.SHAREGPT).mend
+    assert "tools cannot be trained" in refused(fields, Schema.SHAREGPT).hint
     fields = {"conversations": [{"from": "usr", "value": "hi"}]}
-    assert "user, human, assistant" in refused(fields, Schema.SHAREGPT).mend
+    assert "user, human, assistant" in refused(fields, Schema.SHAREGPT).hint

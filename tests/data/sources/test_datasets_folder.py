@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from records import write_picture
+from records import write_image
 
 from ixtune.data.containers.datasets_folder import open_arrow, open_hub
 from ixtune.data.record import Place
@@ -20,16 +20,16 @@ TABLE = {"question": ["a?", "b?", "c?"], "answer": ["x", "y", "z"]}
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    return write_picture(tmp_path / "pictures" / "a.png")
+def image(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "pictures" / "a.png")
 
 
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch):
-    """Any picture that is opened fails the test."""
+    """Any image that is opened fails the test."""
 
     def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("a picture was decoded")
+        raise AssertionError("an image was decoded")
 
     monkeypatch.setattr("PIL.Image.open", fail)
 
@@ -59,19 +59,19 @@ def test_its_files_are_told_to_be_hashed_and_its_fingerprint_follows_the_content
 
 
 @pytest.mark.usefixtures("no_decoding")
-def test_pictures_stay_the_bytes_of_their_files(tmp_path: Path, picture: Path):
+def test_images_stay_the_bytes_of_their_files(tmp_path: Path, image: Path):
     features = Features({"image": Image(), "pages": List(Image())})
-    content = picture.read_bytes()
+    content = image.read_bytes()
     table = {"image": [{"bytes": content, "path": None}], "pages": [[{"bytes": content, "path": "p.png"}] * 2]}
     (entry,) = open_arrow(saved(tmp_path, table, features=features)).entries()
     assert entry.value["image"] == {"bytes": content, "path": None}
     assert [page["bytes"] for page in entry.value["pages"]] == [content] * 2
 
 
-def test_pictures_given_as_paths_are_saved_with_their_content_by_the_library(tmp_path: Path, picture: Path):
-    source = saved(tmp_path, {"image": [str(picture)]}, features=Features({"image": Image()}))
+def test_images_given_as_paths_are_saved_with_their_content_by_the_library(tmp_path: Path, image: Path):
+    source = saved(tmp_path, {"image": [str(image)]}, features=Features({"image": Image()}))
     (entry,) = open_arrow(source).entries()
-    assert entry.value["image"]["bytes"] == picture.read_bytes()
+    assert entry.value["image"]["bytes"] == image.read_bytes()
 
 
 def test_class_labels_become_names(tmp_path: Path):
@@ -98,7 +98,7 @@ def test_one_of_several_splits_has_to_be_chosen(tmp_path: Path):
     path = str(tmp_path / "saved")
     with pytest.raises(UsageError, match="there are the splits train, test") as caught:
         open_arrow(Source(path=path))
-    assert "--split" in caught.value.mend
+    assert "--split" in caught.value.hint
     with pytest.raises(UsageError, match="no split dev, but train, test"):
         open_arrow(Source(path=path, split="dev"))
     assert open_arrow(Source(path=path, split="test")).total == 1
@@ -199,8 +199,8 @@ def test_configurations_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Pa
 def test_an_unknown_name_without_a_network_is_one_line_that_says_how_to_get_it(hub_cache: Path):
     with pytest.raises(IxtuneError, match="the data set cannot be had from the hub") as caught:
         open_hub(Source(path="nobody/nothing"))
-    assert "\n" not in str(caught.value) + caught.value.mend
-    assert "datasets.load_dataset('nobody/nothing')" in caught.value.mend
+    assert "\n" not in str(caught.value) + caught.value.hint
+    assert "datasets.load_dataset('nobody/nothing')" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "hf://datasets/a/b", "https://example.org/x.csv", "", "a b", "../x"])
@@ -211,7 +211,7 @@ def test_what_is_no_name_is_not_asked_for(name: str):
 
 def test_a_folder_here_is_not_taken_for_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    write_picture(tmp_path / "someone" / "receipts" / "a.png")
+    write_image(tmp_path / "someone" / "receipts" / "a.png")
     with pytest.raises(UsageError, match="but a local path"):
         open_hub(Source(path="someone/receipts"))
 
@@ -221,7 +221,7 @@ def test_only_files_of_the_cache_are_read_where_a_table_gives_paths(
 ):
     """A stranger's table may name any file of this machine."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    inside, outside = write_picture(tmp_path / "hub" / "a.png"), write_picture(tmp_path / "private" / "b.png")
+    inside, outside = write_image(tmp_path / "hub" / "a.png"), write_image(tmp_path / "private" / "b.png")
     link = tmp_path / "hub" / "c.png"
     link.symlink_to(outside)
     paths = [inside, outside, link, tmp_path / "hub" / "gone.png"]
@@ -236,8 +236,8 @@ def test_only_files_of_the_cache_are_read_where_a_table_gives_paths(
     assert fourth.fault.reason is Reason.PICTURE_MISSING
 
 
-def test_a_decoded_picture_would_have_been_noticed(tmp_path: Path, no_decoding: None):
+def test_a_decoded_image_would_have_been_noticed(tmp_path: Path, no_decoding: None):
     from PIL import Image as Pillow
 
-    with pytest.raises(AssertionError, match="a picture was decoded"):
+    with pytest.raises(AssertionError, match="an image was decoded"):
         Pillow.open(io.BytesIO(b""))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from datasets import load_dataset
-from records import write_picture
+from records import write_image
 
-from ixtune.data.containers.image_folder import entries, metadata_file, metadata_files, unnamed_pictures
+from ixtune.data.containers.image_folder import entries, metadata_file, metadata_files, unnamed_images
 from ixtune.data.containers.json_text import decoded
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
@@ -28,8 +28,8 @@ def write_metadata(folder: Path, rows: list[dict[str, Any]], name: str = "metada
     return folder / name
 
 
-def asked(picture: str, **others: Any) -> dict[str, Any]:
-    return {"file_name": picture, "question": "What?", "answer": picture, **others}
+def asked(image: str, **others: Any) -> dict[str, Any]:
+    return {"file_name": image, "question": "What?", "answer": image, **others}
 
 
 def values(folder: Path, *columns: str) -> list[Any]:
@@ -38,7 +38,7 @@ def values(folder: Path, *columns: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_each_line_of_the_metadata_is_an_entry(tmp_path: Path, name: str):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     path = write_metadata(tmp_path, [asked("a.png"), asked("deep/b.png")], name)
     assert metadata_file(tmp_path) == path
     first, second = entries(tmp_path)
@@ -50,14 +50,14 @@ def test_each_line_of_the_metadata_is_an_entry(tmp_path: Path, name: str):
 
 def test_the_folder_is_one_that_datasets_itself_reads(tmp_path: Path):
     for name in ("a.png", "b.png"):
-        write_picture(tmp_path / "photos" / name)
+        write_image(tmp_path / "photos" / name)
     write_metadata(tmp_path / "photos", [asked("b.png"), asked("a.png")])
     options: dict[str, Any] = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     theirs = load_dataset("imagefolder", data_dir=str(tmp_path / "photos"), **options)
     assert sorted(theirs["answer"]) == sorted(value["answer"] for value in values(tmp_path / "photos"))
 
 
-def test_names_of_pictures_in_sub_folders_become_relative_to_the_whole(tmp_path: Path):
+def test_names_of_images_in_sub_folders_become_relative_to_the_whole(tmp_path: Path):
     write_metadata(tmp_path / "b", [asked("x.png", front_file_name="f.png", images=["1.png", {"path": "2.png"}])])
     write_metadata(tmp_path / "a", [asked("x.png")], "metadata.csv")
     assert [file.parent.name for file in metadata_files(tmp_path)] == ["a", "b"]
@@ -69,7 +69,7 @@ def test_names_of_pictures_in_sub_folders_become_relative_to_the_whole(tmp_path:
     assert list(entries(tmp_path))[-1].position == sum(file.stat().st_size for file in metadata_files(tmp_path))
 
 
-def test_columns_that_the_user_names_are_pictures_too(tmp_path: Path):
+def test_columns_that_the_user_names_are_images_too(tmp_path: Path):
     write_metadata(tmp_path / "a", [{"photo": "x.png", "note": "y.png"}])
     assert values(tmp_path, "photo") == [{"photo": "a/x.png", "note": "y.png"}]
 
@@ -102,7 +102,7 @@ def test_splits_that_lie_beside_each_other_are_not_mixed(tmp_path: Path):
         write_metadata(tmp_path / name, [asked("a.png")])
     with pytest.raises(UsageError, match="holds the splits Test, train") as caught:
         list(entries(tmp_path))
-    assert str(tmp_path / "Test") in caught.value.mend
+    assert str(tmp_path / "Test") in caught.value.hint
     assert len(values(tmp_path / "train")) == 1
 
 
@@ -114,17 +114,17 @@ def test_two_metadata_files_in_one_folder_are_refused(tmp_path: Path):
 
 
 def test_a_folder_without_metadata_has_no_metadata_file(tmp_path: Path):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     write_metadata(tmp_path / ".hidden", [asked("a.png")])
     assert metadata_file(tmp_path) is None
 
 
-def test_pictures_that_nothing_names_are_counted(tmp_path: Path):
+def test_images_that_nothing_names_are_counted(tmp_path: Path):
     for name in ("a.png", "deep/b.JPG.png", "c.jpg", "./d/e.png", ".hidden/x.png", ".x.png"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     (tmp_path / "note.txt").write_text("x")
     write_metadata(tmp_path, [asked("a.png"), asked("d/../d/e.png"), asked("gone.png"), {"images": ["c.jpg"]}])
-    assert unnamed_pictures(tmp_path) == 1
+    assert unnamed_images(tmp_path) == 1
     write_metadata(tmp_path, [{"photo": "a.png"}])
-    assert unnamed_pictures(tmp_path) == 4
-    assert unnamed_pictures(tmp_path, ["photo"]) == 3
+    assert unnamed_images(tmp_path) == 4
+    assert unnamed_images(tmp_path, ["photo"]) == 3

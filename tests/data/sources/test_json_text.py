@@ -190,7 +190,7 @@ def test_a_broken_line_of_json_lines_is_one_fault(tmp_path: Path, line: bytes, r
     assert fault is not None
     assert (fault.reason, str(bad.place)) == (reason, "line 2")
     assert found in fault.found
-    assert fault.mend
+    assert fault.hint
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xed\xa0\xbd", b"caf\xe9"])
@@ -233,7 +233,7 @@ def test_a_broken_list_is_an_error_with_line_and_column(tmp_path: Path, text: st
     with pytest.raises(IxtuneError) as caught:
         in_blocks(source, max(block, len(text) // 100))
     assert caught.value.where == f"{source}, {where}"
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_quote_left_out_of_a_long_list_is_an_error_at_the_record_that_never_ends(tmp_path: Path):

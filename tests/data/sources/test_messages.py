@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ixtune.data.record import Picture, Place, Record, Turn
+from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.entry import Entry
@@ -31,7 +31,7 @@ def refused(value: Any) -> RecordError:
     with pytest.raises(RecordError) as caught:
         read(value)
     assert str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -40,40 +40,40 @@ def records(name: str) -> list[Record]:
     return [record_of(entry, opened.reading) for entry in opened.entries()]
 
 
-def paths(*names: str) -> tuple[Picture, ...]:
-    return tuple(Picture(name, path=name) for name in names)
+def paths(*names: str) -> tuple[ImageRef, ...]:
+    return tuple(ImageRef(name, path=name) for name in names)
 
 
 def test_openai_messages_are_read_from_a_real_file():
     sign, dot, pair, text = records("openai.jsonl")
     assert sign.id == "line-1"
-    assert sign.pictures == paths("signs/1.png")
+    assert sign.images == paths("signs/1.png")
     assert sign.turns == (
         Turn("system", "You read uncommon road signs."),
         Turn("user", "What does this sign say?<ImageHere>"),
         Turn("assistant", "Give way."),
     )
-    (picture,) = dot.pictures
-    assert picture.path is None
-    assert picture.content is not None
-    assert picture.content.startswith(b"\x89PNG")
+    (image,) = dot.images
+    assert image.path is None
+    assert image.content is not None
+    assert image.content.startswith(b"\x89PNG")
     assert dot.turns == (Turn("user", "<ImageHere>Which colour?"), Turn("assistant", "Red."))
-    assert pair.pictures == paths("/data/a b.png", "signs/2.png")
+    assert pair.images == paths("/data/a b.png", "signs/2.png")
     assert pair.turns[:2] == (Turn("system", "Be brief."), Turn("user", "Compare <ImageHere> and <ImageHere>"))
-    assert text.pictures == ()
+    assert text.images == ()
 
 
-def test_parts_that_take_the_pictures_beside_them_are_read_from_a_real_file():
+def test_parts_that_take_the_images_beside_them_are_read_from_a_real_file():
     first, second = records("trl.jsonl")
-    assert (first.pictures, first.turns[0].text) == (paths("a.png"), "What is in the picture?<ImageHere>")
-    assert second.pictures == paths("b.png", "c.png")
+    assert (first.images, first.turns[0].text) == (paths("a.png"), "What is in the image?<ImageHere>")
+    assert second.images == paths("b.png", "c.png")
     assert second.turns[0].text == "<ImageHere><ImageHere>Which is larger?"
 
 
-def test_messages_with_tags_and_pictures_beside_them_are_read_from_a_real_file():
+def test_messages_with_tags_and_images_beside_them_are_read_from_a_real_file():
     first, second = records("messages_with_tags.json")
-    assert (first.pictures, first.turns[0].text) == (paths("matches/1.jpg"), "<ImageHere>Who are they?")
-    assert (second.pictures, second.turns[0].text) == ((), "Hello!")
+    assert (first.images, first.turns[0].text) == (paths("matches/1.jpg"), "<ImageHere>Who are they?")
+    assert (second.images, second.turns[0].text) == ((), "Hello!")
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,21 @@ def test_messages_with_tags_and_pictures_beside_them_are_read_from_a_real_file()
         {"type": "image", "path": "a.png"},
     ],
 )
-def test_a_part_may_hold_its_picture_in_any_of_the_usual_ways(part: dict[str, Any]):
-    assert read(asked(part, TEXT)).pictures == paths("a.png")
+def test_a_part_may_hold_its_image_in_any_of_the_usual_ways(part: dict[str, Any]):
+    assert read(asked(part, TEXT)).images == paths("a.png")
 
 
-def test_a_part_may_hold_the_bytes_of_its_picture():
-    (picture,) = read(asked({"type": "image", "image": {"bytes": b"\x89PNG", "path": None}})).pictures
-    assert picture == Picture("part 1 of turn 1", content=b"\x89PNG")
+def test_a_part_may_hold_the_bytes_of_its_image():
+    (image,) = read(asked({"type": "image", "image": {"bytes": b"\x89PNG", "path": None}})).images
+    assert image == ImageRef("part 1 of turn 1", content=b"\x89PNG")
 
 
-def test_numbered_parts_show_the_picture_of_their_number_as_often_as_they_ask():
+def test_numbered_parts_show_the_image_of_their_number_as_often_as_they_ask():
     parts = [{"type": "image", "index": 1}, {"type": "image", "index": 0}, {"type": "image", "index": 1}]
-    assert read(asked(*parts, images=["a.png", "b.png"])).pictures == paths("b.png", "a.png", "b.png")
+    assert read(asked(*parts, images=["a.png", "b.png"])).images == paths("b.png", "a.png", "b.png")
 
 
-def test_pictures_stand_in_the_turns_that_show_them():
+def test_images_stand_in_the_turns_that_show_them():
     messages = [
         {"role": "user", "content": [TEXT, IMAGE]},
         ANSWER,
@@ -112,20 +112,20 @@ def test_pictures_stand_in_the_turns_that_show_them():
     ]
     record = read({"messages": messages, "images": ["a.png", "b.png"]})
     assert [turn.text for turn in record.turns[::2]] == ["What?<ImageHere>", "<ImageHere>What?"]
-    assert record.pictures == paths("a.png", "b.png")
+    assert record.images == paths("a.png", "b.png")
 
 
-def test_a_single_picture_beside_the_messages_needs_no_list():
-    assert read(asked(IMAGE, TEXT, image="a.png")).pictures == paths("a.png")
-    assert read(asked(IMAGE, TEXT, images={"bytes": b"x", "path": "a.png"})).pictures == (
-        Picture("a.png", content=b"x"),
+def test_a_single_image_beside_the_messages_needs_no_list():
+    assert read(asked(IMAGE, TEXT, image="a.png")).images == paths("a.png")
+    assert read(asked(IMAGE, TEXT, images={"bytes": b"x", "path": "a.png"})).images == (
+        ImageRef("a.png", content=b"x"),
     )
 
 
-def test_the_tag_of_others_is_plain_text_where_parts_are_pictures():
+def test_the_tag_of_others_is_plain_text_where_parts_are_images():
     record = read(asked({"type": "image", "image": "a.png"}, {"type": "text", "text": "What is <image> in SVG?"}))
     assert record.turns[0].text == "<ImageHere>What is <image> in SVG?"
-    assert record.pictures == paths("a.png")
+    assert record.images == paths("a.png")
 
 
 def test_texts_of_parts_are_joined_as_they_stand():
@@ -187,7 +187,7 @@ USER = {"role": "user", "content": "What?"}
         (asked({"type": "text", "text": "a\0"}), Reason.NULL_CHARACTER, "part 1 of turn 1"),
         (asked({"type": "text", "text": "\ud83d"}), Reason.INVALID_UNICODE, "part 1 of turn 1"),
         (asked({"type": "text", "text": "<ImageHere>"}), Reason.SPECIAL_TOKEN_IN_TEXT, "<ImageHere>"),
-        (asked({"type": "image_url"}), Reason.BAD_IMAGE_FIELD, "names no picture"),
+        (asked({"type": "image_url"}), Reason.BAD_IMAGE_FIELD, "names no image"),
         (asked({"type": "image_url", "image_url": {}}), Reason.BAD_IMAGE_FIELD, "null"),
         (asked({"type": "image_url", "image_url": {"url": 5}}), Reason.BAD_IMAGE_FIELD, "is 5"),
         (asked({"type": "input_image", "file_id": "file-1"}), Reason.BAD_IMAGE_FIELD, "file_id"),
@@ -196,14 +196,14 @@ USER = {"role": "user", "content": "What?"}
             Reason.PICTURE_REMOTE,
             "part 1 of turn 1",
         ),
-        (asked({"type": "image", "source": {"data": "x"}}), Reason.TOO_MANY_PLACEHOLDERS, "picture 1 of `images`"),
-        (asked(IMAGE, IMAGE, images=["a.png"]), Reason.TOO_MANY_PLACEHOLDERS, "picture 2 of `images`"),
+        (asked({"type": "image", "source": {"data": "x"}}), Reason.TOO_MANY_PLACEHOLDERS, "image 1 of `images`"),
+        (asked(IMAGE, IMAGE, images=["a.png"]), Reason.TOO_MANY_PLACEHOLDERS, "image 2 of `images`"),
         (asked(IMAGE, images=["a.png", "b.png"]), Reason.TOO_FEW_PLACEHOLDERS, "1 of the 2"),
         (asked({"type": "image", "image": "c.png"}, images=["a.png"]), Reason.TOO_FEW_PLACEHOLDERS, "0 of the 1"),
         (asked({"type": "image", "index": -1}, images=["a.png"]), Reason.BAD_IMAGE_FIELD, "-1"),
         (asked({"type": "image", "index": True}, images=["a.png"]), Reason.BAD_IMAGE_FIELD, "true"),
         (asked(TEXT, images=["a.png"]), Reason.MISSING_PLACEHOLDER, "no <image>"),
-        (asked({"type": "text", "text": "<image>What?"}), Reason.TOO_MANY_PLACEHOLDERS, "for 0 pictures"),
+        (asked({"type": "text", "text": "<image>What?"}), Reason.TOO_MANY_PLACEHOLDERS, "for 0 images"),
         (asked(TEXT, images=["a.png"], image="b.png"), Reason.BAD_IMAGE_FIELD, "both `images` and `image`"),
         (asked(TEXT, images=5), Reason.BAD_IMAGE_FIELD, "is 5"),
         (asked(TEXT, id=""), Reason.BAD_ID, "an empty text"),

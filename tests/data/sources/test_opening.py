@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import entry, shown, write_picture, write_source
+from records import entry, shown, write_image, write_source
 
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.source import Container, Schema, Source
@@ -74,13 +74,13 @@ def messages(text: str = "hi") -> list[dict[str, str]]:
             "trl.jsonl",
             Container.JSONL,
             Schema.OPENAI,
-            "JSON Lines of OpenAI messages: records have `messages` and pictures beside them",
+            "JSON Lines of OpenAI messages: records have `messages` and images beside them",
         ),
         (
             "messages_with_tags.json",
             Container.JSON,
             Schema.OPENAI,
-            "JSON list of OpenAI messages: records have `messages` and pictures beside them",
+            "JSON list of OpenAI messages: records have `messages` and images beside them",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_nobody_guesses_where_records_contradict_each_other(
     with pytest.raises(UsageError) as caught:
         opened(path)
     assert says in str(caught.value)
-    assert all(candidate in caught.value.mend for candidate in candidates)
+    assert all(candidate in caught.value.hint for candidate in candidates)
     found = opened(path, schema=Schema.IXC)
     assert found.schema is Schema.IXC
     assert found.detected == "JSON list of InternLM-XComposer conversations, as --format says"
@@ -178,7 +178,7 @@ def test_what_the_user_says_goes_before_what_is_seen(tmp_path: Path):
     assert opened(table, container=Container.TSV).container is Container.TSV
 
 
-def test_a_link_to_a_source_has_its_pictures_where_the_file_lies(tmp_path: Path):
+def test_a_link_to_a_source_has_its_images_where_the_file_lies(tmp_path: Path):
     path = written(tmp_path / "there" / "source.json", json.dumps([shown("a")]))
     link = tmp_path / "link.json"
     link.symlink_to(path)
@@ -228,11 +228,11 @@ def write_parquet(path: Path, values: list[dict[str, Any]], rows: int | None = N
 
 
 def test_parquet_may_hold_columns_conversations_or_messages(tmp_path: Path):
-    picture = {"bytes": write_picture(tmp_path / "a.png").read_bytes(), "path": "a.png"}
+    image = {"bytes": write_image(tmp_path / "a.png").read_bytes(), "path": "a.png"}
     rows: dict[Schema, dict[str, Any]] = {
-        Schema.COLUMNS: {"image": picture, "question": "What?", "answer": "A cat."},
-        Schema.LLAVA: {"image": picture, "conversations": turns("<image>What?", "A cat.")},
-        Schema.OPENAI: {"images": [picture], "messages": messages("<image>What?")},
+        Schema.COLUMNS: {"image": image, "question": "What?", "answer": "A cat."},
+        Schema.LLAVA: {"image": image, "conversations": turns("<image>What?", "A cat.")},
+        Schema.OPENAI: {"images": [image], "messages": messages("<image>What?")},
     }
     for schema, row in rows.items():
         path = write_parquet(tmp_path / schema / "train.bin", [row, row])
@@ -240,7 +240,7 @@ def test_parquet_may_hold_columns_conversations_or_messages(tmp_path: Path):
         assert (found.container, found.schema, found.total) == (Container.PARQUET, schema, 2)
         records = [record_of(one, found.reading) for one in found.entries()]
         assert [record.turns[0].text for record in records] == ["<ImageHere>What?"] * 2
-        assert records[0].pictures[0].content == picture["bytes"]
+        assert records[0].images[0].content == image["bytes"]
         assert len({record.id for record in records}) == 2
 
 
@@ -271,29 +271,29 @@ def test_a_saved_data_set_is_told_by_its_state(tmp_path: Path):
     assert record_of(one, found.reading).id == "1"
 
 
-def test_a_folder_of_pictures_with_metadata_is_told_by_it(tmp_path: Path):
-    write_picture(tmp_path / "photos" / "a.png")
+def test_a_folder_of_images_with_metadata_is_told_by_it(tmp_path: Path):
+    write_image(tmp_path / "photos" / "a.png")
     metadata = written(tmp_path / "photos" / "metadata.csv", "file_name,question,answer\na.png,What?,A cat.\n")
     found = opened(tmp_path / "photos")
     assert (found.container, found.schema) == (Container.IMAGEFOLDER, Schema.COLUMNS)
     assert (found.files, found.image_root) == ((metadata,), tmp_path / "photos")
     (one,) = found.entries()
-    assert record_of(one, found.reading).pictures[0].path == "a.png"
+    assert record_of(one, found.reading).images[0].path == "a.png"
 
 
-def test_pictures_that_no_metadata_name_are_counted(tmp_path: Path):
+def test_images_that_no_metadata_name_are_counted(tmp_path: Path):
     for name in ("a.png", "b.png", "deep/c.png"):
-        write_picture(tmp_path / "photos" / name)
+        write_image(tmp_path / "photos" / name)
     written(tmp_path / "photos" / "metadata.csv", "file_name,question,answer\na.png,What?,A cat.\n")
-    assert opened(tmp_path / "photos").detected.endswith("; 2 more pictures lie in it, in no line")
+    assert opened(tmp_path / "photos").detected.endswith("; 2 more images lie in it, in no line")
 
 
 def test_tar_shards_are_told_by_their_magic(tmp_path: Path):
-    picture = write_picture(tmp_path / "a.png")
+    image = write_image(tmp_path / "a.png")
     fields = written(tmp_path / "a.json", json.dumps({"conversations": turns("<image>What?", "A cat.")}))
     for shard in ("0.tar", "1.tar"):
         with tarfile.open(tmp_path / shard, "w") as tar:
-            tar.add(picture, "0001.png")
+            tar.add(image, "0001.png")
             tar.add(fields, "0001.json")
     for path, shards in ((tmp_path / "0.tar", 1), (tmp_path / "shards", 2)):
         if shards == 2:
@@ -304,7 +304,7 @@ def test_tar_shards_are_told_by_their_magic(tmp_path: Path):
         assert (found.container, found.schema, len(found.files)) == (Container.WEBDATASET, Schema.LLAVA, shards)
         records = [record_of(one, found.reading) for one in found.entries()]
         assert len({record.id for record in records}) == shards
-        assert all(record.pictures[0].content for record in records)
+        assert all(record.images[0].content for record in records)
 
 
 def zipped(path: Path, *names: str) -> Path:
@@ -327,9 +327,9 @@ GOOD = lines(shown("a")).encode()
         (lambda folder: zipped(folder / "a.xlsx", "xl/workbook.xml"), "spreadsheet", "CSV"),
         (lambda folder: zipped(folder / "a.ods", "mimetype", "content.xml"), "spreadsheet", "CSV"),
         (lambda folder: written(folder / "a.zip", b"PK\x03\x04cut short"), "ZIP", "unpack"),
-        (lambda folder: written(folder / "a.pdf", b"%PDF-1.7\n"), "PDF", "save its pages as pictures"),
-        (lambda folder: write_picture(folder / "a.png"), "this is a picture", "a CSV"),
-        (lambda folder: write_picture(folder / "a.webp"), "this is a picture", "a CSV"),
+        (lambda folder: written(folder / "a.pdf", b"%PDF-1.7\n"), "PDF", "save its pages as images"),
+        (lambda folder: write_image(folder / "a.png"), "this is an image", "a CSV"),
+        (lambda folder: write_image(folder / "a.webp"), "this is an image", "a CSV"),
         (lambda folder: written(folder / "a.pkl", b"\x80\x04\x95" + bytes(20)), "pickle", "any program"),
         (lambda folder: written(folder / "a.arrow", b"ARROW1\0\0" + bytes(20)), "Arrow", "save_to_disk"),
         (lambda folder: written(folder / "a.json", "\ufeff[]".encode("utf-16")), "UTF-16", "UTF-8"),
@@ -377,14 +377,14 @@ GOOD = lines(shown("a")).encode()
     ],
 )
 def test_what_holds_no_records_as_it_is_is_refused_with_what_to_do(
-    tmp_path: Path, make: Callable[[Path], Path], says: str, mend: str
+    tmp_path: Path, make: Callable[[Path], Path], says: str, hint: str
 ):
     path = make(tmp_path)
     with pytest.raises(IxtuneError) as caught:
         opened(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path):
@@ -397,17 +397,17 @@ def test_a_broken_first_line_does_not_hide_json_lines(tmp_path: Path):
     assert (found.container, found.schema) == (Container.JSONL, Schema.IXC)
 
 
-def test_a_folder_of_pictures_alone_is_told_what_to_write(tmp_path: Path):
-    write_picture(tmp_path / "photos" / "IMG 1.JPG".lower())
-    write_picture(tmp_path / "photos" / "receipt.png")
+def test_a_folder_of_images_alone_is_told_what_to_write(tmp_path: Path):
+    write_image(tmp_path / "photos" / "IMG 1.JPG".lower())
+    write_image(tmp_path / "photos" / "receipt.png")
     with pytest.raises(UsageError) as caught:
         opened(tmp_path / "photos")
     assert "nothing says what to ask" in str(caught.value)
-    assert str(tmp_path / "photos" / "metadata.csv") in caught.value.mend
+    assert str(tmp_path / "photos" / "metadata.csv") in caught.value.hint
     written(tmp_path / "photos" / "metadata.csv", "\n".join(caught.value.notes))
     found = opened(tmp_path / "photos")
     (one,) = found.entries()
-    assert record_of(one, found.reading).pictures[0].path == "img 1.jpg"
+    assert record_of(one, found.reading).images[0].path == "img 1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_folder_of_pictures_alone_is_told_what_to_write(tmp_path: Path):
     ],
 )
 def test_a_folder_that_cannot_be_told_is_refused_with_what_is_in_it(
-    tmp_path: Path, names: list[str], says: str, mend: str
+    tmp_path: Path, names: list[str], says: str, hint: str
 ):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -435,7 +435,7 @@ def test_a_folder_that_cannot_be_told_is_refused_with_what_is_in_it(
     with pytest.raises(UsageError) as caught:
         opened(folder)
     assert says in str(caught.value)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("path", ["none.json", "none", "owner/name.json", "owner/name/more", "tests/none", "./a/b"])

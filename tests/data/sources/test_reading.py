@@ -87,10 +87,10 @@ def test_whatever_json_can_hold_is_a_record_or_refused_with_a_reason(reading: Re
     if isinstance(found, RecordError):
         assert isinstance(found.reason, Reason)
         assert "\n" not in str(found)
-        assert found.mend
+        assert found.hint
     else:
         assert found.id
-        for text in [found.id, *(turn.text for turn in found.turns), *(one.path or one.name for one in found.pictures)]:
+        for text in [found.id, *(turn.text for turn in found.turns), *(one.path or one.name for one in found.images)]:
             assert "\0" not in text
             text.encode()
     assert name_of(at(value), Reading(Schema.IXC)) is None or isinstance(name_of(at(value), Reading(Schema.IXC)), str)
@@ -102,7 +102,7 @@ def test_an_entry_that_is_no_object_is_refused(reading: Reading, value: Any):
     with pytest.raises(RecordError) as caught:
         record_of(at(value), reading)
     assert caught.value.reason == Reason.NOT_A_RECORD
-    assert caught.value.mend.startswith("write {")
+    assert caught.value.hint.startswith("write {")
 
 
 def test_the_fault_of_an_entry_is_the_reason_of_its_refusal():
@@ -110,7 +110,7 @@ def test_the_fault_of_an_entry_is_the_reason_of_its_refusal():
     entry = Entry(1, "source.jsonl", Place("line", 1), fault=fault)
     with pytest.raises(RecordError) as caught:
         record_of(entry, Reading(Schema.IXC))
-    assert (caught.value.reason, str(caught.value), caught.value.mend) == (fault.reason, fault.found, fault.mend)
+    assert (caught.value.reason, str(caught.value), caught.value.hint) == (fault.reason, fault.found, fault.hint)
     assert name_of(entry, Reading(Schema.IXC)) is None
 
 

@@ -110,7 +110,7 @@ def test_a_table_without_a_usable_header_is_refused_with_its_line(tmp_path: Path
         with pytest.raises(UsageError, match=told) as caught:
             read(path)
         assert caught.value.where.startswith(str(path))
-        assert caught.value.mend
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_bad_row_is_a_fault_and_its_neighbours_are_read(tmp_path: Path, row: b
     assert lines_and_reasons(path) == [(2, None), (3, reason.value), (4, None)]
     fault = list(csv_entries(path))[1].fault
     assert isinstance(fault, Fault)
-    assert fault.mend
+    assert fault.hint
     assert "\n" not in fault.found
 
 
@@ -328,7 +328,7 @@ def test_only_the_row_with_bytes_that_are_no_utf8_is_a_fault(tmp_path: Path):
     assert found[2].value == {"q": "fine", "a": "z"}
 
 
-def test_a_row_of_many_pictures_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_row_of_many_images_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1000)
     monkeypatch.setattr("ixtune.data.containers.arrow_rows.PICTURES_BYTES", 8000)
     path = parquet(tmp_path, {"image": [b"x" * 5000, b"x" * 9000, b"x"]})
@@ -336,11 +336,11 @@ def test_a_row_of_many_pictures_is_too_large(tmp_path: Path, monkeypatch: pytest
     assert reasons == [None, Reason.RECORD_TOO_LARGE, None]
 
 
-def test_pictures_of_a_row_group_are_not_held_together(tmp_path: Path):
+def test_images_of_a_row_group_are_not_held_together(tmp_path: Path):
     noise = random.Random(0)
     # a page is the least that can be read, and by default one is as large as a row group of so few rows
-    pictures = {"image": [noise.randbytes(1 << 20) for _ in range(96)]}
-    path = parquet(tmp_path, pictures, use_dictionary=False, write_batch_size=1, data_page_size=1 << 20)
+    images = {"image": [noise.randbytes(1 << 20) for _ in range(96)]}
+    path = parquet(tmp_path, images, use_dictionary=False, write_batch_size=1, data_page_size=1 << 20)
     assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
     before, most = pyarrow.total_allocated_bytes(), 0
     for entry in parquet_entries((path,)):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixtune.data.containers.webdataset import entries, shards
-from ixtune.data.record import Picture, Place, Turn
+from ixtune.data.record import ImageRef, Place, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources import entry as limits
@@ -77,7 +77,7 @@ def test_consecutive_members_with_the_same_key_are_one_sample(tmp_path: Path):
     assert first.position < second.position < third.position == path.stat().st_size
 
 
-def test_several_pictures_keep_the_order_of_their_members(tmp_path: Path):
+def test_several_images_keep_the_order_of_their_members(tmp_path: Path):
     path = packed(tmp_path / "a.tar", [("1.front.png", b"F"), ("1.0.jpg", b"0"), ("1.json", QA), ("1.back.webp", b"B")])
     assert [one["path"] for one in only(path)["image"]] == ["1.front.png", "1.0.jpg", "1.back.webp"]
 
@@ -91,8 +91,8 @@ def test_texts_are_columns_of_their_own(tmp_path: Path):
     assert only(packed(tmp_path / "b.tar", [("1.caption", b"\xef\xbb\xbfa dog")]))["text"] == "a dog"
 
 
-def messages(picture: dict[str, Any]) -> dict[str, Any]:
-    question = {"role": "user", "content": [picture, {"type": "text", "text": "\nWhat?"}]}
+def messages(image: dict[str, Any]) -> dict[str, Any]:
+    question = {"role": "user", "content": [image, {"type": "text", "text": "\nWhat?"}]}
     return {"id": "x", "messages": [question, {"role": "assistant", "content": "A receipt."}]}
 
 
@@ -111,15 +111,15 @@ OURS = [LLAVA[0] | {"value": "<ImageHere>\nWhat?"}, LLAVA[1]]
         (Schema.OPENAI, messages({"type": "image"})),
     ],
 )
-def test_a_conversation_gets_its_picture_in_every_schema(tmp_path: Path, schema: Schema, record: dict[str, Any]):
+def test_a_conversation_gets_its_image_in_every_schema(tmp_path: Path, schema: Schema, record: dict[str, Any]):
     (entry,) = read(packed(tmp_path / "a.tar", [("1.json", record), ("1.jpg", b"J")]))
     found = record_of(entry, Reading(schema))
-    assert found.pictures == (Picture("1.jpg", content=b"J"),)
+    assert found.images == (ImageRef("1.jpg", content=b"J"),)
     assert found.turns == (Turn("user", "<ImageHere>\nWhat?"), Turn("assistant", "A receipt."))
     assert found.id == "x"
 
 
-def test_pictures_stand_as_the_json_names_them(tmp_path: Path):
+def test_images_stand_as_the_json_names_them(tmp_path: Path):
     members = [("1.a.jpg", b"A"), ("1.b.jpg", b"B"), ("1.c.jpg", b"C")]
     for names in (
         ["1.b.jpg", "1.a.jpg"],
@@ -137,10 +137,10 @@ def test_a_row_with_columns_is_a_record(tmp_path: Path):
     (entry,) = read(packed(tmp_path / "a.tar", [("1.jpg", b"J"), ("1.json", QA)]))
     columns = (("image", "image"), ("question", "question"), ("answer", "answer"), ("id", "id"))
     record = record_of(entry, Reading(Schema.COLUMNS, columns))
-    assert (record.id, record.pictures) == ("1", (Picture("1.jpg", content=b"J"),))
+    assert (record.id, record.images) == ("1", (ImageRef("1.jpg", content=b"J"),))
 
 
-def test_a_shard_without_pictures_leaves_the_paths_of_its_json_alone(tmp_path: Path):
+def test_a_shard_without_images_leaves_the_paths_of_its_json_alone(tmp_path: Path):
     value = only(packed(tmp_path / "a.tar", [("1.json", QA | {"image": "pages/1.jpg"})]))
     assert value["image"] == "pages/1.jpg"
 
@@ -186,7 +186,7 @@ BAD = {
     "deep JSON": ([("1.json", b"[" * 100_000)], "1", Reason.NOT_JSON),
     "JSON of another kind": ([("1.json", [1])], "1", Reason.NOT_A_RECORD),
     "no UTF-8": ([("1.txt", b"gr\xfcn")], "1", Reason.NOT_UTF8),
-    "an empty picture": ([("1.jpg", b""), ("1.json", QA)], "1", Reason.PICTURE_EMPTY),
+    "an empty image": ([("1.jpg", b""), ("1.json", QA)], "1", Reason.PICTURE_EMPTY),
     "other names": (
         [("1.a.jpg", b"A"), ("1.b.jpg", b"B"), ("1.json", QA | {"image": ["c.jpg"]})],
         "1",

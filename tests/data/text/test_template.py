@@ -81,7 +81,7 @@ def test_the_released_vocabulary_gives_the_ids_of_the_whole_text_too(released_to
     answer=TEXTS,
     tokens=st.integers(1, 4),
 )
-def test_parts_between_pictures_have_the_ids_of_the_whole_parts(
+def test_parts_between_images_have_the_ids_of_the_whole_parts(
     released_tokenizer: Path, parts: list[str], answer: str, tokens: int
 ):
     released = loaded(released_tokenizer)
@@ -112,11 +112,11 @@ def test_each_answer_is_supervised_with_its_end_and_the_last_with_newline_and_eo
     assert sample.supervised_tokens == sum(end - start for start, end in sample.supervised)
 
 
-def test_pictures_are_spliced_where_their_placeholders_stand(tokenizer: Tokenizer):
+def test_images_are_spliced_where_their_placeholders_stand(tokenizer: Tokenizer):
     sample = encode(record(f"one {IMAGE} two {IMAGE}{IMAGE}", "answer"), [2, 3, 1], tokenizer)
     ids, labels = expand(sample)
     assert sample.length == len(ids) == len(labels) == len(sample.token_ids) + 6
-    first, second, third = sample.picture_slots
+    first, second, third = sample.image_slots
     assert second == third
     assert tokenizer.decode(sample.token_ids[:first]) == f"{START}user\none "
     assert tokenizer.decode(sample.token_ids[first:second]) == " two "
@@ -131,7 +131,7 @@ def test_a_prompt_is_the_beginning_of_its_sample(tokenizer: Tokenizer):
     whole = encode(record(f"{IMAGE}one?", "first", "two?", "second"), [5], tokenizer)
     prompt = encode_prompt(record(f"{IMAGE}one?", "first", "two?").turns, [5], tokenizer)
     start, _ = whole.supervised[-1]
-    assert prompt == Sample(whole.token_ids[:start], whole.picture_slots, (), (5,))
+    assert prompt == Sample(whole.token_ids[:start], whole.image_slots, (), (5,))
 
 
 @given(system=TEXTS, texts=DIALOGUES)
@@ -171,7 +171,7 @@ def test_a_prompt_that_ends_with_the_system_turn_is_refused(tokenizer: Tokenizer
 def test_placeholders_are_called_what_the_source_writes():
     with pytest.raises(TemplateError) as caught:
         require_placeholders(record("What is it?", "A cat.").turns, 1, "<image>")
-    assert "put <image> where" in caught.value.mend
+    assert "put <image> where" in caught.value.hint
 
 
 def test_a_prompt_that_ends_with_an_answer_is_refused(tokenizer: Tokenizer):
@@ -211,19 +211,19 @@ def test_a_prompt_that_ends_with_an_answer_is_refused(tokenizer: Tokenizer):
     ],
 )
 def test_malformed_conversations_are_refused_with_their_reason(
-    tokenizer: Tokenizer, texts: tuple[str, ...], roles: tuple[Role, ...], pictures: int, reason: Reason
+    tokenizer: Tokenizer, texts: tuple[str, ...], roles: tuple[Role, ...], images: int, reason: Reason
 ):
     with pytest.raises(TemplateError) as caught:
-        encode(record(*texts, roles=roles), [5] * pictures, tokenizer)
+        encode(record(*texts, roles=roles), [5] * images, tokenizer)
     assert caught.value.reason == reason
     assert str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_missing_placeholder_is_mended_by_putting_one(tokenizer: Tokenizer):
     with pytest.raises(TemplateError) as caught:
         encode(record("What is it?", "A cat."), [5], tokenizer)
-    assert "put <ImageHere> where the picture belongs" in caught.value.mend
+    assert "put <ImageHere> where the image belongs" in caught.value.hint
 
 
 def test_a_character_without_a_piece_is_refused_when_there_are_no_byte_pieces(tmp_path: Path):

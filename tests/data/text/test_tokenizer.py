@@ -15,7 +15,7 @@ from ixtune.files import sha256_file
 def refusal(path: Path) -> str:
     with pytest.raises(IxtuneError) as caught:
         Tokenizer(path)
-    assert caught.value.mend
+    assert caught.value.hint
     return str(caught.value)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import write_picture
+from records import write_image
 
-from ixtune.data.record import Picture
+from ixtune.data.record import ImageRef
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.image_references import picture_of, pictures_of
+from ixtune.data.schemas.image_references import image_of, images_of
 
 CONTENT = b"\x89PNG\r\n\x1a\n and the rest"
 BASE64 = base64.b64encode(CONTENT).decode()
@@ -37,7 +37,7 @@ BASE64 = base64.b64encode(CONTENT).decode()
     ],
 )
 def test_a_path_is_a_path_however_it_is_written(value: Any, path: str):
-    assert picture_of(value, "`image`") == Picture(path, path=path)
+    assert image_of(value, "`image`") == ImageRef(path, path=path)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_path_is_a_path_however_it_is_written(value: Any, path: str):
     ],
 )
 def test_content_is_kept_as_it_is(value: Any, name: str):
-    assert picture_of(value, "`image`") == Picture(name, content=CONTENT)
+    assert image_of(value, "`image`") == ImageRef(name, content=CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -87,49 +87,49 @@ def test_content_is_kept_as_it_is(value: Any, name: str):
         ("data:image/png;base64,äbc=", Reason.BAD_IMAGE_FIELD, "broken"),
         (f"data:image/png,{BASE64}", Reason.BAD_IMAGE_FIELD, "without base64"),
         (f"data:text/plain;base64,{BASE64}", Reason.BAD_IMAGE_FIELD, '"text/plain"'),
-        (f"data:;base64,{BASE64}", Reason.BAD_IMAGE_FIELD, "not of a picture"),
-        ("data:image/png", Reason.BAD_IMAGE_FIELD, "not of a picture"),
+        (f"data:;base64,{BASE64}", Reason.BAD_IMAGE_FIELD, "not of an image"),
+        ("data:image/png", Reason.BAD_IMAGE_FIELD, "not of an image"),
         (BASE64 * 200, Reason.BAD_IMAGE_FIELD, "longer than any path"),
         ("a\0.png", Reason.NULL_CHARACTER, "character 2"),
         ("\ud83d.png", Reason.INVALID_UNICODE, "character 1"),
         ({"bytes": CONTENT, "path": "\ud83d.png"}, Reason.INVALID_UNICODE, "character 1"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(value: Any, reason: Reason, found: str):
+def test_what_is_no_image_is_refused_with_its_reason(value: Any, reason: Reason, found: str):
     with pytest.raises(RecordError) as caught:
-        picture_of(value, "`image`")
+        image_of(value, "`image`")
     assert caught.value.reason == reason
     assert found in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_base64_without_its_beginning_is_mended_by_putting_it_in_front():
     with pytest.raises(RecordError) as caught:
-        picture_of(BASE64 * 200, "`image`")
-    assert "data:image/png;base64," in caught.value.mend
+        image_of(BASE64 * 200, "`image`")
+    assert "data:image/png;base64," in caught.value.hint
 
 
-def test_a_field_may_hold_one_picture_a_list_or_none():
-    assert pictures_of(None, "image") == pictures_of([], "image") == ()
-    assert pictures_of("a.png", "image") == pictures_of(["a.png"], "image") == (Picture("a.png", path="a.png"),)
+def test_a_field_may_hold_one_image_a_list_or_none():
+    assert images_of(None, "image") == images_of([], "image") == ()
+    assert images_of("a.png", "image") == images_of(["a.png"], "image") == (ImageRef("a.png", path="a.png"),)
     with pytest.raises(RecordError, match="`image` 2 is null"):
-        pictures_of(["a.png", None], "image")
+        images_of(["a.png", None], "image")
 
 
 @given(content=st.binary(min_size=1))
 def test_a_data_address_gives_back_every_byte(content: bytes):
     address = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
-    assert picture_of(address, "x").content == content
+    assert image_of(address, "x").content == content
 
 
 @given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20))
 def test_every_file_is_found_again_by_its_address(tmp_path_factory: pytest.TempPathFactory, name: str):
     path = Path("/data") / name.replace("/", "_")
-    assert picture_of(path.as_uri(), "x").path == str(path)
+    assert image_of(path.as_uri(), "x").path == str(path)
 
 
 def test_a_real_file_is_found_by_its_address(tmp_path: Path):
-    picture = write_picture(tmp_path / "mit Leerzeichen" / "ä #1.png")
-    path = picture_of(picture.as_uri(), "x").path
+    image = write_image(tmp_path / "mit Leerzeichen" / "ä #1.png")
+    path = image_of(image.as_uri(), "x").path
     assert path is not None
-    assert Path(path).read_bytes() == picture.read_bytes()
+    assert Path(path).read_bytes() == image.read_bytes()

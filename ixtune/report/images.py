@@ -1,4 +1,4 @@
-"""Pictures of examples as data URIs, with the crop grid drawn over them, within what a page may weigh."""
+"""Images of examples as data URIs, with the crop grid drawn over them, within what a page may weigh."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.images.image_file import PictureError
-from ixtune.data.images.pixels import Corrections, open_picture, place
+from ixtune.data.images.image_file import ImageError
+from ixtune.data.images.pixels import Corrections, open_image, place
 from ixtune.data.preview.drawing import draw_grid
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 PAGE_BYTES = 6 << 20
-"""Of all pictures of a page together, as JPEG."""
+"""Of all images of a page together, as JPEG."""
 _SIZE = (560, 420)
 _PICTURE_BYTES = 96 << 10
 _QUALITIES = (80, 60, 40, 25)
@@ -25,7 +25,7 @@ _WAYS = (Corrections(exif=True, alpha=True, depth=True, first_frame=True), Corre
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture of the page.
+    """An image of the page.
 
     Attributes:
         uri: Its `data:` address.
@@ -39,28 +39,28 @@ class Drawn:
 
 
 class Album:
-    """Draws pictures until the page is full."""
+    """Draws images until the page is full."""
 
     def __init__(self, budget_bytes: int = PAGE_BYTES) -> None:
         self.left_bytes = budget_bytes
 
     def draw(self, stored: Mapping[str, Any], hd_num: int | None) -> Drawn | str:
-        """A picture with its crops framed and numbered, or why there is none.
+        """An image with its crops framed and numbered, or why there is none.
 
         Args:
-            stored: One of an answer's `pictures`.
+            stored: One of an answer's `images`.
             hd_num: That the first model saw it with; None where that is not known.
         """
         if not stored.get("path"):
-            return "the picture is inside the benchmark's file and is not shown"
+            return "the image is inside the benchmark's file and is not shown"
         if self.left_bytes < _PICTURE_BYTES:
-            return "not shown: the page's pictures have reached their limit of size"
+            return "not shown: the page's images have reached their limit of size"
         try:
             image = self._opened(Path(stored["path"]), (stored["width"], stored["height"]))
-        except PictureError as error:
-            return f"the picture cannot be shown: {error}"
+        except ImageError as error:
+            return f"the image cannot be shown: {error}"
         if image is None:
-            return f"the picture is not shown: {stored['path']} has another size than when it was evaluated"
+            return f"the image is not shown: {stored['path']} has another size than when it was evaluated"
         layout = layout_of(stored, hd_num)
         if layout is None:
             image.thumbnail(_SIZE)
@@ -75,14 +75,14 @@ class Album:
     @staticmethod
     def _opened(path: Path, size: tuple[int, int]) -> Any:
         for corrections in _WAYS:
-            image = open_picture(path, corrections)
+            image = open_image(path, corrections)
             if image.size == size:
                 return image
         return None
 
 
 def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | None:
-    """The layout that gives a picture the crops it had; None where none does."""
+    """The layout that gives an image the crops it had; None where none does."""
     for most in filter(None, (hd_num, stored["rows"] * stored["columns"])):
         for upscale in (True, False):
             try:
@@ -95,7 +95,7 @@ def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | No
 
 
 def _jpeg(image: Any) -> bytes:
-    """The image at the best quality that stays within the size an embedded picture may have."""
+    """The image at the best quality that stays within the size an embedded image may have."""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True)
