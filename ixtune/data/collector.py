@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ixtune.data.prepared import selection, store
-from ixtune.data.prepared.manifest import SPLIT_KIND, Options, write_manifest
+from ixtune.data.prepared.manifest import SPLIT_KIND, Options, describe_root, write_manifest
 from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
 from ixtune.data.rejects import Reason, Reject
 from ixtune.data.sources.entry import Entry
@@ -85,6 +85,7 @@ class Gathering:
         self.source_of_row = array("H")
         self.own_of_row: list[tuple[str, ...]] = []
         self.own_images: dict[str, int] = {}
+        self.examples: dict[int, str] = {}
 
     @property
     def read(self) -> int:
@@ -158,7 +159,8 @@ class Gathering:
         content = self._content(tokenizer_sha256)
         for name, statistics in self.sets.items():
             records = {"records": content["records"] | {"rows": statistics.rows}, "split": name or None}
-            write_manifest(self.folder / name, self.options, content | records | statistics.as_manifest())
+            roots = {"image_roots": self._described_roots(self.folder / name)}
+            write_manifest(self.folder / name, self.options, content | roots | records | statistics.as_manifest())
         if self.options.val_fraction:
             atomic_write_json(self.folder / "dataset_dict.json", {"splits": list(SPLITS)})
             write_manifest(self.folder, self.options, content, SPLIT_KIND)
@@ -180,7 +182,9 @@ class Gathering:
 
     def _keep(self, index: int, row: Row) -> None:
         """Count an accepted row, now or when all are known."""
-        own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
+        own = tuple(path for root, path, _ in row.images if root == store.OWN_ROOT)
+        for root, path, _ in row.images:
+            self.examples.setdefault(root, path)
         if not self.selects:
             self.sets[""].add(row.bill)
             self.own_images.update(dict.fromkeys(own, 0))
@@ -189,7 +193,7 @@ class Gathering:
         self.own_of_row.append(own)
         self.source_of_row.append(index)
         if self.options.val_fraction:
-            self.groups.add([f"{root} {path}" for root, path in row.images], f"{index} {row.id}")
+            self.groups.add([content for _, _, content in row.images], f"{index} {row.id}")
 
     def _select(self) -> None:
         """Decide how often each row stands on which side, and write the sides."""
@@ -244,7 +248,7 @@ class Gathering:
         """What all manifests of the run say."""
         return {
             "tokenizer_sha256": tokenizer_sha256,
-            "image_roots": self.image_roots,
+            "image_roots": self._described_roots(self.folder),
             "sources": [self._describe(source) for source in self.sources],
             "records": {
                 "read": self.read,
@@ -254,6 +258,12 @@ class Gathering:
                 "rows": sum(source.rows for source in self.sources),
             },
         }
+
+    def _described_roots(self, folder: Path) -> list[Any]:
+        """The image roots as the manifest of a set in `folder` stores them; the folder is beside where it will be."""
+        own, *others = self.image_roots
+        found = [describe_root(Path(root), folder, self.examples.get(at)) for at, root in enumerate(others, start=1)]
+        return [own, *found]
 
     def _describe(self, counted: CountedSource) -> dict[str, Any]:
         opened, source = counted.opened, counted.opened.source

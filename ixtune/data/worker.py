@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data.images.header import Header, read_header
-from ixtune.data.images.image_root import inside, keep
-from ixtune.data.images.pixels import Corrections, open_image
+from ixtune.data.image_reader import ImageReader
+from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.statistics import Bill, bill_of
-from ixtune.data.record import ImageRef, Place, Record
+from ixtune.data.record import Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.entry import Entry
@@ -29,9 +28,6 @@ from ixtune.layout import LayoutError, PatchLayout, plan
 
 if TYPE_CHECKING:
     import pyarrow
-
-# as much as the largest image that is decoded at all takes without compression
-_MAX_FILE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Row:
         file: The file it was read from, and...
         place: ...where in that.
         bill: What it costs.
-        images: What its images are recognised by: image root and path.
+        images: Of each image the image root's index, the path, and the hash of its content.
     """
 
     number: int
@@ -75,7 +71,7 @@ class Row:
     file: str
     place: Place
     bill: Bill
-    images: tuple[tuple[int, str], ...]
+    images: tuple[tuple[int, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class Work:
 
     def __call__(self, job: Job, entries: Sequence[Entry]) -> Chunk:
         """Prepare some entries of one source."""
-        task = _Task(job, self.tokenizer)
+        task = _Task(job, self.tokenizer, _images_of(job))
         stored, rows, rejects = [], [], []
         for entry in entries:
             name: str | None = None
@@ -131,7 +127,7 @@ class Work:
                     )
                 )
                 continue
-            images = tuple((image["root"], image["path"]) for image in row["pictures"])
+            images = tuple((image["root"], image["path"], image["content"]) for image in row["pictures"])
             stored.append(row)
             rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images))
         return Chunk(store.batch_of(stored), rows, rejects, len(entries), entries[-1].position)
@@ -158,15 +154,14 @@ class _Task:
 
     job: Job
     tokenizer: Tokenizer
+    images: ImageReader
 
     def row(self, record: Record) -> tuple[dict[str, Any], Bill]:
         """The columns of a record, and what it costs."""
         options = self.job.options
-        files = [self._file(image) for image in record.images]
-        headers = [header for header, _, _ in files]
+        files = [self.images.read(image) for image in record.images]
         hd_num = record.hd_num or self.job.hd_num
-        shown = zip(record.images, headers, strict=True)
-        layouts = [self._layout(image, header, hd_num) for image, header in shown]
+        layouts = [file.layout(hd_num, upscale=options.upscale) for file in files]
         sample = encode(record, [layout.tokens for layout in layouts], self.tokenizer)
         lowered = False
         if options.max_tokens is not None and sample.length > options.max_tokens:
@@ -175,59 +170,16 @@ class _Task:
                 sample = replace(sample, image_tokens=tuple(layout.tokens for layout in layouts))
                 lowered = True
             _require_length(sample, options.max_tokens, lowered)
-        images = [
-            (*self._kept(image, content, path), layout)
-            for image, (_, path, content), layout in zip(record.images, files, layouts, strict=True)
-        ]
+        images = [self.images.store(file, layout) for file, layout in zip(files, layouts, strict=True)]
         bill = bill_of(
             len(sample.token_ids),
             sample.supervised_tokens,
             layouts,
-            [note for header in headers for note in header.notes],
+            [note for file in files for note in file.header.notes],
             lowered,
             options.upscale,
         )
         return store.row_of(record, sample, images), bill
-
-    def _file(self, image: ImageRef) -> tuple[Header, str, bytes | None]:
-        """An image's header, its path relative to the image root, and its content if the set is to carry it."""
-        corrections = Corrections.of(self.job.options.corrections)
-        path, content, name = "", image.content, image.path or image.name
-        source: Path | bytes
-        if image.path is not None:
-            path, source = self._inside(image.path)
-        else:
-            assert content is not None
-            source = content
-        header = read_header(source, corrections, name=name)
-        if self.job.options.verify:
-            open_image(source, corrections, name)
-        if isinstance(source, Path) and self.job.options.embed_images:
-            content = _content(source, name)
-        return header, path, content
-
-    def _inside(self, given: str) -> tuple[str, Path]:
-        """A path as given -> relative to the image root, and the file."""
-        root = self.job.image_root
-        if root is None:
-            raise RecordError(
-                Reason.PATH_OUTSIDE_ROOT,
-                "the source gives a path, but has no folder of its own",
-                where=given,
-                hint="give the folder of the images as --image-root",
-            )
-        return inside(root, given)
-
-    def _layout(self, image: ImageRef, header: Header, hd_num: int) -> PatchLayout:
-        try:
-            return plan(header.width, header.height, hd_num, upscale=self.job.options.upscale)
-        except LayoutError as error:
-            raise RecordError(
-                Reason.NO_LAYOUT,
-                str(error),
-                where=image.path or image.name,
-                hint="crop the image, or raise --hd-num",
-            ) from error
 
     def _lowered(self, layouts: Sequence[PatchLayout], room: int) -> list[PatchLayout]:
         """The layouts with the hd_num of the costliest image lowered, again and again, until they fit or cannot."""
@@ -244,23 +196,17 @@ class _Task:
                 break
         return lowered
 
-    def _kept(self, image: ImageRef, content: bytes | None, path: str) -> tuple[int, str]:
-        """Image root and path under which the set knows an image."""
-        if content is None:
-            return self.job.root_index, path
-        return store.OWN_ROOT, f"{store.IMAGES}/{keep(self.job.images, content)}"
 
-
-def _content(file: Path, name: str) -> bytes:
-    """The file of an image whose header is good, as it is."""
-    if file.stat().st_size > _MAX_FILE_BYTES:
-        raise RecordError(
-            Reason.PICTURE_TOO_LARGE,
-            f"a file of more than {_MAX_FILE_BYTES >> 20} MiB",
-            where=name,
-            hint="save it with compression",
-        )
-    return file.read_bytes()
+def _images_of(job: Job) -> ImageReader:
+    options = job.options
+    return ImageReader(
+        job.image_root,
+        job.root_index,
+        Corrections.of(options.corrections),
+        options.verify,
+        options.embed_images,
+        job.images,
+    )
 
 
 def _require_length(sample: Sample, max_tokens: int, lowered: bool) -> None:

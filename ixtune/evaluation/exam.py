@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.benchmarks import Items
-from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of
+from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of, stored_image
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
 from ixtune.data.text.template import PLACEHOLDER, encode
@@ -126,13 +126,13 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         try:
             text = with_placeholders(prompt.replace("{question}", item.question), len(item.images))
             turns = (Turn("user", text), Turn("assistant", item.references[0]))
-            layouts = [(OWN_ROOT, image, layout_of_file(Path(image), image, view)) for image in item.images]
+            images = [stored_image(OWN_ROOT, image, layout_of_file(Path(image), image, view)) for image in item.images]
             record = Record(item.id, (), turns, item.source, item.place, references=item.references)
-            sample = encode(record, [layout.tokens for _, _, layout in layouts], tokenizer)
+            sample = encode(record, [image["tokens"] for image in images], tokenizer)
         except RecordError as error:
             rejects.append(item.reject(error))
             continue
-        rows.append(row_of(record, sample, layouts))
+        rows.append(row_of(record, sample, images))
         asked = Prompt(turns[:1], tuple(rows[-1]["pictures"]))
         questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
     if not questions:

@@ -98,6 +98,8 @@ class DataSection(Section):
     """Of several sets: how often a record of each is seen in an epoch, fractions allowed; null for once each."""
     validation: RecipePath | None = None
     """Folder of a prepared set on which loss and scores are measured during training; null for none."""
+    image_root: RecipePath | None = None
+    """Folder where the images of the prepared sets are now, if they moved; null for where the sets say."""
 
     @field_validator("train", mode="before")
     @classmethod

@@ -52,8 +52,8 @@ def open_inputs(recipe: Recipe) -> Inputs:
     folder = base.resolve(recipe.base)
     tokenizer = Tokenizer.from_base(folder)
     data = recipe.data
-    train = TrainingSet.load(data.train, data.weights, recipe.training.seed)
-    validation = TrainingSet.load([data.validation]) if data.validation else None
+    train = TrainingSet.load(data.train, data.weights, recipe.training.seed, data.image_root)
+    validation = TrainingSet.load([data.validation], image_root=data.image_root) if data.validation else None
     for opened in filter(None, (train, validation)):
         opened.check_compatible(tokenizer.sha256)
         _require_supervised(opened)

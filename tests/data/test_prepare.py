@@ -100,7 +100,7 @@ def test_the_manifest_says_what_the_set_was_made_from(run, root: Path, tmp_path:
     manifest = store.load(tmp_path / "out").manifest
     assert manifest["options"]["hd_num"] == 4
     assert manifest["options"]["max_tokens"] == 5000
-    assert manifest["image_roots"] == [".", str(root)]
+    assert manifest["image_roots"] == [".", {"absolute": str(root), "relative": "../data", "example": "a.png"}]
     assert manifest["tokenizer_sha256"] == tokenizer.sha256
     (source,) = manifest["sources"]
     assert source["path"] == str(root / "source.json")
@@ -254,8 +254,8 @@ def test_an_interrupted_preparation_leaves_nothing(
             raise error
         return real(*args, **kwargs)
 
-    real = worker.read_header
-    monkeypatch.setattr(worker, "read_header", take_two)
+    real = worker.encode
+    monkeypatch.setattr(worker, "encode", take_two)
     with pytest.raises(type(error)):
         run([shown(n) for n in range(5)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

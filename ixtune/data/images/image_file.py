@@ -125,6 +125,17 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         raise _unreadable(error, name) from error
 
 
+def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:
+    """Return the content of an image file; None if it has more than `most_bytes`.
+
+    Raises:
+        ImageError: There is no such file, or it cannot be read; errors call it `name`.
+    """
+    with _file(path, name) as file:
+        content = file.read(most_bytes + 1)
+    return content if len(content) <= most_bytes else None
+
+
 def _file(source: Path | bytes, name: str) -> IO[bytes]:
     """The open file; what the system or Pillow would report in words that do not help is found out here."""
     if isinstance(source, bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,14 @@ from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json
 from ixtune.layout import LAYOUT_VERSION
 
-FORMAT = 2
-"""Raised when the columns or the manifest change."""
+FORMAT = 3
+"""Raised when the columns or the manifest change.
+
+3: every image has `content` (hash of its file's bytes), `bytes` and `name`; image roots are stored relative to the set.
+"""
+
+READABLE_FORMATS = (2, 3)
+"""Formats that can be loaded. In format 2 images have no content hash, and image roots are absolute paths."""
 
 MANIFEST = "manifest.json"
 KIND = "ixtune prepared set"
@@ -58,9 +65,54 @@ def options_of(manifest: Mapping[str, Any]) -> Options:
     return Options(**{**given, "corrections": tuple(given["corrections"])})
 
 
-def roots_of(manifest: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
-    """The folders that images' paths are relative to; `.` is the set's own."""
-    return tuple(folder / root for root in manifest["image_roots"])
+def describe_root(root: Path, folder: Path, example: str | None) -> dict[str, str | None]:
+    """Return how a manifest stores an image root so that it is found again after set and images moved together.
+
+    Args:
+        root: The image root, absolute.
+        folder: The prepared set.
+        example: The path of an image below the root, by which the root is recognized.
+    """
+    own = folder.resolve()
+    # folders that have nothing in common but / do not move together
+    related = len(Path(os.path.commonpath([root, own])).parts) > 1
+    relative = Path(os.path.relpath(root, own)).as_posix() if related else None
+    return {"absolute": str(root), "relative": relative, "example": example}
+
+
+def roots_of(manifest: Mapping[str, Any], folder: Path, image_root: Path | None = None) -> tuple[Path, ...]:
+    """Return the folders that the paths of images are relative to; the first is the set's own.
+
+    A root is looked for relative to the set first, then where it was at preparation: the first place that has the
+    root's example image is taken.
+
+    Args:
+        manifest: Of the set.
+        folder: The set.
+        image_root: Where the images are now. It replaces the set's image root; of several roots, the folder that they
+            have in common.
+    """
+    own, *others = manifest["image_roots"]
+    if image_root is not None and others:
+        old = [_absolute(root) for root in others]
+        common = os.path.commonpath(old)
+        return (folder / own, *(image_root / os.path.relpath(path, common) for path in old))
+    return (folder / own, *(_current(root, folder) for root in others))
+
+
+def _absolute(root: str | Mapping[str, str]) -> str:
+    return root if isinstance(root, str) else root["absolute"]
+
+
+def _current(root: str | Mapping[str, str | None], folder: Path) -> Path:
+    """Where an image root is now."""
+    if isinstance(root, str):  # format 2
+        return folder / root
+    places = [Path(str(root["absolute"]))]
+    if root["relative"] is not None:
+        places.insert(0, Path(os.path.normpath(folder.resolve() / root["relative"])))
+    example = root["example"] or "."
+    return next((place for place in places if (place / example).exists()), places[-1])
 
 
 def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], kind: str = KIND) -> None:
@@ -90,9 +142,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         kind, version = manifest["kind"], manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise IxtuneError("the manifest cannot be read", where=str(path), hint=hint) from error
-    if kind != KIND or version != FORMAT:
+    if kind != KIND or version not in READABLE_FORMATS:
         raise IxtuneError(
-            f"the manifest is of kind {kind!r}, format {version}; needed is {KIND!r}, format {FORMAT}",
+            f"the manifest is of kind {kind!r}, format {version}; needed is {KIND!r}, format "
+            f"{' or '.join(map(str, READABLE_FORMATS))}",
             where=str(path),
             hint=hint,
         )

@@ -67,16 +67,19 @@ class PreparedSet:
         dataset: The samples, see `row_of` for the columns.
         manifest: What manifest.json says.
         root: The folder.
+        image_root: Where its images are now, if not where the manifest says.
     """
 
     dataset: Dataset
     manifest: dict[str, Any]
     root: Path
+    image_root: Path | None = None
 
     @property
     def files(self) -> ImageFiles:
         """Where its images lie and how they are opened."""
-        return ImageFiles(roots_of(self.manifest, self.root), Corrections.of(options_of(self.manifest).corrections))
+        roots = roots_of(self.manifest, self.root, self.image_root)
+        return ImageFiles(roots, Corrections.of(options_of(self.manifest).corrections))
 
     def image_path(self, record_index: int, image_index: int) -> Path:
         """Where an image of a record lies."""
@@ -147,13 +150,13 @@ class Writer:
         atomic_write_json(self._folder / _STATE, state)
 
 
-def row_of(record: Record, sample: Sample, images: Sequence[tuple[int, str, PatchLayout]]) -> dict[str, Any]:
-    """The columns of one sample.
+def row_of(record: Record, sample: Sample, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the columns of one sample.
 
     Args:
         record: What was read.
         sample: What the template made of it.
-        images: For each image the index of its image root, its path relative to that, and its layout.
+        images: Elements of the column `pictures`, see `stored_image`.
     """
     return {
         "id": record.id,
@@ -161,7 +164,7 @@ def row_of(record: Record, sample: Sample, images: Sequence[tuple[int, str, Patc
         "picture_slots": sample.image_slots,
         "supervised_starts": [start for start, _ in sample.supervised],
         "supervised_ends": [end for _, end in sample.supervised],
-        "pictures": [stored_image(root, path, layout) for root, path, layout in images],
+        "pictures": list(images),
         "turns": [{"role": turn.role, "text": turn.text.strip()} for turn in record.turns],
         "references": list(record.references),
         "length": sample.length,
@@ -171,11 +174,25 @@ def row_of(record: Record, sample: Sample, images: Sequence[tuple[int, str, Patc
     }
 
 
-def stored_image(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
-    """One element of the column `images`."""
+def stored_image(
+    root: int, path: str, layout: PatchLayout, *, content: str = "", size: int = 0, name: str = ""
+) -> dict[str, Any]:
+    """Return one element of the column `pictures`.
+
+    Args:
+        root: Index of the image root.
+        path: Of the file, relative to the image root.
+        layout: How the image is laid out.
+        content: Hash of the file's bytes, see `content_hash`: equal for equal images under any name.
+        size: Of the file, in bytes.
+        name: What the source calls the image; "" if that is the path.
+    """
     return {
         "root": root,
         "path": path,
+        "content": content,
+        "bytes": size,
+        "name": name,
         "upscale": layout.upscale,
         **{name: getattr(layout, name) for name in _SIZES},
         "tokens": layout.tokens,
@@ -183,7 +200,7 @@ def stored_image(root: int, path: str, layout: PatchLayout) -> dict[str, Any]:
 
 
 def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
-    """The layout in an element of the column `images`."""
+    """Return the layout in an element of the column `pictures`."""
     sizes = {name: stored[name] for name in _SIZES}
     return PatchLayout(**sizes, upscale=stored["upscale"], transposed=stored["width"] < stored["height"])
 
@@ -239,8 +256,12 @@ def _broken(folder: Path) -> IxtuneError:
     return IxtuneError("the Arrow part of the prepared set is broken", where=str(folder), hint=_MEND)
 
 
-def load(folder: Path) -> PreparedSet:
+def load(folder: Path, image_root: Path | None = None) -> PreparedSet:
     """Open a prepared set.
+
+    Args:
+        folder: The set.
+        image_root: Where its images are now, if not where the manifest says; see `roots_of`.
 
     Raises:
         IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
@@ -262,7 +283,7 @@ def load(folder: Path) -> PreparedSet:
             where=str(folder),
             hint=_MEND,
         )
-    return PreparedSet(dataset, manifest, folder)
+    return PreparedSet(dataset, manifest, folder, image_root)
 
 
 @functools.cache
@@ -279,7 +300,9 @@ def features() -> Features:
             "supervised_starts": List(int32),
             "supervised_ends": List(int32),
             "pictures": List(
-                {"root": int32, "path": text, "upscale": Value("bool")} | dict.fromkeys((*_SIZES, "tokens"), int32)
+                {"root": int32, "path": text, "content": text, "bytes": Value("int64"), "name": text}
+                | {"upscale": Value("bool")}
+                | dict.fromkeys((*_SIZES, "tokens"), int32)
             ),
             "turns": List({"role": text, "text": text}),
             "references": List(text),

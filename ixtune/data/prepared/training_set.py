@@ -39,19 +39,26 @@ class TrainingSet:
     files: ImageFiles
 
     @classmethod
-    def load(cls, paths: Sequence[Path], weights: Sequence[float] | None = None, seed: int = 0) -> TrainingSet:
+    def load(
+        cls,
+        paths: Sequence[Path],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        image_root: Path | None = None,
+    ) -> TrainingSet:
         """Open prepared sets and draw from each as its weight says.
 
         Args:
             paths: Their folders.
             weights: How often a record of each stands in the list; None for once each.
             seed: Of the draws by fractions.
+            image_root: Where the images of all sets are now, if not where their manifests say.
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
             IxtuneError: A folder is no prepared set, or the sets open their images in different ways.
         """
-        sets = tuple(store.load(path) for path in paths)
+        sets = tuple(store.load(path, image_root) for path in paths)
         _require_distinct(sets)
         _require_one_way_of_opening(sets)
         set_of, row_of = array("l"), array("l")

@@ -15,8 +15,9 @@ from ixtune.training.state import checkpoints
 
 RECIPE = "recipe.yaml"
 INPUTS = "inputs.json"
-# how the run is started and where its folder lies now make no other run of it
+# how the run is started, and where its folder and the images are now, make no other run of it
 _NOT_COMPARED = ("resume", "output")
+_NOT_COMPARED_DATA = ("image_root",)
 
 
 def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
@@ -85,7 +86,9 @@ def is_last(checkpoint: Path) -> bool:
 
 
 def _compared(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_COMPARED}
+    compared = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_COMPARED}
+    data = {key: value for key, value in compared["data"].items() if key not in _NOT_COMPARED_DATA}
+    return {**compared, "data": data}
 
 
 def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, hint: str) -> None:

@@ -34,7 +34,7 @@ def write(folder: Path, tokenizer: Tokenizer, count: int = 3, **manifest: object
         for number in range(count):
             layout = plan(60, 40, 4)
             sample = encode(record(number), [layout.tokens], tokenizer)
-            writer.add(store.row_of(record(number), sample, [(1, "a.png", layout)]))
+            writer.add(store.row_of(record(number), sample, [store.stored_image(1, "a.png", layout)]))
     content = {
         "tokenizer_sha256": tokenizer.sha256,
         "image_roots": [".", str(folder.parent)],
@@ -86,7 +86,8 @@ def test_a_layout_comes_back_as_it_was_stored(size: tuple[int, int], upscale: bo
 def test_batches_and_rows_stand_in_the_order_in_which_they_were_added(tmp_path: Path, tokenizer: Tokenizer):
     layout = plan(60, 40, 4)
     rows = [
-        store.row_of(record(n), encode(record(n), [layout.tokens], tokenizer), [(1, "a", layout)]) for n in range(5)
+        store.row_of(record(n), encode(record(n), [layout.tokens], tokenizer), [store.stored_image(1, "a", layout)])
+        for n in range(5)
     ]
     (tmp_path / "set").mkdir()
     with store.Writer(tmp_path / "set") as writer:

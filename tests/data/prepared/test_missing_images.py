@@ -1,0 +1,168 @@
+"""Sets whose images moved, went missing or changed since they were prepared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow
+import pytest
+from records import shown, write_image, write_source
+
+from ixtune.data.images.content_hash import hash_of_file
+from ixtune.data.prepare import prepare
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import MANIFEST, Options
+from ixtune.data.prepared.missing_images import missing_images, require_images
+from ixtune.data.prepared.store import PreparedSet
+from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.sources.source import Source
+from ixtune.errors import IxtuneError
+
+NAMES = ("a.png", "deep/b.png", "c.png")
+
+
+@pytest.fixture
+def project(tmp_path: Path, tokenizer_base: Path) -> Path:
+    """A folder with a prepared set and, beside it, its images; the last is shown by two records."""
+    folder = tmp_path / "project"
+    for number, name in enumerate(NAMES):
+        write_image(folder / "photos" / name, 60 + number, 40)
+    entries = [shown(number, name) for number, name in enumerate((*NAMES, NAMES[-1]))]
+    source = Source(path=str(write_source(folder, entries)), image_root=folder / "photos")
+    prepare([source], folder / "set", base=tokenizer_base, options=Options(hd_num=1))
+    return folder
+
+
+def faults(prepared: PreparedSet) -> dict[str, str]:
+    return {fault.path.name: fault.found for fault in missing_images([prepared])}
+
+
+def test_images_that_are_as_they_were_are_no_fault(project: Path) -> None:
+    assert faults(store.load(project / "set")) == {}
+
+
+def test_every_image_has_the_hash_and_the_size_of_its_file(project: Path) -> None:
+    prepared = store.load(project / "set")
+    for row in prepared.dataset:
+        (image,) = row["pictures"]
+        file = prepared.files.path(image)
+        assert (image["content"], image["bytes"]) == (hash_of_file(file), file.stat().st_size)
+
+
+def change_size(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def change_one_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    os.utime(file, (2e9, 2e9))  # later than the set, however coarse the clock
+
+
+def touch(file: Path) -> None:
+    os.utime(file, (2e9, 2e9))
+
+
+def make_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (Path.unlink, "there is no such file"),
+        (change_size, "bytes, prepared with"),
+        (change_one_byte, "other content"),
+        (touch, None),
+        (make_folder, "bytes, prepared with"),
+    ],
+)
+def test_each_kind_of_change_is_found_once_for_each_file(project: Path, damage, found: str | None) -> None:
+    damage(project / "photos" / NAMES[-1])
+    known = faults(store.load(project / "set"))
+    assert list(known) == ([] if found is None else ["c.png"])
+    assert found is None or found in known["c.png"]
+
+
+def test_all_are_counted_and_the_cure_names_the_place_for_moved_images(project: Path) -> None:
+    shutil.rmtree(project / "photos")
+    sets = TrainingSet.load([project / "set"]).sets
+    with pytest.raises(IxtuneError, match="3 images of the data are missing or changed") as caught:
+        require_images(sets, hint="set data.image_root=FOLDER")
+    assert "data.image_root=FOLDER" in caught.value.hint
+    assert len(caught.value.notes) == 3
+
+
+def moved_together(project: Path) -> Path:
+    return project.rename(project.parent / "elsewhere") / "set"
+
+
+def set_alone(project: Path) -> Path:
+    (project.parent / "a" / "b").mkdir(parents=True)
+    return (project / "set").rename(project.parent / "a" / "b" / "set")
+
+
+def copied_and_original_emptied(project: Path) -> Path:
+    """The case of issue 14: the old folder is still there, its images are not."""
+    shutil.copytree(project, project.parent / "there")
+    (project / "photos").rename(project / "gone")
+    return project.parent / "there" / "set"
+
+
+@pytest.mark.parametrize("move", [moved_together, set_alone, copied_and_original_emptied])
+def test_a_set_finds_its_images_after_a_move(project: Path, move) -> None:
+    prepared = store.load(move(project))
+    assert faults(prepared) == {}
+    assert all(prepared.image_path(row, 0).is_file() for row in range(4))
+
+
+def test_images_anywhere_else_are_found_by_image_root(project: Path) -> None:
+    (project / "photos").rename(project.parent / "pictures")
+    assert len(faults(store.load(project / "set"))) == 3
+    assert faults(store.load(project / "set", project.parent / "pictures")) == {}
+    assert missing_images(TrainingSet.load([project / "set"], image_root=project.parent / "pictures").sets) == []
+
+
+def test_image_root_takes_the_place_of_what_several_roots_have_in_common(tmp_path: Path, tokenizer_base: Path) -> None:
+    sources = []
+    for name in ("left", "right"):
+        write_image(tmp_path / "data" / name / "a.png")
+        sources.append(Source(path=str(write_source(tmp_path / "data" / name, [shown(name)]))))
+    prepare(sources, tmp_path / "set", base=tokenizer_base, options=Options(hd_num=1))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert faults(store.load(tmp_path / "set", tmp_path / "moved")) == {}
+
+
+def as_format_2(folder: Path) -> None:
+    """Write the set as ixtune did before images had a hash and roots were relative."""
+    with pyarrow.ipc.open_stream(folder / store.ARROW) as reader:
+        rows = reader.read_all().to_pylist()
+    for row in rows:
+        for image in row["pictures"]:
+            for key in ("content", "bytes", "name"):
+                del image[key]
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.OSFile(str(folder / store.ARROW), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (folder / "dataset_info.json").write_text("{}")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["image_roots"] = [one if isinstance(one, str) else one["absolute"] for one in manifest["image_roots"]]
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+
+
+def test_a_set_of_format_2_loads_and_its_images_are_compared_by_size_in_pixels(project: Path) -> None:
+    as_format_2(project / "set")
+    prepared = store.load(project / "set")
+    assert faults(prepared) == {}
+    assert store.layout_of(prepared.dataset[0]["pictures"][0]).width == 60
+    write_image(project / "photos" / "a.png", 61, 40)
+    (project / "photos" / "c.png").unlink()
+    assert faults(prepared) == {
+        "a.png": "61x40 pixels, prepared with 60x40",
+        "c.png": "there is no such file",
+    }
