@@ -61,7 +61,7 @@ def command(
     elif shown:
         from ixtune.cli.console import console, table
 
-        columns = ("picture", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
+        columns = ("image", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
         console().print(table(None, columns, [_row(path, layout) for path, _, layout in shown]))
         for path, header, _ in shown:
             for note in header.notes:

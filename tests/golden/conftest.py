@@ -16,12 +16,12 @@ def tiny(golden: Path) -> Tiny:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each sample, picture or chat of whichever folder IXTUNE_GOLDEN names."""
+    """One test for each sample, image or chat of whichever folder IXTUNE_GOLDEN names."""
     import json
     import os
 
     root = Path(os.environ.get("IXTUNE_GOLDEN") or Path(__file__).parents[1] / "fixtures" / "golden")
-    for argument, kind in (("sample", "samples"), ("picture", "images"), ("chat", "chats"), ("grads_of", "samples")):
+    for argument, kind in (("sample", "samples"), ("image", "images"), ("chat", "chats"), ("grads_of", "samples")):
         if argument in metafunc.fixturenames:
             entries = json.loads((root / "tiny" / "samples.json").read_text(encoding="utf-8"))[kind]
             names = [entry["name"] for entry in entries] if isinstance(entries, list) else list(entries)

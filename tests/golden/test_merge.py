@@ -50,7 +50,7 @@ def test_the_merged_model_gives_the_logits_of_the_adapter(tiny: Tiny, pair: Pair
     real = tiny.tensors[f"{sample}.attention_mask"].bool()
     batch = {"input_ids": tiny.ids(sample), "attention_mask": real.long(), **images}
     if images and int((batch["input_ids"] == 0).sum()) < sum(rows_of(tiny, sample)):
-        pytest.skip("the reference cuts through this picture; ixtune never does")
+        pytest.skip("the reference cuts through this image; ixtune never does")
     with torch.no_grad():
         found, expected = pair.merged(**batch).logits[real], pair.adapted(**batch).logits[real]
         without = tiny.model()(**batch).logits[real]

@@ -23,12 +23,12 @@ def model(tiny: Tiny) -> IXC2ForCausalLM:
     return tiny.model().requires_grad_(False)
 
 
-def test_vision_matches_before_and_after_the_projector(tiny: Tiny, model: IXC2ForCausalLM, picture: str) -> None:
+def test_vision_matches_before_and_after_the_projector(tiny: Tiny, model: IXC2ForCausalLM, image: str) -> None:
     expected = load_file(tiny.folder / "vision.safetensors")
-    crops, grid = tiny.crops(picture)
+    crops, grid = tiny.crops(image)
     vectors = model.get_image_vectors(crops, [grid])
-    assert largest(vectors - expected[f"{picture}.merged_before_projector"]) <= VISION
-    assert largest(model.vision_proj(vectors) - expected[f"{picture}.projected"]) <= VISION
+    assert largest(vectors - expected[f"{image}.merged_before_projector"]) <= VISION
+    assert largest(model.vision_proj(vectors) - expected[f"{image}.projected"]) <= VISION
 
 
 def test_tower_output_has_no_post_layer_norm(tiny: Tiny, model: IXC2ForCausalLM) -> None:

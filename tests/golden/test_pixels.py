@@ -1,4 +1,4 @@
-"""Pictures against the reference's, bit by bit."""
+"""Images against the reference's, bit by bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ixtune.data.images.header import read_header
-from ixtune.data.images.pixels import NONE, crops, open_picture, place, place_and_cut
+from ixtune.data.images.pixels import NONE, crops, open_image, place, place_and_cut
 from ixtune.layout import plan
 
 
@@ -20,16 +20,16 @@ def sha256(array: np.ndarray) -> str:
 
 
 def sources(golden: Path) -> Iterator[tuple[dict, Image.Image]]:
-    """The entries of images.json and their pictures; of a JPEG that decodes otherwise here, its pixels."""
+    """The entries of images.json and their images; of a JPEG that decodes otherwise here, its pixels."""
     for entry in json.loads((golden / "images.json").read_text(encoding="utf-8"))["images"]:
         path = golden / entry["file"]
-        image = open_picture(path)
+        image = open_image(path)
         if sha256(np.asarray(image)) != entry["rgb_sha256"]:
-            image = open_picture(path.with_name(f"{path.stem}.decoded.png"))
+            image = open_image(path.with_name(f"{path.stem}.decoded.png"))
         yield entry, image
 
 
-def test_opened_pictures_have_the_references_pixels_and_size(golden: Path):
+def test_opened_images_have_the_references_pixels_and_size(golden: Path):
     entries = list(sources(golden))
     assert entries
     for entry, image in entries:
@@ -38,7 +38,7 @@ def test_opened_pictures_have_the_references_pixels_and_size(golden: Path):
         assert sha256(np.asarray(image)) == entry["rgb_sha256"], entry["file"]
 
 
-def test_placed_pictures_are_the_references_bit_for_bit(golden: Path):
+def test_placed_images_are_the_references_bit_for_bit(golden: Path):
     for entry, image in sources(golden):
         for output in entry["outputs"]:
             layout = plan(*image.size, output["hd_num"])
@@ -50,18 +50,18 @@ def test_placed_pictures_are_the_references_bit_for_bit(golden: Path):
             assert np.array_equal(placed, np.asarray(Image.open(golden / output["file"]).convert("RGB")))
 
 
-def test_small_pictures_are_placed_as_the_reference_does(golden: Path):
+def test_small_images_are_placed_as_the_reference_does(golden: Path):
     entries = json.loads((golden / "tiny" / "samples.json").read_text(encoding="utf-8"))["images"].values()
     assert entries
     for entry in entries:
-        image = open_picture(golden / entry["file"])
+        image = open_image(golden / entry["file"])
         layout = plan(*image.size, entry["hd_num"])
         assert (layout.rows, layout.cols, layout.tokens) == (entry["rows"], entry["cols"], entry["tokens"])
         wanted = np.asarray(Image.open(golden / entry["hd_file"]).convert("RGB"))
         assert np.array_equal(place(image, layout), wanted), entry["file"]
 
 
-def test_crops_run_row_by_row_over_the_placed_picture(golden: Path):
+def test_crops_run_row_by_row_over_the_placed_image(golden: Path):
     for entry, image in sources(golden):
         output = entry["outputs"][-1]
         placed = place(image, plan(*image.size, output["hd_num"]))

@@ -100,7 +100,7 @@ def test_malformed_conversations_are_refused_with_a_reason(text: dict[str, Any],
             record = read(conversation, tmp_path)
             with pytest.raises(TemplateError) as caught:
                 encode(record, [5] * conversation["n_images"], released)
-            assert caught.value.mend
+            assert caught.value.hint
             refused[conversation["name"]] = caught.value.reason.value
     known = {
         "missing_placeholder": "missing_placeholder",
@@ -122,8 +122,8 @@ def test_malformed_conversations_are_refused_with_a_reason(text: dict[str, Any],
 def prompt_ids(chat: dict[str, Any], tokens: int, tokenizer: Tokenizer, **options: Any) -> list[int]:
     turns = [turn for q, a in chat["history"] for turn in (Turn("user", q), Turn("assistant", a))]
     turns.append(Turn("user", chat["query"]))
-    pictures = sum(turn.text.count(PLACEHOLDER) for turn in turns)
-    sample = encode_prompt(turns, [tokens] * pictures, tokenizer, **options)
+    images = sum(turn.text.count(PLACEHOLDER) for turn in turns)
+    sample = encode_prompt(turns, [tokens] * images, tokenizer, **options)
     assert sample.supervised == ()
     return expand(sample)[0]
 

@@ -47,7 +47,7 @@ class Tiny:
         return model.eval()
 
     def crops(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
-        """uint8 crops and grid of one picture, from its HD picture."""
+        """uint8 crops and grid of one image, from its HD image."""
         image = self.samples["images"][name]
         rows, cols = image["rows"], image["cols"]
         pixels = np.asarray(Image.open(self.golden / image["hd_file"]))
@@ -55,7 +55,7 @@ class Tiny:
         return torch.from_numpy(blocks.reshape(rows * cols, 3, 336, 336).copy()), (rows, cols)
 
     def images(self, names: list[Any]) -> dict[str, Any]:
-        """The model's keyword arguments for the pictures of a sample (nested lists for a batch)."""
+        """The model's keyword arguments for the images of a sample (nested lists for a batch)."""
         flat = [n for name in names for n in (name if isinstance(name, list) else [name])]
         parts = [self.crops(name) for name in flat]
         if not parts:

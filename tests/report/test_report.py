@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from in_process import call
-from ixtune.report.images import Album, Drawn
 from records import write_image
 from report_files import HOSTILE, evaluation, write_evaluation, write_run
 
@@ -16,6 +15,7 @@ from ixtune.errors import UsageError
 from ixtune.report import report
 from ixtune.report.figures import figures
 from ixtune.report.groups import breakdown
+from ixtune.report.images import Album, Drawn
 from ixtune.report.markdown import plain
 from ixtune.report.run_reader import read_run
 from ixtune.report.verdict import verdicts

@@ -327,13 +327,13 @@ def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLAC
     if found == 0 < images:
         raise TemplateError(
             Reason.MISSING_PLACEHOLDER,
-            f"{_count(images, 'picture')} but no {written}",
+            f"{_count(images, 'image')} but no {written}",
             f"put {written} where the image belongs, usually in front of the first question",
         )
     if found != images:
         raise TemplateError(
             Reason.TOO_FEW_PLACEHOLDERS if found < images else Reason.TOO_MANY_PLACEHOLDERS,
-            f"{_count(found, 'placeholder')} for {_count(images, 'picture')}",
+            f"{_count(found, 'placeholder')} for {_count(images, 'image')}",
             f"write {written} once for each image",
         )
 

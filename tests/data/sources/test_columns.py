@@ -148,7 +148,7 @@ def test_a_row_without_a_image_is_text_alone():
 
 
 @pytest.mark.parametrize(
-    ("cell", "picture"),
+    ("cell", "image"),
     [
         ("a.png", ImageRef("a.png", path="a.png")),
         (b"\x89PNG", ImageRef("`image`", content=b"\x89PNG")),

@@ -65,7 +65,7 @@ def test_openai_messages_are_read_from_a_real_file():
 
 def test_parts_that_take_the_images_beside_them_are_read_from_a_real_file():
     first, second = records("trl.jsonl")
-    assert (first.images, first.turns[0].text) == (paths("a.png"), "What is in the image?<ImageHere>")
+    assert (first.images, first.turns[0].text) == (paths("a.png"), "What is in the picture?<ImageHere>")
     assert second.images == paths("b.png", "c.png")
     assert second.turns[0].text == "<ImageHere><ImageHere>Which is larger?"
 

@@ -318,7 +318,7 @@ GOOD = lines(shown("a")).encode()
 
 
 @pytest.mark.parametrize(
-    ("make", "says", "mend"),
+    ("make", "says", "hint"),
     [
         (lambda folder: written(folder / "a.jsonl.gz", gzip.compress(GOOD)), "gzip", "gunzip"),
         (lambda folder: written(folder / "a.jsonl", b"BZh91AY&SY" + bytes(20)), "bzip2", "bunzip2"),
@@ -411,7 +411,7 @@ def test_a_folder_of_images_alone_is_told_what_to_write(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("names", "says", "mend"),
+    ("names", "says", "hint"),
     [
         ([], "the folder is empty", "metadata.csv"),
         (["README.md"], "README.md", "metadata.csv"),

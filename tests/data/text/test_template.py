@@ -180,7 +180,7 @@ def test_a_prompt_that_ends_with_an_answer_is_refused(tokenizer: Tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("texts", "roles", "pictures", "reason"),
+    ("texts", "roles", "images", "reason"),
     [
         ((), ("user",), 0, Reason.BAD_CONVERSATIONS),
         (("hi", "be terse", "yo"), ("user", "system", "assistant"), 0, Reason.SYSTEM_NOT_FIRST),
