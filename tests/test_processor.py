@@ -27,8 +27,8 @@ from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.settings import Settings
-from ixtune.export.export import export
-from ixtune.merge.merge import merge
+from ixtune.exporting.export import export
+from ixtune.merging.merge import merge
 from ixtune.model.loading import load_base
 from ixtune.processing import IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer
 

@@ -23,7 +23,7 @@ from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
-from ixtune.merge.merge import merge
+from ixtune.merging.merge import merge
 from ixtune.planning.plan import make_plan
 from ixtune.planning.plan_inputs import open_for_plan
 from ixtune.recipe import recipe as recipes

@@ -12,7 +12,7 @@ from ixtune.errors import IxtuneError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ixtune.export.profile_check import Check
+    from ixtune.exporting.profile_check import Check
 
 
 def command(
@@ -75,11 +75,11 @@ def _export(
     from ixtune.cli.console import ending, progress_screen, quiet_libraries
 
     if push_to_hub is not None:
-        from ixtune.export.hub import check_name
+        from ixtune.exporting.hub import check_name
 
         check_name(push_to_hub)
     quiet_libraries()
-    import ixtune.export.export as exporting
+    import ixtune.exporting.export as exporting
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
 
@@ -107,7 +107,7 @@ def _export(
     ]
     ending(lines, report.out, report.warnings)
     if push_to_hub is not None:
-        from ixtune.export.hub import push
+        from ixtune.exporting.hub import push
 
         typer.echo(f"uploaded  {push(out, push_to_hub)}")
 
@@ -116,7 +116,7 @@ def _check(folder: Path) -> None:
     from ixtune.cli.console import quiet_libraries
 
     quiet_libraries()
-    from ixtune.export.profile_check import check_folder
+    from ixtune.exporting.profile_check import check_folder
 
     profile, checks = check_folder(folder)
     typer.echo("\n".join([f"profile   {profile}", *_check_lines(checks)]))

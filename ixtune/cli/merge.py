@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ixtune.evaluation.questions import Asked
     from ixtune.evaluation.verify_merge import Verification
-    from ixtune.merge.merge_plan import MergePlan
+    from ixtune.merging.merge_plan import MergePlan
 
 _ONTO = {"bf16": "the base as stored", "nf4": "the decoder linears as NF4 gives them back"}
 _QUESTIONS = 32  # put to each model by --verify-answers
@@ -62,7 +62,7 @@ def command(
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    import ixtune.merge.merge as merging
+    import ixtune.merging.merge as merging
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
     from ixtune.cli.console import ending, progress_screen
@@ -79,7 +79,7 @@ def command(
 
         asked = questions_for(adapters[0], folder, verify_answers, _QUESTIONS)
     if dry_run:
-        from ixtune.merge.merge_plan import plan_merge
+        from ixtune.merging.merge_plan import plan_merge
 
         plan = plan_merge(adapters, folder, out, weights=numbers, in_turn=in_turn, onto=onto, force=force)
         typer.echo("\n".join(_shown(_planned(plan, out) + [("warning", text) for text in plan.warnings])))
@@ -128,7 +128,7 @@ def _shown(lines: list[tuple[str, str]]) -> list[str]:
 
 
 def _planned(plan: MergePlan, out: Path) -> list[tuple[str, str]]:
-    from ixtune.merge.shard_writer import carried_name
+    from ixtune.merging.shard_writer import carried_name
 
     return [
         ("tensors", f"{len(plan.base.tensors)}: {len(plan.merged)} to merge, {len(plan.copied)} to copy"),

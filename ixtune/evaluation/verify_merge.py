@@ -26,7 +26,7 @@ from ixtune.evaluation.questions import Asked, Question, View, from_file, from_s
 from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
 from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
-from ixtune.merge.merge import REPORT_FILE
+from ixtune.merging.merge import REPORT_FILE
 from ixtune.training.batch import ImageSource
 
 Onto = Literal["bf16", "nf4"]

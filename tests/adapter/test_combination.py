@@ -15,7 +15,7 @@ from ixtune.adapter.weights import read_adapter
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.merge.merge import merge
+from ixtune.merging.merge import merge
 from ixtune.model.loading import load_base
 
 FP32_STEPS = 4 * 2.0**-23  # a handful of roundings in another order

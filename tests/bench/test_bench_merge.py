@@ -35,7 +35,7 @@ import re, resource, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import ixtune.merge.merge as merging
+import ixtune.merging.merge as merging
 if sys.argv[4] == "nf4":
     import bitsandbytes.functional
 status = lambda key: int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024

@@ -195,7 +195,7 @@ def test_an_export_in_4_bits_is_refused_before_merging_if_both_forms_do_not_fit(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=merged + (20 << 20)))
     planned = call("merge", place / "adapter", "--out", place / "out", "--dry-run")
     assert planned.returncode == 0, planned.stderr
-    monkeypatch.setattr("ixtune.export.export.merge", lambda *_, **__: pytest.fail("it merged first"))
+    monkeypatch.setattr("ixtune.exporting.export.merge", lambda *_, **__: pytest.fail("it merged first"))
     done = call("export", place / "adapter", "--profile", "nf4", "--out", place / "out")
     assert done.returncode == 1
     assert "GiB are needed" in done.stderr

@@ -18,7 +18,7 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.questions import Asked
 from ixtune.evaluation.verify_merge import questions_for, verify_merge
-from ixtune.merge.merge import merge
+from ixtune.merging.merge import merge
 from ixtune.model.loading import load_base
 from ixtune.recipe import recipe as recipes
 

@@ -15,7 +15,7 @@ from tiny import Tiny, largest
 from ixtune.adapter import attach, bundle
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
-from ixtune.merge.merge import merge
+from ixtune.merging.merge import merge
 from ixtune.model.model import IXC2ForCausalLM
 
 MERGED = 5e-5

@@ -21,7 +21,7 @@ load_base(Path({folder!r}), quantize=True, dtype=torch.float32)
 ROUND_TRIP = """
 import torch
 from pathlib import Path
-from ixtune.merge.nf4_view import Nf4View
+from ixtune.merging.nf4_view import Nf4View
 from ixtune.checkpoint.shards import open_checkpoint
 view = Nf4View(open_checkpoint(Path({folder!r})), lambda stored: torch.float32)
 view.read("model.layers.0.attention.wo.weight")

@@ -17,7 +17,7 @@ from ixtune.adapter.combination import Merged
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES, TensorInfo, write_safetensors
 from ixtune.checkpoint.shards import Checkpoint
 from ixtune.files import atomic_write_json
-from ixtune.merge.read_back import ReadBack, new_fast_hash
+from ixtune.merging.read_back import ReadBack, new_fast_hash
 
 JOURNAL_FILE = "merge_journal.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")

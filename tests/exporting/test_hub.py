@@ -11,7 +11,7 @@ from ixtune.adapter.card import Facts, text
 from ixtune.adapter.profiles import PROFILES
 from ixtune.base import HUB_ID
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.export.hub import push
+from ixtune.exporting.hub import push
 
 
 class Hub:

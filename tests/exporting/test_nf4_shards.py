@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from ixtune.checkpoint.convert import carry
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.processor_files import write_processor_files
-from ixtune.export import nf4_shards
-from ixtune.export.profile_check import checks_of
+from ixtune.exporting import nf4_shards
+from ixtune.exporting.profile_check import checks_of
 from ixtune.model import nf4
 from ixtune.model.loading import load_base, read_config
 

@@ -21,9 +21,9 @@ from ixtune.adapter.weights import read_adapter
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.export.export import export
-from ixtune.export.peft_original import KNOWN_KEYS
-from ixtune.export.profile_check import REPORT_FILE, check_folder
+from ixtune.exporting.export import export
+from ixtune.exporting.peft_original import KNOWN_KEYS
+from ixtune.exporting.profile_check import REPORT_FILE, check_folder
 from ixtune.model.loading import load_base
 
 IDS = torch.tensor([[1, 5, 6, 7, 8]])

@@ -19,8 +19,8 @@ from ixtune.adapter.weights import AdapterWeights
 from ixtune.checkpoint.safetensors_file import TensorInfo, raw_bytes, unreadable
 from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError
-from ixtune.merge.nf4_view import Nf4View, is_decoder_linear
-from ixtune.merge.read_back import ReadBack
+from ixtune.merging.nf4_view import Nf4View, is_decoder_linear
+from ixtune.merging.read_back import ReadBack
 
 _RANDOM_ROWS = 6  # besides the first and the last
 _SEED = "ixtune merge"

@@ -20,8 +20,8 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.files import refuse_existing
-from ixtune.merge.nf4_view import Nf4View, is_decoder_linear
-from ixtune.merge.shard_writer import other_files, shard_names
+from ixtune.merging.nf4_view import Nf4View, is_decoder_linear
+from ixtune.merging.shard_writer import other_files, shard_names
 
 Onto = Literal["bf16", "nf4"]
 

@@ -14,7 +14,7 @@ from ixtune.adapter.weights import read_adapter
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
-from ixtune.merge.merge import merge
+from ixtune.merging.merge import merge
 from ixtune.model.loading import load_base
 
 

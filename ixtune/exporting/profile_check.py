@@ -20,8 +20,8 @@ from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.tensor_shapes import tensor_shapes
 from ixtune.checkpoint.verify import read_config_json, verify
 from ixtune.errors import IxtuneError
-from ixtune.export import nf4_shards, peft_original
-from ixtune.export.original_code import code_files
+from ixtune.exporting import nf4_shards, peft_original
+from ixtune.exporting.original_code import code_files
 from ixtune.model import stored_nf4
 
 REPORT_FILE = "export_report.json"

@@ -15,7 +15,7 @@ from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.checkpoint.safetensors_file import TensorInfo
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
-from ixtune.merge.nf4_view import Nf4View, _codes, is_decoder_linear
+from ixtune.merging.nf4_view import Nf4View, _codes, is_decoder_linear
 from ixtune.model.loading import load_base
 
 NAME = "model.layers.0.attention.wo.weight"

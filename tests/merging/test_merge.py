@@ -21,8 +21,8 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
-from ixtune.merge import merge as merging
-from ixtune.merge.merge import REPORT_FILE, merge
+from ixtune.merging import merge as merging
+from ixtune.merging.merge import REPORT_FILE, merge
 
 Tensors = dict[str, torch.Tensor]
 
@@ -528,7 +528,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(base: Path, adapter: Path
     script = f"""
         import resource
         from pathlib import Path
-        from ixtune.merge.merge import merge
+        from ixtune.merging.merge import merge
         from ixtune.errors import IxtuneError
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
         try:
@@ -577,7 +577,7 @@ def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None
         import json
         import time
         from pathlib import Path
-        from ixtune.merge.merge import merge
+        from ixtune.merging.merge import merge
         def finished():
             journal = Path({str(tmp_path / ".merged.unfinished" / "merge_journal.json")!r})
             return len(json.loads(journal.read_bytes())["finished"]) if journal.exists() else 0

@@ -25,10 +25,10 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json, resumable_folder, sha256_file
-from ixtune.merge.merge_plan import MergePlan, Onto, plan_merge
-from ixtune.merge.proof import prove
-from ixtune.merge.read_back import ReadBack
-from ixtune.merge.shard_writer import JOURNAL_FILE, Writer, carry
+from ixtune.merging.merge_plan import MergePlan, Onto, plan_merge
+from ixtune.merging.proof import prove
+from ixtune.merging.read_back import ReadBack
+from ixtune.merging.shard_writer import JOURNAL_FILE, Writer, carry
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, the bytes done (written, and read back) and both together; from either of two threads,

@@ -48,7 +48,7 @@ def test_memory_stays_small_beside_the_7b_s_vocabulary_matrix(tmp_path: Path) ->
     script = f"""
         import re
         from pathlib import Path
-        from ixtune.merge.merge import merge
+        from ixtune.merging.merge import merge
         def status(key):
             return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
         before = status("VmRSS")

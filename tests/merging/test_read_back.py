@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES
-from ixtune.merge.read_back import ReadBack
+from ixtune.merging.read_back import ReadBack
 
 CONTENT = os.urandom(3 * BLOCK_BYTES + 1234)
 

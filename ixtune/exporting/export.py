@@ -27,9 +27,9 @@ from ixtune.checkpoint.terms import terms_of
 from ixtune.checkpoint.verify import read_config_json
 from ixtune.data.processor_files import DEFAULT_HD_NUM, write_processor_files
 from ixtune.errors import IxtuneError
-from ixtune.export import nf4_shards, peft_original
-from ixtune.export.original_code import code_files, require_code
-from ixtune.export.profile_check import (
+from ixtune.exporting import nf4_shards, peft_original
+from ixtune.exporting.original_code import code_files, require_code
+from ixtune.exporting.profile_check import (
     BASE_CONFIG_FILE,
     LMDEPLOY_HD_NUM,
     REPORT_FILE,
@@ -38,8 +38,8 @@ from ixtune.export.profile_check import (
     recognised_by_lmdeploy,
 )
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
-from ixtune.merge.merge import REPORT_FILE as MERGE_REPORT_FILE
-from ixtune.merge.merge import Onto, merge
+from ixtune.merging.merge import REPORT_FILE as MERGE_REPORT_FILE
+from ixtune.merging.merge import Onto, merge
 
 _SPARE_BYTES = 64 << 20
 # What the original's config.json says about running it, which transformers would obey or refuse (TRAPS.md 20).
@@ -101,7 +101,7 @@ def export(
         adapter: An adapter folder, or the run folder around one.
         base: The folder of its base.
         out: The folder to make; it must not exist.
-        profile: One of `export_profiles.PROFILES`.
+        profile: One of `PROFILES`.
         onto: What the adapter is merged onto, see `merge`.
         force: Whether a base with another identity than the one trained on is accepted.
         progress: Told how far it is.
