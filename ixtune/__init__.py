@@ -1,3 +1,43 @@
-"""ixtune adapts InternLM-XComposer2-4KHD-7B to a domain on one GPU."""
+"""ixtune fine-tunes InternLM-XComposer2-4KHD-7B on your data, with LoRA or QLoRA on one GPU.
+
+The functions below are those of the command line; `import ixtune` itself loads nothing. See `ixtune.api`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Recipe",
+    "__version__",
+    "evaluate",
+    "export",
+    "load_model",
+    "load_processor",
+    "merge",
+    "plan",
+    "predict",
+    "prepare",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from ixtune.api import evaluate, export, load_model, load_processor, merge, plan, predict, prepare, train
+    from ixtune.recipe.recipe import Recipe
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        module = importlib.import_module("ixtune.recipe.recipe" if name == "Recipe" else "ixtune.api")
+        value = globals()[name] = getattr(module, name)
+        return value
+
+    def __dir__() -> list[str]:
+        """List the public names, those not yet imported included."""
+        return sorted({*globals(), *__all__})

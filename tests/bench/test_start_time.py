@@ -1,4 +1,4 @@
-"""Seconds from the shell to the help text, for every verb."""
+"""Seconds from the shell to the help text of every command, and of `import ixtune`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMAND: Any = typer.main.get_command(cli.app)
 PAGES: list[list[str]] = [[], *([verb] for verb in COMMAND.commands)]
 PAGES += [[verb, below] for verb, group in COMMAND.commands.items() for below in getattr(group, "commands", ())]
 TO_REACH_S = 0.3
+IMPORT_S = 0.05
 
 
 @pytest.mark.bench
@@ -34,3 +35,14 @@ def test_help_of_every_verb_comes_in_time():
         if min(walls_s) >= TO_REACH_S:
             slow.append(page)
     assert not slow
+
+
+@pytest.mark.bench
+def test_the_package_is_imported_in_time():
+    code = "import time; began = time.perf_counter(); import ixtune; print(time.perf_counter() - began)"
+    walls_s = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(7)
+    ]
+    print(f"\n{min(walls_s) * 1000:6.1f} ms  import ixtune")
+    assert min(walls_s) < IMPORT_S

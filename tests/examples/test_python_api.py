@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from main_job import environment, ixtune
+from in_process import call
+from main_job import environment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "python-api"
 PHOTOS = ROOT / "examples" / "data" / "photos-csv"
 SHORT = ("training.max_steps=2",)
-# a minute alone, several on a machine with other work: ixtune starts nine times
+# half a minute alone, minutes on a machine with other work: it trains twice
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -46,7 +47,7 @@ def by_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     printed = ""
     for command in commands:
         more = SHORT if command.split()[0] in ("plan", "train") else ()
-        done = ixtune(*shlex.split(command), *more)
+        done = call(*shlex.split(command), *more)
         assert done.returncode == 0, (command, done.stderr)
         printed = done.stdout
     return out, printed

@@ -1,0 +1,70 @@
+"""`import ixtune`: light, typed, and every example in its docstrings runs."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from records import write_image
+
+import ixtune
+from ixtune import api
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = """
+base: nano
+data:
+  train: prepared/train
+adapter:
+  rank: 2
+  alpha: 4
+training:
+  max_steps: 2
+  pack_tokens: 1600
+  gradient_checkpointing: false
+output: run
+"""
+
+
+def test_importing_it_loads_the_standard_library_alone() -> None:
+    """`make bench` measures the time; here that nobody imports what takes long."""
+    code = "import sys; before = set(sys.modules); import ixtune; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded - set(sys.stdlib_module_names) == {"ixtune"}
+    assert "ixtune.api" not in done.stdout.split()
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert set(ixtune.__all__) == {*api.__all__, "Recipe", "__version__"}
+    assert set(ixtune.__all__) <= set(dir(ixtune))
+    for name in api.__all__:
+        assert getattr(ixtune, name) is getattr(api, name)
+        assert ">>> " in (getattr(api, name).__doc__ or ""), name
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'ixtune' has no attribute 'prune'"):
+        ixtune.prune  # noqa: B018
+
+
+def test_the_examples_of_the_docstrings_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one project folder: a table of eight images, prepared, trained, evaluated, merged, exported."""
+    rows = ["image,question,answer"]
+    for at in range(8):
+        write_image(tmp_path / "photos" / f"{at}.png", 80 + at, 60)
+        rows.append(f"{at}.png,How wide is it?,{80 + at}")
+    (tmp_path / "questions.csv").write_text("\n".join(rows))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    names = ["prepare", "plan", "train", "evaluate", "predict", "merge", "export", "load_model", "load_processor"]
+    assert set(names) == set(api.__all__)
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    for name in names:
+        for example in finder.find(getattr(api, name), name, globs={}):
+            runner.run(example)
+    assert runner.failures == 0
+    assert runner.tries >= 2 * len(names)
