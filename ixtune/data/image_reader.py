@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ixtune.data.images.content_hash import hash_of_bytes, hash_of_file
 from ixtune.data.images.header import Header, read_header
 from ixtune.data.images.image_file import read_file
-from ixtune.data.images.image_root import inside, keep
+from ixtune.data.images.image_paths import Located, locate
+from ixtune.data.images.image_store import keep
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef
@@ -87,12 +88,11 @@ class ImageReader:
         if image.path is None:
             assert image.content is not None
             return self._of_bytes(image.content, image.name)
-        path, file = self._inside(image.path)
-        if path in self._known:
-            return self._known[path]
-        found = self._of_file(path, file, image.path)
+        if image.path in self._known:
+            return self._known[image.path]
+        found = self._of_file(self._locate(image.path), image.path)
         if not self.embed:  # or else every file would stay in memory
-            self._known[path] = found
+            self._known[image.path] = found
         return found
 
     def store(self, file: ImageFile, layout: PatchLayout) -> Mapping[str, Any]:
@@ -102,8 +102,7 @@ class ImageReader:
             root, path, name = store.OWN_ROOT, f"{store.IMAGES}/{keep(self.folder, file.embedded)}", file.name
         return store.stored_image(root, path, layout, content=file.content, size=file.size, name=name)
 
-    def _inside(self, given: str) -> tuple[str, Path]:
-        """A path as given -> relative to the image root, and the file."""
+    def _locate(self, given: str) -> Located:
         if self.image_root is None:
             raise RecordError(
                 Reason.PATH_OUTSIDE_ROOT,
@@ -111,12 +110,13 @@ class ImageReader:
                 where=given,
                 hint="give the folder of the images as --image-root",
             )
-        return inside(self.image_root, given)
+        return locate(self.image_root, given)
 
-    def _of_file(self, path: str, file: Path, name: str) -> ImageFile:
+    def _of_file(self, located: Located, name: str) -> ImageFile:
+        path, file = located.path, located.file
         content = read_file(file, name, _MAX_EMBEDDED_BYTES if self.embed else _MAX_BYTES_AT_ONCE)
         if content is not None:
-            header = self._header(content, name)
+            header = self._header(content, name, located.notes)
             embedded = content if self.embed else None
             return ImageFile(name, path, header, hash_of_bytes(content), len(content), embedded)
         if self.embed:
@@ -126,13 +126,14 @@ class ImageReader:
                 where=name,
                 hint="save it with compression",
             )
-        return ImageFile(name, path, self._header(file, name), hash_of_file(file), file.stat().st_size, None)
+        header = self._header(file, name, located.notes)
+        return ImageFile(name, path, header, hash_of_file(file), file.stat().st_size, None)
 
     def _of_bytes(self, content: bytes, name: str) -> ImageFile:
         return ImageFile(name, "", self._header(content, name), hash_of_bytes(content), len(content), content)
 
-    def _header(self, source: Path | bytes, name: str) -> Header:
+    def _header(self, source: Path | bytes, name: str, spelled: tuple[str, ...] = ()) -> Header:
         header = read_header(source, self.corrections, name=name)
         if self.verify:
             open_image(source, self.corrections, name)
-        return header
+        return replace(header, notes=header.notes + spelled) if spelled else header

@@ -66,6 +66,15 @@ class Reason(StrEnum):
     PICTURE_TOO_LARGE = "picture_too_large", "more pixels than can be decoded safely"
     PICTURE_16_BIT = "picture_16_bit", "more than 8 bits a channel, of which the reference keeps only white"
     PICTURE_ANIMATED = "picture_animated", "several frames or pages, of which the reference sees only the first"
+    PICTURE_VECTOR = "picture_vector", "a drawing of lines (SVG, PostScript), which has no pixels"
+    PICTURE_DICOM = "picture_dicom", "a DICOM file, whose window a reader has to choose"
+    PICTURE_IS_HTML = "picture_is_html", "a web page under an image's name: the download failed"
+    GIT_LFS_POINTER = "git_lfs_pointer", "a Git LFS pointer in place of the image"
+    NEEDS_EXTRA = "needs_extra", "a kind of file that an optional package reads, which is not installed"
+    DOCUMENT_ENCRYPTED = "document_encrypted", "a PDF with a password"
+    PAGE_OUT_OF_RANGE = "page_out_of_range", "the document has no such page"
+    TOO_MANY_PAGES = "too_many_pages", "more pages in one record than can be trained"
+    IN_EXCLUDED_SET = "in_excluded_set", "an image of the record is in the set given as --exclude"
     NO_LAYOUT = "no_layout", "the image is too thin to be resized at this hd_num"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ixtune.data.benchmarks.item import reject_of
 from ixtune.data.containers.json_text import decoded, line_entries
 from ixtune.data.images.header import read_header
-from ixtune.data.images.image_root import inside
+from ixtune.data.images.image_paths import inside
 from ixtune.data.images.pixels import NONE, Corrections
 from ixtune.data.prepared import store
 from ixtune.data.record import Turn

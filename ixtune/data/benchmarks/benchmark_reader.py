@@ -11,7 +11,8 @@ from ixtune.data.benchmarks.item import Draft, Item, Items, reject_of
 from ixtune.data.benchmarks.values import NO_ANSWERS, NoAnswer
 from ixtune.data.containers.json_text import decoded
 from ixtune.data.images.header import read_header
-from ixtune.data.images.image_root import inside, keep
+from ixtune.data.images.image_paths import locate
+from ixtune.data.images.image_store import keep
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.fields import shown
@@ -94,10 +95,14 @@ def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
     if isinstance(image, bytes):
         read_header(image, _ANY, name="the image in the file")
         return _kept(image, images)
-    for file in [inside(root, path)[1] for path in image]:
+    for path in image:
         try:
+            file = locate(root, path).file
             if file.is_file():
                 return str(file)
+        except RecordError as error:
+            if error.reason is not Reason.PICTURE_MISSING:
+                raise
         except OSError as error:  # a name that is too long, a folder that may not be entered
             raise RecordError(
                 Reason.PICTURE_UNREADABLE,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ixtune.data.images.image_file import ImageError, broken, decode, opened, orientation
+from ixtune.data.images.image_paths import SPELLINGS
 from ixtune.data.images.pixels import Corrections, has_alpha, is_deep
 from ixtune.data.rejects import Reason
 
@@ -23,6 +24,7 @@ NOTES = {
     "wrong_extension": "the file's name is that of another format than its content",
     "depth_scaled": "greys of more than 8 bits are scaled to 8",
     "first_frame_taken": "of several frames or pages the first is taken",
+    **SPELLINGS,
 }
 """What can be said of an image that is taken, and what it means."""
 
@@ -35,6 +37,8 @@ _SUFFIXES = {
     "GIF": (".gif",),
     "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
     "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "AVIF": (".avif",),
 }
 _SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # what Pillow calls a JPEG with further views behind it
 _KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)

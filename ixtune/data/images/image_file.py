@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ixtune.data.images.file_kinds import START_BYTES, is_avif, is_heic, kind_of
 from ixtune.data.rejects import Reason, RecordError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def orientation(image: Image.Image) -> int:
 
     A TIFF's is 1: its orientation is part of that format, and Pillow follows it by itself.
     """
-    if "exif" not in image.info or image.format == "TIFF":
+    if not image.info.get("exif") or image.format == "TIFF":
         return 1
     # By hand, because Pillow reads all tags, which takes longer than opening a JPEG. EXIF 2.3: a TIFF in small, with
     # a byte order, the position of its first table, and there entries of 12 bytes.
@@ -112,9 +113,13 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         raise
     except Exception as error:  # a header that sends a format's reader astray
         file.seek(0)
-        beginning = file.read(16)
-        if beginning.startswith(_BEGINNINGS) or (beginning.startswith(b"RIFF") and beginning[8:12] == b"WEBP"):
+        start = file.read(START_BYTES)
+        if is_heic(start) or is_avif(start):
+            return _heif(file, name, "AVIF" if is_avif(start) else "HEIC")
+        if start.startswith(_BEGINNINGS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
             raise broken("the beginning is an image's, what follows is broken or cut short", name) from error
+        if kind := kind_of(start):
+            raise ImageError(kind.reason, kind.found, where=name, hint=kind.hint) from error
         if isinstance(error, UnidentifiedImageError):
             raise ImageError(
                 Reason.PICTURE_UNREADABLE,
@@ -123,6 +128,39 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
                 hint="save it as PNG, JPEG, WebP or TIFF",
             ) from error
         raise _unreadable(error, name) from error
+
+
+def _heif(file: IO[bytes], name: str, kind: str) -> Image.Image:
+    """Open a HEIC or an AVIF image: the second by Pillow itself, if it was built with the codec."""
+    from PIL import Image, features
+
+    if kind == "AVIF" and not features.check("avif"):
+        raise ImageError(
+            Reason.NEEDS_EXTRA,
+            "an AVIF image, and this Pillow was built without AVIF",
+            where=name,
+            hint="install Pillow's own wheel: pip install --force-reinstall pillow; or convert the image to PNG",
+        )
+    if kind == "HEIC":
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise ImageError(
+                Reason.NEEDS_EXTRA,
+                "a HEIC image, and the package that reads it is not installed",
+                where=name,
+                hint='pip install "ixtune[heif]", or convert the image to JPEG',
+            ) from error
+        pillow_heif.register_heif_opener()
+    file.seek(0)
+    try:
+        return Image.open(file, formats=("AVIF",) if kind == "AVIF" else ("HEIF",))
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what the codecs raise on broken data differs by version
+        raise broken(f"the {kind} image is broken or cut short", name) from error
 
 
 def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:
@@ -150,7 +188,7 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
             Reason.PICTURE_MISSING,
             "there is no such image",
             where=name,
-            hint="check the path, and of a data set --image-root",
+            hint="check the path; put the file back if it was there before",
         ) from error
     except (OSError, ValueError) as error:  # a permission refused, a socket, a null character
         raise _unreadable(error, name) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ixtune.data.images.header import NOTES, Header, read_header
+from ixtune.data.images.image_paths import SPELLINGS
 from ixtune.data.images.pixels import NONE, Corrections, open_image
 from ixtune.data.rejects import Reason, RecordError
 
@@ -32,6 +35,11 @@ def saved(form: str, image: Image.Image = RGB, **settings: Any) -> bytes:
     file = BytesIO()
     image.save(file, form, **settings)
     return file.getvalue()
+
+
+def heic() -> bytes:
+    pillow_heif.register_heif_opener()
+    return saved("HEIF")
 
 
 def in_mode(mode: str) -> Image.Image:
@@ -85,6 +93,9 @@ TAKEN: list[tuple[str, Callable[[], bytes], tuple[str, ...]]] = [
     ("plain.gif", lambda: saved("GIF"), ()),
     ("plain.ppm", lambda: saved("PPM"), ()),
     ("plain.jp2", lambda: saved("JPEG2000"), ()),
+    ("photo.avif", lambda: saved("AVIF"), ()),
+    ("photo.heic", lambda: heic(), ()),
+    ("photo.jpg", lambda: heic(), ("wrong_extension",)),
     ("capitals.JPG", lambda: saved("JPEG"), ()),
     ("no_extension", lambda: saved("PNG"), ()),
     ("page.0017", lambda: saved("PNG"), ()),
@@ -120,11 +131,20 @@ TAKEN: list[tuple[str, Callable[[], bytes], tuple[str, ...]]] = [
 REFUSED: list[tuple[str, Callable[[], bytes], Reason]] = [
     ("empty.png", lambda: b"", Reason.PICTURE_EMPTY),
     ("text.png", lambda: b"hello, I am a text", Reason.PICTURE_UNREADABLE),
-    ("page.jpg", lambda: b"<!DOCTYPE html><html>404</html>", Reason.PICTURE_UNREADABLE),
+    ("page.jpg", lambda: b"<!DOCTYPE html><html>404</html>", Reason.PICTURE_IS_HTML),
+    ("lower.jpg", lambda: b"\n\n<html lang=en><body>Not found</body></html>", Reason.PICTURE_IS_HTML),
+    ("answer.jpg", lambda: b'{"error": "not found"}', Reason.PICTURE_UNREADABLE),
+    ("pointer.png", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", Reason.GIT_LFS_POINTER),
+    ("scan.dcm", lambda: bytes(128) + b"DICM" + bytes(20), Reason.PICTURE_DICOM),
+    ("film.jpg", lambda: b"\0\0\0\x18ftypisom" + bytes(20), Reason.PICTURE_UNREADABLE),
+    ("half.heic", lambda: half(heic()), Reason.PICTURE_BROKEN),
+    ("half.avif", lambda: half(saved("AVIF")), Reason.PICTURE_BROKEN),
+    ("beginning.heic", lambda: heic()[:40], Reason.PICTURE_BROKEN),
     ("letters.bmp", lambda: b"BMW is no bitmap", Reason.PICTURE_UNREADABLE),
     ("sound.webp", lambda: b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(20), Reason.PICTURE_UNREADABLE),
-    ("drawing.eps", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", Reason.PICTURE_UNREADABLE),
-    ("drawing.svg", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.PICTURE_UNREADABLE),
+    ("drawing.eps", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", Reason.PICTURE_VECTOR),
+    ("drawing.svg", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.PICTURE_VECTOR),
+    ("old.svg", lambda: b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- made by -->\n<svg width="9">', Reason.PICTURE_VECTOR),
     ("half.jpg", lambda: half(saved("JPEG")), Reason.PICTURE_BROKEN),
     ("half.png", lambda: half(saved("PNG")), Reason.PICTURE_BROKEN),
     ("half.webp", lambda: half(saved("WEBP")), Reason.PICTURE_BROKEN),
@@ -195,7 +215,8 @@ def test_a_bad_image_is_refused_with_its_reason(
 
 def test_every_note_occurs_and_has_a_description():
     with_corrections = {"exif_applied", "alpha_composited", "depth_scaled", "first_frame_taken"}
-    assert {note for *_, notes in TAKEN for note in notes} | with_corrections == set(NOTES)
+    # those of paths: test_image_paths.py
+    assert {note for *_, notes in TAKEN for note in notes} | with_corrections == NOTES.keys() - SPELLINGS.keys()
     assert all(NOTES.values())
 
 
@@ -334,3 +355,18 @@ def test_damage_anywhere_ends_in_a_reason_and_never_in_another_error(
         with contextlib.suppress(RecordError):
             found = read_header(bytes(damaged), corrections, name=name)
             assert open_image(bytes(damaged), corrections).size == (found.width, found.height)
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "words"),
+    [("pillow_heif", heic, "ixtune[heif]"), ("PIL._avif", lambda: saved("AVIF"), "force-reinstall pillow")],
+)
+def test_what_a_missing_package_would_read_is_refused_with_the_name_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, package: str, content: Callable[[], bytes], words: str
+):
+    image = content()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RecordError) as caught:
+        read_header(image, NONE, name="photo.jpg")
+    assert caught.value.reason is Reason.NEEDS_EXTRA
+    assert words in caught.value.hint

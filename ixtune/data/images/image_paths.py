@@ -1,0 +1,237 @@
+"""Find the file that a path means: below the image root always, and under the spellings that people's data have."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ixtune.data.rejects import Reason, RecordError
+
+SPELLINGS = {
+    "path_backslashes": "a path has backslashes; the file of this name with slashes is used",
+    "path_percent": "a path has percent escapes such as %20; the file of the decoded name is used",
+    "path_spaces": "a path has spaces around it; the file of the name without them is used",
+    "path_unicode": "a path spells its accents in another Unicode form than the file's name",
+    "path_letter_case": "a path differs from the file's name in upper and lower case only",
+}
+"""Codes of what was done to a path to find its file, and what each means."""
+
+_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
+_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
+_FOLDERS_CACHED = 64
+# listing a folder of more names to say which one may be meant takes longer than it is worth
+_MOST_NAMES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The file that a path means; it need not be there.
+
+    Attributes:
+        path: Relative to the image root, with slashes.
+        file: The file itself.
+        notes: Codes of `SPELLINGS`.
+    """
+
+    path: str
+    file: Path
+    notes: tuple[str, ...] = ()
+
+
+def inside(root: Path, given: str) -> tuple[str, Path]:
+    """Resolve a path literally: relative to the image root, and the file, which need not be there.
+
+    Args:
+        root: The image root, resolved.
+        given: Relative to it, or absolute below it.
+
+    Raises:
+        RecordError: The path leads out of the root, perhaps through a link, or nowhere.
+    """
+    try:
+        path = (root / given).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
+        raise RecordError(
+            Reason.PICTURE_UNREADABLE, "the path leads nowhere", where=given, hint="correct the path"
+        ) from error
+    if not path.is_relative_to(root):
+        raise RecordError(
+            Reason.PATH_OUTSIDE_ROOT,
+            f"the path leads out of the image root {root}",
+            where=given,
+            hint=_prefix_hint(root, given)
+            or "move the image below the image root, or give a higher folder as --image-root",
+        )
+    return path.relative_to(root).as_posix(), path
+
+
+def locate(root: Path, given: str) -> Located:
+    """Find the file that a path means, trying the literal path first and then `SPELLINGS`.
+
+    Args:
+        root: The image root, resolved.
+        given: Relative to it, or absolute below it.
+
+    Raises:
+        RecordError: There is no such file under any spelling, several fit, or the path leads out of the root.
+    """
+    outside: RecordError | None = None
+    try:
+        path, file = inside(root, given)
+        if _is_there(file):
+            return Located(path, file)
+    except RecordError as error:
+        outside = error
+    for text, notes in _spellings(given):
+        found = _look_up(root, text)
+        if found is not None:
+            path, file, respelled = found
+            return Located(path, file, (*notes, *respelled))
+    if outside is not None:
+        raise outside
+    raise _missing(root, given)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a name that is too long, a folder that may not be entered: opening it says so
+        return True
+    return True
+
+
+def _spellings(given: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The path as given and as it may be meant, each change added to the ones before."""
+    text, notes = given, ()
+    yield text, notes
+    for code, change in (
+        ("path_spaces", str.strip),
+        ("path_backslashes", lambda text: text if _DRIVE.match(text) else text.replace("\\", "/")),
+        ("path_percent", _unquoted),
+    ):
+        changed = change(text)
+        if changed != text:
+            text, notes = changed, (*notes, code)
+            yield text, notes
+
+
+def _unquoted(text: str) -> str:
+    if not _PERCENT.search(text):
+        return text
+    try:
+        return urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
+
+
+def _look_up(root: Path, text: str) -> tuple[str, Path, tuple[str, ...]] | None:
+    """The file of a path, found name by name; its notes say which names are spelled otherwise on the disk.
+
+    Raises:
+        RecordError: Two files fit, or the file is reached through a link that leads out of the root.
+    """
+    relative = PurePosixPath(os.path.normpath(text))
+    if relative.is_absolute():
+        if not relative.is_relative_to(root):
+            return None
+        relative = relative.relative_to(root)
+    if ".." in relative.parts or "\0" in text:
+        return None
+    folder, notes = root, set()
+    for name in relative.parts:
+        if _is_there(folder / name):
+            folder = folder / name
+            continue
+        names = _names_in(folder).get(_folded(name), ())
+        same_case = [one for one in names if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", name)]
+        fitting = same_case or names
+        if not fitting:
+            return None
+        if len(fitting) > 1:
+            raise RecordError(
+                Reason.PICTURE_MISSING,
+                f"there is no such file, and several differ from it in upper and lower case only: {', '.join(fitting)}",
+                where=text,
+                hint="write the name of the one that is meant",
+            )
+        notes.add("path_unicode" if same_case else "path_letter_case")
+        folder = folder / fitting[0]
+    path, file = inside(root, str(folder.relative_to(root)))
+    return path, file, tuple(code for code in SPELLINGS if code in notes)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _names_in(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The names in a folder by what they have in common under all spellings; empty if it cannot be listed."""
+    try:
+        return _listed(str(folder), os.stat(folder).st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@functools.lru_cache(maxsize=_FOLDERS_CACHED)
+def _listed(folder: str, changed_at: int) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(os.listdir(folder)):
+        key = _folded(name)
+        found[key] = (*found.get(key, ()), name)
+    return found
+
+
+def _missing(root: Path, given: str) -> RecordError:
+    """The error for a path that means no file, with the likeliest cure."""
+    if _DRIVE.match(given):
+        hint = _prefix_hint(root, given)
+        return RecordError(
+            Reason.PATH_OUTSIDE_ROOT,
+            "a path with a drive letter, from a Windows machine",
+            where=given,
+            hint=hint or "cut the folder in front, so that paths begin below the image root, and write slashes",
+        )
+    near = _near(root, given)
+    return RecordError(
+        Reason.PICTURE_MISSING,
+        f"there is no such image below {root}",
+        where=given,
+        hint=f"did you mean {near}?" if near else "check the path, or give the folder it begins in as --image-root",
+    )
+
+
+def _prefix_hint(root: Path, given: str) -> str | None:
+    """The cure for a path of another machine whose last names are below the image root."""
+    pure = PureWindowsPath(given) if _DRIVE.match(given) or "\\" in given else PurePosixPath(given)
+    names = [name for name in pure.parts if name != pure.anchor]
+    if not pure.anchor or ".." in names:
+        return None
+    for start in range(1, len(names)):
+        rest = names[start:]
+        if _is_there(root.joinpath(*rest)):
+            separator = "\\" if isinstance(pure, PureWindowsPath) else "/"
+            prefix = given[: len(given) - len(separator.join(rest))]
+            return f"{'/'.join(rest)} is below the image root: cut {prefix} from the beginning of the paths"
+    return None
+
+
+def _near(root: Path, given: str) -> str | None:
+    """A file beside the one that is not there, whose name is much like it."""
+    wanted = PurePosixPath(os.path.normpath(given.replace("\\", "/")))
+    if wanted.is_absolute() or ".." in wanted.parts:
+        return None
+    names = _names_in(root / wanted.parent)
+    if len(names) > _MOST_NAMES:
+        return None
+    same_stem = [one for key in names for one in names[key] if PurePosixPath(one).stem == wanted.stem]
+    near = same_stem or difflib.get_close_matches(wanted.name, [one for key in names for one in names[key]], 1, 0.85)
+    return str(wanted.parent / near[0]) if near else None

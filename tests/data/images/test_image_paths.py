@@ -1,0 +1,111 @@
+"""Paths as people write them, and the files they mean."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ixtune.data.images.image_paths import SPELLINGS, inside, locate
+from ixtune.data.rejects import Reason, RecordError
+
+COMPOSED = unicodedata.normalize("NFC", "Größe é.png")
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+FILES = ("photos/0.png", "photos/Deep Folder/UPPER.JPEG", f"accents/{COMPOSED}", f"apart/{DECOMPOSED}", "100%.png")
+
+# as given, the file that is meant, what is noted
+FOUND = [
+    ("photos/0.png", FILES[0], ()),
+    ("./photos//0.png", FILES[0], ()),
+    ("photos/../photos/0.png", FILES[0], ()),
+    ("photos\\0.png", FILES[0], ("path_backslashes",)),
+    (".\\photos\\0.png", FILES[0], ("path_backslashes",)),
+    (" photos/0.png\n", FILES[0], ("path_spaces",)),
+    ("photos/Deep%20Folder/UPPER.JPEG", FILES[1], ("path_percent",)),
+    ("photos/deep folder/upper.jpeg", FILES[1], ("path_letter_case",)),
+    ("Photos\\deep%20folder\\upper.jpeg", FILES[1], ("path_backslashes", "path_percent", "path_letter_case")),
+    (f"accents/{DECOMPOSED}", FILES[2], ("path_unicode",)),
+    (f"apart/{COMPOSED}", FILES[3], ("path_unicode",)),
+    (f"ACCENTS/{DECOMPOSED}", FILES[2], ("path_unicode", "path_letter_case")),
+    (f"accents/{DECOMPOSED.upper()}", FILES[2], ("path_letter_case",)),
+    ("100%.png", FILES[4], ()),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("base") / "root"
+    for name in FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "twice").mkdir()
+    for name in ("a.png", "A.png"):
+        (root / "twice" / name).write_bytes(b"x")
+    (root.parent / "secret.png").write_bytes(b"x")
+    (root / "link.png").symlink_to(root.parent / "secret.png")
+    (root / "Way").symlink_to(root.parent)
+    return root.resolve()
+
+
+@pytest.mark.parametrize(("given", "file", "notes"), FOUND)
+def test_a_path_is_found_and_what_was_done_to_it_is_noted(root: Path, given: str, file: str, notes: tuple[str, ...]):
+    found = locate(root, given)
+    assert (found.path, found.file) == (file, root / file)
+    assert found.notes == notes
+
+
+def test_every_spelling_occurs():
+    assert {note for *_, notes in FOUND for note in notes} == set(SPELLINGS)
+    assert all(SPELLINGS.values())
+
+
+def test_an_absolute_path_below_the_root_is_found(root: Path):
+    assert locate(root, str(root / FILES[0])).path == FILES[0]
+    assert locate(root, f"{root}/PHOTOS/0.png").notes == ("path_letter_case",)
+
+
+# as given, the reason, and words of the hint
+REFUSED = [
+    ("photos/9.png", Reason.PICTURE_MISSING, "--image-root"),
+    ("photos/0.jpg", Reason.PICTURE_MISSING, "did you mean photos/0.png?"),
+    ("twice/a.PNG", Reason.PICTURE_MISSING, "the one that is meant"),
+    ("../secret.png", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
+    ("..\\secret.png", Reason.PICTURE_MISSING, "--image-root"),
+    ("..%2Fsecret.png", Reason.PICTURE_MISSING, "--image-root"),
+    ("link.png", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
+    ("LINK.PNG", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
+    ("way/secret.png", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
+    ("/etc/passwd", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
+    ("/home/me/data/photos/0.png", Reason.PATH_OUTSIDE_ROOT, "cut /home/me/data/ from the beginning"),
+    ("C:\\Users\\me\\data\\photos\\0.png", Reason.PATH_OUTSIDE_ROOT, "cut C:\\Users\\me\\data\\ from the beginning"),
+    ("D:/elsewhere/9.png", Reason.PATH_OUTSIDE_ROOT, "cut the folder in front"),
+    ("a\0b", Reason.PICTURE_UNREADABLE, "correct the path"),
+]
+
+
+@pytest.mark.parametrize(("given", "reason", "hint"), REFUSED)
+def test_what_means_no_file_is_refused_with_a_cure(root: Path, given: str, reason: Reason, hint: str):
+    with pytest.raises(RecordError) as caught:
+        locate(root, given)
+    assert caught.value.reason is reason
+    assert hint in caught.value.hint
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from([*"./\\%aA0 ", "..", "%2e", "%2F", "%5c", "photos", "PHOTOS", "Way", "link.png", "secret.png"]),
+        max_size=12,
+    )
+)
+def test_no_spelling_leads_out_of_the_root(root: Path, parts: list[str]):
+    try:
+        found = locate(root, "".join(parts))
+    except RecordError:
+        return
+    assert os.path.realpath(found.file).startswith(str(root))
+    assert inside(root, found.path) == (found.path, found.file)
