@@ -160,7 +160,12 @@ def _heif(file: IO[bytes], name: str, kind: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # what the codecs raise on broken data differs by version
-        raise broken(f"the {kind} image is broken or cut short", name) from error
+        raise ImageError(
+            Reason.PICTURE_BROKEN,
+            f"the {kind} image is broken or cut short",
+            where=name,
+            hint="copy the file again, or convert it to JPEG or PNG where it still opens",
+        ) from error
 
 
 def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:

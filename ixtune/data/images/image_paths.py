@@ -111,7 +111,8 @@ def _is_there(file: Path) -> bool:
 
 def _spellings(given: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The path as given and as it may be meant, each change added to the ones before."""
-    text, notes = given, ()
+    text = given
+    notes: tuple[str, ...] = ()
     yield text, notes
     for code, change in (
         ("path_spaces", str.strip),
