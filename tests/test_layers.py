@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "recipe",
         "data checkpoint",
         "model",
-        "processing adapter planning",
+        "processing adapter planning answering",
         "merging",
         "exporting training",
         "evaluation folder_inspection init_project doctor bench",

@@ -18,15 +18,15 @@ from small_base import RELEASED_CONFIG
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from ixtune.adapter import attach, bundle
+from ixtune.answering.answerer import Answerer
+from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
-from ixtune.evaluation.settings import Settings
 from ixtune.exporting.export import export
 from ixtune.merging.merge import merge
 from ixtune.model.loading import load_base
@@ -88,9 +88,9 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     from ixtune.data.prepared.store import ImageFiles
     from ixtune.training.batch import ImageSource
 
-    source = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections)).of
+    source = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections))
     with loaded.autocast():
-        answer = Answerer(loaded.model, loaded.tokenizer, source, Settings(8))([prompt])[0]
+        answer = Answerer(loaded.model, loaded.tokenizer, source, Settings(8)).answer([prompt])[0]
     assert done.stdout.splitlines()[1] == repr([answer.text])
 
 

@@ -18,13 +18,13 @@ import fonts
 import pages
 import torch
 
+from ixtune.answering.answerer import Answerer, answer_all
+from ixtune.answering.prompt import Prompt
+from ixtune.answering.settings import Settings
 from ixtune.data.images.pixels import crops as cut
 from ixtune.data.images.pixels import place
 from ixtune.data.record import Turn
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.evaluation.generate import Answerer, answer_all
-from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.scores.case import Case
@@ -65,6 +65,22 @@ def questions(name: str, boxed: bool, unseen: bool, count: int) -> tuple[list[Pr
     return prompts, answers, crops
 
 
+class Pages:
+    """Drawn pages as the answerer reads images; made for each set of questions."""
+
+    def __init__(self, crops: dict[str, Any]) -> None:
+        self.crops = crops
+
+    def of(self, records: Any) -> dict[str, Any]:
+        """Return the crops and grids of the records' pages."""
+        parts = [self.crops[image["path"]] for record in records for image in record["pictures"]]
+        return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
+
+    def key(self, stored: Any) -> str:
+        """Return the page's name."""
+        return str(stored["path"])
+
+
 def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, bool], Interval]:
     """Exact match by kind, by boxed or running print, and by whether the fonts were unseen."""
     model, _ = load_base(base, quantize=quantize, dtype=torch.bfloat16)
@@ -74,11 +90,7 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
         for boxed, unseen in COLUMNS[1:2] if quantize else COLUMNS:
             prompts, references, crops = questions(name, boxed, unseen, count)
 
-            def images_of(records: Any, crops: dict[str, Any] = crops) -> dict[str, Any]:
-                parts = [crops[image["path"]] for record in records for image in record["pictures"]]
-                return {"crops": torch.cat([part for part, _ in parts]), "grids": [grid for _, grid in parts]}
-
-            said = answer_all(Answerer(model, tokenizer, images_of, Settings(24)), prompts, 12)
+            said = answer_all(Answerer(model, tokenizer, Pages(crops), Settings(24)), prompts, 12)
             answers = [answer.text for answer in said]
             parts = [exact_match(Case(a, (r,))) for a, r in zip(answers, references, strict=True)]
             found[name, boxed, unseen] = interval(parts, range(len(prompts)))

@@ -41,10 +41,10 @@ def command(
 
     Example: ixtune chat --adapter runs/receipts --image receipt.png
     """
+    from ixtune.answering.settings import Settings
     from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
     from ixtune.evaluation.contenders import contender, require_form
-    from ixtune.evaluation.settings import Settings
 
     # what can be wrong is told before seconds of imports, and before gigabytes are loaded
     settings = Settings(

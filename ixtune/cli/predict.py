@@ -10,8 +10,8 @@ import typer
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
+    from ixtune.answering.settings import Settings
     from ixtune.evaluation.session import Loaded
-    from ixtune.evaluation.settings import Settings
 
 
 def command(
@@ -59,12 +59,12 @@ def command(
 
     Example: ixtune predict --from questions.jsonl --adapter runs/receipts --out answers.jsonl
     """
+    from ixtune.answering.settings import Settings
     from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
     from ixtune.errors import UsageError
     from ixtune.evaluation.contenders import contender, require_form
     from ixtune.evaluation.questions import require_given
-    from ixtune.evaluation.settings import Settings
     from ixtune.files import refuse_existing
 
     # what can be wrong is told before seconds of imports, and before gigabytes are loaded

@@ -13,15 +13,16 @@ from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
 
+from ixtune.answering.answerer import PREFIX_BYTES, Answer, Answerer
+from ixtune.answering.prompt import Prompt
+from ixtune.answering.settings import Settings
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.evaluation.generate import Answer, Answerer
-from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.questions import View, prompt_of, with_placeholders
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
-from ixtune.evaluation.settings import Settings
 from ixtune.layout import MAX_HD_NUM
+from ixtune.model.prefix_cache import PrefixCache
 from ixtune.training.batch import ImageSource
 
 HELP = f"""\
@@ -54,6 +55,7 @@ class Chat:
         # separators that were trained are among the vectors: base and adapter then see different ones
         cache = None if loaded.trains_separators() else loaded.base_model
         self._source = ImageSource(ImageFiles((Path(),), view.corrections), cache, CACHE_BYTES)
+        self._prefixes = PrefixCache(PREFIX_BYTES)
 
     def line(self, text: str) -> bool:
         """Take one line; False at the end. What is wrong with it is written, and the conversation stays as it was."""
@@ -64,7 +66,7 @@ class Chat:
             if text:
                 self._ask(text)
         except IxtuneError as error:
-            self.write(f"error: {error}\nmend:  {error.hint}\n")
+            self.write(f"error: {error}\nhint:  {error.hint}\n")
         except KeyboardInterrupt:
             self.write("\n(stopped; this question is forgotten, what it was to show waits for the next)\n")
         return True
@@ -121,18 +123,19 @@ class Chat:
         if self.compares:
             self.write("base     ")
             with self.loaded.as_base():
-                self._answer(prompt)
+                self._answer(prompt, "base")
             self.write("adapter  ")
-        answer = self._answer(prompt)
+        answer = self._answer(prompt, "adapter")
         self.turns += [question, Turn("assistant", answer.text)]
         self.images += self.shown
         self.shown = []
 
-    def _answer(self, prompt: Prompt) -> Answer:
-        answerer = Answerer(self.loaded.model, self.loaded.tokenizer, self._source.of, self.settings)
+    def _answer(self, prompt: Prompt, variant: str) -> Answer:
+        loaded = self.loaded
+        answerer = Answerer(loaded.model, loaded.tokenizer, self._source, self.settings, self._prefixes, variant)
         streamer = _Writer(answerer, self.write)
-        with self.loaded.autocast():
-            answer = answerer([prompt], streamer)[0]
+        with loaded.autocast():
+            answer = answerer.answer([prompt], streamer)[0]
         self.write(f" (cut off after {answer.tokens} tokens)\n" if answer.finish == "length" else "\n")
         return answer
 

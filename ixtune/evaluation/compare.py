@@ -7,15 +7,16 @@ import random
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+from ixtune.answering.answerer import Answer, Answerer, answer_batches
+from ixtune.answering.prompt import Prompt
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import MAJORITY
 from ixtune.evaluation.controls import majority_answers, question_forms
 from ixtune.evaluation.exam import Question
-from ixtune.evaluation.generate import Answerer, answer_all
-from ixtune.evaluation.prompt import Prompt
-from ixtune.scores import SCORES
+from ixtune.scores import judging
 from ixtune.scores.case import Case, Part
 from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
@@ -50,21 +51,43 @@ class Answers:
 
 
 def ask(
-    name: str,
     answerer: Answerer,
-    prompts: Sequence[Prompt],
+    prompts: Mapping[str, Sequence[Prompt]],
     batch_size: int,
-    *,
-    control: bool = False,
-    loss: float | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Answers:
-    """Let a model answer, in batches of prompts of similar length."""
+) -> list[Answers]:
+    """Let a model answer several lists of prompts at once; prompts about the same images share a batch.
+
+    Args:
+        answerer: The model.
+        prompts: Lists by the name of their answers.
+        batch_size: Maximum number of prompts in a batch.
+        progress: Called with the number of prompts in each finished batch.
+
+    Returns:
+        The answers to each list; the time of a batch is divided evenly among its prompts.
+    """
+    every = [prompt for of_one in prompts.values() for prompt in of_one]
+    said: dict[int, tuple[Answer, float]] = {}
     start = time.perf_counter()
-    made = answer_all(answerer, prompts, batch_size, progress)
-    seconds, unfinished = time.perf_counter() - start, sum(answer.finish == "length" for answer in made)
-    texts, tokens = tuple(answer.text for answer in made), sum(answer.tokens for answer in made)
-    return Answers(name, texts, control, loss, seconds, tokens, unfinished)
+    for chosen, made in answer_batches(answerer, every, batch_size):
+        share = (time.perf_counter() - start) / len(chosen)
+        said |= {index: (answer, share) for index, answer in zip(chosen, made, strict=True)}
+        if progress is not None:
+            progress(len(chosen))
+        start = time.perf_counter()
+    in_order = iter([said[index] for index in range(len(every))])
+    return [_answers(name, list(islice(in_order, len(of_one)))) for name, of_one in prompts.items()]
+
+
+def _answers(name: str, said: Sequence[tuple[Answer, float]]) -> Answers:
+    return Answers(
+        name,
+        tuple(answer.text for answer, _ in said),
+        seconds=sum(seconds for _, seconds in said),
+        tokens=sum(answer.tokens for answer, _ in said),
+        unfinished=sum(answer.finish == "length" for answer, _ in said),
+    )
 
 
 def majority(questions: Sequence[Question]) -> Answers:
@@ -150,8 +173,8 @@ def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: S
 
 
 def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part]:
-    part = SCORES[score].part
-    return [part(Case(text, q.references, q.options, q.kind)) for text, q in zip(one.texts, questions, strict=True)]
+    cases = (Case(text, q.references, q.options, q.kind) for text, q in zip(one.texts, questions, strict=True))
+    return judging.parts(score, cases)
 
 
 def _circular(questions: Sequence[Question], parts: Sequence[Part]) -> Tally:

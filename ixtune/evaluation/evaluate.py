@@ -12,6 +12,9 @@ import torch
 
 import ixtune
 from ixtune import base
+from ixtune.answering.answerer import Answerer
+from ixtune.answering.prompt import Prompt
+from ixtune.answering.settings import Settings
 from ixtune.data.benchmarks import BENCHMARKS, read
 from ixtune.data.prepared import manifest, store
 from ixtune.data.rejects import Reject
@@ -20,15 +23,13 @@ from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
-from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.options import USUAL, Options, Source, require_data
-from ixtune.evaluation.prompt import Prompt
-from ixtune.evaluation.session import CACHE_BYTES, Loaded, record_of, view_of
-from ixtune.evaluation.settings import Settings
+from ixtune.evaluation.session import Loaded, record_of, view_of
+from ixtune.evaluation.shared_vectors import SharedVectors
 from ixtune.files import sha256_file
-from ixtune.scores import SCORES
+from ixtune.model.prefix_cache import PrefixCache
 from ixtune.scores.case import Case
-from ixtune.training.batch import ImageSource
+from ixtune.scores.judging import require_judgeable
 from ixtune.training.monitoring.validation import mean_loss
 
 FORMAT = 2
@@ -40,7 +41,6 @@ Progress = Callable[[int, int], None]
 Advance = Callable[[int], None]
 Scores = tuple[str, ...]
 _LEAST_TOKENS, _SPARE_TOKENS = 64, 32  # of an answer
-_NAMED = 5  # questions in a message
 _USUAL_SCORES = ("exact_match",)  # of a prepared set
 
 
@@ -73,7 +73,9 @@ def evaluate(
     """
     exam, about, usual = _opened(source, models, options.limit)
     scores = options.scores or usual
-    _require_judgeable(exam, scores)
+    cases = [(one.id, Case("", one.references, one.options, one.kind)) for one in exam.questions]
+    hint = "choose another score, or give these questions other references"
+    require_judgeable(scores, cases, where="--score", hint=hint)
     blind: dict[str, list[Prompt]] = {}
     if options.controls and any(question.prompt.images for question in exam.questions):
         # what cannot be swapped is told before the work
@@ -86,11 +88,14 @@ def evaluate(
 
     answered, described = [], []
     longest = options.max_new_tokens or _longest(exam)
+    vectors = SharedVectors(exam.files)
     for group in _groups(models):
-        for answers, description in _asked(group, exam, blind, replace(options, max_new_tokens=longest), advance):
+        chosen = replace(options, max_new_tokens=longest)
+        for answers, description in _asked(group, exam, blind, vectors, chosen, advance):
             answered.append(answers)
             described += [description] if description else []
-        gc.collect()  # one model has to be gone before the next one comes
+        vectors.release()
+        gc.collect()  # free this model before loading the next
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     answered.sort(key=lambda one: one.control)
@@ -145,28 +150,6 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
     return exam, about, benchmark.scores
 
 
-def _require_judgeable(exam: Exam, scores: Sequence[str]) -> None:
-    """Refuse a score that cannot be taken on these questions, before anything is answered.
-
-    Raises:
-        IxtuneError: a reference is not of the form that the score needs, such as JSON; some questions are named.
-    """
-    for name in scores:
-        wrong = []
-        for question in exam.questions:
-            try:
-                SCORES[name].part(Case("", question.references, question.options, question.kind))
-            except ValueError as error:
-                wrong.append(f"{question.id}: {error}")
-        if wrong:
-            raise IxtuneError(
-                f"{name} cannot judge answers to {len(wrong):,} of {len(exam.questions):,} questions",
-                where="--score",
-                hint="choose another score, or give these questions other references",
-                notes=wrong[:_NAMED],
-            )
-
-
 def _longest(exam: Exam) -> int:
     """Tokens that an answer may have: enough for the longest reference, and to show one that does not end."""
     return max(_LEAST_TOKENS, _SPARE_TOKENS + max(row["supervised_tokens"] for row in exam.rows.rows))
@@ -191,9 +174,14 @@ def _groups(models: Sequence[Contender]) -> Iterator[list[Contender]]:
 
 
 def _asked(
-    group: Sequence[Contender], exam: Exam, blind: Mapping[str, Sequence[Prompt]], options: Options, advance: Advance
+    group: Sequence[Contender],
+    exam: Exam,
+    blind: Mapping[str, Sequence[Prompt]],
+    vectors: SharedVectors,
+    options: Options,
+    advance: Advance,
 ) -> Iterator[tuple[Answers, dict[str, Any] | None]]:
-    """Load a group and let each answer: with a description of the model, and as a control without."""
+    """Load a group and let each answer; yield the answers with a description of the model, or None for a control."""
     loaded = Loaded(group[-1].base, group[-1].adapter, options.quantize, options.force)
     if exam.manifest is not None:
         manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256)
@@ -203,24 +191,24 @@ def _asked(
             where=group[-1].base,
             hint="evaluate them one by one: a loss in tokens of one vocabulary says nothing beside that of another",
         )
-    # trained separators are among the vectors: base and adapter then see different ones
-    images = ImageSource(exam.files, None if loaded.trains_separators() else loaded.base_model, CACHE_BYTES)
+    images = vectors.source(loaded)
     assert options.max_new_tokens is not None
     settings = Settings(options.max_new_tokens)
     for one in group:
         with loaded.autocast(), loaded.as_base() if one.adapter is None else nullcontext(loaded.model) as model:
-            answerer = Answerer(model, loaded.tokenizer, images.of, settings)
-            prompts = [question.prompt for question in exam.questions]
-            loss = mean_loss(model, exam.rows, images, PACK_TOKENS, loaded.dtype)
-            answers = ask(one.name, answerer, prompts, options.batch_size, loss=loss, progress=advance)
-            yield answers, _described(one, loaded, answers)
+            answerer = Answerer(model, loaded.tokenizer, images, settings)
+            prompts: dict[str, Sequence[Prompt]] = {one.name: [question.prompt for question in exam.questions]}
             if one.name in blind:
-                name = blind_name(one.name)
-                yield ask(name, answerer, blind[one.name], options.batch_size, control=True, progress=advance), None
+                prompts[blind_name(one.name)] = blind[one.name]
+            loss = mean_loss(model, exam.rows, images, PACK_TOKENS, loaded.dtype)
+            answers, *controls = ask(answerer, prompts, options.batch_size, advance)
+            answers = replace(answers, loss=loss)
+            yield answers, _described(one, loaded, answers, answerer.prefixes)
+            yield from ((replace(control, control=True), None) for control in controls)
 
 
-def _described(one: Contender, loaded: Loaded, answers: Answers) -> dict[str, Any]:
-    """What tells this model from others, and what its answers took."""
+def _described(one: Contender, loaded: Loaded, answers: Answers, prefixes: PrefixCache) -> dict[str, Any]:
+    """Return what tells this model from others, and what its answers cost."""
     weights = loaded.description()
     return {
         "name": one.name,
@@ -232,6 +220,11 @@ def _described(one: Contender, loaded: Loaded, answers: Answers) -> dict[str, An
         "generate_s": answers.seconds,
         "answer_tokens": answers.tokens,
         "unfinished": answers.unfinished,
+        "prefixes": {
+            "computed": prefixes.computed,
+            "reused": prefixes.reused,
+            "peak_bytes": prefixes.peak_bytes,
+        },
     }
 
 

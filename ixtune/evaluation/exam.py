@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ixtune.answering.prompt import Prompt
 from ixtune.data.benchmarks import Items
 from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of, stored_image
 from ixtune.data.record import Record, Turn
@@ -14,7 +15,6 @@ from ixtune.data.rejects import RecordError, Reject
 from ixtune.data.text.template import PLACEHOLDER, encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.prompt import Prompt
 from ixtune.evaluation.questions import View, layout_of_file, with_placeholders
 from ixtune.training.monitoring.answers import references_of
 

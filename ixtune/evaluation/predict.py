@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ixtune.answering.answerer import Answer, Answerer
+from ixtune.answering.batches import batches
+from ixtune.answering.settings import Settings
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.generate import Answer, Answerer, batches
 from ixtune.evaluation.questions import Asked, View, prompt_of
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
-from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_bytes, refuse_existing
 from ixtune.training.batch import ImageSource
 
@@ -47,7 +48,8 @@ def predict_one(loaded: Loaded, question: str, images: Sequence[Path], view: Vie
     """The answer to one question about images anywhere on this machine."""
     source = ImageSource(ImageFiles((Path(),), view.corrections))  # the prompt's paths are absolute
     with loaded.autocast():
-        return Answerer(loaded.model, loaded.tokenizer, source.of, settings)([prompt_of(question, images, view)])[0]
+        answerer = Answerer(loaded.model, loaded.tokenizer, source, settings)
+        return answerer.answer([prompt_of(question, images, view)])[0]
 
 
 def predict_all(
@@ -75,15 +77,15 @@ def predict_all(
     if progress is not None:
         progress(resumed)
     images = ImageSource(asked.files, loaded.base_model, CACHE_BYTES)
-    answerer = Answerer(loaded.model, loaded.tokenizer, images.of, settings)
+    answerer = Answerer(loaded.model, loaded.tokenizer, images, settings)
     try:
         with loaded.autocast(), journal:
-            for chosen in batches(prompts, batch_size):
+            for chosen in batches([prompt.size for prompt in prompts], max_rows=batch_size):
                 # the batches are those of a run without a kill, for the sake of equal sums and equal draws
                 wanted = [index for index in chosen if asked.questions[index].id not in done]
                 if not wanted:
                     continue
-                answers = answerer([prompts[index] for index in chosen])
+                answers = answerer.answer([prompts[index] for index in chosen])
                 for index, answer in zip(chosen, answers, strict=True):
                     tokens += answer.tokens
                     if index in wanted:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ixtune.answering.prompt import Prompt
 from ixtune.data.benchmarks.item import reject_of
 from ixtune.data.containers.json_text import decoded, line_entries
 from ixtune.data.images.header import read_header
@@ -22,7 +23,6 @@ from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.prompt import Prompt
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 

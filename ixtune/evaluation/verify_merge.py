@@ -17,14 +17,14 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from ixtune.adapter.weights import read_adapter
+from ixtune.answering.answerer import Answerer
+from ixtune.answering.settings import Settings
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import manifest, store
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.questions import Asked, Question, View, from_file, from_set
 from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
-from ixtune.evaluation.settings import Settings
 from ixtune.files import atomic_write_json
 from ixtune.merging.merge import REPORT_FILE
 from ixtune.training.batch import ImageSource
@@ -213,9 +213,9 @@ class _Ids(BaseStreamer):
 def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], int]:
     """Ids of prompt and greedy answer together, and how many are the prompt's."""
     collected = _Ids()
-    answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files).of, Settings(LONGEST_TOKENS))
+    answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files), Settings(LONGEST_TOKENS))
     with loaded.autocast():
-        answerer([question.prompt], collected)
+        answerer.answer([question.prompt], collected)
     return collected.ids, len(question.prompt.ids(loaded.tokenizer))
 
 

@@ -18,6 +18,7 @@ from ixtune.model.attention import FLEX, attention_of
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.low_memory import gated, heads, rms_norm
 from ixtune.model.plora import ImageRows, PLoRA, apply
+from ixtune.model.shared_prefix import SharedPrefixCache
 
 
 class RMSNorm(nn.Module):
@@ -113,6 +114,9 @@ class Attention(nn.Module):
         query, key, value = heads(qkv, angles, self.head_dim, self.num_key_value_groups)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        if isinstance(past_key_values, SharedPrefixCache):
+            out = past_key_values.attend(self.layer_idx, query, key, value, self.scaling)
+            return apply(self.wo, self.wo_plora, out.reshape(batch, length, -1), images)
         packed = kwargs.get("cu_seq_lens_q") is not None
         attend = attention_of(self.config._attn_implementation, packed=packed)
         out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
@@ -206,7 +210,8 @@ class Decoder(nn.Module):
         packed = kwargs.get("cu_seq_lens_q") is not None
         if packed:
             kwargs["bounds"] = tuple(kwargs["cu_seq_lens_q"].tolist())  # asked for once, and not by every layer
-        if not packed or self.config._attn_implementation == FLEX:
+        has_mask = packed or isinstance(past_key_values, SharedPrefixCache)
+        if not has_mask or (packed and self.config._attn_implementation == FLEX):
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=embeds_BLD,

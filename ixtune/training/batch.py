@@ -5,7 +5,8 @@ A pack is a list of record indices. Its records become segments of one row of to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,15 @@ class ImageSource:
         self.files = files
         self.model = cache_for
         self.cache_bytes = cache_bytes
-        self.vectors: dict[tuple[int, str, int], torch.Tensor] = {}
+        self.vectors: dict[Hashable, torch.Tensor] = {}
+
+    def key(self, stored: Mapping[str, Any]) -> Hashable:
+        """Return what tells an image and its layout from others, and from the same file after an edit."""
+        version: tuple[int, ...] = ()
+        with suppress(OSError):  # reading the image reports it
+            file = self.files.path(stored).stat()
+            version = (file.st_mtime_ns, file.st_size)
+        return (*sorted(stored.items()), *version)
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
         """uint8 crops [N, 3, 336, 336] and (rows, cols) of one image of a record, in the layout that it has there.
@@ -71,7 +80,7 @@ class ImageSource:
 
     def _vectors(self, record: dict[str, Any], index: int) -> torch.Tensor:
         stored = record["pictures"][index]
-        key = (stored["root"], stored["path"], stored["hd_num"])
+        key = self.key(stored)
         if key in self.vectors:
             return self.vectors[key]
         assert self.model is not None

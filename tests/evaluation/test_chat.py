@@ -10,12 +10,14 @@ import pytest
 import torch
 from records import write_image
 
+from ixtune.answering.answerer import Answerer
+from ixtune.answering.settings import Settings
+from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.evaluation import predict
 from ixtune.evaluation.chat import Chat, _Writer, converse
-from ixtune.evaluation.generate import Answerer
 from ixtune.evaluation.session import Loaded
-from ixtune.evaluation.settings import Settings
+from ixtune.training.batch import ImageSource
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_a_question_that_is_stopped_is_forgotten_and_its_image_waits(
         raise KeyboardInterrupt
 
     chat.line(f"/image '{image}'")
-    monkeypatch.setattr(Answerer, "__call__", press)
+    monkeypatch.setattr(Answerer, "answer", press)
     assert chat.line("Which number?")
     assert "stopped" in said[-1]
     assert (chat.turns, len(chat.shown)) == ([], 1)
@@ -99,7 +101,7 @@ def test_hd_holds_for_images_to_come(chat: Chat, said: list[str], image: Path) -
 def test_text_comes_token_by_token_and_characters_come_whole(loaded: Loaded) -> None:
     """The bytes of a character that the vocabulary lacks are tokens of their own."""
     said: list[str] = []
-    answerer = Answerer(loaded.model, loaded.tokenizer, lambda records: {}, Settings())
+    answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(ImageFiles(())), Settings())
     writer = _Writer(answerer, said.append)
     writer.put(torch.tensor([[1, 2, 3]]))
     ids = loaded.tokenizer.encode("12 語 34")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from ixtune.answering.prompt import Prompt
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.compare import Answers, judged, swapped
 from ixtune.evaluation.exam import Question
-from ixtune.evaluation.prompt import Prompt
 
 
 def _prompt(question: str, *paths: str) -> Prompt:

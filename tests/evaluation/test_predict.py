@@ -10,6 +10,7 @@ from PIL import Image
 from records import write_image
 
 from ixtune.adapter import attach, bundle
+from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
@@ -20,7 +21,6 @@ from ixtune.data.rejects import RecordError
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
-from ixtune.evaluation.settings import Settings
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.recipe import recipe as recipes

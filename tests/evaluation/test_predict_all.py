@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from records import write_image
 
+from ixtune.answering.settings import Settings
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
 from ixtune.evaluation.questions import Asked
 from ixtune.evaluation.session import Loaded
-from ixtune.evaluation.settings import Settings
 
 LINES: list[dict[str, Any]] = [
     {"id": "first", "question": "How many?", "image": "a.png"},

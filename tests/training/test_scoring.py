@@ -10,6 +10,9 @@ import pytest
 import torch
 from text_run import prepare_texts, text_recipe
 
+from ixtune.answering.answerer import Answer, Answerer
+from ixtune.answering.batches import batches
+from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared.manifest import Options
@@ -17,6 +20,7 @@ from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
+from ixtune.model import generation
 from ixtune.planning.memory_options import Levers
 from ixtune.training.assembly import Network, build
 from ixtune.training.batch import ImageSource
@@ -66,24 +70,25 @@ def test_the_same_records_are_asked_each_time_and_others_with_another_seed():
 def test_batches_hold_every_record_once_and_no_more_tokens_than_allowed(records: TrainingSet):
     asked = [0, 2, 3, 5, 7, 11]
     longest = [records.lengths[at] + records.supervised[at] + answers.SPARE_TOKENS for at in asked]
-    made = scoring.batches(records, asked, 2 * max(longest))
-    assert sorted(index for batch in made for index in batch) == asked
+    sizes = [answers.size_of(records.record(index)) for index in asked]
+    assert [size.own_tokens for size in sizes] == longest
+    made = batches(sizes, max_tokens=2 * max(longest))
+    assert sorted(at for batch in made for at in batch) == list(range(len(asked)))
     assert max(map(len, made)) > 1
     for batch in made:
-        tokens = max(longest[asked.index(index)] for index in batch)
-        assert len(batch) * tokens <= 2 * max(longest)
-    assert scoring.batches(records, asked, 1) == [[index] for index in asked], "too long for any batch, so alone"
+        assert len(batch) * max(longest[at] for at in batch) <= 2 * max(longest)
+    assert batches(sizes, max_tokens=1) == [[at] for at in range(len(asked))], "too long for any batch, so alone"
 
 
 def test_answers_do_not_depend_on_who_else_is_in_the_batch(
     network: Network, records: TrainingSet, tokenizer: Tokenizer
 ):
     """In fp32; padding on the left must change no token, and one's limit is not the other's."""
-    images = ImageSource(records.files)
+    answerer = Answerer(network.wrapped, tokenizer, ImageSource(records.files), Settings())
     asked = [records.record(index) for index in (0, 5, 11)]
     with answers.asking(network.wrapped, torch.float32):
-        together = answers.answer(network.wrapped, asked, images, tokenizer)
-        alone = [answers.answer(network.wrapped, [record], images, tokenizer)[0] for record in asked]
+        together = answers.answer(answerer, asked)
+        alone = [answers.answer(answerer, [record])[0] for record in asked]
     assert together == alone
     assert len({answer.text for answer in together}) > 1
 
@@ -96,13 +101,13 @@ def test_an_answer_without_an_end_is_cut_by_its_own_reference(
     one = tokenizer.encode("1")
     assert len(one) == 1
     monkeypatch.setattr(
-        answers.generation, "generate", lambda _, prompts, *__, **how: [one * how["max_new_tokens"] for _ in prompts]
+        generation, "generate", lambda _, prompts, *__, **how: [one * how["max_new_tokens"] for _ in prompts]
     )
-    found = answers.answer(network.wrapped, asked, ImageSource(records.files), tokenizer)
+    found = answers.answer(Answerer(network.wrapped, tokenizer, ImageSource(records.files), Settings()), asked)
     supervised = [records.supervised[index] for index in (4, 5)]
     assert supervised[1] > supervised[0]
     assert [len(answer.text) for answer in found] == [2 * count + answers.SPARE_TOKENS for count in supervised]
-    assert not any(answer.ended for answer in found)
+    assert {answer.finish for answer in found} == {"length"}
 
 
 def test_scores_are_quotients_of_sums_over_the_records_asked(
@@ -110,9 +115,7 @@ def test_scores_are_quotients_of_sums_over_the_records_asked(
 ):
     """Of 2, 6, 10 the second is answered by its other reference, the third wrongly by one digit of two."""
     said = {"s1": "2", "s3": "6.0", "s5": "11"}
-    monkeypatch.setattr(
-        answers, "answer", lambda _, asked, *__: [answers.Answer(said[record["id"]], True) for record in asked]
-    )
+    monkeypatch.setattr(answers, "answer", lambda _, asked: [Answer(said[record["id"]], 1, "stop") for record in asked])
     found = scoring.measure(
         network.wrapped, records, [1, 3, 5], ["exact_match", "cer"], ImageSource(records.files), tokenizer, 100,
         torch.float32,
@@ -128,9 +131,9 @@ def test_two_processes_answer_every_record_once(
     asked: list[str] = []
     sums: list[tuple[float, ...]] = []
 
-    def answer(_: object, batch: list[dict[str, Any]], *__: object) -> list[answers.Answer]:
+    def answer(_: object, batch: list[dict[str, Any]]) -> list[Answer]:
         asked.extend(record["id"] for record in batch)
-        return [answers.Answer(record["id"][1:], True) for record in batch]
+        return [Answer(record["id"][1:], 1, "stop") for record in batch]
 
     def total(*values: float) -> tuple[float, ...]:
         sums.append(values)
@@ -216,9 +219,9 @@ def test_a_score_that_no_reference_fits_is_refused_before_anything_is_loaded(
         tmp_path, data, f"data.validation={data}", "training.scores=[anls, field_f1]", "training.score_records=2"
     )
     monkeypatch.setattr("ixtune.training.run.build", None)
-    with pytest.raises(IxtuneError, match="field_f1 cannot judge answers to 2 of the 2 records") as refused:
+    with pytest.raises(IxtuneError, match="field_f1 cannot judge answers to 2 of 2 questions") as refused:
         train(recipe, Console(quiet=True))
-    assert "take field_f1 out of training.scores" in refused.value.hint
+    assert "remove the score from training.scores" in refused.value.hint
     assert len(refused.value.notes) == 2
     assert "record t" in refused.value.notes[0]
     assert "the reference holds no fields: '" in refused.value.notes[0]

@@ -1,4 +1,4 @@
-"""Answers of the model in the making for people to read: what no figure shows, such as one that never ends."""
+"""Answers during training for people to read; they show what no figure does, such as an answer that never ends."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from ixtune.answering.answerer import Answerer
+from ixtune.answering.settings import Settings
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.model.prefix_cache import PrefixCache
 from ixtune.training.batch import ImageSource
 from ixtune.training.monitoring import answers
 
@@ -25,26 +28,27 @@ def take(
     tokenizer: Tokenizer,
     dtype: torch.dtype,
 ) -> list[dict[str, Any]]:
-    """Greedy answers to the last question of some records, one after the other, beside their references."""
+    """Return greedy answers to the last question of some records, with their references."""
     made = []
+    answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0))
     with answers.asking(model, dtype):
         for index in indices:
             record = records.record(index)
-            (answer,) = answers.answer(model, [record], images, tokenizer)
+            (answer,) = answers.answer(answerer, [record])
             made.append(
                 {
                     "id": record["id"],
                     "question": record["turns"][-2]["text"],
                     "reference": answers.references_of(record)[0],
                     "answer": answer.text,
-                    "ended": answer.ended,
+                    "ended": answer.finish == "stop",
                 }
             )
     return made
 
 
 def in_short(sample: dict[str, Any]) -> str:
-    """One line of a sample for the reader."""
+    """Return one line that shows a sample."""
     texts = (_shorten(sample[key]) for key in ("question", "answer", "reference"))
     line = "sample   {!r} -> {!r}, reference {!r}".format(*texts)
     return line if sample["ended"] else line + "  (did not end)"

@@ -1,27 +1,28 @@
-"""How answers are made: settings that are checked before anything is loaded, without any tensor library."""
+"""Generation settings, checked before a model is loaded and without a tensor library."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ixtune.answering.prompt import Template
 from ixtune.errors import UsageError
-from ixtune.evaluation.prompt import Template
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How answers are made; names and meanings are those of transformers' GenerationConfig.
+    """Generation settings, with the names and meanings of transformers' GenerationConfig.
 
     Attributes:
-        max_new_tokens: Longest answer.
-        do_sample: Draw tokens; otherwise the likeliest is taken.
-        temperature: Divides the logits. Of sampling.
-        top_p: Smallest set of tokens with this probability. Of sampling.
-        top_k: So many likeliest tokens; 0 for all. Of sampling.
-        repetition_penalty: Divides the logits of tokens that were there, the prompt's included; 1 for none.
-        seed: Of sampling; the same batch is answered the same way again.
-        template: Which ids the question becomes.
+        max_new_tokens: Maximum new tokens per answer.
+        do_sample: Sample tokens instead of taking the most likely one.
+        temperature: Divisor of the logits when sampling.
+        top_p: Sample from the smallest set of tokens with this total probability.
+        top_k: Sample from this many most likely tokens; 0 for all.
+        repetition_penalty: Divisor of the logits of tokens that occurred before, in the prompt or in the answer; 1 for
+            none.
+        seed: Random seed of each batch when sampling.
+        template: Chat template of the prompts.
     """
 
     max_new_tokens: int = 256
@@ -34,10 +35,10 @@ class Settings:
     template: Template = "training"
 
     def __post_init__(self) -> None:
-        """Refuse what transformers would take for something else.
+        """Refuse values that transformers would misread.
 
         Raises:
-            UsageError: an option is out of its range, or one of sampling is given without sampling.
+            UsageError: An option is out of its range, or a sampling option is given without sampling.
         """
         for name, value, low, high in (
             ("temperature", self.temperature, 0.0, float("inf")),
@@ -57,9 +58,9 @@ class Settings:
             )
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `generate`."""
+        """Return keyword arguments of `generate`, without `max_new_tokens`, which each request has."""
         values = asdict(self)
-        del values["seed"], values["template"]
+        del values["seed"], values["template"], values["max_new_tokens"]
         if not self.do_sample:
             for name in ("temperature", "top_p", "top_k"):  # transformers warns of them
                 del values[name]

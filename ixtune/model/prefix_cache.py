@@ -1,0 +1,77 @@
+"""A bounded cache of prompts' prefixes: an image's keys and values are computed for its first question only."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from ixtune.model.shared_prefix import Prefix, compute_prefix
+
+Load = Callable[[int], Mapping[str, Any]]
+"""Return the images of a prompt from a given one on, as the model's keyword arguments."""
+
+
+def prefix_length(ids: Sequence[int], image_token_id: int) -> int:
+    """Return the number of tokens up to and including the last image position; 0 without an image."""
+    return next((at for at in range(len(ids), 0, -1) if ids[at - 1] == image_token_id), 0)
+
+
+class PrefixCache:
+    """Keys and values by token ids and images, the least recently used dropped first.
+
+    Attributes:
+        computed: Number of prefixes computed.
+        reused: Number of times that a prefix was found.
+        peak_bytes: Largest size so far.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Start empty; keep at most `max_bytes`, but always the prefix that was computed last."""
+        self.max_bytes = max_bytes
+        self.computed = self.reused = self.peak_bytes = 0
+        self._kept: OrderedDict[tuple[Hashable, tuple[int, ...], tuple[Hashable, ...]], Prefix] = OrderedDict()
+
+    def get(
+        self, model: Any, ids: Sequence[int], images: Sequence[Hashable], load: Load, variant: Hashable = None
+    ) -> Prefix:
+        """Return the keys and values of a prefix, from the cache where they are in it.
+
+        A kept prefix that this one begins with is continued, such as that of a conversation's first images.
+
+        Args:
+            model: The network, bare or with an adapter.
+            ids: Token ids of the prefix.
+            images: What tells the images from others: content, layout and corrections of each, in order.
+            load: Returns their crops or vectors.
+            variant: What tells the weights in use from others, such as the name of the active adapter.
+        """
+        key = (variant, tuple(ids), tuple(images))
+        if key in self._kept:
+            self.reused += 1
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        start, known = self._longest_start(*key)
+        made = compute_prefix(model, ids, load(known), start)
+        self.computed += 1
+        self._kept[key] = made
+        while len(self._kept) > 1 and self.nbytes > self.max_bytes:
+            self._kept.popitem(last=False)
+        self.peak_bytes = max(self.peak_bytes, self.nbytes)
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all kept keys and values."""
+        return sum(prefix.nbytes for prefix in self._kept.values())
+
+    def _longest_start(
+        self, variant: Hashable, ids: tuple[int, ...], images: tuple[Hashable, ...]
+    ) -> tuple[Prefix | None, int]:
+        """Return the longest kept prefix that this one begins with, and its number of images."""
+        found: tuple[Prefix | None, int] = (None, 0)
+        for (of, start, shown), prefix in self._kept.items():
+            longer = found[0] is None or prefix.length > found[0].length
+            if of == variant and longer and images[: len(shown)] == shown and ids[: len(start)] == start:
+                found = (prefix, len(shown))
+        return found

@@ -1,0 +1,203 @@
+"""Keys and values of a prompt's prefix, computed once and read by every row of a batch that starts with it.
+
+Attention is causal, so a prefix's keys and values do not depend on what follows. A row attends to its prefix and to
+its own tokens separately; the two softmaxes are merged by their log-sum-exp, so no row needs a copy of the prefix.
+
+Shape letters: B rows, P prefix length, L length of a step, M own tokens so far, D hidden, H query heads, K key/value
+heads, G query heads per K, d head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_HAS_KERNEL = ("cpu",)  # devices whose fused attention returns the log-sum-exp by the operation below
+_SCORE_BYTES = 256 << 20  # of fp32 scores that the portable path holds at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Keys and values of the first tokens of a prompt.
+
+    Attributes:
+        length: Number of tokens, P.
+        keys: [1, K, P, d] of each layer.
+        values: [1, K, P, d] of each layer.
+    """
+
+    length: int
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+@torch.no_grad()
+def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], start: Prefix | None = None) -> Prefix:
+    """Run the model over the first tokens of a prompt and keep their keys and values.
+
+    Args:
+        model: The network, bare or with an adapter.
+        ids: Token ids of the prefix, the image token's at image positions.
+        images: Images of the prefix as the model's keyword arguments; after `start`, of the remaining ids only.
+        start: Keys and values of the first `start.length` ids, computed before.
+    """
+    device = next(model.parameters()).device
+    cache = DynamicCache()
+    if start is not None:
+        for layer, (key, value) in enumerate(zip(start.keys, start.values, strict=True)):
+            cache.update(key, value, layer)
+    rest = ids[start.length if start is not None else 0 :]
+    there = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in images.items()}
+    model(
+        input_ids=torch.tensor([list(rest)], device=device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **there,
+    )
+    return Prefix(len(ids), tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers))
+
+
+class SharedPrefixCache(Cache):
+    """The cache of a batch whose rows continue prefixes: stores the rows' own tokens, refers to the prefixes.
+
+    `generate` is given whole prompts padded on the left; the cache reports that all but the last `own` columns were
+    seen, and the columns of a row before its own tokens are masked.
+    """
+
+    def __init__(self, prefixes: Sequence[Prefix | None], own: Sequence[int], columns: int) -> None:
+        """Start a batch.
+
+        Args:
+            prefixes: Of each row; rows that share one are neighbours.
+            own: Number of tokens of each row after its prefix.
+            columns: Length of the padded prompts.
+        """
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self._seen = columns - max(own)
+        self._pads = [max(own) - count for count in own]
+        self._runs: list[tuple[Prefix | None, slice]] = []
+        for _, group in groupby(range(len(own)), key=lambda row: id(prefixes[row])):
+            rows = list(group)
+            self._runs.append((prefixes[rows[0]], slice(rows[0], rows[-1] + 1)))
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of columns that need not be computed again."""
+        return self._seen + int(super().get_seq_length(layer_idx))
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Attend to the prefixes and, causally, to the rows' own tokens.
+
+        Args:
+            layer: Index of the layer.
+            query: [B, H, L, d].
+            key: [B, K, M, d], of the own tokens so far, as `update` returned them.
+            value: [B, K, M, d].
+            scaling: Multiplier of the scores.
+
+        Returns:
+            [B, L, H, d]
+        """
+        out, log_sum = self._own(query, key, value, scaling)
+        for prefix, rows in self._runs:
+            if prefix is not None:
+                shared, log_sum_shared = _attend_all(query[rows], prefix.keys[layer], prefix.values[layer], scaling)
+                # softmax over both parts: weights exp(a) / (exp(a) + exp(b))
+                out[rows] = torch.lerp(out[rows], shared, torch.sigmoid(log_sum_shared - log_sum[rows])[..., None])
+        return out.transpose(1, 2).to(query.dtype)
+
+    def _own(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of the rows to their own tokens: fp32 [B, H, L, d] and its log-sum-exp [B, H, L]."""
+        out = torch.zeros(query.shape, device=query.device)
+        log_sum = torch.full(query.shape[:3], -math.inf, device=query.device)
+        if query.shape[2] == 1:
+            columns = torch.arange(key.shape[2], device=key.device)
+            hidden_BM = columns < torch.tensor(self._pads, device=key.device)[:, None]
+            return _weigh(query, key, value, scaling, hidden_BM[:, None, None])
+        assert query.shape[2] == key.shape[2], "several tokens at once only where a batch starts"
+        for row, pad in enumerate(self._pads):
+            part = (slice(row, row + 1), slice(None), slice(pad, None))
+            out[part], log_sum[part] = _attend_causally(query[part], key[part], value[part], scaling)
+        return out, log_sum
+
+
+def _attend_all(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of all rows to one prefix: query [B, H, L, d], key [1, K, P, d] -> fp32 [B, H, L, d], [B, H, L].
+
+    Rows and the heads of a group become queries of one head, so that each key is read once for all of them.
+    """
+    rows, heads, length, width = query.shape
+    groups = key.shape[1]
+    folded = query.reshape(rows, groups, -1, width).transpose(0, 1).reshape(1, groups, -1, width)
+    if query.device.type in _HAS_KERNEL:
+        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            folded, key, value, 0.0, False, scale=scaling
+        )
+    else:
+        out, log_sum = _in_parts(folded, key, value, scaling)
+    out = out.float().reshape(groups, rows, -1, width).transpose(0, 1).reshape(rows, heads, length, width)
+    return out, log_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
+
+
+def _attend_causally(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Causal attention of one row to itself: fp32 [1, H, L, d] and [1, H, L]."""
+    if query.device.type in _HAS_KERNEL:
+        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, True, scale=scaling
+        )
+        return out.float(), log_sum
+    return _in_parts(query, key, value, scaling, causal=True)
+
+
+def _in_parts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, *, causal: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in fp32 by plain matrix products, some queries at a time; for devices without a kernel above.
+
+    Not run on a GPU yet.
+    """
+    length, seen = query.shape[2], key.shape[2]
+    size = max(1, _SCORE_BYTES // (4 * query.shape[0] * query.shape[1] * seen))
+    parts = []
+    for start in range(0, length, size):
+        part = query[:, :, start : start + size]
+        hidden = None
+        if causal:
+            columns = torch.arange(seen, device=key.device)
+            hidden = columns > torch.arange(start, start + part.shape[2], device=key.device)[:, None]
+        parts.append(_weigh(part, key, value, scaling, hidden))
+    return torch.cat([out for out, _ in parts], dim=2), torch.cat([log_sum for _, log_sum in parts], dim=2)
+
+
+def _weigh(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, hidden: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax attention in fp32: query [B, H, L, d], key [B, K, M, d], `hidden` broadcast to [B, H, L, M]."""
+    grouped = (key.shape[0], key.shape[1], query.shape[1] // key.shape[1] * query.shape[2], key.shape[2])
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float().reshape(*grouped[:3], -1) @ key.float().transpose(2, 3) * scaling
+        scores = scores.view(*query.shape[:3], -1)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -math.inf)
+        log_sum = scores.logsumexp(-1)
+        weights = (scores - log_sum[..., None]).exp().reshape(grouped)
+        return (weights @ value.float()).view(query.shape), log_sum
