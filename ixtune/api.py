@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from ixtune.answering.answerer import Answer
     from ixtune.data.prepare import PrepareReport
     from ixtune.evaluation.evaluate import Evaluation
-    from ixtune.evaluation.generate import Answer
     from ixtune.exporting.export import ExportReport
     from ixtune.merging.merge import MergeReport
     from ixtune.model.model import IXC2ForCausalLM
@@ -354,8 +354,8 @@ def predict(
         >>> answer.tokens <= 4
         True
     """
+    from ixtune.answering.settings import Settings
     from ixtune.evaluation.questions import require_given
-    from ixtune.evaluation.settings import Settings
 
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
