@@ -116,7 +116,7 @@ def test_an_error_for_people_is_two_lines_and_its_exit_code(
     assert cli.main(["recipes", "ls"]) == kind.exit_code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "error: it is [bold]broken[/] (a:1)\n  here\nmend:  glue it\n"
+    assert err == "error: it is [bold]broken[/] (a:1)\n  here\nhint:  glue it\n"
 
 
 def test_ctrl_c_exits_130_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -162,7 +162,7 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(
     assert cli.main([*([] if variables else ["--debug"]), "recipes", "ls"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.endswith("error: it is broken\nmend:  glue it\n")
+    assert err.endswith("error: it is broken\nhint:  glue it\n")
 
 
 def test_a_reader_that_goes_away_makes_no_noise():
