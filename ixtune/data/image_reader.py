@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ixtune.data.images.content_hash import hash_of_bytes, hash_of_file
-from ixtune.data.images.header import Header, read_header
+from ixtune.data.images.documents import (
+    PDF,
+    Pages,
+    document_kind,
+    frame,
+    page_count,
+    page_name,
+    page_numbers,
+    page_shape,
+    page_size,
+    png_of,
+    render,
+    split_pages,
+)
+from ixtune.data.images.header import DOCUMENT_PAGE, Header, read_header
 from ixtune.data.images.image_file import read_file
-from ixtune.data.images.image_paths import Located, locate
+from ixtune.data.images.image_paths import Located, is_file_below, locate
 from ixtune.data.images.image_store import keep
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
-from ixtune.data.record import ImageRef
+from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.text.template import PLACEHOLDER
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 # as much as the largest image that is decoded at all takes without compression
 _MAX_EMBEDDED_BYTES = 512 << 20
 # larger files are hashed block by block
 _MAX_BYTES_AT_ONCE = 16 << 20
+_PLACEHOLDERS = re.compile(re.escape(PLACEHOLDER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +67,68 @@ class ImageFile:
         Raises:
             RecordError: It has none at this hd_num.
         """
-        try:
-            return plan(self.header.width, self.header.height, hd_num, upscale=upscale)
-        except LayoutError as error:
-            raise RecordError(
-                Reason.NO_LAYOUT, str(error), where=self.name, hint="crop the image, or raise --hd-num"
-            ) from error
+        return _planned(self.header.width, self.header.height, hd_num, upscale, self.name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person may want to know, codes of `NOTES`."""
+        return self.header.notes
+
+
+@dataclass(frozen=True, slots=True)
+class PdfPage:
+    """A page of a PDF, before it is laid out: its size in pixels depends on its hd_num.
+
+    Attributes:
+        name: Of the page, such as `report.pdf#page=3`.
+        path: Relative to the image root, with the page; "" if the source carries the PDF itself.
+        source: The PDF, or its content.
+        number: Of the page, counted from 1.
+        shape: Width and height in points.
+        dpi: Pixels an inch; None for as many as fill the layout.
+        content: Hash of the PDF.
+        notes: Codes of `NOTES`.
+    """
+
+    name: str
+    path: str
+    source: Path | bytes
+    number: int
+    shape: tuple[float, float]
+    dpi: int | None
+    content: str
+    notes: tuple[str, ...]
+
+    def layout(self, hd_num: int, *, upscale: bool) -> PatchLayout:
+        """Return the layout of the page at the size it is rendered at for this hd_num.
+
+        Raises:
+            RecordError: It has none, or too many pixels.
+        """
+        size = page_size(self.shape, self.name, hd_num, self.dpi)
+        return _planned(*size, hd_num, upscale, self.name)
+
+
+def _planned(width: int, height: int, hd_num: int, upscale: bool, name: str) -> PatchLayout:
+    try:
+        return plan(width, height, hd_num, upscale=upscale)
+    except LayoutError as error:
+        raise RecordError(Reason.NO_LAYOUT, str(error), where=name, hint="crop the image, or raise --hd-num") from error
+
+
+def with_pages(turns: Sequence[Turn], counts: Sequence[int]) -> tuple[Turn, ...]:
+    """Return turns with the placeholder of each image repeated for its pages.
+
+    Args:
+        turns: A conversation.
+        counts: Of each image of the record, how many images it became.
+    """
+    if all(count == 1 for count in counts):
+        return tuple(turns)
+    left = iter(counts)
+    return tuple(
+        replace(turn, text=_PLACEHOLDERS.sub(lambda _: PLACEHOLDER * next(left, 1), turn.text)) for turn in turns
+    )
 
 
 @dataclass(slots=True)
@@ -65,22 +138,30 @@ class ImageReader:
     Attributes:
         image_root: The folder that paths may not leave; None if the source can have none.
         root_index: Its number among the image roots of the set.
+        folder: Where images go that the set carries.
         corrections: Departures from the reference's way of opening an image.
         verify: Decode every image, not only its header.
         embed: Have the set carry all images.
-        folder: Where images go that the set carries.
+        all_pages: Take every page of a TIFF with several.
+        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
+        render: Render PDF pages and have the set carry them. Without it the stored path names the page, and
+            `ImageFiles.open` renders it.
     """
 
     image_root: Path | None
     root_index: int
-    corrections: Corrections
-    verify: bool
-    embed: bool
     folder: Path
-    _known: dict[str, ImageFile] = field(default_factory=dict)
+    corrections: Corrections = Corrections()
+    verify: bool = False
+    embed: bool = False
+    all_pages: bool = False
+    dpi: int | None = None
+    render: bool = True
+    _known: dict[str, list[ImageFile | PdfPage]] = field(default_factory=dict)
+    _rendered: dict[tuple[str, int, int], tuple[str, str, int]] = field(default_factory=dict)
 
-    def read(self, image: ImageRef) -> ImageFile:
-        """Return an image of a record; a file that was read before is not read again.
+    def read(self, image: ImageRef) -> list[ImageFile | PdfPage]:
+        """Return an image of a record, or the pages of a document; a file that was read before is not read again.
 
         Raises:
             RecordError: It cannot be used.
@@ -90,19 +171,38 @@ class ImageReader:
             return self._of_bytes(image.content, image.name)
         if image.path in self._known:
             return self._known[image.path]
-        found = self._of_file(self._locate(image.path), image.path)
-        if not self.embed:  # or else every file would stay in memory
-            self._known[image.path] = found
+        located, pages = self._locate(image.path)
+        found = self._of_file(located, pages, image.path)
+        if not any(isinstance(one, ImageFile) and one.embedded is not None for one in found):
+            self._known[image.path] = found  # never the files themselves: a chunk of records may show gigabytes
         return found
 
-    def store(self, file: ImageFile, layout: PatchLayout) -> Mapping[str, Any]:
+    def store(self, image: ImageFile | PdfPage, layout: PatchLayout) -> Mapping[str, Any]:
         """Return what the prepared set stores of an image, after writing it where the set is to carry it."""
-        root, path, name = self.root_index, file.path, ""
-        if file.embedded is not None:
-            root, path, name = store.OWN_ROOT, f"{store.IMAGES}/{keep(self.folder, file.embedded)}", file.name
-        return store.stored_image(root, path, layout, content=file.content, size=file.size, name=name)
+        if isinstance(image, PdfPage):
+            return self._store_page(image, layout)
+        root, path, name = self.root_index, image.path, ""
+        if image.embedded is not None:
+            root, path, name = store.OWN_ROOT, self._kept(image.embedded), image.name
+        return store.stored_image(root, path, layout, content=image.content, size=image.size, name=name)
 
-    def _locate(self, given: str) -> Located:
+    def _store_page(self, page: PdfPage, layout: PatchLayout) -> Mapping[str, Any]:
+        size = (layout.width, layout.height)
+        if not self.render and page.path:
+            key = f"{page.content}#page={page.number}@{layout.width}x{layout.height}"
+            return store.stored_image(self.root_index, page.path, layout, content=key, name=page.name)
+        known = (page.path, *size)
+        if not page.path or known not in self._rendered:
+            png = png_of(render(page.source, page.number, size, page.name))
+            self._rendered[known] = (self._kept(png), hash_of_bytes(png), len(png))
+        path, content, in_bytes = self._rendered[known]
+        return store.stored_image(store.OWN_ROOT, path, layout, content=content, size=in_bytes, name=page.name)
+
+    def _kept(self, content: bytes) -> str:
+        return f"{store.IMAGES}/{keep(self.folder, content)}"
+
+    def _locate(self, given: str) -> tuple[Located, Pages | None]:
+        """The file that a path means, and which of its pages."""
         if self.image_root is None:
             raise RecordError(
                 Reason.PATH_OUTSIDE_ROOT,
@@ -110,15 +210,24 @@ class ImageReader:
                 where=given,
                 hint="give the folder of the images as --image-root",
             )
-        return locate(self.image_root, given)
+        path, pages = split_pages(given)
+        if pages is not None and not is_file_below(self.image_root, given):
+            return locate(self.image_root, path), pages
+        return locate(self.image_root, given), None
 
-    def _of_file(self, located: Located, name: str) -> ImageFile:
-        path, file = located.path, located.file
+    def _of_file(self, located: Located, pages: Pages | None, name: str) -> list[ImageFile | PdfPage]:
+        path, file, notes = located.path, located.file, located.notes
         content = read_file(file, name, _MAX_EMBEDDED_BYTES if self.embed else _MAX_BYTES_AT_ONCE)
+        source = file if content is None else content
+        if (kind := document_kind(source)) is not None:
+            if kind == PDF or pages is not None or (self.all_pages and page_count(source, name) > 1):
+                return self._of_document(kind, path, file if content is None else content, pages, name, notes)
+        elif pages is not None:
+            page_numbers(source, pages, name)  # says that it has no pages
         if content is not None:
-            header = self._header(content, name, located.notes)
+            header = self._header(content, name, notes)
             embedded = content if self.embed else None
-            return ImageFile(name, path, header, hash_of_bytes(content), len(content), embedded)
+            return [ImageFile(name, path, header, hash_of_bytes(content), len(content), embedded)]
         if self.embed:
             raise RecordError(
                 Reason.PICTURE_TOO_LARGE,
@@ -126,14 +235,46 @@ class ImageReader:
                 where=name,
                 hint="save it with compression",
             )
-        header = self._header(file, name, located.notes)
-        return ImageFile(name, path, header, hash_of_file(file), file.stat().st_size, None)
+        header = self._header(file, name, notes)
+        return [ImageFile(name, path, header, hash_of_file(file), file.stat().st_size, None)]
 
-    def _of_bytes(self, content: bytes, name: str) -> ImageFile:
-        return ImageFile(name, "", self._header(content, name), hash_of_bytes(content), len(content), content)
+    def _of_bytes(self, content: bytes, name: str) -> list[ImageFile | PdfPage]:
+        kind = document_kind(content)
+        if kind == PDF or (kind is not None and self.all_pages and page_count(content, name) > 1):
+            return self._of_document(kind, "", content, None, name, ())
+        return [self._image_of_bytes(content, name, ())]
 
-    def _header(self, source: Path | bytes, name: str, spelled: tuple[str, ...] = ()) -> Header:
+    def _image_of_bytes(self, content: bytes, name: str, notes: tuple[str, ...]) -> ImageFile:
+        header = self._header(content, name, notes)
+        return ImageFile(name, "", header, hash_of_bytes(content), len(content), content)
+
+    def _of_document(
+        self, kind: str, path: str, source: Path | bytes, pages: Pages | None, name: str, notes: tuple[str, ...]
+    ) -> list[ImageFile | PdfPage]:
+        numbers = page_numbers(source, pages, name)
+        notes = (*notes, DOCUMENT_PAGE)
+        if kind != PDF:
+            return [
+                self._image_of_bytes(png_of(frame(source, number, name)), page_name(name, number), notes)
+                for number in numbers
+            ]
+        content = hash_of_bytes(source) if isinstance(source, bytes) else hash_of_file(source)
+        return [
+            PdfPage(
+                name=page_name(name, number),
+                path=page_name(path, number) if path else "",
+                source=source,
+                number=number,
+                shape=page_shape(source, number, name),
+                dpi=self.dpi,
+                content=content,
+                notes=notes,
+            )
+            for number in numbers
+        ]
+
+    def _header(self, source: Path | bytes, name: str, notes: tuple[str, ...]) -> Header:
         header = read_header(source, self.corrections, name=name)
         if self.verify:
             open_image(source, self.corrections, name)
-        return replace(header, notes=header.notes + spelled) if spelled else header
+        return replace(header, notes=header.notes + notes) if notes else header

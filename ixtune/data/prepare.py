@@ -16,7 +16,7 @@ from ixtune.data import worker_pool
 from ixtune.data.collector import Gathering
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import OVER_LENGTH, Options
+from ixtune.data.prepared.manifest import OVER_LENGTH, PAGES, Options
 from ixtune.data.prepared.statistics import Statistics
 from ixtune.data.sources.source import Source
 from ixtune.data.sources.source_loader import Opened, open_source
@@ -177,6 +177,8 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
             (not 0 <= options.val_fraction < 1, f"val_fraction is {options.val_fraction}, not from 0 to below 1"),
             (not 0 <= max_reject_rate <= 1, f"max_reject_rate is {max_reject_rate}, not from 0 to 1"),
             (options.over_length not in OVER_LENGTH, f"over_length is {options.over_length!r}, none of {OVER_LENGTH}"),
+            (options.pages not in PAGES, f"pages is {options.pages!r}, none of {PAGES}"),
+            (options.dpi is not None and options.dpi < 1, f"dpi is {options.dpi}, not 1 or more"),
             (options.over_length != "reject" and options.max_tokens is None, "over_length needs max_tokens"),
             (workers < 1, f"workers is {workers}, not 1 or more"),
         )

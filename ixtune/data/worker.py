@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data.image_reader import ImageReader
+from ixtune.data.image_reader import ImageFile, ImageReader, PdfPage, with_pages
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
@@ -24,7 +24,7 @@ from ixtune.data.sources.source import Reading
 from ixtune.data.text.template import Sample, encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.layout import LayoutError, PatchLayout, plan
+from ixtune.layout import PatchLayout
 
 if TYPE_CHECKING:
     import pyarrow
@@ -159,14 +159,16 @@ class _Task:
     def row(self, record: Record) -> tuple[dict[str, Any], Bill]:
         """The columns of a record, and what it costs."""
         options = self.job.options
-        files = [self.images.read(image) for image in record.images]
+        shown = [self.images.read(image) for image in record.images]
+        record = replace(record, turns=with_pages(record.turns, [len(pages) for pages in shown]))
+        files = [file for pages in shown for file in pages]
         hd_num = record.hd_num or self.job.hd_num
         layouts = [file.layout(hd_num, upscale=options.upscale) for file in files]
         sample = encode(record, [layout.tokens for layout in layouts], self.tokenizer)
         lowered = False
         if options.max_tokens is not None and sample.length > options.max_tokens:
             if options.over_length == "lower":
-                layouts = self._lowered(layouts, options.max_tokens - len(sample.token_ids))
+                layouts = self._lowered(files, layouts, options.max_tokens - len(sample.token_ids))
                 sample = replace(sample, image_tokens=tuple(layout.tokens for layout in layouts))
                 lowered = True
             _require_length(sample, options.max_tokens, lowered)
@@ -175,13 +177,15 @@ class _Task:
             len(sample.token_ids),
             sample.supervised_tokens,
             layouts,
-            [note for file in files for note in file.header.notes],
+            [note for file in files for note in file.notes],
             lowered,
             options.upscale,
         )
         return store.row_of(record, sample, images), bill
 
-    def _lowered(self, layouts: Sequence[PatchLayout], room: int) -> list[PatchLayout]:
+    def _lowered(
+        self, files: Sequence[ImageFile | PdfPage], layouts: Sequence[PatchLayout], room: int
+    ) -> list[PatchLayout]:
         """The layouts with the hd_num of the costliest image lowered, again and again, until they fit or cannot."""
         lowered = list(layouts)
         while sum(layout.tokens for layout in lowered) > room:
@@ -191,8 +195,8 @@ class _Task:
             index = max(able, key=lambda index: (lowered[index].tokens, -index))
             one = lowered[index]
             try:
-                lowered[index] = plan(one.width, one.height, one.crops - 1, upscale=one.upscale)
-            except LayoutError:
+                lowered[index] = files[index].layout(one.crops - 1, upscale=one.upscale)
+            except RecordError:
                 break
         return lowered
 
@@ -202,10 +206,12 @@ def _images_of(job: Job) -> ImageReader:
     return ImageReader(
         job.image_root,
         job.root_index,
-        Corrections.of(options.corrections),
-        options.verify,
-        options.embed_images,
         job.images,
+        corrections=Corrections.of(options.corrections),
+        verify=options.verify,
+        embed=options.embed_images,
+        all_pages=options.pages == "all",
+        dpi=options.dpi,
     )
 
 

@@ -48,6 +48,7 @@ _DRAWING = FileKind(
 _POSTSCRIPT = FileKind(
     Reason.PICTURE_VECTOR, "a PostScript file", "convert it to PDF or PNG, e.g. `ps2pdf figure.eps figure.pdf`"
 )
+_PDF = FileKind(Reason.PICTURE_UNREADABLE, "a PDF, not an image", "name a page of it: #page=1")
 _DICOM = FileKind(
     Reason.PICTURE_DICOM, "a DICOM file", "export the frame as PNG with the window that a reader would choose"
 )
@@ -64,6 +65,8 @@ _OTHERS = (
 
 def kind_of(start: bytes) -> FileKind | None:
     """Return what a file that begins like this is; None if that is not known."""
+    if is_pdf(start):
+        return _PDF
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"version https://git-lfs.github.com/spec/"):
         return _LFS

@@ -15,6 +15,8 @@ from ixtune.data.rejects import Reason
 if TYPE_CHECKING:
     from PIL import Image
 
+DOCUMENT_PAGE = "document_page"
+
 NOTES = {
     "exif_ignored": "the EXIF orientation is ignored, as by the reference: the image stays as it is stored",
     "exif_applied": "the image is turned as its EXIF orientation says",
@@ -25,6 +27,7 @@ NOTES = {
     "depth_scaled": "greys of more than 8 bits are scaled to 8",
     "first_frame_taken": "of several frames or pages the first is taken",
     **SPELLINGS,
+    DOCUMENT_PAGE: "pages of PDF and TIFF files are stored in the set as PNG",
 }
 """What can be said of an image that is taken, and what it means."""
 
@@ -86,7 +89,9 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
                 Reason.PICTURE_ANIMATED,
                 f"{image.format} with several frames or pages",
                 where=name,
-                hint="save the one that is meant, or prepare with --correct first-frame",
+                hint="name a page (#page=1), or prepare with --pages all or --correct first-frame"
+                if image.format == "TIFF"
+                else "save the one that is meant, or prepare with --correct first-frame",
             )
         if deep and not corrections.depth:
             raise ImageError(

@@ -99,6 +99,14 @@ def locate(root: Path, given: str) -> Located:
     raise _missing(root, given)
 
 
+def is_file_below(root: Path, given: str) -> bool:
+    """Whether a path is a file below the image root exactly as it is spelled."""
+    try:
+        return _is_there(inside(root, given)[1])
+    except RecordError:
+        return False
+
+
 def _is_there(file: Path) -> bool:
     try:
         os.lstat(file)

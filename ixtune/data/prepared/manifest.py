@@ -30,6 +30,7 @@ SPLIT_KIND = "ixtune prepared split"
 
 
 OVER_LENGTH = ("reject", "lower")
+PAGES = ("one", "all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class Options:
         embed_images: Copy all images into the set.
         val_fraction: Share of the records that become a validation set.
         seed: Of the draws by weight and of the split.
+        pages: Of a TIFF with several pages that a record names without one: `all` of them, or `one`, which rejects it.
+        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
     """
 
     hd_num: int | None = None
@@ -57,6 +60,8 @@ class Options:
     embed_images: bool = False
     val_fraction: float = 0.0
     seed: int = 0
+    pages: str = "one"
+    dpi: int | None = None
 
 
 def options_of(manifest: Mapping[str, Any]) -> Options:

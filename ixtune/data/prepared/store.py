@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data.images.pixels import Corrections
+from ixtune.data.images.documents import render, split_pages
+from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared.manifest import MANIFEST, options_of, read_manifest, roots_of
 from ixtune.data.record import Record
 from ixtune.data.text.template import Sample
@@ -25,6 +26,7 @@ from ixtune.layout import PatchLayout
 if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset, Features
+    from PIL import Image
 
 REJECTS = "rejects.jsonl"
 IMAGES = "images"
@@ -57,6 +59,18 @@ class ImageFiles:
         """The file of one stored image."""
         root: int = stored["root"]
         return self.roots[root].joinpath(stored["path"])
+
+    def open(self, stored: Mapping[str, Any]) -> Image.Image:
+        """Return one stored image as RGB; a page of a PDF, which has no pixels of its own, in its layout's size.
+
+        Raises:
+            ImageError: It cannot be opened.
+        """
+        path = self.path(stored)
+        file, pages = split_pages(str(path))
+        if pages is not None and not path.exists():
+            return render(Path(file), pages.first, (stored["width"], stored["height"]), str(path))
+        return open_image(path, self.corrections)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.image_file import ImageError
-from ixtune.data.images.pixels import open_image, place
+from ixtune.data.images.pixels import place
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import MANIFEST
 from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of
@@ -151,7 +151,7 @@ def _placed(files: ImageFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
         ImageError: It cannot be opened, or is not the image that the set was prepared with.
     """
     layout, path = layout_of(stored), files.path(stored)
-    image = open_image(path, files.corrections)
+    image = files.open(stored)
     if image.size != (layout.width, layout.height):
         raise ImageError(
             Reason.PICTURE_BROKEN,
