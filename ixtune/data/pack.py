@@ -1,56 +1,86 @@
-"""Records -> packs of known total length: best-fit decreasing bin packing, without any randomness."""
+"""Pack records into bins of known total length: best-fit decreasing, without any randomness."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
+from ixtune.data.shared_prefixes import Prefixes
 from ixtune.errors import IxtuneError
 
 _NAMED_RECORDS = 5
 
 
-def pack(lengths: Iterable[int], pack_tokens: int) -> list[tuple[int, ...]]:
-    """Put records into as few packs of at most `pack_tokens` tokens as best-fit decreasing finds.
+def pack(lengths: Iterable[int], pack_tokens: int, prefixes: Prefixes | None = None) -> list[tuple[int, ...]]:
+    """Pack records into bins of at most `pack_tokens` tokens (best-fit decreasing).
 
-    Longest first, each record goes into the fullest pack that still has room. A million records take a few
+    The largest group first, each goes into the fullest pack that still has room. A million records take a few
     seconds: packs are grouped by the room they have left, and the groups are kept sorted.
 
     Args:
         lengths: Tokens of each record, image tokens included.
-        pack_tokens: Most tokens in one pack.
+        pack_tokens: Maximum number of tokens in one pack.
+        prefixes: Groups of records whose common prefix a pack holds once; None packs every record by itself. A group
+            that exceeds a pack is split between suffixes, and each part has the prefix.
 
     Returns:
-        Indices of records, ascending within a pack; packs by their first index. Each index occurs once.
+        Indices of records; packs by their first index. Each index occurs once. The records of a group are neighbors,
+        otherwise indices ascend within a pack.
 
     Raises:
         IxtuneError: A record alone is longer than a pack.
     """
     tokens = list(lengths)
     _require_fit(tokens, pack_tokens)
-    rooms: list[int] = []  # the distinct free sizes of open packs, ascending
-    packs_by_room: dict[int, list[list[int]]] = {}
-    packs: list[list[int]] = []
-    for index in sorted(range(len(tokens)), key=lambda index: -tokens[index]):
-        at = bisect_left(rooms, tokens[index])
+    items = list(_items(tokens, pack_tokens, prefixes)) if prefixes else [((i,), size) for i, size in enumerate(tokens)]
+    bins = _best_fit([size for _, size in items], pack_tokens)
+    return sorted(
+        tuple(index for item in sorted(items[number][0] for number in chosen) for index in item) for chosen in bins
+    )
+
+
+def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """Put items into as few bins as best-fit decreasing finds; returns the items of each bin."""
+    rooms: list[int] = []  # the distinct free sizes of open bins, ascending
+    bins_by_room: dict[int, list[list[int]]] = {}
+    bins: list[list[int]] = []
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        at = bisect_left(rooms, sizes[number])
         if at == len(rooms):
-            room = pack_tokens
+            left = room
             chosen: list[int] = []
-            packs.append(chosen)
+            bins.append(chosen)
         else:
-            room = rooms[at]
-            group = packs_by_room[room]
+            left = rooms[at]
+            group = bins_by_room[left]
             chosen = group.pop()
             if not group:
-                del packs_by_room[room], rooms[at]
-        chosen.append(index)
-        room -= tokens[index]
-        if room:
-            if room not in packs_by_room:
-                packs_by_room[room] = []
-                insort(rooms, room)
-            packs_by_room[room].append(chosen)
-    return sorted(tuple(sorted(chosen)) for chosen in packs)
+                del bins_by_room[left], rooms[at]
+        chosen.append(number)
+        left -= sizes[number]
+        if left:
+            if left not in bins_by_room:
+                bins_by_room[left] = []
+                insort(rooms, left)
+            bins_by_room[left].append(chosen)
+    return bins
+
+
+def _items(tokens: Sequence[int], pack_tokens: int, prefixes: Prefixes) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield what stays together in a pack, with its tokens: records alone, and groups or parts of them."""
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(prefixes.group_of):
+        if group < 0:
+            yield (index,), tokens[index]
+        else:
+            members[group].append(index)
+    for group, records in members.items():
+        prefix = prefixes.tokens[group]
+        suffixes = [tokens[index] - prefix for index in records]
+        # the prefix takes its place in every part
+        for part in _best_fit(suffixes, pack_tokens - prefix):
+            yield tuple(sorted(records[at] for at in part)), prefix + sum(suffixes[at] for at in part)
 
 
 def _require_fit(tokens: list[int], pack_tokens: int) -> None:

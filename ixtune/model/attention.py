@@ -1,25 +1,28 @@
-"""Attention for packs: several records in one row of tokens, each seeing only itself.
+"""Attention for packs: several records in one row of tokens, each seeing only itself and its shared prefix.
 
 `segments` is a name in transformers' attention interface, like `sdpa`. Given boundaries it attends inside each
-segment, without any mask: on CUDA by torch's varlen kernel, or by cuDNN's a segment at a time where segments are long;
-by torch's kernel for CPUs a segment at a time elsewhere. Given none (padded batches, generation) it is transformers'
-sdpa.
+segment, without a mask: on CUDA by torch's varlen kernel, or by cuDNN's one segment at a time where segments are long;
+on a CPU by torch's kernel for CPUs, one segment at a time. Without boundaries (padded batches, generation) it is
+transformers' sdpa.
 
-Of transformers' own names the flash ones are given the boundaries in their way and `flex_attention` a mask of blocks.
-`sdpa` and `eager` would read over the boundaries in silence: packs take `segments` in their place.
+A segment may have a parent, an earlier segment whose keys it sees too: the prefix that records of a pack share. CPUs
+compute it without copies or masks (`ixtune.model.cpu_attention`), other devices one segment at a time with a mask.
+
+Of transformers' own names, the flash ones get the boundaries in their way and refuse parents, and `flex_attention` gets
+a block mask. `sdpa` and `eager` would silently read across boundaries: packs use `segments` in their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.autograd import Function
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -27,25 +30,40 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from ixtune.errors import IxtuneError
+from ixtune.model.cpu_attention import CpuAttention, Parents
 
 NAME = "segments"
 FLEX = "flex_attention"
 _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 # From here on cuDNN's kernel, once a segment, is faster on Hopper than the varlen kernel once (tests/bench/results).
 _LONG = 2048
+VARLEN_PARENTS = False
+"""Whether packs with shared prefixes use the varlen kernel with gathered keys on CUDA. It relies on the kernel aligning
+its window at the last query and key where their numbers differ; `make gpu` tests that, and it has not run on a GPU."""
 
 Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
-def attention_of(implementation: str | None, *, packed: bool) -> Attend:
-    """The function behind a name in transformers' attention interface, fit for packs where there are boundaries.
+def attention_of(implementation: str | None, *, packed: bool, shared: bool = False) -> Attend:
+    """Return the function behind a name in transformers' attention interface.
+
+    Args:
+        implementation: the name.
+        packed: there are segment boundaries.
+        shared: segments have parents.
 
     Raises:
-        IxtuneError: it is not known how this one is told about segments.
+        IxtuneError: this attention cannot respect the boundaries or the parents.
     """
     if packed and implementation in (None, "eager", "sdpa", NAME):
         return segment_attention
     if packed and implementation in _FLASH:
+        if shared:
+            raise IxtuneError(
+                f"the attention {implementation!r} cannot share the prefixes of records",
+                where="attn_implementation",
+                hint=f"use {NAME} or {FLEX}, or set training.share_prefixes to false",
+            )
         return _flash_of(implementation)
     if packed and implementation != FLEX:
         raise IxtuneError(
@@ -69,6 +87,18 @@ def _flash_of(implementation: str) -> Attend:
     return attend
 
 
+def family_mask(cu_seq_lens: torch.Tensor, parents: Parents) -> Callable[..., torch.Tensor]:
+    """Return transformers' mask function that lets a position see its own segment and the parent of that."""
+    rows = torch.arange(int(cu_seq_lens[-1]), device=cu_seq_lens.device)
+    segment_T = torch.bucketize(rows, cu_seq_lens[1:], right=True)
+    parent_T = torch.tensor(parents, device=cu_seq_lens.device)[segment_T]
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (segment_T[query] == segment_T[key]) | (parent_T[query] == segment_T[key])
+
+    return sees
+
+
 def segment_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -80,9 +110,10 @@ def segment_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     bounds: tuple[int, ...] | None = None,
+    parents: Parents | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each segment.
+    """Attend causally inside each segment, and to all of its parent.
 
     Args:
         module: the attention layer (read for its grouping of heads by the fallback).
@@ -95,6 +126,8 @@ def segment_attention(
         cu_seq_lens_q: int32 [segments + 1], 0 first and length last (flash attention's convention).
         max_length_q: length of the longest segment (needed by the varlen kernel).
         bounds: the numbers of cu_seq_lens_q, so that no layer has to ask a GPU for them.
+        parents: for each segment the number of its parent, an earlier segment without one; -1 for no parent. None if
+            no segment has one.
         **kwargs: the rest of the interface, for the fallback.
 
     Returns:
@@ -106,13 +139,16 @@ def segment_attention(
         )
     bounds = bounds or tuple(cu_seq_lens_q.tolist())
     if query.device.type == "cpu":
-        return _OneByOne.apply(query, key, value, bounds, scaling), None
+        return CpuAttention.apply(query, key, value, bounds, parents, scaling), None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
-        if not _are_long(bounds) or torch.cuda.get_device_capability(query.device) < (9, 0):
+        if parents is not None and VARLEN_PARENTS:
+            return _varlen_parents(query, key, value, scaling, bounds, parents), None
+        if parents is None and (not _are_long(bounds) or torch.cuda.get_device_capability(query.device) < (9, 0)):
             return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
-        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-            return _by_segment(query, key, value, scaling, bounds), None
-    return _by_segment(query, key, value, scaling, bounds), None
+        if parents is None:
+            with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+                return _by_segment(query, key, value, scaling, bounds, None), None
+    return _by_segment(query, key, value, scaling, bounds, parents), None
 
 
 def _are_long(bounds: tuple[int, ...]) -> bool:
@@ -122,68 +158,48 @@ def _are_long(bounds: tuple[int, ...]) -> bool:
 
 
 def _by_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, bounds: tuple[int, ...]
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    bounds: tuple[int, ...],
+    parents: Parents | None,
 ) -> torch.Tensor:
-    outputs = [
-        scaled_dot_product_attention(
-            query[:, :, part],
-            key[:, :, part],
-            value[:, :, part],
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        for part in map(slice, bounds, bounds[1:])
-    ]
+    parts = list(map(slice, bounds, bounds[1:]))
+    outputs = []
+    for part, parent in zip(parts, parents or (-1,) * len(parts), strict=True):
+        own = query[:, :, part], key[:, :, part], value[:, :, part], scaling
+        if parent < 0:
+            outputs.append(_attend(*own))
+        else:  # computed again in the backward pass: keys of the parent, copied for each child, would be gigabytes
+            of_parent = key[:, :, parts[parent]], value[:, :, parts[parent]]
+            outputs.append(checkpoint(_attend, *own, *of_parent, use_reentrant=False, preserve_rng_state=False))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)).transpose(1, 2)
 
 
-class _OneByOne(Function):
-    """Segment after segment, into one tensor that the next linear shares; joined afterwards they would be kept twice.
-
-    Shapes as `segment_attention` has them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bounds: tuple[int, ...],
-        scaling: float | None,
-    ) -> torch.Tensor:
-        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        sums = []
-        for part in map(slice, bounds, bounds[1:]):
-            found, sum_of_powers = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query[:, :, part], key[:, :, part], value[:, :, part], 0.0, True, scale=scaling
-            )
-            out[:, part] = found.transpose(1, 2)
-            sums.append(sum_of_powers)
-        ctx.bounds, ctx.scaling = bounds, scaling
-        ctx.save_for_backward(query, key, value, out, *sums)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        query, key, value, out, *sums = ctx.saved_tensors
-        to_inputs = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        for part, sum_of_powers in zip(map(slice, ctx.bounds, ctx.bounds[1:]), sums, strict=True):
-            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradients[0][:, part].transpose(1, 2),
-                query[:, :, part],
-                key[:, :, part],
-                value[:, :, part],
-                out[:, part].transpose(1, 2),
-                sum_of_powers,
-                0.0,
-                True,
-                scale=ctx.scaling,
-            )
-            for to_input, to_part in zip(to_inputs, found, strict=True):
-                to_input[:, :, part] = to_part
-        return *to_inputs, None, None
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    parent_key: torch.Tensor | None = None,
+    parent_value: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend causally inside one segment, [1, heads, n, head_dim], and to all of its parent if there is one."""
+    mask = None
+    if parent_key is not None and parent_value is not None:
+        before = parent_key.shape[2]
+        key, value = torch.cat((parent_key, key), dim=2), torch.cat((parent_value, value), dim=2)
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(before)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 def _varlen(
@@ -193,6 +209,8 @@ def _varlen(
     scaling: float | None,
     cu_seq_lens: torch.Tensor,
     max_length: int | None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_k: int | None = None,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -203,14 +221,43 @@ def _varlen(
         k_THd,
         v_THd,
         cu_seq_lens,
-        cu_seq_lens,
+        cu_seq_lens if cu_seq_lens_k is None else cu_seq_lens_k,
         longest,
-        longest,
+        longest if max_length_k is None else max_length_k,
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return cast(torch.Tensor, out_THd).unsqueeze(0)  # a pair only where more is asked for
+
+
+def _varlen_parents(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    bounds: tuple[int, ...],
+    parents: Parents,
+) -> torch.Tensor:
+    """Attend by the varlen kernel, with the parent's keys gathered in front of each segment's own."""
+    spans = [range(start, stop) for start, stop in pairwise(bounds)]
+    seen = [[*(spans[parent] if parent >= 0 else ()), *own] for own, parent in zip(spans, parents, strict=True)]
+    rows = torch.tensor([row for rows in seen for row in rows], device=query.device)
+    lengths_k = [len(rows) for rows in seen]
+
+    def cumulated(lengths: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=query.device)
+
+    return _varlen(
+        query,
+        key.index_select(2, rows),
+        value.index_select(2, rows),
+        scaling,
+        cumulated([len(span) for span in spans]),
+        max(map(len, spans)),
+        cumulated(lengths_k),
+        max(lengths_k),
+    )
 
 
 AttentionInterface.register(NAME, segment_attention)

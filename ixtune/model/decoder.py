@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ixtune.model.attention import FLEX, attention_of
+from ixtune.model.attention import FLEX, attention_of, family_mask
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.low_memory import gated, heads, rms_norm
 from ixtune.model.plora import ImageRows, PLoRA, apply
@@ -117,8 +117,8 @@ class Attention(nn.Module):
         if isinstance(past_key_values, SharedPrefixCache):
             out = past_key_values.attend(self.layer_idx, query, key, value, self.scaling)
             return apply(self.wo, self.wo_plora, out.reshape(batch, length, -1), images)
-        packed = kwargs.get("cu_seq_lens_q") is not None
-        attend = attention_of(self.config._attn_implementation, packed=packed)
+        packed, shared = kwargs.get("cu_seq_lens_q") is not None, kwargs.get("parents") is not None
+        attend = attention_of(self.config._attn_implementation, packed=packed, shared=shared)
         out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         out_BLD = out.reshape(batch, length, -1).contiguous()
         return apply(self.wo, self.wo_plora, out_BLD, images)
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
             position_ids: [B, L]; None counts from the cache's length, whatever the padding (as in training).
             past_key_values: the cache to read and extend.
             use_cache: make a cache where none is given.
-            **kwargs: what the attention function takes, such as `cu_seq_lens_q` and `max_length_q`.
+            **kwargs: what the attention function takes, such as `cu_seq_lens_q`, `max_length_q` and `parents`.
 
         Returns:
             (normed hidden states [B, L, D], the cache)
@@ -210,6 +210,7 @@ class Decoder(nn.Module):
         packed = kwargs.get("cu_seq_lens_q") is not None
         if packed:
             kwargs["bounds"] = tuple(kwargs["cu_seq_lens_q"].tolist())  # asked for once, and not by every layer
+        parents = kwargs.get("parents")
         has_mask = packed or isinstance(past_key_values, SharedPrefixCache)
         if not has_mask or (packed and self.config._attn_implementation == FLEX):
             mask = create_causal_mask(
@@ -217,8 +218,9 @@ class Decoder(nn.Module):
                 inputs_embeds=embeds_BLD,
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
-                # where they restart a segment begins; without boundaries they never stand for that here
-                position_ids=position_ids if packed else None,
+                # a segment begins where they restart; without boundaries they never say that here
+                position_ids=position_ids if packed and parents is None else None,
+                and_mask_function=None if parents is None else family_mask(kwargs["cu_seq_lens_q"], parents),
             )
         angles = self.rotary(position_ids, embeds_BLD.dtype)
         hidden, images = embeds_BLD, ImageRows.of(image_rows_I)

@@ -161,7 +161,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.
             attention_mask: [B, L], 1 at real positions; not for packs.
-            position_ids: [B, L]; in a pack they restart with every segment.
+            position_ids: [B, L]; in a pack they restart with every segment that has no parent.
             past_key_values: the cache.
             inputs_embeds: [B, L, D] in place of input_ids; images are then already in it and `image_rows` says where.
             labels: [B, L] unshifted, -100 where nothing is asked. Gives loss and logits.
@@ -173,7 +173,9 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             image_rows: see `embed`.
             supervised: (rows [S], targets [S]) as `loss.supervised_rows` gives them: loss only, no logits.
             num_items_in_batch: supervised tokens of the whole optimizer step; default: of this batch.
-            **kwargs: segment boundaries `cu_seq_lens_q` and `max_length_q` of a pack.
+            **kwargs: of a pack, segment boundaries `cu_seq_lens_q` and `max_length_q`, and `parents` where segments
+                share a prefix: for each segment the number of the earlier segment that it continues, or -1. The
+                positions of such a segment go on from those of its parent.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")

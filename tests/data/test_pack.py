@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import random
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ixtune.data.pack import pack
+from ixtune.data.shared_prefixes import Prefixes, beginning, group
 from ixtune.errors import IxtuneError
 from ixtune.layout import plan
 
@@ -63,6 +66,43 @@ def test_a_record_longer_than_a_pack_is_named():
     assert caught.value.notes == ("record 1: 90 tokens", "record 3: 70 tokens")
 
 
+groups = st.integers(20, 60).flatmap(
+    lambda room: st.tuples(
+        st.lists(st.tuples(st.integers(1, room // 2), st.integers(-1, 3)), max_size=20),
+        st.lists(st.integers(1, room // 2), min_size=4, max_size=4),
+        st.just(room),
+    )
+)
+
+
+@given(groups)
+def test_a_group_is_held_with_one_prefix_in_every_pack_that_has_part_of_it(problem: Any):
+    """Members are neighbors, packs keep their size, and no two parts of a group would fit into one."""
+    suffixes, tokens, room = problem
+    group_of = [group for _, group in suffixes]
+    lengths = [suffix + (tokens[group] if group >= 0 else 0) for suffix, group in suffixes]
+    prefixes = Prefixes(group_of, tokens, [0] * 4)
+    packs = pack(lengths, room, prefixes)
+    assert sorted(index for chosen in packs for index in chosen) == list(range(len(lengths)))
+    parts: dict[int, list[int]] = {}
+    for chosen in packs:
+        runs = [of for of, _ in itertools.groupby(chosen, key=group_of.__getitem__) if of >= 0]
+        assert len(runs) == len(set(runs))
+        saved = sum(one.tokens * (len(one.records) - 1) for one in prefixes.groups(chosen))
+        assert sum(lengths[index] for index in chosen) - saved <= room
+        for of in runs:
+            parts.setdefault(of, []).append(sum(suffixes[index][0] for index in chosen if group_of[index] == of))
+    for of, sizes in parts.items():
+        smallest, next_one = ([*sorted(sizes), room])[:2]
+        assert smallest + next_one + tokens[of] > room
+
+
+@given(problems)
+def test_records_that_share_nothing_are_packed_as_without_sharing(problem: tuple[list[int], int]):
+    lengths, room = problem
+    assert pack(lengths, room, Prefixes([-1] * len(lengths), [], [])) == pack(lengths, room)
+
+
 def test_nothing_is_packed_into_nothing():
     assert pack([], 64) == []
 
@@ -103,3 +143,16 @@ def test_a_million_records_are_packed_in_seconds():
     packs = pack(lengths, 16384)
     assert time.process_time() - began < 8  # measured: 1.9 s
     assert sum(lengths) / (len(packs) * 16384) > 0.98
+
+
+def test_a_million_records_on_shared_images_are_grouped_and_packed_in_seconds():
+    chance, numbers = random.Random(0), {}
+    beginnings = [
+        beginning([1, 2, 3, *chance.choices(range(3, 90_000), k=20)], [(3, index * 7919 % 100_000 // 4, 3097)], numbers)
+        for index in range(100_000)
+    ]
+    began = time.process_time()
+    prefixes = group(beginnings * 10, [copy for copy in range(10) for _ in beginnings])
+    packs = pack([3120] * len(prefixes.group_of), 8192, prefixes)
+    assert time.process_time() - began < 25  # measured: 6.3 s for a million different ones
+    assert len(packs) == 125_000

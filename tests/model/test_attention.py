@@ -1,7 +1,8 @@
-"""Segments never see each other, whatever the attention is called."""
+"""Segments see themselves and their parent only, whatever the attention is called."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +16,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ixtune.errors import IxtuneError
 from ixtune.model import attention
 from ixtune.model.attention import NAME, attention_of, segment_attention
+from ixtune.model.cpu_attention import Parents
 
 BOUNDS = [0, 5, 6, 19, 32]
+FAMILIES = [
+    pytest.param(None, id="no parents"),
+    pytest.param((-1, 0, 0, -1), id="two suffixes and a segment alone"),
+    pytest.param((-1, -1, 1, 1), id="a prefix of one token behind a segment alone"),
+    pytest.param((-1, 0, -1, 2), id="two families"),
+]
 DEVICES = [
     ("cpu", torch.float32),
     ("cpu", torch.bfloat16),
@@ -31,24 +39,44 @@ def qkv(device: str, dtype: torch.dtype, kv_heads: int) -> list[torch.Tensor]:
     return [torch.randn(shape, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for shape in shapes]
 
 
-def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parents: Parents | None = None) -> torch.Tensor:
     """A mask over the whole pack."""
     owner = torch.bucketize(torch.arange(BOUNDS[-1]), torch.tensor(BOUNDS[1:]), right=True)
-    mask = (owner[:, None] == owner[None]) & torch.ones(BOUNDS[-1], BOUNDS[-1], dtype=torch.bool).tril()
+    seen = owner[:, None] == owner[None]
+    if parents:
+        seen |= torch.tensor(parents)[owner][:, None] == owner[None]
+    mask = seen & torch.ones(BOUNDS[-1], BOUNDS[-1], dtype=torch.bool).tril()
     return scaled_dot_product_attention(query, key, value, mask.to(query.device), enable_gqa=True).transpose(1, 2)
 
 
-def segments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    bounds = torch.tensor(BOUNDS, dtype=torch.int32, device=query.device)
-    return segment_attention(torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=13)[0]
+def segments(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parents: Parents | None = None
+) -> torch.Tensor:
+    bounds = {
+        "cu_seq_lens_q": torch.tensor(BOUNDS, dtype=torch.int32, device=query.device),
+        "max_length_q": 13,
+        "parents": parents,
+    }
+    return segment_attention(torch.nn.Module(), query, key, value, None, **bounds)[0]
+
+
+def by_segment(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parents: Parents | None = None
+) -> torch.Tensor:
+    """What devices without a kernel of their own do."""
+    return attention._by_segment(query, key, value, None, tuple(BOUNDS), parents)
 
 
 @pytest.mark.parametrize(("device", "dtype"), DEVICES)
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_segments_are_a_pack_under_a_mask(device: str, dtype: torch.dtype, kv_heads: int) -> None:
+@pytest.mark.parametrize("parents", FAMILIES)
+@pytest.mark.parametrize("way", [segments, by_segment])
+def test_segments_are_a_pack_under_a_mask(
+    device: str, dtype: torch.dtype, kv_heads: int, parents: Parents | None, way: Callable[..., torch.Tensor]
+) -> None:
     """One contract for the kernels of both devices."""
     inputs = qkv(device, dtype, kv_heads)
-    out, wanted = segments(*inputs), plain(*inputs)
+    out, wanted = way(*inputs, parents), plain(*inputs, parents)
     assert out.shape == (1, BOUNDS[-1], 4, 16)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     found = torch.autograd.grad(out, inputs, weights)
@@ -63,7 +91,17 @@ def test_long_segments_are_too(device: str, dtype: torch.dtype, monkeypatch: pyt
     """On Hopper by another kernel."""
     monkeypatch.setattr(attention, "_LONG", 1)
     assert attention._are_long(tuple(BOUNDS))
-    test_segments_are_a_pack_under_a_mask(device, dtype, 2)
+    test_segments_are_a_pack_under_a_mask(device, dtype, 2, None, segments)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("parents", FAMILIES[1:])
+def test_the_varlen_kernel_aligns_fewer_queries_than_keys_at_their_ends(
+    device: str, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract behind `VARLEN_PARENTS`, which may become the default once this has passed on a GPU."""
+    monkeypatch.setattr(attention, "VARLEN_PARENTS", True)
+    test_segments_are_a_pack_under_a_mask(device, torch.bfloat16, 2, parents, segments)
 
 
 def test_segments_are_long_by_where_an_average_position_is() -> None:

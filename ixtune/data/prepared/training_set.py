@@ -15,6 +15,7 @@ from typing import Any
 from ixtune.data.prepared import manifest, store
 from ixtune.data.prepared.selection import draw
 from ixtune.data.prepared.store import ImageFiles, PreparedSet
+from ixtune.data.shared_prefixes import Prefixes, find_prefixes
 from ixtune.errors import IxtuneError, UsageError
 
 
@@ -29,6 +30,7 @@ class TrainingSet:
         lengths: For each record its tokens, image tokens included.
         supervised: For each record its supervised tokens.
         files: Where the images of all sets lie; an image's `root` from `record` is an index into this.
+        prefixes: Groups of records that begin alike; None where every record is computed by itself.
     """
 
     sets: tuple[PreparedSet, ...]
@@ -37,6 +39,7 @@ class TrainingSet:
     lengths: list[int]
     supervised: list[int]
     files: ImageFiles
+    prefixes: Prefixes | None = None
 
     @classmethod
     def load(
@@ -45,6 +48,8 @@ class TrainingSet:
         weights: Sequence[float] | None = None,
         seed: int = 0,
         image_root: Path | None = None,
+        *,
+        share_prefixes: bool = False,
     ) -> TrainingSet:
         """Open prepared sets and draw from each as its weight says.
 
@@ -53,6 +58,7 @@ class TrainingSet:
             weights: How often a record of each stands in the list; None for once each.
             seed: Of the draws by fractions.
             image_root: Where the images of all sets are now, if not where their manifests say.
+            share_prefixes: Find the records that begin alike.
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
@@ -82,7 +88,9 @@ class TrainingSet:
             lengths += [length[row] for row in rows]
             supervised += [asked[row] for row in rows]
         roots = tuple(root for opened in sets for root in opened.files.roots)
-        return cls(sets, set_of, row_of, lengths, supervised, ImageFiles(roots, sets[0].files.corrections))
+        files = ImageFiles(roots, sets[0].files.corrections)
+        prefixes = find_prefixes(sets, set_of, row_of) if share_prefixes else None
+        return cls(sets, set_of, row_of, lengths, supervised, files, prefixes)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -1,0 +1,113 @@
+"""Attention in packs on a CPU: torch's flash kernel for CPUs, one call per segment.
+
+A segment with a parent takes two calls: a causal one on its own keys, and an unmasked one on the parent's. Their
+outputs are merged by the log-sum-exp of their scores, and the backward kernels are given the merged output and the
+merged log-sum-exp, with which each returns its share of the exact gradient (as in ring attention, arXiv 2310.01889).
+No key is copied, and no mask is made.
+
+Shape letters: B batch (1), L length, H query heads, K key/value heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import Function
+
+Parents = tuple[int, ...]
+
+
+class Call(NamedTuple):
+    """One call of a kernel: which rows are the queries, which the keys, and whether the mask is causal."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+def calls(bounds: tuple[int, ...], parents: Parents | None) -> Iterator[Call]:
+    """List the calls of a pack: every segment on itself, then every run of siblings on their parent.
+
+    Args:
+        bounds: first row of every segment, and the number of rows.
+        parents: for each segment the number of its parent, -1 without one; None where no segment has one.
+    """
+    segments = [slice(start, stop) for start, stop in pairwise(bounds)]
+    yield from (Call(segment, segment, True) for segment in segments)
+    for parent, siblings in groupby(range(len(segments)), key=(parents or (-1,) * len(segments)).__getitem__):
+        if parent >= 0:
+            first, *_, last = [*siblings] * 2
+            yield Call(slice(segments[first].start, segments[last].stop), segments[parent], False)
+
+
+class CpuAttention(Function):
+    """Write every segment into one tensor that the next linear shares; joined afterwards they would be kept twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bounds: tuple[int, ...],
+        parents: Parents | None,
+        scaling: float | None,
+    ) -> torch.Tensor:
+        """Return [B, L, H, d] for query [B, H, L, d], key and value [B, K, L, d]."""
+        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        sums_BLH = torch.empty(out.shape[:-1], dtype=torch.float32)
+        ctx.calls = tuple(calls(bounds, parents))
+        for rows, keys, causal in ctx.calls:
+            found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query[:, :, rows], key[:, :, keys], value[:, :, keys], 0.0, causal, scale=scaling
+            )
+            found, sums = found.transpose(1, 2), sums.transpose(1, 2)
+            if causal:
+                out[:, rows], sums_BLH[:, rows] = found, sums
+            else:
+                _merge(out[:, rows], sums_BLH[:, rows], found, sums)
+        ctx.scaling = scaling
+        ctx.save_for_backward(query, key, value, out, sums_BLH)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Return the gradients to query, key and value."""
+        query, key, value, out, sums_BLH = ctx.saved_tensors
+        to_query, to_key, to_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        for rows, keys, causal in ctx.calls:
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                gradients[0][:, rows].transpose(1, 2),
+                query[:, :, rows],
+                key[:, :, keys],
+                value[:, :, keys],
+                out[:, rows].transpose(1, 2),
+                sums_BLH[:, rows].transpose(1, 2),
+                0.0,
+                causal,
+                scale=ctx.scaling,
+            )
+            for whole, at, part in zip((to_query, to_key, to_value), (rows, keys, keys), found, strict=True):
+                if causal:  # the first call for these rows
+                    whole[:, :, at] = part
+                else:
+                    whole[:, :, at] += part
+        return to_query, to_key, to_value, None, None, None
+
+
+def _merge(out: torch.Tensor, sums: torch.Tensor, found: torch.Tensor, its_sums: torch.Tensor) -> None:
+    """Merge attention to further keys into attention to some keys, in place.
+
+    Args:
+        out: [B, L, H, d]
+        sums: the log-sum-exp of the scores behind `out`, [B, L, H] in fp32
+        found: as `out`, for the further keys
+        its_sums: as `sums`, for the further keys
+    """
+    both = torch.logaddexp(sums, its_sums)
+    merged = out.float() * (sums - both).exp_()[..., None]
+    out.copy_(merged.addcmul_(found.float(), (its_sums - both).exp_()[..., None]))
+    sums.copy_(both)
