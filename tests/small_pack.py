@@ -18,10 +18,13 @@ RECORDS: list[tuple[int, list[Grid]]] = [(9, []), (6, [(1, 1)]), (14, []), (5, [
 
 
 def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 0) -> dict[str, Any]:
-    """A batch as the collator makes it; each record is its images, then words, of which the last three are asked."""
-    random = torch.Generator().manual_seed(seed)
+    """A batch as the collator makes it; each record is its images, then words, of which the last three are asked.
+
+    What a record holds depends on the seed and its shape only, not on its neighbors.
+    """
     ids, positions, rows, crops, bounds = [], [], [], [], [0]
     for words, grids in records:
+        random = torch.Generator().manual_seed(1000 * seed + words)
         shown = sum(tokens_of(*grid) for grid in grids)
         ids += [1, *[0] * shown, *torch.randint(3, 160, (words,), generator=random).tolist()]
         positions += range(len(ids) - bounds[-1])

@@ -34,8 +34,8 @@ output: {output}
 """
 
 
-def prepare_texts(folder: Path, count: int = 12, first: int = 0) -> Path:
-    """A prepared set of sums, about 30 tokens each."""
+def prepare_texts(folder: Path, count: int = 12, first: int = 0, system: str | None = None) -> Path:
+    """A prepared set of sums, about 30 tokens each, besides a system prompt where one is given."""
     folder.mkdir(parents=True)
     turns = [
         [{"from": "user", "value": f"{n} and {n + 2}?"}, {"from": "assistant", "value": f"{2 * n + 2}"}]
@@ -44,7 +44,10 @@ def prepare_texts(folder: Path, count: int = 12, first: int = 0) -> Path:
     records = [{"id": f"t{first + n}", "conversations": turn} for n, turn in enumerate(turns)]
     (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
     prepare(
-        [Source(path=str(folder / "data.json"))], folder / "prepared", base=resolve("nano"), options=Options(hd_num=1)
+        [Source(path=str(folder / "data.json"), system=system)],
+        folder / "prepared",
+        base=resolve("nano"),
+        options=Options(hd_num=1),
     )
     return folder / "prepared"
 

@@ -135,13 +135,15 @@ def group(beginnings: Sequence[Beginning], copies: Sequence[int] | None = None) 
 def image_keys(opened: PreparedSet) -> list[Hashable]:
     """Return a key for every image of a set, in the order of its rows; equal keys mean equal pixels for the model.
 
-    The key is the path of the image's file and its layout. Two files with equal content have different keys.
+    The key is the hash of the file's bytes, or its path where the set has no hash, and the image's layout.
     """
     column = opened.dataset.data.column("pictures").combine_chunks().flatten()
     fields = {field.name: column.field(field.name).to_pylist() for field in column.type}
-    roots = [str(root.resolve()) for root in opened.files.roots]
-    fields["root"] = [roots[root] for root in fields["root"]]
-    return list(zip(*fields.values(), strict=True))
+    roots = [str(root) for root in opened.files.roots]
+    files = zip(fields.pop("content"), fields.pop("root"), fields.pop("path"), strict=True)
+    known = [content or (roots[root], path) for content, root, path in files]
+    del fields["name"]
+    return list(zip(known, *fields.values(), strict=True))
 
 
 def _beginnings(opened: PreparedSet, numbers: dict[Hashable, int]) -> list[Beginning]:

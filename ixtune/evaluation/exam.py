@@ -74,6 +74,8 @@ class Exam:
 class Rows:
     """Prepared records as the loss takes them."""
 
+    prefixes = None
+
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = rows
 

@@ -110,8 +110,7 @@ class _Search:
         self.sizes: Sizes = plan.sizes
         self._records: dict[int | None, RecordShapes] = {None: records}
         self._packed: dict[tuple[int | None, int], Packed] = {}
-        self._epochs: dict[int | None, PackShape] = {None: plan.epoch}
-        self._now = self._operations(plan.recipe, None, plan.need)
+        self._now = self._operations(plan.recipe, plan.epoch, plan.need)
 
     def ways(self) -> list[list[Step]]:
         """For each thing that can be changed its values, the mildest first."""
@@ -181,15 +180,14 @@ class _Search:
             return None
         key = hd_num, recipe.training.pack_tokens
         if key not in self._packed:
-            self._packed[key] = Packed.of(records, pack(records.lengths, recipe.training.pack_tokens))
+            packs = pack(records.lengths, recipe.training.pack_tokens, records.prefixes)
+            self._packed[key] = Packed.of(records, packs)
         need = assess(recipe, self.sizes, self._packed[key], self.machine)
-        return Change(steps, need, self._operations(recipe, hd_num, need) / self._now - 1)
+        return Change(steps, need, self._operations(recipe, self._packed[key].epoch, need) / self._now - 1)
 
-    def _operations(self, recipe: Recipe, hd_num: int | None, need: Need) -> float:
-        if hd_num not in self._epochs:
-            self._epochs[hd_num] = self._at(hd_num).pack(range(len(self.records)))
+    def _operations(self, recipe: Recipe, epoch: PackShape, need: Need) -> float:
         trained, layers = Trained.of(recipe.adapter), need.levers.checkpointed_layers
-        return flops(self.sizes, trained, self._epochs[hd_num], layers, len(need.packs)).total
+        return flops(self.sizes, trained, epoch, layers, len(need.packs)).total
 
     def _at(self, hd_num: int | None) -> RecordShapes:
         if hd_num not in self._records:

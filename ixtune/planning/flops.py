@@ -1,4 +1,4 @@
-"""Floating-point operations of one training step, by part: what the algorithm asks for, not what kernels spend.
+"""Count the floating-point operations of a training step, by part: what the algorithm needs, not what kernels spend.
 
 A product of [n, a] and [a, b] is 2 n a b. Frozen linears have a forward pass and a backward pass to their input, but
 no weight gradient. Elementwise work, norms and dequantisation are left out: they are bound by memory, not by these.
@@ -8,34 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 
 from ixtune.checkpoint.sizes import Sizes, Trained
 
 
 @dataclass(frozen=True, slots=True)
 class PackShape:
-    """What of a pack decides its cost.
+    """The numbers of a pack that decide its cost.
 
     Attributes:
-        lengths: tokens of each segment, image tokens included.
+        lengths: tokens of each segment, image tokens included; a prefix that records share is a segment of its own.
         image_tokens: of all its images.
         supervised: rows on which the loss is taken.
         crops: (local crops) of each of its images; the tower sees one view more of each.
+        prefixes: for each segment, the tokens of the prefix that it sees besides itself; empty where all are 0.
     """
 
     lengths: tuple[int, ...]
     image_tokens: int = 0
     supervised: int = 1
     crops: tuple[int, ...] = ()
+    prefixes: tuple[int, ...] = ()
+
+    @classmethod
+    def joined(cls, packs: Sequence[PackShape]) -> PackShape:
+        """Return the shape of several packs side by side."""
+        shared = any(pack.prefixes for pack in packs)
+        return cls(
+            lengths=tuple(chain.from_iterable(pack.lengths for pack in packs)),
+            image_tokens=sum(pack.image_tokens for pack in packs),
+            supervised=sum(pack.supervised for pack in packs),
+            crops=tuple(chain.from_iterable(pack.crops for pack in packs)),
+            prefixes=tuple(chain.from_iterable(pack.seen for pack in packs)) if shared else (),
+        )
 
     @property
     def tokens(self) -> int:
-        """Positions of the pack."""
+        """Positions of the pack: the tokens that are computed."""
         return sum(self.lengths)
 
     @property
+    def seen(self) -> tuple[int, ...]:
+        """For each segment, the tokens of the prefix that it sees besides itself."""
+        return self.prefixes or (0,) * len(self.lengths)
+
+    @property
     def views(self) -> int:
-        """What the tower sees: every crop and one global view of each image."""
+        """Number of views for the vision tower: every crop and one global view of each image."""
         return sum(self.crops) + len(self.crops)
 
 
@@ -47,7 +67,8 @@ class Flops:
         linears: the frozen decoder linears, forward and backward to the input.
         lora: forward, backward to input and weights; with DoRA the norms of the adapted weights too.
         plora: on the image rows, forward and backward to the input.
-        attention: scores and weighted values, causal inside each segment, forward and backward.
+        attention: scores and weighted values, causal inside each segment and to all of its prefix, forward and
+            backward.
         vit: forward only.
         projector: forward, and backward as far as it is trained.
         head: on the supervised rows, forward and backward to the input.
@@ -98,7 +119,7 @@ def flops(
         shapes = [(rank, *sizes.linear_shape(name)) for name, rank in trained.ranks.items()]
         lora += micro_batches * sum(2 * rank * out * into for rank, out, into in shapes)
     plora = 2 * images * sizes.layer_plora
-    attention = _causal(pack.lengths, sizes.hidden)
+    attention = _attention(pack, sizes.hidden)
     head = 2 * pack.supervised * sizes.vocabulary * sizes.hidden
     return Flops(
         linears=2 * sizes.layers * linears,
@@ -112,9 +133,11 @@ def flops(
     )
 
 
-def _causal(lengths: Sequence[int], width: int) -> int:
-    """Two products over the lower triangle of each segment's scores."""
-    return sum(2 * width * length * (length + 1) for length in lengths)
+def _attention(pack: PackShape, width: int) -> int:
+    """Count two products over the lower triangle of each segment's scores, and over its scores with its prefix."""
+    return sum(
+        2 * width * length * (length + 1 + 2 * prefix) for length, prefix in zip(pack.lengths, pack.seen, strict=True)
+    )
 
 
 def _view(sizes: Sizes) -> int:

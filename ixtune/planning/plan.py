@@ -34,15 +34,18 @@ class Packed:
     Attributes:
         packs: indices of the records of each pack.
         largest: number and shape of those packs that may need the most memory.
+        epoch: the shape of all packs side by side.
     """
 
     packs: Packs
     largest: Sequence[tuple[int, PackShape]]
+    epoch: PackShape
 
     @classmethod
     def of(cls, records: RecordShapes, packs: Packs) -> Packed:
-        """Leave out what others exceed or equal in everything that counts."""
-        return cls(packs, _largest([records.pack(indices) for indices in packs]))
+        """Compute the shapes of packs."""
+        shapes = [records.pack(indices) for indices in packs]
+        return cls(packs, _largest(shapes), PackShape.joined(shapes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,8 @@ class Plan:
         machine: where it would run.
         records: of the training set, as often as they are drawn.
         need: packs, levers, memory.
-        epoch: all records of an epoch side by side.
+        record_tokens: tokens of all records of an epoch, each counted by itself.
+        epoch: all packs of an epoch side by side, prefixes that records share counted once a pack.
         worst_pack: the shape of the pack with the highest peak.
         steps: optimizer steps.
         flops: operations of the whole run.
@@ -90,6 +94,7 @@ class Plan:
     machine: Machine
     records: int
     need: Need
+    record_tokens: int
     epoch: PackShape
     worst_pack: PackShape
     steps: int
@@ -144,18 +149,19 @@ def make_plan(
     Raises:
         IxtuneError: a record is longer than a pack.
     """
-    made = pack(records.lengths, recipe.training.pack_tokens) if packs is None else packs
-    need = assess(recipe, sizes, Packed.of(records, made), machine)
-    epoch = records.pack(range(len(records)))
-    steps, passes = _duration(recipe, len(need.packs), processes)
-    per_epoch = flops(sizes, Trained.of(recipe.adapter), epoch, need.levers.checkpointed_layers, len(need.packs))
+    made = pack(records.lengths, recipe.training.pack_tokens, records.prefixes) if packs is None else packs
+    packed = Packed.of(records, made)
+    need = assess(recipe, sizes, packed, machine)
+    steps, passes = _duration(recipe, len(made), processes)
+    per_epoch = flops(sizes, Trained.of(recipe.adapter), packed.epoch, need.levers.checkpointed_layers, len(made))
     return Plan(
         recipe=recipe,
         sizes=sizes,
         machine=machine,
         records=len(records),
         need=need,
-        epoch=epoch,
+        record_tokens=sum(records.lengths),
+        epoch=packed.epoch,
         worst_pack=records.pack(need.packs[need.worst]),
         steps=steps,
         flops=per_epoch.times(passes),
@@ -240,7 +246,8 @@ def _largest(shapes: Sequence[PackShape]) -> list[tuple[int, PackShape]]:
     """The packs that may need the most: those that no other exceeds or equals in everything that counts."""
 
     def sizes_of(shape: PackShape) -> tuple[int, ...]:
-        return shape.tokens, shape.image_tokens, shape.supervised, shape.views, max(shape.crops, default=0)
+        suffix = max((own * prefix for own, prefix in zip(shape.lengths, shape.prefixes, strict=False)), default=0)
+        return shape.tokens, shape.image_tokens, shape.supervised, shape.views, max(shape.crops, default=0), suffix
 
     kept: list[tuple[int, tuple[int, ...]]] = []
     measured = sorted(((sizes_of(shape), -index) for index, shape in enumerate(shapes)), reverse=True)

@@ -47,7 +47,13 @@ def open_for_plan(
         records = record_mixes.records_of(mix)
         notes.append(f"mix      {mix}: {len(records):,} made-up records; {record_mixes.MIXES[mix].told}")
         return sizes, records, machine, notes
-    train = TrainingSet.load(recipe.data.train, recipe.data.weights, recipe.training.seed, recipe.data.image_root)
+    train = TrainingSet.load(
+        recipe.data.train,
+        recipe.data.weights,
+        recipe.training.seed,
+        recipe.data.image_root,
+        share_prefixes=recipe.training.share_prefixes,
+    )
     if folder is not None and (tokenizer := folder / _TOKENIZER).is_file():
         train.check_compatible(sha256_file(tokenizer))
     else:

@@ -25,9 +25,10 @@ def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
     memory, need, worst = plan.memory, plan.need, plan.worst_pack
     return {
         "records": plan.records,
-        "tokens": plan.epoch.tokens,
-        "image_tokens": plan.epoch.image_tokens,
+        "record_tokens": plan.record_tokens,
         "supervised_tokens": plan.epoch.supervised,
+        "computed_tokens": plan.epoch.tokens,
+        "image_tokens": plan.epoch.image_tokens,
         "views": plan.epoch.views,
         "packs": len(need.packs),
         "steps": plan.steps,
@@ -65,10 +66,18 @@ def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
 def _work(plan: Plan) -> Iterator[str]:
     recipe, epoch, training = plan.recipe, plan.epoch, plan.recipe.training
     packs = len(plan.need.packs)
-    yield (
-        f"data     {_many(plan.records, 'record')}, {_many(epoch.tokens, 'token')}: "
-        f"{epoch.image_tokens:,} of images, {epoch.supervised:,} supervised"
-    )
+    if epoch.tokens == plan.record_tokens:
+        yield (
+            f"data     {_many(plan.records, 'record')}, {_many(epoch.tokens, 'token')}: "
+            f"{epoch.image_tokens:,} of images, {epoch.supervised:,} supervised"
+        )
+    else:
+        tokens = _many(plan.record_tokens, "token")
+        yield f"data     {_many(plan.records, 'record')}, {tokens}, {epoch.supervised:,} of them supervised"
+        yield (
+            f"shared   {epoch.tokens / plan.record_tokens:.0%} of the tokens are computed, {epoch.tokens:,}: records "
+            f"that begin alike share their prefix; {epoch.image_tokens:,} of images"
+        )
     full = epoch.tokens / (packs * training.pack_tokens)
     yield (
         f"packs    {packs:,} of up to {_many(training.pack_tokens, 'token')}, {full:.0%} full; "

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ixtune import layout
+from ixtune.data.shared_prefixes import Group, Prefixes
 from ixtune.planning.flops import PackShape
 
 if TYPE_CHECKING:
@@ -44,18 +45,20 @@ class ImageRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecordShapes:
-    """Of every record of a training set, in its order.
+    """The shapes of all records of a training set, in its order.
 
     Attributes:
         lengths: tokens, image tokens included.
         supervised: tokens the loss is taken on.
         image_tokens: tokens of all its images.
         images: its images.
+        prefixes: which records begin alike; None where every record is computed by itself.
     """
 
     lengths: Sequence[int]
     supervised: Sequence[int]
     images: Sequence[tuple[ImageRef, ...]]
+    prefixes: Prefixes | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,17 +68,28 @@ class RecordShapes:
         """From the columns of prepared sets, without reading a row."""
         by_set = [_images(opened) for opened in records.sets]
         images = [by_set[number][row] for number, row in zip(records.set_of, records.row_of, strict=True)]
-        return cls(records.lengths, records.supervised, images)
+        return cls(records.lengths, records.supervised, images, records.prefixes)
 
     def pack(self, indices: Iterable[int]) -> PackShape:
-        """Some of them side by side."""
+        """Return the shape of a pack of some records."""
         chosen = list(indices)
-        images = [image for index in chosen for image in self.images[index]]
+        lengths, prefixes = [], []
+        images: list[ImageRef] = []
+        for group in self.prefixes.groups(chosen) if self.prefixes else (Group((index,), 0, 0) for index in chosen):
+            if group.tokens:
+                lengths.append(group.tokens)
+                prefixes.append(0)
+                images += self.images[group.records[0]][: group.images]
+            for index in group.records:
+                lengths.append(self.lengths[index] - group.tokens)
+                prefixes.append(group.tokens)
+                images += self.images[index][group.images :]
         return PackShape(
-            lengths=tuple(self.lengths[index] for index in chosen),
+            lengths=tuple(lengths),
             image_tokens=sum(image.tokens for image in images),
             supervised=sum(self.supervised[index] for index in chosen),
             crops=tuple(image.crops for image in images),
+            prefixes=tuple(prefixes) if any(prefixes) else (),
         )
 
     @property
@@ -84,14 +98,23 @@ class RecordShapes:
         return max((image.hd_num for record in self.images for image in record), default=0)
 
     def at(self, hd_num: int) -> RecordShapes:
-        """As if they had been prepared with this hd_num, where theirs is larger."""
+        """Return the shapes that the records would have if prepared with this hd_num, where theirs is larger."""
         images = [tuple(image.at(hd_num) for image in record) for record in self.images]
-        saved = [
-            sum(old.tokens - new.tokens for old, new in zip(*pair, strict=True))
-            for pair in zip(self.images, images, strict=True)
-        ]
-        lengths = [length - less for length, less in zip(self.lengths, saved, strict=True)]
-        return RecordShapes(lengths, self.supervised, images)
+
+        def saved(index: int, count: int | None = None) -> int:
+            """Count the tokens that the first images of a record lose."""
+            pairs = zip(self.images[index][:count], images[index][:count], strict=True)
+            return sum(old.tokens - new.tokens for old, new in pairs)
+
+        lengths = [length - saved(index) for index, length in enumerate(self.lengths)]
+        prefixes = None
+        if self.prefixes is not None:
+            tokens = list(self.prefixes.tokens)
+            one_of_each = {group: index for index, group in enumerate(self.prefixes.group_of) if group >= 0}
+            for group, index in one_of_each.items():
+                tokens[group] -= saved(index, self.prefixes.images[group])
+            prefixes = Prefixes(self.prefixes.group_of, tokens, self.prefixes.images)
+        return RecordShapes(lengths, self.supervised, images, prefixes)
 
 
 def _images(opened: PreparedSet) -> list[tuple[ImageRef, ...]]:

@@ -168,6 +168,8 @@ class TrainingSection(Section):
     """Optimizer steps to train for, instead of `epochs`."""
     pack_tokens: int = Field(default=8192, ge=1)
     """Most tokens in one micro-batch, image tokens included; records are packed into it without padding."""
+    share_prefixes: bool = True
+    """Compute what records have in common, such as the image of several questions, once for all of them in a pack."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step."""
     learning_rate: float = Field(default=5e-5, gt=0)

@@ -13,7 +13,10 @@ from ixtune.scores import SCORES
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
 
-_NOT_CURVES = {"step", "epoch", "tokens", "supervised_tokens", "seconds", "mfu", "tokens_per_s", "memory_gib"}
+_NOT_CURVES = {
+    "step", "epoch", "tokens", "computed_tokens", "supervised_tokens", "seconds", "mfu", "tokens_per_s",
+    "computed_tokens_per_s", "memory_gib",
+}  # fmt: skip
 _TITLES = {
     "loss": "Training loss",
     "validation_loss": "Validation loss",

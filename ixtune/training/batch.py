@@ -1,11 +1,12 @@
-"""Packs of prepared records -> what the model takes.
+"""Turn packs of prepared records into batches that the model takes.
 
-A pack is a list of record indices. Its records become segments of one row of tokens, without padding.
+A pack is a list of record indices. Its records become segments of one row of tokens, without padding. Neighbors that
+share a prefix become a segment for the prefix, followed by one segment for the rest of each record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from datasets import Dataset
 from ixtune.data.images.pixels import open_image, place_and_cut
 from ixtune.data.prepared.store import ImageFiles, layout_of
 from ixtune.data.prepared.training_set import TrainingSet
+from ixtune.data.shared_prefixes import Group
 from ixtune.data.text.template import Sample, expand
 from ixtune.errors import IxtuneError
 from ixtune.model.model import IXC2ForCausalLM
@@ -69,8 +71,12 @@ class ImageSource:
         return torch.from_numpy(place_and_cut(image, layout)), (layout.rows, layout.cols)
 
     def of(self, records: Sequence[dict[str, Any]]) -> Batch:
-        """The images of some records, in order, as the model's keyword arguments."""
-        wanted = [(record, index) for record in records for index in range(len(record["pictures"]))]
+        """Return the images of some records, in order, as the model's keyword arguments."""
+        return self.some((record, index) for record in records for index in range(len(record["pictures"])))
+
+    def some(self, images: Iterable[tuple[dict[str, Any], int]]) -> Batch:
+        """Return some images, each given as a record and its number in it, as the model's keyword arguments."""
+        wanted = list(images)
         if not wanted:
             return {}
         if self.model is None:
@@ -104,53 +110,108 @@ def sample_of(record: dict[str, Any]) -> Sample:
     )
 
 
-def make_batch(records: Sequence[dict[str, Any]], images: ImageSource, image_token_id: int = 0) -> Batch:
+def make_batch(
+    records: Sequence[dict[str, Any]],
+    images: ImageSource,
+    image_token_id: int = 0,
+    groups: Sequence[Group] | None = None,
+) -> Batch:
     """Put records side by side as segments.
 
+    Args:
+        records: rows of prepared sets.
+        images: reads their images.
+        image_token_id: token at image positions.
+        groups: what neighbors share; None for nothing. Only the number of records of each group is read, in the order
+            of `records`.
+
     Returns:
-        input_ids, position_ids [1, T]; image_rows [I]; cu_seq_lens_q [records + 1] (int32); max_length_q;
-        supervised (rows [S], targets [S]); crops and grids, or image_vectors.
+        input_ids, position_ids [1, T]; image_rows [I]; cu_seq_lens_q [segments + 1] (int32); max_length_q;
+        supervised (rows [S], targets [S]), record by record: a row of a prefix is there once for each record that
+        supervises it; crops and grids, or image_vectors. If records share a prefix, parents: for each segment the
+        number of the segment that it continues, or -1.
+
+    Raises:
+        ValueError: records of a group do not begin alike.
     """
-    ids: list[int] = []
-    rows: list[int] = []
-    targets: list[int] = []
-    image_rows: list[int] = []
-    positions: list[int] = []
-    bounds = [0]
-    for record in records:
-        input_ids, labels = expand(sample_of(record))
-        start = len(ids)
-        ids += input_ids
-        positions += range(len(input_ids))
-        image_rows += [start + at for at, token in enumerate(input_ids) if token == image_token_id]
-        # The row that predicts a token is the one before it; a segment's first token is never a target.
-        asked = [(start + at - 1, label) for at, label in enumerate(labels) if label != -100]
-        rows += [row for row, _ in asked]
-        targets += [label for _, label in asked]
-        bounds.append(len(ids))
-    batch: Batch = {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "cu_seq_lens_q": torch.tensor(bounds, dtype=torch.int32),
-        "max_length_q": int(np.diff(bounds).max()),
-        "supervised": (torch.tensor(rows), torch.tensor(targets)),
-    }
-    if image_rows:
-        batch["image_rows"] = torch.tensor(image_rows)
-    return {**batch, **images.of(records)}
+    pack = _Segments()
+    shown: list[tuple[dict[str, Any], int]] = []
+    at = 0
+    for group in groups or [Group((0,), 0, 0)] * len(records):
+        members = records[at : at + len(group.records)]
+        at += len(members)
+        expanded = [expand(sample_of(record)) for record in members]
+        parent = pack.add_prefix([ids for ids, _ in expanded], group.tokens) if group.tokens else -1
+        shown += [(members[0], index) for index in range(group.images)]
+        for record, (ids, labels) in zip(members, expanded, strict=True):
+            pack.add(ids, labels, group.tokens, parent)
+            shown += [(record, index) for index in range(group.images, len(record["pictures"]))]
+    batch = pack.batch()
+    image_rows = (batch["input_ids"][0] == image_token_id).nonzero().squeeze(1)
+    if len(image_rows):
+        batch["image_rows"] = image_rows
+    return {**batch, **images.some(shown)}
+
+
+class _Segments:
+    """The segments of a pack, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.rows: list[int] = []
+        self.targets: list[int] = []
+        self.bounds = [0]
+        self.parents: list[int] = []
+
+    def add_prefix(self, records: Sequence[list[int]], tokens: int) -> int:
+        """Add what records have in common and return the number of its segment."""
+        prefix = records[0][:tokens]
+        if any(ids[:tokens] != prefix for ids in records):
+            raise ValueError(f"records that share {tokens} tokens do not begin alike")
+        return self._segment(prefix, 0, -1)
+
+    def add(self, ids: list[int], labels: list[int], shared: int, parent: int) -> None:
+        """Add a record, without its first `shared` tokens, which are in the segment `parent`."""
+        number = self._segment(ids[shared:], shared, parent)
+        # The row that predicts a token is the one before it; the first token of a record is never a target.
+        asked = [(at - 1, label) for at, label in enumerate(labels) if label != -100]
+        own, before = self.bounds[number] - shared, self.bounds[parent] if shared else 0
+        self.rows += [before + row if row < shared else own + row for row, _ in asked]
+        self.targets += [label for _, label in asked]
+
+    def _segment(self, ids: Sequence[int], position: int, parent: int) -> int:
+        self.ids += ids
+        self.positions += range(position, position + len(ids))
+        self.bounds.append(len(self.ids))
+        self.parents.append(parent)
+        return len(self.parents) - 1
+
+    def batch(self) -> Batch:
+        """Return everything but the images."""
+        batch: Batch = {
+            "input_ids": torch.tensor([self.ids]),
+            "position_ids": torch.tensor([self.positions]),
+            "cu_seq_lens_q": torch.tensor(self.bounds, dtype=torch.int32),
+            "max_length_q": int(np.diff(self.bounds).max()),
+            "supervised": (torch.tensor(self.rows), torch.tensor(self.targets)),
+        }
+        if any(parent >= 0 for parent in self.parents):
+            batch["parents"] = tuple(self.parents)
+        return batch
 
 
 def pack_dataset(packs: Sequence[Sequence[int]], processes: int = 1) -> Dataset:
-    """The packs as TRL takes them; empty ones at the end, so that each of several processes gets equally many."""
+    """Return packs as TRL takes them, with empty ones at the end so that all processes get the same number."""
     return Dataset.from_dict({"records": [*map(list, packs), *([[]] * (-len(packs) % processes))]})
 
 
 class PackCollator:
-    """TRL's data collator: a list with one row `{"records": [indices]}` -> a Batch.
+    """TRL's data collator: turn a list with one row `{"records": [indices]}` into a Batch.
 
-    Besides what the model takes, the batch holds `records`, the indices in the training set of its segments, so that
-    what goes wrong can be told by the records it went wrong with. Take it out before the model is called. The batch of
-    an empty pack holds nothing else.
+    Besides what the model takes, the batch holds `records`, the indices of its records in the training set, so that
+    errors can name the records they happened on. Remove it before calling the model. The batch of an empty pack holds
+    nothing else.
     """
 
     def __init__(self, training_set: TrainingSet, images: ImageSource) -> None:
@@ -164,6 +225,8 @@ class PackCollator:
         return self.take(indices) if indices else {"records": ()}
 
     def make(self, indices: tuple[int, ...]) -> Batch:
-        """The batch of some records."""
-        batch = make_batch([self.training_set.record(index) for index in indices], self.images)
+        """Return the batch of some records; neighbors that begin alike share their prefix."""
+        prefixes = self.training_set.prefixes
+        groups = list(prefixes.groups(indices)) if prefixes else None
+        batch = make_batch([self.training_set.record(index) for index in indices], self.images, groups=groups)
         return {**batch, "records": indices}

@@ -37,10 +37,9 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
         trainer = assemble(once, inputs, network, Path(folder), [worst] * launch.world_size())
         trainer.args.save_strategy = "no"
         loss = trainer.train().training_loss
-    tokens = sum(inputs.train.lengths[index] for index in worst)
     took = (metrics.peak_memory_bytes() - before) / 2**30
     say(
-        f"dry run  loaded in {loaded - began:.1f} s; one step on the worst pack, {tokens:,} tokens, in "
+        f"dry run  loaded in {loaded - began:.1f} s; one step on the worst pack, {plan.worst_pack.tokens:,} tokens, in "
         f"{time.monotonic() - loaded:.1f} s with what happens once; loss {loss:.4f}; at the peak {took:.2f} GiB, "
         f"planned {plan.memory.total / 2**30:.2f}; nothing was written"
     )

@@ -52,8 +52,13 @@ def open_inputs(recipe: Recipe) -> Inputs:
     folder = base.resolve(recipe.base)
     tokenizer = Tokenizer.from_base(folder)
     data = recipe.data
-    train = TrainingSet.load(data.train, data.weights, recipe.training.seed, data.image_root)
-    validation = TrainingSet.load([data.validation], image_root=data.image_root) if data.validation else None
+    share = recipe.training.share_prefixes
+    train = TrainingSet.load(data.train, data.weights, recipe.training.seed, data.image_root, share_prefixes=share)
+    validation = (
+        TrainingSet.load([data.validation], image_root=data.image_root, share_prefixes=share)
+        if data.validation
+        else None
+    )
     for opened in filter(None, (train, validation)):
         opened.check_compatible(tokenizer.sha256)
         _require_supervised(opened)
@@ -63,7 +68,8 @@ def open_inputs(recipe: Recipe) -> Inputs:
         "processes": launch.world_size(),  # with others the steps would be others
         "validation_manifest_sha256": sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
     }
-    return Inputs(folder, tokenizer, train, validation, pack(train.lengths, recipe.training.pack_tokens), hashes)
+    packs = pack(train.lengths, recipe.training.pack_tokens, train.prefixes)
+    return Inputs(folder, tokenizer, train, validation, packs, hashes)
 
 
 def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:

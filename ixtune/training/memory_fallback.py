@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from ixtune.errors import IxtuneError
-from ixtune.layout import tokens_of
 from ixtune.training.batch import Batch
 
 # Forward and backward of a batch, gradients added to those that are there: the loss.
@@ -74,10 +73,13 @@ def step_in_parts(
     batch: Batch,
     model: torch.nn.Module,
     *,
+    make: Callable[[tuple[int, ...]], Batch],
     told: Callable[[str], None],
     named: Callable[[Batch], str] = lambda part: "",
 ) -> torch.Tensor:
-    """A step that cuts its pack in two where memory runs out, and again, down to single records.
+    """Run a step, and if memory runs out, cut its pack in two, and again, down to single records.
+
+    A prefix that records on both sides share is computed in both parts.
 
     The gradient is that of the whole pack but for rounding (and the draws of dropout): the loss is a sum over tokens
     divided by those of the whole optimizer step. A backward pass that breaks off leaves some parameters with the whole
@@ -86,8 +88,9 @@ def step_in_parts(
 
     Args:
         step: forward and backward of a pack or a part of one; weights tokens by those of the whole optimizer step.
-        batch: the pack.
+        batch: the pack, with `records`.
         model: whose parameters are trained.
+        make: returns the batch of some of the records.
         told: is called with a sentence for the reader at each cut. From then on a run cannot be repeated bit by bit.
         named: where a record that does not fit comes from.
 
@@ -112,7 +115,7 @@ def step_in_parts(
         for handle in handles:
             handle.remove()
     # Outside of `except`, whose traceback would keep the activations of the failed pass alive.
-    _free(batch["input_ids"].device)
+    _free(next(model.parameters()).device)
     parts = split(batch)
     if not parts:
         raise IxtuneError(
@@ -124,61 +127,30 @@ def step_in_parts(
     # Switched off they could leave a part's loss without any gradient, which is an error.
     handles = [parameter.register_hook(torch.zeros_like) for parameter in have_theirs]
     try:
-        losses = [step_in_parts(step, part, model, told=told, named=named) for part in parts]
+        losses = [step_in_parts(step, make(part), model, make=make, told=told, named=named) for part in parts]
     finally:
         for handle in handles:
             handle.remove()
     return torch.stack(losses).sum()
 
 
-def split(batch: Batch) -> list[Batch]:
-    """Cut a pack between two records, about in its middle; images go where their records go.
+def split(batch: Batch) -> list[tuple[int, ...]]:
+    """Cut the records of a pack in two, about in the middle of its tokens.
 
     Returns:
-        Two parts; one, where the other asks for no token, and would add nothing; none, where there is one record only.
+        The records of both parts; an empty list if there is one record only.
     """
-    bounds: list[int] = batch["cu_seq_lens_q"].tolist()
-    if len(bounds) < 3:
+    bounds, records = batch["cu_seq_lens_q"].tolist(), batch["records"]
+    prefixes = set(batch.get("parents", ()))
+    ends = [end for number, end in enumerate(bounds[1:]) if number not in prefixes]  # one for each record
+    if len(records) < 2:
         return []
-    middle = min(range(1, len(bounds) - 1), key=lambda at: abs(2 * bounds[at] - bounds[-1]))
-    parts = [_part(batch, bounds, 0, middle), _part(batch, bounds, middle, len(bounds) - 1)]
-    return [part for part in parts if len(part["supervised"][0])]
-
-
-def _part(batch: Batch, bounds: Sequence[int], first: int, last: int) -> Batch:
-    """Segments first up to last of a pack."""
-    start, stop = bounds[first], bounds[last]
-    rows, targets = batch["supervised"]
-    asked = (rows >= start) & (rows < stop)
-    lengths = batch["cu_seq_lens_q"][first : last + 1] - start
-    part: Batch = {
-        **{name: batch[name][:, start:stop] for name in ("input_ids", "position_ids")},
-        "cu_seq_lens_q": lengths,
-        "max_length_q": int(lengths.diff().max()),
-        "supervised": (rows[asked] - start, targets[asked]),
-    }
-    if "records" in batch:
-        part["records"] = batch["records"][first:last]
-    if "image_rows" in batch:
-        shown = (batch["image_rows"] >= start) & (batch["image_rows"] < stop)
-        if shown.any():
-            part["image_rows"] = batch["image_rows"][shown] - start
-            part |= _images(batch, int((batch["image_rows"] < start).sum()), int(shown.sum()))
-    return part
-
-
-def _images(batch: Batch, before: int, tokens: int) -> Batch:
-    """The images behind `tokens` image positions, `before` of which come first in the pack."""
-    if "image_vectors" in batch:
-        return {"image_vectors": batch["image_vectors"][before : before + tokens]}
-    ends = np.cumsum([0, *(tokens_of(*grid) for grid in batch["grids"])]).tolist()
-    first, last = ends.index(before), ends.index(before + tokens)
-    crops = np.cumsum([0, *(rows * cols for rows, cols in batch["grids"])]).tolist()
-    return {"crops": batch["crops"][crops[first] : crops[last]], "grids": batch["grids"][first:last]}
+    middle = min(range(1, len(records)), key=lambda at: abs(2 * ends[at - 1] - bounds[-1]))
+    return [records[:middle], records[middle:]]
 
 
 def _size(batch: Batch) -> str:
-    tokens, records = batch["input_ids"].numel(), len(batch["cu_seq_lens_q"]) - 1
+    tokens, records = batch["input_ids"].numel(), len(batch["records"])
     return f"{tokens:,} tokens" + (f" in {records} records" if records > 1 else "")
 
 

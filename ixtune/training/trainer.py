@@ -141,6 +141,7 @@ class AdapterTrainer(SFTTrainer):
             lambda part: self.forward_backward(model, part, num_items_in_batch),
             inputs,
             self.model,
+            make=self.collator.make,
             told=self._cut,
             named=lambda part: self.collator.training_set.identity(part["records"][0]),
         )
@@ -179,7 +180,8 @@ class AdapterTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the whole optimizer step, over all processes; they are counted here too."""
         batches = [batch for batch in batch_samples if "input_ids" in batch]
-        tokens, supervised, flops, cut = parallel.total(
+        tokens, computed, supervised, flops, cut = parallel.total(
+            sum(self.collator.training_set.lengths[index] for batch in batches for index in batch["records"]),
             sum(batch["input_ids"].numel() for batch in batches),
             sum(len(batch["supervised"][1]) for batch in batches),
             sum(self.flops_of(batch["records"]) for batch in batches) if self.flops_of else 0.0,
@@ -187,6 +189,7 @@ class AdapterTrainer(SFTTrainer):
         )
         self.progress.reproducible = not cut  # in all of them, as the first one writes it down
         self.progress.tokens += int(tokens)
+        self.progress.computed_tokens += int(computed)
         self.progress.supervised_tokens += int(supervised)
         self.progress.flops += flops
         return torch.tensor(supervised, device=device)

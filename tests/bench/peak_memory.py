@@ -44,6 +44,7 @@ def case(
     compute: str = "bf16",
     optimizer: str = "adamw",
     accumulation: int = 1,
+    parents: list[int] | None = None,
     **adapter: Any,
 ) -> dict[str, Any]:
     """A pack, a recipe's settings and levers, as JSON can say them."""
@@ -51,6 +52,7 @@ def case(
         "config": CONFIG,
         "lengths": lengths,
         "grids": grids,
+        "parents": parents,
         "supervised": supervised,
         "compute": compute,
         "optimizer": optimizer,
@@ -83,6 +85,7 @@ def shape(case: dict[str, Any]) -> PackShape:
         image_tokens=sum(tokens_of(*grid) for grid in case["grids"]),
         supervised=case["supervised"],
         crops=tuple(rows * cols for rows, cols in case["grids"]),
+        prefixes=tuple(0 if parent < 0 else case["lengths"][parent] for parent in case["parents"] or ()),
     )
 
 
@@ -163,6 +166,8 @@ def _batch(config: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
         "max_length_q": max(lengths),
         "supervised": (supervised, ids[0, supervised + 1]),
     }
+    if case["parents"]:
+        batch["parents"] = tuple(case["parents"])
     if grids:
         side = config["vision_config"].get("image_size", 336)
         crops = sum(rows * cols for rows, cols in grids)

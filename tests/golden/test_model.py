@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,6 +12,7 @@ from tiny import Tiny, largest
 from torch import nn
 
 from ixtune.checkpoint.name_mapping import to_module_name, to_original_name
+from ixtune.model.loss import supervised_rows
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.model.plora import ImageRows, PLoRA, apply
 
@@ -94,15 +97,40 @@ def test_every_attention_function_gives_the_reference_logits(tiny: Tiny, attenti
             assert largest(out.logits[0] - tiny.tensors[f"{sample}.logits"][row, :length]) <= LOGITS_OTHER_KERNEL
 
 
-def test_gradients_match(tiny: Tiny, grads_of: str) -> None:
+def _twice(tiny: Tiny, sample: str) -> dict[str, Any]:
+    """A sample as two records that share all but the second half of its last answer."""
+    ids, length = tiny.ids(sample), int(tiny.tensors[f"{sample}.attention_mask"].sum())
+    rows, targets = supervised_rows(tiny.labels(sample))
+    image_rows = tiny.image_rows(sample)
+    cut = max((int(rows[-1]) + length) // 2, 0 if image_rows is None else int(image_rows[-1]) + 1)
+    again = torch.where(rows < cut, rows, rows + length - cut)
+    return {
+        "input_ids": torch.cat((ids[:, :length], ids[:, cut:length]), dim=1),
+        "position_ids": torch.tensor([[*range(length), *range(cut, length)]]),
+        "cu_seq_lens_q": torch.tensor([0, cut, length, 2 * length - cut], dtype=torch.int32),
+        "max_length_q": cut,
+        "parents": (-1, 0, 0),
+        "supervised": (torch.cat((rows, again)), torch.cat((targets, targets))),
+    }
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradients_match(tiny: Tiny, grads_of: str, shared: bool) -> None:
     entry = tiny.samples["samples"][grads_of]
     model = tiny.model()
-    model(
-        input_ids=tiny.ids(grads_of),
-        attention_mask=tiny.tensors[f"{grads_of}.attention_mask"],
-        labels=tiny.labels(grads_of),
-        **tiny.images(entry["images"] or []),
-    ).loss.backward()
+    taken = {
+        "input_ids": tiny.ids(grads_of),
+        "attention_mask": tiny.tensors[f"{grads_of}.attention_mask"],
+        "labels": tiny.labels(grads_of),
+    }
+    if shared:
+        if len(taken["input_ids"]) > 1:
+            pytest.skip("a batch of several rows is no pack")
+        model.set_attn_implementation("segments")
+        taken = _twice(tiny, grads_of)
+    loss = model(**taken, **tiny.images(entry["images"] or [])).loss
+    assert abs(loss.item() - entry["loss"]) <= LOSS
+    loss.backward()
     expected = load_file(tiny.folder / entry["grads_file"].split("/")[-1])
     parameters = dict(model.named_parameters())
     assert {to_module_name(name) for name in (*expected, *(entry["grad_none"] or ()))} == set(parameters)

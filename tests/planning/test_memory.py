@@ -73,8 +73,18 @@ def kept_by_autograd(case: dict[str, Any], layers: int) -> int:
         {"quantize": "none", "targets": ["wqkv", "w2"], "rank": 3},
         {"grids": [[1, 2]], "lengths": [700, 60]},
         {"variant": "dora", "quantize": "none"},
+        {"parents": [-1, 0, 0], "lengths": [300, 112, 100]},
     ],
-    ids=["nf4", "without dropout", "fp32", "fp32 without dropout", "two targets in 16 bits", "with an image", "dora"],
+    ids=[
+        "nf4",
+        "without dropout",
+        "fp32",
+        "fp32 without dropout",
+        "two targets in 16 bits",
+        "with an image",
+        "dora",
+        "a shared prefix",
+    ],
 )
 def test_a_layer_keeps_what_the_ledger_says(changes: dict[str, Any]):
     case = peak_memory.case(

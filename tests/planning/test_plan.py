@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ixtune import layout
-from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.sizes import Sizes, Trained
+from ixtune.data.shared_prefixes import Prefixes
 from ixtune.errors import IxtuneError
 from ixtune.planning import plan_report
 from ixtune.planning.advice import advise, changed
+from ixtune.planning.flops import PackShape, flops
 from ixtune.planning.gpus import CARDS, Machine, card_named, detect
 from ixtune.planning.memory_options import Levers
 from ixtune.planning.plan import ROOM, Plan, choose, flops_of, make_plan
@@ -56,6 +59,36 @@ def test_packs_steps_and_tokens_are_counted():
     assert made.steps == 8  # 3 an epoch
     assert (made.epoch.tokens, made.epoch.supervised, made.epoch.image_tokens) == (17_000, 17 * 125, 0)
     assert make_plan(recipe(training__pack_tokens=4000), Sizes(), records, gpu(80), processes=2).steps == 3
+
+
+def test_what_records_share_is_planned_once_a_pack():
+    """Eight questions about two pages: each page once for four of them, at any hd_num."""
+    page = image(1000, 1400, 25)
+    apart = RecordShapes([page.tokens + 100] * 8, [60] * 8, [(page,)] * 8)
+    shared = dataclasses.replace(apart, prefixes=Prefixes([0, 1] * 4, [page.tokens + 10] * 2, [1, 1]))
+    one, other = planned(apart, training__pack_tokens=8000), planned(shared, training__pack_tokens=8000)
+    assert one.record_tokens == other.record_tokens == one.epoch.tokens == 8 * (page.tokens + 100)
+    assert other.epoch.tokens == 2 * (page.tokens + 10) + 8 * 90
+    assert (one.epoch.supervised, one.epoch.views) == (480, 8 * (page.crops + 1))
+    assert (other.epoch.supervised, other.epoch.views) == (480, 2 * (page.crops + 1))
+    assert other.epoch.image_tokens == 2 * page.tokens
+    assert len(other.need.packs) == 1
+    assert other.flops.attention < other.flops.total < 0.3 * one.flops.total
+    numbers, text = plan_report.as_json(other), "\n".join(plan_report.lines(other))
+    assert (numbers["record_tokens"], numbers["computed_tokens"]) == (other.record_tokens, other.epoch.tokens)
+    assert f"{other.epoch.tokens / other.record_tokens:.0%} of the tokens are computed" in text
+    assert "are computed" not in "\n".join(plan_report.lines(one))
+    smaller = shared.at(9).pack([0, 2, 4, 6])
+    assert smaller.lengths[0] == page.at(9).tokens + 10
+    assert smaller.lengths[1:] == (90,) * 4
+
+
+def test_attention_to_a_prefix_is_counted_as_that_of_a_whole_record():
+    """The last tokens of a record of 150, and the first ones alone, are the record."""
+    sizes, trained = Sizes(), Trained.of(recipe().adapter)
+    parts = flops(sizes, trained, PackShape((100, 50), prefixes=(0, 100)))
+    assert parts.attention == flops(sizes, trained, PackShape((150,))).attention
+    assert PackShape.joined([PackShape((7,)), PackShape((5, 2), prefixes=(0, 5))]).seen == (0, 0, 5)
 
 
 def test_operations_are_of_the_whole_run():

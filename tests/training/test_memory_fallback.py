@@ -18,6 +18,16 @@ from ixtune.training.memory_fallback import rehearse, split, step_in_parts
 
 Batch = dict[str, Any]
 ASKED = 3 * len(RECORDS)
+ALL = (0, 1, 2, 3, 4)
+
+
+def make(records: tuple[int, ...] = ALL) -> Batch:
+    """As the collator does."""
+    return {**small_pack([RECORDS[record] for record in records]), "records": records}
+
+
+def without_records(batch: Batch) -> Batch:
+    return {key: value for key, value in batch.items() if key != "records"}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +52,7 @@ class Short:
     def __call__(self, batch: Batch) -> torch.Tensor:
         tokens = batch["input_ids"].numel()
         self.tried.append(tokens)
+        batch = without_records(batch)
         if tokens <= self.room:
             return take_step(self.model, batch, ASKED)
         if self.fails_after is None:
@@ -74,7 +85,7 @@ def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
 ) -> None:
     """20 of the 24 tensors are LoRA's; after all 24 a text alone has no gradient left to give."""
     step, told = Short(adapter, room, fails_after), []
-    loss = step_in_parts(step, small_pack(), adapter, told=told.append)
+    loss = step_in_parts(step, make(), adapter, make=make, told=told.append)
     _same({"loss": loss, **gradients(adapter)}, whole)
     assert len(step.tried) == 2 * len(told) + 1 > 1
     assert "cut in two" in told[0]
@@ -83,13 +94,13 @@ def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
 
 def test_gradients_of_earlier_packs_of_the_step_are_kept(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
     take_step(adapter, small_pack(), ASKED)
-    step_in_parts(Short(adapter, 1000, 7), small_pack(), adapter, told=lambda text: None)
+    step_in_parts(Short(adapter, 1000, 7), make(), adapter, make=make, told=lambda text: None)
     twice = gradients(adapter)
     _same({name: gradient / 2 for name, gradient in twice.items()}, {n: w for n, w in whole.items() if n != "loss"})
 
 
 def test_a_pack_that_fits_is_not_cut(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
-    loss = step_in_parts(Short(adapter, 10**6), small_pack(), adapter, told=pytest.fail)
+    loss = step_in_parts(Short(adapter, 10**6), make(), adapter, make=make, told=pytest.fail)
     found = {"loss": loss, **gradients(adapter)}
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 
@@ -100,76 +111,38 @@ def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: Pef
             super().__init__("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
 
     told: list[str] = []
-    step_in_parts(Short(adapter, 1000, error=Cublas), small_pack(), adapter, told=told.append)
+    step_in_parts(Short(adapter, 1000, error=Cublas), make(), adapter, make=make, told=told.append)
     assert told
     with pytest.raises(RuntimeError, match="^injected$"):
-        step_in_parts(Short(adapter, 1000, error=RuntimeError), small_pack(), adapter, told=told.append)
+        step_in_parts(Short(adapter, 1000, error=RuntimeError), make(), adapter, make=make, told=told.append)
     gradients(adapter)
 
 
 def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(adapter: PeftModel) -> None:
     longest = 1 + 5 + tokens_of(1, 2) + tokens_of(1, 1)
-    batch = {**small_pack(), "records": (3, 1, 4, 15, 9)}
     with pytest.raises(IxtuneError, match=f"a single record, {longest:,} tokens, does not fit") as caught:
         step_in_parts(
             Short(adapter, longest - 1),
-            batch,
+            make(),
             adapter,
+            make=make,
             told=lambda text: None,
             named=lambda part: f"record {part['records'][0]}",
         )
     gradients(adapter)
-    assert caught.value.where == "record 15"
+    assert caught.value.where == "record 3"
     assert "training.gradient_checkpointing=true" in caught.value.hint
 
 
-def _down(batch: Batch) -> list[Batch]:
-    parts = split(batch)
-    return [piece for part in parts for piece in _down(part)] if parts else [batch]
-
-
-def test_parts_hold_the_records_with_their_images_and_targets() -> None:
-    batch = {**small_pack(), "records": (3, 1, 4, 15, 9)}
-    pieces = _down(batch)
-    assert [piece["records"] for piece in pieces] == [(3,), (1,), (4,), (15,), (9,)]
-    for piece, (words, grids) in zip(pieces, RECORDS, strict=True):
-        length = 1 + words + sum(tokens_of(*grid) for grid in grids)
-        assert piece["input_ids"].shape == (1, length)
-        assert torch.equal(piece["position_ids"], torch.arange(length)[None])
-        assert piece["cu_seq_lens_q"].tolist() == [0, length]
-        assert piece["cu_seq_lens_q"].dtype == torch.int32
-        assert piece["max_length_q"] == length
-        rows, targets = piece["supervised"]
-        assert torch.equal(piece["input_ids"][0, rows + 1], targets)
-        assert piece.get("grids", []) == grids
-        assert ("image_rows" in piece) == bool(grids) == ("crops" in piece)
-        if grids:
-            assert torch.equal(piece["image_rows"], (piece["input_ids"][0] == 0).nonzero().squeeze(1))
-    assert torch.equal(torch.cat([piece["crops"] for piece in pieces if "crops" in piece]), batch["crops"])
-
-
 def test_the_cut_is_between_the_two_halves_of_the_tokens() -> None:
-    first, second = split(small_pack([(9, [])] * 4))
-    assert first["cu_seq_lens_q"].tolist() == second["cu_seq_lens_q"].tolist() == [0, 10, 20]
-    assert split(small_pack([(9, [])])) == []
+    assert split({**small_pack([(9, [])] * 4), "records": (3, 1, 4, 15)}) == [(3, 1), (4, 15)]
+    assert split(make()) == [(0, 1, 2), (3, 4)]
+    assert split(make((3,))) == []
 
 
-def test_vectors_of_images_are_cut_as_the_images_are(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
-    batch = small_pack()
-    vectors = adapter.get_base_model().get_image_vectors(batch.pop("crops"), batch.pop("grids"))
-    batch["image_vectors"] = vectors.detach()
-    pieces = _down(batch)
-    assert torch.equal(torch.cat([p["image_vectors"] for p in pieces if "image_vectors" in p]), batch["image_vectors"])
-    step_in_parts(Short(adapter, 776), batch, adapter, told=lambda text: None)
-    _same(gradients(adapter), {name: value for name, value in whole.items() if name != "loss"})
-
-
-def test_a_part_that_asks_for_nothing_is_left_out() -> None:
-    batch = small_pack([(9, []), (9, [])])
-    rows, targets = batch["supervised"]
-    batch["supervised"] = (rows[3:], targets[3:])
-    (part,) = split(batch)
-    assert part["supervised"][0].tolist() == [6, 7, 8]
+def test_the_cut_may_be_between_records_that_share_a_prefix() -> None:
+    batch = {"cu_seq_lens_q": torch.tensor([0, 100, 110, 120, 135]), "parents": (-1, 0, 0, -1), "records": (7, 8, 9)}
+    assert split(batch) == [(7,), (8, 9)]
 
 
 def _states() -> list[Any]:
@@ -206,7 +179,7 @@ def test_a_rehearsal_that_does_not_fit_says_so_and_how_to_mend_it(adapter: PeftM
     with pytest.raises(
         IxtuneError, match=r"largest pack of the run, 1,\d+ tokens in 5 records, does not fit"
     ) as caught:
-        rehearse(adapter, small_pack(), Short(adapter, 5, 7))
+        rehearse(adapter, make(), Short(adapter, 5, 7))
     assert "training.pack_tokens" in caught.value.hint
     assert _states() == states
     assert all(parameter.grad is None for parameter in adapter.parameters())

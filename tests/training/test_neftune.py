@@ -34,13 +34,17 @@ def model() -> PeftModel:
     return wrapped
 
 
-def _noise(model: PeftModel, ends: list[int], image_rows: torch.Tensor | None = None, seed: int = 0) -> torch.Tensor:
+def _noise(
+    model: PeftModel, ends: list[int], image_rows: torch.Tensor | None = None, seed: int = 0, **more: Any
+) -> torch.Tensor:
     """What is added to each position."""
     torch.manual_seed(seed)
     boundaries = torch.tensor([0, *ends], dtype=torch.int32)
     embeds = torch.full((1, ends[-1], WIDTH), 2.0)
     decoder = model.get_base_model().model
-    return (decoder(embeds, image_rows_I=image_rows, cu_seq_lens_q=boundaries, max_length_q=max(ends)) - embeds)[0]
+    return (
+        decoder(embeds, image_rows_I=image_rows, cu_seq_lens_q=boundaries, max_length_q=max(ends), **more) - embeds
+    )[0]
 
 
 def test_noise_is_uniform_up_to_alpha_over_the_root_of_text_positions_times_width(model: PeftModel) -> None:
@@ -63,6 +67,14 @@ def test_image_rows_stay_as_they_are(model: PeftModel) -> None:
 def test_packing_does_not_change_the_size_of_the_noise(model: PeftModel) -> None:
     packed, alone = _noise(model.train(), [8, 16, 24]), _noise(model, [8])
     torch.testing.assert_close(packed[:8], alone)
+
+
+def test_a_shared_prefix_counts_to_the_length_of_every_record(model: PeftModel) -> None:
+    """A suffix has the noise of its whole record, the prefix that of the mean record, a segment alone its own."""
+    noise = _noise(model.train(), [12, 20, 60, 80], IMAGE, parents=(-1, 0, 0, -1))
+    for start, stop, text in ((0, 12, 8 + 24), (12, 20, 8 + 8), (20, 60, 8 + 40), (60, 80, 20)):
+        bound = ALPHA / math.sqrt(text * WIDTH)
+        assert 0.97 * bound < float(noise[start:stop].abs().max()) <= bound
 
 
 def test_the_same_state_of_the_generator_gives_the_same_noise(model: PeftModel) -> None:

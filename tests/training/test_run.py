@@ -198,6 +198,31 @@ def test_resume_auto_starts_continues_and_sees_what_is_finished(data: Path, plai
     assert _adapter(folder / "adapter") == _adapter(plain / "adapter")
 
 
+def test_runs_that_share_prefixes_follow_the_losses_of_those_that_do_not_and_resume_bit_by_bit(tmp_path: Path) -> None:
+    """Twelve records with one system prompt of more than 64 tokens; all of them in every step."""
+    data = prepare_texts(tmp_path / "data", system="Add both numbers. " * 16)
+    whole = ("training.pack_tokens=4096", "adapter.dropout=0")
+    run(text_recipe(tmp_path / "apart", data, *whole, "training.share_prefixes=false"))
+    _, said = run(text_recipe(tmp_path / "shared", data, *whole))
+    assert "of the tokens are computed" in said
+    one, other = losses(tmp_path / "apart" / "run"), losses(tmp_path / "shared" / "run")
+    assert [step for step, _, _ in one] == [step for step, _, _ in other] == [1, 2, 3, 4, 5, 6]
+    for (_, loss, norm), (_, its_loss, its_norm) in zip(one, other, strict=True):
+        assert its_loss == pytest.approx(loss, rel=1e-4)
+        assert its_norm == pytest.approx(norm, rel=1e-3)
+    (line, its_line) = (lines_of(tmp_path / name / "run" / "metrics.jsonl")[-1] for name in ("apart", "shared"))
+    assert line["tokens"] == its_line["tokens"] == line["computed_tokens"] > 2 * its_line["computed_tokens"] > 0
+    assert line["supervised_tokens"] == its_line["supervised_tokens"]
+    assert its_line["computed_tokens_per_s"] < its_line["tokens_per_s"]
+
+    folder = tmp_path / "resumed" / "run"
+    ignored = shutil.ignore_patterns("adapter", "checkpoint-6")
+    shutil.copytree(tmp_path / "shared" / "run", folder, ignore=ignored)
+    run(text_recipe(tmp_path / "resumed", data, *whole), must_resume=True)
+    assert losses(folder) == other
+    assert _adapter(folder / "adapter") == _adapter(tmp_path / "shared" / "run" / "adapter")
+
+
 def test_a_run_folder_may_be_moved_and_resumed_in_another_way_than_begun(
     data: Path, plain: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,16 @@ from ixtune.files import atomic_write_text
 from ixtune.training.state.progress import Progress
 
 FILE = "metrics.jsonl"
-MEASURED = ("tokens_per_s", "tokens", "supervised_tokens", "mfu", "memory_gib", "seconds")
+MEASURED = (
+    "tokens_per_s",
+    "computed_tokens_per_s",
+    "tokens",
+    "computed_tokens",
+    "supervised_tokens",
+    "mfu",
+    "memory_gib",
+    "seconds",
+)
 """What `Meter.measure` adds to a line; without mfu where nobody knows the card's limit."""
 
 
@@ -57,7 +66,10 @@ class Meter:
         """Begin to count; the time before, such as loading, is nobody's."""
         self._since = self._updated = time.monotonic()
         self._idle_s = 0.0
-        self._before = (self.progress.tokens, self.progress.flops)
+        self._before = self._counts()
+
+    def _counts(self) -> tuple[int, int, float]:
+        return self.progress.tokens, self.progress.computed_tokens, self.progress.flops
 
     @contextmanager
     def idle(self) -> Iterator[None]:
@@ -78,12 +90,14 @@ class Meter:
         """Speed since the last call, and the totals."""
         self.update_seconds()
         spent = max(self._updated - self._since - self._idle_s, 1e-9)
-        tokens, flops = self.progress.tokens - self._before[0], self.progress.flops - self._before[1]
+        tokens, computed, flops = (now - before for now, before in zip(self._counts(), self._before, strict=True))
         self._since, self._idle_s = self._updated, 0.0
-        self._before = (self.progress.tokens, self.progress.flops)
+        self._before = self._counts()
         found = {
             "tokens_per_s": round(tokens / spent, 1),
+            "computed_tokens_per_s": round(computed / spent, 1),
             "tokens": self.progress.tokens,
+            "computed_tokens": self.progress.computed_tokens,
             "supervised_tokens": self.progress.supervised_tokens,
             "memory_gib": round(peak_memory_bytes() / 2**30, 3),
             "seconds": round(self.progress.seconds, 3),

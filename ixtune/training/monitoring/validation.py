@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ixtune.data.pack import pack
+from ixtune.data.shared_prefixes import Prefixes
 from ixtune.scores import SCORES
 from ixtune.training.batch import Batch, ImageSource, make_batch
 from ixtune.training.processes import parallel
@@ -25,6 +26,10 @@ class Records(Protocol):
     def lengths(self) -> Sequence[int]:
         """Tokens of each."""
 
+    @property
+    def prefixes(self) -> Prefixes | None:
+        """Which of them begin alike; None to compute each by itself."""
+
     def record(self, index: int, /) -> dict[str, Any]:
         """One of them."""
 
@@ -40,7 +45,7 @@ def mean_loss(
 
     Of several processes each takes its share of the packs.
     """
-    lengths, record = records.lengths, records.record
+    lengths, prefixes, record = records.lengths, records.prefixes, records.record
     training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -48,8 +53,9 @@ def mean_loss(
     # a record of the set may be longer than any that is trained on
     pack_tokens = max(pack_tokens, *lengths)
     try:
-        for indices in parallel.share(pack(lengths, pack_tokens)):
-            batch = to_device(make_batch([record(index) for index in indices], images), device)
+        for indices in parallel.share(pack(lengths, pack_tokens, prefixes)):
+            groups = list(prefixes.groups(indices)) if prefixes else None
+            batch = to_device(make_batch([record(index) for index in indices], images, groups=groups), device)
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 summed += float(model(**batch, num_items_in_batch=1.0, use_cache=False).loss)
             count += len(batch["supervised"][1])

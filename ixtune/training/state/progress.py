@@ -14,7 +14,8 @@ class Progress:
     """The account of a run.
 
     Attributes:
-        tokens: trained on, image tokens included, over all processes.
+        tokens: of the records trained on, image tokens included, over all processes.
+        computed_tokens: computed for them; fewer where records of a pack share a prefix.
         supervised_tokens: of them those with a loss.
         flops: computed for them.
         seconds: of training, validation and saving.
@@ -27,6 +28,7 @@ class Progress:
     """
 
     tokens: int = 0
+    computed_tokens: int = 0
     supervised_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0

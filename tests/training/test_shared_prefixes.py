@@ -1,0 +1,148 @@
+"""What records share is computed once, and everything learned is what the separate records teach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from small_groups import Pixels, shared_batch, stored
+from small_pack import gradients, small_adapter
+
+from ixtune.adapter.low_memory import lean_lora
+from ixtune.data import shared_prefixes
+from ixtune.data.shared_prefixes import Group
+from ixtune.planning import memory_options
+from ixtune.planning.memory_options import Levers
+from ixtune.training.batch import make_batch
+
+Rows = list[dict[str, Any]]
+LOSS, GRADIENT = 1e-6, 1e-5  # of the loss, and of the largest number in each gradient
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_prefixes_count() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_prefixes, "MIN_SHARED_TOKENS", 2)
+        yield
+
+
+def learned(model: PeftModel, batches: list[dict[str, Any]], total: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return the loss and all gradients of one optimizer step."""
+    torch.manual_seed(seed)
+    losses = [model(**batch, use_cache=False, num_items_in_batch=total).loss for batch in batches]
+    loss = torch.stack(losses).sum()
+    loss.backward()
+    return {"loss": loss.detach(), **gradients(model)}
+
+
+def check(model: PeftModel, rows: Rows, source: Pixels | None = None) -> dict[str, Any]:
+    """Compare a pack that shares prefixes with the separate records, and return the pack."""
+    source = source or Pixels()
+    batch = shared_batch(rows, source)
+    apart = [make_batch([row], source) for row in rows]
+    total = sum(len(one["supervised"][1]) for one in apart)
+    assert sorted(batch["supervised"][1].tolist()) == sorted(t for one in apart for t in one["supervised"][1].tolist())
+    assert batch["input_ids"].numel() < sum(one["input_ids"].numel() for one in apart) or "parents" not in batch
+    found, wanted = learned(model, [batch], total), learned(model, apart, total)
+    assert found.keys() == wanted.keys()
+    assert float((found.pop("loss") / wanted["loss"] - 1).abs()) <= LOSS
+    for name, gradient in found.items():
+        assert float((gradient - wanted[name]).abs().max()) <= GRADIENT * float(wanted[name].abs().max()), name
+    return batch
+
+
+words = st.lists(st.integers(3, 6), max_size=5)
+# What a family has in common, and of each member what follows and how many of its last tokens are supervised.
+families = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from([3, 4, 5, 6, "a", "b"]), max_size=5),
+        st.lists(st.tuples(words, st.integers(1, 7)), min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(families)
+def test_a_pack_that_shares_prefixes_teaches_what_its_records_teach(
+    found: list[tuple[list[Any], list[tuple[list[int], int]]]],
+) -> None:
+    rows = []
+    for common, members in found:
+        for suffix, asked in members:
+            stream = [1, *common, *suffix, 7, 2]
+            text = sum(isinstance(element, int) for element in stream)
+            rows.append(stored(stream, [(max(1, text - asked), text)]))
+    check(small_adapter(), rows)
+
+
+# One image with three questions of which one has two answers; two images with the first one in common; a conversation
+# of two turns that begins as another; text alone; and an image with one question.
+ROWS = [
+    stored([1, 3, "a", 10, 11, 12, 13, 14, 2], [(4, 7)]),
+    stored([1, 3, "a", 10, 11, 12, 13, 15, 2], [(4, 7)]),  # another answer, which begins alike
+    stored([1, 3, "a", 20, 21, 22, 2], [(4, 6)]),
+    stored([1, 4, "b", 30, "c", 31, 32, 2], [(4, 6)]),
+    stored([1, 4, "b", 30, "d", 31, 33, 34, 2], [(4, 7)]),
+    stored([1, 40, 41, 42, 43, 44, 45, 46, 2], [(3, 5), (6, 9)]),
+    stored([1, 40, 41, 42, 43, 44, 47, 48, 49, 2], [(3, 5), (8, 10)]),
+    stored([1, 50, 51, 52, 2], [(2, 5)]),
+    stored([1, 5, "e", 60, 61, 2], [(3, 5)]),
+]
+
+
+def prepared_adapter(case: str) -> tuple[PeftModel, Pixels]:
+    """Return the small model as a case asks for it, and where its images come from."""
+    ways = {"dora": {"use_dora": True}, "separators": {"modules_to_save": ["vision_proj", "separators"]}}
+    model = small_adapter(**ways.get(case, {}))
+    base = model.get_base_model()
+    if case == "fused linears":
+        lean_lora(model)
+    if case in ("checkpointed", "offloaded"):
+        memory_options.apply(base, Levers(2, 64, case == "offloaded"))
+    return model, Pixels(base if case == "cached vectors" else None)
+
+
+@pytest.mark.parametrize(
+    "case", ["plain", "fused linears", "dora", "separators", "checkpointed", "offloaded", "cached vectors"]
+)
+def test_however_it_is_computed(case: str) -> None:
+    model, source = prepared_adapter(case)
+    batch = check(model, ROWS, source)
+    assert batch["parents"].count(-1) == len(batch["parents"]) - 7  # three families, and two records alone
+
+
+def test_a_row_of_a_prefix_is_asked_for_the_first_token_of_every_suffix() -> None:
+    rows = ROWS[:2]
+    batch = make_batch(rows, Pixels(), groups=[Group((0, 1), 1 + 1 + 313 + 4, 1)])
+    assert batch["parents"] == (-1, 0, 0)
+    last = 1 + 1 + 313 + 4 - 1
+    asked, targets = (tensor.tolist() for tensor in batch["supervised"])
+    assert asked == [last - 2, last - 1, last, last - 2, last - 1, last]
+    assert targets == [12, 13, 14, 12, 13, 15]
+    assert batch["position_ids"][0, last + 1 :].tolist() == [last + 1, last + 2] * 2
+
+
+def test_records_that_do_not_begin_alike_are_refused() -> None:
+    with pytest.raises(ValueError, match="share 4 tokens do not begin alike"):
+        make_batch([ROWS[5], ROWS[7]], Pixels(), groups=[Group((0, 1), 4, 0)])
+
+
+def test_dropout_is_drawn_once_for_a_prefix_and_again_in_the_backward_pass() -> None:
+    """Checkpointing draws what was drawn before, and the loss lies near that without dropout."""
+    batch = shared_batch(ROWS, Pixels())
+    total = len(batch["supervised"][1])
+    model = small_adapter(dropout=0.1)
+    memory_options.apply(model.get_base_model(), Levers(0, 64, False))
+    plain = learned(model, [batch], total)
+    memory_options.apply(model.get_base_model(), Levers(2, 64, False))
+    again = learned(model, [batch], total)
+    assert all(torch.allclose(again[name], value, rtol=1e-4, atol=1e-6) for name, value in plain.items())
+    without = learned(model.eval(), [batch], total)["loss"]
+    assert 0 < float((plain["loss"] / without - 1).abs()) < 0.2
