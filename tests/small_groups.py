@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ class Pixels(ImageSource):
 
     def __init__(self, cache_for: Any = None) -> None:
         super().__init__(files=None, cache_for=cache_for)  # type: ignore[arg-type] # no file is read
+
+    def key(self, stored: Mapping[str, Any]) -> Hashable:
+        return stored["path"]
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
         seed = ord(record["pictures"][index]["path"])

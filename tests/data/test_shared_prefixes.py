@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,12 @@ def test_copies_of_a_record_are_seen_at_different_times() -> None:
 
 
 def test_prefixes_of_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images have to be equal, and their layouts too; the header of a turn alone is too short to share."""
+    """Images have to be equal, whatever their names, and their layouts; the header of a turn is too short to share."""
     monkeypatch.setattr(shared_prefixes, "MIN_SHARED_TOKENS", 64)
     write_image(tmp_path / "source" / "a.png")
     write_image(tmp_path / "source" / "b.png", 40, 60)
-    shown = [("one", "a"), ("two", "b"), ("three", "a"), ("four", "a")]
+    shutil.copy(tmp_path / "source" / "a.png", tmp_path / "source" / "c.png")
+    shown = [("one", "a"), ("two", "b"), ("three", "c"), ("four", "a")]
     entries = [entry(name, f"<ImageHere>{name}?", "42", image=[f"{image}.png"]) for name, image in shown]
     entries[3]["hd_num"] = 4
     prepare(
