@@ -276,8 +276,8 @@ def test_records_without_a_target_are_refused_by_name(
 
     load = TrainingSet.load
 
-    def without(*given: Any, **options: Any) -> TrainingSet:
-        opened = load(*given, **options)
+    def without(*given: object, **options: object) -> TrainingSet:
+        opened = load(*given, **options)  # type: ignore[arg-type]
         return dataclasses.replace(opened, supervised=[0, *opened.supervised[1:]])
 
     monkeypatch.setattr(TrainingSet, "load", without)
