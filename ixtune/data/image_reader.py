@@ -25,7 +25,7 @@ from ixtune.data.images.documents import (
 )
 from ixtune.data.images.header import DOCUMENT_PAGE, Header, read_header
 from ixtune.data.images.image_file import read_file
-from ixtune.data.images.image_paths import Located, is_file_below, locate
+from ixtune.data.images.image_paths import Folders, Located, is_file_below, locate
 from ixtune.data.images.image_store import keep
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
@@ -157,6 +157,7 @@ class ImageReader:
     all_pages: bool = False
     dpi: int | None = None
     render: bool = True
+    _folders: Folders = field(default_factory=dict)
     _known: dict[str, list[ImageFile | PdfPage]] = field(default_factory=dict)
     _rendered: dict[tuple[str, int, int], tuple[str, str, int]] = field(default_factory=dict)
 
@@ -212,8 +213,8 @@ class ImageReader:
             )
         path, pages = split_pages(given)
         if pages is not None and not is_file_below(self.image_root, given):
-            return locate(self.image_root, path), pages
-        return locate(self.image_root, given), None
+            return locate(self.image_root, path, self._folders), pages
+        return locate(self.image_root, given, self._folders), None
 
     def _of_file(self, located: Located, pages: Pages | None, name: str) -> list[ImageFile | PdfPage]:
         path, file, notes = located.path, located.file, located.notes

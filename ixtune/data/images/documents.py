@@ -54,7 +54,7 @@ class Pages:
 
 def split_pages(given: str) -> tuple[str, Pages | None]:
     """Split `report.pdf#page=2-5` into the path and the pages; no pages where the path names none."""
-    match = _PAGES.fullmatch(given)
+    match = _PAGES.fullmatch(given) if "#" in given else None
     if match is None:
         return given, None
     first = int(match["first"])

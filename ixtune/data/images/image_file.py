@@ -174,9 +174,17 @@ def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:
     Raises:
         ImageError: There is no such file, or it cannot be read; errors call it `name`.
     """
-    with _file(path, name) as file:
-        content = file.read(most_bytes + 1)
-    return content if len(content) <= most_bytes else None
+    descriptor, size = _descriptor(path, name)
+    try:
+        if size > most_bytes:
+            return None
+        # one call more than the file is long, for it may have grown
+        parts = list(iter(lambda: os.read(descriptor, size + 1), b""))
+    except OSError as error:
+        raise _unreadable(error, name) from error
+    finally:
+        os.close(descriptor)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _file(source: Path | bytes, name: str) -> IO[bytes]:
@@ -185,6 +193,11 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
         if not source:
             raise _empty(name)
         return BytesIO(source)
+    return os.fdopen(_descriptor(source, name)[0], "rb")
+
+
+def _descriptor(source: Path, name: str) -> tuple[int, int]:
+    """Open a regular file that is not empty: its descriptor and its size in bytes."""
     try:
         # without O_NONBLOCK a named pipe would be waited for
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
@@ -205,7 +218,7 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
             raise ImageError(Reason.PICTURE_UNREADABLE, "not a regular file", where=name, hint="name an image file")
         if found.st_size == 0:
             raise _empty(name)
-        return os.fdopen(descriptor, "rb")
+        return descriptor, found.st_size
     except ImageError:
         os.close(descriptor)
         raise

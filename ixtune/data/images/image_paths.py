@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import re
+import stat
 import unicodedata
 import urllib.parse
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ SPELLINGS = {
     "path_letter_case": "a path differs from the file's name in upper and lower case only",
 }
 """Codes of what was done to a path to find its file, and what each means."""
+
+Folders = dict[str, tuple[str, str]]
+"""Folder as given -> its prefix below the image root, and its real path."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -72,16 +76,19 @@ def inside(root: Path, given: str) -> tuple[str, Path]:
     return path.relative_to(root).as_posix(), path
 
 
-def locate(root: Path, given: str) -> Located:
+def locate(root: Path, given: str, folders: Folders | None = None) -> Located:
     """Find the file that a path means, trying the literal path first and then `SPELLINGS`.
 
     Args:
         root: The image root, resolved.
         given: Relative to it, or absolute below it.
+        folders: Kept between calls about files of the same folders, which are then resolved once.
 
     Raises:
         RecordError: There is no such file under any spelling, several fit, or the path leads out of the root.
     """
+    if folders is not None and (plain := _beside_others(root, given, folders)) is not None:
+        return plain
     outside: RecordError | None = None
     try:
         path, file = inside(root, given)
@@ -97,6 +104,26 @@ def locate(root: Path, given: str) -> Located:
     if outside is not None:
         raise outside
     raise _missing(root, given)
+
+
+def _beside_others(root: Path, given: str, folders: Folders) -> Located | None:
+    """The literal file, if it is a plain one in a folder that was resolved before: one system call in place of ten."""
+    head, _, name = given.rpartition("/")
+    if name in ("", ".", "..") or "\0" in given or given.startswith("/"):
+        return None
+    if head not in folders:
+        try:
+            relative, folder = inside(root, head)
+        except RecordError:
+            return None
+        folders[head] = ("" if relative == "." else f"{relative}/", str(folder))
+    relative, real = folders[head]
+    try:
+        if not stat.S_ISREG(os.lstat(f"{real}/{name}").st_mode):
+            return None
+    except OSError:
+        return None
+    return Located(relative + name, Path(real, name))
 
 
 def is_file_below(root: Path, given: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ixtune.data.images.image_paths import SPELLINGS, inside, locate
+from ixtune.data.images.image_paths import SPELLINGS, Folders, inside, locate
 from ixtune.data.rejects import Reason, RecordError
 
 COMPOSED = unicodedata.normalize("NFC", "Größe é.png")
@@ -56,6 +56,8 @@ def test_a_path_is_found_and_what_was_done_to_it_is_noted(root: Path, given: str
     found = locate(root, given)
     assert (found.path, found.file) == (file, root / file)
     assert found.notes == notes
+    folders: Folders = {}
+    assert [locate(root, given, folders) for _ in range(2)] == [found, found]
 
 
 def test_every_spelling_occurs():
@@ -90,7 +92,7 @@ REFUSED = [
 @pytest.mark.parametrize(("given", "reason", "hint"), REFUSED)
 def test_what_means_no_file_is_refused_with_a_cure(root: Path, given: str, reason: Reason, hint: str):
     with pytest.raises(RecordError) as caught:
-        locate(root, given)
+        locate(root, given, {})
     assert caught.value.reason is reason
     assert hint in caught.value.hint
 
@@ -106,6 +108,9 @@ def test_no_spelling_leads_out_of_the_root(root: Path, parts: list[str]):
     try:
         found = locate(root, "".join(parts))
     except RecordError:
+        with pytest.raises(RecordError):
+            locate(root, "".join(parts), {})
         return
+    assert locate(root, "".join(parts), {}) == found
     assert os.path.realpath(found.file).startswith(str(root))
     assert inside(root, found.path) == (found.path, found.file)
