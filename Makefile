@@ -63,6 +63,10 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: docs
+docs: $(READY) ## Build the documentation into dist/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .PHONY: bench
 bench: $(READY) ## Measure speed and memory
 	$(QUIET) $(BIN)/python -m pytest -m bench -s tests/bench

@@ -105,6 +105,6 @@ def test_the_lock_satisfies_the_ranges_of_the_package():
     pins = {canonicalize_name(name): version for name, version in pairs}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["demo"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["demo"], *extras["dev"], *extras["docs"]]:
         requirement = Requirement(text)
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, text
