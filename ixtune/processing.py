@@ -53,7 +53,7 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         self.vocab_file = vocab_file
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=vocab_file)
         kwargs = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", **kwargs}
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def vocab_size(self) -> int:
@@ -131,7 +131,7 @@ class IXC2Processor(ProcessorMixin):
     """Questions and images to what `generate` takes, by the training template, and its ids back to text."""
 
     def __init__(self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, **kwargs: Any) -> None:
-        super().__init__(image_processor, tokenizer, **kwargs)
+        super().__init__(image_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
         self._tokenizer = Tokenizer(Path(tokenizer.vocab_file))
 
     def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:

@@ -113,7 +113,8 @@ class Merged(Checkpoint):
         # summed in float64: this norm is the only place where 4096 values meet
         norms = torch.linalg.vector_norm(turned, dim=1, keepdim=True, dtype=torch.float64)
         lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()[:, None]
-        return turned * (lengths / norms).float()
+        scaled: torch.Tensor = turned * (lengths / norms).float()
+        return scaled
 
     def _widened(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows in float32, in memory that the next call uses again."""

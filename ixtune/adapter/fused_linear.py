@@ -45,7 +45,7 @@ def joined(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Ten
         return None
     a, b = layer.lora_A[name], layer.lora_B[name]
     dropout = a.dropout if a.training else 0.0
-    whole: torch.Tensor = _Joined.apply(
+    whole: torch.Tensor = _Joined.apply(  # type: ignore[no-untyped-call]
         x, a.weight, b.weight, base, plora, spans, dropout, layer.scaling[name], maker(x)
     )
     return whole

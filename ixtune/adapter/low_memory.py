@@ -74,7 +74,8 @@ class LeanLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[.., D] -> [.., R], in the dtype of autocast, or of the input."""
-        out: torch.Tensor = _Product.apply(x, self.weight, self.dropout if self.training else 0.0, maker(x))
+        rate = self.dropout if self.training else 0.0
+        out: torch.Tensor = _Product.apply(x, self.weight, rate, maker(x))  # type: ignore[no-untyped-call]
         return out
 
     def extra_repr(self) -> str:

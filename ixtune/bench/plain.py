@@ -35,7 +35,7 @@ class PlainLinear(nn.Module):
 
     def forward(self, x_BLD: torch.Tensor, image_mask_BL: torch.Tensor) -> torch.Tensor:
         """[B, L, D] -> [B, L, out]."""
-        out = self.linear(x_BLD)
+        out: torch.Tensor = self.linear(x_BLD)
         added = self.B(self.A(x_BLD[image_mask_BL])) * self.scale
         out[image_mask_BL] = out[image_mask_BL] + added.to(out.dtype)
         return out
@@ -83,7 +83,8 @@ class PlainLayer(GradientCheckpointingLayer):
         x_BLD = x_BLD + self.wo(out.reshape(batch, length, -1).contiguous(), image_mask_BL)
         normed = self.ffn_norm(x_BLD)
         inner = silu(self.w1(normed, image_mask_BL)) * self.w3(normed, image_mask_BL)
-        return x_BLD + self.w2(inner, image_mask_BL)
+        out_BLD: torch.Tensor = x_BLD + self.w2(inner, image_mask_BL)
+        return out_BLD
 
 
 class PlainIXC2(PreTrainedModel):
@@ -109,7 +110,8 @@ class PlainIXC2(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
-        return self.tok_embeddings
+        embeddings: nn.Module = self.tok_embeddings
+        return embeddings
 
     def forward(
         self,

@@ -45,7 +45,10 @@ def _show(adapter: dict[str, Any], *, compared: bool) -> None:
     from ixtune.cli.console import console, table
 
     updates = adapter["updates"]
-    key = (lambda one: one["change"]["ratio"]) if compared else (lambda one: one["norm"])
+
+    def key(one: dict[str, Any]) -> float:
+        return float(one["change"]["ratio"] if compared else one["norm"])
+
     largest = max((key(one) for one in updates), default=0.0)
     heads = ["update of", "rank", "norm", "effective rank", *(["of the base"] if compared else []), ""]
     rows = [

@@ -152,7 +152,7 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
 
 def _longest(exam: Exam) -> int:
     """Tokens that an answer may have: enough for the longest reference, and to show one that does not end."""
-    return max(_LEAST_TOKENS, _SPARE_TOKENS + max(row["supervised_tokens"] for row in exam.rows.rows))
+    return max(_LEAST_TOKENS, _SPARE_TOKENS + max(int(row["supervised_tokens"]) for row in exam.rows.rows))
 
 
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:

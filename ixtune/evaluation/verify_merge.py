@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -21,15 +21,15 @@ from ixtune.answering.answerer import Answerer
 from ixtune.answering.settings import Settings
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import manifest, store
+from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.questions import Asked, Question, View, from_file, from_set
-from ixtune.evaluation.session import DEFAULT_HD_NUM, Loaded
+from ixtune.evaluation.session import Loaded
 from ixtune.files import atomic_write_json
 from ixtune.merging.merge import REPORT_FILE
+from ixtune.merging.merge_plan import Onto
 from ixtune.training.batch import ImageSource
-
-Onto = Literal["bf16", "nf4"]
 
 ENOUGH = 0.9  # of the answers must be the same; rounding to bf16 may turn one whose two likeliest tokens are near
 LONGEST_TOKENS = 64  # of an answer

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import ixtune
 from ixtune.adapter import card
+from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.adapter.profiles import Profile, profile_named
 from ixtune.adapter.weights import (
-    CONFIG_FILE,
-    RECORD_FILE,
-    WEIGHTS_FILE,
     AdapterWeights,
     check_fit,
     read_adapter,
@@ -39,7 +37,8 @@ from ixtune.exporting.profile_check import (
 )
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.merging.merge import REPORT_FILE as MERGE_REPORT_FILE
-from ixtune.merging.merge import Onto, merge
+from ixtune.merging.merge import merge
+from ixtune.merging.merge_plan import Onto
 
 _SPARE_BYTES = 64 << 20
 # What the original's config.json says about running it, which transformers would obey or refuse (TRAPS.md 20).

@@ -139,7 +139,7 @@ def segment_attention(
         )
     bounds = bounds or tuple(cu_seq_lens_q.tolist())
     if query.device.type == "cpu":
-        return CpuAttention.apply(query, key, value, bounds, parents, scaling), None
+        return CpuAttention.apply(query, key, value, bounds, parents, scaling), None  # type: ignore[no-untyped-call]
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
         if parents is not None and VARLEN_PARENTS:
             return _varlen_parents(query, key, value, scaling, bounds, parents), None

@@ -49,13 +49,13 @@ class IXC2Config(PreTrainedConfig):
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-5
-    rope_parameters: dict | None = None
+    rope_parameters: dict[str, Any] | None = None
     pad_token_id: int | None = 2
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     tie_word_embeddings: bool = False
-    vision_config: dict | PreTrainedConfig | None = None
-    plora: dict | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    plora: dict[str, Any] | None = None
     image_token_id: int = 0
     ntk_stateful: bool = False
     use_cache: bool = True
@@ -68,7 +68,7 @@ class IXC2Config(PreTrainedConfig):
         if not isinstance(self.vision_config, CLIPVisionConfig):
             self.vision_config = CLIPVisionConfig(**{**CLIP_L_336, **(self.vision_config or {})})
         self.plora = self.plora or {"wqkv": dict(PLORA_WQKV), "others": dict(PLORA_OTHERS)}
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

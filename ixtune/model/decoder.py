@@ -63,7 +63,7 @@ class Rotary(nn.Module):
         if length <= self.max_positions:
             return self.theta
         stretch = self.factor * length / self.max_positions - (self.factor - 1)
-        return self.theta * stretch ** (self.head_dim / (self.head_dim - 2))
+        return float(self.theta * stretch ** (self.head_dim / (self.head_dim - 2)))
 
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,7 +163,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         x_BLD = x_BLD + self.attention(
             self.attention_norm(x_BLD), angles, images, attention_mask, past_key_values, **kwargs
         )
-        return x_BLD + self.feed_forward(self.ffn_norm(x_BLD), images)
+        out_BLD: torch.Tensor = x_BLD + self.feed_forward(self.ffn_norm(x_BLD), images)
+        return out_BLD
 
 
 class Decoder(nn.Module):

@@ -112,7 +112,9 @@ def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForC
     with torch.device("meta"):
         model = cast(
             IXC2ForCausalLM,
-            IXC2ForCausalLM._from_config(config, dtype=dtype, attn_implementation=SEGMENTS),
+            IXC2ForCausalLM._from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=SEGMENTS
+            ),
         )
     if quantize:
         nf4.put_in_place(model, dtype)
@@ -120,7 +122,7 @@ def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForC
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)
     return model
 

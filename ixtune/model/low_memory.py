@@ -61,7 +61,8 @@ class _Norm(Function):
         if ctx.needs_input_grad[0] and x.is_cuda:
             out_ND, scale_N1 = fused.norm(x_ND, weight_D, eps)
             ctx.save_for_backward(x, scale_N1, weight_D)
-            return out_ND.view_as(x)
+            out: torch.Tensor = out_ND.view_as(x)
+            return out
         scale_N1 = torch.empty(len(x_ND), 1, dtype=torch.float32, device=x.device)
         for rows in _blocks(x_ND):
             scale_N1[rows] = torch.rsqrt(x_ND[rows].float().square().mean(-1, keepdim=True) + eps)
@@ -107,7 +108,7 @@ def _scaled(x: torch.Tensor, scale_N1: torch.Tensor, weight_D: torch.Tensor) -> 
 
 def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
     """Root-mean-square norm of the last axis, computed in fp32, cast, then weighted (MODEL.md 5)."""
-    out: torch.Tensor = _Norm.apply(x, weight_D, eps)
+    out: torch.Tensor = _Norm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -145,7 +146,7 @@ def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """`silu(gate) * up`, the middle of SwiGLU; both [.., F]."""
-    out: torch.Tensor = _Gate.apply(gate, up)
+    out: torch.Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -207,5 +208,5 @@ def heads(
         [B, H, L, d], [B, K, L, d] and [B, K, L, d], each laid out in memory as [B, L, heads, d], which is how the
         varlen kernel takes it.
     """
-    query, key, value = _Heads.apply(qkv, *angles, width, groups)
+    query, key, value = _Heads.apply(qkv, *angles, width, groups)  # type: ignore[no-untyped-call]
     return query, key, value

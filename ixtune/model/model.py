@@ -60,10 +60,10 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             nn.GELU(),
             nn.Linear(config.hidden_size, config.hidden_size),
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, PLoRA):
             nn.init.zeros_(module.B.weight)  # a fresh branch adds nothing, as a fresh LoRA does
         elif isinstance(module, RMSNorm):
@@ -74,7 +74,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
-        return self.model.tok_embeddings
+        embeddings: nn.Module = self.model.tok_embeddings
+        return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings."""
@@ -209,7 +210,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Images enter with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
         # transformers types `self` by a protocol which its PreTrainedModel does not meet for mypy; below too.
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         has_images = kwargs.get("crops") is not None or kwargs.get("image_vectors") is not None
         if has_images and not kwargs.get("use_cache", True):
             raise ValueError("generating from images needs the cache: leave use_cache on")

@@ -29,7 +29,8 @@ class PLoRA(nn.Module):
 
     def forward(self, x_ID: torch.Tensor) -> torch.Tensor:
         """Return the addition [I, O] for the image rows x_ID."""
-        return self.B(self.A(x_ID)) * self.scale
+        added: torch.Tensor = self.B(self.A(x_ID)) * self.scale
+        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,11 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
     if joined is not None and (whole := joined(linear, plora, x, images.spans if images else ())) is not None:
         product: torch.Tensor = whole
         return product
-    out = linear(x)
+    out: torch.Tensor = linear(x)
     if images is None:
         return out
     branch_IO = plora(x.reshape(-1, x.shape[-1]).index_select(0, images.rows_I.to(x.device)))
-    added: torch.Tensor = _AddRows.apply(out, images.spans, branch_IO)
+    added: torch.Tensor = _AddRows.apply(out, images.spans, branch_IO)  # type: ignore[no-untyped-call]
     return added
 
 

@@ -66,7 +66,8 @@ def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], st
         logits_to_keep=1,
         **there,
     )
-    return Prefix(len(ids), tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers))
+    layers: list[Any] = list(cache.layers)  # all of them plain attention layers, with keys and values
+    return Prefix(len(ids), tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
 
 class SharedPrefixCache(Cache):

@@ -56,7 +56,8 @@ class VisionTower(nn.Module):
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
         """Normalised views [V, 3, 336, 336] -> last hidden state [V, 1 + P, v], class token first."""
         hidden = self.pre_layrnorm(self.embeddings(views_V3HW))
-        return self.encoder(inputs_embeds=hidden).last_hidden_state
+        last: torch.Tensor = self.encoder(inputs_embeds=hidden).last_hidden_state
+        return last
 
 
 class Separators(nn.Module):

@@ -113,5 +113,6 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
 def _score_of(results: Sequence[Mapping[str, Any]], name: str, score: str) -> Mapping[str, Any] | None:
     for one in results:
         if one["name"] == name:
-            return one["scores"].get(score)
+            found: Mapping[str, Any] | None = one["scores"].get(score)
+            return found
     return None

@@ -153,7 +153,9 @@ class AdapterTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """What SFTTrainer does with a batch."""
         taken = {key: value for key, value in batch.items() if key != "records"}
-        loss: torch.Tensor = super().training_step(model, taken, num_items_in_batch)
+        loss: torch.Tensor = super().training_step(  # type: ignore[no-untyped-call]
+            model, taken, num_items_in_batch
+        )
         return loss
 
     def _cut(self, sentence: str) -> None:
@@ -196,11 +198,11 @@ class AdapterTrainer(SFTTrainer):
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         parallel.average_gradients(model.parameters())
-        return super()._clip_grad_norm(model)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The last thing before the optimizer: what is not finite goes no further."""
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         require_finite(self, self._step, norm, collator=self.collator, run_folder=self.run_folder)
         self._step.clear()
         return norm
@@ -242,7 +244,7 @@ class AdapterTrainer(SFTTrainer):
         # transformers' word for a model whose gradients are not accelerate's to reduce: no DistributedDataParallel
         self.is_distributed_loading_by_transformers = self.args.world_size > 1
         try:
-            return super()._prepare_for_training(*args, **kwargs)
+            return super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
         finally:
             self.is_distributed_loading_by_transformers = False
 
@@ -283,14 +285,15 @@ class AdapterTrainer(SFTTrainer):
             if parallel.is_first():
                 self._write_checkpoint(model, trial, final)
             else:
-                super()._save_checkpoint(model, trial)  # takes part in what all do together, and writes nothing
+                # takes part in what all processes do together, and writes nothing
+                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
             parallel.barrier()
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, final: Path) -> None:
         with atomic_folder(final) as partial:
             self._partial = partial
             try:
-                super()._save_checkpoint(model, trial)
+                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
             finally:
                 self._partial = None
             written = partial / final.name
