@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ixtune.base import HUB_ID
+from ixtune.errors import UsageError
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ixtune.data.sources.source import Source
     from ixtune.data.sources.source_loader import Opened
 
+_READING = "How the data are read"
+_IMAGES = "Images"
+_RUN = "The run"
 # tokenising scales with the cores; more processes than this only wait for the one that reads
 _MOST_WORKERS = 8
 _PLAIN_LINE_EVERY_S = 30.0
@@ -28,72 +32,186 @@ def command(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="CSV, TSV, Parquet, JSON, JSON Lines, a folder (datasets, images with metadata, Parquet or tar "
-            "shards), a hub name, a data.txt, or a YAML list of sources.",
+            help="CSV, TSV, Excel, Parquet, JSON, JSON Lines, a folder (datasets, images with metadata or with a file "
+            "each, class folders, Parquet or tar shards), a hub name, a data.txt, or a YAML list of sources.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")],
+    out: Annotated[Path, typer.Option(help="Output folder; it must not exist yet.")],
     hd_num: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per image: 9, 16, 25, 55; records can say."),
+        typer.Option(
+            min=1,
+            max=MAX_HD_NUM,
+            help="Maximum number of 336x336 crops per image, e.g. 9, 16, 25 or 55. A record's own `hd_num` takes "
+            "precedence.",
+        ),
     ] = None,
-    base: Annotated[str, typer.Option(help="`nano`, a folder with its tokenizer.model, or a hub id.")] = HUB_ID,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", metavar="NAME", help="Instead of what is detected: csv, llava, openai, ..."),
+    base: Annotated[
+        str, typer.Option(help="Base model: a hub id, a folder with its tokenizer.model, or `nano`.")
+    ] = HUB_ID,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that image paths are relative to. Default: the source's folder.")
     ] = None,
     columns: Annotated[
-        str, typer.Option(metavar="OURS=THEIRS,...", help="Of tables: question=q,answer=a,image=file,id=key.")
+        str,
+        typer.Option(
+            metavar="OURS=THEIRS,...",
+            help="Names of fields: image=file,question=query.en,answer=answers[].answer,id=key. Default: detected.",
+        ),
     ] = "",
     question: Annotated[
-        str | None, typer.Option(help="Ask this of every record of a table without a question column.")
+        str | None, typer.Option(help="Question of every record, for a table without a question column.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt of records that bring none.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a dataset that has several.")] = None,
-    config: Annotated[str | None, typer.Option(help="Of a hub dataset that has several configurations.")] = None,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder the image paths start from. Default: the source's folder.")
-    ] = None,
+    val_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Fraction of records to put in OUT/validation. Records that share an image stay on the same side.",
+        ),
+    ] = 0.0,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest record, image tokens included. Default: no limit."),
+        typer.Option(min=1, help="Maximum length of a record, image tokens included. Default: no limit."),
     ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="Format of the data, e.g. csv, llava or openai. Default: detected.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of a dataset, sheet of a workbook, or list of a JSON object, where there are several.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Configuration of a hub dataset that has several.", rich_help_panel=_READING),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Data set to read from LLaMA-Factory's dataset_info.json.", rich_help_panel=_READING
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="Text encoding of CSV and TSV files, e.g. cp1252. Default: UTF-8, or UTF-16 with a byte order mark.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System prompt for records that have none.", rich_help_panel=_READING)
+    ] = None,
+    thousands: Annotated[
+        bool,
+        typer.Option(
+            "--thousands/--ratios",
+            help="Meaning of the numbers in a data.txt: thousands of records, or ratios.",
+            rich_help_panel=_READING,
+        ),
+    ] = True,
+    image_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Path of each image with fields in braces, e.g. val2014/COCO_val2014_{image_id:012d}.jpg.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    missing_placeholder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="front|reject",
+            help="Images that no <image> places: put them in front of the first question, or reject the record. "
+            "Default: a single image goes in front, several are rejected.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    allow_image_text: Annotated[
+        bool,
+        typer.Option(
+            "--allow-image-text",
+            help="Train marks such as <img> or <|image_pad|> as text. Default: records with them are rejected.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = False,
     over_length: Annotated[
-        str, typer.Option(metavar="reject|lower", help="Reject longer records, or lower their images' hd_num.")
+        str,
+        typer.Option(
+            metavar="reject|lower",
+            help="What to do with records longer than --max-tokens: reject them, or lower the hd_num of their images.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = "reject",
     upscale: Annotated[
-        bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
+        bool,
+        typer.Option(
+            "--upscale/--no-upscale", help="Enlarge small images, as the reference does.", rich_help_panel=_IMAGES
+        ),
     ] = True,
     correct: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Depart from the reference: exif (turn), alpha (on white), depth (16 to 8 bits), first-frame.",
+            help="Corrections that the reference does not make: exif (rotate), alpha (put on white), depth (scale 16 "
+            "to 8 bits), first-frame. Default: none.",
+            rich_help_panel=_IMAGES,
         ),
     ] = "",
-    verify: Annotated[bool, typer.Option("--verify", help="Decode every pixel; headers alone can lie.")] = False,
-    embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Copy the images into the set, each once.")
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Decode every pixel to find damaged images. Default: headers only.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = False,
-    val_fraction: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share for OUT/validation; no image is on both sides.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the split and of draws by weight.")] = 0,
-    thousands: Annotated[bool, typer.Option("--thousands/--ratios", help="What the numbers in a data.txt are.")] = True,
+    embed_images: Annotated[
+        bool,
+        typer.Option(
+            "--embed-images", help="Copy the images into the prepared set, each once.", rich_help_panel=_IMAGES
+        ),
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Random seed for the train/validation split and for weighted sampling.", rich_help_panel=_RUN
+        ),
+    ] = 0,
     max_reject_rate: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Exit with 3 above this share of rejects; the rest is written."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit with code 3 if a larger fraction is rejected; the accepted records are written all the same.",
+            rich_help_panel=_RUN,
+        ),
     ] = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel=_RUN)] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", "-j", min=1, help="Processes; any number gives the same set.")
+        int | None,
+        typer.Option(
+            "--workers",
+            "-j",
+            min=1,
+            help="Number of processes; any number gives the same set. Default: one per core, at most 8.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
 ) -> None:
-    """Turn data into a prepared set: token ids, image layouts, and a list of what was rejected and why.
+    """Convert data into a prepared set: token ids, image layouts, and a list of the rejected records with reasons.
 
     The simplest source is a CSV with the columns image, question and answer; conversations come as JSON. The format is
-    detected from the content and printed. Nothing is cut off, nothing is downloaded but a hub dataset. `ixtune preview
-    OUT` shows the result.
+    detected from the content and printed. No record is truncated, no image is left out in silence, and only hub
+    datasets are downloaded. `ixtune preview OUT` shows the result.
 
     Example: ixtune prepare receipts.csv --image-root photos --out data/receipts --hd-num 16
 
@@ -118,9 +236,19 @@ def command(
         seed=seed,
     )
     defaults = _defaults(
-        format_, columns, question=question, system=system, split=split, config=config, image_root=image_root
+        format_,
+        columns,
+        question=question,
+        system=system,
+        split=split,
+        config=config,
+        image_root=image_root,
+        image_pattern=image_pattern,
+        encoding=encoding,
+        missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),
+        allow_image_text=allow_image_text or None,
     )
-    given = sources_given(sources, defaults, thousands)
+    given = sources_given(sources, defaults, thousands, dataset)
     with _progress(told=not as_json) as (opened, progress):
         try:
             report = prepare(
@@ -144,8 +272,16 @@ def command(
         raise error
 
 
+def _one_of(option: str, value: str | None) -> str | None:
+    from ixtune.data.sources.data_config import MISSING_PLACEHOLDER
+
+    if value is None or value in MISSING_PLACEHOLDER:
+        return value
+    raise UsageError(f"{option} is {value}", hint=f"give one of {', '.join(MISSING_PLACEHOLDER)}, or leave it out")
+
+
 def _defaults(format_: str | None, columns: str, **others: Any) -> Source:
-    """What the options say of every source."""
+    """Return the settings that the options give to every source."""
     from ixtune.data.sources.data_config import columns_of, format_of
     from ixtune.data.sources.source import Source
 
@@ -154,7 +290,7 @@ def _defaults(format_: str | None, columns: str, **others: Any) -> Source:
 
 
 def _share(source: Source) -> str:
-    """How often its records shall stand in an epoch."""
+    """Return how often the records of a source are drawn per epoch, for the line that describes it."""
     if source.count is not None:
         return f"; {source.count:,} records of it in an epoch"
     return f"; each record {source.weight:g} times in an epoch" if source.weight is not None else ""
@@ -162,7 +298,7 @@ def _share(source: Source) -> str:
 
 @contextmanager
 def _progress(*, told: bool) -> Iterator[tuple[Any, Progress]]:
-    """Informed of what was opened, it tells what was detected; of how far it is, a bar, or now and then a line."""
+    """Yield two callbacks: one prints what was detected in each source, the other moves a progress bar."""
     import time
 
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""What `ixtune prepare` says at the end: counts, rejects, token bill, small histograms."""
+"""Print the report of `ixtune prepare`: counts, rejects, tokens, small histograms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HD_NUMS_SHOWN = ("4", "9", "16", "25", "36", "49", "55")
 
 
 def print_report(report: PrepareReport, options: Options) -> None:
-    """Print what became of the sources and what is in the sets."""
+    """Print how many records of each source were accepted, and what the sets hold."""
     from rich.columns import Columns
 
     from ixtune.data.prepared.manifest import MANIFEST
@@ -44,6 +44,9 @@ def print_report(report: PrepareReport, options: Options) -> None:
             out.print(Columns(_histograms(content["statistics"], unicode), padding=(0, 4)), "")
             if content["grids"]:
                 out.print(_costs(content, options), "")
+    for one in report.sources:
+        if one.accepted and not one.with_images:
+            out.print(f"WARNING  no record of {one.opened.source.path} has an image: text only", markup=False)
     out.print(
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
     )
@@ -52,7 +55,7 @@ def print_report(report: PrepareReport, options: Options) -> None:
 
 
 def as_json(report: PrepareReport) -> str:
-    """The same in numbers; statistics as the manifest of each set has them."""
+    """Return the report as JSON; statistics are those of the manifest of each set."""
     told = {
         "out": str(report.out),
         "read": report.read,
@@ -65,6 +68,7 @@ def as_json(report: PrepareReport) -> str:
                 "detected": one.opened.detected,
                 "read": one.read,
                 "accepted": one.accepted,
+                "with_images": one.with_images,
                 "rows": one.rows,
             }
             for one in report.sources
@@ -87,8 +91,10 @@ def _counts(report: PrepareReport) -> list[list[str]]:
 
 
 def _contents(statistics: Statistics, content: dict[str, Any]) -> list[list[str]]:
-    from ixtune.data.images.header import NOTES
+    from ixtune.data.images.header import NOTES as IMAGE_NOTES
+    from ixtune.data.record import NOTES as RECORD_NOTES
 
+    meanings = IMAGE_NOTES | RECORD_NOTES
     length, tokens = content["length"], content["tokens"]
     grids = list(content["grids"].items())
     shown = [f"{grid} {count:,}" for grid, count in grids[:_GRIDS_SHOWN]]
@@ -106,7 +112,7 @@ def _contents(statistics: Statistics, content: dict[str, Any]) -> list[list[str]
     ]
     if statistics.lowered:
         rows.append(["hd_num lowered", f"{statistics.lowered:,} records, to fit --max-tokens"])
-    rows += [[f"  {code}", f"{count:,}  {NOTES[code]}"] for code, count in content["statistics"]["notes"].items()]
+    rows += [[f"  {code}", f"{count:,}  {meanings[code]}"] for code, count in content["statistics"]["notes"].items()]
     return rows
 
 
@@ -139,7 +145,7 @@ def _histogram(title: str, bins: Sequence[tuple[str, int]], unicode: bool) -> Ta
 
 
 def _costs(content: dict[str, Any], options: Options) -> Table:
-    """What other values of hd_num would cost."""
+    """Return a table of the image tokens that other values of hd_num would take."""
     images = sum(content["grids"].values())
     now = content["tokens"]["image"]
     rows = []

@@ -47,6 +47,7 @@ class CountedSource:
         opened: The source, and what was detected.
         read: Its entries so far.
         accepted: Those that became samples.
+        with_images: Those of the accepted that have an image.
         rows: How often they stand in the sets; known at the end.
         numbers_by_id: The records so far.
         position: How far the reading is, in the unit of its total.
@@ -55,6 +56,7 @@ class CountedSource:
     opened: Opened
     read: int = 0
     accepted: int = 0
+    with_images: int = 0
     rows: int = 0
     numbers_by_id: dict[str, int] = field(default_factory=dict)
     position: int = 0
@@ -135,6 +137,7 @@ class Gathering:
                 rejects.append(_duplicate(row, first))
                 continue
             kept.append(at)
+            source.with_images += bool(row.images)
             self._keep(job.source, row)
         rejects.sort(key=lambda reject: reject.record)
         for reject in rejects:

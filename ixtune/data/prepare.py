@@ -37,12 +37,14 @@ class SourceReport:
         opened: The source, and what was detected.
         read: Its records.
         accepted: Those that became samples.
+        with_images: Those of the accepted that have an image.
         rows: How often they stand in the set, by weight or count.
     """
 
     opened: Opened
     read: int
     accepted: int
+    with_images: int
     rows: int
 
 
@@ -148,7 +150,9 @@ def prepare(
         gathering.finish(tokenizer.sha256)
     report = PrepareReport(
         out=out,
-        sources=tuple(SourceReport(one.opened, one.read, one.accepted, one.rows) for one in gathering.sources),
+        sources=tuple(
+            SourceReport(one.opened, one.read, one.accepted, one.with_images, one.rows) for one in gathering.sources
+        ),
         rejected_by_reason=gathering.rejected_by_reason,
         sets=gathering.sets,
     )

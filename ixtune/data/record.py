@@ -1,4 +1,4 @@
-"""One example as it was read, before any tokens."""
+"""Record: one training example as read from a source, before tokenization."""
 
 from __future__ import annotations
 
@@ -10,20 +10,32 @@ Role = Literal["user", "assistant", "system"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says.
+    """One turn of a conversation.
 
     Attributes:
-        role: Who speaks; a system turn may only be the first.
-        text: The words, with `<ImageHere>` where an image stands, whatever the source writes for it.
+        role: The speaker; only the first turn may be the system's.
+        text: The words, with `<ImageHere>` for each image, whatever placeholder the source uses.
+        learn: Whether an answer is trained on; False keeps it as context only.
     """
 
     role: Role
     text: str
+    learn: bool = True
+
+
+NOTES = {
+    "image_in_front": "no placeholder: the images are put in front of the first question",
+    "inline_image": "<img>path</img> in a question is read as an image",
+    "questions_joined": "consecutive questions are joined into one turn",
+    "turns_not_learned": "turns marked as not to be learned (loss, train or weight) stay as context only",
+    "options_in_question": "the options of multiple choice are written below the question",
+}
+"""What can be noted about a record that was accepted, and what it means."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image as its source gives it: a path, or the file's content.
+    """A reference to an image: a path, or the content of the file.
 
     Attributes:
         name: What to call it in messages: the path as given, a member of an archive, a column.
@@ -38,28 +50,29 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a source something stands, counted from 1: a line of text, a row of a table, a member of an archive."""
+    """A position in a source, counted from 1: a line of text, a row of a table, or a member of an archive."""
 
     unit: Literal["line", "row", "member"]
     at: int | str
 
     def __str__(self) -> str:
-        """Such as `line 17`."""
+        """Return e.g. `line 17`."""
         return f"{self.unit} {self.at}"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation about images, or about none.
+    """One conversation about any number of images, before tokenization.
 
     Attributes:
-        id: Its name, unique within a source.
+        id: Unique within a source.
         images: In the order of the placeholders.
         turns: The conversation.
         source: The file it was read from.
-        place: Where in that file it begins.
-        hd_num: The most crops an image of this record may fill; None for the source's.
-        references: All answers that count as right, where the source gives several; the first is trained on.
+        place: Where the record begins in that file.
+        hd_num: Maximum number of crops per image; None for the source's.
+        references: All answers that count as right, where the source gives several.
+        notes: What was done to the record that a person should know: keys of `NOTES`.
     """
 
     id: str
@@ -69,3 +82,4 @@ class Record:
     place: Place
     hd_num: int | None = None
     references: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

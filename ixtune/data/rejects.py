@@ -35,6 +35,7 @@ class Reason(StrEnum):
     BAD_CONVERSATIONS = "bad_conversations", "the conversation is not a list of turns with a role and a text each"
     MISSING_FIELD = "missing_field", "a field that is needed is absent or has no value (null, NaN)"
     BAD_FIELD = "bad_field", "a field has a value of the wrong type"
+    FIELD_NOT_USED = "field_not_used", "a field changes what is learned, and it cannot be used"
     NULL_CHARACTER = "null_character", "a text holds a null character, mostly a sign of a damaged file"
     INVALID_UNICODE = "invalid_unicode", "a text holds half of a surrogate pair, which is no character"
 
@@ -56,6 +57,8 @@ class Reason(StrEnum):
     TOO_LONG = "too_long", "more tokens than --max-tokens; nothing is ever cut off"
 
     # the images
+    IMAGE_NOT_USED = "image_not_used", "a field holds or names an image, and it is not read"
+    LOOKS_LIKE_IMAGE = "looks_like_image", "a text holds a mark that stands for an image, and not that image"
     PICTURE_REMOTE = "picture_remote", "an address in a network; nothing is ever downloaded"
     PATH_OUTSIDE_ROOT = "path_outside_root", "the path leads out of the image root, perhaps through a link"
     PICTURE_MISSING = "picture_missing", "there is no file at this path"

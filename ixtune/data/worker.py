@@ -177,7 +177,7 @@ class _Task:
             len(sample.token_ids),
             sample.supervised_tokens,
             layouts,
-            [note for file in files for note in file.notes],
+            [*record.notes, *(note for file in files for note in file.notes)],
             lowered,
             options.upscale,
         )

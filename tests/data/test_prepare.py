@@ -136,7 +136,7 @@ def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, t
         "picture_empty": shown("b2", "empty.png"),
         "no_layout": shown("b3", "thin.png"),
         "duplicate_id": shown("good"),
-        "missing_placeholder": entry("b4", "What?", "A cat.", image=["a.png"]),
+        "missing_placeholder": entry("b4", "What?", "A cat.", image=["a.png", "a.png"]),
         "too_long": entry("b5", "x" * 3000, "y"),
         "missing_field": {"id": "b6"},
         "bad_conversations": {"id": "b6", "conversations": "hello"},

@@ -1,15 +1,17 @@
-"""What stores the entries of a source, told by what is in the file or the folder; its name decides nothing."""
+"""Detect how the entries of a source are stored, from the content of the file or folder; its name decides nothing."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-import zipfile
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from ixtune.data.containers.json_object import records_lists
 from ixtune.data.containers.json_text import decoded, line_entries
+from ixtune.data.containers.spreadsheet import is_workbook
 from ixtune.data.schemas.fields import listed, shown
 from ixtune.data.sources.source import Container
 from ixtune.errors import IxtuneError, UsageError
@@ -22,9 +24,9 @@ _HEAD_BYTES = 1 << 16
 _SMALL_JSON_BYTES = 32 << 20
 _TAR_MAGIC = (257, b"ustar")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
-_DATA = (*_RECORDS, *_PICTURES, ".parquet", ".tar", ".txt", ".yaml", ".yml", ".zip", ".gz")
+_DATA = (*_RECORDS, *_IMAGES, ".parquet", ".tar", ".txt", ".yaml", ".yml", ".zip", ".gz")
 
 _UNPACK = "unpack it, and give what is inside"
 _FOREIGN = (
@@ -35,7 +37,6 @@ _FOREIGN = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
     (b"%PDF", "a PDF", "save its pages as images, and give a CSV with the columns image, question, answer"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save the table as CSV in UTF-8"),
     (b"ARROW1", "an Arrow file", "give the folder that save_to_disk wrote, or save it as Parquet"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "give the folder that save_to_disk wrote, or save it as Parquet"),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
@@ -45,12 +46,10 @@ _FOREIGN = (
     (b"\x80\x03", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
     (b"\x80\x04", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
     (b"\x80\x05", "a Python pickle", "export it as Parquet or JSON Lines: a pickle can run any program"),
-    (b"\xff\xfe", "a text in UTF-16", "save it as UTF-8"),
-    (b"\xfe\xff", "a text in UTF-16", "save it as UTF-8"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
 )
-_PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
-_PICTURE_MEND = "give a CSV with the columns image, question, answer that names it"
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+_IMAGE_HINT = "give a CSV with the columns image, question, answer that names it"
 
 
 def container_of(given: str) -> tuple[Container, str]:
@@ -106,8 +105,10 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
     records = [name for name in names if name.lower().endswith(_RECORDS)]
     # a list of sources may mean the table beside it and others
     lists = [name for name in names if name == "data.txt" or name.lower().endswith((".yaml", ".yml"))]
-    if len(records) == 1 and not lists and (table := folder / records[0]).is_file():
+    if len(records) == 1 and not lists and not _are_beside(folder) and (table := folder / records[0]).is_file():
         return _of_file(table), str(table)
+    if records and not lists and _are_beside(folder):
+        return Container.BESIDE, given
     if records:
         held = f"{_some(records)}{' and ' + _some(lists) if lists else ''}"
         raise UsageError(
@@ -115,17 +116,41 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
             where=str(folder),
             hint=f"give the files themselves, such as {folder / records[0]}",
         )
+    return _of_images(folder, names), given
+
+
+def _are_beside(folder: Path) -> bool:
+    from ixtune.data.containers.image_tree import beside_in
+
+    return beside_in(folder) is not None
+
+
+def _of_images(folder: Path, names: list[str]) -> Container:
+    """A folder of images, or of folders of images, that says by its files or names what to answer."""
+    from ixtune.data.containers.image_tree import beside_in, classes_in, splits_in
+
+    if beside_in(folder) is not None:
+        return Container.BESIDE
+    if classes_in(folder):
+        return Container.CLASSES
+    if splits := splits_in(folder):
+        raise UsageError(
+            f"the folder holds the splits {listed(one.name for one in splits)}",
+            where=str(folder),
+            hint=f"give one of them, such as {splits[0]}",
+        )
     raise _no_data(folder, names)
 
 
 def _no_data(folder: Path, names: list[str]) -> UsageError:
     where = str(folder)
-    images = [name for name in names if name.lower().endswith(_PICTURES)]
+    images = [name for name in names if name.lower().endswith(_IMAGES)]
     if images:
         return UsageError(
             f"the folder holds {_some(images)}, but nothing says what to ask and what to answer",
             where=where,
-            hint=f"write {folder / 'metadata.csv'} with a line for each question, and give the folder again:",
+            hint=f"write {folder / 'metadata.csv'} with a line for each question, or put a JSON or text file of its "
+            "name beside each image, and give the folder again:",
             notes=["file_name,question,answer", f"{images[0]},What is the total?,42.50"],
         )
     folders = [name for name in names if (folder / name).is_dir()]
@@ -155,13 +180,19 @@ def _of_file(path: Path) -> Container:
     at, magic = _TAR_MAGIC
     if head[at:].startswith(magic):
         return Container.WEBDATASET
+    if is_workbook(path, head):
+        return Container.SHEET
     _refuse_foreign(path, head)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = _as_utf8(head)
+        if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{")):
+            raise UsageError("this is JSON in UTF-16", where=where, hint="save it as UTF-8")
+        return _of_table(where, text)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
     if text.startswith(b"["):
         return Container.JSON
     if text.startswith(b"{"):
-        _require_lines(path)
-        return Container.JSONL
+        return _of_object_or_lines(path)
     return _of_table(where, text)
 
 
@@ -173,23 +204,36 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
             raise UsageError(f"this is {what}", where=where, hint=hint)
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         raise UsageError("this is a web page", where=where, hint="download the file itself, not the page about it")
-    if head.startswith(_PICTURE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
-        raise UsageError("this is an image", where=where, hint=_PICTURE_MEND)
+    if head.startswith(_IMAGE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        raise UsageError("this is an image", where=where, hint=_IMAGE_HINT)
     if head.startswith(b"PK\x03\x04"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                inside = archive.namelist()
-        except (zipfile.BadZipFile, OSError):
-            inside = []
-        if any(name.startswith(("xl/", "content.xml")) for name in inside):
-            raise UsageError("this is a spreadsheet", where=where, hint="save the sheet as CSV in UTF-8")
         raise UsageError("this is a ZIP archive", where=where, hint=_UNPACK)
-    if b"\0" in head:
+    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UsageError(
             "this is neither a text nor any format known here",
             where=where,
             hint="give JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
         )
+
+
+def _of_object_or_lines(path: Path) -> Container:
+    """JSON Lines, or one object around its records: told by whether the first line is a record and another follows."""
+    lines = list(islice(line_entries(path), 2))
+    first, _ = decoded(lines[0])
+    if isinstance(first, dict) and len(lines) > 1:
+        return Container.JSONL
+    try:
+        if records_lists(path):
+            return Container.OBJECT
+    except IxtuneError:  # broken, or lines after all: what is wrong is said below
+        pass
+    _require_lines(path)
+    return Container.JSONL
+
+
+def _as_utf8(head: bytes) -> bytes:
+    """The beginning of a UTF-16 text as UTF-8; a character that the end cuts off is left out."""
+    return head[: len(head) // 2 * 2].decode("utf-16", "ignore").encode("utf-8")
 
 
 def _require_lines(path: Path) -> None:
@@ -231,6 +275,8 @@ def one_object(whole: dict[str, object], where: str) -> UsageError:
 
 def _of_table(where: str, text: bytes) -> Container:
     """CSV or TSV, by what divides the names in the first line."""
+    if separator_line(text) is not None:
+        return Container.CSV
     header = re.split(rb"[\r\n]", text, maxsplit=1)[0].decode("utf-8", "replace")
     bare = re.sub(r'"(?:[^"]|"")*"', "", header)
     tabs, marks = "\t" in bare, "," in bare or ";" in bare
@@ -249,6 +295,12 @@ def _of_table(where: str, text: bytes) -> Container:
             hint="give a JSON list of records, one record {...} a line, or a CSV with a line of column names",
         )
     return Container.TSV if tabs else Container.CSV
+
+
+def separator_line(text: bytes) -> str | None:
+    """Return the separator that Excel's first line `sep=;` names, None if the line is another."""
+    match = re.match(rb"(?:\xef\xbb\xbf)?\"?sep=(.)\"?\r?\n", text, re.IGNORECASE)
+    return match[1].decode("latin-1") if match else None
 
 
 def formats(names: Iterable[str]) -> str:

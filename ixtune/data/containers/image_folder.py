@@ -23,11 +23,11 @@ from ixtune.data.sources.entry import Entry
 from ixtune.errors import UsageError
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
-# what is measured on must not be trained on because it lies beside
-_HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "heldout", "held_out")
+# what is measured on must not be trained on because it is in a folder beside
+HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "heldout", "held_out")
 _IMAGE_COLUMNS = ("file_name", "file_names", "image", "images")
 _IMAGE_ENDINGS = ("_file_name", "_file_names")
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """What a file's name ends with, in small letters, if it is to be an image."""
 
 
@@ -46,7 +46,7 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
         return (own,)
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = [file for inside in folders if (file := _metadata_in(inside)) is not None]
-    if len(found) > 1 and any(file.parent.name.lower() in _HELD_OUT for file in found):
+    if len(found) > 1 and any(file.parent.name.lower() in HELD_OUT for file in found):
         raise UsageError(
             f"the folder holds the splits {listed(file.parent.name for file in found)}",
             where=str(folder),
@@ -92,7 +92,7 @@ def unnamed_images(folder: Path, image_columns: Iterable[str] = ()) -> int:
     for below, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith("."):
+            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                 there.add(os.path.relpath(os.path.join(below, name), folder))
     for entry in entries(folder, image_columns):
         value, _ = decoded(entry)

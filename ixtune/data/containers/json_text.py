@@ -8,26 +8,17 @@ from __future__ import annotations
 import codecs
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ixtune.data.containers.json_stream import ListReader, fault_of_bytes, fault_of_size, fault_of_value
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
 from ixtune.data.sources import entry as limits
 from ixtune.data.sources.entry import Entry, Fault
-from ixtune.errors import IxtuneError
 
 _BLOCK = 1 << 20
-# of 1e+5 cut before the 5, only the 1 is a value; so much may be left over of a number that goes on
-_CUT_NUMBER_CHARACTERS = 3
-_SPACES = re.compile(r"[ \t\r\n]*+")
-# the surrogates that stand for single bytes which are not UTF-8, see "surrogateescape"
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
-_INSIDE = re.compile(r'["\[\]{}]')
-_OUTSIDE = re.compile(r'["\[\]{},]')
-_END_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+(")?', re.DOTALL)
 
 
 def list_entries(path: Path) -> Iterator[Entry]:
@@ -43,7 +34,7 @@ def list_entries(path: Path) -> Iterator[Entry]:
         open(path, "rb") as raw,
         io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file,
     ):
-        for number, (line, value, fault) in enumerate(_ListReader(file, path).elements(), start=1):
+        for number, (line, value, fault) in enumerate(ListReader(file, path).elements(), start=1):
             yield Entry(number, str(path), Place("line", line), value=value, fault=fault, position=raw.tell())
 
 
@@ -57,7 +48,7 @@ def field_entries(path: Path, field: str) -> Iterator[Entry]:
         open(path, "rb") as raw,
         io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file,
     ):
-        found = _ListReader(file, path).elements_of(field)
+        found = ListReader(file, path).elements_of(field)
         for number, (line, value, fault) in enumerate(found, start=1):
             yield Entry(number, str(path), Place("line", line), value=value, fault=fault, position=raw.tell())
 
@@ -71,7 +62,7 @@ def line_entries(path: Path) -> Iterator[Entry]:
             if isinstance(line, int):
                 position += line
                 number += 1
-                yield Entry(number, name, Place("line", at), fault=_too_large(line), position=position)
+                yield Entry(number, name, Place("line", at), fault=fault_of_size(line), position=position)
                 continue
             position += len(line)
             if at == 1:
@@ -88,7 +79,7 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
     try:
         return json.loads(entry.line.decode("utf-8")), None
     except UnicodeDecodeError as error:
-        return None, _not_utf8(entry.line[error.start], f" at byte {error.start + 1} of the line")
+        return None, fault_of_bytes(entry.line[error.start], f" at byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         if b"\0" in entry.line:
             hint = "remove the line: a file system writes null bytes after a crash; or copy the source again"
@@ -96,7 +87,7 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
         found = f"{error.msg} at column {error.colno}"
         return None, Fault(Reason.NOT_JSON, found, "write one JSON object a line")
     except (ValueError, RecursionError) as error:
-        return None, _unreadable(error)
+        return None, fault_of_value(error)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes | int]:
@@ -115,232 +106,3 @@ def _lines(file: IO[bytes]) -> Iterator[bytes | int]:
                     break
             line = b"".join(parts)
         yield line if size <= limits.MAX_ENTRY_BYTES else size
-
-
-class _ListReader:
-    """Reads the elements of one JSON list, holding a block of text and never less than one element."""
-
-    def __init__(self, file: IO[str], source: Path) -> None:
-        self.file, self.source = file, source
-        self.text, self.at = "", 0
-        self.line, self.column = 1, 1
-        self.decoder = json.JSONDecoder()
-        self.not_utf8 = False
-
-    def elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
-        """Line, value and fault of each; nothing may follow the closing bracket."""
-        yield from self._elements()
-        if self._peek():
-            raise self._broken("there is more text after the closing bracket of the list")
-
-    def elements_of(self, field: str) -> Iterator[tuple[int, Any, Fault | None]]:
-        """Likewise of the list in a field of an object; what stands in other fields is passed by."""
-        self._expect("{", f"the opening brace of an object with the field `{field}`")
-        seen = False
-        while self._peek() != "}":
-            name = self._name()
-            self._expect(":", "a colon")
-            self._peek()
-            if name == field:
-                seen = True
-                yield from self._elements()
-            else:
-                self._element()
-            if self._peek() != "}":
-                self._expect(",", "a comma or the closing brace")
-        self._expect("}", "")
-        if not seen:
-            raise self._broken(f"the object has no field `{field}`")
-
-    def _name(self) -> Any:
-        """The name of a field; a string says itself where it ends, whatever the block has cut off behind it."""
-        if self._peek() != '"':
-            raise self._broken("expected the name of a field")
-        while True:
-            try:
-                name, end = self.decoder.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                if len(self.text) - self.at > limits.MAX_ENTRY_BYTES or not self._more():
-                    raise self._broken(f"broken JSON: {error.msg}") from error
-            else:
-                self._advance(end)
-                return name
-
-    def _elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
-        self._expect("[", "the opening bracket of a list")
-        if self._peek() == "]":
-            self._expect("]", "")
-        else:
-            while True:
-                self._peek()
-                yield self.line, *self._element()
-                if self._peek() == "]":
-                    self._expect("]", "")
-                    break
-                self._expect(",", "a comma or the closing bracket")
-
-    def _peek(self) -> str:
-        """The next character that is no space, or "" at the end of the file."""
-        while True:
-            spaces = _SPACES.match(self.text, self.at)
-            assert spaces is not None  # it also matches nothing
-            self._advance(spaces.end())
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self._more():
-                return ""
-
-    def _element(self) -> tuple[Any, Fault | None]:
-        try:
-            value, end = self.decoder.raw_decode(self.text, self.at)
-            if len(self.text) - end >= _CUT_NUMBER_CHARACTERS:
-                return self._checked(value, end)
-        except (ValueError, RecursionError):
-            pass  # perhaps only the block ends here: what it is is known when its end is
-        scan = _Scan()
-        last = self._read_to_end(scan)
-        if last - self.at > limits.MAX_ENTRY_BYTES:
-            return None, self._passed_by(scan, last)
-        try:
-            value, end = self.decoder.raw_decode(self.text, self.at)
-        except json.JSONDecodeError as error:
-            self._advance(error.pos)
-            raise self._broken(f"broken JSON: {error.msg}") from error
-        except (ValueError, RecursionError) as error:
-            if not scan.ended:
-                raise self._broken(f"broken JSON: {error}") from error
-            self._advance(last)
-            return None, _unreadable(error)
-        return self._checked(value, end)
-
-    def _checked(self, value: Any, end: int) -> tuple[Any, Fault | None]:
-        """Step over an element that was read; its bytes may not have been UTF-8."""
-        fault = None
-        if end - self.at > limits.MAX_ENTRY_BYTES:
-            value, fault = None, _too_large(self._size_until(end))
-        elif self.not_utf8 and (found := _NOT_UTF8.search(self.text, self.at, end)):
-            value, fault = None, _not_utf8(ord(found.group()) - 0xDC00)
-        self._advance(end)
-        return value, fault
-
-    def _read_to_end(self, scan: _Scan) -> int:
-        """Where the element ends, or the file, or where it has become too large; reads on as far as it must."""
-        at = self.at
-        while True:
-            at = scan.until_end(self.text, at)
-            if scan.ended or at - self.at > limits.MAX_ENTRY_BYTES:
-                return at
-            at -= self.at  # reading on drops what is in front of the element
-            if not self._more():
-                return len(self.text)
-
-    def _passed_by(self, scan: _Scan, at: int) -> Fault:
-        """Skip the rest of an element that is too large, holding a block at a time."""
-        size, line, column = self._size_until(at), self.line, self.column
-        self._advance(at)
-        while not scan.ended and self._more():
-            at = scan.until_end(self.text, self.at)
-            size += self._size_until(at)
-            self._advance(at)
-        if not scan.ended:
-            self.line, self.column = line, column
-            raise self._broken("the file ends within the record that begins here")
-        return _too_large(size)
-
-    def _size_until(self, at: int) -> int:
-        return len(self.text[self.at : at].encode("utf-8", "surrogateescape"))
-
-    def _expect(self, character: str, wanted: str) -> None:
-        found = self._peek()
-        if found != character:
-            raise self._broken(f"expected {wanted}, found {f'{found!r}' if found else 'the end of the file'}")
-        self._advance(self.at + 1)
-
-    def _advance(self, to: int) -> None:
-        passed = self.text[self.at : to]
-        if newlines := passed.count("\n"):
-            self.line += newlines
-            self.column = len(passed) - passed.rfind("\n")
-        else:
-            self.column += len(passed)
-        self.at = to
-
-    def _more(self) -> bool:
-        """Read on; False at the end of the file."""
-        block = self.file.read(_BLOCK)
-        if not block:
-            return False
-        self.text, self.at = self.text[self.at :] + block, 0
-        if not block.isascii():
-            escaped = _NOT_UTF8.search(block) is not None
-            self.not_utf8 = escaped or (self.not_utf8 and len(self.text) > len(block))
-        return True
-
-    def _broken(self, what: str) -> IxtuneError:
-        return IxtuneError(
-            what,
-            where=f"{self.source}, line {self.line}, column {self.column}",
-            hint="mend the file there, or write it again with a JSON library",
-        )
-
-
-class _Scan:
-    """Finds the end of a JSON value by its strings and brackets alone, in any number of blocks."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.in_string = self.escaped = self.ended = False
-
-    def until_end(self, text: str, at: int) -> int:
-        """Scan `text` from `at` to the value's end or the text's; `ended` says which."""
-        while at < len(text):
-            if self.in_string:
-                at = self._string(text, at)
-                continue
-            found = (_INSIDE if self.depth else _OUTSIDE).search(text, at)
-            if found is None:
-                return len(text)
-            mark = found.group()
-            at = found.end()
-            if mark == '"':
-                self.in_string = True
-            elif mark in "[{":
-                self.depth += 1
-            elif self.depth == 0:  # a comma or a bracket of what surrounds the value
-                self.ended = True
-                return at - 1
-            else:
-                self.depth -= 1
-                if self.depth == 0:
-                    self.ended = True
-                    return at
-        return at
-
-    def _string(self, text: str, at: int) -> int:
-        if self.escaped:
-            self.escaped = False
-            at += 1
-        found = _END_OF_STRING.match(text, at)
-        assert found is not None  # it also matches nothing
-        self.in_string = found.group(1) is None
-        # a backslash that ends the text is not part of the match
-        self.escaped = self.in_string and found.end() < len(text)
-        return len(text) if self.in_string else found.end()
-
-
-def _too_large(size: int) -> Fault:
-    return Fault(
-        Reason.RECORD_TOO_LARGE,
-        f"the record has {size:,} bytes, more than {limits.MAX_ENTRY_BYTES:,}",
-        "write images as files and give their paths, or split the record",
-    )
-
-
-def _not_utf8(byte: int, where: str = "") -> Fault:
-    return Fault(Reason.NOT_UTF8, f"the byte 0x{byte:02X}{where} is not UTF-8", "save the source as UTF-8")
-
-
-def _unreadable(error: Exception) -> Fault:
-    """What is JSON by the letter, but a number of thousands of digits or nested as deep."""
-    found = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-    return Fault(Reason.NOT_JSON, found, "remove the record")

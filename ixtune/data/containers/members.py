@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ixtune.data.containers.image_folder import PICTURE_ENDINGS
+from ixtune.data.containers.image_folder import IMAGE_ENDINGS
 from ixtune.data.rejects import Reason
 from ixtune.data.schemas.fields import listed, shown
 from ixtune.data.sources.entry import Fault
 
-PICTURES = tuple(ending.removeprefix(".") for ending in PICTURE_ENDINGS)
+PICTURES = tuple(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
 """What the name of an image's member ends with."""
 KINDS = (*PICTURES, "json", "txt", "text", "caption")
 """What the names of all members that are read end with."""

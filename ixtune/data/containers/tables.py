@@ -10,6 +10,7 @@ or one small batch of a Parquet file, is held.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -30,25 +31,29 @@ from ixtune.errors import IxtuneError, UsageError
 if TYPE_CHECKING:
     import pyarrow.parquet
 
+NOT_UTF8_HINT = "in Excel, save as `CSV UTF-8`, or say how the text is encoded, e.g. --encoding cp1252"
 _BLOCK = 1 << 20
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+_BOMS_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # read in blocks of this size, so that a row group of large images is never held whole
 _PARQUET_BUFFER_BYTES = 1 << 20
 # datasets names the files of a split like this: train-00000-of-00003.parquet
 _SPLIT_OF_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 
 
-def csv_entries(path: Path, delimiter: str | None = None) -> Iterator[Entry]:
-    r"""The rows of a CSV or TSV, in order, as mappings of column names to texts; rows without any text are left out.
+def csv_entries(path: Path, delimiter: str | None = None, encoding: str | None = None) -> Iterator[Entry]:
+    r"""Yield the rows of a CSV or TSV as mappings of column names to texts; rows without any text are left out.
 
     Args:
-        path: The file, in UTF-8.
-        delimiter: "," or ";" or "\t"; None to tell , from ; by the header.
+        path: The file.
+        delimiter: "," or ";" or "\t"; None to tell , from ; by the header, or by Excel's first line `sep=;`.
+        encoding: Of the text; None for UTF-8, or UTF-16 where the file begins with its byte order mark.
 
     Raises:
         UsageError: There is no usable header.
         IxtuneError: The file cannot be read.
     """
-    with _opened(path) as (raw, file):
+    with _opened(path, encoding) as (raw, file):
         rows = _Rows(file)
         names = _header(rows, path, delimiter)
         number, name = 0, str(path)
@@ -58,9 +63,9 @@ def csv_entries(path: Path, delimiter: str | None = None) -> Iterator[Entry]:
                 yield Entry(number, name, Place("line", line), value=value, fault=fault, position=raw.tell())
 
 
-def csv_columns(path: Path, delimiter: str | None = None) -> list[str]:
-    """The column names of a CSV or TSV, see `csv_entries`."""
-    with _opened(path) as (_, file):
+def csv_columns(path: Path, delimiter: str | None = None, encoding: str | None = None) -> list[str]:
+    """Return the column names of a CSV or TSV, see `csv_entries`."""
+    with _opened(path, encoding) as (_, file):
         return [name for name in _header(_Rows(file), path, delimiter) if name]
 
 
@@ -219,10 +224,12 @@ class _Rows:
 def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
     """The column names; "" for one without a name, which nothing can refer to."""
     row = rows.next()
+    if row is not None and row.text and (named := _SEPARATOR_LINE.fullmatch(row.text)):
+        delimiter, row = delimiter or named[1], rows.next()
     if row is None:
         raise UsageError("the table is empty", where=str(path), hint="give a table with a header row")
     where = f"{path}, line {row.first_line}"
-    hint = "write the names of the columns into the first row, and save the table as text in UTF-8"
+    hint = f"write the names of the columns into the first row; {NOT_UTF8_HINT}"
     if row.text is None or not row.closed or "\0" in row.text or _undecodable(row.text):
         raise UsageError("the first row is no header: not text in UTF-8, or without an end", where=where, hint=hint)
     rows.delimiter = delimiter if delimiter is not None else _told_delimiter(row.text, where)
@@ -293,7 +300,7 @@ def _fault(text: str, cells: list[str], names: list[str], delimiter: str) -> Fau
         return Fault(
             Reason.NOT_UTF8,
             f"{at.get(column) or f'column {column + 1}'} holds the byte 0x{byte:02x}, which is not UTF-8",
-            "save the table as UTF-8",
+            NOT_UTF8_HINT,
         )
     if len(cells) != len(names):
         cell = "cell" if len(cells) == 1 else "cells"
@@ -328,14 +335,19 @@ def _undecodable(text: str) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[str]]]:
+def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes], IO[str]]]:
     """A text as bytes, which know how far it is read, and as lines with any kind of end."""
     try:
-        with (
-            open(path, "rb") as raw,
-            io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
-        ):
-            yield raw, file
+        with open(path, "rb") as raw:
+            wide = encoding is None and raw.read(2) in _BOMS_UTF16
+            raw.seek(0)
+            chosen, errors = ("utf-16", "replace") if wide else (encoding or "utf-8-sig", "surrogateescape")
+            with io.TextIOWrapper(raw, encoding=chosen, errors=errors, newline="") as file:
+                yield raw, file
+    except LookupError as error:
+        raise UsageError(
+            f"there is no text encoding {encoding}", where=str(path), hint="give one such as cp1252 or latin-1"
+        ) from error
     except OSError as error:
         raise IxtuneError(
             f"the table cannot be read: {error.strerror}", where=str(path), hint="check the file and its permissions"

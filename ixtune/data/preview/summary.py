@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ixtune.data.images.header import NOTES
+from ixtune.data.images.header import NOTES as IMAGE_NOTES
 from ixtune.data.prepared.manifest import Options, options_of
 from ixtune.data.preview.charts import Bar, bar_chart, compact
 from ixtune.data.preview.markup import definitions, table, text
+from ixtune.data.record import NOTES as RECORD_NOTES
 from ixtune.data.rejects import Reason
 
 _MEANINGS = {reason.value: reason.description for reason in Reason}
@@ -77,7 +78,8 @@ def made_of(manifest: Mapping[str, Any]) -> str:
     ]
     notes = manifest.get("statistics", {}).get("notes", {})
     if notes:
-        told = "".join(f"<li>{text(NOTES.get(note, note))}: {count:,}</li>" for note, count in notes.items())
+        meanings = IMAGE_NOTES | RECORD_NOTES
+        told = "".join(f"<li>{text(meanings.get(note, note))}: {count:,}</li>" for note, count in notes.items())
         pairs.append(("of the images", f"<ul>{told}</ul>"))
     parts = [f"<section><h2>Made of</h2>{definitions(pairs)}"]
     sources = [

@@ -1,125 +1,54 @@
-"""Tables with a question and an answer in columns -> records.
-
-Our columns are these; a table's are taken for them only under exactly these names, or as `--columns` says:
+"""Tables with a question and an answer in columns -> drafts.
 
     image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
-    question    where there is none, the same for all rows is given by --question
-    answer      a text or a number; of a list the first is trained on, and all count as right when answers are scored
+    question    where there is none, --question gives the same one for all rows
+    answer      a text, a number, or an object, which becomes its JSON; of a list the first is trained on, and all
+                count as right when answers are scored
+    choices     options of multiple choice, written below the question as `A. text`; a letter or an index is answered
+                with the letter
+    input       what Alpaca puts below an instruction
+    history     earlier questions and answers, [[question, answer], ...]
+    references  all answers that count as right
     id, system, hd_num
 
-`<image>` (or `<ImageHere>`) in a question says where an image stands; without it, all stand in front of the question.
+`<image>` (or `<ImageHere>`) in a question says where an image stands; without it, all stand in front of the first
+question. A column may be a path into a struct, a list or JSON text, see value_paths.
 """
 
 from __future__ import annotations
 
-import difflib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from ixtune.data.record import ImageRef, Record, Turn
+from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.choices import answered, options_of, with_options
+from ixtune.data.schemas.column_roles import EXACT_NAMES
+from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import is_missing, listed, place_name, record_hd_num, record_id, require_text, shown
-from ixtune.data.schemas.image_references import image_of, images_of
-from ixtune.data.schemas.turns import IMAGE, whole_conversation
+from ixtune.data.schemas.image_pattern import filled
+from ixtune.data.schemas.image_references import images_of
+from ixtune.data.schemas.turns import IMAGE, pairs_in
+from ixtune.data.schemas.value_paths import object_in_text, take
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.source import Reading, Source
+from ixtune.data.sources.source import Reading
 from ixtune.data.text.template import PLACEHOLDER
-from ixtune.errors import UsageError
 
-COLUMNS = {
-    "image": ("image", "images", "file_name"),
-    "question": ("question",),
-    "answer": ("answer", "answers"),
-    "id": ("id",),
-    "system": ("system",),
-    "hd_num": ("hd_num",),
-}
-"""Our columns, each with the names that are taken for it."""
-
-# what others call them: offered in messages, never taken
-_ALIKE = {
-    "image": (
-        "img",
-        "image_path",
-        "img_path",
-        "image_file",
-        "picture",
-        "photo",
-        "file",
-        "filename",
-        "path",
-        "jpg",
-        "png",
-    ),
-    "question": ("query", "prompt", "instruction", "input", "problem", "problems"),
-    "answer": ("response", "output", "label", "target", "caption", "text", "completion", "solution", "ground_truth"),
-}
 _WHOLE_FLOATS = 2**53
 _MOST_BITS = 256
+_GT_PARSE = ("gt_parse", "gt_parses")
+# names under which lists of answers keep the text: VQA v2, TextVQA, SQuAD
+_ANSWER_KEYS = ("answer", "text")
 
 
-def check_columns(available: Iterable[str], source: Source) -> dict[str, str]:
-    """Which column of a table is which of ours.
-
-    Args:
-        available: The table's columns.
-        source: What the user says of them. "" as the name of theirs says that there is none.
-
-    Returns:
-        Our name -> theirs, several columns of images joined by commas; "" where the user says that there is none.
-
-    Raises:
-        UsageError: A column that is named is not there, question or answer are missing, or it cannot be told.
-    """
-    found = list(available)
-    columns, wrong = _named(found, source)
-    said = {ours for ours, _ in source.columns}
-    for ours, names in COLUMNS.items():
-        if ours in said:
-            continue
-        exact = [name for name in names if name in found]
-        if len(exact) > 1:
-            wrong.append(f"{ours} may be any of {listed(exact)}")
-        elif exact:
-            columns[ours] = exact[0]
-    if not columns.get("answer"):
-        wrong.append("there is no column answer" + _offer("answer", found))
-    if columns.get("question") and source.question is not None:
-        wrong.append(f"there is the column {columns['question']}, and a question for all rows too")
-    elif not columns.get("question") and source.question is None:
-        wrong.append("there is neither a column question nor a question for all rows" + _offer("question", found))
-    if "image" not in columns and "image" not in said and (offer := _offer("image", found)):
-        wrong.append("no column is taken for the images" + offer + ", or --columns image= if there are none")
-    if wrong:
-        raise UsageError(
-            wrong[0],
-            where=source.path,
-            hint="say what is what, such as --columns image=photo,question=q,answer=a; or --question for all rows",
-            notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
-        )
-    return columns
-
-
-def described(columns: Mapping[str, str], available: Iterable[str], source: Source) -> str:
-    """What was taken for what, in one line for people."""
-    parts = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in columns.items() if theirs]
-    if source.question is not None:
-        parts.append("the same question for all")
-    if columns.get("image"):
-        parts.append(f"images in front of the question unless it says {IMAGE}")
-    used = {name for theirs in columns.values() for name in (theirs, *theirs.split(","))}
-    if ignored := [name for name in available if name not in used]:
-        parts.append(f"not used: {listed(ignored)}")
-    return ", ".join(parts)
-
-
-def record_from_columns(value: Mapping[str, Any], entry: Entry, reading: Reading) -> Record:
-    """The record of a row.
+def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Draft:
+    """Read a row.
 
     Args:
-        value: Names of columns -> values.
+        fields: Names of columns -> values; what is read is removed.
         entry: Where the row stands.
         reading: What the columns mean, and what holds for all rows.
 
@@ -127,70 +56,49 @@ def record_from_columns(value: Mapping[str, Any], entry: Entry, reading: Reading
         RecordError: A cell is empty that may not be, or of the wrong type.
     """
     columns = dict(reading.columns)
-    _refuse_what_would_be_lost(value, columns)
-    images = _images(value, columns.get("image"))
-    question = reading.question or ""
-    if theirs := columns.get("question"):
-        question = _text(value.get(theirs), f"`{theirs}`")
-        if not question.strip():
-            raise RecordError(
-                Reason.MISSING_FIELD,
-                f"`{theirs}` is empty",
-                hint=f"write the question, or {IMAGE} if the image alone is the question",
-            )
-    answers = _answers(value, columns["answer"])
-    turns = [Turn("user", _with_images(question, len(images))), Turn("assistant", _ours(answers[0]))]
-    system = _cell(value, columns, "system")
-    own = None if _is_empty(system) else _ours(_text(system, f"`{columns['system']}`"))
-    return Record(
-        id=_id(value, columns, entry),
-        images=images,
-        turns=whole_conversation(turns, own, reading.system, len(images), IMAGE),
-        source=entry.file,
-        place=entry.place,
-        hd_num=_hd_num(_cell(value, columns, "hd_num")),
-        references=answers if isinstance(value.get(columns["answer"]), list | tuple) else (),
+    _refuse_other_fields(fields, columns)
+    images = _images(fields, columns.get("image"), reading.image_pattern)
+    asked = _questions(fields, columns, reading)
+    hint = fields.pop("hint", None) if "choices" in columns else None
+    options = _options(fields, columns.get("choices"))
+    cell = _take(fields, columns, "answer")
+    if options and isinstance(cell := _whole(cell), int) and not isinstance(cell, bool) and 0 <= cell < len(options):
+        cell = list(options)[cell]  # a number, unlike a text of digits, is always an index
+    answers, several = _answers(cell, f"`{columns['answer']}`")
+    if options:
+        answers = [answered(one, options, columns["answer"]) for one in answers]
+    turns = _history(_take(fields, columns, "history"))
+    notes = []
+    if options:
+        asked[0] = with_options(asked[0] if _is_empty(hint) else f"{_text(hint, '`hint`')}\n{asked[0]}", options)
+        notes.append("options_in_question")
+    if len(asked) > 1:
+        turns += _turns_of_lists(asked, answers, columns)
+        answers, several = [], False
+    else:
+        turns += [Turn("user", _ours(asked[0])), Turn("assistant", _ours(answers[0]))]
+    system = _take(fields, columns, "system")
+    given = _take(fields, columns, "references")
+    references = answers if several else []
+    if not _is_empty(given):
+        references, _ = _answers(given, "`references`")
+    return Draft(
+        _id(_take(fields, columns, "id"), entry),
+        images,
+        turns,
+        None if _is_empty(system) else _ours(_text(system, f"`{columns['system']}`")),
+        _hd_num(_take(fields, columns, "hd_num")),
+        tuple(references),
+        in_front=True,
+        notes=notes,
     )
 
 
-def _named(found: Sequence[str], source: Source) -> tuple[dict[str, str], list[str]]:
-    """The columns that the user names, and what is wrong with them."""
-    columns: dict[str, str] = {}
-    wrong: list[str] = []
-    for ours, theirs in source.columns:
-        if ours not in COLUMNS:
-            near = difflib.get_close_matches(ours, COLUMNS, n=1)
-            wrong.append(f"--columns {ours}={theirs}: ours are {', '.join(COLUMNS)}" + _did_you_mean(near))
-            continue
-        if ours in columns:
-            wrong.append(f"--columns names {ours} twice")
-            continue
-        names = [theirs] if theirs in found or ours != "image" else theirs.split(",")
-        for name in names if theirs else ():
-            if name not in found:
-                near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-                wrong.append(f"--columns {ours}={theirs}: there is no column {name!r}" + _did_you_mean(near))
-        columns[ours] = theirs
-    return columns, wrong
-
-
-def _offer(ours: str, found: Sequence[str]) -> str:
-    """A column that may be meant, as a question."""
-    lower = {name.lower(): name for name in reversed(found)}
-    near = [name for name in (*COLUMNS[ours], *_ALIKE[ours]) if name in lower]
-    near += [name for known in COLUMNS[ours] for name in difflib.get_close_matches(known, lower, n=1, cutoff=0.7)]
-    return f": --columns {ours}={lower[near[0]]}?" if near else ""
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _refuse_what_would_be_lost(value: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """JSON need not have the same fields in every record, and which column is which was told by the first ones."""
-    for ours, names in COLUMNS.items():
+def _refuse_other_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """Raise for a field of ours that the first records have not: JSON need not have the same fields in every record."""
+    for ours, names in EXACT_NAMES.items():
         for name in names if ours not in columns else ():
-            if not _is_empty(value.get(name)):
+            if name in fields and name not in columns.values() and not _is_empty(fields[name]):
                 raise RecordError(
                     Reason.BAD_FIELD,
                     f"there is a `{name}`, which the first records have not",
@@ -198,46 +106,135 @@ def _refuse_what_would_be_lost(value: Mapping[str, Any], columns: Mapping[str, s
                 )
 
 
-def _cell(value: Mapping[str, Any], columns: Mapping[str, str], ours: str) -> Any:
+def _take(fields: dict[str, Any], columns: Mapping[str, str], ours: str) -> Any:
     theirs = columns.get(ours)
-    return value.get(theirs) if theirs else None
+    return take(fields, theirs) if theirs else None
 
 
-def _images(value: Mapping[str, Any], theirs: str | None) -> tuple[ImageRef, ...]:
+def _images(fields: dict[str, Any], theirs: str | None, pattern: str | None) -> tuple[ImageRef, ...]:
     """The images of a row, column by column; an empty cell is no image."""
-    if not theirs:
-        return ()
+    if pattern is not None:
+        return images_of(filled(pattern, fields), "--image-pattern")
     images: list[ImageRef] = []
-    for name in [theirs] if theirs in value else theirs.split(","):
-        cell = value.get(name)
-        if _is_empty(cell):
-            continue
-        if isinstance(cell, list | tuple):
+    for name in [] if not theirs else [theirs] if theirs in fields else theirs.split(","):
+        cell = take(fields, name)
+        if not _is_empty(cell):
             images += images_of(cell, name)
-        else:
-            images.append(image_of(cell, f"`{name}`"))
     return tuple(images)
 
 
-def _with_images(question: str, images: int) -> str:
-    """A question with our placeholder for each image, in front of it unless it says where."""
-    text = _ours(question)
-    return text if PLACEHOLDER in text else PLACEHOLDER * images + text
+def _questions(fields: dict[str, Any], columns: Mapping[str, str], reading: Reading) -> list[str]:
+    """The question of a row, or several where the cell holds a list of them."""
+    theirs = columns.get("question")
+    if not theirs:
+        return [reading.question or ""]
+    cell = take(fields, theirs)
+    if isinstance(cell, Mapping):
+        names = [str(name) for name in cell]
+        raise RecordError(
+            Reason.BAD_FIELD,
+            f"`{theirs}` is {shown(cell)}",
+            hint=f"name the field to ask, e.g. --columns question={theirs}.{'en' if 'en' in names else names[0]}"
+            if names
+            else "write the question as a text",
+        )
+    questions = [_text(one, f"`{theirs}`") for one in (cell if isinstance(cell, list | tuple) and cell else [cell])]
+    if not all(question.strip() for question in questions):
+        raise RecordError(
+            Reason.MISSING_FIELD,
+            f"`{theirs}` is empty",
+            hint=f"write the question, or {IMAGE} if the image alone is the question",
+        )
+    below = _take(fields, columns, "input")
+    if not _is_empty(below):
+        questions[0] += "\n" + _text(below, f"`{columns['input']}`")
+    return questions
+
+
+def _answers(cell: Any, where: str) -> tuple[list[str], bool]:
+    """The answers of a row, the one to be trained on first; and whether the cell holds a list of them."""
+    if isinstance(cell, Mapping) and isinstance(cell.get("text"), list | tuple):
+        cell = cell["text"]  # SQuAD: {"text": [...], "answer_start": [...]}
+    if not isinstance(cell, list | tuple):
+        return [_answer(cell, where, in_list=False)], False
+    if not cell:
+        raise RecordError(Reason.MISSING_FIELD, f"{where} is an empty list", hint="write the answer")
+    return [_answer(one, f"{where} {number}", in_list=True) for number, one in enumerate(cell, start=1)], True
+
+
+def _answer(value: Any, where: str, *, in_list: bool) -> str:
+    """An answer as text; an object becomes its JSON, with its keys in their order."""
+    if isinstance(value, Mapping) and value:
+        named = [value[key] for key in _ANSWER_KEYS if isinstance(value.get(key), str)]
+        if in_list and len(named) == 1:
+            return _text(named[0], where)
+        value = _json(value, where)
+    text = _text(value, where)
+    if text[:1] == "{" and '"gt_parse' in text and isinstance(read := object_in_text(text), dict):
+        inside = next((name for name in _GT_PARSE if name in read), None)
+        if inside is not None:
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"{where} is Donut's annotation: `{inside}` is the answer, {listed([n for n in read if n != inside])} "
+                "would be learned with it",
+                hint=f"--columns answer={where.strip('`')}.{inside}, or leave --columns answer out",
+            )
+    return text
+
+
+def _json(value: Any, where: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:  # bytes, dates
+        raise RecordError(Reason.BAD_FIELD, f"{where} is no JSON: {error}", hint="write the answer as text") from error
+
+
+def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
+    """Letter -> text of multiple choice; empty if the row has no options."""
+    if not theirs:
+        return {}
+    if theirs in fields or "," not in theirs:
+        return options_of(take(fields, theirs), theirs)
+    cells = [take(fields, name) for name in theirs.split(",")]
+    return options_of([_text(cell, "`choices`") for cell in cells if not _is_empty(cell)], theirs)
+
+
+def _history(value: Any) -> list[Turn]:
+    """The turns of earlier questions and answers."""
+    if _is_empty(value):
+        return []
+    turns = []
+    for question, answer in pairs_in(value, "history"):
+        turns += [
+            Turn("user", _ours(_text(question, "`history`"))),
+            Turn("assistant", _ours(_text(answer, "`history`"))),
+        ]
+    return turns
+
+
+def _turns_of_lists(questions: list[str], answers: list[str], columns: Mapping[str, str]) -> list[Turn]:
+    """The turns of a list of questions and a list of answers."""
+    if len(questions) != len(answers):
+        raise RecordError(
+            Reason.BAD_CONVERSATIONS,
+            f"`{columns['question']}` holds {len(questions)} questions, `{columns['answer']}` {len(answers)} answers",
+            hint="give each question one answer",
+        )
+    if columns.get("choices"):
+        raise RecordError(
+            Reason.FIELD_NOT_USED,
+            f"there are several questions and `{columns['choices']}`",
+            hint="write a record for each question of multiple choice",
+        )
+    turns = []
+    for question, answer in zip(questions, answers, strict=True):
+        turns += [Turn("user", _ours(question)), Turn("assistant", _ours(answer))]
+    return turns
 
 
 def _ours(text: str) -> str:
     """A text with our placeholder; in an answer or a system prompt it is then refused as one."""
     return text.replace(IMAGE, PLACEHOLDER)
-
-
-def _answers(value: Mapping[str, Any], theirs: str) -> tuple[str, ...]:
-    """The answers of a row, the one to be trained on first."""
-    cell = value.get(theirs)
-    if not isinstance(cell, list | tuple):
-        return (_text(cell, f"`{theirs}`"),)
-    if not cell:
-        raise RecordError(Reason.MISSING_FIELD, f"`{theirs}` is an empty list", hint="write the answer")
-    return tuple(_text(one, f"`{theirs}` {number}") for number, one in enumerate(cell, start=1))
 
 
 def _text(value: Any, where: str) -> str:
@@ -255,15 +252,10 @@ def _text(value: Any, where: str) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < _WHOLE_FLOATS else repr(value)
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _MOST_BITS:
         return format(value, "f")
-    raise RecordError(
-        Reason.BAD_FIELD,
-        f"{where} is {shown(value)}",
-        hint="write what shall be said as a text",
-    )
+    raise RecordError(Reason.BAD_FIELD, f"{where} is {shown(value)}", hint="write what is to be said as a text")
 
 
-def _id(value: Mapping[str, Any], columns: Mapping[str, str], entry: Entry) -> str:
-    given = _cell(value, columns, "id")
+def _id(given: Any, entry: Entry) -> str:
     if _is_empty(given):
         return place_name(entry)
     return record_id({"id": _whole(given)}, entry)
@@ -282,4 +274,4 @@ def _whole(value: Any) -> Any:
 
 def _is_empty(value: Any) -> bool:
     """Whether a cell holds nothing, in any of the ways that tables have."""
-    return is_missing(value) or (isinstance(value, str) and not value.strip()) or value in ([], ())
+    return is_missing(value) or (isinstance(value, str) and not value.strip()) or value in ([], (), {})

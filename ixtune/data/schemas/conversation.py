@@ -1,4 +1,4 @@
-r"""Conversations of {from, value}: InternLM-XComposer's own form, LLaVA's, and ShareGPT's.
+r"""Conversations of {from, value}: InternLM-XComposer's own format, LLaVA's, and ShareGPT's.
 
     IXC       {"id": "7", "image": ["a.png"], "conversations": [{"from": "user", "value": "<ImageHere>What is it?"},
                                                                 {"from": "assistant", "value": "A receipt."}]}
@@ -7,26 +7,30 @@ r"""Conversations of {from, value}: InternLM-XComposer's own form, LLaVA's, and 
     ShareGPT  as LLaVA, with `images` (or `image`) and `system` beside the conversation
 
 Texts stay as they are written; only the placeholder becomes ours. LLaVA and ShareGPT sets that spell their turns
-{role, content} are read as well.
+{role, content} are read as well, and any other spelling that `Reading.tags` names (LLaMA-Factory's dataset_info.json).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from ixtune.data.record import ImageRef, Record, Role, Turn
+from ixtune.data.record import ImageRef, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.fields import record_hd_num, record_id, record_system, refuse_other_media, shown
+from ixtune.data.schemas.draft import Draft
+from ixtune.data.schemas.fields import record_hd_num, record_id, record_system, refuse_unusable, shown
 from ixtune.data.schemas.image_references import images_of
-from ixtune.data.schemas.turns import IMAGE, our_text, role_in, turns_under, value_in, whole_conversation
+from ixtune.data.schemas.turns import IMAGE, learn_in, our_text, role_in, turns_under, value_in
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.source import Schema
+from ixtune.data.sources.source import Reading, Schema
 from ixtune.data.text.template import PLACEHOLDER
 
 FIELD = "conversations"
 TURN_KEYS = (("from", "value"), ("role", "content"))
+TURN_IMAGES = ("images", "image")
+"""Where a turn or message keeps images of its own."""
 
 # The reference takes every name but the user's as the assistant's (MODEL.md 3.2), a misspelt "usr" included.
 # Here an unknown name is refused.
@@ -41,93 +45,174 @@ _ROLES: dict[str, Role] = {
     "model": "assistant",
     "system": "system",
 }
+_TAGGED_ROLES: dict[str, Role] = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """How one of the three is written."""
+class _Spelling:
+    """How a format writes its conversations."""
 
     placeholder: str
     image_fields: tuple[str, ...]
     turn_keys: tuple[tuple[str, str], ...]
     needs_id: bool
-    has_system: bool
+    roles: Mapping[str, Role]
     hint: str
 
 
-_FORMS = {
-    Schema.IXC: _Form(
+_SPELLINGS = {
+    Schema.IXC: _Spelling(
         placeholder=PLACEHOLDER,
         image_fields=("image",),
         turn_keys=TURN_KEYS[:1],
         needs_id=True,
-        has_system=False,
+        roles=_ROLES,
         hint='write a list such as [{"from": "user", "value": "..."}, {"from": "assistant", "value": "..."}]',
     ),
-    Schema.LLAVA: _Form(
+    Schema.LLAVA: _Spelling(
         placeholder=IMAGE,
         image_fields=("image",),
         turn_keys=TURN_KEYS,
         needs_id=False,
-        has_system=False,
+        roles=_ROLES,
         hint='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
     ),
-    Schema.SHAREGPT: _Form(
+    Schema.SHAREGPT: _Spelling(
         placeholder=IMAGE,
         image_fields=("images", "image"),
         turn_keys=TURN_KEYS,
         needs_id=False,
-        has_system=True,
+        roles=_ROLES,
         hint='write a list such as [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
     ),
 }
 
 
-def conversation_record(fields: Mapping[str, Any], entry: Entry, schema: Schema, system: str | None) -> Record:
-    """The record of an entry.
+def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Draft:
+    """Read a conversation.
 
     Args:
-        fields: What the entry holds.
+        fields: Of the entry; what is read is removed.
         entry: Where it stands.
-        schema: IXC, LLAVA or SHAREGPT.
-        system: The system prompt for records that bring none.
+        reading: With the schema IXC, LLAVA or SHAREGPT.
 
     Raises:
         RecordError: A field is absent or wrong.
     """
-    form = _FORMS[schema]
-    name = record_id(fields, entry, needed=form.needs_id)
-    images = one_of(fields, form.image_fields)
-    refuse_other_media(fields)
-    turns = [_turn(turn, number, form) for number, turn in enumerate(turns_under(fields, FIELD, form.hint), start=1)]
-    own = record_system(fields) if form.has_system else None
-    if own is not None:
-        own = our_text(own, "`system`", form.placeholder)
-    whole = whole_conversation(turns, own, system, len(images), form.placeholder)
-    return Record(name, images, whole, entry.file, entry.place, record_hd_num(fields))
+    spelling = _spelling(reading.schema, reading.tags)
+    name = record_id(fields, entry, needed=spelling.needs_id)
+    fields.pop("id", None)
+    images = take_images(fields, spelling.image_fields)
+    refuse_unusable(fields)
+    turns: list[Turn] = []
+    own: list[tuple[ImageRef, ...]] = []
+    rests = []
+    for number, given in enumerate(turns_under(fields, FIELD, spelling.hint), start=1):
+        rest = dict(given)
+        turn, shown_here = _turn(rest, number, spelling)
+        turns.append(turn)
+        own.append(shown_here)
+        rests.append(rest)
+    fields.pop(FIELD)
+    if any(rests):
+        fields[FIELD] = rests
+    system = record_system(fields)
+    if system is not None:
+        system = our_text(system, "`system`", spelling.placeholder)
+    fields.pop("system", None)
+    hd_num = record_hd_num(fields)
+    fields.pop("hd_num", None)
+    turns, images = with_images_of_turns(turns, own, images)
+    return Draft(name, images, turns, system, hd_num, written=spelling.placeholder)
 
 
-def one_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[ImageRef, ...]:
-    """The images of a record, from the one field of several that has any.
+def take_images(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[ImageRef, ...]:
+    """Take the images out of the one field of several that has any.
 
     Raises:
         RecordError: Two of them have, or one is wrong.
     """
-    given = [name for name in names if fields.get(name) not in (None, [])]
+    given = [name for name in names if name in fields and fields[name] not in (None, [], "")]
     if len(given) > 1:
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             f"there are both `{given[0]}` and `{given[1]}`",
-            hint="put all images into one of them",
+            hint=f"put all images into one of them, or say which holds them: --columns image={given[0]}",
         )
-    return images_of(fields[given[0]], given[0]) if given else ()
+    found = images_of(fields[given[0]], given[0]) if given else ()
+    for name in names:
+        fields.pop(name, None)
+    return found
 
 
-def _turn(turn: Mapping[str, Any], number: int, form: _Form) -> Turn:
-    role_key, text_key = next((keys for keys in form.turn_keys if keys[0] in turn), form.turn_keys[0])
-    role = role_in(turn, role_key, number, _ROLES, form.hint)
-    text = value_in(turn, text_key, number, form.hint)
+def with_images_of_turns(
+    turns: list[Turn], own: list[tuple[ImageRef, ...]], beside: tuple[ImageRef, ...]
+) -> tuple[list[Turn], tuple[ImageRef, ...]]:
+    """Give images that turns keep themselves their placeholders, in front of the turn unless its text has them.
+
+    Args:
+        turns: With our placeholder.
+        own: The images of each turn.
+        beside: The images of the record.
+
+    Raises:
+        RecordError: There are both, an answer has images, or a turn has another number of placeholders.
+    """
+    if not any(own):
+        return turns, beside
+    if beside:
+        raise RecordError(
+            Reason.BAD_IMAGE_FIELD,
+            "there are images in turns and images of the record",
+            hint="put all of them into the turns, or all beside them",
+        )
+    for at, images in enumerate(own):
+        turn = turns[at]
+        if images and turn.role != "user":
+            raise RecordError(
+                Reason.PLACEHOLDER_IN_ANSWER,
+                f"turn {at + 1}, which is the {turn.role}'s, has an image",
+                hint="move it to the question: images are what the user shows",
+            )
+        if images and PLACEHOLDER not in turn.text:
+            turns[at] = Turn(turn.role, PLACEHOLDER * len(images) + turn.text, turn.learn)
+        elif turn.text.count(PLACEHOLDER) != len(images):
+            raise RecordError(
+                Reason.TOO_FEW_PLACEHOLDERS,
+                f"turn {at + 1} has {turn.text.count(PLACEHOLDER)} placeholders for {len(images)} images",
+                hint="write one placeholder for each image of the turn, or none to have them in front of it",
+            )
+    return turns, tuple(image for images in own for image in images)
+
+
+@lru_cache(maxsize=64)
+def _spelling(schema: Schema, tags: tuple[tuple[str, str], ...]) -> _Spelling:
+    """The spelling of a schema, with the tags of a dataset_info.json in the place of its own names."""
+    plain = _SPELLINGS[schema]
+    if not tags:
+        return plain
+    named = dict(tags)
+    keys = (named.get("role_tag", "from"), named.get("content_tag", "value"))
+    roles = {named[tag].lower(): role for tag, role in _TAGGED_ROLES.items() if tag in named}
+    return _Spelling(
+        plain.placeholder, plain.image_fields, (keys,), False, {**_ROLES, **roles}, f"write turns with {keys}"
+    )
+
+
+def _turn(turn: dict[str, Any], number: int, spelling: _Spelling) -> tuple[Turn, tuple[ImageRef, ...]]:
+    """A turn and the images it keeps itself; what is read is removed."""
+    keys = spelling.turn_keys
+    role_key, text_key = (
+        keys[0] if keys[0][0] in turn or len(keys) == 1 else next((pair for pair in keys if pair[0] in turn), keys[0])
+    )
+    role = role_in(turn, role_key, number, spelling.roles, spelling.hint)
+    text = value_in(turn, text_key, number, spelling.hint)
     if not isinstance(text, str):
         found = f"the `{text_key}` of turn {number} is {shown(text)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=form.hint)
-    return Turn(role, our_text(text, f"turn {number}", form.placeholder))
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=spelling.hint)
+    del turn[role_key], turn[text_key]
+    learn, images = True, ()
+    if turn:
+        learn = learn_in(turn, number)
+        images = take_images(turn, TURN_IMAGES)
+    return Turn(role, our_text(text, f"turn {number}", spelling.placeholder), learn), images

@@ -1,4 +1,4 @@
-"""What all readers ask of single values: texts, numbers, ids, and how to show a wrong one in a message."""
+"""Check single values for all readers: texts, numbers, ids; and show a wrong one in a message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_FIELDS = 6
 _SHOWN_BITS = 64
 
-# a record that shows one of these would be trained without it
+# without these, the answers of a record would be invented
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
 
 
@@ -149,12 +149,29 @@ def record_system(fields: Mapping[str, Any]) -> str | None:
     return value if value.strip() else None
 
 
-def refuse_other_media(fields: Mapping[str, Any]) -> None:
-    """Raise if a record shows a film or a sound: without it, its answers would be invented."""
+def refuse_unusable(fields: Mapping[str, Any]) -> None:
+    """Raise for fields that change what is learned and that nothing here can follow.
+
+    Args:
+        fields: Of the record.
+
+    Raises:
+        RecordError: It shows a film or a sound, offers tools, or is marked as a bad example (KTO's `label: false`).
+    """
     for name in _OTHER_MEDIA:
-        if not is_missing(fields.get(name)) and fields[name] not in ("", [], ()):
+        if name in fields and not is_missing(fields[name]) and fields[name] not in ("", [], ()):
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"the record has `{name}`",
                 hint="take such records out: the model sees images only",
             )
+    if fields.get("tools") not in (None, "", [], "[]", {}):
+        raise RecordError(
+            Reason.FIELD_NOT_USED, "the record has `tools`", hint="take such records out: tools cannot be trained here"
+        )
+    if fields.get("label") is False:
+        raise RecordError(
+            Reason.FIELD_NOT_USED,
+            "`label` is false, which marks a bad answer",
+            hint="take such records out: every record that is accepted is learned",
+        )

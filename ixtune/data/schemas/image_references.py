@@ -1,4 +1,4 @@
-"""An image as somebody wrote it down -> `Image`: paths, `file:` and `data:` addresses, bytes. No network."""
+"""Read an image reference into an `ImageRef`: paths, `file:` and `data:` addresses, base64, bytes. No network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from ixtune.data.record import ImageRef
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
+from ixtune.data.schemas.image_values import is_base64_of_image, is_path_of_image
+from ixtune.data.schemas.value_paths import list_in_text
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
@@ -19,11 +21,14 @@ _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE |
 # no system takes longer paths; what is longer is mostly the image itself in base64
 _PATH_CHARACTERS = 4096
 
-_MEND = 'write a path such as "receipts/1.png", below the image root'
+_HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out where there is no image'
+_SEPARATORS = ";|,"
 
 
 def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
-    """The images of a field that holds one, a list of them, or null for none.
+    """Return the images of a field that holds one, a list of them, or null or "" for none.
+
+    A text that spells a list, as cells of tables do, is read as that list.
 
     Args:
         value: What stands in the field.
@@ -32,8 +37,10 @@ def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
     Raises:
         RecordError: See `image_of`.
     """
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return ()
+    if isinstance(value, str) and (read := list_in_text(value)) is not None:
+        value = read
     if isinstance(value, list | tuple):
         return tuple(image_of(one, f"`{field}` {number}") for number, one in enumerate(value, start=1))
     return (image_of(value, f"`{field}`"),)
@@ -91,13 +98,25 @@ def _of_text(value: str, name: str) -> ImageRef:
             f"{name} is an address: {shown(path)}",
             hint=f"nothing is ever downloaded: fetch the images behind {scheme[1].lower()}:// and write their paths",
         )
+    if is_base64_of_image(path):
+        return ImageRef(name, content=decoded_base64(path, name))
     if len(path) > _PATH_CHARACTERS:
         raise _bad(
             f"{name} is a text of {len(path):,} characters, longer than any path",
             'if it is the image in base64, put "data:image/png;base64," (or jpeg) in front',
         )
     require_text(path, name)
+    _refuse_several(path, name)
     return ImageRef(path, path=path)
+
+
+def _refuse_several(text: str, name: str) -> None:
+    """Raise for several paths in one text; which mark separates them is not guessed."""
+    for mark in _SEPARATORS:
+        parts = text.split(mark) if mark in text else ()
+        if len(parts) > 1 and all(is_path_of_image(part) for part in parts):
+            listed = ", ".join(f'"{part.strip()}"' for part in parts)
+            raise _bad(f"{name} holds {len(parts)} paths separated by {mark}", f"write them as a JSON list: [{listed}]")
 
 
 def _path_of_address(address: str, name: str) -> str:
@@ -148,5 +167,5 @@ def decoded_base64(text: str, name: str) -> bytes:
     return content
 
 
-def _bad(found: str, hint: str = _MEND) -> RecordError:
+def _bad(found: str, hint: str = _HINT) -> RecordError:
     return RecordError(Reason.BAD_IMAGE_FIELD, found, hint=hint)

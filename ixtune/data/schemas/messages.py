@@ -1,4 +1,4 @@
-"""Messages of {role, content}, as OpenAI's API has them and TRL's and other data sets use them.
+"""Messages of {role, content}, as OpenAI's API has them and TRL's, ms-swift's and other data sets use them.
 
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"},
                                                {"type": "image_url", "image_url": {"url": "file:///data/a.png"}}]},
@@ -6,7 +6,8 @@
 
 A content is a text or a list of parts; parts are joined as they stand, an image wherever it stands. A part
 {"type": "image"} without an image of its own takes the next of the record's `images`. Where no part is an image,
-`<image>` in a text stands for the next of `images`, as many such data sets have it.
+`<image>` in a text stands for the next of `images`, as many such data sets have it. Consecutive user messages, which
+OpenAI's own vision examples have, are joined.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ixtune.data.record import ImageRef, Record, Role, Turn
+from ixtune.data.record import ImageRef, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.conversation import one_of
-from ixtune.data.schemas.fields import is_missing, record_hd_num, record_id, record_system, refuse_other_media, shown
+from ixtune.data.schemas.conversation import TURN_IMAGES, take_images, with_images_of_turns
+from ixtune.data.schemas.draft import Draft
+from ixtune.data.schemas.fields import is_missing, record_hd_num, record_id, record_system, refuse_unusable, shown
 from ixtune.data.schemas.image_references import image_of
-from ixtune.data.schemas.turns import IMAGE, our_text, role_in, turns_under, value_in, whole_conversation
+from ixtune.data.schemas.turns import IMAGE, learn_in, our_text, role_in, turns_under, value_in
 from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.source import Reading
 from ixtune.data.text.template import PLACEHOLDER
 
 FIELD = "messages"
 IMAGE_FIELDS = ("images", "image")
-MEND = 'write a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+HINT = 'write a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -36,7 +39,7 @@ _IMAGE_KEYS = ("image_url", "image", "url", "path")
 
 @dataclass(slots=True)
 class _Images:
-    """Those beside the messages, and those of the parts so far."""
+    """The images listed beside the messages, and those of the content parts read so far."""
 
     beside: tuple[ImageRef, ...]
     of_parts: list[ImageRef] = field(default_factory=list)
@@ -44,45 +47,71 @@ class _Images:
     next: int = 0
 
 
-def messages_record(fields: Mapping[str, Any], entry: Entry, system: str | None) -> Record:
-    """The record of an entry.
+def messages_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Draft:
+    """Read a conversation of messages.
 
     Args:
-        fields: What the entry holds.
+        fields: Of the entry; what is read is removed.
         entry: Where it stands.
-        system: The system prompt for records that bring none.
+        reading: Of the source.
 
     Raises:
         RecordError: A field is absent or wrong.
     """
+    del reading
     name = record_id(fields, entry)
-    images = _Images(one_of(fields, IMAGE_FIELDS))
-    refuse_other_media(fields)
-    messages = turns_under(fields, FIELD, MEND)
+    fields.pop("id", None)
+    images = _Images(take_images(fields, IMAGE_FIELDS))
+    refuse_unusable(fields)
+    messages = turns_under(fields, FIELD, HINT)
     in_parts = any(_is_image(part) for message in messages for part in _parts(message))
     written = None if in_parts else IMAGE
-    turns = [_turn(message, number, images, written) for number, message in enumerate(messages, start=1)]
+    rests = [dict(message) for message in messages]
+    turns = [_turn(rest, number, images, written) for number, rest in enumerate(rests, start=1)]
+    own = [take_images(rest, TURN_IMAGES) if rest else () for rest in rests]
+    fields.pop(FIELD)
+    if any(rests):
+        fields[FIELD] = rests
     shown_images = images.beside
     if in_parts:
         shown_images = tuple(images.of_parts)
         _require_all_used(images)
-    own = record_system(fields)
-    if own is not None:
-        own = our_text(own, "`system`", written)
-    whole = whole_conversation(turns, own, system, len(shown_images), IMAGE)
-    return Record(name, shown_images, whole, entry.file, entry.place, record_hd_num(fields))
+    turns, shown_images = with_images_of_turns(turns, own, shown_images)
+    system = record_system(fields)
+    if system is not None:
+        system = our_text(system, "`system`", written)
+    fields.pop("system", None)
+    hd_num = record_hd_num(fields)
+    fields.pop("hd_num", None)
+    joined = _joined(turns)
+    notes = ["questions_joined"] if len(joined) < len(turns) else []
+    return Draft(name, shown_images, joined, system, hd_num, notes=notes)
 
 
-def _turn(message: Mapping[str, Any], number: int, images: _Images, written: str | None) -> Turn:
-    role = role_in(message, "role", number, _ROLES, MEND)
-    _refuse_what_would_be_lost(message, number)
-    content = value_in(message, "content", number, MEND)
+def _joined(turns: list[Turn]) -> list[Turn]:
+    """The turns with consecutive ones of the user joined, a line for each."""
+    joined: list[Turn] = []
+    for turn in turns:
+        if joined and turn.role == joined[-1].role == "user":
+            joined[-1] = Turn("user", f"{joined[-1].text}\n{turn.text}", joined[-1].learn)
+        else:
+            joined.append(turn)
+    return joined
+
+
+def _turn(message: dict[str, Any], number: int, images: _Images, written: str | None) -> Turn:
+    """A turn; what is read of the message is removed."""
+    role = role_in(message, "role", number, _ROLES, HINT)
+    _refuse_calls(message, number)
+    learn = learn_in(message, number)
+    content = value_in(message, "content", number, HINT)
+    del message["role"], message["content"]
     if isinstance(content, str):
-        return Turn(role, our_text(content, f"turn {number}", written))
+        return Turn(role, our_text(content, f"turn {number}", written), learn)
     if not isinstance(content, list | tuple):
         found = f"the `content` of turn {number} is {shown(content)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=MEND)
-    texts = []
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=HINT)
+    texts, rests = [], []
     for at, part in enumerate(content, start=1):
         where = f"part {at} of turn {number}"
         if _is_image(part):
@@ -96,7 +125,10 @@ def _turn(message: Mapping[str, Any], number: int, images: _Images, written: str
             texts.append(PLACEHOLDER)
         else:
             texts.append(our_text(_text(part, where), where, written))
-    return Turn(role, "".join(texts))
+            rests.append({name: value for name, value in part.items() if name not in ("type", "text") and value})
+    if any(rests):
+        message["content"] = rests
+    return Turn(role, "".join(texts), learn)
 
 
 def _parts(message: Mapping[str, Any]) -> list[Any]:
@@ -105,14 +137,18 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _is_image(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in _IMAGE_PARTS
+    """Whether a part is an image; Qwen's parts have no type, only {"image": ...} or {"text": ...}."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = part.get("type")
+    return kind in _IMAGE_PARTS if kind is not None else any(part.get(key) for key in _IMAGE_KEYS)
 
 
 def _text(part: Any, where: str) -> str:
     hint = 'write {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "..."}}'
     if not isinstance(part, Mapping):
         raise RecordError(Reason.BAD_CONVERSATIONS, f"{where} is {shown(part)}", hint=hint)
-    kind = part.get("type")
+    kind = part.get("type", "text" if "text" in part else None)
     if kind not in _TEXT_PARTS:
         found = f"{where} is of the type {shown(kind)}" if "type" in part else f"{where} has no `type`"
         raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=hint)
@@ -133,7 +169,7 @@ def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
         if key == "image_url" and isinstance(value, Mapping):
             value = value.get("url")
         return image_of(value, where)
-    if part.get("type") != "image":
+    if part.get("type") not in ("image", None):
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             f"{where} names no image: {shown(part)}",
@@ -165,8 +201,8 @@ def _require_all_used(images: _Images) -> None:
         )
 
 
-def _refuse_what_would_be_lost(message: Mapping[str, Any], number: int) -> None:
-    """Tool calls, and answers that are not to be trained: left out or trained, the record would be another."""
+def _refuse_calls(message: Mapping[str, Any], number: int) -> None:
+    """Raise for calls of tools: without them the record would be another."""
     for key in ("tool_calls", "function_call"):
         if message.get(key):
             raise RecordError(
@@ -174,9 +210,3 @@ def _refuse_what_would_be_lost(message: Mapping[str, Any], number: int) -> None:
                 f"turn {number} has `{key}`",
                 hint="take such records out: tools cannot be trained here",
             )
-    if message.get("weight") == 0 and message.get("role") == "assistant":
-        raise RecordError(
-            Reason.BAD_FIELD,
-            f"turn {number} has the weight 0, but all answers are trained here",
-            hint="take the turn out, or end the conversation before it",
-        )

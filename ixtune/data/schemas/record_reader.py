@@ -1,20 +1,23 @@
-"""An entry -> a record: what a worker does with what the containers yield."""
+"""Read an entry into a record: what a worker does with what the containers yield."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ixtune.data.containers.json_text import decoded
 from ixtune.data.record import Record
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.columns import record_from_columns
-from ixtune.data.schemas.conversation import conversation_record
-from ixtune.data.schemas.fields import id_of, shown
-from ixtune.data.schemas.messages import messages_record
+from ixtune.data.schemas import conversation, messages
+from ixtune.data.schemas.columns import columns_draft
+from ixtune.data.schemas.fields import id_of, is_missing, shown
+from ixtune.data.schemas.forms import FORMS
+from ixtune.data.schemas.unused_fields import require_no_image_lost
+from ixtune.data.schemas.value_paths import look_up, take
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading, Schema
 
-_FORMS = {
+_SHAPES = {
     Schema.IXC: '{"id": ..., "image": [...], "conversations": [...]}',
     Schema.LLAVA: '{"id": ..., "image": ..., "conversations": [...]}',
     Schema.SHAREGPT: '{"images": [...], "conversations": [...]}',
@@ -24,30 +27,76 @@ _FORMS = {
 
 
 def record_of(entry: Entry, reading: Reading) -> Record:
-    """The record of an entry.
+    """Read the record of an entry.
 
     Args:
         entry: What a container yielded.
         reading: How to read it.
 
     Raises:
-        RecordError: The entry could not be read, or something in it is absent or wrong.
+        RecordError: The entry could not be read, something in it is absent or wrong, or an image in it would be lost.
     """
     value, fault = decoded(entry)
     if fault is not None:
         raise RecordError(fault.reason, fault.found, hint=fault.hint)
     if not isinstance(value, Mapping):
-        raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint=f"write {_FORMS[reading.schema]}")
+        raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint=f"write {_SHAPES[reading.schema]}")
+    fields = dict(value)  # readers take out what they use
+    if reading.form is not None:
+        fields = FORMS[reading.form].rewrite(fields, reading)
     if reading.schema is Schema.COLUMNS:
-        return record_from_columns(value, entry, reading)
-    if reading.schema is Schema.OPENAI:
-        return messages_record(value, entry, reading.system)
-    return conversation_record(value, entry, reading.schema, reading.system)
+        draft = columns_draft(fields, entry, reading)
+    else:
+        if reading.columns:
+            rename_fields(fields, reading)
+        if reading.schema is Schema.OPENAI:
+            draft = messages.messages_draft(fields, entry, reading)
+        else:
+            draft = conversation.conversation_draft(fields, entry, reading)
+    record = draft.record(entry, reading)
+    if fields:
+        require_no_image_lost(fields, record, reading)
+    return record
+
+
+def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
+    """Put the fields of a conversation under the names that its schema reads.
+
+    Args:
+        fields: Of the entry; changed.
+        reading: With `columns`; several images are joined by commas, "" for the image leaves its fields out.
+    """
+    for ours, theirs in reading.columns:
+        if ours == "image":
+            _rename_images(fields, theirs)
+            continue
+        value = take(fields, theirs) if theirs else None
+        target = (
+            (messages.FIELD if reading.schema is Schema.OPENAI else conversation.FIELD) if ours == "messages" else ours
+        )
+        if not is_missing(value):
+            fields[target] = value
 
 
 def name_of(entry: Entry, reading: Reading) -> str | None:
-    """The id of an entry whose record was refused, if it can be told."""
+    """Return the id of an entry whose record was refused, if it can be told."""
     value, fault = decoded(entry)
     if fault is not None or not isinstance(value, Mapping):
         return None
-    return id_of(value.get(dict(reading.columns).get("id") or "id"))
+    return id_of(look_up(value, dict(reading.columns).get("id") or "id"))
+
+
+def _rename_images(fields: dict[str, Any], theirs: str) -> None:
+    if not theirs:
+        for name in messages.IMAGE_FIELDS:
+            fields.pop(name, None)
+        return
+    found: list[Any] = []
+    for name in [theirs] if theirs in fields else theirs.split(","):
+        value = take(fields, name)
+        if not is_missing(value) and value not in ("", [], ()):
+            found += value if isinstance(value, list | tuple) else [value]
+    if found:
+        for name in messages.IMAGE_FIELDS:
+            fields.pop(name, None)
+        fields["image"] = found[0] if len(found) == 1 else found

@@ -1,4 +1,4 @@
-"""What the fields of a source mean, told by its first records. Where they contradict each other, nobody guesses."""
+"""Detect what the fields of a source mean, from its first records. Where they contradict each other, nobody guesses."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from typing import Any
 
 from ixtune.data.containers.container_detection import formats, one_object
 from ixtune.data.schemas import conversation, messages
+from ixtune.data.schemas.column_roles import CONVERSATION_COLUMNS
 from ixtune.data.schemas.fields import is_missing, listed
 from ixtune.data.schemas.turns import IMAGE
+from ixtune.data.schemas.value_paths import look_up, object_in_text
 from ixtune.data.sources.source import Schema, Source
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.errors import UsageError
 
 _OFFICIAL_ROLES = ("user", "assistant")
 _OF_RECORDS = (conversation.FIELD, messages.FIELD, "question", "answer", "answers", "image", "images")
+# names that others give to a conversation, taken where its turns are spelled as known
+_OTHER_NAMES = ("conversation", "dialog", "dialogue", "dialogues", "chat", "turns")
 
 
 def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Schema, str]:
-    """The schema of some records, and what it was told by.
+    """Return the schema of some records, and what it was told by.
 
     Args:
-        records: The first ones of a source, at least one.
-        source: Whose `columns` and `question` only a table has.
+        records: The first ones of a source, at least one, with conversations under their usual names.
+        source: Its `columns` and `question` say table where they name a question or an answer.
 
     Raises:
         UsageError: The records are of several schemas.
     """
     in_conversations = [record for record in records if not is_missing(record.get(conversation.FIELD))]
     in_messages = [record for record in records if not is_missing(record.get(messages.FIELD))]
-    if source.columns or source.question is not None:
+    if source.question is not None or any(ours not in CONVERSATION_COLUMNS for ours, _ in source.columns):
         return Schema.COLUMNS, "columns are named"
     if in_conversations and in_messages:
         candidates = (_schema_of_conversations(in_conversations, source)[0], Schema.OPENAI)
@@ -41,6 +45,46 @@ def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Sch
     if len(records) == 1 and _is_around_records(records[0]):
         raise one_object(dict(records[0]), source.path)
     return Schema.COLUMNS, f"records have neither `{conversation.FIELD}` nor `{messages.FIELD}`"
+
+
+def conversation_field(records: Sequence[Mapping[str, Any]], source: Source) -> str | None:
+    """Return the field that holds conversations under another name than the usual two; None if there is none.
+
+    Args:
+        records: The first ones of a source.
+        source: `--columns messages=FIELD` names the field.
+    """
+    named = dict(source.columns).get("messages")
+    if named:
+        return named
+    if any(not is_missing(record.get(name)) for record in records for name in (conversation.FIELD, messages.FIELD)):
+        return None
+    for name in _OTHER_NAMES:
+        if any(_keys_of_turns(record.get(name)) for record in records):
+            return name
+    return None
+
+
+def usual_name(records: Sequence[Mapping[str, Any]], field: str, source: Source) -> str:
+    """Return whether the turns under a field are those of `conversations` or of `messages`.
+
+    Args:
+        records: The first ones of a source.
+        field: A name or a path.
+        source: With tags, the turns are those of `conversations`.
+    """
+    keys = {_keys_of_turns(look_up(record, field)) for record in records} - {None}
+    return messages.FIELD if keys == {conversation.TURN_KEYS[1]} and not source.tags else conversation.FIELD
+
+
+def _keys_of_turns(value: Any) -> tuple[str, str] | None:
+    """The keys of role and text in the first turn, None if it is no turn."""
+    if isinstance(value, str):
+        value = object_in_text(value)
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    if not isinstance(first, Mapping):
+        return None
+    return next((keys for keys in conversation.TURN_KEYS if all(key in first for key in keys)), None)
 
 
 def _schema_of_conversations(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Schema, str]:
@@ -71,7 +115,7 @@ def _schema_of_conversations(records: Sequence[Mapping[str, Any]], source: Sourc
 
 
 def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(role's name, text) of the turns that have both as text."""
+    """(name of the role, text) of the turns that have both as text."""
     for turn in _mappings(record):
         for role, text in conversation.TURN_KEYS:
             if isinstance(turn.get(role), str) and isinstance(turn.get(text), str):
@@ -81,6 +125,7 @@ def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _mappings(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     turns = record[conversation.FIELD]
+    turns = object_in_text(turns) if isinstance(turns, str) else turns
     return [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list | tuple) else []
 
 
@@ -100,7 +145,7 @@ def _contradiction(found: str, candidates: Sequence[Schema], source: Source) -> 
     return UsageError(
         f"the format cannot be told: {found}",
         where=source.path,
-        hint=f"say it with {formats(candidates)}, or give each kind of record as a source of its own",
+        hint=f"choose it with {formats(candidates)}, or give each kind of record as a source of its own",
     )
 
 

@@ -1,4 +1,4 @@
-"""What all conversations have in common: names of roles, placeholders, system prompts."""
+"""Read single turns: roles, placeholders, loss masks, system prompts. Shared by all conversation schemas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import Any
 from ixtune.data.record import Role, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
+from ixtune.data.schemas.value_paths import list_in_text, object_in_text, rows_of_struct
 from ixtune.data.text.template import PLACEHOLDER, require_placeholders
 
 IMAGE = "<image>"
 """The placeholder of all formats but the official one."""
 
+LOSS_KEYS = ("loss", "train", "weight", "loss_scale")
+"""Keys of a turn by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
+_ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q")
+_SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
+_LEARNED = (True, 1, None)
 _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_call", "tool_response")
 
 
@@ -66,6 +72,10 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
         RecordError: There are none, or they are no objects.
     """
     value = fields.get(key)
+    if isinstance(value, str) and (read := list_in_text(value)) is not None:
+        value = read  # cells of tables hold conversations as text
+    elif isinstance(value, Mapping):
+        value = rows_of_struct(value)
     if is_missing(value):
         found = f"there is no `{key}`" if key not in fields else f"`{key}` is {shown(value)}"
         raise RecordError(Reason.MISSING_FIELD, found, hint=hint)
@@ -75,6 +85,77 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
         if not isinstance(turn, Mapping):
             raise RecordError(Reason.BAD_CONVERSATIONS, f"turn {number} is {shown(turn)}", hint=hint)
     return value
+
+
+def pairs_in(value: Any, name: str) -> list[tuple[Any, Any]]:
+    """Return the (question, answer) pairs of a list of pairs.
+
+    Args:
+        value: [[question, answer], ...], or objects with two of the usual names: {user, assistant}, {question,
+            answer}, {human, assistant}, {query, response}, ...; or the JSON of one of these.
+        name: Of the field.
+
+    Raises:
+        RecordError: It is something else.
+    """
+    if isinstance(value, str):
+        value = object_in_text(value)
+    pairs = []
+    for number, one in enumerate(value if isinstance(value, list | tuple) else ()):
+        if isinstance(one, list | tuple) and len(one) == 2:
+            pairs.append((one[0], one[1]))
+        elif isinstance(one, Mapping) and (keys := pair_keys(one)):
+            pairs.append((one[keys[0]], one[keys[1]]))
+        else:
+            raise RecordError(
+                Reason.BAD_CONVERSATIONS,
+                f"`{name}` {number + 1} is {shown(one)}",
+                hint='write pairs of a question and an answer, e.g. [["What is it?", "A receipt."]]',
+            )
+    if not pairs:
+        raise RecordError(
+            Reason.BAD_CONVERSATIONS,
+            f"`{name}` is {shown(value)}",
+            hint='write pairs of a question and an answer, e.g. [["What is it?", "A receipt."]]',
+        )
+    return pairs
+
+
+def pair_keys(one: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the keys of a question and of its answer in one object; None if it has not both."""
+    asked = next((key for key in _ASKED if key in one), None)
+    said = next((key for key in _SAID if key in one), None)
+    return (asked, said) if asked and said else None
+
+
+def learn_in(turn: dict[str, Any], number: int) -> bool:
+    """Take the loss mask out of a turn.
+
+    Args:
+        turn: As the source has it; keys of `LOSS_KEYS` are removed.
+        number: Which turn of the conversation it is, counted from 1.
+
+    Returns:
+        Whether the turn is trained on; True where nothing is said.
+
+    Raises:
+        RecordError: A weight is neither 0 nor 1.
+    """
+    learn = True
+    for key in LOSS_KEYS:
+        if key not in turn:
+            continue
+        value = turn.pop(key)
+        if is_missing(value) or value in _LEARNED:
+            continue
+        if value not in (False, 0):
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"the `{key}` of turn {number} is {shown(value)}",
+                hint="write true or 1 for an answer to learn, false or 0 for context only; nothing lies between",
+            )
+        learn = False
+    return learn
 
 
 def our_text(text: str, where: str, written: str | None) -> str:

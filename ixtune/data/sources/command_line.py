@@ -1,4 +1,4 @@
-"""What stands on the command line -> sources: data, or files that list sources."""
+"""Turn the paths on the command line into sources: data, or files that list sources."""
 
 from __future__ import annotations
 
@@ -6,34 +6,62 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from ixtune.data.containers.json_object import is_annotations, is_questions
 from ixtune.data.sources.data_config import is_config, read_config
+from ixtune.data.sources.dataset_info import is_dataset_info, source_of
 from ixtune.data.sources.mixture_file import is_mixture, read_mixture
 from ixtune.data.sources.source import Source
+from ixtune.errors import UsageError
 
 
-def sources_given(paths: Sequence[str], defaults: Source, thousands: bool) -> list[Source]:
-    """The sources that some paths stand for.
+def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, dataset: str | None = None) -> list[Source]:
+    """Return the sources that some paths stand for.
 
     Args:
-        paths: Data as `Source.path` has it, data configs (.yaml), and the official data.txt.
+        paths: Data as `Source.path` has it, data configs (.yaml), the official data.txt, a dataset_info.json of
+            LLaMA-Factory; two files of VQA v2 side by side are one source.
         defaults: What holds for each source that says nothing itself; its path does not count.
         thousands: The numbers of a data.txt are thousands of records; else they are weights.
+        dataset: The data set of a dataset_info.json.
 
     Raises:
-        UsageError: A list of sources is wrong.
+        UsageError: A list of sources is wrong, or a data set is named and no dataset_info.json is given.
     """
     found: list[Source] = []
+    named = False
+    paths, pairs = _paired(paths)
     for path in paths:
         if is_config(Path(path)):
             found += [_filled(source, defaults) for source in read_config(Path(path))]
         elif is_mixture(Path(path)):
             found += [_filled(source, defaults) for source in read_mixture(Path(path), thousands)]
+        elif is_dataset_info(Path(path)):
+            named = True
+            found.append(source_of(Path(path), dataset, defaults))
         else:
-            found.append(replace(defaults, path=path))
+            found.append(replace(defaults, path=path, annotations=pairs.get(path)))
+    if dataset is not None and not named:
+        raise UsageError(
+            f"--dataset {dataset}, and no dataset_info.json is given",
+            hint="give the path of a dataset_info.json, or leave --dataset out",
+        )
     return found
 
 
+def _paired(paths: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """The paths without answers whose questions are given too, and for those questions the file of the answers."""
+    objects = [path for path in paths if path.lower().endswith(".json") and Path(path).is_file()]
+    if len(objects) < 2:
+        return list(paths), {}
+    asked = [path for path in objects if is_questions(Path(path))]
+    answers = [path for path in objects if is_annotations(Path(path))] if asked else []
+    if len(asked) != len(answers):
+        return list(paths), {}
+    pairs = {question: Path(answer) for question, answer in zip(asked, answers, strict=True)}
+    return [path for path in paths if path not in answers], pairs
+
+
 def _filled(source: Source, defaults: Source) -> Source:
-    """The source, with the defaults where it says nothing."""
+    """Fill in the defaults where a source says nothing."""
     empty = {one.name: getattr(defaults, one.name) for one in fields(Source) if getattr(source, one.name) in (None, ())}
     return replace(source, **empty)

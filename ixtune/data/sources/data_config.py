@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.schemas.columns import COLUMNS
+from ixtune.data.schemas.column_roles import COLUMNS
 from ixtune.data.schemas.fields import shown
 from ixtune.data.sources.source import Container, Schema, Source
 from ixtune.errors import UsageError
@@ -36,6 +36,7 @@ _KIND = Kind(
     "give a YAML file with a list of sources",
     "write a list: sources:, and below it - path: FILE for each",
 )
+MISSING_PLACEHOLDER = ("front", "reject")
 _WORDS = {**{one.value: one for one in Container}, **{one.value: one for one in Schema}}
 
 
@@ -238,6 +239,18 @@ def _positive(value: Any) -> float:
     return float(value)
 
 
+def _missing_placeholder(value: Any) -> str:
+    if value not in MISSING_PLACEHOLDER:
+        raise ValueError(f"one of {', '.join(MISSING_PLACEHOLDER)}")
+    return str(value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "question": _text,
     "image_root": _text,
@@ -247,4 +260,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "system": _text,
     "split": _text,
     "config": _text,
+    "image_pattern": _text,
+    "encoding": _text,
+    "missing_placeholder": _missing_placeholder,
+    "allow_image_text": _yes_or_no,
 }

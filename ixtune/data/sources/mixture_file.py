@@ -13,6 +13,7 @@ Unlike there, paths are relative to the file itself, so that it can be used from
 
 from __future__ import annotations
 
+import codecs
 import math
 from pathlib import Path
 
@@ -25,8 +26,14 @@ _THOUSAND = 1000
 
 
 def is_mixture(path: Path) -> bool:
-    """Whether a path is that of a mixture file: no other file that is read here is a .txt."""
-    return path.suffix.lower() == ".txt"
+    """Return whether a path is that of a mixture file: a .txt, but not Excel's `Unicode text`, which is UTF-16."""
+    if path.suffix.lower() != ".txt":
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    except OSError:  # reading it says what is wrong
+        return True
 
 
 def read_mixture(path: Path, given_num: bool = True) -> tuple[Source, ...]:

@@ -18,6 +18,10 @@ class Container(StrEnum):
     ARROW = "arrow"  # a folder written by datasets' save_to_disk
     HUB = "hub"  # a name for datasets.load_dataset
     IMAGEFOLDER = "imagefolder"  # a folder of images with metadata.jsonl (or .csv)
+    CLASSES = "classes"  # folders of images, each named after the class of its images
+    BESIDE = "beside"  # images, each with a JSON or text file of its name
+    OBJECT = "object"  # one JSON object around a list: DocVQA, TextVQA, VQA v2, COCO captions
+    SHEET = "sheet"  # a sheet of an Excel or OpenDocument workbook
     WEBDATASET = "webdataset"  # one tar, or a folder of them
 
 
@@ -39,15 +43,22 @@ class Source:
         path: A file, a folder, or the name of a dataset on the hub.
         container: How entries are stored.
         schema: What their fields mean.
-        columns: Pairs (our name, theirs) for tables; several of theirs for `image`, joined by commas.
-        question: Asked of every record of a table that has no question column.
+        columns: Pairs (our name, theirs); several of theirs for `image`, joined by commas; "" for none.
+        question: Question of every record of a table that has no question column.
         image_root: The folder that paths are relative to and may not leave; by default the source's own.
-        hd_num: The most crops an image may fill.
+        image_pattern: Path of each record's image with fields in braces, see image_pattern.
+        hd_num: Maximum number of crops per image.
         weight: Expected repeats of each record in an epoch.
         count: Records in an epoch, in place of a weight.
-        system: A system prompt for records that bring none.
-        split: Of a dataset with several.
-        config: Of a dataset on the hub with several configurations.
+        system: System prompt for records that have none.
+        split: The split of a dataset, the sheet of a workbook, or the list of a JSON object, where there are several.
+        config: The configuration of a dataset on the hub with several.
+        encoding: Text encoding of a CSV or TSV; by default UTF-8, or UTF-16 with a byte order mark.
+        annotations: The second file of a pair: the answers to the questions of VQA v2.
+        tags: Pairs (name in a dataset_info.json, value): how turns are spelled.
+        missing_placeholder: Images without placeholders: "front" puts any number in front of the first question,
+            "reject" refuses them; by default a single image goes in front and several are refused.
+        allow_image_text: Take marks such as <img> in texts as text.
     """
 
     path: str
@@ -56,12 +67,18 @@ class Source:
     columns: tuple[tuple[str, str], ...] = ()
     question: str | None = None
     image_root: Path | None = None
+    image_pattern: str | None = None
     hd_num: int | None = None
     weight: float | None = None
     count: int | None = None
     system: str | None = None
     split: str | None = None
     config: str | None = None
+    encoding: str | None = None
+    annotations: Path | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    missing_placeholder: str | None = None
+    allow_image_text: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +87,26 @@ class Reading:
 
     Attributes:
         schema: What the fields of an entry mean.
-        columns: Pairs (our name, theirs) for tables.
-        question: Asked of every row of a table that has no question column.
-        system: The system prompt for records that bring none.
+        columns: Pairs (our name, theirs); "" for none.
+        question: Question of every row of a table that has no question column.
+        system: System prompt for records that have none.
+        form: The key in `forms.FORMS` of the form to rewrite records from.
+        tags: How turns are spelled, see `Source.tags`.
+        image_pattern: See `Source.image_pattern`.
+        image_root: Where files are looked for that an unused field may name; None to look at spelling alone.
+        image_named: The user said which fields hold the images; others are left out knowingly.
+        missing_placeholder: See `Source.missing_placeholder`.
+        allow_image_text: See `Source.allow_image_text`.
     """
 
     schema: Schema
     columns: tuple[tuple[str, str], ...] = ()
     question: str | None = None
     system: str | None = None
+    form: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    image_pattern: str | None = None
+    image_root: Path | None = None
+    image_named: bool = False
+    missing_placeholder: str | None = None
+    allow_image_text: bool = False

@@ -1,28 +1,25 @@
-"""A source -> what stores it, what its fields mean, and its entries. Everything is told by content, and said."""
+"""Open a source: how it is stored, what its fields mean, and its entries; all detected by content, and printed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from ixtune.data.containers.container_detection import PEEK_BYTES, PEEK_ENTRIES, container_of
-from ixtune.data.containers.json_text import decoded, line_entries, list_entries
-from ixtune.data.schemas.fields import shown
-from ixtune.data.schemas.schema_detection import schema_of
+from ixtune.data.containers.container_detection import container_of
+from ixtune.data.containers.json_text import line_entries, list_entries
+from ixtune.data.schemas.column_roles import CONVERSATION_COLUMNS
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Container, Reading, Schema, Source
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.data.sources.source_reading import SCHEMA_NAMES, understand
+from ixtune.errors import UsageError
 
-_FOLDERS = (Container.ARROW, Container.IMAGEFOLDER)
-_FILES = (Container.JSON, Container.JSONL, Container.CSV, Container.TSV)
+_FOLDERS = (Container.ARROW, Container.IMAGEFOLDER, Container.CLASSES, Container.BESIDE)
+_FILES = (Container.JSON, Container.JSONL, Container.CSV, Container.TSV, Container.OBJECT, Container.SHEET)
 _TEXT_TABLES = (Container.CSV, Container.TSV)
-# record, messages, message, content, part, image, bytes
-_PICTURE_DEPTH = 7
-_WITH_SPLITS = (Container.PARQUET, Container.ARROW, Container.HUB)
+_WITH_SPLITS = (Container.PARQUET, Container.ARROW, Container.HUB, Container.OBJECT, Container.SHEET)
 
 _CONTAINER_NAMES = {
     Container.JSON: "JSON list",
@@ -33,14 +30,11 @@ _CONTAINER_NAMES = {
     Container.ARROW: "saved Hugging Face data set",
     Container.HUB: "data set of the hub",
     Container.IMAGEFOLDER: "folder of images with metadata",
+    Container.CLASSES: "folders of images, named after their classes",
+    Container.BESIDE: "folder of images, each with a file of its name",
+    Container.OBJECT: "JSON object",
+    Container.SHEET: "workbook",
     Container.WEBDATASET: "WebDataset shards",
-}
-_SCHEMA_NAMES = {
-    Schema.IXC: "InternLM-XComposer conversations",
-    Schema.LLAVA: "LLaVA conversations",
-    Schema.SHAREGPT: "ShareGPT conversations",
-    Schema.OPENAI: "OpenAI messages",
-    Schema.COLUMNS: "questions and answers",
 }
 
 
@@ -51,8 +45,7 @@ class Opened:
     Attributes:
         source: As it was given, but for a folder with one table: that table.
         container: How its entries are stored.
-        schema: What their fields mean.
-        columns: Pairs (our name, theirs) where the schema is COLUMNS.
+        reading: What a worker needs to read them.
         detected: What was found and why, in one line for people.
         files: What the manifest hashes; none of a source on the hub.
         image_root: The folder that paths are relative to, resolved; None if there is none.
@@ -63,8 +56,7 @@ class Opened:
 
     source: Source
     container: Container
-    schema: Schema
-    columns: tuple[tuple[str, str], ...]
+    reading: Reading
     detected: str
     files: tuple[Path, ...]
     image_root: Path | None
@@ -77,14 +69,19 @@ class Opened:
         return self.read()
 
     @property
-    def reading(self) -> Reading:
-        """What a worker needs to read its entries."""
-        return Reading(self.schema, self.columns, self.source.question, self.source.system)
+    def schema(self) -> Schema:
+        """What the fields of the entries mean."""
+        return self.reading.schema
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (our name, theirs)."""
+        return self.reading.columns
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What a container tells of itself; the names of its columns if it has any, and what else is worth knowing."""
+    """What the reader of a container reports; the names of its columns if it has any, and what else to print."""
 
     read: Callable[[], Iterator[Entry]]
     files: tuple[Path, ...]
@@ -111,17 +108,19 @@ def open_source(source: Source) -> Opened:
     _require_sense(source, container)
     root = _image_root(source, container)
     stored = _stored(source, container)
-    schema, columns, why = _schema(source, container, stored)
-    said = source.schema is not None
-    what = f"{_CONTAINER_NAMES[container]} of {_SCHEMA_NAMES[schema]}"
+    understood = understand(source, container, stored.read, stored.columns, root)
+    reading, why = understood.reading, understood.why
+    what = f"{_CONTAINER_NAMES[container]} of {understood.form}"
+    if source.schema is not None:
+        what += f", as --format says{f' ({why})' if why else ''}"
+    elif why:
+        what += f": {why}"
+    folder = f"{Path(path).name} is the only table in the folder" if path != given else ""
     return Opened(
         source=source,
         container=container,
-        schema=schema,
-        columns=columns,
-        detected=(f"{what}, as --format says{f' ({why})' if why else ''}" if said else f"{what}: {why}")
-        + (f"; {Path(path).name} is the only table in the folder" if path != given else "")
-        + stored.note,
+        reading=reading,
+        detected="; ".join(filter(None, (what, *understood.notes, folder))) + stored.note,
         files=stored.files,
         image_root=root,
         total=stored.total,
@@ -139,18 +138,16 @@ def _require_sense(source: Source, container: Container) -> None:
         raise UsageError(f"{container} is a folder, and this is a file", where=where, hint="give the folder")
     if container in _FILES and path.is_dir():
         raise UsageError(f"{container} is a file, and this is a folder", where=where, hint="give the file itself")
-    if container in _TEXT_TABLES and source.schema not in (None, Schema.COLUMNS):
+    named = [ours for ours, _ in source.columns if ours not in CONVERSATION_COLUMNS]
+    if source.schema not in (None, Schema.COLUMNS) and (named or source.question is not None):
         raise UsageError(
-            f"the cells of a table hold no {_SCHEMA_NAMES[source.schema]}",
+            f"{SCHEMA_NAMES[source.schema]} have neither columns nor one question for all",
             where=where,
-            hint=f"leave --format {source.schema} out, and name the columns with --columns",
+            hint=f"leave either --format {source.schema} or --columns and --question out; columns that conversations "
+            f"have are {', '.join(CONVERSATION_COLUMNS)}",
         )
-    if source.schema not in (None, Schema.COLUMNS) and (source.columns or source.question is not None):
-        raise UsageError(
-            f"{_SCHEMA_NAMES[source.schema]} have neither columns nor one question for all",
-            where=where,
-            hint=f"leave either --format {source.schema} or --columns and --question out",
-        )
+    if source.encoding is not None and container not in _TEXT_TABLES:
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no encoding", where=where, hint="leave --encoding out")
     if source.split is not None and container not in _WITH_SPLITS:
         raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, hint="leave --split out")
     if source.config is not None and container is not Container.HUB:
@@ -170,7 +167,7 @@ def _image_root(source: Source, container: Container) -> Path | None:
 
 
 def _stored(source: Source, container: Container) -> _Stored:
-    """What the container's own reader tells."""
+    """Ask the container's reader for its entries, files and columns."""
     path = Path(source.path)
     if container in (Container.JSON, Container.JSONL):
         read = list_entries if container is Container.JSON else line_entries
@@ -182,9 +179,23 @@ def _stored(source: Source, container: Container) -> _Stored:
             files = tables.parquet_files(path, source.split)
             rows, names = tables.parquet_rows(files), tables.parquet_columns(files)
             return _Stored(partial(tables.parquet_entries, files), files, rows, names)
-        delimiter = "\t" if container is Container.TSV else None
-        names = tables.csv_columns(path, delimiter)
-        return _Stored(partial(tables.csv_entries, path, delimiter), (path,), path.stat().st_size, names)
+        how = ("\t" if container is Container.TSV else None, source.encoding)
+        names = tables.csv_columns(path, *how)
+        return _Stored(partial(tables.csv_entries, path, *how), (path,), path.stat().st_size, names)
+    if container is Container.OBJECT:
+        from ixtune.data.containers.json_object import open_object
+
+        entries, files, note = open_object(source)
+        return _Stored(entries, files, files[0].stat().st_size, note=note)
+    if container is Container.SHEET:
+        from ixtune.data.containers import spreadsheet
+
+        sheet = spreadsheet.sheet_of(path, source.split)
+        names, rows = spreadsheet.sheet_columns(path, sheet), spreadsheet.sheet_rows(path, sheet)
+        note = f"; the sheet {sheet}"
+        return _Stored(partial(spreadsheet.sheet_entries, path, sheet), (path,), rows, names, note=note)
+    if container in (Container.CLASSES, Container.BESIDE):
+        return _stored_images(path, container)
     if container in (Container.ARROW, Container.HUB):
         from ixtune.data.containers import datasets_folder
 
@@ -213,54 +224,24 @@ def _size(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _schema(source: Source, container: Container, stored: _Stored) -> tuple[Schema, tuple[tuple[str, str], ...], str]:
-    """The schema, its columns, and why."""
-    schema, why = source.schema, ""
-    records: list[Mapping[str, Any]] = []
-    if container in _TEXT_TABLES:
-        schema = Schema.COLUMNS
-    elif schema in (None, Schema.COLUMNS):
-        records = _peek(stored.read, source)
-        schema, why = schema_of(records, source) if schema is None else (schema, "")
-    if schema is not Schema.COLUMNS:
-        assert schema is not None
-        return schema, (), why
-    from ixtune.data.schemas.columns import check_columns, described
+def _stored_images(path: Path, container: Container) -> _Stored:
+    """A folder of images without metadata."""
+    from ixtune.data.containers import image_tree
 
-    names = stored.columns or list(dict.fromkeys(str(name) for record in records for name in record))
-    columns = check_columns(names, source)
-    return schema, tuple(columns.items()), described(columns, names, source)
-
-
-def _peek(read: Callable[[], Iterator[Entry]], source: Source) -> list[Mapping[str, Any]]:
-    """The first records of a source, without the content of images."""
-    records: list[Mapping[str, Any]] = []
-    seen, first = 0, ""
-    for entry in islice(read(), PEEK_ENTRIES):
-        seen += 1
-        value, fault = decoded(entry)
-        if isinstance(value, Mapping):
-            records.append(_light(value))
-        elif not first:
-            first = fault.found if fault else shown(value)
-        if entry.position > PEEK_BYTES and records:
-            break
-    if not seen:
-        raise IxtuneError("the source holds no record", where=source.path, hint="give a source with records")
-    if not records:
-        what = "the first entry is no record" if seen == 1 else f"none of the first {seen} entries is a record"
-        raise UsageError(
-            f"{what}: {first}",
-            where=source.path,
-            hint="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
-        )
-    return records
-
-
-def _light(value: Any, depth: int = _PICTURE_DEPTH) -> Any:
-    """A value with images' bytes taken out: two hundred pages as PNG would be four gigabytes."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return b""
-    if depth and isinstance(value, Mapping):
-        return {name: _light(one, depth - 1) for name, one in value.items()}
-    return [_light(one, depth - 1) for one in value] if depth and isinstance(value, list | tuple) else value
+    if container is Container.CLASSES:
+        folders = image_tree.classes_in(path)
+        if not folders:
+            raise UsageError("there are no folders of images", where=str(path), hint="give another --format")
+        read = partial(image_tree.class_entries, folders, path)
+        names = "".join(f"{entry.place.at}\n" for entry in read())
+        fingerprint = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+        total = image_tree.count_images(folders)
+        return _Stored(read, (), total, fingerprint=fingerprint, note=f"; {len(folders)} classes")
+    found = image_tree.beside_in(path)
+    if found is None:
+        raise UsageError("no image has a file of its name beside it", where=str(path), hint="give another --format")
+    texts = tuple(sorted(found.texts.glob(f"*{found.suffix}")))
+    note = f"; {found.texts.name}/*{found.suffix} beside {found.images.name}/"
+    return _Stored(
+        partial(image_tree.beside_entries, found, path), texts, image_tree.count_images((found.images,)), note=note
+    )

@@ -69,8 +69,9 @@ class Sample:
 def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) -> Sample:
     """The training sample of a record.
 
-    Supervised are each answer and its end-of-turn piece, and after the last answer also the newline and EOS:
-    what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its structure.
+    Supervised are each answer that is to be learned and its end-of-turn piece, and after the last answer also the
+    newline and EOS: what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its
+    structure. Answers with `learn` False are context only.
 
     Args:
         record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
@@ -92,10 +93,13 @@ def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) ->
     for turn in record.turns:
         writer.turn(turn)
     if not writer.supervised:
+        answered = any(turn.role == "assistant" for turn in record.turns)
         raise TemplateError(
-            Reason.NOTHING_SUPERVISED, "there is a system prompt and nothing else", "add a question and its answer"
+            Reason.NOTHING_SUPERVISED,
+            "no answer is to be learned" if answered else "there is a system prompt and nothing else",
+            "mark an answer as to be learned, or take the record out" if answered else "add a question and its answer",
         )
-    writer.close()
+    writer.close(learn=record.turns[-1].learn)
     return writer.sample(image_tokens)
 
 
@@ -179,7 +183,7 @@ class _Writer:
         elif turn.role == "user":
             self._user(text)
         else:
-            self._answer(text)
+            self._answer(text, learn=turn.learn)
 
     def system(self, text: str) -> None:
         """A system turn, of the conversation or put in front of it."""
@@ -191,11 +195,12 @@ class _Writer:
         """What stands in front of an answer."""
         self._add([self.tokenizer.start_of_turn_id, *self.tokenizer.encode("assistant\n")])
 
-    def close(self) -> None:
-        """End the text; the newline and EOS after the last answer are supervised with it."""
+    def close(self, *, learn: bool) -> None:
+        """End the text; the newline and EOS after the last answer are supervised with it, if it is."""
         self._add([self.tokenizer.eos_id])
-        start, _ = self.supervised[-1]
-        self.supervised[-1] = (start, len(self.token_ids))
+        if learn:
+            start, _ = self.supervised[-1]
+            self.supervised[-1] = (start, len(self.token_ids))
 
     def sample(self, image_tokens: Sequence[int]) -> Sample:
         return Sample(
@@ -214,12 +219,13 @@ class _Writer:
             self._add(self._ids(part))
         self._end_turn()
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: str, *, learn: bool) -> None:
         self.answer_header()
         start = len(self.token_ids)
         self._add(self._ids(text))
         # the newline belongs to the template; the end of turn is what the model has to say itself
-        self.supervised.append((start, len(self.token_ids) + 1))
+        if learn:
+            self.supervised.append((start, len(self.token_ids) + 1))
         self._end_turn()
 
     def _end_turn(self) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.columns import check_columns, described, record_from_columns
+from ixtune.data.schemas.column_roles import check_columns, describe_columns
+from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading, Schema, Source
 from ixtune.errors import UsageError
@@ -26,7 +27,7 @@ def source(*columns: tuple[str, str], question: str | None = None) -> Source:
 
 def row(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> Record:
     reading = Reading(Schema.COLUMNS, tuple(columns.items()), **options)
-    return record_from_columns(value, Entry(7, "table.csv", Place("line", 9)), reading)
+    return record_of(Entry(7, "table.csv", Place("line", 9), value=value), reading)
 
 
 def refused(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> RecordError:
@@ -74,13 +75,13 @@ def test_several_columns_of_images_are_joined_by_commas():
 @pytest.mark.parametrize(
     ("available", "given", "told"),
     [
-        (["image", "question", "response"], source(), "no column answer: --columns answer=response?"),
-        (["image", "question", "Answer"], source(), "--columns answer=Answer?"),
-        (["image", "prompt", "answer"], source(), "neither a column question nor a question for all rows"),
-        (["image", "prompt", "answer"], source(), "--columns question=prompt?"),
-        (["img", "question", "answer"], source(), "no column is taken for the images: --columns image=img?"),
+        (["image", "question", "anwser"], source(), "no column answer: --columns answer=anwser?"),
+        (["image", "question", "label", "caption"], source(), "answer may be any of label, caption"),
+        (["image", "q", "answer"], source(), "neither a column question nor a question for all rows"),
+        (["image", "questoin", "answer"], source(), "--columns question=questoin?"),
+        (["image", "prompt", "query", "answer"], source(), "question may be any of query, prompt"),
         (["image", "images", "question", "answer"], source(), "image may be any of image, images"),
-        (["image", "question", "answer"], source(question="What?"), "the column question, and a question for all"),
+        (["image", "q", "answer"], source(("question", "q"), question="What?"), "the column q, and a question for all"),
         (["image", "question", "answer"], source(("answer", "anser")), "no column 'anser'; did you mean 'answer'?"),
         (["image", "question", "answer"], source(("image", "image,bak")), "there is no column 'bak'"),
         (["image", "question", "answer"], source(("anwser", "answer")), "ours are image, question"),
@@ -103,8 +104,34 @@ def test_what_cannot_be_told_is_refused_with_the_columns_found(available: list[s
 
 def test_all_mistakes_are_told_at_once():
     with pytest.raises(UsageError) as caught:
-        check_columns(["img", "prompt", "label"], source())
+        check_columns(["front", "back", "q", "a"], source(), ["front", "back"])
     assert len([caught.value.what, *caught.value.notes]) == 4
+    assert "--columns image=front,back" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("available", "images", "columns"),
+    [
+        (["image", "query", "label"], [], {"image": "image", "question": "query", "answer": "label"}),
+        (["Image", "Question", "Answer"], [], {"image": "Image", "question": "Question", "answer": "Answer"}),
+        (["imgname", "query", "label"], ["imgname"], {"question": "query", "answer": "label", "image": "imgname"}),
+        (
+            ["instruction", "input", "output"],
+            [],
+            {"question": "instruction", "answer": "output", "input": "input"},
+        ),
+        (["question", "A", "B", "answer"], [], {"question": "question", "answer": "answer", "choices": "A,B"}),
+        (
+            ["question", "options", "answer", "image_2", "image_1", "image_3"],
+            ["image_1"],
+            {"question": "question", "answer": "answer", "choices": "options", "image": "image_1,image_2,image_3"},
+        ),
+    ],
+)
+def test_the_usual_other_names_are_taken_where_exactly_one_fits(
+    available: list[str], images: list[str], columns: dict[str, str]
+):
+    assert check_columns(available, source(), images) == columns
 
 
 def test_a_column_can_be_said_to_be_none():
@@ -117,12 +144,12 @@ def test_a_column_can_be_said_to_be_none():
 
 def test_what_was_taken_for_what_is_said_in_one_line():
     columns = {"image": "front,back", "question": "q", "answer": "answer"}
-    told = described(columns, ["front", "back", "q", "answer", "note"], source())
+    told = describe_columns(columns, ["front", "back", "q", "answer", "note"], source())
     assert told == (
         "image from front,back, question from q, answer, images in front of the question unless it says <image>, "
         "not used: note"
     )
-    assert "the same question for all" in described({"answer": "answer"}, ["answer"], source(question="What?"))
+    assert "the same question for all" in describe_columns({"answer": "answer"}, ["answer"], source(question="What?"))
 
 
 # rows
@@ -225,7 +252,7 @@ GOOD = {"image": "a.png", "question": "q", "answer": "a"}
         ({"answer": []}, Reason.MISSING_FIELD),
         ({"answer": ["a", None]}, Reason.MISSING_FIELD),
         ({"answer": True}, Reason.BAD_FIELD),
-        ({"answer": {"text": "a"}}, Reason.BAD_FIELD),
+        ({"answer": {"text": b"a"}}, Reason.BAD_FIELD),
         ({"answer": math.inf}, Reason.BAD_FIELD),
         ({"answer": 10**500}, Reason.BAD_FIELD),
         ({"answer": Decimal("1E+999999")}, Reason.BAD_FIELD),
@@ -239,7 +266,8 @@ GOOD = {"image": "a.png", "question": "q", "answer": "a"}
         ({"answer": "see <ImageHere>"}, Reason.PLACEHOLDER_IN_ANSWER),
         ({"question": None}, Reason.MISSING_FIELD),
         ({"question": " "}, Reason.MISSING_FIELD),
-        ({"question": ["q"]}, Reason.BAD_FIELD),
+        ({"question": ["q", "r"]}, Reason.BAD_CONVERSATIONS),
+        ({"question": {"en": "q", "de": "f"}}, Reason.BAD_FIELD),
         ({"question": "q\0"}, Reason.NULL_CHARACTER),
         ({"question": "<image><image>"}, Reason.TOO_MANY_PLACEHOLDERS),
         ({"question": "<image>", "image": None}, Reason.TOO_MANY_PLACEHOLDERS),
@@ -306,7 +334,7 @@ def test_no_row_makes_it_raise_anything_but_a_record_error(
 ):
     reading = Reading(Schema.COLUMNS, tuple((columns | {"answer": "answer"}).items()), question)
     try:
-        record = record_from_columns(value, Entry(1, "t", Place("row", 1)), reading)
+        record = record_of(Entry(1, "t", Place("row", 1), value=value), reading)
     except RecordError as error:
         reason = error.reason
     else:

@@ -105,7 +105,7 @@ base: nano
         "mix/data.yaml:9: sources.2 has a weight and a count, which contradict each other; keep one",
         "mix/data.yaml:10: sources.2.image_root: there is no folder mix/gone",
         "mix/data.yaml:11: there is no format lava; did you mean llava?; known are json, jsonl, csv, tsv, parquet, "
-        "arrow, hub, imagefolder, webdataset, ixc, llava, sharegpt, openai, columns",
+        "arrow, hub, imagefolder, classes, beside, object, sheet, webdataset, ixc, llava, sharegpt, openai, columns",
         'mix/data.yaml:12: sources.3 should be a section with a path, found "just a text"',
         "mix/data.yaml:14: sources.4.weight should be a number above 0, found 0",
         "mix/data.yaml:15: sources.4 has a weight and a count, which contradict each other; keep one",

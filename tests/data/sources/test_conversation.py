@@ -134,8 +134,10 @@ def test_texts_stay_as_they_are_written():
     assert [turn.text for turn in read(value, Schema.LLAVA).turns] == [text, text]
 
 
-def test_the_placeholder_of_another_form_is_plain_text_in_the_official_one():
-    record = read(ixc_entry("a", "What does <image> mean in SVG?", "It shows one."), Schema.IXC)
+def test_the_placeholder_of_another_form_is_text_in_the_official_one_if_the_user_says_so():
+    entry = ixc_entry("a", "What does <image> mean in SVG?", "It shows one.")
+    assert refused(entry, Schema.IXC).reason is Reason.LOOKS_LIKE_IMAGE
+    record = read(entry, Schema.IXC, allow_image_text=True)
     assert record.turns[0].text == "What does <image> mean in SVG?"
 
 
@@ -192,7 +194,6 @@ def with_question(text: Any) -> dict[str, Any]:
         ({"id": "\ud83d"}, Reason.INVALID_UNICODE),
         ({"image": 5}, Reason.BAD_IMAGE_FIELD),
         ({"image": [5]}, Reason.BAD_IMAGE_FIELD),
-        ({"image": ""}, Reason.BAD_IMAGE_FIELD),
         ({"image": [""]}, Reason.BAD_IMAGE_FIELD),
         ({"image": {"file": "x"}}, Reason.BAD_IMAGE_FIELD),
         ({"image": float("nan")}, Reason.MISSING_FIELD),
@@ -242,7 +243,12 @@ def test_a_wrong_field_is_refused_with_its_reason(schema: Schema, change: dict[s
         ({"image": "a.png"}, Schema.SHAREGPT, Reason.BAD_IMAGE_FIELD, "both `images` and `image`"),
         ({"system": 5}, Schema.SHAREGPT, Reason.BAD_FIELD, "`system` is 5"),
         ({"system": "see <image>"}, Schema.SHAREGPT, Reason.PLACEHOLDER_IN_ANSWER, "contains <image>"),
-        (with_question("What?"), Schema.LLAVA, Reason.MISSING_PLACEHOLDER, "no <image>"),
+        (
+            with_question("What?") | {"image": ["a.png", "b.png"]},
+            Schema.LLAVA,
+            Reason.MISSING_PLACEHOLDER,
+            "no <image>",
+        ),
         (with_question("<image><image>What?"), Schema.LLAVA, Reason.TOO_MANY_PLACEHOLDERS, "2 placeholders"),
         ({"images": ["a.png", "b.png"]}, Schema.SHAREGPT, Reason.TOO_FEW_PLACEHOLDERS, "1 placeholder for 2"),
         ({"images": []}, Schema.SHAREGPT, Reason.TOO_MANY_PLACEHOLDERS, "1 placeholder for 0"),
@@ -267,7 +273,13 @@ def test_what_is_wrong_in_one_form_is_refused_in_its_own_words(
 
 
 def test_a_missing_placeholder_is_mended_by_the_one_of_the_source():
-    assert "put <image> where" in refused(LLAVA | with_question("What?"), Schema.LLAVA).hint
+    two = LLAVA | with_question("What?") | {"image": ["a.png", "b.png"]}
+    assert "put <image> where" in refused(two, Schema.LLAVA).hint
+    assert read(two, Schema.LLAVA, missing_placeholder="front").turns[0].text == "<ImageHere><ImageHere>What?"
+    one = LLAVA | with_question("What?")
+    assert refused(one, Schema.LLAVA, missing_placeholder="reject").reason is Reason.MISSING_PLACEHOLDER
+    record = read(one, Schema.LLAVA)
+    assert (record.turns[0].text, record.notes) == ("<ImageHere>What?", ("image_in_front",))
 
 
 def test_tools_are_named_as_what_cannot_be_trained():

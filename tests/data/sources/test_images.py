@@ -89,7 +89,10 @@ def test_content_is_kept_as_it_is(value: Any, name: str):
         (f"data:text/plain;base64,{BASE64}", Reason.BAD_IMAGE_FIELD, '"text/plain"'),
         (f"data:;base64,{BASE64}", Reason.BAD_IMAGE_FIELD, "not of an image"),
         ("data:image/png", Reason.BAD_IMAGE_FIELD, "not of an image"),
-        (BASE64 * 200, Reason.BAD_IMAGE_FIELD, "longer than any path"),
+        ("QUJD" * 2000, Reason.BAD_IMAGE_FIELD, "longer than any path"),
+        ("a.png;b.png", Reason.BAD_IMAGE_FIELD, "2 paths separated by ;"),
+        ("a.png|b.png", Reason.BAD_IMAGE_FIELD, "2 paths separated by |"),
+        ("a.png, b.png", Reason.BAD_IMAGE_FIELD, "2 paths separated by ,"),
         ("a\0.png", Reason.NULL_CHARACTER, "character 2"),
         ("\ud83d.png", Reason.INVALID_UNICODE, "character 1"),
         ({"bytes": CONTENT, "path": "\ud83d.png"}, Reason.INVALID_UNICODE, "character 1"),
@@ -103,14 +106,18 @@ def test_what_is_no_image_is_refused_with_its_reason(value: Any, reason: Reason,
     assert caught.value.hint
 
 
-def test_base64_without_its_beginning_is_mended_by_putting_it_in_front():
+def test_base64_without_its_beginning_is_known_by_the_files_own_or_asked_for():
+    content = CONTENT + bytes(200)
+    assert image_of(base64.b64encode(content).decode(), "`image`").content == content
     with pytest.raises(RecordError) as caught:
-        image_of(BASE64 * 200, "`image`")
+        image_of("QUJD" * 2000, "`image`")
     assert "data:image/png;base64," in caught.value.hint
 
 
 def test_a_field_may_hold_one_image_a_list_or_none():
     assert images_of(None, "image") == images_of([], "image") == ()
+    assert images_of("", "image") == images_of("[]", "image") == ()
+    assert images_of('["a.png"]', "image") == images_of("['a.png']", "image") == (ImageRef("a.png", path="a.png"),)
     assert images_of("a.png", "image") == images_of(["a.png"], "image") == (ImageRef("a.png", path="a.png"),)
     with pytest.raises(RecordError, match="`image` 2 is null"):
         images_of(["a.png", None], "image")

@@ -122,8 +122,10 @@ def test_a_single_image_beside_the_messages_needs_no_list():
     )
 
 
-def test_the_tag_of_others_is_plain_text_where_parts_are_images():
-    record = read(asked({"type": "image", "image": "a.png"}, {"type": "text", "text": "What is <image> in SVG?"}))
+def test_the_tag_of_others_is_text_where_parts_are_images_if_the_user_says_so():
+    value = asked({"type": "image", "image": "a.png"}, {"type": "text", "text": "What is <image> in SVG?"})
+    assert refused(value).reason is Reason.LOOKS_LIKE_IMAGE
+    record = read(value, allow_image_text=True)
     assert record.turns[0].text == "<ImageHere>What is <image> in SVG?"
     assert record.images == paths("a.png")
 
@@ -173,13 +175,14 @@ USER = {"role": "user", "content": "What?"}
         (conversation(USER, {"role": "developer", "content": "hi"}), Reason.SYSTEM_NOT_FIRST, "turn 2"),
         (conversation(USER, ANSWER | {"tool_calls": [{"id": "1"}]}), Reason.BAD_FIELD, "tool_calls"),
         (conversation(USER, ANSWER | {"content": None, "tool_calls": [{}]}), Reason.BAD_FIELD, "tool_calls"),
-        (conversation(USER, ANSWER | {"weight": 0}), Reason.BAD_FIELD, "weight 0"),
+        (conversation(USER, ANSWER | {"weight": 0.5}), Reason.FIELD_NOT_USED, "`weight` of turn 2 is 0.5"),
+        (conversation(USER, ANSWER | {"photo": "a.png"}), Reason.IMAGE_NOT_USED, "`messages[1].photo`"),
         (conversation(USER, {"role": "assistant", "content": [IMAGE]}), Reason.PLACEHOLDER_IN_ANSWER, "turn 2"),
         (conversation({"role": "system", "content": [IMAGE]}, USER), Reason.PLACEHOLDER_IN_ANSWER, "system's"),
         (conversation(USER, {"role": "assistant", "content": "see <image>"}), Reason.PLACEHOLDER_IN_ANSWER, "<image>"),
         (asked("hi"), Reason.BAD_CONVERSATIONS, 'part 1 of turn 1 is "hi"'),
         (asked(None), Reason.BAD_CONVERSATIONS, "null"),
-        (asked({"text": "hi"}), Reason.BAD_CONVERSATIONS, "no `type`"),
+        (asked({"words": "hi"}), Reason.BAD_CONVERSATIONS, "no `type`"),
         (asked({"type": "video_url"}), Reason.BAD_CONVERSATIONS, '"video_url"'),
         (asked({"type": ["text"], "text": "hi"}), Reason.BAD_CONVERSATIONS, "a list"),
         (asked({"type": "text"}), Reason.MISSING_FIELD, "no `text`"),
@@ -202,7 +205,7 @@ USER = {"role": "user", "content": "What?"}
         (asked({"type": "image", "image": "c.png"}, images=["a.png"]), Reason.TOO_FEW_PLACEHOLDERS, "0 of the 1"),
         (asked({"type": "image", "index": -1}, images=["a.png"]), Reason.BAD_IMAGE_FIELD, "-1"),
         (asked({"type": "image", "index": True}, images=["a.png"]), Reason.BAD_IMAGE_FIELD, "true"),
-        (asked(TEXT, images=["a.png"]), Reason.MISSING_PLACEHOLDER, "no <image>"),
+        (asked(TEXT, images=["a.png", "b.png"]), Reason.MISSING_PLACEHOLDER, "no <image>"),
         (asked({"type": "text", "text": "<image>What?"}), Reason.TOO_MANY_PLACEHOLDERS, "for 0 images"),
         (asked(TEXT, images=["a.png"], image="b.png"), Reason.BAD_IMAGE_FIELD, "both `images` and `image`"),
         (asked(TEXT, images=5), Reason.BAD_IMAGE_FIELD, "is 5"),

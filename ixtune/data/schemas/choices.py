@@ -1,0 +1,107 @@
+"""Questions of multiple choice: options below the question, and the answer among them.
+
+    Which number is shown?
+    A. five
+    B. seven
+
+`ixtune evaluate --benchmark` asks in the same form.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.fields import is_missing, require_text, shown
+from ixtune.data.schemas.value_paths import list_in_text, object_in_text
+
+_LETTERS = string.ascii_uppercase
+
+
+def options_of(value: Any, name: str) -> dict[str, str]:
+    """Return letter -> text of a list of options, of an object of letters, or of a text that spells one of them.
+
+    Args:
+        value: What stands in the field; null, "" and [] are no options.
+        name: Of the field.
+
+    Raises:
+        RecordError: It is something else, or one option alone.
+    """
+    if is_missing(value):
+        return {}
+    if isinstance(value, str):
+        if not value.strip():
+            return {}
+        read = list_in_text(value)
+        value = (
+            value if read is None and (found := object_in_text(value)) is None else read if read is not None else found
+        )
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
+        value = dict(zip(value["label"], value["text"], strict=False))  # AI2 ARC: {"text": [...], "label": [A, B]}
+    if isinstance(value, Mapping):
+        value = {str(letter).strip().upper(): text for letter, text in value.items() if not is_missing(text)}
+    elif isinstance(value, list | tuple) and len(value) <= len(_LETTERS):
+        value = dict(zip(_LETTERS, value, strict=False))
+    if not isinstance(value, Mapping) or len(value) == 1:
+        raise RecordError(
+            Reason.FIELD_NOT_USED,
+            f"`{name}` is {shown(value)}, not two or more options",
+            hint='write a list such as ["left", "right"], or leave it out with --columns choices=',
+        )
+    return {letter: _option(text, letter, name) for letter, text in value.items()}
+
+
+def with_options(question: str, options: Mapping[str, str]) -> str:
+    """Return a question with its options below, unless it has a line for each of them already."""
+    lines = question.splitlines()[1:]
+    if all(any(text in line for line in lines) for text in options.values()):
+        return question
+    return question + "".join(f"\n{letter}. {text}" for letter, text in options.items())
+
+
+def answered(answer: str, options: Mapping[str, str], name: str) -> str:
+    """Return what is to be answered: the letter of an option that is given by letter or index, or its text as given.
+
+    Args:
+        answer: A letter, the text of an option, or an index from 0.
+        options: Of the question.
+        name: Of the answer's field.
+
+    Raises:
+        RecordError: It is none of the options, or may be two of them.
+    """
+    bare = answer.strip()
+    letter = bare.strip("().").upper()
+    by_text = [key for key, text in options.items() if text == bare]
+    at = list(options)[int(bare)] if bare.isascii() and bare.isdigit() and int(bare[:4]) < len(options) else None
+    if at is not None and (not by_text or by_text == [at]):
+        return at
+    if at is not None:
+        raise RecordError(
+            Reason.BAD_FIELD,
+            f"the answer {shown(answer)} in `{name}` is the number of option {at} and the text of option {by_text[0]}",
+            hint="write the letter of the right option",
+        )
+    if letter in options and (not by_text or by_text == [letter]):
+        return letter
+    if by_text:
+        return bare
+    raise RecordError(
+        Reason.BAD_FIELD,
+        f"the answer {shown(answer)} in `{name}` is none of the options {', '.join(options)}",
+        hint="write the letter of the right option, its text, or its number counted from 0",
+    )
+
+
+def _option(text: Any, letter: str, name: str) -> str:
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str) or not text.strip():
+        raise RecordError(
+            Reason.FIELD_NOT_USED, f"option {letter} in `{name}` is {shown(text)}", hint="write a text for each option"
+        )
+    require_text(text, f"option {letter}")
+    return text.strip()

@@ -1,0 +1,214 @@
+"""Which column of a table is which: exact names, the usual other names, or what `--columns` says.
+
+Where exactly one column fits, it is taken and the choice is printed; where several fit, the user is asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ixtune.data.schemas.fields import listed
+from ixtune.data.schemas.turns import IMAGE
+from ixtune.data.schemas.value_paths import first_name
+from ixtune.data.sources.source import Source
+from ixtune.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """The names that a column goes by.
+
+    Attributes:
+        exact: Names that mean this and nothing else; the first is ours.
+        others: Names that are taken where exactly one of them is there.
+    """
+
+    exact: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+_ROLES = {
+    "image": _Role(("image", "images", "file_name")),
+    "question": _Role(
+        ("question", "questions"),
+        ("query", "prompt", "instruction", "problem", "problems", "user", "human", "question_text", "request"),
+    ),
+    "answer": _Role(
+        ("answer", "answers"),
+        (
+            *("response", "output", "label", "labels", "target", "caption", "captions", "completion", "solution"),
+            *("ground_truth", "text", "assistant", "gpt", "multiple_choice_answer", "reply", "answer_text"),
+        ),
+    ),
+    "id": _Role(("id",)),
+    "system": _Role(("system",)),
+    "hd_num": _Role(("hd_num",)),
+    "choices": _Role(("choices", "options")),
+    "input": _Role(()),
+    "history": _Role(("history",)),
+    "references": _Role(("references",)),
+    "messages": _Role(()),
+}
+EXACT_NAMES = {ours: role.exact for ours, role in _ROLES.items()}
+"""Names that mean one of our columns and nothing else."""
+COLUMNS = tuple(_ROLES)
+"""The names on the left of `--columns OURS=THEIRS`. `messages` names the field of a conversation."""
+CONVERSATION_COLUMNS = ("image", "id", "system", "hd_num", "messages")
+"""Those that a conversation has."""
+
+_MANY = ("image", "choices")
+# A to D, option_a, option1, choice 2
+_OPTION = re.compile(r"(?:option|choice|opt)[ _-]?([a-z]|\d{1,2})", re.IGNORECASE)
+_ALPACA = ("instruction", "input")
+_NUMBER_AT_END = re.compile(r"(.*?)[ _-]?(\d+)")
+
+
+def check_columns(available: Iterable[str], source: Source, images: Sequence[str] = ()) -> dict[str, str]:
+    """Return which column of a table is which of ours.
+
+    Args:
+        available: The table's columns.
+        source: What the user says of them. "" as the name of theirs says that there is none.
+        images: Columns whose values are images.
+
+    Returns:
+        Our name -> theirs, or a path into it; several columns of images or options joined by commas; "" where the
+        user says that there is none.
+
+    Raises:
+        UsageError: A column that is named is not there, question or answer are missing, or several fit.
+    """
+    found = list(available)
+    columns, wrong = named_columns(found, source, COLUMNS)
+    taken = {first_name(one, found) for theirs in columns.values() for one in theirs.split(",")}
+    open_names = [name for name in found if name not in taken]
+    for ours, role in _ROLES.items():
+        if ours in columns or (ours == "question" and source.question is not None):
+            continue
+        if theirs := _fitting(ours, role, open_names, wrong):
+            columns[ours] = theirs
+            open_names.remove(theirs)
+    if "choices" not in columns and (options := _options_in(open_names)):
+        columns["choices"] = ",".join(options)
+        open_names = [name for name in open_names if name not in options]
+    if "input" not in columns and columns.get("question") == _ALPACA[0] and _ALPACA[1] in open_names:
+        columns["input"] = _ALPACA[1]
+    if "question" not in columns and source.question is None and "input" in open_names:
+        columns["question"] = "input"
+    if "image" not in columns and source.image_pattern is None:
+        taken_as_text = {first_name(theirs, found) for theirs in columns.values()}
+        if theirs := image_columns([name for name in images if name not in taken_as_text], open_names, wrong):
+            columns["image"] = theirs
+    if not columns.get("answer"):
+        wrong.append("there is no column answer" + _offer("answer", open_names))
+    if columns.get("question") and source.question is not None:
+        wrong.append(f"there is the column {columns['question']}, and a question for all rows too")
+    elif not columns.get("question") and source.question is None:
+        wrong.append("there is neither a column question nor a question for all rows" + _offer("question", open_names))
+    if wrong:
+        raise UsageError(
+            wrong[0],
+            where=source.path,
+            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or --question for all rows",
+            notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
+        )
+    return columns
+
+
+def named_columns(found: Sequence[str], source: Source, known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the columns that the user names, and what is wrong with them.
+
+    Args:
+        found: Names of columns or fields.
+        source: What the user says.
+        known: Our names that are possible.
+    """
+    columns: dict[str, str] = {}
+    wrong: list[str] = []
+    for ours, theirs in source.columns:
+        if ours not in known:
+            near = difflib.get_close_matches(ours, known, n=1)
+            wrong.append(f"--columns {ours}={theirs}: ours are {', '.join(known)}" + _did_you_mean(near))
+            continue
+        if ours in columns:
+            wrong.append(f"--columns names {ours} twice")
+            continue
+        names = [theirs] if theirs in found or ours not in _MANY else theirs.split(",")
+        for name in names if theirs else ():
+            if first_name(name, found) not in found:
+                near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+                wrong.append(f"--columns {ours}={theirs}: there is no column {name!r}" + _did_you_mean(near))
+        columns[ours] = theirs
+    return columns, wrong
+
+
+def image_columns(candidates: Sequence[str], found: Sequence[str], wrong: list[str]) -> str:
+    """Return the columns to take for the images: the only one there is, or a numbered series; "" if there is none.
+
+    Args:
+        candidates: Columns whose values are images.
+        found: All columns that are not taken for something else: of a series, some may be empty at first.
+        wrong: Gets the question to ask where several fit.
+    """
+    numbered = [match for name in candidates if (match := _NUMBER_AT_END.fullmatch(name))]
+    if candidates and len(numbered) == len(candidates) and len({match[1] for match in numbered}) == 1:
+        alike = [match for name in found if (match := _NUMBER_AT_END.fullmatch(name)) and match[1] == numbered[0][1]]
+        return ",".join(match.string for match in sorted(alike, key=lambda match: int(match[2])))
+    if len(candidates) < 2:
+        return candidates[0] if candidates else ""
+    wrong.append(
+        f"several columns hold images: {listed(candidates)}; name those to use: "
+        f"--columns image={','.join(candidates)}, or --columns image={candidates[0]}"
+    )
+    return ""
+
+
+def describe_columns(columns: Mapping[str, str], available: Iterable[str], source: Source) -> str:
+    """Return what was taken for what, in one line for people."""
+    parts = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in columns.items() if theirs]
+    if source.question is not None:
+        parts.append("the same question for all")
+    if source.image_pattern is not None:
+        parts.append(f"image at {source.image_pattern}")
+    if columns.get("image") or source.image_pattern is not None:
+        parts.append(f"images in front of the question unless it says {IMAGE}")
+    found = list(available)
+    used = {first_name(one, found) for theirs in columns.values() for one in (theirs, *theirs.split(","))}
+    if ignored := [name for name in found if name not in used]:
+        parts.append(f"not used: {listed(ignored)}")
+    return ", ".join(parts)
+
+
+def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> str:
+    """The column of a role, "" if there is none or several."""
+    lower = {name.lower(): name for name in reversed(found)}
+    exact = [lower[name] for name in role.exact if name in lower]
+    others = [lower[name] for name in role.others if name in lower]
+    fitting = exact or others
+    if len(fitting) > 1:
+        wrong.append(f"{ours} may be any of {listed(fitting)}: --columns {ours}={fitting[0]}?")
+    return fitting[0] if len(fitting) == 1 else ""
+
+
+def _options_in(found: Sequence[str]) -> list[str]:
+    """Columns with one option of multiple choice each: A, B, C, D; option_a, ...; none if there are fewer than two."""
+    letters = [name for name in found if len(name) == 1 and name in "ABCDEFGHIJ"]
+    if "".join(letters) == "ABCDEFGHIJ"[: len(letters)] and len(letters) > 1:
+        return letters
+    named = [name for name in found if _OPTION.fullmatch(name)]
+    return named if len(named) > 1 else []
+
+
+def _offer(ours: str, found: Sequence[str]) -> str:
+    """A column that may be meant, as a question."""
+    lower = {name.lower(): name for name in reversed(found)}
+    role = _ROLES[ours]
+    near = [name for known in role.exact for name in difflib.get_close_matches(known, lower, n=1, cutoff=0.7)]
+    return f": --columns {ours}={lower[near[0]]}?" if near else ""
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,129 @@
+"""Marks that the field writes into texts for an image: inline paths, numbered placeholders, and tokens of other models.
+
+    Picture 1: <img>a.png</img>          Qwen-VL: the image itself
+    <image_1> <image 2> <|image_3|>      the first, second and third of the record's images
+    <|vision_start|><|image_pad|> [IMG]  a token of another model: no image here can be meant
+
+A mark that no image answers is never trained as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ixtune.data.record import ImageRef, Turn
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.fields import shown
+from ixtune.data.schemas.image_references import image_of
+from ixtune.data.text.template import PLACEHOLDER
+
+_INLINE = re.compile(r"<img>\s*([^<>\n]{1,4096}?)\s*</img>")
+_INLINE_OR_PLACEHOLDER = re.compile(rf"{_INLINE.pattern}|({PLACEHOLDER})")
+_NUMBERED = re.compile(r"<\|?image[ _-]?(\d{1,3})\|?>|\[image[ _-]?(\d{1,3})\]", re.IGNORECASE)
+_TOKENS = re.compile(
+    r"<\|?/?(?!ImageHere>)(?:image|img|picture|video|audio|vision)(?:[ _:-]?\w{0,20})?\s*/?\|?>"
+    r"|<\|?(?:start|begin|end)_of_(?:image|img|video)\|?>"
+    r"|<im_(?:start|end|patch)>|<\|?(?:bbox|ref-object|point-object)\|?>"
+    r"|\[(?:IMG|IMAGE|img|image)(?:[ _-]?\w{1,10})?\]",
+    re.IGNORECASE,
+)
+# an answer may be HTML or Markdown: with an image in the question, these belong to what is read from it
+_MARKUP = re.compile(r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)", re.IGNORECASE)
+
+
+def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list[Turn], tuple[ImageRef, ...], int]:
+    """Turn `<img>path</img>` in questions into images.
+
+    Args:
+        turns: With our placeholder for the images that the record lists.
+        images: Those.
+
+    Returns:
+        Turns, images in the order of all placeholders, and how many of them were inline.
+
+    Raises:
+        RecordError: The path is none.
+    """
+    if not any("<img>" in turn.text for turn in turns if turn.role == "user"):
+        return list(turns), tuple(images), 0
+    listed = iter(images)
+    ordered: list[ImageRef] = []
+    inline = 0
+
+    def found(match: re.Match[str]) -> str:
+        nonlocal inline
+        if match[1] is not None:
+            inline += 1
+            ordered.append(image_of(match[1], "<img>"))
+        elif (one := next(listed, None)) is not None:
+            ordered.append(one)
+        return PLACEHOLDER
+
+    taken = [
+        replace(turn, text=_INLINE_OR_PLACEHOLDER.sub(found, turn.text)) if turn.role == "user" else turn
+        for turn in turns
+    ]
+    return taken, (*ordered, *listed), inline
+
+
+def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list[Turn], tuple[ImageRef, ...]]:
+    """Turn `<image_1>`, `<|image_2|>` and the like in questions into placeholders, where they number the images.
+
+    The first mark of an image becomes its placeholder, a later one the words `image 1`.
+
+    Args:
+        turns: Without our placeholder, or nothing is done.
+        images: Of the record.
+
+    Returns:
+        Turns, and the images in the order in which they are marked, unmarked ones last.
+    """
+    marked = [
+        int(match[1] or match[2]) for turn in turns if turn.role == "user" for match in _NUMBERED.finditer(turn.text)
+    ]
+    if not images or not marked or any(PLACEHOLDER in turn.text for turn in turns):
+        return list(turns), tuple(images)
+    first = 0 if 0 in marked else 1
+    if max(marked) - first >= len(images):
+        return list(turns), tuple(images)
+    order: list[int] = []
+
+    def found(match: re.Match[str]) -> str:
+        at = int(match[1] or match[2]) - first
+        if at in order:
+            return f"image {at + first}"
+        order.append(at)
+        return PLACEHOLDER
+
+    taken = [replace(turn, text=_NUMBERED.sub(found, turn.text)) if turn.role == "user" else turn for turn in turns]
+    rest = [at for at in range(len(images)) if at not in order]
+    return taken, tuple(images[at] for at in (*order, *rest))
+
+
+def require_no_mark(turns: Sequence[Turn], images: int) -> None:
+    """Raise if a text holds a mark that stands for an image and is not that image.
+
+    Args:
+        turns: With our placeholder for every image that was found.
+        images: How many images the record has.
+
+    Raises:
+        RecordError: `LOOKS_LIKE_IMAGE`.
+    """
+    for number, turn in enumerate(turns, start=1):
+        text = turn.text
+        if "<" not in text and "[" not in text:
+            continue
+        mark = _TOKENS.search(text)
+        if mark is None and not (images and turn.role == "assistant"):
+            mark = _MARKUP.search(text)
+        if mark is None:
+            continue
+        raise RecordError(
+            Reason.LOOKS_LIKE_IMAGE,
+            f"turn {number} holds {shown(mark.group())[1:-1]}, and no image of the record belongs to it",
+            hint="name the image with --columns image=FIELD and mark it <image>, write <img>path</img> into the "
+            "question, or pass --allow-image-text if these characters are meant as text",
+        )

@@ -1,0 +1,73 @@
+"""Look at what no reader used: an image there must never be lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ixtune.data.record import ImageRef, Record
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.fields import shown
+from ixtune.data.schemas.image_values import image_at, is_file_of_image, is_path_of_image, stem_of
+from ixtune.data.schemas.value_paths import steps_of
+from ixtune.data.sources.source import Reading
+
+
+def require_no_image_lost(unused: Mapping[str, Any], record: Record, reading: Reading) -> None:
+    """Raise if a field that was not read holds or names an image that the record does not show.
+
+    For a record without any image, everything counts that looks like one: bytes, a path or an address with the suffix
+    of an image, an existing image file, base64, and any value in a field whose name says image. For a record with
+    images, bytes and files that can be read count, and not what only names the image it has (its original path, the
+    address it was downloaded from). Where the user has named the fields of the images, only a record without any is
+    looked at: other fields are left out knowingly.
+
+    Args:
+        unused: The fields that are left.
+        record: What was read.
+        reading: How.
+
+    Raises:
+        RecordError: `IMAGE_NOT_USED`, with the name of the field.
+    """
+    named = dict(reading.columns).get("image") if reading.image_named else None
+    if named == "" or (record.images and named):
+        return
+    for name, value in unused.items():
+        if value is None or isinstance(value, bool):
+            continue
+        place = image_at(value, name, reading.image_root, addresses=not record.images, names=not record.images)
+        if place is None or (record.images and _only_names(value, record.images, reading)):
+            continue
+        raise RecordError(
+            Reason.IMAGE_NOT_USED,
+            f"`{place}` holds or names an image ({_shown(value)}), and it is not read",
+            hint=_hint(name, place, reading),
+        )
+
+
+def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> bool:
+    """Whether a text names an image that the record has, or one that cannot be read anyway."""
+    if isinstance(value, list | tuple):
+        return all(_only_names(one, images, reading) for one in value)
+    if not isinstance(value, str):
+        return False
+    stems = {stem_of(image.path or image.name) for image in images}
+    if is_path_of_image(value) and stem_of(value) in stems:
+        return True
+    # a table that carries its images often tells where they came from
+    return all(image.path is None for image in images) and not is_file_of_image(value, reading.image_root)
+
+
+def _hint(name: str, place: str, reading: Reading) -> str:
+    path = "".join(
+        "[]" if isinstance(step, int) else step if at == 0 else f".{step}" for at, step in enumerate(steps_of(place))
+    )
+    given = dict(reading.columns).get("image")
+    both = f"{given},{path}" if given else path
+    leave_out = f"--columns image={given}" if given else "--columns image="
+    return f"use it with --columns image={both}, or leave it out with {leave_out}"
+
+
+def _shown(value: Any) -> str:
+    return shown(value) if isinstance(value, str | bytes | int | float) else "a list or an object"

@@ -1,0 +1,141 @@
+"""LLaMA-Factory's dataset_info.json: the file, the columns and the tags of each of its data sets.
+
+    {"mine": {"file_name": "d.jsonl", "formatting": "sharegpt",
+              "columns": {"messages": "chat", "images": "pics"},
+              "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "me", "assistant_tag": "it"}}}
+
+`formatting` is alpaca by default. Paths are relative to the file. Preference data (`ranking`) are not trained here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources.source import Container, Schema, Source
+from ixtune.errors import UsageError
+
+NAME = "dataset_info.json"
+_LARGEST_BYTES = 16 << 20
+_PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")
+# their names -> ours; what is not there by default need not be in the data
+_ALPACA = {"prompt": "question", "query": "input", "response": "answer", "history": "history", "system": "system"}
+_ALPACA_DEFAULTS = {"prompt": "instruction", "response": "output"}
+_SHAREGPT = {"messages": "messages", "system": "system"}
+_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
+_SHAREGPT_TAGS = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
+_OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+
+
+def is_dataset_info(path: Path) -> bool:
+    """Return whether a path is that of a dataset_info.json, by its content: an object of objects that name files."""
+    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
+        return False
+    try:
+        with open(path, "rb") as file:
+            if not file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                return False
+        listing = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(_sets_in(listing)) and len(_sets_in(listing)) == len(listing)
+
+
+def source_of(path: Path, name: str | None, defaults: Source) -> Source:
+    """Return the source that a dataset_info.json describes under a name.
+
+    Args:
+        path: Of the file.
+        name: Of the data set; None if there is only one.
+        defaults: What the user says of all sources.
+
+    Raises:
+        UsageError: There is no such data set, or it is none that can be trained here.
+    """
+    sets = _sets_in(json.loads(path.read_bytes()))
+    if name is None and len(sets) == 1:
+        name = next(iter(sets))
+    if name is None or name not in sets:
+        near = difflib.get_close_matches(name, sets, n=1) if name else []
+        raise UsageError(
+            f"there is no data set {name}" + (f"; did you mean {near[0]}?" if near else "")
+            if name
+            else f"it lists {len(sets)} data sets",
+            where=str(path),
+            hint=f"choose one with --dataset: {listed(sets)}",
+        )
+    described = sets[name]
+    where = f"{path}, {name}"
+    _refuse_other_kinds(described, where)
+    columns, tags = _columns_and_tags(described, where)
+    file = described.get("file_name")
+    if file:
+        found = replace(defaults, path=str(path.parent / file), image_root=defaults.image_root or path.parent)
+    elif described.get("hf_hub_url"):
+        found = replace(
+            defaults,
+            path=described["hf_hub_url"],
+            container=Container.HUB,
+            split=defaults.split or described.get("split"),
+            config=defaults.config or described.get("subset"),
+        )
+    else:
+        raise UsageError(
+            f"`file_name` is {shown(file)}", where=where, hint="download the data, and write the file into file_name"
+        )
+    conversation = described.get("formatting", "alpaca") != "alpaca"
+    return replace(
+        found,
+        columns=defaults.columns or columns,
+        tags=tags,
+        schema=Schema.SHAREGPT if conversation else Schema.COLUMNS,
+        count=defaults.count or described.get("num_samples"),
+    )
+
+
+def _sets_in(listing: Any) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(listing, Mapping):
+        return {}
+    return {
+        str(name): one
+        for name, one in listing.items()
+        if isinstance(one, Mapping) and any(isinstance(one.get(place), str) for place in _PLACES)
+    }
+
+
+def _refuse_other_kinds(described: Mapping[str, Any], where: str) -> None:
+    if described.get("ranking"):
+        raise UsageError(
+            "these are preference data (`ranking`)", where=where, hint="give supervised data: one answer a question"
+        )
+    known = ("alpaca", "sharegpt", "openai")
+    if described.get("formatting", "alpaca") not in known:
+        raise UsageError(
+            f"`formatting` is {shown(described['formatting'])}", where=where, hint=f"write one of {', '.join(known)}"
+        )
+
+
+def _columns_and_tags(
+    described: Mapping[str, Any], where: str
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """(columns, tags) as a source has them."""
+    theirs, tags = described.get("columns") or {}, described.get("tags") or {}
+    if not isinstance(theirs, Mapping) or not isinstance(tags, Mapping):
+        raise UsageError("`columns` or `tags` is no object", where=where, hint="write objects, {...}")
+    formatting = described.get("formatting", "alpaca")
+    names = {**_ALPACA_DEFAULTS, **theirs} if formatting == "alpaca" else {"messages": "conversations", **theirs}
+    ours = _ALPACA if formatting == "alpaca" else _SHAREGPT
+    columns = [(ours[name], column) for name, column in names.items() if name in ours and column]
+    if formatting == "alpaca" and "query" not in theirs:
+        columns.append(("input", "input"))
+    if names.get("images"):
+        columns.append(("image", names["images"]))
+    if formatting == "alpaca":
+        return tuple(columns), ()
+    default = _OPENAI_TAGS if formatting == "openai" else _SHAREGPT_TAGS
+    return tuple(columns), tuple((name, value) for name, value in {**default, **tags}.items() if name in _TAGS)

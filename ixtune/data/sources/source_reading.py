@@ -1,0 +1,340 @@
+"""Decide how the records of a source are read, from the first of them: form, schema, columns, and where images are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ixtune.data.containers.container_detection import PEEK_BYTES, PEEK_ENTRIES
+from ixtune.data.containers.json_text import decoded
+from ixtune.data.containers.tables import NOT_UTF8_HINT
+from ixtune.data.images.image_paths import locate
+from ixtune.data.record import Place
+from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas import conversation, messages
+from ixtune.data.schemas.column_roles import (
+    CONVERSATION_COLUMNS,
+    check_columns,
+    describe_columns,
+    image_columns,
+    named_columns,
+)
+from ixtune.data.schemas.fields import is_missing, listed, shown
+from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
+from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
+from ixtune.data.schemas.image_values import image_at
+from ixtune.data.schemas.record_reader import record_of
+from ixtune.data.schemas.schema_detection import conversation_field, schema_of, usual_name
+from ixtune.data.schemas.value_paths import first_name, look_up, take
+from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.source import Container, Reading, Schema, Source
+from ixtune.errors import IxtuneError, UsageError
+
+# record, messages, message, content, part, image, bytes
+_BYTES_DEPTH = 7
+_BYTES_SHOWN = 16
+_SAMPLES = 50
+_IMAGES_LOOKED_FOR = 20
+
+Rows = list[Mapping[str, Any]]
+SCHEMA_NAMES = {
+    Schema.IXC: "InternLM-XComposer conversations",
+    Schema.LLAVA: "LLaVA conversations",
+    Schema.SHAREGPT: "ShareGPT conversations",
+    Schema.OPENAI: "OpenAI messages",
+    Schema.COLUMNS: "questions and answers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """How a source is read.
+
+    Attributes:
+        reading: For the workers.
+        form: What to call the form or the schema.
+        why: What the schema was told by; for a table, which column was taken for what.
+        notes: What else a person should know, each a part of a sentence.
+    """
+
+    reading: Reading
+    form: str
+    why: str
+    notes: tuple[str, ...]
+
+
+def understand(
+    source: Source,
+    container: Container,
+    read: Callable[[], Iterator[Entry]],
+    names: Sequence[str] | None,
+    root: Path | None,
+) -> Understood:
+    """Decide how the records of a source are read.
+
+    Args:
+        source: What the user says.
+        container: How the records are stored.
+        read: Gives the entries from the beginning.
+        names: The columns, where the container has any.
+        root: The image root.
+
+    Raises:
+        UsageError: The first records contradict each other or what the user says, or several fields fit.
+        IxtuneError: The source holds no record.
+    """
+    records = _peek(read, source, container)
+    pattern = check_pattern(source.image_pattern) if source.image_pattern is not None else None
+    base = Reading(
+        Schema.COLUMNS,
+        columns=source.columns,
+        question=source.question,
+        system=source.system,
+        tags=source.tags,
+        image_pattern=pattern,
+        image_root=root,
+        image_named=pattern is not None or any(ours == "image" for ours, _ in source.columns),
+        missing_placeholder=source.missing_placeholder,
+        allow_image_text=bool(source.allow_image_text),
+    )
+    form, rewritten = _form(records, source, container, base)
+    base = replace(base, form=form)
+    schema, why, field = _schema(rewritten, source, form)
+    base = replace(base, schema=schema)
+    if schema is Schema.COLUMNS:
+        rewritten_names = _names(rewritten) if form is not None or names is None else list(names)
+        return _table(source, base, rewritten, rewritten_names)
+    return _conversation(source, base, rewritten, field, why)
+
+
+def _form(records: Rows, source: Source, container: Container, base: Reading) -> tuple[str | None, Rows]:
+    """The form of the records and what it makes of them; a form must not take a field that the user names."""
+    key = form_of(records) if source.schema in (None, Schema.COLUMNS) and not source.tags else None
+    if key is None and not source.columns and container in (Container.BESIDE, Container.WEBDATASET):
+        key = FIELDS_AS_JSON if any(map(has_only_fields, records)) else None
+        if key is not None and source.question is None and container is Container.BESIDE:
+            raise UsageError(
+                "there is a file beside each image, and no question",
+                where=source.path,
+                hint='give one, and the fields of the file are its answer: --question "Extract all fields as JSON."',
+                notes=[f"fields found: {', '.join(map(repr, _names(records)))}"],
+            )
+        key = key if source.question is not None else None
+    if key is None:
+        return None, records
+    rewritten: Rows = []
+    for record in records:
+        with suppress(RecordError):
+            rewritten.append(FORMS[key].rewrite(dict(record), base))
+    before, after = _names(records), _names(rewritten)
+    taken = [
+        theirs for _, theirs in source.columns for one in theirs.split(",") if first_name(one, before) not in after
+    ]
+    if not rewritten or any(first_name(one, before) in before for one in taken):
+        return None, records
+    return key, rewritten
+
+
+def _schema(records: Rows, source: Source, form: str | None) -> tuple[Schema, str, str | None]:
+    """The schema, why, and the field of a conversation that has another name."""
+    if form is not None and (meant := FORMS[form].schema) is not None:
+        return meant, "", None
+    if source.schema is not None:
+        return source.schema, "", dict(source.columns).get("messages")
+    field = conversation_field(records, source)
+    if field is not None:
+        usual = usual_name(records, field, source)
+        renamed: Rows = []
+        for record in records:
+            fields = dict(record)
+            fields[usual] = take(fields, field)
+            renamed.append(fields)
+        schema, why = schema_of(renamed, source)
+        return schema, why, field
+    schema, why = schema_of(records, source)
+    return schema, why, None
+
+
+def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Understood:
+    """How a table is read."""
+    notes: list[str] = []
+    candidates = [] if base.image_named else _candidates(records, names, base)
+    columns = check_columns(names, source, candidates)
+    reading = replace(base, columns=tuple(columns.items()))
+    if not base.image_named:
+        given = columns.get("image", "")
+        seen = [] if "," in given else [given] if given else []
+        if not given or not _any_file(records, given, base.image_root):
+            pattern = guessed_pattern(records, base.image_root, seen)
+            if pattern is not None and pattern != f"{{{given}}}":
+                reading = replace(reading, image_pattern=pattern)
+                notes.append(f"images found at {pattern}")
+    used = fields_in(reading.image_pattern) if reading.image_pattern is not None else []
+    left = [name for name in names if name not in used or name in columns.values()]
+    why = describe_columns(columns, left, replace(source, image_pattern=reading.image_pattern))
+    return Understood(reading, _form_name(reading), why, tuple(notes))
+
+
+def _conversation(source: Source, base: Reading, records: Rows, field: str | None, why: str) -> Understood:
+    """How conversations are read."""
+    notes: list[str] = []
+    names = _names(records)
+    columns, wrong = named_columns(names, source, CONVERSATION_COLUMNS)
+    if field is not None:
+        columns["messages"] = field
+        notes.append(f"conversations from {field}")
+    own = (messages.FIELD, *messages.IMAGE_FIELDS) if base.schema is Schema.OPENAI else (conversation.FIELD, "image")
+    own = (*own, "images") if base.schema is Schema.SHAREGPT else own
+    named = {first_name(one, names) for theirs in columns.values() for one in theirs.split(",")}
+    known = {*own, "id", "system", "hd_num", *named}
+    left = [name for name in names if name not in known]
+    reading = replace(base, columns=tuple(columns.items()))
+    found = [] if base.image_named else _candidates(records, left, reading)
+    if theirs := image_columns(found, left, wrong):
+        columns["image"] = theirs
+        notes.append(f"image from {theirs}")
+        taken = {first_name(one, names) for one in theirs.split(",")}
+        left = [name for name in left if name not in taken]
+    if wrong:
+        raise UsageError(
+            wrong[0],
+            where=source.path,
+            hint="name the fields, e.g. --columns image=image_path",
+            notes=[*wrong[1:], f"fields found: {', '.join(map(repr, names)) or 'none'}"],
+        )
+    if left:
+        notes.append(f"not used: {listed(left)}")
+    reading = replace(base, columns=tuple(columns.items()))
+    return Understood(reading, _form_name(reading), why, tuple(notes))
+
+
+def _form_name(reading: Reading) -> str:
+    """What to call the form of the records, or their schema."""
+    name = SCHEMA_NAMES[reading.schema]
+    if reading.form is None:
+        return name
+    form = FORMS[reading.form]
+    return form.name if form.schema is not None else f"{name}, {form.name}"
+
+
+def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[str]:
+    """Fields, or paths into them, whose values are images, if no record shows an image without them.
+
+    Fields that never stand in one record together are one: different records call the image differently.
+    """
+    found: Counter[str] = Counter()
+    together = False
+    for record in records:
+        if _shows_image(record, reading):
+            return []
+        here = {
+            _path(place)
+            for name in names
+            if not (name == "file_name" and reading.schema is Schema.COLUMNS)
+            and name not in _IMAGE_FIELDS
+            and (place := image_at(record.get(name), name, reading.image_root, addresses=False, names=False))
+        }
+        together = together or len(here) > 1
+        found.update(here)
+    return list(found) if together or len(found) < 2 else [",".join(found)]
+
+
+_IMAGE_FIELDS = ("image", "images")
+
+
+def _shows_image(record: Mapping[str, Any], reading: Reading) -> bool:
+    """Whether a record has an image where its schema looks for one."""
+    if any(not is_missing(record.get(name)) and record[name] not in ("", [], ()) for name in _IMAGE_FIELDS):
+        return True
+    if reading.schema is Schema.COLUMNS:
+        return bool(record.get("file_name"))
+    entry = _entry(record)
+    with suppress(RecordError):
+        return bool(record_of(entry, replace(reading, form=None, allow_image_text=True)).images)
+    return False
+
+
+def _entry(record: Mapping[str, Any]) -> Entry:
+    return Entry(1, "", Place("row", 1), value=record)
+
+
+def _path(place: str) -> str:
+    """`pages[0].scan` as the path of all of them, `pages[].scan`."""
+    return re.sub(r"\[\d+\]", "[]", place).removesuffix("[]")
+
+
+def _any_file(records: Rows, column: str, root: Path | None) -> bool:
+    """Whether one of the first records carries its image or names a file that is there."""
+    for record in records[:_IMAGES_LOOKED_FOR]:
+        for path in column.split(","):
+            value = look_up(record, path)
+            if value is None or value == "":
+                continue
+            texts = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, str) for text in texts) or root is None:
+                return True
+            if any(text[:5] in ("data:", "file:") or len(text) > 1000 or _is_there(root, text) for text in texts):
+                return True
+    return False
+
+
+def _is_there(root: Path, text: str) -> bool:
+    try:
+        return locate(root, text).file.is_file()
+    except (RecordError, OSError, ValueError):
+        return False
+
+
+def _names(records: Rows) -> list[str]:
+    """The fields of some records, in the order in which they come up."""
+    return list(dict.fromkeys(str(name) for record in records for name in record))
+
+
+def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Container) -> Rows:
+    """The first records of a source, without the content of images.
+
+    Raises:
+        UsageError: None of the entries is a record, or a table is in another encoding.
+        IxtuneError: There is no entry.
+    """
+    encoding_open = container in (Container.CSV, Container.TSV) and source.encoding is None
+    records: Rows = []
+    seen, first = 0, ""
+    for entry in islice(read(), PEEK_ENTRIES):
+        seen += 1
+        value, fault = decoded(entry)
+        if isinstance(value, Mapping):
+            records.append(_light(value))
+        elif not first:
+            first = fault.found if fault else shown(value)
+        if fault is not None and fault.reason is Reason.NOT_UTF8 and encoding_open:
+            raise UsageError(
+                f"the table is not in UTF-8: {fault.found}", where=f"{source.path}, {entry.place}", hint=NOT_UTF8_HINT
+            )
+        if entry.position > PEEK_BYTES and records:
+            break
+    if not seen:
+        raise IxtuneError("the source holds no record", where=source.path, hint="give a source with records")
+    if not records:
+        what = "the first entry is no record" if seen == 1 else f"none of the first {seen} entries is a record"
+        raise UsageError(
+            f"{what}: {first}",
+            where=source.path,
+            hint="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
+        )
+    return records
+
+
+def _light(value: Any, depth: int = _BYTES_DEPTH) -> Any:
+    """A value with only the first bytes of images: two hundred pages as PNG would be four gigabytes."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value[:_BYTES_SHOWN])
+    if depth and isinstance(value, Mapping):
+        return {name: _light(one, depth - 1) for name, one in value.items()}
+    return [_light(one, depth - 1) for one in value] if depth and isinstance(value, list | tuple) else value
