@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -42,11 +43,13 @@ class Way:
         name: how it is called in tables.
         batch: records of a padded batch; None for ixtune's packs.
         checkpointed: whether every layer is computed again in the backward pass.
+        share: whether packs compute the page of several questions once.
     """
 
     name: str
     batch: int | None
     checkpointed: bool
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,14 @@ def ways(batches: Sequence[int] = (4, 8)) -> list[Way]:
     return made
 
 
+SHARING = (
+    Way("ixtune, pages shared", None, False, share=True),
+    Way("ixtune", None, False),
+    Way("plain, batch 4", 4, False),
+)
+"""What sharing is compared with, on a mix of several questions a page."""
+
+
 def ideal(way: Way, records: int, config: dict[str, Any], rank: int) -> float:
     """Operations of the records alone as a share of those of a plain way."""
     sizes, trained = Sizes.from_config_json(config), twin.trained(rank)
@@ -107,9 +118,11 @@ def measure(
     rounds: int,
     config: dict[str, Any],
     rank: int,
+    name: str = mix.NAME,
+    memory: bool = True,
     told: Callable[[str], None] = lambda line: None,
 ) -> list[Figures]:
-    """Time every way in turn, `rounds` times, and then its memory.
+    """Time every way in turn, `rounds` times, and then its memory (NaN if `memory` is off).
 
     Raises:
         IxtuneError: a way failed, with its last line.
@@ -117,13 +130,15 @@ def measure(
     seconds: dict[str, list[float]] = {way.name: [] for way in chosen}
     for turn in range(rounds):
         for way in chosen:
-            found = _run(_case(way, records, config, rank), {})
+            found = _run(_case(way, records, config, rank, name), {})
             seconds[way.name].append(1000 * found["cpu_s"] / found["tokens"])
             told(f"round {turn + 1}/{rounds}  {way.name}: {seconds[way.name][-1]:.2f} s per 1,000 tokens")
     figures = []
     for way in chosen:
-        peak = _run(_case(way, records, config, rank), _ALLOCATOR)["peak_mib"]
-        told(f"memory  {way.name}: {peak:,.0f} MiB")
+        peak = math.nan
+        if memory:
+            peak = _run(_case(way, records, config, rank, name), _ALLOCATOR)["peak_mib"]
+            told(f"memory  {way.name}: {peak:,.0f} MiB")
         figures.append(Figures(way, statistics.median(seconds[way.name]), peak))
     return figures
 
@@ -148,13 +163,17 @@ def as_json(figures: Sequence[Figures], found: Sequence[Ratio]) -> dict[str, Any
     return {"ways": [asdict(one) for one in figures], "ratios": [asdict(one) for one in found]}
 
 
-def _case(way: Way, records: int, config: dict[str, Any], rank: int) -> dict[str, Any]:
+def _case(way: Way, records: int, config: dict[str, Any], rank: int, name: str = mix.NAME) -> dict[str, Any]:
+    chosen = mix.records(records, name)
     if way.batch is None:
-        steps = len(pack([record.tokens for record in mix.records(records)], PACK_TOKENS))
+        prefixes = mix.prefixes(chosen) if way.share else None
+        steps = len(pack([record.tokens for record in chosen], PACK_TOKENS, prefixes))
     else:
-        steps = len(mix.batches(mix.records(records), way.batch))
+        steps = len(mix.batches(chosen, way.batch))
     return {
         "way": "plain" if way.batch else "ixtune",
+        "mix": name,
+        "share": way.share,
         "records": records,
         "batch": way.batch,
         "pack_tokens": PACK_TOKENS,

@@ -2,19 +2,25 @@
 
 `mixed` is what a document user has: a quarter of the records text of 200 to 1,500 tokens, a quarter A4 pages at hd_num
 25 (4x6 crops) and half at hd_num 55 (6x9 crops), each page with 100 to 700 tokens of text. One sixteenth of a record's
-tokens is supervised, or all its text but one token where that is less.
+tokens is supervised, or all its text but one token where that is less. Every record has a page of its own.
+
+The other mixes ask several questions about each A4 page, 30 to 60 tokens with their answers: `pages-hd25` and
+`pages-hd55` four, and `docvqa` 1 to 12, 3.9 on average, as DocVQA does (39,463 questions on 10,194 pages; hd_num 25).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
+from ixtune.data.shared_prefixes import Prefixes
 from ixtune.layout import tokens_of
 from ixtune.planning.flops import PackShape
 
 NAME = "mixed"
+MIXES = (NAME, "pages-hd25", "pages-hd55", "docvqa")
 SCALE = 8
 """The twin is so many times narrower than the 7B, and its records so many times shorter, so that shares stay."""
 
@@ -23,6 +29,9 @@ _TEXT_TOKENS, _PAGE_TEXT_TOKENS = (200, 1500), (100, 700)
 # grids of crops, of the 7B's pages and of the twin's
 _HD25, _HD55 = ((4, 6), (1, 2)), ((6, 9), (2, 3))
 _CYCLE = (None, _HD55, _HD25, _HD55)
+# of the mixes with several questions a page: its grids, and how many questions the pages have in turn
+_ASKED = {"pages-hd25": (_HD25, (4,)), "pages-hd55": (_HD55, (4,)), "docvqa": (_HD25, (3, 1, 6, 2, 12, 3, 1, 4, 2, 5))}
+_QUESTION_TOKENS, _ANSWER_TOKENS = (30, 60), 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,13 @@ class Record:
         text_tokens: tokens beside the image's.
         grid: (rows, cols) of its image's crops; None without an image.
         supervised: tokens that the loss is taken on, the last ones.
+        page: number of its page; records with the same one show the same picture.
     """
 
     text_tokens: int
     grid: tuple[int, int] | None
     supervised: int
+    page: int | None = None
 
     @property
     def image_tokens(self) -> int:
@@ -50,15 +61,18 @@ class Record:
         return self.text_tokens + self.image_tokens
 
 
-def records(count: int, *, scale: int = SCALE, seed: int = 0) -> list[Record]:
-    """The first `count` records of the mix, in an order that does not know the kinds.
+def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) -> list[Record]:
+    """Return the first `count` records of a mix; those of `mixed` in random order.
 
     Args:
-        count: a multiple of four keeps the shares exact.
+        count: a multiple of four keeps the shares exact, in `docvqa` a multiple of 39.
+        name: one of `MIXES`.
         scale: 1 for the 7B's own lengths, `SCALE` for the twin's.
         seed: of lengths and order.
     """
-    chance = random.Random(f"{NAME} {seed}")
+    chance = random.Random(f"{name} {seed}")
+    if name != NAME:
+        return list(islice(_questions(name, scale, chance), count))
     made = []
     for number in range(count):
         kind = _CYCLE[number % len(_CYCLE)]
@@ -68,6 +82,28 @@ def records(count: int, *, scale: int = SCALE, seed: int = 0) -> list[Record]:
         made.append(Record(text, grid, min(max(1, round(tokens * _SUPERVISED_SHARE)), text - 1)))
     chance.shuffle(made)
     return made
+
+
+def _questions(name: str, scale: int, chance: random.Random) -> Iterator[Record]:
+    """Yield questions about one page after the other."""
+    grids, asked = _ASKED[name]
+    for page, questions in enumerate(cycle(asked)):
+        for _ in range(questions):
+            text = max(2, chance.randint(*_QUESTION_TOKENS) // scale)
+            yield Record(text, grids[scale != 1], max(1, _ANSWER_TOKENS // scale), page)
+
+
+def prefixes(chosen: Sequence[Record]) -> Prefixes:
+    """Return which of some records share a page."""
+    numbers: dict[int, int] = {}
+    tokens: list[int] = []
+    group_of = []
+    for record in chosen:
+        if record.page is not None and record.page not in numbers:
+            numbers[record.page] = len(numbers)
+            tokens.append(record.image_tokens)
+        group_of.append(-1 if record.page is None else numbers[record.page])
+    return Prefixes(group_of, tokens, [1] * len(tokens))
 
 
 def shape(chosen: Sequence[Record], *, padded: bool = False) -> PackShape:

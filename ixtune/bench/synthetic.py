@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ixtune.bench.mix import Record
+from ixtune.data.shared_prefixes import Group
+from ixtune.training.batch import Segments
 
 
 def contents(records: Sequence[Record], vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Token ids (image positions are 0, in front) and uint8 crops of each record, reproducible by seed."""
+    """Return token ids (image positions are 0, in front) and uint8 crops of each record, reproducible by seed."""
     source = torch.Generator().manual_seed(seed)
-    made = []
+    made: list[dict[str, Any]] = []
     for record in records:
         text = torch.randint(3, vocabulary, (record.text_tokens,), generator=source)
         crops = None
-        if record.grid:
+        if record.page is not None and made and made[-1]["page"] == record.page:
+            crops = made[-1]["crops"]
+        elif record.grid:
             count = record.grid[0] * record.grid[1]
             crops = torch.randint(0, 256, (count, 3, 336, 336), generator=source, dtype=torch.uint8)
         ids = torch.cat((torch.zeros(record.image_tokens, dtype=torch.int64), text))
-        made.append({"ids": ids, "crops": crops, "grid": record.grid, "supervised": record.supervised})
+        one = {"ids": ids, "crops": crops, "grid": record.grid, "supervised": record.supervised, "page": record.page}
+        made.append(one)
     return made
 
 
-def pack(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Records as segments of one row, see `ixtune.training.batch.make_batch`."""
-    lengths = [len(content["ids"]) for content in chosen]
-    ids = torch.cat([content["ids"] for content in chosen])
-    ends = torch.tensor(lengths).cumsum(0)
-    rows = torch.cat(
-        [
-            torch.arange(int(end) - 1 - content["supervised"], int(end) - 1)
-            for end, content in zip(ends, chosen, strict=True)
-        ]
-    )
-    return {
-        "input_ids": ids[None],
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "cu_seq_lens_q": torch.cat((torch.zeros(1, dtype=torch.int64), ends)).to(torch.int32),
-        "max_length_q": max(lengths),
-        "supervised": (rows, ids[rows + 1]),
-        **({"image_rows": (ids == 0).nonzero().squeeze(1)} if bool((ids == 0).any()) else {}),
-        **_images(chosen),
-    }
+def pack(chosen: Sequence[dict[str, Any]], groups: Iterable[Group] | None = None) -> dict[str, Any]:
+    """Put records side by side as segments, see `ixtune.training.batch.make_batch`.
+
+    Args:
+        chosen: the records.
+        groups: what neighbors share; None for nothing.
+    """
+    segments = Segments()
+    shown = []
+    at = 0
+    for group in groups or [Group((0,), 0, 0)] * len(chosen):
+        members = chosen[at : at + len(group.records)]
+        at += len(members)
+        ids = [content["ids"].tolist() for content in members]
+        parent = segments.add_prefix(ids, group.tokens) if group.tokens else -1
+        for content, own in zip(members, ids, strict=True):
+            quiet = len(own) - content["supervised"]
+            segments.add(own, [-100] * quiet + own[quiet:], group.tokens, parent)
+        shown += members[:1] if group.images else members
+    batch = segments.batch()
+    image_rows = (batch["input_ids"][0] == 0).nonzero().squeeze(1)
+    return {**batch, **({"image_rows": image_rows} if len(image_rows) else {}), **_images(shown)}
 
 
 def pad(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -48,15 +48,15 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     """Train one pass over the mix, after a warm-up step on its first batch.
 
     Args:
-        case: `way` (ixtune, plain), `records`, `batch` (plain: records a batch), `pack_tokens` (ixtune),
-            `checkpointed` (whether layers are), `config`, `rank`.
+        case: `way` (ixtune, plain), `mix`, `records`, `batch` (plain: records a batch), `pack_tokens` (ixtune), `share`
+            (ixtune: whether records share their page), `checkpointed` (whether layers are), `config`, `rank`.
 
     Returns:
         cpu_s of the pass, its real tokens, peak_mib over the state after imports, losses of the steps.
     """
     torch.set_num_threads(1)
     before = _memory_mib("VmRSS")
-    records = mix.records(case["records"])
+    records = mix.records(case["records"], case.get("mix", mix.NAME))
     contents = synthetic.contents(records, case["config"]["vocab_size"])
     recipe = _recipe(case)
     network = twin.build(case["config"], nf4=True)
@@ -64,8 +64,14 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         if case["way"] == "ixtune":
-            packs = pack([record.tokens for record in records], case["pack_tokens"])
-            batches = [synthetic.pack([contents[index] for index in chosen]) for chosen in packs]
+            prefixes = mix.prefixes(records) if case.get("share") else None
+            packs = pack([record.tokens for record in records], case["pack_tokens"], prefixes)
+            batches = [
+                synthetic.pack(
+                    [contents[index] for index in chosen], list(prefixes.groups(chosen)) if prefixes else None
+                )
+                for chosen in packs
+            ]
             trainer = _ours(network, recipe, batches, Path(folder), checkpointed=case["checkpointed"])
         else:
             groups = [contents[start : start + case["batch"]] for start in range(0, len(contents), case["batch"])]

@@ -134,7 +134,7 @@ def make_batch(
     Raises:
         ValueError: records of a group do not begin alike.
     """
-    pack = _Segments()
+    pack = Segments()
     shown: list[tuple[dict[str, Any], int]] = []
     at = 0
     for group in groups or [Group((0,), 0, 0)] * len(records):
@@ -153,7 +153,7 @@ def make_batch(
     return {**batch, **images.some(shown)}
 
 
-class _Segments:
+class Segments:
     """The segments of a pack, in the order in which they are added."""
 
     def __init__(self) -> None:

@@ -141,7 +141,7 @@ class AdapterTrainer(SFTTrainer):
             lambda part: self.forward_backward(model, part, num_items_in_batch),
             inputs,
             self.model,
-            make=self.collator.make,
+            make=lambda records: self.collator.make(records),
             told=self._cut,
             named=lambda part: self.collator.training_set.identity(part["records"][0]),
         )

@@ -37,3 +37,21 @@ def test_a_training_step_against_the_plain_way() -> None:
         measuring.record(name, {"time": ratio.time, "ideal": ratio.ideal, "memory": ratio.memory})
         assert ratio.time <= 1.1 * ratio.ideal
         assert ratio.memory <= 0.40
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "rounds", "most"),
+    [("pages-hd25", 8, 3, 0.30), ("pages-hd55", 8, 3, 0.30), ("docvqa", 39, 1, 0.40), ("mixed", 4, 5, 1.02)],
+)
+def test_questions_about_one_page_pay_for_it_once(name: str, records: int, rounds: int, most: float) -> None:
+    """Against ixtune without sharing and the plain way; where every page has one question, sharing costs nothing."""
+    chosen = compare.SHARING if name != "mixed" else compare.SHARING[:2]
+    figures = compare.measure(
+        chosen, records=records, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, name=name, memory=False, told=print
+    )
+    seconds = [one.cpu_s_per_1000_tokens for one in figures]
+    row = {"records": float(records), "rounds": float(rounds), "shared_s_per_1000_record_tokens": seconds[0]}
+    row["of_ixtune_without"] = seconds[0] / seconds[1]
+    row["of_plain_batch_4"] = seconds[0] / seconds[2] if len(seconds) > 2 else float("nan")
+    measuring.record(f"shared_prefixes_{name}", row)
+    assert row["of_ixtune_without"] <= most

@@ -50,6 +50,18 @@ def test_the_mix_is_the_same_every_time_and_has_its_shares() -> None:
     assert 1 / 32 < sum(record.supervised for record in records) / tokens <= 1 / 16
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "questions"), [("pages-hd25", 8, 4), ("pages-hd55", 8, 4), ("docvqa", 39, 3.9)]
+)
+def test_the_mixes_with_several_questions_a_page_have_them(name: str, count: int, questions: float) -> None:
+    records = mix.records(count, name)
+    assert count / len({record.page for record in records}) == questions
+    prefixes = mix.prefixes(records)
+    assert prefixes.tokens[0] == records[0].image_tokens
+    shared = sum(record.text_tokens for record in records) + sum(prefixes.tokens)
+    assert shared / sum(record.tokens for record in records) < 0.3
+
+
 def test_padding_of_twin_and_full_size_agree() -> None:
     for size in (2, 4, 8):
         real, scaled = (mix.padded_share(mix.records(32, scale=scale), size) for scale in (1, mix.SCALE))
@@ -106,3 +118,11 @@ def test_the_full_size_path_runs_on_other_sizes_without_a_gpu() -> None:
 def test_the_full_size_is_refused_without_a_gpu() -> None:
     with pytest.raises(IxtuneError, match="torch sees none"):
         full.measure()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of the plain way's own libraries
+def test_sharing_pages_computes_the_same_losses() -> None:
+    case = {**_case("ixtune", checkpointed=False), "mix": "pages-hd25"}
+    apart, shared = worker.run(case), worker.run({**case, "share": True})
+    assert shared["losses"][:2] == pytest.approx(apart["losses"][:2], rel=2e-3)  # bf16
+    assert shared["tokens"] == apart["tokens"]
