@@ -19,6 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "errors layout",
         "files base scores",
         "recipe",
+        "pages",  # templates, style and scripts of HTML pages
         "data checkpoint",
         "model",
         "processing adapter planning answering",

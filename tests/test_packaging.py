@@ -60,8 +60,7 @@ def test_the_wheel_holds_the_package_the_recipes_the_base_and_nothing_else(wheel
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune").rglob("*.py")}
-    modules |= {f"ixtune/data/preview/{name}" for name in ("page.css", "page.js", "listing.js")}
-    modules |= {"ixtune/report/report.css"}
+    modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune").rglob("templates/*")}
     recipes = {f"ixtune/_shipped/recipes/{path.name}" for path in (ROOT / "recipes").iterdir()}
     base = {f"ixtune/_shipped/nano/{path.name}" for path in BASE.iterdir()}
     metadata = {f"ixtune-{__version__}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD")}

@@ -66,7 +66,7 @@ def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], st
         logits_to_keep=1,
         **there,
     )
-    layers: list[Any] = list(cache.layers)  # all of them plain attention layers, with keys and values
+    layers: Sequence[Any] = cache.layers
     return Prefix(len(ids), tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
 

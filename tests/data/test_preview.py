@@ -30,10 +30,10 @@ from ixtune.data.preview.drawing import (
     padding_share,
     steps_of,
 )
-from ixtune.data.preview.markup import line, text
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
 from ixtune.layout import CROP, LayoutError, PatchLayout, plan
+from ixtune.pages.kit import cut, line
 
 NOISE = np.random.default_rng(7)
 SHEET_TOP = 106  # where the drawing begins below a heading of three lines
@@ -303,7 +303,5 @@ def test_a_page_without_statistics_is_shorter_not_broken(make):
 
 
 def test_what_is_long_is_cut_and_says_so():
-    assert text("a" * 2005) == "a" * 2000 + "… (5 more characters)"
-    assert text("<\"&'>") == "&lt;&quot;&amp;&#x27;&gt;"
+    assert cut("a" * 2005) == "a" * 2000 + "… (5 more characters)"
     assert line("one\n two\tthree four", 9) == "one two …"
-    assert line("<b>", 9) == "&lt;b&gt;"

@@ -1,4 +1,4 @@
-"""The upper half of the preview's page: what the manifest says, in numbers and charts."""
+"""The upper half of the preview's page: numbers and charts of the manifest."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 
 from ixtune.data.images.header import NOTES as IMAGE_NOTES
 from ixtune.data.prepared.manifest import Options, options_of
-from ixtune.data.preview.charts import Bar, bar_chart, compact
-from ixtune.data.preview.markup import definitions, table, text
 from ixtune.data.record import NOTES as RECORD_NOTES
 from ixtune.data.rejects import Reason
+from ixtune.pages.charts import Bar, Chart, bar_chart
+from ixtune.pages.kit import compact
 
 _MEANINGS = {reason.value: reason.description for reason in Reason}
 _CORRECTIONS = {
-    "exif": "images are turned as their EXIF data say",
+    "exif": "images are rotated as their EXIF data say",
     "alpha": "transparency is laid over white",
-    "depth": "16-bit greys are scaled to 8 bits",
-    "first-frame": "of several frames the first is taken",
+    "depth": "16-bit grays are scaled to 8 bits",
+    "first-frame": "the first of several frames is taken",
 }
+_OVER_LENGTH = {"reject": "longer ones are rejected", "lower": "hd_num is lowered for longer ones"}
+_MAX_GRIDS = 12
 
 
-def headline(manifests: Mapping[str, Mapping[str, Any]]) -> str:
-    """The most important numbers in large print."""
+def cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return title, large print and small print of the most important numbers."""
     records = next(iter(manifests.values()))["records"]
     tokens = {key: sum(one["tokens"][key] for one in manifests.values()) for key in ("total", "image", "supervised")}
     rows = sum(one["records"]["rows"] for one in manifests.values())
@@ -31,71 +33,45 @@ def headline(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     median = " and ".join(f"{length['median']:,}" for length in lengths)
     parts = ", ".join(f"{one['records']['rows']:,} {name}" for name, one in manifests.items() if name)
     rate = records["rejected"] / max(1, records["read"])
-    cards = [
+    low, high = min((one["min"] for one in lengths), default=0), max((one["max"] for one in lengths), default=0)
+
+    def share(part: int) -> str:
+        return f"{part / max(1, tokens['total']):.1%}"
+
+    return [
         ("Records", f"{rows:,}", parts or f"{records['accepted']:,} accepted of {records['read']:,} read"),
         ("Rejected", f"{records['rejected']:,}", f"{rate:.1%} of {records['read']:,} read"),
-        ("Pictures", f"{images:,}", f"{images / max(1, rows):.2g} a record"),
-        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {_share(tokens['image'], tokens)} of images"),
-        ("Supervised", compact(tokens["supervised"]), f"{_share(tokens['supervised'], tokens)} of all tokens"),
-        (
-            "Tokens a record",
-            median or "none",
-            f"median; {min((one['min'] for one in lengths), default=0):,} to "
-            f"{max((one['max'] for one in lengths), default=0):,}",
-        ),
+        ("Images", f"{images:,}", f"{images / max(1, rows):.2g} a record"),
+        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {share(tokens['image'])} of images"),
+        ("Supervised", compact(tokens["supervised"]), f"{share(tokens['supervised'])} of all tokens"),
+        ("Tokens a record", median or "none", f"median; {low:,} to {high:,}"),
     ]
-    items = "".join(
-        f'<div class="card"><h3>{text(title)}</h3><p class="large">{text(large)}</p>'
-        f'<p class="quiet">{text(small)}</p></div>'
-        for title, large, small in cards
-    )
-    return f'<section class="cards" aria-label="Headline numbers">{items}</section>'
 
 
-def _share(part: int, tokens: Mapping[str, int]) -> str:
-    return f"{part / max(1, tokens['total']):.1%}"
-
-
-def made_of(manifest: Mapping[str, Any]) -> str:
-    """The options, departures from the reference among them, the sources, and the rejects by reason."""
+def made_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, with their differences from the reference, the sources, and the rejects by reason."""
     chosen = options_of(manifest)
-    departures = _departures(chosen)
-    over = {"reject": "longer ones are rejected", "lower": "hd_num is lowered for longer ones"}
-    pairs = [
-        ("hd_num", text(chosen.hd_num if chosen.hd_num is not None else "each source's own")),
-        (
-            "departs from the reference",
-            "".join(f'<span class="tag warn">{text(one)}</span> ' for one in departures) or "nowhere",
-        ),
-        (
-            "most tokens of a record",
-            text(f"{chosen.max_tokens:,}; {over.get(chosen.over_length, chosen.over_length)}")
-            if chosen.max_tokens
-            else "no limit",
-        ),
-        ("pictures", "decoded to the last pixel" if chosen.verify else "headers and ends of files were read"),
-        ("tokenizer", f"<code>{text(str(manifest.get('tokenizer_sha256'))[:16])}</code>"),
-    ]
+    over = _OVER_LENGTH.get(chosen.over_length, chosen.over_length)
     notes = manifest.get("statistics", {}).get("notes", {})
-    if notes:
-        meanings = IMAGE_NOTES | RECORD_NOTES
-        told = "".join(f"<li>{text(meanings.get(note, note))}: {count:,}</li>" for note, count in notes.items())
-        pairs.append(("of the images", f"<ul>{told}</ul>"))
-    parts = [f"<section><h2>Made of</h2>{definitions(pairs)}"]
-    sources = [
-        [
-            str(one.get("path")),
-            ", ".join(one.get("format", [])),
-            *(f"{one[key]:,}" if isinstance(one.get(key), int) else "" for key in ("read", "accepted", "rows")),
-        ]
-        for one in manifest.get("sources", [])
-    ]
-    parts.append(table(("source", "format", "read", "accepted", "in the set"), sources, numbers_from=2))
+    meanings = IMAGE_NOTES | RECORD_NOTES
     reasons = manifest["records"].get("rejected_by_reason", {})
-    if reasons:
-        rows = [(code, _MEANINGS.get(code, ""), f"{count:,}") for code, count in reasons.items()]
-        parts.append(table(("rejected because", "", "records"), rows, numbers_from=2))
-    return "".join(parts) + "</section>"
+    return {
+        "hd_num": chosen.hd_num if chosen.hd_num is not None else "each source's own",
+        "departures": _departures(chosen),
+        "limit": f"{chosen.max_tokens:,}; {over}" if chosen.max_tokens else "no limit",
+        "images": "decoded to the last pixel" if chosen.verify else "headers and ends of files were read",
+        "tokenizer": str(manifest.get("tokenizer_sha256"))[:16],
+        "notes": [(meanings.get(note, note), count) for note, count in notes.items()],
+        "sources": [
+            [
+                str(one.get("path")),
+                ", ".join(one.get("format", [])),
+                *(f"{one[key]:,}" if isinstance(one.get(key), int) else "" for key in ("read", "accepted", "rows")),
+            ]
+            for one in manifest.get("sources", [])
+        ],
+        "reasons": [(code, _MEANINGS.get(code, ""), f"{count:,}") for code, count in reasons.items()],
+    }
 
 
 def _departures(chosen: Options) -> list[str]:
@@ -103,9 +79,9 @@ def _departures(chosen: Options) -> list[str]:
     return found + [f"{name}: {_CORRECTIONS.get(name, '')}" for name in chosen.corrections]
 
 
-def statistics(manifests: Mapping[str, Mapping[str, Any]]) -> str:
-    """The histograms of each set; what a manifest lacks is left out."""
-    parts = []
+def statistics(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Chart]]]:
+    """Return heading and charts of each set; what a manifest lacks is left out."""
+    made = []
     for name, manifest in manifests.items():
         found = manifest.get("statistics", {})
         charts = [
@@ -123,13 +99,12 @@ def statistics(manifests: Mapping[str, Mapping[str, Any]]) -> str:
         if grids := manifest.get("grids"):
             charts.append(_grids(grids))
         if charts:
-            parts.append(f"<h2>{text(f'Statistics: {name}' if name else 'Statistics')}</h2>")
-            parts.append(f'<div class="charts">{"".join(charts)}</div>')
-    return f"<section>{''.join(parts)}</section>" if parts else ""
+            made.append((f"Statistics: {name}" if name else "Statistics", charts))
+    return made
 
 
 def _histogram(bins: Sequence[Sequence[Any]], whole: bool, percent: bool) -> list[Bar]:
-    """Bars of [lower, upper, count]; the upper edge of whole numbers is included, None is open."""
+    """Return bars of [lower, upper, count]; the upper edge of whole numbers is included, None is open."""
 
     def edge(value: float) -> str:
         return f"{value * 100:g}%" if percent else f"{value:,g}"
@@ -147,7 +122,7 @@ def _histogram(bins: Sequence[Sequence[Any]], whole: bool, percent: bool) -> lis
     return bars
 
 
-def _cost(cost: Mapping[str, int | None], chosen: int | None) -> str:
+def _cost(cost: Mapping[str, int | None], chosen: int | None) -> Chart:
     bars = [
         Bar(
             hd_num,
@@ -158,13 +133,13 @@ def _cost(cost: Mapping[str, int | None], chosen: int | None) -> str:
         for hd_num, tokens in cost.items()
     ]
     note = f"This set has hd_num {chosen}." if chosen is not None else ""
-    return bar_chart("Image tokens of the set, were it prepared at another hd_num", "hd_num", bars, note)
+    return bar_chart("Image tokens of the set at other values of hd_num", "hd_num", bars, note)
 
 
-def _grids(grids: Mapping[str, int], shown: int = 12) -> str:
+def _grids(grids: Mapping[str, int]) -> Chart:
     bars = [
         Bar(grid.replace("x", "×"), count, f"{grid.replace('x', ' × ')}: {count:,}")
-        for grid, count in list(grids.items())[:shown]
+        for grid, count in list(grids.items())[:_MAX_GRIDS]
     ]
-    note = f"And {len(grids) - shown} rarer ones." if len(grids) > shown else ""
+    note = f"And {len(grids) - _MAX_GRIDS} rarer ones." if len(grids) > _MAX_GRIDS else ""
     return bar_chart("Grids of crops", "rows × columns", bars, note)

@@ -1,4 +1,4 @@
-// The viewer of single pictures. Rows are written by Python; nothing here makes HTML.
+// The viewer of single images. Rows come from the template; nothing here makes HTML.
 
 makeViewer(document.getElementById("viewer"));
 
@@ -12,8 +12,8 @@ function makeViewer(dialog) {
     stage.replaceChildren(figure.cloneNode(true), row.querySelector(".talk details").cloneNode(true));
     stage.querySelector("details").open = true;
     stage.scrollTop = 0;
-    const pictures = [...row.querySelectorAll(".shot")];
-    const which = pictures.length > 1 ? `, picture ${pictures.indexOf(figure) + 1} of ${pictures.length}` : "";
+    const images = [...row.querySelectorAll(".shot")];
+    const which = images.length > 1 ? `, image ${images.indexOf(figure) + 1} of ${images.length}` : "";
     dialog.querySelector("h2").textContent = row.querySelector(".name b").textContent + which;
     dialog.querySelector("[data-file]").href = figure.querySelector("a").getAttribute("href");
     if (!dialog.open) dialog.showModal();

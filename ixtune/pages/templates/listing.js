@@ -1,5 +1,5 @@
 "use strict";
-// Sorting and filtering of listings. Rows are written by Python; nothing here makes HTML.
+// Sorting and filtering of listings. Rows come from the template; nothing here makes HTML.
 
 const collator = new Intl.Collator("en", { numeric: true });
 
