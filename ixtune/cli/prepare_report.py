@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ixtune.cli.console import aside, ending, table
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ixtune.data.prepare import PrepareReport
     from ixtune.data.prepared.manifest import Options
     from ixtune.data.prepared.statistics import Statistics
+    from ixtune.data.shared_prefixes import Saving
 
 _GRIDS_SHOWN = 12
 _BAR = 16
@@ -51,7 +53,10 @@ def print_report(report: PrepareReport, options: Options) -> None:
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
     )
     names = [str(report.out / name) if name else str(report.out) for name in report.sets]
-    ending([f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}"], "\n".join(names))
+    lines = [f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}"]
+    if saved := _saving(report):
+        lines.append(f"shared   {saved.told()}")
+    ending(lines, "\n".join(names))
 
 
 def as_json(report: PrepareReport) -> str:
@@ -74,8 +79,18 @@ def as_json(report: PrepareReport) -> str:
             for one in report.sources
         ],
         "sets": {str(report.out / name): statistics.as_manifest() for name, statistics in report.sets.items()},
+        "shared": asdict(saved) if (saved := _saving(report)) else None,
     }
     return json.dumps(told, indent=2, ensure_ascii=False)
+
+
+def _saving(report: PrepareReport) -> Saving | None:
+    """Count what training on the set saves by sharing prefixes."""
+    from ixtune.data.prepared import store
+    from ixtune.data.shared_prefixes import saving
+
+    (name,) = [name for name in report.sets if name != "validation"]
+    return saving(store.load(report.out / name))
 
 
 def _counts(report: PrepareReport) -> list[list[str]]:

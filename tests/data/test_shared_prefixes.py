@@ -18,15 +18,15 @@ from ixtune.data import shared_prefixes
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.training_set import TrainingSet
-from ixtune.data.shared_prefixes import Prefixes, beginning, group
+from ixtune.data.shared_prefixes import Prefixes, beginning, group, saving
 from ixtune.data.sources.source import Source
 
 # Tokens 1 and 2, and images of 3 tokens with the keys a and b.
 ELEMENTS = st.sampled_from([1, 1, 1, 2, "a", "a", "b"])
-streams = st.lists(st.lists(ELEMENTS, max_size=6).map(lambda stream: [*stream, 9]), max_size=7)
+streams = st.lists(st.lists(ELEMENTS, max_size=6).map(lambda stream: [*stream, 9]), max_size=7, unique_by=tuple)
 
 
-def find(records: Sequence[Sequence[Any]], copies: Sequence[int] | None = None) -> Prefixes:
+def find(records: Sequence[Sequence[Any]]) -> Prefixes:
     numbers: dict[Any, int] = {}
     made = []
     for record in records:
@@ -38,7 +38,7 @@ def find(records: Sequence[Sequence[Any]], copies: Sequence[int] | None = None) 
             else:
                 text.append(element)
         made.append(beginning(text, images, numbers))
-    return group(made, copies)
+    return group(made)
 
 
 def common_of(one: Sequence[Any], other: Sequence[Any]) -> int:
@@ -86,7 +86,7 @@ def test_records_of_one_image_share_it_where_other_text_begins_alike_too() -> No
 
 
 def test_copies_of_a_record_are_seen_at_different_times() -> None:
-    prefixes = find([[1, 1, 1, 9], [1, 1, 2, 9]] * 2, copies=[0, 0, 1, 1])
+    prefixes = find([[1, 1, 1, 9], [1, 1, 2, 9]] * 2)
     assert prefixes.group_of[0] == prefixes.group_of[1] != prefixes.group_of[2] == prefixes.group_of[3]
 
 
@@ -112,3 +112,7 @@ def test_prefixes_of_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert twice.prefixes is not None
     assert len(twice.prefixes.tokens) == 2
     assert TrainingSet.load([tmp_path / "prepared"]).prefixes is None
+    saved = saving(whole.sets[0])
+    assert saved is not None
+    assert saved.record_tokens - saved.computed_tokens == tokens
+    assert saved.told().startswith("2 records on 1 images: training computes ")
