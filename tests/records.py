@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def entry(name: str | int, *values: str, image: Any = ()) -> dict[str, Any]:
@@ -35,3 +36,16 @@ def write_image(path: Path, width: int = 60, height: int = 40) -> Path:
     red = Image.linear_gradient("L").resize((width, height))
     Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red)).save(path)
     return path
+
+
+def draw_page(seed: int) -> Image.Image:
+    """Lines of words, as boxes of random width."""
+    some = random.Random(seed)
+    image = Image.new("L", (500, 700), 255)
+    draw = ImageDraw.Draw(image)
+    for y in range(40, 660, 24):
+        x = 30
+        while (end := x + some.randint(15, 80)) < 470:
+            draw.rectangle((x, y, end, y + 10), fill=0)
+            x = end + some.randint(6, 12)
+    return image.convert("RGB")

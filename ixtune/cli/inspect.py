@@ -13,6 +13,9 @@ _BAR = 24
 
 def command(
     path: Annotated[Path, typer.Argument(help="Adapter, run, checkpoint, merged model or prepared set.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second prepared set: count the images and records that both have.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="Compare an adapter with this base's weights: `nano`, a folder or a hub id.")
     ] = None,
@@ -20,8 +23,15 @@ def command(
 ) -> None:
     """Say what a folder is, whether it is whole, and of an adapter how far it moved which part of its base.
 
-    The exit code is 1 if something is damaged. Example: ixtune inspect runs/receipts --base nano
+    The exit code is 1 if something is damaged.
+
+    Example: ixtune inspect runs/receipts --base nano
+
+    Example: ixtune inspect prepared/train prepared/benchmark
     """
+    if other is not None:
+        _compare(path, other, as_json)
+        return
     from ixtune.folder_inspection import inspect
 
     found = inspect(path, base)
@@ -39,6 +49,23 @@ def command(
     for problem in found.damage:
         typer.echo(f"DAMAGED  {problem}")
     raise typer.Exit(0 if found.whole else 1)
+
+
+def _compare(first: Path, second: Path, as_json: bool) -> None:
+    from ixtune.data.prepared.shared_images import compare
+
+    found = compare(first, second)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    typer.echo(
+        f"images   {found.images[0]:,} in {first}, {found.images[1]:,} in {second}, {found.shared_images:,} in both"
+    )
+    for folder, showing, records in zip((first, second), found.showing, found.records, strict=True):
+        typer.echo(f"records  {showing:,} of {records:,} in {folder} show one of these")
+    typer.echo(f"equal    {found.equal_records:,} records of {second} are in {first} too: the same images and turns")
+    if found.shared_images:
+        typer.echo(f"hint     ixtune prepare ... --exclude {second} leaves out records that show an image of it")
 
 
 def _show(adapter: dict[str, Any], *, compared: bool) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ixtune.data.images.near_images import NearImages
 from ixtune.data.prepared import selection, store
 from ixtune.data.prepared.manifest import SPLIT_KIND, Options, describe_root, write_manifest
+from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
 from ixtune.data.rejects import Reason, Reject
 from ixtune.data.sources.entry import Entry
@@ -69,10 +71,15 @@ class Gathering:
         opened: The sources.
         options: What is to be made of them.
         folder: Where.
+        excluded: Images that no record may show.
     """
 
-    def __init__(self, opened: Sequence[Opened], options: Options, folder: Path) -> None:
+    def __init__(
+        self, opened: Sequence[Opened], options: Options, folder: Path, excluded: ExcludedImages | None = None
+    ) -> None:
         self.options, self.folder = options, folder
+        self.excluded = excluded
+        self.near = NearImages()
         self.sources = [CountedSource(one) for one in opened]
         roots = sorted({str(one.image_root) for one in opened if one.image_root is not None})
         self.image_roots = [".", *roots]
@@ -132,6 +139,9 @@ class Gathering:
         source = self.sources[job.source]
         rejects, kept = list(chunk.rejects), []
         for at, row in enumerate(chunk.rows):
+            if self.excluded is not None and self.excluded.finds(row.contents, row.near):
+                rejects.append(self._excluded(row))
+                continue
             first = source.numbers_by_id.setdefault(row.id, row.number)
             if first != row.number and source.opened.schema not in _IDS_OF_PICTURES:
                 rejects.append(_duplicate(row, first))
@@ -185,8 +195,8 @@ class Gathering:
 
     def _keep(self, index: int, row: Row) -> None:
         """Count an accepted row, now or when all are known."""
-        own = tuple(path for root, path, _ in row.images if root == store.OWN_ROOT)
-        for root, path, _ in row.images:
+        own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
+        for root, path in row.images:
             self.examples.setdefault(root, path)
         if not self.selects:
             self.sets[""].add(row.bill)
@@ -196,7 +206,19 @@ class Gathering:
         self.own_of_row.append(own)
         self.source_of_row.append(index)
         if self.options.val_fraction:
-            self.groups.add([content for _, _, content in row.images], f"{index} {row.id}")
+            near = {f"near {value:x}" for one in row.near for value in self.near.add(one)}
+            self.groups.add([*row.contents, *sorted(near)], f"{index} {row.id}")
+
+    def _excluded(self, row: Row) -> Reject:
+        return Reject(
+            row.file,
+            row.place,
+            row.number,
+            row.id,
+            Reason.IN_EXCLUDED_SET,
+            f"it shows an image of {' or '.join(self.options.exclude)}",
+            "nothing to do: --exclude leaves such records out",
+        )
 
     def _select(self) -> None:
         """Decide how often each row stands on which side, and write the sides."""

@@ -27,6 +27,7 @@ from ixtune.data.images.header import DOCUMENT_PAGE, Header, read_header
 from ixtune.data.images.image_file import read_file
 from ixtune.data.images.image_paths import Folders, Located, is_file_below, locate
 from ixtune.data.images.image_store import keep
+from ixtune.data.images.near_images import near_hash
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef, Turn
@@ -70,6 +71,11 @@ class ImageFile:
         return _planned(self.header.width, self.header.height, hd_num, upscale, self.name)
 
     @property
+    def key(self) -> str:
+        """What the image is recognized by in whatever size."""
+        return self.content
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person may want to know, codes of `NOTES`."""
         return self.header.notes
@@ -98,6 +104,11 @@ class PdfPage:
     dpi: int | None
     content: str
     notes: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What the page is recognized by in whatever size."""
+        return f"{self.content}#page={self.number}"
 
     def layout(self, hd_num: int, *, upscale: bool) -> PatchLayout:
         """Return the layout of the page at the size it is rendered at for this hd_num.
@@ -159,6 +170,7 @@ class ImageReader:
     render: bool = True
     _folders: Folders = field(default_factory=dict)
     _known: dict[str, list[ImageFile | PdfPage]] = field(default_factory=dict)
+    _near: dict[str, int] = field(default_factory=dict)
     _rendered: dict[tuple[str, int, int], tuple[str, str, int]] = field(default_factory=dict)
 
     def read(self, image: ImageRef) -> list[ImageFile | PdfPage]:
@@ -187,10 +199,26 @@ class ImageReader:
             root, path, name = store.OWN_ROOT, self._kept(image.embedded), image.name
         return store.stored_image(root, path, layout, content=image.content, size=image.size, name=name)
 
+    def near(self, stored: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Return the perceptual hash of each stored image; an image is decoded once.
+
+        Raises:
+            RecordError: An image cannot be decoded.
+        """
+        found = []
+        for image in stored:
+            if image["content"] not in self._near:
+                own = image["root"] == store.OWN_ROOT
+                folder = self.folder.parent if own else self.image_root
+                assert folder is not None
+                self._near[image["content"]] = near_hash(open_image(folder / image["path"], self.corrections))
+            found.append(self._near[image["content"]])
+        return tuple(found)
+
     def _store_page(self, page: PdfPage, layout: PatchLayout) -> Mapping[str, Any]:
         size = (layout.width, layout.height)
         if not self.render and page.path:
-            key = f"{page.content}#page={page.number}@{layout.width}x{layout.height}"
+            key = f"{page.key}@{layout.width}x{layout.height}"
             return store.stored_image(self.root_index, page.path, layout, content=key, name=page.name)
         known = (page.path, *size)
         if not page.path or known not in self._rendered:

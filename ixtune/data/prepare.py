@@ -14,10 +14,13 @@ from pathlib import Path
 
 from ixtune.data import worker_pool
 from ixtune.data.collector import Gathering
+from ixtune.data.images.near_images import require_package
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import OVER_LENGTH, PAGES, Options
+from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Statistics
+from ixtune.data.rejects import Reason
 from ixtune.data.sources.source import Source
 from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.data.text.tokenizer import Tokenizer
@@ -134,11 +137,16 @@ def prepare(
     if os.path.lexists(out):
         raise UsageError("the output exists already", where=str(out), hint="choose another --out")
     tokenizer = Tokenizer.from_base(base)
+    if options.near_duplicates:
+        require_package()
+    excluded = None
+    if options.exclude:
+        excluded = ExcludedImages.of([Path(one) for one in options.exclude], near=options.near_duplicates)
     found = [open_source(source) for source in sources]
     if opened is not None:
         opened(found)
     with atomic_folder(out) as folder:
-        gathering = Gathering(found, options, folder)
+        gathering = Gathering(found, options, folder, excluded)
         with gathering.writer() as writer, open(folder / store.REJECTS, "wb") as rejects:
             for job, chunk in worker_pool.results(gathering.tasks(), tokenizer.path, workers):
                 batch, refused = gathering.take(job, chunk)
@@ -156,7 +164,9 @@ def prepare(
         rejected_by_reason=gathering.rejected_by_reason,
         sets=gathering.sets,
     )
-    if report.rejected > max_reject_rate * report.read:
+    # what --exclude takes out is no fault of the data
+    wanted_out = report.rejected_by_reason.get(Reason.IN_EXCLUDED_SET.value, 0)
+    if report.rejected - wanted_out > max_reject_rate * report.read:
         raise TooManyRejects(report, max_reject_rate)
     return report
 

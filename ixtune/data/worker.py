@@ -63,7 +63,10 @@ class Row:
         file: The file it was read from, and...
         place: ...where in that.
         bill: What it costs.
-        images: Of each image the image root's index, the path, and the hash of its content.
+        images: Of each image the image root's index, and the path.
+        contents: Of each image the hash of its file; of a page of a PDF that of the document and the page too, since
+            the page may be there in several sizes.
+        near: Of each image the perceptual hash, if near-duplicates are looked for.
     """
 
     number: int
@@ -71,7 +74,9 @@ class Row:
     file: str
     place: Place
     bill: Bill
-    images: tuple[tuple[int, str, str], ...]
+    images: tuple[tuple[int, str], ...]
+    contents: tuple[str, ...]
+    near: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,8 @@ class Work:
                 with _named(entry):
                     record = record_of(entry, job.reading)
                 name = record.id
-                row, bill = task.row(record)
+                row, bill, files = task.row(record)
+                near = task.images.near(row["pictures"]) if job.options.near_duplicates else ()
             except RecordError as error:
                 rejects.append(
                     Reject(
@@ -127,9 +133,10 @@ class Work:
                     )
                 )
                 continue
-            images = tuple((image["root"], image["path"], image["content"]) for image in row["pictures"])
+            images = tuple((image["root"], image["path"]) for image in row["pictures"])
+            contents = dict.fromkeys([*(image["content"] for image in row["pictures"]), *(file.key for file in files)])
             stored.append(row)
-            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images))
+            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images, tuple(contents), near))
         return Chunk(store.batch_of(stored), rows, rejects, len(entries), entries[-1].position)
 
 
@@ -156,8 +163,8 @@ class _Task:
     tokenizer: Tokenizer
     images: ImageReader
 
-    def row(self, record: Record) -> tuple[dict[str, Any], Bill]:
-        """The columns of a record, and what it costs."""
+    def row(self, record: Record) -> tuple[dict[str, Any], Bill, list[ImageFile | PdfPage]]:
+        """The columns of a record, what it costs, and its images."""
         options = self.job.options
         shown = [self.images.read(image) for image in record.images]
         record = replace(record, turns=with_pages(record.turns, [len(pages) for pages in shown]))
@@ -181,7 +188,7 @@ class _Task:
             lowered,
             options.upscale,
         )
-        return store.row_of(record, sample, images), bill
+        return store.row_of(record, sample, images), bill, files
 
     def _lowered(
         self, files: Sequence[ImageFile | PdfPage], layouts: Sequence[PatchLayout], room: int

@@ -49,6 +49,8 @@ class Options:
         seed: Of the draws by weight and of the split.
         pages: Of a TIFF with several pages that a record names without one: `all` of them, or `one`, which rejects it.
         dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
+        exclude: Prepared sets whose images no record may show.
+        near_duplicates: Count images that look the same as one image in the split and for `exclude`.
     """
 
     hd_num: int | None = None
@@ -62,12 +64,15 @@ class Options:
     seed: int = 0
     pages: str = "one"
     dpi: int | None = None
+    exclude: tuple[str, ...] = ()
+    near_duplicates: bool = False
 
 
 def options_of(manifest: Mapping[str, Any]) -> Options:
     """The options that a manifest records."""
     given = manifest["options"]
-    return Options(**{**given, "corrections": tuple(given["corrections"])})
+    tuples = {name: tuple(given.get(name, ())) for name in ("corrections", "exclude")}
+    return Options(**{**given, **tuples})
 
 
 def describe_root(root: Path, folder: Path, example: str | None) -> dict[str, str | None]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
-import pyarrow
 import pytest
+from prepared_sets import as_format_2
 from records import shown, write_image, write_source
 
 from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import MANIFEST, Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.missing_images import missing_images, require_images
 from ixtune.data.prepared.store import PreparedSet
 from ixtune.data.prepared.training_set import TrainingSet
@@ -136,23 +135,6 @@ def test_image_root_takes_the_place_of_what_several_roots_have_in_common(tmp_pat
     prepare(sources, tmp_path / "set", base=tokenizer_base, options=Options(hd_num=1))
     (tmp_path / "data").rename(tmp_path / "moved")
     assert faults(store.load(tmp_path / "set", tmp_path / "moved")) == {}
-
-
-def as_format_2(folder: Path) -> None:
-    """Write the set as ixtune did before images had a hash and roots were relative."""
-    with pyarrow.ipc.open_stream(folder / store.ARROW) as reader:
-        rows = reader.read_all().to_pylist()
-    for row in rows:
-        for image in row["pictures"]:
-            for key in ("content", "bytes", "name"):
-                del image[key]
-    table = pyarrow.Table.from_pylist(rows)
-    with pyarrow.OSFile(str(folder / store.ARROW), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table)
-    (folder / "dataset_info.json").write_text("{}")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["image_roots"] = [one if isinstance(one, str) else one["absolute"] for one in manifest["image_roots"]]
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
 
 
 def test_a_set_of_format_2_loads_and_its_images_are_compared_by_size_in_pixels(project: Path) -> None:
