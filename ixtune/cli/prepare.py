@@ -180,6 +180,40 @@ def command(
             "--embed-images", help="Copy the images into the prepared set, each once.", rich_help_panel=_IMAGES
         ),
     ] = False,
+    pages: Annotated[
+        str,
+        typer.Option(
+            metavar="one|all",
+            help="What to do with a TIFF of several pages that is named without #page=: take all pages, or reject it "
+            "(one).",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = "one",
+    dpi: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Resolution of PDF pages in pixels per inch. Default: the one that fills the layout at hd_num.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PREPARED",
+            help="Reject records that show an image of this prepared set, e.g. a benchmark; repeat for several.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--near-duplicates",
+            help="Treat images that look the same as one image in the split and for --exclude; decodes every image. "
+            "Default: images with the same bytes only.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = False,
     seed: Annotated[
         int,
         typer.Option(
@@ -234,6 +268,10 @@ def command(
         embed_images=embed_images,
         val_fraction=val_fraction,
         seed=seed,
+        pages=pages,
+        dpi=dpi,
+        exclude=tuple(map(str, exclude or ())),
+        near_duplicates=near_duplicates,
     )
     defaults = _defaults(
         format_,

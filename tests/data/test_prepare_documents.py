@@ -118,3 +118,34 @@ def test_what_is_wrong_with_a_document_is_a_reject_with_its_own_reason(data: Pat
     run(data, tokenizer_base, [{"image": name} for name in (*wrong, "a.png")])
     rejects = [json.loads(line) for line in (data.parent / "set" / store.REJECTS).read_text().splitlines()]
     assert [reject["reason"] for reject in rejects] == list(wrong.values())
+
+
+def test_a_column_names_the_page_of_a_document(data: Path, tokenizer_base: Path):
+    entries = [
+        {"image": "Report.pdf", "page": 2},
+        {"image": "Report.pdf", "page": "2-3"},
+        {"image": "scan.tif", "page": 3.0},
+        {"image": "a.png", "page": 7},
+        {"image": "Report.pdf", "page": None},
+        {"image": "Report.pdf", "page": "two"},
+        {"image": "Report.pdf", "page": 0},
+        {"image": "Report.pdf#page=1", "page": 1},
+        {"image": ["Report.pdf", "scan.tif"], "page": 1},
+    ]
+    report = run(data, tokenizer_base, entries)
+    assert "page" in report.sources[0].opened.detected
+    rows = store.load(report.out).dataset
+    assert [[image["name"].rpartition("=")[2] for image in row["pictures"]] for row in rows] == [
+        ["2"],
+        ["2", "3"],
+        ["3"],
+        [""],
+        ["1", "2", "3"],
+    ]
+    assert report.rejected_by_reason == {"bad_field": 3, "page_out_of_range": 1}
+
+
+def test_a_column_called_page_is_not_used_where_no_image_is_a_document(data: Path, tokenizer_base: Path):
+    report = run(data, tokenizer_base, [{"image": "a.png", "page": "III"}])
+    assert report.accepted == 1
+    assert "not used: page" in report.sources[0].opened.detected

@@ -50,6 +50,8 @@ _ROLES = {
     "input": _Role(()),
     "history": _Role(("history",)),
     "references": _Role(("references",)),
+    # kept only where an image is a document, see source_reading
+    "page": _Role((), ("page", "page_number", "page_no")),
     "messages": _Role(()),
 }
 EXACT_NAMES = {ours: role.exact for ours, role in _ROLES.items()}

@@ -1,6 +1,7 @@
 """Tables with a question and an answer in columns -> drafts.
 
     image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
+    page        of the document in `image`, counted from 1: a number, or a range such as 2-5
     question    where there is none, --question gives the same one for all rows
     answer      a text, a number, or an object, which becomes its JSON; of a list the first is trained on, and all
                 count as right when answers are scored
@@ -27,6 +28,7 @@ from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.choices import answered, options_of, with_options
 from ixtune.data.schemas.column_roles import EXACT_NAMES
+from ixtune.data.schemas.document_pages import with_page
 from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import is_missing, listed, place_name, record_hd_num, record_id, require_text, shown
 from ixtune.data.schemas.image_pattern import filled
@@ -58,6 +60,7 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     columns = dict(reading.columns)
     _refuse_other_fields(fields, columns)
     images = _images(fields, columns.get("image"), reading.image_pattern)
+    images = with_page(images, _take(fields, columns, "page"), columns.get("page", ""))
     asked = _questions(fields, columns, reading)
     hint = fields.pop("hint", None) if "choices" in columns else None
     options = _options(fields, columns.get("choices"))

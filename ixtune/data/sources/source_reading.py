@@ -25,6 +25,7 @@ from ixtune.data.schemas.column_roles import (
     image_columns,
     named_columns,
 )
+from ixtune.data.schemas.document_pages import names_document
 from ixtune.data.schemas.fields import is_missing, listed, shown
 from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
 from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
@@ -166,6 +167,10 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
     notes: list[str] = []
     candidates = [] if base.image_named else _candidates(records, names, base)
     columns = check_columns(names, source, candidates)
+    if "page" in columns and all(ours != "page" for ours, _ in source.columns):
+        shown_in = columns.get("image", "").split(",")
+        if not any(names_document(look_up(record, name)) for record in records for name in shown_in if name):
+            del columns["page"]
     reading = replace(base, columns=tuple(columns.items()))
     if not base.image_named:
         given = columns.get("image", "")
