@@ -211,7 +211,8 @@ def _turn(turn: dict[str, Any], number: int, spelling: _Spelling) -> tuple[Turn,
         found = f"the `{text_key}` of turn {number} is {shown(text)}"
         raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=spelling.hint)
     del turn[role_key], turn[text_key]
-    learn, images = True, ()
+    learn = True
+    images: tuple[ImageRef, ...] = ()
     if turn:
         learn = learn_in(turn, number)
         images = take_images(turn, TURN_IMAGES)

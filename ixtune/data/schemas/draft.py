@@ -47,13 +47,15 @@ class Draft:
             RecordError: Placeholders and images differ, a text holds a mark of an image that is not there, or the
                 system prompt stands in the wrong place.
         """
-        turns, images, inline = take_inline(self.turns, self.images)
-        turns, images = take_numbered(turns, images)
-        if inline:
-            self.notes.append("inline_image")
+        turns, images = list(self.turns), self.images
+        if any("<img>" in turn.text for turn in turns):
+            turns, images, inline = take_inline(turns, images)
+            self.notes += ["inline_image"] * bool(inline)
         placed = any(PLACEHOLDER in turn.text for turn in turns)
         if images and not placed:
-            turns = self._with_front(turns, len(images), reading)
+            turns, images = take_numbered(turns, images)
+            if not any(PLACEHOLDER in turn.text for turn in turns):
+                turns = self._with_front(turns, len(images), reading)
         elif placed and not images:
             turns = self._without_images(turns, reading)
         if not reading.allow_image_text:

@@ -26,7 +26,7 @@ _TOKENS = re.compile(
     r"<\|?/?(?!ImageHere>)(?:image|img|picture|video|audio|vision)(?:[ _:-]?\w{0,20})?\s*/?\|?>"
     r"|<\|?(?:start|begin|end)_of_(?:image|img|video)\|?>"
     r"|<im_(?:start|end|patch)>|<\|?(?:bbox|ref-object|point-object)\|?>"
-    r"|\[(?:IMG|IMAGE|img|image)(?:[ _-]?\w{1,10})?\]",
+    r"|\[/?(?:img|image)(?:[ _-]?(?:\d{1,3}|start|end|break|pad|token))?\]",
     re.IGNORECASE,
 )
 # an answer may be HTML or Markdown: with an image in the question, these belong to what is read from it
@@ -46,8 +46,6 @@ def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list
     Raises:
         RecordError: The path is none.
     """
-    if not any("<img>" in turn.text for turn in turns if turn.role == "user"):
-        return list(turns), tuple(images), 0
     listed = iter(images)
     ordered: list[ImageRef] = []
     inline = 0
@@ -74,7 +72,7 @@ def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[li
     The first mark of an image becomes its placeholder, a later one the words `image 1`.
 
     Args:
-        turns: Without our placeholder, or nothing is done.
+        turns: Without our placeholder.
         images: Of the record.
 
     Returns:
@@ -83,7 +81,7 @@ def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[li
     marked = [
         int(match[1] or match[2]) for turn in turns if turn.role == "user" for match in _NUMBERED.finditer(turn.text)
     ]
-    if not images or not marked or any(PLACEHOLDER in turn.text for turn in turns):
+    if not marked:
         return list(turns), tuple(images)
     first = 0 if 0 in marked else 1
     if max(marked) - first >= len(images):

@@ -27,7 +27,7 @@ _BASE64_CHARACTERS = 100
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"\0\0\0\x0cjP", b"%PDF")
 _MAGIC_BYTES = 12
 _PATH_CHARACTERS = 1024
-_DEPTH = 6
+_DEPTH = 12
 _WORDS = {
     *("image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "screenshot"),
     *("screenshots", "scan", "scans", "pixels", "pixel", "imagefile", "imagepath", "imagename", "imgname", "imgpath"),

@@ -55,7 +55,7 @@ def record_of(entry: Entry, reading: Reading) -> Record:
             draft = conversation.conversation_draft(fields, entry, reading)
     record = draft.record(entry, reading)
     if fields:
-        require_no_image_lost(fields, record, reading)
+        require_no_image_lost(fields, value, record, reading)
     return record
 
 

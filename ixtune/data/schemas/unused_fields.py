@@ -9,11 +9,15 @@ from ixtune.data.record import ImageRef, Record
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
 from ixtune.data.schemas.image_values import image_at, is_file_of_image, is_path_of_image, stem_of
-from ixtune.data.schemas.value_paths import steps_of
+from ixtune.data.schemas.value_paths import path_of
 from ixtune.data.sources.source import Reading
 
+_USUAL = ("image", "images")
 
-def require_no_image_lost(unused: Mapping[str, Any], record: Record, reading: Reading) -> None:
+
+def require_no_image_lost(
+    unused: Mapping[str, Any], whole: Mapping[str, Any], record: Record, reading: Reading
+) -> None:
     """Raise if a field that was not read holds or names an image that the record does not show.
 
     For a record without any image, everything counts that looks like one: bytes, a path or an address with the suffix
@@ -24,6 +28,7 @@ def require_no_image_lost(unused: Mapping[str, Any], record: Record, reading: Re
 
     Args:
         unused: The fields that are left.
+        whole: All fields of the entry.
         record: What was read.
         reading: How.
 
@@ -42,7 +47,7 @@ def require_no_image_lost(unused: Mapping[str, Any], record: Record, reading: Re
         raise RecordError(
             Reason.IMAGE_NOT_USED,
             f"`{place}` holds or names an image ({_shown(value)}), and it is not read",
-            hint=_hint(name, place, reading),
+            hint=_hint(place, whole, reading),
         )
 
 
@@ -52,21 +57,19 @@ def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> b
         return all(_only_names(one, images, reading) for one in value)
     if not isinstance(value, str):
         return False
-    stems = {stem_of(image.path or image.name) for image in images}
+    stems = {stem_of(image.name if image.path is None else image.path) for image in images}
     if is_path_of_image(value) and stem_of(value) in stems:
         return True
     # a table that carries its images often tells where they came from
     return all(image.path is None for image in images) and not is_file_of_image(value, reading.image_root)
 
 
-def _hint(name: str, place: str, reading: Reading) -> str:
-    path = "".join(
-        "[]" if isinstance(step, int) else step if at == 0 else f".{step}" for at, step in enumerate(steps_of(place))
-    )
-    given = dict(reading.columns).get("image")
-    both = f"{given},{path}" if given else path
-    leave_out = f"--columns image={given}" if given else "--columns image="
-    return f"use it with --columns image={both}, or leave it out with {leave_out}"
+def _hint(place: str, whole: Mapping[str, Any], reading: Reading) -> str:
+    path = path_of(place)
+    given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None)
+    if given:
+        return f"use it too with --columns image={given},{path}, or leave it out with --columns image={given}"
+    return f"use it with --columns image={path}, or leave it out with --columns image="
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,7 @@ Step = str | int | None
 """A field, an element by its number, or None for every element."""
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d*)\]")
+_NUMBERED = re.compile(r"\[\d+\]")
 _LITERAL_CHARACTERS = 1 << 20
 
 
@@ -63,6 +64,11 @@ def look_up(fields: Mapping[str, Any], path: str) -> Any:
 def first_name(path: str, names: Any) -> str:
     """Return the field in which a path begins: the path itself if a field is called that."""
     return path if path in names else str(steps_of(path)[0])
+
+
+def path_of(place: str) -> str:
+    """Return the path of all elements for a place in one of them: `pages[].scan` for `pages[0].scan`."""
+    return _NUMBERED.sub("[]", place).removesuffix("[]")
 
 
 def object_in_text(text: str) -> Any:

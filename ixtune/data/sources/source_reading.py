@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +31,7 @@ from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_
 from ixtune.data.schemas.image_values import image_at
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.schemas.schema_detection import conversation_field, schema_of, usual_name
-from ixtune.data.schemas.value_paths import first_name, look_up, take
+from ixtune.data.schemas.value_paths import first_name, look_up, path_of, take
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Container, Reading, Schema, Source
 from ixtune.errors import IxtuneError, UsageError
@@ -239,7 +238,7 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
         if _shows_image(record, reading):
             return []
         here = {
-            _path(place)
+            path_of(place)
             for name in names
             if not (name == "file_name" and reading.schema is Schema.COLUMNS)
             and name not in _IMAGE_FIELDS
@@ -267,11 +266,6 @@ def _shows_image(record: Mapping[str, Any], reading: Reading) -> bool:
 
 def _entry(record: Mapping[str, Any]) -> Entry:
     return Entry(1, "", Place("row", 1), value=record)
-
-
-def _path(place: str) -> str:
-    """`pages[0].scan` as the path of all of them, `pages[].scan`."""
-    return re.sub(r"\[\d+\]", "[]", place).removesuffix("[]")
 
 
 def _any_file(records: Rows, column: str, root: Path | None) -> bool:
