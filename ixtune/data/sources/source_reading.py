@@ -132,6 +132,8 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
     for record in records:
         with suppress(RecordError):
             rewritten.append(FORMS[key].rewrite(dict(record), base))
+    if not rewritten and FORMS[key].schema is None:
+        return key, records  # each record will say what is wrong with it
     before, after = _names(records), _names(rewritten)
     taken = [
         theirs for _, theirs in source.columns for one in theirs.split(",") if first_name(one, before) not in after
