@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 
 
@@ -51,3 +53,34 @@ def choice(given: str, names: Iterable[str]) -> str:
     known = {name.lower(): name for name in names}
     near = difflib.get_close_matches(given.lower(), known, n=1)
     return f"did you mean {known[near[0]]}?" if near else f"choose one of {', '.join(known.values())}"
+
+
+def describe(error: Exception) -> IxtuneError:
+    """Return an exception as one with a message for people; an `IxtuneError` is returned as it is."""
+    if isinstance(error, IxtuneError):
+        return error
+    number = error.errno if isinstance(error, OSError) else None
+    where = str(error.filename) if isinstance(error, OSError) and error.filename else None
+    # safetensors and torch raise types of their own, with the system's words
+    if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        return IxtuneError(
+            "no space left on the disk",
+            where=where,
+            hint="free some or give another folder; nothing half-written is left",
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return IxtuneError(
+            os.strerror(number).lower(),
+            where=where,
+            hint="change the permissions, or give another file or folder",
+        )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+        return IxtuneError(
+            "the GPU's memory does not suffice",
+            hint="ask `ixtune plan`, which computes what would fit: checkpointed layers, smaller packs, smaller hd_num",
+        )
+    first_line = next(iter(str(error).splitlines()), "")
+    return IxtuneError(
+        f"internal error: {type(error).__name__}: {first_line}",
+        hint="run it again as `ixtune --debug …` for the traceback, and report it",
+    )

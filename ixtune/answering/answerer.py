@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ixtune.answering.batches import batches
@@ -77,6 +78,7 @@ class Answerer:
         settings: Settings,
         prefixes: PrefixCache | None = None,
         variant: Hashable = None,
+        leave: Callable[[], bool] | None = None,
     ) -> None:
         """Prepare to answer.
 
@@ -87,10 +89,12 @@ class Answerer:
             settings: Generation settings.
             prefixes: Cache to share with other answerers on the same base; None for one of its own.
             variant: What tells the weights in use from others that share `prefixes`, such as the adapter's name.
+            leave: Called before each token; once it returns True, answers end there. None for never.
         """
         self.model, self.tokenizer, self.images, self.settings = model, tokenizer, images, settings
         self.prefixes = prefixes if prefixes is not None else PrefixCache(PREFIX_BYTES)
         self.variant = variant
+        self.stopping = {} if leave is None else {"stopping_criteria": StoppingCriteriaList([_Leave(leave)])}
         self.stops = (tokenizer.eos_id, tokenizer.end_of_turn_id)
 
     def answer(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
@@ -117,6 +121,7 @@ class Answerer:
             pad_id=self.tokenizer.pad_id,
             streamer=streamer,
             max_new_tokens=max(request.max_new_tokens for request in requests),
+            **self.stopping,
             **self.settings.arguments(),
         )
         return [self._answer(ids[: request.max_new_tokens]) for ids, request in zip(made, requests, strict=True)]
@@ -136,6 +141,17 @@ class Answerer:
         said, ended = generation.until_stop(ids, self.stops)
         text = self.tokenizer.decode(said).strip()
         return Answer(text, len(said) + 1, "stop") if ended else Answer(text, len(said), "length")
+
+
+class _Leave(StoppingCriteria):
+    """End a generation that nobody waits for any more."""
+
+    def __init__(self, leave: Callable[[], bool]) -> None:
+        self.leave = leave
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> Any:
+        """Return for each sequence whether it ends here."""
+        return torch.full((len(input_ids),), self.leave(), device=input_ids.device)
 
 
 def answer_batches(

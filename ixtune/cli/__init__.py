@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -34,7 +33,7 @@ from ixtune.cli import (
 )
 from ixtune.cli.console import print_error
 from ixtune.cli.verbs import AllVerbs
-from ixtune.errors import IxtuneError
+from ixtune.errors import describe
 
 # no rich markup: it would cost each --help a tenth of a second and more
 app = typer.Typer(
@@ -110,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options["debug"]:
             traceback.print_exc()
-        told = in_words(error)
+        told = describe(error)
         print_error(told)
         code = told.exit_code
     try:
@@ -119,34 +118,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
     return code
-
-
-def in_words(error: Exception) -> IxtuneError:
-    """An exception as one for people: as it is, if it was put into words below."""
-    if isinstance(error, IxtuneError):
-        return error
-    number = error.errno if isinstance(error, OSError) else None
-    where = str(error.filename) if isinstance(error, OSError) and error.filename else None
-    # safetensors and torch raise types of their own, with the system's words
-    if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
-        return IxtuneError(
-            "no space left on the disk",
-            where=where,
-            hint="free some or give another folder; nothing half-written is left",
-        )
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return IxtuneError(
-            os.strerror(number).lower(),
-            where=where,
-            hint="change the permissions, or give another file or folder",
-        )
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
-        return IxtuneError(
-            "the GPU's memory does not suffice",
-            hint="ask `ixtune plan`, which computes what would fit: checkpointed layers, smaller packs, smaller hd_num",
-        )
-    first_line = next(iter(str(error).splitlines()), "")
-    return IxtuneError(
-        f"internal error: {type(error).__name__}: {first_line}",
-        hint="run it again as `ixtune --debug …` for the traceback, and report it",
-    )

@@ -11,6 +11,7 @@ import typer
 from ixtune.cli.options import SetOption
 
 if TYPE_CHECKING:
+    from ixtune.recipe.recipe import Recipe
     from ixtune.training.run import Outcome
 
 _INTERRUPTED = 130
@@ -36,6 +37,15 @@ def command(
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
     ] = 1,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Time that the current step has to finish after a signal; then it is abandoned and the step before "
+            "is saved. Default: no limit.",
+        ),
+    ] = None,
 ) -> None:
     """Train an adapter as a recipe says: QLoRA on the decoder, and the projector.
 
@@ -47,23 +57,28 @@ def command(
 
     overrides = [*(overrides or ()), *(changes or ())]
     chosen = recipes.load(recipe, overrides)
-    words = [str(recipe), *overrides]
+    words = [str(recipe), *overrides, *(["--grace", f"{grace:g}"] if grace is not None else [])]
     if processes > 1:  # which the processes that it starts are not told
         options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
         options += ["--quiet"] * is_quiet()
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
+    from ixtune.training.failure import RunFailedError
     from ixtune.training.run import train
 
     first = launch.rank() == 0
     out = console(quiet=is_quiet() or not first)
-    outcome = train(chosen, out, must_resume=resume, only_try=dry_run)
+    try:
+        outcome = train(chosen, out, must_resume=resume, only_try=dry_run, grace_s=grace)
+    except RunFailedError as failure:
+        failure.resume_hint(_again(words))
+        raise
     if outcome is None:
         return
     if first:
-        ending(_ending(outcome, words, chosen.data.validation is not None), outcome.adapter or outcome.checkpoint)
-    if outcome.adapter is None:
-        raise typer.Exit(130)
+        ending(_ending(outcome, words, chosen), outcome.adapter or outcome.checkpoint or "")
+    if outcome.stopped_by is not None:
+        raise typer.Exit(128 + outcome.stopped_by)
     if report and chosen.data.validation is not None and first:
         by = [name for name in (chosen.training.best_by, *chosen.training.scores) if name != "loss"]
         _report(chosen.output, chosen.data.validation, list(dict.fromkeys(by)))
@@ -77,9 +92,10 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
 
     import torch
 
-    from ixtune.cli import in_words, main
+    from ixtune.cli import main
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.cli.report import write
+    from ixtune.errors import describe
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
@@ -96,7 +112,7 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
         try:
             write([run], run, verdicts=False)  # the evaluation has said what the figures say
         except Exception as error:  # the run itself is whole
-            print_error(in_words(error))
+            print_error(describe(error))
             _incomplete(["report", str(run)])
 
 
@@ -105,18 +121,38 @@ def _incomplete(verb: list[str]) -> None:
     typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
 
 
-def _ending(outcome: Outcome, words: list[str], validated: bool) -> list[str]:
+def _again(words: list[str], resume: bool = True) -> str:
+    """Return the command that continues a run, as the user would type it."""
+    import os
+
     from ixtune.training.processes import launch
 
-    if outcome.adapter is None:
-        several = ["--processes", str(launch.world_size())] if launch.world_size() > 1 else []
-        again = shlex.join(["ixtune", "train", *words, "--resume", *several])
-        return [f"stopped  at step {outcome.steps}; checkpoint {outcome.checkpoint}", f"resume   {again}"]
+    command = ["ixtune", "train", *words, *["--resume"] * (resume and "--resume" not in words)]
+    if launch.world_size() == 1:
+        return shlex.join(command)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun … -m {shlex.join(command)} (the same command as before, on every machine)"
+    return shlex.join([*command, "--processes", str(launch.world_size())])
+
+
+def _ending(outcome: Outcome, words: list[str], recipe: Recipe) -> list[str]:
+    import signal
+
+    from ixtune.training.state import resume
+
+    if outcome.stopped_by is not None:
+        by = signal.Signals(outcome.stopped_by).name
+        if outcome.checkpoint is None:
+            lines = [f"stopped  by {by} before there was a step to save"]
+        else:
+            lines = [f"stopped  by {by} at step {outcome.steps}; checkpoint {outcome.checkpoint}"]
+        return [*lines, f"resume   {_again(words, resume.is_begun(recipe.output))}"]
+    assert outcome.adapter is not None
     lines = [f"done     {outcome.steps} steps; adapter in {outcome.adapter}"]
     if outcome.best is not None:
         which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
         lines.append(f"         it is of {which}, the best on validation: {outcome.best}")
-    elif not validated:
+    elif recipe.data.validation is None:
         run = shlex.quote(str(outcome.adapter.parent))
         lines.append(f"report   no validation set, so there are only curves to report: ixtune report {run}")
     return lines

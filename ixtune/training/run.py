@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from transformers import set_seed
+from transformers import TrainerState, set_seed
 
-import ixtune
 from ixtune.adapter import bundle
-from ixtune.checkpoint.terms import terms_of
-from ixtune.data.text.template import TEMPLATE_VERSION
+from ixtune.errors import describe
 from ixtune.planning.plan import Plan, flops_of
-from ixtune.planning.plan_inputs import sizes_of
 from ixtune.planning.record_shapes import RecordShapes
 from ixtune.recipe.recipe import Recipe
 from ixtune.scores import SCORES
-from ixtune.training import run_plan
+from ixtune.training import adapter_record, run_plan
 from ixtune.training.assembly import Network, assemble, build, images_of
-from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal, Samples, Validation
+from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal
 from ixtune.training.dry_run import dry_run
-from ixtune.training.inputs import Inputs, images_as_trained, open_inputs
-from ixtune.training.monitoring import answers, metrics, scoring, trackers
+from ixtune.training.failure import RunFailedError
+from ixtune.training.inputs import Inputs, open_inputs
+from ixtune.training.measurements import Samples, Validation, catch_up
+from ixtune.training.monitoring import answers, scoring, trackers
 from ixtune.training.monitoring.validation import LOSS
 from ixtune.training.monitoring.view import View, view_on
 from ixtune.training.processes import parallel
-from ixtune.training.state import checkpoints, resume
+from ixtune.training.processes.launch import LostPeerError
+from ixtune.training.state import checkpoints, disk, resume
 from ixtune.training.state.lock import only_run_in
+from ixtune.training.stopping import StopRequest, StopRequested
 from ixtune.training.trainer import AdapterTrainer
-
-_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,7 @@ class Outcome:
         validation_loss: Of that step, where there is a validation set.
         validation_scores: Of that step, by name, where the recipe asks for some.
         best_by: What that step is the best by, `loss` or the name of a score; None without a validation set.
+        stopped_by: Number of the signal that ended the run before its last step; None where it is finished.
     """
 
     adapter: Path | None
@@ -58,6 +56,7 @@ class Outcome:
     validation_loss: float | None = None
     validation_scores: Mapping[str, float] = field(default_factory=dict)
     best_by: str | None = None
+    stopped_by: int | None = None
 
     @property
     def best(self) -> str | None:
@@ -69,37 +68,65 @@ class Outcome:
         return ", ".join([shown.pop(self.best_by), *shown.values()])
 
 
-def train(recipe: Recipe, console: Console, *, must_resume: bool = False, only_try: bool = False) -> Outcome | None:
-    """Train as the recipe says.
+def train(
+    recipe: Recipe,
+    console: Console | None = None,
+    *,
+    must_resume: bool = False,
+    only_try: bool = False,
+    grace_s: float | None = None,
+) -> Outcome | None:
+    """Train an adapter.
+
+    SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored, end the run with a checkpoint, if this is called in the
+    main thread.
 
     Args:
-        recipe: the whole description of the run.
-        console: where the reader's lines go.
-        must_resume: there has to be an unfinished run in `recipe.output`, which is continued.
-        only_try: load and take one step on the largest pack; nothing is written, the run folder is not looked at.
+        recipe: The complete description of the run.
+        console: Where progress is shown. Default: standard output.
+        must_resume: Require an unfinished run in `recipe.output`, and continue it.
+        only_try: Load the model and take one step on the largest pack; write nothing and ignore the run folder.
+        grace_s: Seconds after a signal in which the current step may finish; then it is abandoned, and the checkpoint
+            is of the step before. None for no limit.
 
     Returns:
-        How it ended; None where `resume: auto` finds the run finished already, or where it was only tried.
+        How the run ended; None where `resume: auto` finds it finished already, or where it was only tried.
 
     Raises:
-        IxtuneError: the data, the base or the run folder do not fit; nothing was started, or the state so far is kept.
+        IxtuneError: Data, base or run folder do not fit; nothing was started.
+        RunFailedError: Training ended by an error; it names the checkpoint.
     """
-    parallel.join()
-    with parallel.lost_peers():
-        view = view_on(console, recipe.training.best_by)
-        trackers.require(recipe.training.report_to)
-        if only_try:
-            inputs = _open(recipe)
-            dry_run(recipe, inputs, run_plan.plan_run(recipe, inputs, view.say), view.say)
-            return None
-        if must_resume:
-            resume.require_run(recipe.output)
-        elif recipe.resume == "auto" and resume.is_finished(recipe.output):
-            view.say(f"finished already: the adapter is in {recipe.output / 'adapter'}")
-            return None
+    view = view_on(console or Console(highlight=False), recipe.training.best_by)
+    try:
+        with StopRequest(view.warn, grace_s) as stop:
+            parallel.join()
+            with parallel.lost_peers():
+                return _start(recipe, view, stop, must_resume=must_resume, only_try=only_try)
+    except StopRequested as stopped:
+        return _stopped(recipe.output, stopped.number)
+
+
+def _start(recipe: Recipe, view: View, stop: StopRequest, *, must_resume: bool, only_try: bool) -> Outcome | None:
+    trackers.require(recipe.training.report_to)
+    if only_try:
         inputs = _open(recipe)
-        with only_run_in(recipe.output) if parallel.is_first() else nullcontext():
-            return _train(recipe, inputs, view, resuming=must_resume or recipe.resume == "auto")
+        dry_run(recipe, inputs, run_plan.plan_run(recipe, inputs, view.say), view.say)
+        return None
+    if must_resume:
+        resume.require_run(recipe.output)
+    elif recipe.resume == "auto" and resume.is_finished(recipe.output):
+        view.say(f"finished already: the adapter is in {recipe.output / 'adapter'}")
+        return None
+    inputs = _open(recipe)
+    with only_run_in(recipe.output) if parallel.is_first() else nullcontext():
+        return _train(recipe, inputs, view, stop, resuming=must_resume or recipe.resume == "auto")
+
+
+def _stopped(run: Path, number: int) -> Outcome:
+    """Return the outcome of a run that a signal ended, by the checkpoints in its folder."""
+    newest, _ = checkpoints.newest_whole(run)
+    step = checkpoints.step_of(newest) if newest else 0
+    return Outcome(None, newest, step, step, stopped_by=number)
 
 
 def _open(recipe: Recipe) -> Inputs:
@@ -110,7 +137,7 @@ def _open(recipe: Recipe) -> Inputs:
     return inputs
 
 
-def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Outcome:
+def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, resuming: bool) -> Outcome:
     run = recipe.output
 
     def begin() -> Path | None:
@@ -121,6 +148,7 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Out
 
     start = parallel.from_first(begin)
     plan = run_plan.plan_run(recipe, inputs, view.say)
+    view.say(parallel.from_first(lambda: disk.require_space(plan, run)))
     levers = plan.levers if start is None else run_plan.kept_levers(run)
     set_seed(recipe.training.seed)
     network = build(recipe, inputs, levers, view.say)
@@ -130,40 +158,79 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, *, resuming: bool) -> Out
         resume.write_start(run, recipe, inputs.hashes)
     trackers.prepare(recipe.training.report_to, run)
     trainer = assemble(recipe, inputs, network, run)
+    trainer.stop, trainer.checkpoint_bytes = stop, disk.checkpoint_bytes(plan)
     trainer.measure_by(flops_of(plan, RecordShapes.of(inputs.train)), run_plan.flops_per_s(plan))
-    if start is not None:
-        trainer.progress.restore(start)
-    stop = _add_callbacks(trainer, inputs, network, plan, view)
-    if start is not None and (resume.is_last(start) or trainer.progress.stopped_early):
-        trainer._load_from_checkpoint(str(start))  # only the adapter folder was still to be written
-        trainer.state.global_step = trainer.state.max_steps = checkpoints.step_of(start)
-    else:
-        with view:
+    validation, samples = _add_callbacks(trainer, inputs, network, plan, view)
+    with view, stop.deferred(), _saved_at_the_end(trainer):
+        if start is None or _is_left_to_train(trainer, start, validation, samples):
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     steps, progress = trainer.state.global_step, trainer.progress
-    if stop.asked and steps < trainer.state.max_steps and not progress.stopped_early:
-        return Outcome(None, run / f"{checkpoints.PREFIX}{steps}", steps, steps)
+    if stop.asked and not progress.stopped_early and (steps < trainer.state.max_steps or progress.pending):
+        return _stopped(run, stop.number)
     if not progress.reproducible:
         view.say("memory ran out on the way, and packs were cut: this run cannot be repeated bit by bit")
     step = _take_best(trainer, view)
     if parallel.is_first():
-        bundle.save(network.wrapped, run / "adapter", _record(recipe, inputs, trainer, step))
-    return Outcome(run / "adapter", None, steps, step, **_measured(trainer, step))
+        bundle.save(network.wrapped, run / "adapter", adapter_record.record(recipe, inputs, trainer, step))
+    return Outcome(run / "adapter", None, steps, step, **adapter_record.measured(trainer, step))
 
 
-def _add_callbacks(trainer: AdapterTrainer, inputs: Inputs, network: Network, plan: Plan, view: View) -> GracefulStop:
-    """What happens before and between the steps, in the order in which it happens each time."""
+def _add_callbacks(
+    trainer: AdapterTrainer, inputs: Inputs, network: Network, plan: Plan, view: View
+) -> tuple[Validation | None, Samples | None]:
+    """Add the callbacks in the order in which they run each time."""
     trainer.add_callback(Rehearsal(trainer, inputs.packs[plan.need.worst], plan, view))
     if parallel.is_first():
         trainer.add_callback(Journal(trainer, view))
+    validation, samples = None, None
     if inputs.validation is not None:
         images = images_of(trainer.recipe, inputs.validation.files, network)
-        trainer.add_callback(Validation(trainer, inputs, images, view))
+        validation = Validation(trainer, inputs, images, view)
+        trainer.add_callback(validation)
         if trainer.recipe.training.sample_every:
-            trainer.add_callback(Samples(trainer, inputs, images, view))
-    stop = GracefulStop(view, trainer.progress)
-    trainer.add_callback(stop)
-    return stop
+            samples = Samples(trainer, inputs, images, view)
+            trainer.add_callback(samples)
+    trainer.add_callback(GracefulStop(trainer))
+    return validation, samples
+
+
+def _is_left_to_train(
+    trainer: AdapterTrainer, start: Path, validation: Validation | None, samples: Samples | None
+) -> bool:
+    """Restore the counters of a checkpoint, measure what a stop left undone, and return whether steps are left."""
+    progress = trainer.progress
+    progress.restore(start)
+    trainer.state = TrainerState.load_from_json(str(start / "trainer_state.json"))
+    if validation is not None and progress.pending:
+        trainer._load_from_checkpoint(str(start))
+        if not catch_up(trainer, validation, samples, start):
+            return False
+    if not (resume.is_last(start) or progress.stopped_early):
+        return True
+    trainer._load_from_checkpoint(str(start))  # only the adapter folder was still to be written
+    trainer.state.max_steps = trainer.state.global_step
+    return False
+
+
+@contextmanager
+def _saved_at_the_end(trainer: AdapterTrainer) -> Iterator[None]:
+    """Save the last finished step whatever ends the training, and raise an error that names the checkpoint."""
+    try:
+        yield
+    except StopRequested:
+        trainer.save_last_step()
+        raise
+    except Exception as error:
+        unsaved = None
+        try:
+            if not isinstance(error, disk.DiskFullError):
+                trainer.save_last_step()
+        except Exception as second:  # the first error is the one to report
+            unsaved = str(describe(second))
+        if isinstance(error, LostPeerError) or parallel.is_lost_peer(error):
+            raise
+        newest, _ = checkpoints.newest_whole(trainer.run_folder)
+        raise RunFailedError(describe(error), trainer.state.global_step, newest, unsaved) from error
 
 
 def _take_best(trainer: AdapterTrainer, view: View) -> int:
@@ -177,40 +244,3 @@ def _take_best(trainer: AdapterTrainer, view: View) -> int:
         return last
     trainer._load_from_checkpoint(str(folder))
     return best
-
-
-def _record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) -> dict[str, Any]:
-    """What `ixtune.json` says of an adapter."""
-    progress = trainer.progress
-    return {
-        "format": 1,
-        "ixtune_version": ixtune.__version__,
-        "base": recipe.base,
-        "base_identity": inputs.hashes["base_identity"],
-        "terms": terms_of(inputs.base, sizes_of(inputs.base)),
-        "quantize": recipe.adapter.quantize,
-        "template_version": TEMPLATE_VERSION,
-        "tokenizer_sha256": inputs.tokenizer.sha256,
-        **images_as_trained(inputs.train.manifests),
-        "data": {
-            "records": len(inputs.train),
-            "manifest_sha256": inputs.hashes["train_manifest_sha256"],
-        },
-        "steps": step,
-        "trained_steps": trainer.state.global_step,
-        "tokens": progress.tokens,
-        "loss": metrics.last_loss(trainer.run_folder / metrics.FILE),
-        **_measured(trainer, step),
-        "reproducible": progress.reproducible,
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-    }
-
-
-def _measured(trainer: AdapterTrainer, step: int) -> dict[str, Any]:
-    """What is known of a step on the validation set, and by what it is the best; only of the best one."""
-    progress = trainer.progress
-    if step != progress.best_step:
-        return {"validation_loss": None, "validation_scores": {}, "best_by": None}
-    by = trainer.recipe.training.best_by
-    return {"validation_loss": progress.best_loss, "validation_scores": progress.best_scores, "best_by": by}

@@ -16,6 +16,7 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ixtune.adapter import attach
+from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder
 from ixtune.recipe.recipe import Recipe
 from ixtune.training import memory_fallback, optimizer
@@ -24,8 +25,10 @@ from ixtune.training.monitoring.metrics import Meter
 from ixtune.training.nonfinite import MicroBatch, require_finite
 from ixtune.training.prefetch import Ahead
 from ixtune.training.processes import launch, parallel
-from ixtune.training.state import checkpoints
+from ixtune.training.state import checkpoints, disk
+from ixtune.training.state.boundary import Boundary
 from ixtune.training.state.progress import Progress
+from ixtune.training.stopping import StopRequest, StopRequested, raise_together
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -114,11 +117,21 @@ class AdapterTrainer(SFTTrainer):
         self.meter = Meter(self.progress)
         self.flops_of: Callable[[Sequence[int]], float] | None = None
         self.on_cut: Callable[[str], None] = lambda sentence: None
+        self.stop = StopRequest()
+        self.boundary = Boundary(self, self.progress)
+        self.left_together = False
+        """Whether an exception was raised in all processes at the same place, so that they can still save together."""
+        self.checkpoint_bytes = 0
+        """About how large a checkpoint is, for the message where the disk is full."""
+        self._trouble: BaseException | None = None
+        self._collected = False
+        self._random_states: list[bytes] = []
         self._step: list[MicroBatch] = []
         self._rates: dict[str, float] = {}
         self._partial: Path | None = None
         self._ahead: Ahead | None = None
         super().__init__(*args, **kwargs)
+        self.add_callback(self.boundary)
         attach.restore_fp32(self.model)
         attach.check(self.model, recipe.adapter)
 
@@ -135,18 +148,47 @@ class AdapterTrainer(SFTTrainer):
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward of one pack, in parts where memory runs out; its records are remembered for the step."""
-        if "input_ids" not in inputs:  # a filler: the epoch has a pack less for this process
-            return torch.zeros((), device=self.args.device)
-        loss = memory_fallback.step_in_parts(
-            lambda part: self.forward_backward(model, part, num_items_in_batch),
-            inputs,
-            self.model,
-            make=lambda records: self.collator.make(records),
-            told=self._cut,
-            named=lambda part: self.collator.training_set.identity(part["records"][0]),
-        )
+        nothing = torch.zeros((), device=self.args.device)
+        if "input_ids" not in inputs or self._trouble:  # a filler: the epoch has a pack less for this process
+            return nothing
+        try:
+            if self.stop.overdue:
+                raise StopRequested(self.stop.number)
+            loss = memory_fallback.step_in_parts(
+                lambda part: self.forward_backward(model, part, num_items_in_batch),
+                inputs,
+                self.model,
+                make=lambda records: self.collator.make(records),
+                told=self._cut,
+                named=lambda part: self.collator.training_set.identity(part["records"][0]),
+            )
+        except (Exception, StopRequested) as error:
+            if self.args.world_size == 1:
+                raise
+            self._trouble = error  # the others wait at the end of the step; until then there is nothing to compute
+            return nothing
         self._step.append(MicroBatch(inputs["records"], loss))
         return loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does; an image that cannot be read in one process ends all of them at the same place."""
+        self.boundary.begin_step()
+        self._collected = False
+        try:
+            return super().get_batch_samples(*args, **kwargs)
+        except Exception as error:
+            if not self._collected:  # the others are about to add their tokens up
+                self._meet(error)
+            raise
+
+    def _meet(self, error: BaseException | None) -> None:
+        """Raise in all processes what was raised in one of them."""
+        self._trouble = None
+        try:
+            raise_together(error)
+        except BaseException:
+            self.left_together = True
+            raise
 
     def forward_backward(
         self, model: torch.nn.Module, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -181,6 +223,8 @@ class AdapterTrainer(SFTTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the whole optimizer step, over all processes; they are counted here too."""
+        self._collected = True
+        self._meet(None)
         batches = [batch for batch in batch_samples if "input_ids" in batch]
         tokens, computed, supervised, flops, cut = parallel.total(
             sum(self.collator.training_set.lengths[index] for batch in batches for index in batch["records"]),
@@ -197,13 +241,18 @@ class AdapterTrainer(SFTTrainer):
         return torch.tensor(supervised, device=device)
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        self._meet(self._trouble)
         parallel.average_gradients(model.parameters())
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """The last thing before the optimizer: what is not finite goes no further."""
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        require_finite(self, self._step, norm, collator=self.collator, run_folder=self.run_folder)
+        """Check loss and gradient norm right before the optimizer step; raise if either is not finite."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        try:
+            require_finite(self, self._step, norm, collator=self.collator, run_folder=self.run_folder)
+        except IxtuneError:
+            self.left_together = True
+            raise
         self._step.clear()
         return norm
 
@@ -282,41 +331,72 @@ class AdapterTrainer(SFTTrainer):
         if parallel.from_first(final.exists):
             return  # a stop right after a regular save asks for the same step again
         with self.meter.idle():
+            # before anything is written: the others could not be told of a write that failed while they wait here
+            gathered = parallel.gather((self._random_state(), float(self._tr_loss)))
+            self._random_states = [state for state, _ in gathered]
+            self.progress.unlogged_losses = [loss for _, loss in gathered]
+            self.progress.logged_step = self._globalstep_last_logged
+            error: Exception | None = None
             if parallel.is_first():
-                self._write_checkpoint(model, trial, final)
-            else:
-                # takes part in what all processes do together, and writes nothing
-                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
-            parallel.barrier()
+                try:
+                    self._write_checkpoint(model, trial, final)
+                except Exception as raised:
+                    error = raised
+            self._meet(error)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, final: Path) -> None:
-        with atomic_folder(final) as partial:
-            self._partial = partial
-            try:
-                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
-            finally:
-                self._partial = None
-            written = partial / final.name
-            for entry in written.iterdir():
-                entry.rename(partial / entry.name)
-            written.rmdir()
-            self.meter.update_seconds()
-            self.progress.save(partial)
-            checkpoints.seal(partial)
-        progress, training = self.progress, self.recipe.training
-        if progress.best_step == self.state.global_step:
-            checkpoints.mark_best(final, training.best_by, progress.best_loss, progress.best_scores)
-        checkpoints.rotate(self.run_folder, training.keep_checkpoints, progress.best_step)
+        try:
+            with atomic_folder(final) as partial:
+                self._partial = partial
+                try:
+                    super()._save_checkpoint(model, trial)
+                finally:
+                    self._partial = None
+                written = partial / final.name
+                for entry in written.iterdir():
+                    entry.rename(partial / entry.name)
+                written.rmdir()
+                self.meter.update_seconds()
+                self.progress.save(partial)
+                checkpoints.seal(partial)
+            progress, training = self.progress, self.recipe.training
+            if progress.best_step == self.state.global_step:
+                checkpoints.mark_best(final, training.best_by, progress.best_loss, progress.best_scores)
+            checkpoints.rotate(self.run_folder, training.keep_checkpoints, progress.best_step)
+        except Exception as error:
+            if disk.is_full(error):
+                raise disk.DiskFullError(self.run_folder, self.checkpoint_bytes, "a checkpoint needs") from error
+            raise
+
+    def save_last_step(self) -> Path | None:
+        """Save a checkpoint of the last finished step after something was raised in the middle of the next one.
+
+        Weights and optimizer are those of the last finished step until the optimizer changes them. Random states and
+        counters are put back to what they were then, so that the resumed run repeats the step bit for bit.
+
+        Returns:
+            The checkpoint, or None where no step was finished, the weights are between two steps, or another process
+            is gone, without whose random state the run could not be resumed bit for bit.
+        """
+        if not self.state.global_step or not self.boundary.restore():
+            return None
+        if self.args.world_size > 1 and not self.left_together:
+            return None
+        self._save_checkpoint(self.model, None)
+        return self.run_folder / f"{checkpoints.PREFIX}{self.state.global_step}"
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Of several processes the first one writes the states of all."""
-        if self.args.world_size == 1:
-            return super()._save_rng_state(output_dir)
-        with tempfile.TemporaryDirectory() as own:
-            super()._save_rng_state(own)
-            (path,) = Path(own).iterdir()
-            for number, content in enumerate(parallel.gather(path.read_bytes())):
-                (Path(output_dir) / f"rng_state_{number}.pth").write_bytes(content)
+        """Write the random states of all processes, in transformers' file format."""
+        for number, content in enumerate(self._random_states):
+            name = "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{number}.pth"
+            (Path(output_dir) / name).write_bytes(content)
+
+    def _random_state(self) -> bytes:
+        """Return the random state of this process as transformers writes it into a checkpoint."""
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            (path,) = Path(folder).iterdir()
+            return path.read_bytes()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's card would name neither the base's terms nor ours; the bundle writes its own."""

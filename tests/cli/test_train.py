@@ -41,7 +41,7 @@ def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, sub
     assert "12 records" in done.stdout
     assert "12 optimizer steps" in done.stdout
     assert "verdict  fits" in done.stdout
-    assert "tried    the worst pack first, 682 tokens" in done.stdout
+    assert "warm-up  ran the largest pack first (682 tokens)" in done.stdout
     assert "tokens/s" in done.stdout
     assert "left" in done.stdout
     assert done.stderr == ""
@@ -99,7 +99,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_one_that_was_not(
     assert {path.name for path in run.iterdir()} == {path.name for path in straight[0].iterdir()}
 
 
-def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_a_checkpoint_and_prints_the_command_that_resumes(data: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     started = subprocess.Popen(
         command("train", recipe, "training.epochs=500", "training.save_every=10000"),
@@ -109,10 +109,10 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: P
     for line in started.stdout:
         if line.startswith("step"):
             break
-    started.send_signal(signal.SIGINT)
+    started.send_signal(signal.SIGTERM)
     out, _ = started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert "--resume" in out
+    assert started.returncode == 128 + signal.SIGTERM
+    assert f"resume   ixtune train {recipe} training.epochs=500 training.save_every=10000 --resume" in out
     assert len(list(run.glob("checkpoint-*"))) == 1
     assert not (run / "adapter").exists()
 

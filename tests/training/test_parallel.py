@@ -118,7 +118,7 @@ def test_two_processes_share_the_answers_and_measure_what_one_does(data: Path, t
 COLLECTIVES = """
 import torch
 from ixtune.errors import UsageError
-from ixtune.training import launch, parallel
+from ixtune.training.processes import launch, parallel
 parallel.join()
 rank = launch.rank()
 parameters = [torch.nn.Parameter(torch.full((2,), float(rank))) for _ in range(3)]
@@ -216,7 +216,8 @@ def test_sharding_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, na
 
 
 def test_a_process_ends_with_the_one_that_launched_it() -> None:
-    code = "import time; from ixtune.training import launch; launch.follow_parent(); print(flush=True); time.sleep(60)"
+    code = "import time; from ixtune.training.processes.launch import follow_parent as follow; "
+    code += "follow(); print(flush=True); time.sleep(60)"
     reading, writing = os.pipe()
     worker = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -113,7 +113,7 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_n
 ) -> None:
     """The losses are given, so that the course is: better, best, worse, worse."""
     given = iter([3.0, 1.0, 2.0, 1.5])
-    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    monkeypatch.setattr("ixtune.training.measurements.mean_loss", lambda *_: next(given))
     recipe = text_recipe(
         tmp_path, data, f"data.validation={others}", "training.max_steps=20", "training.evaluate_every=1",
         "training.save_every=100", "training.keep_checkpoints=1", "training.early_stopping=2",
@@ -148,7 +148,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_the_best(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([1.0, float("nan")])
-    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    monkeypatch.setattr("ixtune.training.measurements.mean_loss", lambda *_: next(given))
     recipe = text_recipe(tmp_path, data, f"data.validation={others}", "training.max_steps=4", "training.save_every=2")
     with pytest.raises(IxtuneError, match="the validation loss is nan at step 4"):
         run(recipe)
@@ -159,7 +159,7 @@ def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([1.0, 2.0])
-    monkeypatch.setattr("ixtune.training.callbacks.mean_loss", lambda *_: next(given))
+    monkeypatch.setattr("ixtune.training.measurements.mean_loss", lambda *_: next(given))
     recipe = text_recipe(tmp_path, data, f"data.validation={others}", "training.max_steps=4")
     run(recipe)
     folder = tmp_path / "run"

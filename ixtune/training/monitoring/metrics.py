@@ -18,6 +18,10 @@ from ixtune.files import atomic_write_text
 from ixtune.training.state.progress import Progress
 
 FILE = "metrics.jsonl"
+VALIDATION = "validation_"
+"""What stands in front of the name of a measurement on the validation set."""
+TRACKED = "eval_"
+"""What the trackers expect there."""
 MEASURED = (
     "tokens_per_s",
     "computed_tokens_per_s",
@@ -44,6 +48,13 @@ class JsonLines:
         """Drop the lines of steps after this one, which a resumed run will repeat; and one that a crash cut."""
         if self.path.exists():
             kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            atomic_write_text(self.path, "".join(line + "\n" for line in kept))
+
+    def drop(self, key: str, step: int) -> None:
+        """Drop the lines of one step that have this key: they are about to be written again."""
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step(line) != step or key not in json.loads(line)]
             atomic_write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, line: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,14 +27,20 @@ def take(
     images: ImageSource,
     tokenizer: Tokenizer,
     dtype: torch.dtype,
-) -> list[dict[str, Any]]:
-    """Return greedy answers to the last question of some records, with their references."""
+    leave: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]] | None:
+    """Return greedy answers to the last question of some records, with their references.
+
+    None is returned once `leave` returns True; it is called before each token.
+    """
     made = []
-    answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0))
+    answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0), leave=leave)
     with answers.asking(model, dtype):
         for index in indices:
             record = records.record(index)
             (answer,) = answers.answer(answerer, [record])
+            if leave():
+                return None
             made.append(
                 {
                     "id": record["id"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import PeftModel
@@ -40,7 +40,8 @@ def measure(
     tokenizer: Tokenizer,
     batch_tokens: int,
     dtype: torch.dtype,
-) -> dict[str, float]:
+    leave: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Return each score of greedy answers to the last question of some records.
 
     With several processes, each answers its share of the batches.
@@ -56,18 +57,26 @@ def measure(
             on a pack of this size keeps more of each token than generation does, whose cache is smaller than the
             inputs of all layers, so scores need no memory beyond the plan.
         dtype: Dtype of autocast.
+        leave: Called before each batch and each token; once it returns True in any process, nothing more is generated.
+
+    Returns:
+        The scores by name, or None where a process left.
     """
     sums = {name: [0.0, 0.0] for name in names}
     # no prefix outlives its batch, so that memory stays within the plan
-    answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0))
+    answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0), leave=leave)
     sizes = [answers.size_of(records.record(index)) for index in indices]
     with answers.asking(model, dtype):
         for chosen in parallel.share(batches(sizes, max_tokens=batch_tokens)):
+            if leave():
+                break
             asked = [records.record(indices[at]) for at in chosen]
             said = answers.answer(answerer, asked)
             cases = [Case(one.text, answers.references_of(record)) for record, one in zip(asked, said, strict=True)]
             for name, sum_of in sums.items():
                 for parts in judging.parts(name, cases):
                     sum_of[:] = map(sum, zip(sum_of, parts, strict=True))
-    totals = parallel.total(*(value for sum_of in sums.values() for value in sum_of))
+    *totals, left = parallel.total(*(value for sum_of in sums.values() for value in sum_of), leave())
+    if left:
+        return None
     return {name: totals[2 * at] / totals[2 * at + 1] for at, name in enumerate(sums)}

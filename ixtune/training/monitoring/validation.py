@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -40,10 +40,22 @@ def mean_loss(
     images: ImageSource,
     pack_tokens: int,
     dtype: torch.dtype,
-) -> float:
-    """Mean cross-entropy over all supervised tokens of some records, in evaluation mode.
+    leave: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Return the mean cross-entropy over all supervised tokens of some records, in evaluation mode.
 
-    Of several processes each takes its share of the packs.
+    Several processes share the packs.
+
+    Args:
+        model: The network; its mode is put back.
+        records: What is measured on.
+        images: Where their images come from.
+        pack_tokens: Maximum number of tokens per pack.
+        dtype: Of autocast.
+        leave: Asked before each pack; where it is true in any process, nothing more is measured.
+
+    Returns:
+        The loss, or None where a process left.
     """
     lengths, prefixes, record = records.lengths, records.prefixes, records.record
     training = model.training
@@ -54,6 +66,8 @@ def mean_loss(
     pack_tokens = max(pack_tokens, *lengths)
     try:
         for indices in parallel.share(pack(lengths, pack_tokens, prefixes)):
+            if leave():
+                break
             groups = list(prefixes.groups(indices)) if prefixes else None
             batch = to_device(make_batch([record(index) for index in indices], images, groups=groups), device)
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -61,8 +75,8 @@ def mean_loss(
             count += len(batch["supervised"][1])
     finally:
         model.train(training)
-    summed, total = parallel.total(summed, count)
-    return summed / total
+    summed, total, left = parallel.total(summed, count, leave())
+    return None if left else summed / total
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -169,14 +169,17 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
 
 @contextmanager
 def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the workers, which know how to end."""
+    """Pass the signals that end a run on to the workers, which end by themselves."""
 
     def forward(number: int, _: Any) -> None:
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield
     finally:

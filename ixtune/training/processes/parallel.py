@@ -72,6 +72,15 @@ def any_of(value: bool) -> bool:
     return bool(total(float(value))[0])
 
 
+def largest(value: int) -> int:
+    """Return the largest value of all processes."""
+    if not _several():
+        return value
+    found = torch.tensor(value, dtype=torch.int64, device=_device())
+    distributed.all_reduce(found, ReduceOp.MAX)
+    return int(found)
+
+
 def from_first(ask: Callable[[], _Result]) -> _Result:
     """What the first process finds out or decides, in all of them.
 
@@ -125,8 +134,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         gradient /= distributed.get_world_size()
 
 
-def gather(mine: bytes) -> list[bytes]:
-    """In the first process what each of them has, by rank; in the others nothing."""
+def gather(mine: _Result) -> list[_Result]:
+    """Return, in the first process, the value of each process by rank; in the others an empty list."""
     if not _several():
         return [mine]
     parts: list[Any] | None = [None] * launch.world_size() if is_first() else None
@@ -140,8 +149,7 @@ def lost_peers() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
-        told = launch.LostPeerError() if _several() and lost else error
+        told = launch.LostPeerError() if is_lost_peer(error) else error
         if _several():
             # a communicator that is not whole may abort the interpreter while that is being taken down
             atexit.register(os._exit, 130 if isinstance(told, KeyboardInterrupt) else getattr(told, "exit_code", 1))
@@ -152,6 +160,11 @@ def lost_peers() -> Iterator[None]:
         if _several():
             distributed.barrier()
             distributed.destroy_process_group()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether an error only says that another process is gone."""
+    return _several() and isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
 
 
 _SIGNS_OF_LOSS = (

@@ -25,6 +25,9 @@ class Progress:
         worse_measurements: since the best one.
         stopped_early: whether that was enough of them.
         reproducible: False once a pack had to be split because memory ran out.
+        pending: what was due at this step and not measured because the run was asked to stop: `validation`, `samples`.
+        logged_step: the step of the last logged line.
+        unlogged_losses: for each process, the sum of its losses since then.
     """
 
     tokens: int = 0
@@ -38,12 +41,15 @@ class Progress:
     worse_measurements: int = 0
     stopped_early: bool = False
     reproducible: bool = True
+    pending: list[str] = field(default_factory=list)
+    logged_step: int = 0
+    unlogged_losses: list[float] = field(default_factory=list)
 
     def save(self, checkpoint: Path) -> None:
-        """Write it into a checkpoint that is not sealed yet."""
+        """Write this progress into a checkpoint that is not sealed yet."""
         (checkpoint / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def restore(self, checkpoint: Path) -> None:
-        """Take over the account in a checkpoint."""
+        """Replace all values by those saved in a checkpoint."""
         for name, value in json.loads((checkpoint / FILE).read_text(encoding="utf-8")).items():
             setattr(self, name, value)

@@ -1,0 +1,177 @@
+"""Callbacks that look at the model between two steps: validation loss and scores, the best step, and samples."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from ixtune.errors import IxtuneError
+from ixtune.scores import SCORES
+from ixtune.training.batch import ImageSource
+from ixtune.training.inputs import Inputs
+from ixtune.training.monitoring import answers, samples, scoring
+from ixtune.training.monitoring.metrics import FILE, TRACKED, VALIDATION, JsonLines
+from ixtune.training.monitoring.validation import DTYPES, LOSS, mean_loss, take_note
+from ixtune.training.monitoring.view import View
+from ixtune.training.processes import parallel
+from ixtune.training.state import checkpoints
+from ixtune.training.trainer import AdapterTrainer
+
+_VALIDATION, _SAMPLES = "validation", "samples"  # as progress.json has them
+
+
+class Validation(TrainerCallback):
+    """Measure validation loss and scores at intervals and at the end; keep the best step and stop early."""
+
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+        self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
+        training = trainer.recipe.training
+        self.every = training.evaluate_every or training.save_every
+        assert inputs.validation is not None
+        self.asked = answers.draw(len(inputs.validation), training.score_records, training.seed)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure where it is due; weights and random states stay as they are."""
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        due = control.should_log
+        measured, best = self.measure()
+        control.should_log = due  # logging clears it, and this step's own line would be lost
+        if best:
+            control.should_save = True  # the best one is kept
+        if not measured or self.trainer.progress.stopped_early:
+            control.should_save = control.should_training_stop = True
+
+    def measure(self) -> tuple[bool, bool]:
+        """Measure and log the current step, or note in the progress that this is still to be done after a stop.
+
+        Returns:
+            Whether it was measured, and whether it is the best step so far.
+        """
+        trainer, progress, training = self.trainer, self.trainer.progress, self.trainer.recipe.training
+        step, best_before = trainer.state.global_step, progress.best_step
+        with trainer.meter.idle():
+            measured = None if trainer.stop.agree() else self._measure()
+        if measured is None:
+            progress.pending.append(_VALIDATION)
+            return False, False
+        trainer.log({TRACKED + name: value for name, value in measured.items()})
+        best = take_note(progress, measured, step, training.best_by, training.early_stopping)
+        if progress.stopped_early:
+            self.view.say(
+                f"stopping early: {_no_better(training.best_by)} that of step {best_before} "
+                f"in {progress.worse_measurements} measurements"
+            )
+        return True, best
+
+    def _measure(self) -> dict[str, float] | None:
+        """Return `loss` and the scores by name, or None where the run was asked to stop meanwhile."""
+        trainer, training, records = self.trainer, self.trainer.recipe.training, self.inputs.validation
+        assert records is not None
+        dtype, leave = DTYPES[training.compute_dtype], lambda: trainer.stop.asked
+        with self.view.busy("measuring the validation loss"):
+            loss = mean_loss(trainer.model, records, self.images, training.pack_tokens, dtype, leave)
+        if loss is None:
+            return None
+        if not math.isfinite(loss):
+            trainer.left_together = True
+            raise IxtuneError(
+                f"the validation loss is {loss} at step {trainer.state.global_step}",
+                where=str(trainer.recipe.data.validation),
+                hint="lower training.learning_rate and resume from a checkpoint, or look at the validation records",
+            )
+        if not training.scores:
+            return {LOSS: loss}
+        with self.view.busy("scoring answers to validation records"):
+            scores = scoring.measure(
+                trainer.model,
+                records,
+                self.asked,
+                training.scores,
+                self.images,
+                self.inputs.tokenizer,
+                training.pack_tokens,
+                dtype,
+                leave,
+            )
+        return None if scores is None else {LOSS: loss, **scores}
+
+
+class Samples(TrainerCallback):
+    """Let the first process answer some validation records; write them to samples.jsonl and show them in short."""
+
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+        self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
+        self.lines = JsonLines(trainer.run_folder / samples.FILE)
+        assert inputs.validation is not None
+        training = trainer.recipe.training
+        self.indices = answers.draw(len(inputs.validation), training.sample_records, training.seed)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Forget what a resumed run will repeat."""
+        self.lines.rewind(state.global_step)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Answer where it is due."""
+        every = self.trainer.recipe.training.sample_every
+        if every is not None and not state.global_step % every:
+            self.take()
+
+    def take(self) -> None:
+        """Answer and write, or note in the progress that this is still to be done after a stop."""
+        trainer, validation, step = self.trainer, self.inputs.validation, self.trainer.state.global_step
+        assert validation is not None
+        if not parallel.is_first():
+            return
+        dtype, made = DTYPES[trainer.recipe.training.compute_dtype], None
+        if not trainer.stop.asked:
+            with trainer.meter.idle(), self.view.busy("answering validation records"):
+                made = samples.take(
+                    trainer.model,
+                    validation,
+                    self.indices,
+                    self.images,
+                    self.inputs.tokenizer,
+                    dtype,
+                    lambda: trainer.stop.asked,
+                )
+        if made is None:
+            trainer.progress.pending.append(_SAMPLES)
+            return
+        for sample in made:
+            self.lines.append({"step": step, **sample})
+            self.view.say(samples.in_short(sample))
+
+
+def catch_up(trainer: AdapterTrainer, validation: Validation, sampling: Samples | None, checkpoint: Path) -> bool:
+    """Measure and sample what was due at a checkpoint's step when the run was asked to stop.
+
+    The model holds the weights of the checkpoint. Random states are the checkpoint's, loaded later.
+
+    Returns:
+        Whether all of it was done; False where the run was asked to stop once more.
+    """
+    pending, progress = [*trainer.progress.pending], trainer.progress
+    progress.pending = []
+    if _VALIDATION in pending:
+        if parallel.is_first():
+            JsonLines(trainer.run_folder / FILE).drop(VALIDATION + LOSS, trainer.state.global_step)
+        measured, best = validation.measure()
+        if not measured:
+            return False
+        if best and parallel.is_first():
+            checkpoints.mark_best(checkpoint, trainer.recipe.training.best_by, progress.best_loss, progress.best_scores)
+    if _SAMPLES in pending and sampling is not None:
+        if parallel.is_first():
+            sampling.lines.drop("answer", trainer.state.global_step)
+        sampling.take()
+    return not trainer.stop.agree()
+
+
+def _no_better(by: str) -> str:
+    if by == LOSS:
+        return "validation loss not below"
+    return f"{SCORES[by].title} on validation not {'above' if SCORES[by].higher_is_better else 'below'}"

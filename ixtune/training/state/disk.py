@@ -1,0 +1,94 @@
+"""Disk space for checkpoints: what a run will write, and one clear error where the disk cannot hold it."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from pathlib import Path
+
+from ixtune.errors import IxtuneError
+from ixtune.planning.plan import Plan
+from ixtune.training.state import checkpoints
+
+_WEIGHT = 4  # bytes of a trained number: fp32
+# AdamW's two moments in fp32; in 8 bits with one fp32 scale for each block of 256
+_OPTIMIZER = {"adamw": 8.0, "paged_adamw": 8.0, "adamw_8bit": 2 + 2 * 4 / 256, "paged_adamw_8bit": 2 + 2 * 4 / 256}
+_LOG_LINE = 420  # bytes that a logged step adds to trainer_state.json
+_SMALL_FILES = 2**18  # configuration, random states, progress, checksums, and the heads of the tensors
+
+
+class DiskFullError(IxtuneError):
+    """The disk cannot hold a checkpoint."""
+
+    def __init__(self, folder: Path, needed_bytes: int, what: str) -> None:
+        free = free_bytes(folder)
+        super().__init__(
+            f"no space left on the disk: {what} {_gib(needed_bytes)}, {_gib(free)} free",
+            where=str(folder),
+            hint=f"free at least {_gib(max(needed_bytes - free, 0))}, lower training.keep_checkpoints, "
+            "or choose another disk: output=FOLDER",
+        )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """Return about how large one checkpoint of a run is: weights, optimizer state, log, small files."""
+    training = plan.recipe.training
+    trained = sum(plan.trained.values())
+    lines = math.ceil(plan.steps / training.log_every)
+    return round(trained * (_WEIGHT + _OPTIMIZER[training.optimizer])) + lines * _LOG_LINE + _SMALL_FILES
+
+
+def require_space(plan: Plan, run: Path) -> str:
+    """Return a line about the disk space that the checkpoints of a run will take.
+
+    A checkpoint is written beside the old ones before the oldest is deleted, and the best one on the validation set is
+    kept besides. Checkpoints that are there already take no new space.
+
+    Raises:
+        DiskFullError: The disk does not have it.
+    """
+    training = plan.recipe.training
+    one, adapter = checkpoint_bytes(plan), _WEIGHT * sum(plan.trained.values())
+    saves = math.ceil(plan.steps / training.save_every)
+    count = min(training.keep_checkpoints + 1 + (plan.recipe.data.validation is not None), saves)
+    needed = max(count * one - used_bytes(run), 0) + adapter
+    free = free_bytes(run)
+    what = f"{count} checkpoint{'s' * (count > 1)} of {_gib(one)} and the adapter of {_gib(adapter)} need"
+    if free < needed:
+        raise DiskFullError(run, needed, what)
+    return f"disk     {what} {_gib(needed)}; {_gib(free)} free in {run}"
+
+
+def used_bytes(run: Path) -> int:
+    """Return the size of all checkpoints in a run folder."""
+    return sum(size_of(folder) for folder in checkpoints.listing(run))
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that may still be written to the disk of a folder, which need not exist yet."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a failed write failed because the disk, or the user's share of it, is full.
+
+    torch and safetensors raise types of their own; torch's zip writer does not even repeat the system's words.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = str(error)
+    signs = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "inline_container", "PytorchStreamWriter failed")
+    return any(sign in words for sign in signs)
+
+
+def _gib(size: int) -> str:
+    """Return a size in the unit that shows it best."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,230 @@
+"""A run that a signal or an error ends leaves a checkpoint, and resumed it is bit for bit one that was not ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from text_run import lines_of, prepare_texts, run, text_recipe
+
+from ixtune.training import callbacks, measurements
+from ixtune.training.batch import PackCollator
+from ixtune.training.failure import RunFailedError
+from ixtune.training.monitoring import samples, scoring
+from ixtune.training.state import disk
+from ixtune.training.stopping import SIGNALS, StopRequest, StopRequested
+from ixtune.training.trainer import AdapterTrainer
+
+CHANGES = (
+    "training.gradient_accumulation=2", "training.epochs=3", "training.max_steps=null", "training.log_every=2",
+    "training.evaluate_every=3", "training.scores=[exact_match]", "training.best_by=loss", "training.sample_every=3",
+    "training.save_every=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training and a validation set."""
+    folder = tmp_path_factory.mktemp("texts")
+    return prepare_texts(folder / "train"), prepare_texts(folder / "validation", count=4, first=50)
+
+
+def recipe(folder: Path, sets: tuple[Path, Path], *changes: str) -> Any:
+    return text_recipe(folder, sets[0], f"data.validation={sets[1]}", *CHANGES, *changes)
+
+
+@pytest.fixture(scope="module")
+def straight(sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run never ended early."""
+    folder = tmp_path_factory.mktemp("straight")
+    _, said = run(recipe(folder, sets))
+    (folder / "said").write_text(said)
+    return folder / "run"
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What must be equal: weights, log lines without speeds and memory, samples, and the best step."""
+    spent = {"seconds", "tokens_per_s", "memory_gib", "mfu"}
+    lines = [{k: v for k, v in line.items() if k not in spent} for line in lines_of(folder / "metrics.jsonl")]
+    return {
+        "weights": {k: v.numpy().tobytes() for k, v in load_file(folder / "adapter/adapter_model.safetensors").items()},
+        "lines": sorted((line for line in lines if "event" not in line), key=str),
+        "samples": lines_of(folder / "samples.jsonl"),
+        "best": (folder / "best.json").read_text(),
+    }
+
+
+def before_call(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int, act: Callable[[], None]
+) -> None:
+    """Do something at the `number`-th call of a function, before it."""
+    plain, calls = getattr(owner, name), iter(range(1, 10**6))
+
+    def counted(*given: Any, **named: Any) -> Any:
+        if next(calls) == number:
+            act()
+        return plain(*given, **named)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "call", "step"),
+    [
+        (callbacks, "rehearse", 1, 0),
+        (AdapterTrainer, "forward_backward", 4, 2),  # the warm-up, then the second micro-batch of the second step
+        (measurements, "mean_loss", 1, 3),
+        (scoring, "batches", 1, 3),
+        (samples, "take", 1, 3),
+        (AdapterTrainer, "_write_checkpoint", 1, 3),
+    ],
+    ids=["warm-up", "step", "validation", "scoring", "samples", "save"],
+)
+def test_a_signal_is_honoured_wherever_the_run_is(
+    sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    owner: object, function: str, call: int, step: int,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        before_call(patch, owner, function, call, send(signal.SIGTERM))
+        outcome, said = run(recipe(tmp_path, sets))
+    assert (outcome.adapter, outcome.stopped_by, outcome.steps) == (None, signal.SIGTERM, step), said
+    assert not (tmp_path / "run" / "adapter").exists()
+    finished, _ = run(recipe(tmp_path, sets, "resume=auto"))
+    assert finished.stopped_by is None
+    assert result(tmp_path / "run") == result(straight)
+
+
+def test_a_step_is_abandoned_when_the_grace_period_is_over(
+    sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signalled in the first micro-batch of the third step: the checkpoint is of the second."""
+    with monkeypatch.context() as patch:
+        before_call(patch, AdapterTrainer, "forward_backward", 6, send(signal.SIGUSR1))
+        outcome, _ = run(recipe(tmp_path, sets), grace_s=0)
+    assert (outcome.steps, outcome.stopped_by) == (2, signal.SIGUSR1)
+    run(recipe(tmp_path, sets, "resume=auto"))
+    assert result(tmp_path / "run") == result(straight)
+
+
+@pytest.mark.parametrize("call", [5, 6], ids=["first micro-batch", "second micro-batch"])
+def test_an_error_in_a_step_saves_the_step_before(
+    sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patch:
+        before_call(patch, PackCollator, "make", call + 1, fail)  # the first is the warm-up's
+        with pytest.raises(RunFailedError, match="injected") as failed:
+            run(recipe(tmp_path, sets))
+    assert (failed.value.step, failed.value.checkpoint) == (2, tmp_path / "run" / "checkpoint-2")
+    run(recipe(tmp_path, sets, "resume=auto"))
+    assert result(tmp_path / "run") == result(straight)
+
+
+def test_an_error_while_weights_change_saves_nothing(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr("torch.optim.AdamW.step", fail)
+    with pytest.raises(RunFailedError) as failed:
+        run(recipe(tmp_path, sets))
+    assert failed.value.checkpoint is None
+    assert "there is no checkpoint yet" in failed.value.notes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+    ],
+    ids=["the system's", "torch's"],
+)
+def test_a_disk_that_is_full_at_a_save_is_one_clear_error(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ixtune.training.state.progress.Progress.save", fail)
+    with pytest.raises(RunFailedError, match=r"no space left on the disk: a checkpoint needs \d.* free") as failed:
+        run(recipe(tmp_path, sets))
+    failed.value.resume_hint("ixtune train recipe.yaml --resume")
+    assert failed.value.hint.endswith("then resume with: ixtune train recipe.yaml --resume")
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_step(
+    sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, said = disk.size_of(straight / "checkpoint-6"), (straight.parent / "said").read_text()
+    predicted = float(said.split("checkpoints of ")[1].split(" MiB")[0]) * 2**20
+    assert one <= predicted <= 1.5 * one
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2 * one)  # of three steps that are saved, four would be kept
+    with pytest.raises(disk.DiskFullError, match="no space left on the disk: 2 checkpoints of .* need"):
+        run(recipe(tmp_path / "refused", sets))
+    assert not (tmp_path / "refused" / "run").exists()
+
+
+@pytest.fixture
+def handlers() -> Iterator[dict[int, Any]]:
+    """The handlers of all signals before and after."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_caught_while_a_run_lasts_and_given_back(handlers: dict[int, Any]) -> None:
+    told: list[str] = []
+    with StopRequest(told.append) as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)  # SLURM sends one after the other
+        assert (stop.number, len(told)) == (signal.SIGUSR1, 1)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+    with pytest.raises(StopRequested) as stopped, StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)  # while the model loads there is no step to lose
+    assert stopped.value.exit_code == 143
+
+
+def test_a_second_ctrl_c_ends_at_once(handlers: dict[int, Any]) -> None:
+    with StopRequest() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_hangup_is_ignored_where_it_was(handlers: dict[int, Any]) -> None:
+    """As nohup has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.asked
+
+
+def test_in_another_thread_nothing_is_caught(handlers: dict[int, Any]) -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        with StopRequest():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [handlers[signal.SIGTERM]]
