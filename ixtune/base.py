@@ -127,6 +127,12 @@ def _refuse_incomplete(folder: Path, missing: list[str]) -> NoReturn:
             where=str(folder),
             hint="give the base it was trained on (`base` in its ixtune.json), or merge the adapter first",
         )
+    if (folder / "adapter" / "adapter_config.json").is_file():
+        raise IxtuneError(
+            "this is a training run, not a base",
+            where=str(folder),
+            hint=f"to train on from its adapter: adapter.start_from={folder} with the base it was trained on",
+        )
     raise IxtuneError(
         f"not a complete base checkpoint: missing {', '.join(missing)}",
         where=str(folder),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -82,14 +82,19 @@ def lora_of(section: AdapterSection, target: Target) -> Lora:
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
-    """PEFT's configuration of a recipe's adapter section; dropout per target is not in its vocabulary."""
-    modules: list[tuple[Target, tuple[str, ...]]] = [(target, (target,)) for target in section.targets]
+    """Return PEFT's configuration of an adapter section; PEFT has no dropout per target."""
+    modules: list[tuple[Target, tuple[str, ...]]] = [
+        (target, (target,) if section.layers is None else tuple(_in_layers(target, section.layers)))
+        for target in section.targets
+    ]
     if section.projector == "lora":
         modules.append(("projector", _PROJECTOR_LINEARS))
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for target, names in modules:
         own = lora_of(section, target)
+        # of the patterns, the ends of the names will do
+        names = (target,) if target != "projector" else names
         ranks |= dict.fromkeys(names, own.rank) if own.rank != section.rank else {}
         alphas |= dict.fromkeys(names, own.alpha) if own.alpha != section.alpha else {}
     return LoraConfig(
@@ -106,6 +111,12 @@ def lora_config(section: AdapterSection) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def _in_layers(target: str, layers: Sequence[int]) -> Iterator[str]:
+    """Yield the ends of the names of a target's modules in some layers; PEFT compares whole parts of names."""
+    part = "attention" if target in ("wqkv", "wo") else "feed_forward"
+    return (f"layers.{layer}.{part}.{target}" for layer in layers)
 
 
 def attach(model: IXC2ForCausalLM, section: AdapterSection) -> PeftModel:
@@ -223,7 +234,9 @@ def _expected(model: PeftModel, section: AdapterSection) -> set[str]:
     linears = [
         name
         for name, _ in base.named_modules()
-        if is_decoder_linear(name) and name.rpartition(".")[2] in section.targets
+        if is_decoder_linear(name)
+        and name.rpartition(".")[2] in section.targets
+        and (section.layers is None or int(name.split(".")[2]) in section.layers)
     ]
     linears += _PROJECTOR_LINEARS if section.projector == "lora" else ()
     sides = [side for side, role in _ROLES.items() if role != "magnitude" or section.variant == "dora"]

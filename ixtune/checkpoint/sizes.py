@@ -190,6 +190,7 @@ class Trained:
         projector: `full`, `lora` or `frozen`.
         projector_rank: LoRA's rank on the projector's two linears.
         separators: whether the newline and the separator token are trained.
+        layers: the decoder layers that carry LoRA; None for all.
     """
 
     ranks: Mapping[str, int]
@@ -197,6 +198,7 @@ class Trained:
     projector: str = "full"
     projector_rank: int = 0
     separators: bool = False
+    layers: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, section: AdapterSection) -> Trained:
@@ -212,15 +214,26 @@ class Trained:
             projector=section.projector,
             projector_rank=rank("projector") if section.projector == "lora" else 0,
             separators=section.separators,
+            layers=section.layers,
         )
+
+    def lora_layers(self, sizes: Sizes) -> int:
+        """Return how many decoder layers carry LoRA."""
+        return sizes.layers if self.layers is None else len(self.layers)
+
+    def backward_layers(self, sizes: Sizes) -> int:
+        """Return how many decoder layers the backward pass runs through: down to the lowest one that is trained."""
+        if self.projector != "frozen" or self.separators or self.layers is None:
+            return sizes.layers
+        return sizes.layers - min(self.layers)
 
     def parameters(self, sizes: Sizes) -> dict[str, int]:
         """Trained parameters by part; parts without any are left out."""
         shapes = {name: sizes.linear_shape(name) for name in self.ranks}
         lora = sum(rank * sum(shapes[name]) for name, rank in self.ranks.items())
         found = {
-            "lora": sizes.layers * lora,
-            "magnitudes": sizes.layers * sum(out for out, _ in shapes.values()) * self.dora,
+            "lora": self.lora_layers(sizes) * lora,
+            "magnitudes": self.lora_layers(sizes) * sum(out for out, _ in shapes.values()) * self.dora,
             "projector": {
                 "full": sizes.projector,
                 "lora": self.projector_rank * (sizes.merged + 3 * sizes.hidden) + 2 * sizes.hidden * self.dora,

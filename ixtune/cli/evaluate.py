@@ -145,6 +145,8 @@ def _print(found: Mapping[str, Any]) -> None:
     screen.print(table(f"{found['records']} questions, 95 % intervals", columns, rows))
     for sentence in verdicts(found):
         screen.print(f"- {sentence['text']}", markup=False, soft_wrap=True)
+    for note in found.get("notes", ()):
+        screen.print(f"- {note}", markup=False, soft_wrap=True)
     for one in found["models"]:
         if one["unfinished"]:
             screen.print(f"- {one['unfinished']} answers of {one['name']} were cut off: --max-new-tokens", markup=False)

@@ -77,9 +77,14 @@ def evaluate(
     hint = "choose another score, or give these questions other references"
     require_judgeable(scores, cases, where="--score", hint=hint)
     blind: dict[str, list[Prompt]] = {}
+    notes: list[str] = []
     if options.controls and any(question.prompt.images for question in exam.questions):
-        # what cannot be swapped is told before the work
-        blind = dict.fromkeys((one.name for one in _blinded(models)), swapped(exam.questions))
+        try:
+            others = swapped(exam.questions)
+        except IxtuneError:
+            notes.append("The blind control is left out: it needs questions about different images.")
+        else:
+            blind = dict.fromkeys((one.name for one in _blinded(models)), others)
     total = (len(models) + len(blind)) * len(exam.questions)
 
     def advance(count: int) -> None:
@@ -112,6 +117,7 @@ def evaluate(
         "max_new_tokens": longest,
         "records": len(exam.questions),
         "rejected": len(exam.rejects),
+        "notes": notes,
         "scores": list(scores),
         "main_score": scores[0],
         "models": described,

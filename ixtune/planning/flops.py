@@ -121,11 +121,12 @@ def flops(
     plora = 2 * images * sizes.layer_plora
     attention = _attention(pack, sizes.hidden)
     head = 2 * pack.supervised * sizes.vocabulary * sizes.hidden
+    passes = sizes.layers + trained.backward_layers(sizes)
     return Flops(
-        linears=2 * sizes.layers * linears,
-        lora=3 * sizes.layers * lora,
-        plora=2 * sizes.layers * plora,
-        attention=3 * sizes.layers * attention,
+        linears=passes * linears,
+        lora=3 * trained.lora_layers(sizes) * lora,
+        plora=passes * plora,
+        attention=(2 * passes - sizes.layers) * attention,
         vit=pack.views * _view(sizes),
         projector=_projector(sizes, trained, images),
         head=2 * head,

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from ixtune.checkpoint.sizes import Sizes, Trained
 from ixtune.data.pack import pack
+from ixtune.errors import UsageError
 from ixtune.planning.flops import Flops, PackShape, flops
 from ixtune.planning.gpus import Machine
 from ixtune.planning.memory import Memory, Setup, peak
@@ -147,8 +148,15 @@ def make_plan(
         processes: how many share the packs of a step.
 
     Raises:
+        UsageError: the recipe names a layer that the base does not have.
         IxtuneError: a record is longer than a pack.
     """
+    highest = max(recipe.adapter.layers or (0,))
+    if highest >= sizes.layers:
+        raise UsageError(
+            f"adapter.layers names layer {highest}; the base has layers 0 to {sizes.layers - 1}",
+            hint=f"name layers below {sizes.layers}",
+        )
     made = pack(records.lengths, recipe.training.pack_tokens, records.prefixes) if packs is None else packs
     packed = Packed.of(records, made)
     need = assess(recipe, sizes, packed, machine)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ixtune import base
 from ixtune.checkpoint.sizes import Sizes
+from ixtune.data.prepared.missing_images import require_images
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
@@ -58,6 +59,7 @@ def open_for_plan(
         train.check_compatible(sha256_file(tokenizer))
     else:
         notes.append("data     not checked against the base's tokenizer, which is not here")
+    require_images(train.sets, hint="set data.image_root=FOLDER")
     return sizes, RecordShapes.of(train), machine, notes
 
 

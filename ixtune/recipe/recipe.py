@@ -136,6 +136,11 @@ class AdapterSection(Section):
     """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
     """Decoder linears that carry LoRA; [] for none, where the projector or the separators are trained."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None = None
+    """Decoder layers that carry LoRA, counted from 0, such as [30, 31]; null for all."""
+    start_from: Annotated[str, Field(min_length=1)] | None = None
+    """Adapter to start from, with a fresh optimizer: a run folder, an adapter folder, or a hub id; null for a new one.
+    """
     rank: int = Field(default=64, ge=1)
     """Rank of LoRA."""
     alpha: float = Field(default=64, gt=0)
@@ -157,6 +162,13 @@ class AdapterSection(Section):
         if len(set(targets)) < len(targets):
             raise ValueError("should name no linear twice")
         return targets
+
+    @field_validator("layers")
+    @classmethod
+    def _sorted(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and len(set(layers)) < len(layers):
+            raise ValueError("should name no layer twice")
+        return None if layers is None else tuple(sorted(layers))
 
 
 class TrainingSection(Section):
@@ -251,8 +263,9 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     output: RecipePath
     """Run folder: adapter, checkpoints, metrics."""
-    resume: Literal["never", "auto"] = "never"
-    """auto: continue the run in the output folder, if there is one; never: a run there is an error."""
+    resume: Literal["never", "auto", "extend"] = "never"
+    """What to do with a run in the output folder. never: refuse it. auto: resume it, or start it if there is none.
+    extend: train a stopped or finished run for more `epochs` or `max_steps` than it had."""
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -277,6 +290,10 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
     if strangers := sorted(set(adapter.per_target) - with_lora):
         text = f"names {', '.join(strangers)}, without LoRA here"
         found.append(Contradiction(("adapter.per_target", "adapter.targets", "adapter.projector"), text))
+    if adapter.layers is not None and not adapter.targets:
+        found.append(
+            Contradiction(("adapter.layers", "adapter.targets"), "needs adapter.targets: LoRA on those layers")
+        )
     if not (with_lora or adapter.separators or adapter.projector == "full"):
         text = "should name at least one linear where neither the projector nor the separators are trained"
         found.append(Contradiction(("adapter.targets", "adapter.projector", "adapter.separators"), text))

@@ -12,6 +12,7 @@ from ixtune.planning.plan_inputs import sizes_of
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.inputs import Inputs, images_as_trained
 from ixtune.training.monitoring import metrics
+from ixtune.training.state import extension
 from ixtune.training.trainer import AdapterTrainer
 
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
@@ -40,6 +41,7 @@ def record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) -
         "loss": metrics.last_loss(trainer.run_folder / metrics.FILE),
         **measured(trainer, step),
         "reproducible": progress.reproducible,
+        "extensions": extension.as_json(trainer.extensions),
         "recipe": recipe.model_dump(mode="json"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }

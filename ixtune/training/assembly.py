@@ -17,9 +17,10 @@ from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
 from ixtune.training import neftune
-from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
+from ixtune.training.batch import ImageSource, pack_dataset
 from ixtune.training.inputs import Inputs
 from ixtune.training.monitoring.validation import DTYPES
+from ixtune.training.naming_collator import NamingCollator
 from ixtune.training.optimizer import table_lines
 from ixtune.training.processes import launch
 from ixtune.training.trainer import AdapterTrainer, sft_config
@@ -60,7 +61,7 @@ def assemble(
     recipe: Recipe, inputs: Inputs, network: Network, folder: Path, packs: list[tuple[int, ...]] | None = None
 ) -> AdapterTrainer:
     """The trainer on the packs of the inputs, or on others; the libraries' own lines are taken off."""
-    collator = PackCollator(inputs.train, images_of(recipe, inputs.train.files, network))
+    collator = NamingCollator(inputs.train, images_of(recipe, inputs.train.files, network))
     trainer = AdapterTrainer(
         model=network.wrapped,
         args=sft_config(recipe, folder),

@@ -12,6 +12,7 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.pack import pack
 from ixtune.data.prepared import manifest
+from ixtune.data.prepared.missing_images import require_images
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
@@ -70,6 +71,16 @@ def open_inputs(recipe: Recipe) -> Inputs:
     }
     packs = pack(train.lengths, recipe.training.pack_tokens, train.prefixes)
     return Inputs(folder, tokenizer, train, validation, packs, hashes)
+
+
+def check_images(inputs: Inputs) -> None:
+    """Check that every image of the training and the validation set is there and unchanged, without decoding it.
+
+    Raises:
+        IxtuneError: Images are missing or have changed; all are counted, the first are named.
+    """
+    sets = [opened for records in (inputs.train, inputs.validation) if records for opened in records.sets]
+    require_images(sets, hint="set data.image_root=FOLDER")
 
 
 def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:

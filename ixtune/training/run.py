@@ -21,15 +21,16 @@ from ixtune.training.assembly import Network, assemble, build, images_of
 from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal
 from ixtune.training.dry_run import dry_run
 from ixtune.training.failure import RunFailedError
-from ixtune.training.inputs import Inputs, open_inputs
+from ixtune.training.inputs import Inputs, check_images, open_inputs
 from ixtune.training.measurements import Samples, Validation, catch_up
 from ixtune.training.monitoring import answers, scoring, trackers
 from ixtune.training.monitoring.validation import LOSS
 from ixtune.training.monitoring.view import View, view_on
 from ixtune.training.processes import parallel
 from ixtune.training.processes.launch import LostPeerError
-from ixtune.training.state import checkpoints, disk, resume
+from ixtune.training.state import checkpoints, disk, extension, resume
 from ixtune.training.state.lock import only_run_in
+from ixtune.training.state.resume import Start
 from ixtune.training.stopping import StopRequest, StopRequested
 from ixtune.training.trainer import AdapterTrainer
 
@@ -112,14 +113,15 @@ def _start(recipe: Recipe, view: View, stop: StopRequest, *, must_resume: bool, 
         inputs = _open(recipe)
         dry_run(recipe, inputs, run_plan.plan_run(recipe, inputs, view.say), view.say)
         return None
-    if must_resume:
+    extends = recipe.resume == "extend" and resume.is_begun(recipe.output) and resume.is_longer(recipe, recipe.output)
+    if must_resume and not extends:
         resume.require_run(recipe.output)
-    elif recipe.resume == "auto" and resume.is_finished(recipe.output):
+    elif recipe.resume != "never" and resume.is_finished(recipe.output) and not extends:
         view.say(f"finished already: the adapter is in {recipe.output / 'adapter'}")
         return None
     inputs = _open(recipe)
     with only_run_in(recipe.output) if parallel.is_first() else nullcontext():
-        return _train(recipe, inputs, view, stop, resuming=must_resume or recipe.resume == "auto")
+        return _train(recipe, inputs, view, stop, resuming=must_resume or recipe.resume != "never")
 
 
 def _stopped(run: Path, number: int) -> Outcome:
@@ -131,6 +133,7 @@ def _stopped(run: Path, number: int) -> Outcome:
 
 def _open(recipe: Recipe) -> Inputs:
     inputs, training = open_inputs(recipe), recipe.training
+    parallel.from_first(lambda: check_images(inputs))
     if inputs.validation is not None:
         asked = answers.draw(len(inputs.validation), training.score_records, training.seed)
         scoring.require_judgeable(inputs.validation, asked, training.scores)
@@ -140,29 +143,38 @@ def _open(recipe: Recipe) -> Inputs:
 def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, resuming: bool) -> Outcome:
     run = recipe.output
 
-    def begin() -> Path | None:
+    def begin() -> Start:
         if resuming and resume.is_begun(run):
             return resume.resume_point(recipe, inputs.hashes, run, view.say)
         checkpoints.require_empty(run)
-        return None
+        return Start()
 
-    start = parallel.from_first(begin)
+    extends = recipe.resume == "extend"
+    begun = Start() if extends else parallel.from_first(begin)
     plan = run_plan.plan_run(recipe, inputs, view.say)
+    if extends:
+        begun = parallel.from_first(lambda: resume.extension_point(recipe, inputs.hashes, run, plan.steps, view.say))
+    start = begun.checkpoint
     view.say(parallel.from_first(lambda: disk.require_space(plan, run)))
-    levers = plan.levers if start is None else run_plan.kept_levers(run)
+    keeps_levers = parallel.from_first(lambda: start is not None and not resume.changes_memory(recipe, run))
+    levers = run_plan.kept_levers(run) if keeps_levers else plan.levers
     set_seed(recipe.training.seed)
     network = build(recipe, inputs, levers, view.say)
     if parallel.is_first():
-        if start is None:
+        if not keeps_levers:
             run_plan.keep(plan, run)
+        if begun.extended:
+            resume.set_adapter_aside(run, begun.extensions[-1].steps_before)
+            extension.write(run, begun.extensions)
         resume.write_start(run, recipe, inputs.hashes)
     trackers.prepare(recipe.training.report_to, run)
     trainer = assemble(recipe, inputs, network, run)
     trainer.stop, trainer.checkpoint_bytes = stop, disk.checkpoint_bytes(plan)
+    trainer.extensions = begun.extensions
     trainer.measure_by(flops_of(plan, RecordShapes.of(inputs.train)), run_plan.flops_per_s(plan))
     validation, samples = _add_callbacks(trainer, inputs, network, plan, view)
     with view, stop.deferred(), _saved_at_the_end(trainer):
-        if start is None or _is_left_to_train(trainer, start, validation, samples):
+        if start is None or _is_left_to_train(trainer, start, plan.steps, validation, samples):
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     steps, progress = trainer.state.global_step, trainer.progress
     if stop.asked and not progress.stopped_early and (steps < trainer.state.max_steps or progress.pending):
@@ -195,7 +207,7 @@ def _add_callbacks(
 
 
 def _is_left_to_train(
-    trainer: AdapterTrainer, start: Path, validation: Validation | None, samples: Samples | None
+    trainer: AdapterTrainer, start: Path, steps: int, validation: Validation | None, samples: Samples | None
 ) -> bool:
     """Restore the counters of a checkpoint, measure what a stop left undone, and return whether steps are left."""
     progress = trainer.progress
@@ -205,7 +217,9 @@ def _is_left_to_train(
         trainer._load_from_checkpoint(str(start))
         if not catch_up(trainer, validation, samples, start):
             return False
-    if not (resume.is_last(start) or progress.stopped_early):
+    patience = trainer.recipe.training.early_stopping  # which an extension may have raised
+    progress.stopped_early = patience is not None and progress.worse_measurements >= patience
+    if checkpoints.step_of(start) < steps and not progress.stopped_early:
         return True
     trainer._load_from_checkpoint(str(start))  # only the adapter folder was still to be written
     trainer.state.max_steps = trainer.state.global_step

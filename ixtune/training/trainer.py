@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
-from transformers import set_seed
+from transformers import get_scheduler, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ixtune.adapter import attach
@@ -25,8 +26,9 @@ from ixtune.training.monitoring.metrics import Meter
 from ixtune.training.nonfinite import MicroBatch, require_finite
 from ixtune.training.prefetch import Ahead
 from ixtune.training.processes import launch, parallel
-from ixtune.training.state import checkpoints, disk
+from ixtune.training.state import checkpoints, disk, extension
 from ixtune.training.state.boundary import Boundary
+from ixtune.training.state.extension import Extension
 from ixtune.training.state.progress import Progress
 from ixtune.training.stopping import StopRequest, StopRequested, raise_together
 
@@ -119,6 +121,7 @@ class AdapterTrainer(SFTTrainer):
         self.on_cut: Callable[[str], None] = lambda sentence: None
         self.stop = StopRequest()
         self.boundary = Boundary(self, self.progress)
+        self.extensions: Sequence[Extension] = ()
         self.left_together = False
         """Whether an exception was raised in all processes at the same place, so that they can still save together."""
         self.checkpoint_bytes = 0
@@ -301,6 +304,38 @@ class AdapterTrainer(SFTTrainer):
         parallel.start_equal(parameter for _, parameter in attach.trainable(self.model))
         if not parallel.is_first():
             set_seed(self.args.seed + launch.rank())  # a dropout of its own; a resumed run loads its own state later
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the learning-rate schedule; that of an extended run passes from the old one to the new one."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.extensions and isinstance(scheduler, LambdaLR):
+            totals = [self.extensions[0].steps_before, *(one.steps_after for one in self.extensions)]
+            multiplier = extension.schedule(
+                [self._multiplier(total) for total in totals], self.extensions, self.recipe.training.warmup_ratio
+            )
+            scheduler.lr_lambdas = [multiplier] * len(scheduler.lr_lambdas)
+        return scheduler
+
+    def _multiplier(self, steps: int) -> extension.Multiplier:
+        """Return the schedule of a run of so many steps as a function of the step."""
+        nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        scheduler = get_scheduler(
+            self.args.lr_scheduler_type, nothing, self.args.get_warmup_steps(steps), num_training_steps=steps
+        )
+        return cast(extension.Multiplier, scheduler.lr_lambdas[0])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; the first step after an extension has the new schedule's rate, not the checkpoint's."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = self.lr_scheduler
+        if checkpoint and self.extensions and isinstance(scheduler, LambdaLR):
+            rates = [
+                base * multiplier(scheduler.last_epoch)
+                for base, multiplier in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = rates
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """On the groups of the recipe, each with its learning rate."""

@@ -17,6 +17,7 @@ from main_job import command, counters, environment, ixtune, kill_in_a_save, kil
 from safetensors.torch import load_file
 
 from ixtune.cli import main
+from ixtune.training.state import disk
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,8 @@ def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, sub
     assert "tokens/s" in done.stdout
     assert "left" in done.stdout
     assert done.stderr == ""
+    predicted = float(re.search(r"3 checkpoints of (\S+) MiB and the adapter", done.stdout)[1]) * 2**20
+    assert disk.size_of(run / "checkpoint-12") <= predicted <= 1.3 * disk.size_of(run / "checkpoint-12")
     assert {
         "adapter",
         "metrics.jsonl",

@@ -1,108 +1,242 @@
-"""Where a stopped run goes on, and whether it is still the same run."""
+"""Resume a run: where it continues, whether it is still the same run, and whether it may be extended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_write_json, atomic_write_text
 from ixtune.recipe import recipe as recipes
 from ixtune.recipe.recipe import Recipe
-from ixtune.training.state import checkpoints
+from ixtune.training.state import checkpoints, extension
+from ixtune.training.state.extension import Extension
 
 RECIPE = "recipe.yaml"
 INPUTS = "inputs.json"
-# how the run is started, and where its folder and the images are now, make no other run of it
-_NOT_COMPARED = ("resume", "output")
-_NOT_COMPARED_DATA = ("image_root",)
+MEMORY_KEYS = (
+    "training.gradient_checkpointing",
+    "training.offload_layer_inputs",
+    "training.vision_chunk",
+    "training.gpu_gib",
+)
+"""Keys that trade memory for time. A resumed run that changes none of them keeps the options it began with."""
+_FREE_KEYS = {
+    *MEMORY_KEYS,
+    "resume",
+    "output",
+    "data.image_root",
+    "training.log_every",
+    "training.save_every",
+    "training.keep_checkpoints",
+    "training.report_to",
+    "training.sample_every",
+    "training.sample_records",
+}
+"""Keys without effect on what is learned: a resumed run may change them."""
+_LENGTH_KEYS = {"training.epochs", "training.max_steps", "training.early_stopping"}
+"""Keys that `resume=extend` may change besides."""
+_LONGER = "to train longer, raise training.epochs or training.max_steps with resume=extend"
+_ONWARD = "to train on from its adapter, start a new run with adapter.start_from="
+
+
+class Start(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: The checkpoint to continue from; None for the beginning.
+        extensions: All extensions of the run, the present one included.
+        extended: Whether the run is extended by this start.
+    """
+
+    checkpoint: Path | None = None
+    extensions: tuple[Extension, ...] = ()
+    extended: bool = False
 
 
 def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
-    """Note what a run is made of: the resolved recipe, and the hashes of base and data."""
+    """Write what a run is made of: the resolved recipe, and the hashes of base and data."""
     run.mkdir(parents=True, exist_ok=True)
     atomic_write_json(run / INPUTS, inputs)
     atomic_write_text(run / RECIPE, recipes.dump(recipe))
 
 
 def is_begun(run: Path) -> bool:
-    """Whether there is a run in this folder."""
+    """Return whether there is a run in this folder."""
     return (run / RECIPE).is_file() and (run / INPUTS).is_file()
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the run in this folder has come to its end."""
+    """Return whether the run in this folder has come to its end."""
     return is_begun(run) and (run / "adapter").exists()
 
 
 def require_run(run: Path) -> None:
-    """Refuse to resume what is not there, or at its end.
+    """Refuse to resume a run that is not there, or finished.
 
     Raises:
-        IxtuneError: there is no unfinished run in this folder.
+        IxtuneError: There is no unfinished run in this folder.
     """
-    if not is_begun(run):
-        raise IxtuneError("there is no run to resume", where=str(run), hint="start it without --resume")
+    _require_begun(run)
     if is_finished(run):
-        raise IxtuneError("the run is finished already", where=str(run), hint="its adapter is in the folder `adapter`")
+        raise IxtuneError("the run is finished already", where=str(run), hint=f"{_LONGER}; {_ONWARD}{run}")
 
 
-def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from; None where the run never reached one.
+def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callable[[str], None]) -> Start:
+    """Return where a run continues; the beginning where it never reached a checkpoint.
 
     Raises:
-        IxtuneError: its recipe, base or data are other ones now, or it has just been finished.
+        IxtuneError: Its recipe, base or data are other ones now, or it has just been finished.
     """
     require_run(run)
-    before, now = (_compared(some) for some in (recipes.load(run / RECIPE), recipe))
-    _require_same(
-        before,
-        now,
-        "the recipe differs from the one the run began with",
-        where=run / RECIPE,
-        hint="resume with the same recipe",
-    )
-    _require_same(
-        json.loads((run / INPUTS).read_text(encoding="utf-8")),
-        inputs,
-        "the base or the data have changed since the run began",
-        where=run / INPUTS,
-        hint="put them back as they were",
-    )
+    _require_same_run(recipe, inputs, run, free=_FREE_KEYS)
+    return Start(_newest_checkpoint(run, say), extension.read(run))
+
+
+def extension_point(recipe: Recipe, inputs: dict[str, Any], run: Path, steps: int, say: Callable[[str], None]) -> Start:
+    """Return where a stopped or finished run continues with more steps than it had.
+
+    Args:
+        recipe: The recipe now.
+        inputs: Hashes of base and data now.
+        run: The run folder.
+        steps: Optimizer steps by the recipe now.
+        say: Shows a line to the reader.
+
+    Raises:
+        IxtuneError: There is no run, nothing is raised, or something else differs.
+    """
+    _require_begun(run)
+    if not is_finished(run) and not is_longer(recipe, run):  # the extension has begun already
+        return resume_point(recipe, inputs, run, say)
+    _require_same_run(recipe, inputs, run, free=_FREE_KEYS | _LENGTH_KEYS)
+    found = _newest_checkpoint(run, say)
+    if found is None:
+        raise IxtuneError(
+            "there is no checkpoint to extend the run from",
+            where=str(run),
+            hint=f"{_ONWARD}{run}" if is_finished(run) else "start it anew with another output",
+        )
+    step, before = checkpoints.step_of(found), _steps_of(found)
+    known = extension.read(run)
+    if known and known[-1].step >= step:  # begun, and ended before its first checkpoint
+        before = known[-1].steps_before
+    if steps <= max(before, step):
+        raise IxtuneError(
+            f"resume=extend needs more steps than the run has: it has {before:,} and is at step {step:,}, "
+            f"the recipe gives {steps:,}",
+            where=str(run),
+            hint="raise training.epochs or training.max_steps",
+        )
+    _require_not_stopped_early(recipe, found, run)
+    say(f"extend   from step {step:,}: {before:,} optimizer steps become {steps:,}")
+    return Start(found, extension.added(known, Extension(step, before, steps)), extended=True)
+
+
+def is_longer(recipe: Recipe, run: Path) -> bool:
+    """Return whether a recipe gives another length than the one the run was last started with."""
+    before, now = (_flat(some.model_dump(mode="json")) for some in (recipes.load(run / RECIPE), recipe))
+    return any(before[key] != now[key] for key in _LENGTH_KEYS)
+
+
+def changes_memory(recipe: Recipe, run: Path) -> bool:
+    """Return whether a recipe asks for other memory options than the run was started with."""
+    before, now = (_flat(some.model_dump(mode="json")) for some in (recipes.load(run / RECIPE), recipe))
+    return any(before[key] != now[key] for key in MEMORY_KEYS)
+
+
+def set_adapter_aside(run: Path, steps: int) -> None:
+    """Rename the adapter of a finished run that is extended, to `adapter-STEPS`."""
+    if (run / "adapter").exists():
+        (run / "adapter").rename(run / f"adapter-{steps}")
+
+
+def _require_begun(run: Path) -> None:
+    if not is_begun(run):
+        raise IxtuneError("there is no run to resume", where=str(run), hint="start it without --resume")
+
+
+def _require_not_stopped_early(recipe: Recipe, checkpoint: Path, run: Path) -> None:
+    progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+    patience = recipe.training.early_stopping
+    if progress.get("stopped_early") and patience is not None and progress["worse_measurements"] >= patience:
+        raise IxtuneError(
+            f"the run stopped early: {progress['worse_measurements']} measurements were no better than that of step "
+            f"{progress['best_step']}",
+            where=str(run),
+            hint="raise training.early_stopping, or set it to null, if it is to train on all the same",
+        )
+
+
+def _newest_checkpoint(run: Path, say: Callable[[str], None]) -> Path | None:
     found, damaged = checkpoints.newest_whole(run)
     for folder, problem in damaged:
-        say(f"damaged checkpoint passed over: {folder}: {problem}")
+        say(f"damaged checkpoint skipped: {folder}: {problem}")
         checkpoints.set_aside(folder)
     say(f"resume   {found or 'from the start: no whole checkpoint yet'}")
     return found
 
 
-def is_last(checkpoint: Path) -> bool:
-    """Whether a checkpoint is of the run's last step, so that nothing is left to train."""
+def _steps_of(checkpoint: Path) -> int:
+    """Return the optimizer steps that a run was to have when it wrote a checkpoint."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return int(state["global_step"]) >= int(state["max_steps"])
+    return int(state["max_steps"])
 
 
-def _compared(recipe: Recipe) -> dict[str, Any]:
-    compared = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_COMPARED}
-    data = {key: value for key, value in compared["data"].items() if key not in _NOT_COMPARED_DATA}
-    return {**compared, "data": data}
+def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free: Collection[str]) -> None:
+    before, now = (_compared(some, free) for some in (recipes.load(run / RECIPE), recipe))
+    hints = ["resume with the same recipe"]
+    if any(before[key] != now[key] for key in _LENGTH_KEYS & before.keys()):
+        hints.append(_LONGER)
+    _require_same(
+        before,
+        now,
+        "the recipe differs from the one the run began with",
+        where=run / RECIPE,
+        hint="; ".join(hints),
+        run=run,
+    )
+    _require_same(
+        _flat(json.loads((run / INPUTS).read_text(encoding="utf-8"))),
+        _flat(inputs),
+        "the base or the data have changed since the run began",
+        where=run / INPUTS,
+        hint="put them back as they were",
+        run=run,
+    )
 
 
-def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, hint: str) -> None:
+def _compared(recipe: Recipe, free: Collection[str]) -> dict[str, Any]:
+    values = _flat(recipe.model_dump(mode="json"))
+    if recipe.data.validation is not None:  # the best step depends on when it is measured
+        values["training.evaluate_every"] = recipe.training.evaluate_every or recipe.training.save_every
+    return {key: value for key, value in values.items() if key not in free}
+
+
+def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, where: Path, hint: str, run: Path) -> None:
     """Raise an IxtuneError that shows every differing value of both."""
-    if notes := _differences(before, now):
-        raise IxtuneError(what, where=str(where), hint=f"{hint}, or start a new run with another output", notes=notes)
+    notes = [
+        f"{key}: {json.dumps(before.get(key))} in the run, {json.dumps(now.get(key))} now"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if notes:
+        raise IxtuneError(
+            what,
+            where=str(where),
+            hint=f"{hint}, or start a new run with another output (adapter.start_from={run} trains on from this one)",
+            notes=notes,
+        )
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    notes = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            notes += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            notes.append(f"{prefix}{key}: {json.dumps(old)} in the run, {json.dumps(new)} now")
-    return notes
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
