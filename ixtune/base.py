@@ -74,6 +74,11 @@ def cached(hub_id: str) -> Path | None:
     return None if _missing_parts(folder) else folder
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of a hub id, owner/name."""
+    return bool(_HUB_ID_PATTERN.fullmatch(name)) and ".." not in name
+
+
 def resolve_tokenizer(name: str) -> Path:
     """The folder that holds the `tokenizer.model` of the base called `name`; its weights need not be there.
 
@@ -104,8 +109,8 @@ def _folder(name: str, hub_files: list[str], missing_parts: Callable[[Path], lis
         folder = shipped("nano")
     elif os.path.lexists(path := Path(name).expanduser()):
         folder = path
-    elif _HUB_ID_PATTERN.fullmatch(name) and ".." not in name:
-        folder = _hub_snapshot(name, hub_files, missing_parts)
+    elif is_hub_id(name):
+        folder = hub_snapshot(name, hub_files, missing_parts)
     else:
         raise IxtuneError(
             "there is no such base folder",
@@ -183,7 +188,7 @@ def _absent_shards(index: Path) -> list[str]:
     return [shard for shard in shards if not (index.parent / shard).is_file()]
 
 
-def _hub_snapshot(hub_id: str, files: list[str], missing_parts: Callable[[Path], list[str]]) -> Path:
+def hub_snapshot(hub_id: str, files: list[str], missing_parts: Callable[[Path], list[str]]) -> Path:
     """The folder of `files` of a hub repository's main revision: from the cache if none is missing, else downloaded."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError

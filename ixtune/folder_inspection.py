@@ -207,6 +207,8 @@ def _facts_of_adapter(weights: AdapterWeights) -> dict[str, Any]:
         "form of the base": record.get("quantize"),
         "kind": f"{kind}, rank {config.get('r')}, alpha {config.get('lora_alpha')}",
         "linears": " ".join(linears) or "none",
+        "layers": _mapping(recipe.get("adapter")).get("layers"),
+        "started from": ", then ".join(str(one.get("adapter")) for one in record.get("ancestors") or ()) or None,
         "projector": form,
         "separators": "trained" if any("plora_" in name for name in weights.whole) else "frozen",
         "trained parameters": f"{trained:,}",

@@ -22,7 +22,7 @@ PROJECTOR = "vision_proj"
 SEPARATORS = "separators"
 
 _PROJECTOR_LINEARS = (f"{PROJECTOR}.0", f"{PROJECTOR}.2")
-_ADAPTER = "default"  # PEFT's name for the only one
+ADAPTER = "default"  # PEFT's name for the only one
 _VARIANTS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 _ROLES = {"lora_A": "A", "lora_B": "B", "lora_magnitude_vector": "magnitude"}
 
@@ -126,10 +126,10 @@ def attach(model: IXC2ForCausalLM, section: AdapterSection) -> PeftModel:
         IxtuneError: something outside the adapter is trainable, or a target is missing.
     """
     wrapped = get_peft_model(model, lora_config(section))
-    for name, layer in _lora_layers(wrapped):
+    for name, layer in lora_layers(wrapped):
         target = cast(Target, _tensor(f"{name}.lora_A").place)
         dropout = lora_of(section, target).dropout
-        layer.lora_dropout[_ADAPTER] = nn.Dropout(dropout) if dropout else nn.Identity()
+        layer.lora_dropout[ADAPTER] = nn.Dropout(dropout) if dropout else nn.Identity()
     dora.install(wrapped, fresh=True)
     restore_fp32(wrapped)
     check(wrapped, section)
@@ -178,9 +178,9 @@ def check(model: PeftModel, section: AdapterSection) -> None:
 
 def table(model: PeftModel) -> list[TrainedPart]:
     """What is trained, summed up by part, as it is in the model and not as it was asked for."""
-    config = cast(LoraConfig, model.peft_config[_ADAPTER])
+    config = cast(LoraConfig, model.peft_config[ADAPTER])
     variant = _VARIANTS["dora" if config.use_dora else "rslora" if config.use_rslora else "lora"]
-    layers = {_tensor(f"{name}.lora_A").place: layer for name, layer in _lora_layers(model)}
+    layers = {_tensor(f"{name}.lora_A").place: layer for name, layer in lora_layers(model)}
     by_place: dict[str, list[tuple[Tensor, nn.Parameter]]] = {}
     for tensor, parameter in trained(model):
         by_place.setdefault(tensor.place, []).append((tensor, parameter))
@@ -194,8 +194,8 @@ def table(model: PeftModel) -> list[TrainedPart]:
                 tensors=len(members),
                 parameters=sum(parameter.numel() for _, parameter in members),
                 dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for _, p in members})),
-                rank=layer.r[_ADAPTER] if layer else None,
-                alpha=layer.lora_alpha[_ADAPTER] if layer else None,
+                rank=layer.r[ADAPTER] if layer else None,
+                alpha=layer.lora_alpha[ADAPTER] if layer else None,
                 dropout=_dropout(layer) if layer else None,
             )
         )
@@ -207,14 +207,15 @@ def _saved_whole(section: AdapterSection) -> list[str]:
     return [PROJECTOR] * (section.projector == "full") + [SEPARATORS] * section.separators
 
 
-def _lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
+def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield every module with LoRA and its name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
 
 
 def _dropout(layer: LoraLayer) -> float:
     """Of a branch as PEFT made it, or of one made lean, which drops out inside of A."""
-    in_front = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
-    return float(in_front or getattr(layer.lora_A[_ADAPTER], "dropout", 0.0))
+    in_front = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
+    return float(in_front or getattr(layer.lora_A[ADAPTER], "dropout", 0.0))
 
 
 def _tensor(name: str) -> Tensor:
@@ -240,9 +241,9 @@ def _expected(model: PeftModel, section: AdapterSection) -> set[str]:
     ]
     linears += _PROJECTOR_LINEARS if section.projector == "lora" else ()
     sides = [side for side, role in _ROLES.items() if role != "magnitude" or section.variant == "dora"]
-    names = {f"{linear}.{side}.{_ADAPTER}.weight" for linear in linears for side in sides}
+    names = {f"{linear}.{side}.{ADAPTER}.weight" for linear in linears for side in sides}
     for whole in _saved_whole(section):
         module = base.get_submodule(whole)
         original = getattr(module, "original_module", module)
-        names |= {f"{whole}.modules_to_save.{_ADAPTER}.{leaf}" for leaf, _ in original.named_parameters()}
+        names |= {f"{whole}.modules_to_save.{ADAPTER}.{leaf}" for leaf, _ in original.named_parameters()}
     return {f"base_model.model.{name}" for name in names}

@@ -129,6 +129,9 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         **{f"validation {name}": value for name, value in scores.items()},
         **_numbers(record.get("metrics")),
     }
+    if chain := record.get("ancestors"):
+        steps = [f"{_shown_base(str(one.get('adapter')))} ({one.get('steps')} steps)" for one in chain]
+        found["started from"] = ", then ".join(steps)
     return list(found.items()) or [("data and metrics", "the adapter does not say")]
 
 

@@ -28,7 +28,7 @@ _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MAGNITUDE = ".lora_magnitude_vector"
 # trained modules that the checkpoint calls otherwise; ixtune.checkpoint.name_mapping has all, but needs transformers
-_ORIGINAL_NAMES = {"separators.glb": "plora_glb_GN", "separators.sub": "plora_sub_GN"}
+ORIGINAL_NAMES = {"separators.glb": "plora_glb_GN", "separators.sub": "plora_sub_GN"}
 # settings of PEFT's LoraConfig under which the update is not scale * B @ A added to the weight
 _OTHER_ARITHMETIC = (
     "use_qalora",
@@ -110,7 +110,7 @@ def read_adapter(path: Path) -> AdapterWeights:
         elif name.endswith(_MAGNITUDE) and config.get("use_dora"):
             magnitudes[f"{name.removesuffix(_MAGNITUDE)}.weight"] = key
         elif _is_saved_whole(name, config.get("modules_to_save") or []):
-            whole[_ORIGINAL_NAMES.get(name, name)] = key
+            whole[ORIGINAL_NAMES.get(name, name)] = key
         else:
             raise _refuse(file, f"the adapter holds {key}, which is neither a low-rank pair nor a module to save")
     low_rank = {f"{module}.weight": _pair(module, sides, file, config) for module, sides in pairs.items()}
@@ -239,7 +239,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
 
 def _is_saved_whole(name: str, modules_to_save: list[str]) -> bool:
     """Whether the tensor belongs to a module that PEFT trained and saved as a whole."""
-    if name in _ORIGINAL_NAMES.values():  # PEFT 0.21 may apply the model's renaming to its keys (TRAPS.md 14c)
+    if name in ORIGINAL_NAMES.values():  # PEFT 0.21 may apply the model's renaming to its keys (TRAPS.md 14c)
         return "separators" in modules_to_save
     return any(f".{module}." in f".{name}" for module in modules_to_save)
 

@@ -41,6 +41,7 @@ def record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) -
         "loss": metrics.last_loss(trainer.run_folder / metrics.FILE),
         **measured(trainer, step),
         "reproducible": progress.reproducible,
+        "ancestors": inputs.hashes.get("ancestors", []),
         "extensions": extension.as_json(trainer.extensions),
         "recipe": recipe.model_dump(mode="json"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},

@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
+from ixtune.adapter.start_from import load_start
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
@@ -50,6 +51,9 @@ def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
     wrapped = attach.attach(model, recipe.adapter)
     for number, line in enumerate(table_lines(wrapped, recipe)):
         say(f"{'' if number else 'trained':<9}{line}")
+    if inputs.start is not None:
+        for line in load_start(wrapped, inputs.start):
+            say(line)
     lean_lora(wrapped)
     apply(model, levers)
     if recipe.training.neftune_alpha:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ixtune import base
+from ixtune.adapter.start_from import ancestors, open_start
+from ixtune.adapter.weights import AdapterWeights
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.pack import pack
@@ -19,6 +22,7 @@ from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.processes import launch
+from ixtune.training.state import checkpoints, resume
 
 _NAMED_RECORDS = 5
 
@@ -34,6 +38,7 @@ class Inputs:
         validation: What the loss is measured on, or None.
         packs: Indices into `train` of the records of each pack.
         hashes: What must be the same for a run to be resumed.
+        start: The adapter to start from, or None.
     """
 
     base: Path
@@ -42,6 +47,7 @@ class Inputs:
     validation: TrainingSet | None
     packs: list[tuple[int, ...]]
     hashes: dict[str, Any]
+    start: AdapterWeights | None = None
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -69,8 +75,29 @@ def open_inputs(recipe: Recipe) -> Inputs:
         "processes": launch.world_size(),  # with others the steps would be others
         "validation_manifest_sha256": sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
     }
+    start = _open_start(recipe, hashes)
     packs = pack(train.lengths, recipe.training.pack_tokens, train.prefixes)
-    return Inputs(folder, tokenizer, train, validation, packs, hashes)
+    return Inputs(folder, tokenizer, train, validation, packs, hashes, start)
+
+
+def _open_start(recipe: Recipe, hashes: dict[str, Any]) -> AdapterWeights | None:
+    """Open the adapter to start from, and add its ancestry to the hashes.
+
+    A run that has begun has its weights in a checkpoint, and its ancestry beside: the older adapter may be gone then.
+    """
+    name, begun = recipe.adapter.start_from, recipe.output / resume.INPUTS
+    if name is None:
+        return None
+    try:
+        start = open_start(name, hashes["base_identity"])
+    except IxtuneError:
+        known = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
+        if not (known.get("ancestors") and checkpoints.listing(recipe.output)):
+            raise
+        hashes["ancestors"] = known["ancestors"]
+        return None
+    hashes["ancestors"] = ancestors(start, name)
+    return start
 
 
 def check_images(inputs: Inputs) -> None:

@@ -1,0 +1,106 @@
+"""A new adapter that starts from an older one: what it takes computes the same, and the rest is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapters import image_batch, section, stir
+from peft import PeftModel
+
+from ixtune.adapter import attach, bundle
+from ixtune.adapter.start_from import ancestors, load_start, open_start
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.model.loading import load_base
+
+INFO = {"base": "small", "base_identity": "aa" * 32, "steps": 7, "ixtune_version": "0", "data": {"records": 1}}
+
+
+def model(small: Path, **settings: Any) -> PeftModel:
+    return attach.attach(load_base(small, quantize=False, dtype=torch.float32)[0], section("plain", **settings)).eval()
+
+
+def logits(wrapped: PeftModel) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = wrapped(**image_batch()).logits
+    return found
+
+
+def older(small: Path, folder: Path, **settings: Any) -> tuple[Path, torch.Tensor]:
+    """An adapter with an effect in every tensor, and its logits."""
+    wrapped = model(small, **settings)
+    stir(wrapped)
+    bundle.save(wrapped, folder / "adapter", INFO)
+    return folder, logits(wrapped)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({}, {}, "LoRA wqkv x2, LoRA wo x2, LoRA w1 x2, LoRA w3 x2, LoRA w2 x2, projector x4"),
+        ({}, {"rank": 8, "alpha": 3.0}, "LoRA wqkv x2"),
+        ({}, {"variant": "rslora", "rank": 6}, "LoRA wqkv x2"),
+        ({"separators": True}, {"separators": True}, "separators x2"),
+        ({"variant": "dora"}, {"variant": "dora", "rank": 5}, "LoRA wqkv x2"),
+        ({"projector": "lora"}, {"projector": "lora"}, "projector x2"),
+        ({"projector": "lora"}, {"projector": "full"}, "projector x2"),
+        ({"layers": [1]}, {"layers": [1]}, "LoRA wqkv x1"),
+        ({"targets": ["wo"]}, {"targets": ["wo", "w1"]}, "starts new: LoRA w1 (not in the older adapter) x2"),
+        ({"layers": [1]}, {}, "starts new: LoRA wqkv (not in the older adapter) x1"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_starts_from_another_computes_what_that_one_does(
+    small: Path, tmp_path: Path, before: dict[str, Any], now: dict[str, Any], said: str
+) -> None:
+    run, wanted = older(small, tmp_path, **before)
+    fresh = model(small, **now)
+    assert not torch.allclose(logits(fresh), wanted, atol=1e-4)
+    lines = load_start(fresh, open_start(str(run), "aa" * 32))
+    torch.testing.assert_close(logits(fresh), wanted, atol=2e-5, rtol=1e-4)
+    assert any(said in line for line in lines), lines
+    assert not any("left out" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"rank": 8}, {"rank": 4}, "starts new: LoRA wqkv (rank 8 there, 4 here) x2"),
+        ({"variant": "dora"}, {}, "starts new: LoRA wqkv (DoRA in only one of the two) x2"),
+        ({}, {"projector": "frozen"}, "left out of"),
+        ({}, {"layers": [0]}, "left out of"),
+        ({}, {"projector": "lora"}, "starts new: projector (not in the older adapter) x2"),
+    ],
+    ids=str,
+)
+def test_what_has_no_place_is_named(
+    small: Path, tmp_path: Path, before: dict[str, Any], now: dict[str, Any], said: str
+) -> None:
+    run, _ = older(small, tmp_path, **before)
+    assert any(said in line for line in load_start(model(small, **now), open_start(str(run), "aa" * 32)))
+
+
+def test_a_start_that_cannot_be_one_is_refused(small: Path, tmp_path: Path) -> None:
+    run, _ = older(small, tmp_path, targets=["wo"], projector="frozen")
+    with pytest.raises(IxtuneError, match="was trained on another base: aaaaaaaaaaaa, this one is bb"):
+        open_start(str(run), "bb" * 32)
+    with pytest.raises(UsageError, match="there is no such adapter"):
+        open_start(str(tmp_path / "nowhere at all"), "aa" * 32)
+    with pytest.raises(IxtuneError, match="HF_HUB_OFFLINE is set"):
+        open_start("somebody/some-adapter", "aa" * 32)
+    with pytest.raises(UsageError, match="nothing of the adapter to start from has a place"):
+        load_start(model(small, targets=["w1"]), open_start(str(run), "aa" * 32))
+
+
+def test_an_adapter_names_all_that_it_descends_from(small: Path, tmp_path: Path) -> None:
+    first, _ = older(small, tmp_path / "first")
+    chain = ancestors(open_start(str(first), "aa" * 32), "runs/first")
+    bundle.save(model(small), tmp_path / "second" / "adapter", {**INFO, "ancestors": chain})
+    chain = ancestors(open_start(str(tmp_path / "second"), "aa" * 32), "runs/second")
+    assert [(one["adapter"], one["steps"], one["data"]) for one in chain] == [
+        ("runs/first", 7, {"records": 1}),
+        ("runs/second", 7, {"records": 1}),
+    ]
+    assert "- started from: first (7 steps)" in (tmp_path / "second" / "adapter" / "README.md").read_text()
