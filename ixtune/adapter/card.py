@@ -130,8 +130,8 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         **_numbers(record.get("metrics")),
     }
     if chain := record.get("ancestors"):
-        steps = [f"{_shown_base(str(one.get('adapter')))} ({one.get('steps')} steps)" for one in chain]
-        found["started from"] = ", then ".join(steps)
+        starts = [f"{_shown_base(str(one.get('adapter')))} ({one.get('steps')} steps)" for one in chain]
+        found["started from"] = ", then ".join(starts)
     return list(found.items()) or [("data and metrics", "the adapter does not say")]
 
 

@@ -148,7 +148,7 @@ def _whole(model: PeftModel, start: AdapterWeights) -> Iterator[tuple[str, str, 
             yield name, _part(name), ""
         elif pair is not None and name not in start.magnitudes:
             a_RI, b_OR = (start.file.read(one).float() for one in (pair.a, pair.b))
-            parameter += pair.scale * (b_OR @ a_RI).to(parameter.device)
+            parameter.add_((b_OR @ a_RI).to(parameter.device), alpha=pair.scale)
             yield name, _part(name), ""
         elif not name.endswith(".bias"):  # LoRA leaves them as they are
             yield name, _part(name), "not in the older adapter"

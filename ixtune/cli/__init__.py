@@ -15,6 +15,7 @@ from ixtune.cli import (
     base,
     bench,
     chat,
+    clean,
     console,
     doctor,
     evaluate,
@@ -56,6 +57,7 @@ app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
+app.command("clean")(clean.command)
 app.command("merge")(merge.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)

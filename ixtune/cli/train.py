@@ -64,7 +64,9 @@ def command(
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
     from ixtune.training.failure import RunFailedError
+    from ixtune.training.publish import publish
     from ixtune.training.run import train
+    from ixtune.training.stopping import StopRequest, StopRequested
 
     first = launch.rank() == 0
     out = console(quiet=is_quiet() or not first)
@@ -79,9 +81,18 @@ def command(
         ending(_ending(outcome, words, chosen), outcome.adapter or outcome.checkpoint or "")
     if outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)
-    if report and chosen.data.validation is not None and first:
-        by = [name for name in (chosen.training.best_by, *chosen.training.scores) if name != "loss"]
-        _report(chosen.output, chosen.data.validation, list(dict.fromkeys(by)))
+    if not first:
+        return
+    try:
+        with StopRequest():
+            if report and chosen.data.validation is not None:
+                by = [name for name in (chosen.training.best_by, *chosen.training.scores) if name != "loss"]
+                _report(chosen.output, chosen.data.validation, list(dict.fromkeys(by)))
+            if chosen.training.push_to_hub:
+                typer.echo(f"uploaded {publish(chosen.output, chosen.training.push_to_hub)}")
+    except StopRequested as stopped:
+        _incomplete(["report", str(chosen.output)])
+        raise typer.Exit(stopped.exit_code) from stopped
 
 
 def _report(run: Path, validation: Path, scores: list[str]) -> None:

@@ -77,6 +77,13 @@ def _among(*known: str) -> AfterValidator:
 
 ScoreName = Annotated[str, _among(*SCORES), WithJsonSchema({"enum": [*SCORES]})]
 BestBy = Annotated[str, _among("loss", *SCORES), WithJsonSchema({"enum": ["loss", *SCORES]})]
+# those of transformers' integrations, which must not be imported here
+TRACKERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune",
+    "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+TrackerName = Annotated[str, _among(*TRACKERS), WithJsonSchema({"enum": [*TRACKERS]})]
+HUB_ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 # strict sections refuse text for a number; a path and a list have no other form in YAML
 RecipePath = Annotated[Path, Field(strict=False)]
 
@@ -136,7 +143,7 @@ class AdapterSection(Section):
     """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
     """Decoder linears that carry LoRA; [] for none, where the projector or the separators are trained."""
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = None
     """Decoder layers that carry LoRA, counted from 0, such as [30, 31]; null for all."""
     start_from: Annotated[str, Field(min_length=1)] | None = None
     """Adapter to start from, with a fresh optimizer: a run folder, an adapter folder, or a hub id; null for a new one.
@@ -166,8 +173,8 @@ class AdapterSection(Section):
     @field_validator("layers")
     @classmethod
     def _sorted(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if layers is not None and len(set(layers)) < len(layers):
-            raise ValueError("should name no layer twice")
+        if layers is not None and (not layers or len(set(layers)) < len(layers)):
+            raise ValueError("should name at least one layer, and none twice")
         return None if layers is None else tuple(sorted(layers))
 
 
@@ -242,8 +249,12 @@ class TrainingSection(Section):
     """Optimizer steps between two checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints kept, the best one by `best_by` besides; older ones are deleted."""
-    report_to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)] = ()
-    """Trackers that get the metrics too; each needs its package."""
+    report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
+    """Trackers that receive the metrics, those of transformers: tensorboard, wandb, mlflow, trackio, comet_ml, …; each
+    needs its package."""
+    push_to_hub: Annotated[str, Field(pattern=HUB_ID_PATTERN)] | None = None
+    """Hub repository, OWNER/NAME, that receives the adapter with its card and the report at the end; it is created,
+    private, if it does not exist. null for none."""
 
     @field_validator("scores")
     @classmethod

@@ -95,6 +95,9 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         save_steps=training.save_every,
         save_strategy="steps",
         report_to=list(training.report_to) or "none",
+        run_name=steps_folder.name,
+        project="ixtune",
+        trackio_static_space_id=False,  # its copy of the metrics stays on this machine
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,

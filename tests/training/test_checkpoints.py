@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from in_process import call
 
-from ixtune.errors import IxtuneError
+from ixtune.errors import IxtuneError, UsageError
 from ixtune.training.monitoring.metrics import JsonLines
-from ixtune.training.state import checkpoints
+from ixtune.training.state import checkpoints, cleaning
 from ixtune.training.state.progress import Progress
 
 
@@ -94,3 +95,56 @@ def test_the_account_of_a_checkpoint_from_before_there_were_scores_is_read(tmp_p
     restored = Progress()
     restored.restore(tmp_path)
     assert restored == Progress(tokens=7, best_loss=0.25, best_step=3)
+
+
+def _run_with(tmp_path: Path, *steps: int, adapter: bool) -> Path:
+    run = tmp_path / "run"
+    _save(run, *steps)
+    for name in ("recipe.yaml", "inputs.json", "metrics.jsonl"):
+        (run / name).write_text("{}")
+    if adapter:
+        (run / "adapter").mkdir()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("adapter", "last_too", "kept"),
+    [
+        (False, False, ["checkpoint-2", "checkpoint-8"]),  # the best one and the newest whole one
+        (True, False, ["adapter", "checkpoint-8"]),
+        (True, True, ["adapter"]),
+    ],
+    ids=["unfinished", "finished", "finished, all"],
+)
+def test_clean_lists_and_removes_what_is_not_needed(
+    tmp_path: Path, adapter: bool, last_too: bool, kept: list[str]
+) -> None:
+    run = _run_with(tmp_path, 2, 4, 6, 8, 10, adapter=adapter)
+    checkpoints.mark_best(run / "checkpoint-2", "loss", 1.0, {})
+    (run / "checkpoint-10" / "weights").write_text("other")
+    (run / ".checkpoint-4.damaged").mkdir()
+    (run / ".checkpoint-12.partial-aaaaaaaa-bbbbbbbb").mkdir()
+    before = sorted(run.iterdir())
+    found = cleaning.unneeded(run, last_too=last_too)
+    assert sorted(run.iterdir()) == before
+    cleaning.remove(found)
+    files = ["best.json", "inputs.json", "metrics.jsonl", "recipe.yaml"]
+    assert sorted(path.name for path in run.iterdir()) == sorted([*files, *kept])
+    assert cleaning.unneeded(run, last_too=last_too) == []
+
+
+def test_clean_refuses_what_is_no_run_and_a_run_that_needs_its_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this is no run folder"):
+        cleaning.unneeded(tmp_path)
+    with pytest.raises(UsageError, match="the run is not finished"):
+        cleaning.unneeded(_run_with(tmp_path, 2, adapter=False), last_too=True)
+
+
+def test_clean_says_first_what_it_would_remove(tmp_path: Path) -> None:
+    run = _run_with(tmp_path, 2, 4, adapter=True)
+    listed = call("clean", run)
+    assert f"{run / 'checkpoint-2'}  (the run is finished)" in listed.stdout
+    assert "nothing was removed" in listed.stdout
+    assert (run / "checkpoint-2").exists()
+    assert "removed" in call("clean", run, "--yes").stdout
+    assert not (run / "checkpoint-2").exists()

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B, by transformers' own callbacks."""
+"""Experiment trackers, by transformers' callbacks: checked before anything is loaded, and told where a run belongs."""
 
 from __future__ import annotations
 
@@ -9,29 +9,86 @@ from pathlib import Path
 
 from ixtune.errors import UsageError
 
+# The distributions that transformers' callback of a tracker imports. Kubeflow's needs a server and no package.
+_DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "azure_ml": (("azureml-core",),),
+    "clearml": (("clearml",),),
+    "codecarbon": (("codecarbon",),),
+    "comet_ml": (("comet-ml",),),
+    "dagshub": (("dagshub",), ("mlflow", "mlflow-skinny")),
+    "dvclive": (("dvclive",),),
+    "flyte": (("flytekit",), ("flytekitplugins-deck-standard",)),
+    "kubeflow": (),
+    "mlflow": (("mlflow", "mlflow-skinny"),),
+    "neptune": (("neptune",),),
+    "swanlab": (("swanlab",),),
+    "tensorboard": (("tensorboard", "tensorboardX"),),
+    "trackio": (("trackio",),),
+    "wandb": (("wandb",),),
+}
+_KUBEFLOW = "KUBEFLOW_TRAINER_SERVER_URL"
+
 
 def require(names: Sequence[str]) -> None:
-    """Refuse a tracker whose package is missing, before anything is loaded.
+    """Refuse trackers that cannot work here, before anything is loaded.
 
     Raises:
-        UsageError: with the command that installs it.
+        UsageError: A package, a login or a server is missing; the hint is what cures it.
     """
     for name in names:
-        try:  # not by looking for a module: W&B leaves a folder of its own name behind, which would be taken for one
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError as error:
-            raise UsageError(
-                f"training.report_to asks for {name}, which is not installed",
-                hint=f'pip install "ixtune[{name}]", or take it out of training.report_to',
-            ) from error
+        for alternatives in _DISTRIBUTIONS[name]:
+            if not any(map(_is_installed, alternatives)):
+                raise UsageError(
+                    f"training.report_to asks for {name}, which is not installed",
+                    hint=f'pip install "ixtune[{name}]", or take it out of training.report_to'
+                    if name in ("tensorboard", "wandb", "mlflow", "trackio")
+                    else f"pip install {alternatives[0]}, or take {name} out of training.report_to",
+                )
+    if "kubeflow" in names and not os.environ.get(_KUBEFLOW):
+        raise UsageError(
+            "training.report_to asks for kubeflow, but this is no Kubeflow training job",
+            where=_KUBEFLOW,
+            hint="set it to the server's address, or take kubeflow out of training.report_to",
+        )
+    if "wandb" in names:
+        _require_wandb_login()
 
 
 def prepare(names: Sequence[str], run: Path) -> None:
-    """Tell W&B where a run belongs, by its own variables; what the user has set stays.
+    """Tell trackers where a run belongs, by their own variables; variables that are set already stay.
 
-    TensorBoard needs no telling: its files go to `runs` in the run folder.
+    TensorBoard needs none: its files go to `runs` in the run folder.
     """
+    defaults: dict[str, str] = {}
     if "wandb" in names:
-        os.environ.setdefault("WANDB_PROJECT", "ixtune")
-        os.environ.setdefault("WANDB_NAME", run.name)
-        os.environ.setdefault("WANDB_DIR", str(run))
+        defaults |= {"WANDB_PROJECT": "ixtune", "WANDB_NAME": run.name, "WANDB_DIR": str(run)}
+    if "mlflow" in names:
+        defaults["MLFLOW_EXPERIMENT_NAME"] = "ixtune"
+        if not os.environ.get("MLFLOW_TRACKING_URI"):  # files, for which a database and its packages are not needed
+            defaults |= {"MLFLOW_TRACKING_URI": f"{(run / 'mlruns').absolute()}", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    if "trackio" in names:
+        defaults["TRACKIO_PROJECT"] = "ixtune"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:  # not by looking for a module: W&B leaves a folder of its own name behind, which would be taken for one
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _require_wandb_login() -> None:
+    """Refuse W&B online without a key: it would ask for one at the first step, or fail there without a terminal."""
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared") or os.environ.get("WANDB_API_KEY"):
+        return
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise UsageError(
+            "training.report_to asks for wandb, which is not logged in",
+            where="WANDB_API_KEY",
+            hint="run `wandb login`, or set WANDB_MODE=offline and upload later with `wandb sync`",
+        )

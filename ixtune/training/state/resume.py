@@ -32,6 +32,7 @@ _FREE_KEYS = {
     "training.save_every",
     "training.keep_checkpoints",
     "training.report_to",
+    "training.push_to_hub",
     "training.sample_every",
     "training.sample_records",
 }

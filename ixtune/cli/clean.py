@@ -1,0 +1,37 @@
+"""`ixtune clean`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `ixtune train`.")],
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Include the last checkpoint of a finished run, which can then not be extended."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed. Default: only list it.")] = False,
+) -> None:
+    """List what a run folder does not need any more, and remove it with --yes: old and damaged checkpoints, leftovers.
+
+    The adapter, metrics, samples and report always stay.
+
+    Example: ixtune clean runs/demo --yes
+    """
+    from ixtune.training.state import cleaning
+
+    found = cleaning.unneeded(run, last_too=everything)
+    for entry in found:
+        typer.echo(f"{entry.bytes / 2**20:10,.1f} MiB  {entry.path}  ({entry.why})")
+    total = f"{sum(entry.bytes for entry in found) / 2**30:.2f} GiB"
+    if not found:
+        typer.echo("nothing to remove")
+    elif yes:
+        cleaning.remove(found)
+        typer.echo(f"removed  {total}")
+    else:
+        typer.echo(f"together {total}; nothing was removed. Remove it with --yes")
