@@ -52,11 +52,14 @@ def command(
     Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20 resume=auto
     """
     from ixtune.cli.console import console, ending, is_quiet, quiet_libraries
+    from ixtune.exporting.publish import publish, require_login
     from ixtune.recipe import recipe as recipes
     from ixtune.training.processes import launch
 
     overrides = [*(overrides or ()), *(changes or ())]
     chosen = recipes.load(recipe, overrides)
+    if chosen.training.push_to_hub and not dry_run:
+        require_login(chosen.training.push_to_hub)
     words = [str(recipe), *overrides, *(["--grace", f"{grace:g}"] if grace is not None else [])]
     if processes > 1:  # which the processes that it starts are not told
         options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
@@ -64,7 +67,6 @@ def command(
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
     quiet_libraries()
     from ixtune.training.failure import RunFailedError
-    from ixtune.training.publish import publish
     from ixtune.training.run import train
     from ixtune.training.stopping import StopRequest, StopRequested
 

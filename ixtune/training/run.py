@@ -16,7 +16,7 @@ from ixtune.planning.plan import Plan, flops_of
 from ixtune.planning.record_shapes import RecordShapes
 from ixtune.recipe.recipe import Recipe
 from ixtune.scores import SCORES
-from ixtune.training import adapter_record, publish, run_plan
+from ixtune.training import adapter_record, run_plan
 from ixtune.training.assembly import Network, assemble, build, images_of
 from ixtune.training.callbacks import GracefulStop, Journal, Rehearsal
 from ixtune.training.dry_run import dry_run
@@ -109,8 +109,6 @@ def train(
 
 def _start(recipe: Recipe, view: View, stop: StopRequest, *, must_resume: bool, only_try: bool) -> Outcome | None:
     trackers.require(recipe.training.report_to)
-    if recipe.training.push_to_hub and not only_try and parallel.is_first():
-        publish.require_login(recipe.training.push_to_hub)
     if only_try:
         inputs = _open(recipe)
         dry_run(recipe, inputs, run_plan.plan_run(recipe, inputs, view.say), view.say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ SCHEMA = schema()
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 CHECKED = set(
     """type enum const anyOf properties additionalProperties items required minimum maximum exclusiveMinimum
-exclusiveMaximum minLength""".split()
+exclusiveMaximum minLength pattern""".split()
 )
 TOLD = set("default description format title propertyNames $schema $defs".split())
 SMALLEST = {"base": "nano", "data": {"train": "set"}, "output": "run"}
@@ -48,6 +49,7 @@ def faults(value: Any, part: dict[str, Any], where: str = "") -> Iterator[str]:
         ("exclusiveMinimum", lambda bound: value <= bound),
         ("exclusiveMaximum", lambda bound: value >= bound),
         ("minLength", lambda bound: len(value) < bound),
+        ("pattern", lambda bound: not re.search(bound, value)),
     ):
         if name in part and wrong(part[name]):
             yield f"{where}: {name} {part[name]}"
@@ -80,6 +82,7 @@ def test_every_shipped_recipe_and_its_resolved_form_fulfil_the_schema(path: Path
         ({"adapter": {"targets": ["wq"]}}, ".adapter.targets: none of ['wqkv', 'wo', 'w1', 'w2', 'w3']"),
         ({"training": {"learning_rate": 0}}, ".training.learning_rate: exclusiveMinimum 0"),
         ({"training": {"gradient_checkpointing": "yes"}}, ".training.gradient_checkpointing: none of the forms"),
+        ({"training": {"push_to_hub": "mine"}}, ".training.push_to_hub: none of the forms"),
         ({"data": {}}, ".data: lacks train"),
         ({"data": {"train": 3}}, ".data.train: none of the forms"),
         ({"xyzzy": 1}, ": unknown xyzzy"),

@@ -10,7 +10,7 @@ from text_run import prepare_texts, text_recipe
 
 from ixtune.cli import main
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.training import publish
+from ixtune.exporting import publish
 
 
 class Hub:
