@@ -253,7 +253,7 @@ class AdapterTrainer(SFTTrainer):
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Check loss and gradient norm right before the optimizer step; raise if either is not finite."""
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         try:
             require_finite(self, self._step, norm, collator=self.collator, run_folder=self.run_folder)
         except IxtuneError:
@@ -387,7 +387,7 @@ class AdapterTrainer(SFTTrainer):
             with atomic_folder(final) as partial:
                 self._partial = partial
                 try:
-                    super()._save_checkpoint(model, trial)
+                    super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
                 finally:
                     self._partial = None
                 written = partial / final.name
