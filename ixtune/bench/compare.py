@@ -1,4 +1,4 @@
-"""Training by ixtune and the plain way in turns, each in its own process: time, memory, and the ideal ratio."""
+"""Compare training by ixtune with plain Trainer + PEFT in turns, each in its own process: time, memory, ideal ratio."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a way took.
+    """The measurements of one way.
 
     Attributes:
         way: which.
@@ -69,7 +69,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """ixtune against one plain way.
+    """The ratios of ixtune to one plain way.
 
     Attributes:
         plain: the plain way.
@@ -85,7 +85,7 @@ class Ratio:
 
 
 def ways(batches: Sequence[int] = (4, 8)) -> list[Way]:
-    """Ixtune without and with checkpointing, and the plain way in each batch size, without and with it."""
+    """List the ways: ixtune, and the plain way in each batch size, each without and with checkpointing."""
     made = [Way("ixtune", None, False), Way("ixtune, checkpointed", None, True)]
     for batch in batches:
         made += [Way(f"plain, batch {batch}", batch, False), Way(f"plain, batch {batch}, checkpointed", batch, True)]
@@ -101,7 +101,7 @@ SHARING = (
 
 
 def ideal(way: Way, records: int, config: dict[str, Any], rank: int) -> float:
-    """Operations of the records alone as a share of those of a plain way."""
+    """Return the operations of the records alone as a fraction of those of a plain way."""
     sizes, trained = Sizes.from_config_json(config), twin.trained(rank)
     chosen = mix.records(records)
     needed = flops(sizes, trained, mix.shape(chosen)).total
@@ -144,7 +144,7 @@ def measure(
 
 
 def ratios(figures: Sequence[Figures], *, records: int, config: dict[str, Any], rank: int) -> list[Ratio]:
-    """The time of ixtune without checkpointing against every plain way, and memory like against like."""
+    """Compute the ratios to every plain way: time of ixtune without checkpointing, memory like against like."""
     ours = {found.way.checkpointed: found for found in figures if found.way.batch is None}
     return [
         Ratio(
@@ -159,7 +159,7 @@ def ratios(figures: Sequence[Figures], *, records: int, config: dict[str, Any], 
 
 
 def as_json(figures: Sequence[Figures], found: Sequence[Ratio]) -> dict[str, Any]:
-    """Everything as plain values."""
+    """Return everything as a JSON-serializable dict."""
     return {"ways": [asdict(one) for one in figures], "ratios": [asdict(one) for one in found]}
 
 

@@ -1,4 +1,4 @@
-"""The 7B's own shapes with random weights, straight in NF4, on this machine's GPU, beside what is planned for them."""
+"""Measure the 7B's own shapes with random NF4 weights on this machine's GPU, and compare with the plan."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(
     device: str = "cuda",
     told: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Peak memory and speed of training steps on one page, with and without checkpointing of every layer.
+    """Measure peak memory and speed of training steps on one page, with and without checkpointing every layer.
 
     LoRA of rank 64 on all five linears with its default dropout, the whole projector, AdamW in 8 bits.
 
@@ -120,7 +120,7 @@ def _page(
 
 
 def _setup(sizes: Sizes, rank: int, levers: Levers) -> memory.Setup:
-    """What is measured here, as the plan takes it."""
+    """Return the measured setup in the plan's terms."""
     return memory.Setup(
         sizes=sizes,
         trained=twin.trained(rank),
@@ -135,7 +135,7 @@ def _setup(sizes: Sizes, rank: int, levers: Levers) -> memory.Setup:
 
 
 def _matmul_flops_per_s(device: str, width: int = 4096, inner: int = 14336, times: int = 10) -> float:
-    """What one large bf16 product reaches on this device, the best of a few."""
+    """Return the FLOP/s of one large bf16 product on this device, the best of a few."""
     cuda = device == "cuda"
     rows = 8192 if cuda else 64
     a = torch.randn(rows, width, device=device, dtype=torch.bfloat16)

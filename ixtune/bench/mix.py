@@ -52,12 +52,12 @@ class Record:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of its image."""
+        """Number of tokens of the image."""
         return tokens_of(*self.grid) if self.grid else 0
 
     @property
     def tokens(self) -> int:
-        """All its tokens."""
+        """Number of all tokens."""
         return self.text_tokens + self.image_tokens
 
 
@@ -107,7 +107,7 @@ def prefixes(chosen: Sequence[Record]) -> Prefixes:
 
 
 def shape(chosen: Sequence[Record], *, padded: bool = False) -> PackShape:
-    """What some records cost side by side, or padded to the longest with the loss taken on every position."""
+    """Return the shape of records side by side, or padded to the longest with the loss on every position."""
     lengths = [record.tokens for record in chosen]
     if padded:
         lengths = [max(lengths)] * len(lengths)
@@ -120,11 +120,11 @@ def shape(chosen: Sequence[Record], *, padded: bool = False) -> PackShape:
 
 
 def batches(chosen: Sequence[Record], size: int) -> list[list[Record]]:
-    """Groups of `size` in the order of the mix, as a shuffled loader makes them."""
+    """Split records into batches of `size` in the order of the mix, as a shuffled loader does."""
     return [list(chosen[start : start + size]) for start in range(0, len(chosen), size)]
 
 
 def padded_share(chosen: Sequence[Record], size: int) -> float:
-    """The share of positions that padding to the longest of each batch adds."""
+    """Return the fraction of positions that padding to the longest of each batch adds."""
     positions = sum(sum(shape(batch, padded=True).lengths) for batch in batches(chosen, size))
     return 1 - sum(record.tokens for record in chosen) / positions

@@ -1,4 +1,4 @@
-"""The plain way: the network as one writes it on transformers' blocks, trained by its `Trainer` with PEFT.
+"""The plain way: the network built from transformers' blocks, trained by its `Trainer` with PEFT.
 
 It is what ixtune is measured against, so it stays as it is and shares none of ixtune's own blocks: transformers' Llama
 norm and rotary, autograd's own SwiGLU, PLoRA by a boolean mask, sdpa with a mask over batches padded to the longest,
@@ -34,7 +34,7 @@ class PlainLinear(nn.Module):
         self.linear, self.A, self.B, self.scale = linear, branch.A, branch.B, branch.scale
 
     def forward(self, x_BLD: torch.Tensor, image_mask_BL: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] -> [B, L, out]."""
+        """Map [B, L, D] to [B, L, out]."""
         out: torch.Tensor = self.linear(x_BLD)
         added = self.B(self.A(x_BLD[image_mask_BL])) * self.scale
         out[image_mask_BL] = out[image_mask_BL] + added.to(out.dtype)
@@ -70,7 +70,7 @@ class PlainLayer(GradientCheckpointingLayer):
         image_mask_BL: torch.Tensor,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+        """Map [B, L, D] to [B, L, D]."""
         batch, length, _ = x_BLD.shape
         groups = self.num_key_value_groups
         qkv = self.wqkv(self.attention_norm(x_BLD), image_mask_BL).view(batch, length, -1, groups + 2, self.head_dim)
@@ -109,7 +109,7 @@ class PlainIXC2(PreTrainedModel):
                 setattr(self, name, getattr(source, name))
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings."""
+        """Return the token embeddings."""
         embeddings: nn.Module = self.tok_embeddings
         return embeddings
 
@@ -122,7 +122,7 @@ class PlainIXC2(PreTrainedModel):
         grids: Any = None,
         **_: Any,
     ) -> CausalLMOutput:
-        """Loss over the labels of a batch padded on the right, by full logits in fp32 as transformers' own loss has it.
+        """Return the loss of a batch padded on the right, from full logits in fp32 as transformers' own loss.
 
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.

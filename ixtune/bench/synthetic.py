@@ -1,4 +1,4 @@
-"""Random tokens and crops in the shape of a mix, as ixtune takes them and as padded batches."""
+"""Generate random tokens and crops in the shape of a mix, as packs of ixtune and as padded batches."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pack(chosen: Sequence[dict[str, Any]], groups: Iterable[Group] | None = None
 
 
 def pad(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Records as rows padded on the right to the longest."""
+    """Pad records on the right to the longest."""
     longest = max(len(content["ids"]) for content in chosen)
     ids = torch.full((len(chosen), longest), 2)
     mask = torch.zeros((len(chosen), longest), dtype=torch.int64)

@@ -41,12 +41,12 @@ _LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 
 
 def trained(rank: int) -> Trained:
-    """LoRA on all five linears, and the whole projector."""
+    """Return what is trained: LoRA on all five linears, and the whole projector."""
     return Trained(ranks=dict.fromkeys(_LINEARS, rank), projector="full")
 
 
 def shares(sizes: Sizes, rank: int, scale: int, count: int = 32) -> dict[str, float]:
-    """The share of each part in a plain training step on the mix, the head on every position."""
+    """Return the share of each part in a plain training step on the mix, with the head on every position."""
     records = mix.records(count, scale=scale)
     whole = mix.shape(records)
     plain = flops(sizes, trained(rank), whole)
@@ -57,7 +57,7 @@ def shares(sizes: Sizes, rank: int, scale: int, count: int = 32) -> dict[str, fl
 
 
 def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int = 0) -> IXC2ForCausalLM:
-    """The frozen network with random weights in bf16, the decoder linears one by one straight into NF4.
+    """Build the frozen network with random bf16 weights, quantizing the decoder linears to NF4 one by one.
 
     Args:
         config: as config.json has it; empty for the 7B.
@@ -94,7 +94,7 @@ def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int =
 
 
 def _shape(module: Any, parameter: torch.Tensor) -> tuple[int, ...]:
-    """Of a weight as it is before quantisation."""
+    """Return the shape of a weight before quantization."""
     from ixtune.model.nf4 import is_quantised
 
     return (module.out_features, module.in_features) if is_quantised(module) else tuple(parameter.shape)

@@ -1,4 +1,4 @@
-"""One way of training on the twin, timed in a process of its own: `python -m ixtune.bench.worker`, a case on stdin."""
+"""Time one way of training on the twin in its own process: `python -m ixtune.bench.worker`, with a case on stdin."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ VISION_CHUNK = 16
 
 
 class _Clock(TrainerCallback):
-    """CPU seconds of every optimizer step; the first one warms up and is not counted."""
+    """Measure the CPU seconds of every optimizer step; the first one warms up and is not counted."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
+        """Start the clock."""
         self.began = time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Stop."""
+        """Stop the clock."""
         self.seconds.append(time.process_time() - self.began)
 
 
@@ -161,12 +161,12 @@ def _plain(network: Any, recipe: Recipe, batches: list[Any], folder: Path, *, ch
 
 
 def _numbers(batches: list[Any]) -> Dataset:
-    """Row 0 is the warm-up on the first batch; then every batch once."""
+    """Return the row numbers: the first batch for the warm-up, then every batch once."""
     return Dataset.from_dict({"records": [[0], *([number] for number in range(len(batches)))]})
 
 
 def _in_order(trainer: Trainer) -> None:
-    """Take the rows as they come, and print nothing."""
+    """Take the rows in order, and print nothing."""
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
 
@@ -176,13 +176,13 @@ def _in_order(trainer: Trainer) -> None:
 
 
 def _memory_mib(field: str) -> float:
-    """VmRSS or VmHWM of this process."""
+    """Return VmRSS or VmHWM of this process."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
 
 
 def main() -> None:
-    """Read a case, print what was found as the last line."""
+    """Read a case, and print the measurements as the last line."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     found = run(json.load(sys.stdin))
     sys.stdout.write("\n" + json.dumps(found) + "\n")

@@ -1,4 +1,4 @@
-"""A `.bin` checkpoint as safetensors: the same tensors under the same names in the same shards, checked afterwards.
+"""Convert a `.bin` checkpoint to safetensors, with the same tensors, names and shards, and check the result.
 
 No tensor is ever whole in memory, and no pickle is run: the torch files are read as `torchfile` reads them.
 """
@@ -31,7 +31,7 @@ _BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a conversion did; `convert_report.json` holds the same.
+    """The result of a conversion, also written to `convert_report.json`.
 
     Attributes:
         out: The folder it made.
@@ -119,14 +119,14 @@ def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Con
 
 
 def safetensors_names(shards: tuple[str, ...]) -> dict[str, str]:
-    """`.bin` shard k of n -> safetensors shard k of n."""
+    """Map the name of `.bin` shard k of n to the name of safetensors shard k of n."""
     if len(shards) == 1:
         return {shards[0]: "model.safetensors"}
     return {shard: f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k, shard in enumerate(shards, start=1)}
 
 
 def other_files(folder: Path) -> list[Path]:
-    """What lies in a checkpoint's folder besides the weights and their index: configuration, tokenizer, code, text.
+    """List the files of a checkpoint folder besides weights and index: configuration, tokenizer, code, text.
 
     Sub-folders and hidden files are none of the checkpoint's. A link counts as the file it leads to, which is how
     the hub's cache keeps everything.
@@ -142,7 +142,7 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def carry(source: Path, out: Path) -> tuple[str, ...]:
-    """Copy the other files as bytes, where `out` has none of that name; code among them is never run.
+    """Copy the other files as bytes, unless `out` has one of that name; code among them is never run.
 
     Returns:
         The names of those copied.
@@ -154,7 +154,7 @@ def carry(source: Path, out: Path) -> tuple[str, ...]:
 
 
 def require_space(out: Path, needed_bytes: int) -> None:
-    """Refuse before the first byte is written if the disk cannot hold it.
+    """Raise before the first byte is written if the disk cannot hold the output.
 
     Raises:
         IxtuneError: It cannot.
@@ -170,7 +170,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
 
 
 def counter(progress: Progress | None, total_bytes: int) -> Callable[[str, int], None]:
-    """A function that adds up bytes and tells `progress`."""
+    """Return a function that adds up bytes and reports the sum to `progress`."""
     done = 0
 
     def advance(step: str, nbytes: int) -> None:
@@ -183,7 +183,7 @@ def counter(progress: Progress | None, total_bytes: int) -> Callable[[str, int],
 
 
 def hashes_of(folder: Path, advance: Callable[[int], None] | None = None) -> dict[str, str]:
-    """File name -> SHA-256 of every visible file of a folder, reports left out, read block by block."""
+    """Return the SHA-256 of every visible file of a folder except reports, by file name."""
     return {
         file.name: hash_of(file, advance)
         for file in sorted(folder.iterdir())
@@ -192,7 +192,7 @@ def hashes_of(folder: Path, advance: Callable[[int], None] | None = None) -> dic
 
 
 def hash_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file; `advance` is told the bytes of every block."""
+    """Return the SHA-256 of a file; `advance` receives the number of bytes of every block."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -203,7 +203,7 @@ def hash_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
 
 
 def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: Callable[[int], None]) -> None:
-    """Compare what lies on the disk with what was read from the source, tensor by tensor.
+    """Compare the written file with what was read from the source, tensor by tensor.
 
     Raises:
         IxtuneError: A tensor is missing or differs.

@@ -1,4 +1,4 @@
-"""What a base is, in numbers: its sizes, its parts, how it is stored, and whose terms it is under."""
+"""Describe a base in numbers: its sizes, its parts, its storage format and its license terms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ixtune.files import sha256_file
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What a base is, ready for JSON; headers and the tensors' edges are all that is read of the weights.
+    """Describe a base as a JSON-serializable dict, reading only headers and the edges of its tensors.
 
     Raises:
         IxtuneError: It is no base, or its weights cannot be opened.

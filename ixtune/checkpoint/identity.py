@@ -1,4 +1,4 @@
-"""The identity of a base: one hash that does not depend on how the checkpoint is stored."""
+"""Compute the identity of a base: one hash that does not depend on how the checkpoint is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EDGE_BYTES = 64 << 10
 
 
 def base_identity(checkpoint: Checkpoint) -> str:
-    """The identity of a checkpoint, in hexadecimal (DESIGN decision 10).
+    """Return the identity of a checkpoint in hexadecimal (DESIGN decision 10).
 
     SHA-256 over one JSON line per tensor, sorted by name: name, shape, dtype, and the SHA-256 of the first 64
     KiB of its row-major bytes followed by the last 64 KiB (overlapping where the tensor is smaller). It is

@@ -1,4 +1,4 @@
-"""Original tensor names <-> module names. The original form is the only one read and written.
+"""Map original tensor names to module names and back. Only the original form is read and written.
 
 | in the checkpoint                              | in the module tree               |
 | `X.Plora_A.weight`, `X.Plora_B.weight`         | `X_plora.A.weight`, `X_plora.B.weight` |
@@ -20,14 +20,14 @@ _SIBLING = re.compile(r"\.(wqkv|wo|w1|w2|w3)_plora\.([AB])\.")
 
 
 def to_module_name(original: str) -> str:
-    """The module tree's name of a checkpoint tensor."""
+    """Return the module name of a checkpoint tensor."""
     if original.startswith(_VIT):
         return "vit." + original.removeprefix(_VIT)
     return _SEPARATORS.get(original, _PLORA.sub(r".\1_plora.\2.", original))
 
 
 def to_original_name(module_name: str) -> str:
-    """The checkpoint's name of a tensor of the module tree."""
+    """Return the checkpoint name of a tensor of the module tree."""
     if module_name.startswith("vit."):
         return _VIT + module_name.removeprefix("vit.")
     reverse = {ours: theirs for theirs, ours in _SEPARATORS.items()}

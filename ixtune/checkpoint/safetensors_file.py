@@ -1,4 +1,4 @@
-"""A safetensors file as raw bytes: where each tensor lies in it, positioned reads, and a writer that streams.
+"""Read and write safetensors files as raw bytes: tensor offsets, positioned reads, and a streaming writer.
 
 The format (github.com/huggingface/safetensors, README): an unsigned 64-bit little-endian length, a JSON
 header of that length giving dtype, shape and byte range of every tensor, then the ranges without gap or
@@ -44,18 +44,18 @@ BLOCK_BYTES = 4 << 20  # row blocks of this size: small beside the imports, larg
 
 
 class Digest(Protocol):
-    """A running hash, as hashlib and xxhash have them."""
+    """A running hash with the interface of hashlib and xxhash."""
 
     def update(self, data: memoryview | bytes, /) -> None:
-        """Take in more bytes."""
+        """Add bytes to the hash."""
 
     def hexdigest(self) -> str:
-        """The hash of all bytes so far."""
+        """Return the hash of all bytes so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a tensor is and where its bytes lie, without the bytes.
+    """The metadata and file position of a tensor, without its bytes.
 
     `offset` is the byte position of the first element in the file; None where only loading the whole file
     gives the tensor (torch files from before the zip format). `stride` counts elements, as torch does.
@@ -70,7 +70,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """Size of the elements, each counted once."""
+        """Number of bytes of all elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -80,7 +80,7 @@ class TensorInfo:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements lie in the file in row-major order without holes."""
+        """Whether the elements are stored in row-major order without gaps."""
         return self.nbytes == 0 or all(
             size == 1 or step == plain
             for size, step, plain in zip(self.shape, self.stride, row_major(self.shape), strict=True)
@@ -88,14 +88,14 @@ class TensorInfo:
 
     @property
     def span_bytes(self) -> int:
-        """Bytes from the first element to the end of the last one in memory order."""
+        """Number of bytes from the first element to the end of the last one in storage order."""
         if self.nbytes == 0:
             return 0
         last = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return (last + 1) * self.dtype.itemsize
 
     def row_blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
-        """Half-open row ranges that cover the tensor, each of at most `block_bytes` or one row."""
+        """Yield half-open row ranges that cover the tensor, each of at most `block_bytes` or one row."""
         if self.nbytes == 0:
             return
         step = max(1, block_bytes // (self.nbytes // self.rows))
@@ -104,7 +104,7 @@ class TensorInfo:
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor of this shape, in elements."""
+    """Return the strides of a contiguous tensor of this shape, in elements."""
     strides: list[int] = []
     step = 1
     for size in reversed(shape):
@@ -114,7 +114,7 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def read_span(path: Path, offset: int, nbytes: int, into: torch.Tensor | None = None) -> torch.Tensor:
-    """The bytes [offset, offset + nbytes) of a file as uint8 [nbytes].
+    """Return the bytes [offset, offset + nbytes) of a file as uint8 [nbytes].
 
     They are read into the uint8 memory `into` if that is given and long enough, else into memory of their own.
 
@@ -143,7 +143,7 @@ def read_span(path: Path, offset: int, nbytes: int, into: torch.Tensor | None = 
 
 
 def read_safetensors_index(path: Path) -> list[TensorInfo]:
-    """The tensors of a safetensors file in file order; nothing but the header is read.
+    """Return the tensors of a safetensors file in file order, reading only its header.
 
     Raises:
         IxtuneError: The file cannot be read, is truncated, names a tensor twice, or its ranges do not fit.
@@ -246,7 +246,7 @@ def write_safetensors(
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
-    """Take the room on the disk at once: a disk too small is known now, and blocks lie together.
+    """Allocate the file's space at once, to find out early if the disk is too small and to keep blocks together.
 
     Raises:
         OSError: There is not as much room.
@@ -259,7 +259,7 @@ def _reserve(descriptor: int, nbytes: int) -> None:
 
 
 def _start_settling(file: IO[bytes]) -> None:
-    """Let the kernel begin to write, without waiting.
+    """Start writing dirty pages to the disk, without waiting.
 
     On Linux this advice starts the writing of dirty pages and drops the others (mm/fadvise.c).
     """
@@ -268,7 +268,7 @@ def _start_settling(file: IO[bytes]) -> None:
 
 
 def _settle(file: IO[bytes]) -> int:
-    """Bring what was written, so many bytes, to the disk and out of memory: who reads it back reads the disk."""
+    """Flush what was written to the disk and drop it from the page cache, so that reading back reads the disk."""
     file.flush()
     os.fsync(file.fileno())
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -276,13 +276,13 @@ def _settle(file: IO[bytes]) -> int:
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
-    """The elements in row-major order as bytes; no copy where they lie so already."""
+    """Return the elements in row-major order as bytes, without a copy if they are contiguous."""
     array = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)  # type: ignore[arg-type]  # typeshed knows arrays as buffers from Python 3.12 on
 
 
 def unreadable(path: Path, error: OSError) -> IxtuneError:
-    """The error for a file that the system does not let us read."""
+    """Return the error for a file that cannot be read."""
     return IxtuneError(
         f"the file cannot be read: {error.strerror or error}",
         where=str(path),
@@ -291,7 +291,7 @@ def unreadable(path: Path, error: OSError) -> IxtuneError:
 
 
 def refuse_lfs_pointer(path: Path) -> None:
-    """Refuse the small text file that git leaves where git-lfs was not run.
+    """Raise if the file is a git-lfs pointer instead of the weights.
 
     Raises:
         IxtuneError: It is one, or the file cannot be read.
@@ -310,7 +310,7 @@ def refuse_lfs_pointer(path: Path) -> None:
 
 
 def _entry(name: str, entry: dict[str, Any], path: Path, data_start: int) -> tuple[TensorInfo, int]:
-    """One header entry as (tensor, end of its byte range in the file)."""
+    """Return one header entry as (tensor, end of its byte range in the file)."""
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if entry["dtype"] not in _DTYPES:
         raise IxtuneError(
@@ -325,7 +325,7 @@ def _entry(name: str, entry: dict[str, Any], path: Path, data_start: int) -> tup
 
 
 def _unique(pairs: list[tuple[str, object]], path: Path) -> dict[str, object]:
-    """A JSON object as a dict; JSON readers otherwise keep the last of two equal names in silence."""
+    """Return a JSON object as a dict; raise if a name occurs twice, which JSON readers accept silently."""
     content: dict[str, object] = {}
     for name, value in pairs:
         if name in content:

@@ -1,4 +1,4 @@
-"""A checkpoint folder as it lies on disk: which tensors, in which shard, at which byte; read by rows.
+"""Open a checkpoint folder without loading it: tensors, shards, byte offsets, and reads by rows.
 
 Nothing is loaded to find that out, and a read copies only the rows asked for. safetensors and torch `.bin`
 shards look the same from outside. Needs torch, but neither transformers nor a GPU.
@@ -47,19 +47,19 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors together."""
+        """Number of bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors)
 
     def in_shard(self, shard: str) -> list[TensorInfo]:
-        """The tensors of one shard, in file order."""
+        """Return the tensors of one shard, in file order."""
         return [info for info in self.tensors if info.shard == shard]
 
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor, contiguous, in memory of its own."""
+        """Return a tensor, contiguous and in memory of its own."""
         return self.read_rows(name, 0, self.by_name[name].rows)
 
     def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows [start, stop) of the first dimension, contiguous; a scalar is one row.
+        """Return rows [start, stop) of the first dimension, contiguous; a scalar is one row.
 
         They are in memory of their own, or in `into` (uint8) where that is given and long enough: who reads a
         gigabyte in blocks spares a page fault for every 4 KiB. They may be written to.
@@ -81,7 +81,7 @@ class Checkpoint:
         return (whole[start:stop] if info.shape else whole).contiguous().clone()
 
     def read_bytes(self, name: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of the row-major elements; cut off at the tensor's end."""
+        """Return bytes [start, stop) of the row-major elements, cut off at the end of the tensor."""
         info = self.by_name[name]
         stop = min(stop, info.nbytes)
         start = min(start, stop)
@@ -90,7 +90,7 @@ class Checkpoint:
         return raw_bytes(self._spread(info))[start:stop]
 
     def _spread(self, info: TensorInfo) -> torch.Tensor:
-        """A tensor whose rows are not runs of bytes: transposed in the file, or only in a loaded shard."""
+        """Return a tensor whose rows are not contiguous in the file, or that only a loaded shard has."""
         if info.offset is not None:
             raw = read_span(self.folder / info.shard, info.offset, info.span_bytes)
             return raw.view(info.dtype).as_strided(info.shape, info.stride)
@@ -101,7 +101,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Look into a checkpoint folder: safetensors or else torch `.bin`, one file or an index of shards.
+    """Open a checkpoint folder: safetensors or else torch `.bin`, one file or an index of shards.
 
     Raises:
         IxtuneError: The folder holds no checkpoint, an index and its shards do not agree, or a shard is
@@ -122,12 +122,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def open_file(path: Path) -> Checkpoint:
-    """Look into a single weights file, as `open_checkpoint`."""
+    """Open a single weights file, as `open_checkpoint` does a folder."""
     return Checkpoint(path.parent, {path.name: _read_shard_index(path)})
 
 
 def _open_index(path: Path) -> Checkpoint:
-    """A sharded checkpoint; the index and the shards must list the same tensors."""
+    """Open a sharded checkpoint; index and shards must list the same tensors."""
     weight_map = _read_weight_map(path)
     shards = sorted(set(weight_map.values()))
     for shard in shards:

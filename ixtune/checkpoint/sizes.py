@@ -1,4 +1,4 @@
-"""How large the network and its adapter are, in plain integers: no torch, no transformers.
+"""Compute the sizes of the network and its adapter in plain integers, without torch or transformers.
 
 `plan` answers before any library of tensors is loaded. The constants that the released model keeps in code stand
 here, and `configuration` takes them from here.
@@ -51,30 +51,30 @@ class VisionSizes:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> VisionSizes:
-        """From a `vision_config` of config.json; what it leaves out is CLIP-L/14-336's."""
+        """Read a `vision_config` of config.json; missing values are those of CLIP-L/14-336."""
         known = {**CLIP_L_336, **given}
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         return cls(*(int(known[name]) for name in (*names, "image_size", "patch_size")))
 
     @property
     def patches(self) -> int:
-        """Patches of a view."""
+        """Number of patches of a view."""
         return (self.side // self.patch) ** 2
 
     @property
     def tokens(self) -> int:
-        """Positions of a view inside the tower: its patches and the class token."""
+        """Number of positions of a view in the tower: its patches and the class token."""
         return self.patches + 1
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer: four square linears, two of the MLP, their biases, two norms."""
+        """Number of parameters of one layer: four square linears, two of the MLP, their biases, two norms."""
         width, inner = self.width, self.intermediate
         return 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
 
     @property
     def parameters(self) -> int:
-        """All its parameters; the released tower has no post layer norm (MODEL.md 1.3)."""
+        """Number of parameters; the released tower has no post layer norm (MODEL.md 1.3)."""
         embeddings = self.width + 3 * self.patch**2 * self.width + self.tokens * self.width
         return embeddings + 2 * self.width + self.layers * self.layer_parameters
 
@@ -95,7 +95,7 @@ class Sizes:
 
     @classmethod
     def from_config_json(cls, given: Mapping[str, Any]) -> Sizes:
-        """From what a base's config.json holds; what it leaves out is the released model's."""
+        """Read the content of a base's config.json; missing values are those of the released model."""
         released = cls()
         plora = given.get("plora") or {"wqkv": PLORA_WQKV, "others": PLORA_OTHERS}
         return cls(
@@ -125,7 +125,7 @@ class Sizes:
         return 4 * self.vision.width
 
     def linear_shape(self, linear: str) -> tuple[int, int]:
-        """(out, in) features of one decoder linear."""
+        """Return (out, in) features of a decoder linear."""
         return {
             "wqkv": (self.hidden + 2 * self.kv_width, self.hidden),
             "wo": (self.hidden, self.hidden),
@@ -135,26 +135,26 @@ class Sizes:
         }[linear]
 
     def plora_rank(self, linear: str) -> int:
-        """Rank of the PLoRA branch beside one decoder linear."""
+        """Return the rank of the PLoRA branch of a decoder linear."""
         return self.plora_ranks[0 if linear == "wqkv" else 1]
 
     @property
     def layer_linears(self) -> int:
-        """Parameters of the five linears of one decoder layer."""
+        """Number of parameters of the five linears of one decoder layer."""
         return sum(out * into for out, into in map(self.linear_shape, DECODER_LINEARS))
 
     @property
     def layer_plora(self) -> int:
-        """Parameters of the five PLoRA branches of one decoder layer."""
+        """Number of parameters of the five PLoRA branches of one decoder layer."""
         return sum(self.plora_rank(name) * sum(self.linear_shape(name)) for name in DECODER_LINEARS)
 
     @property
     def projector(self) -> int:
-        """Parameters of the projector, biases included."""
+        """Number of parameters of the projector, biases included."""
         return self.merged * self.hidden + self.hidden**2 + 2 * self.hidden
 
     def parameters(self) -> dict[str, int]:
-        """Parameters of the base by part."""
+        """Return the number of parameters of the base by part."""
         return {
             "linears": self.layers * self.layer_linears,
             "norms": (2 * self.layers + 1) * self.hidden,
@@ -167,7 +167,7 @@ class Sizes:
         }
 
     def weight_bytes(self, *, nf4: bool, float_bytes: int) -> dict[str, int]:
-        """Bytes of the base by part: the decoder linears in NF4 where asked, everything else in floats.
+        """Return the bytes of the base by part: decoder linears in NF4 if asked, everything else in floats.
 
         Args:
             nf4: decoder linears in NF4 with double quantisation.
@@ -182,7 +182,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What an adapter adds to the network or trains of it.
+    """The parts of the network that an adapter adds or trains.
 
     Attributes:
         ranks: LoRA's rank on each decoder linear that carries it.
@@ -202,7 +202,7 @@ class Trained:
 
     @classmethod
     def of(cls, section: AdapterSection) -> Trained:
-        """As a recipe says."""
+        """Read the adapter section of a recipe."""
 
         def rank(target: str) -> int:
             own = section.per_target.get(target)  # type: ignore[call-overload]  # a plain text as good as a Literal
@@ -228,7 +228,7 @@ class Trained:
         return sizes.layers - min(self.layers)
 
     def parameters(self, sizes: Sizes) -> dict[str, int]:
-        """Trained parameters by part; parts without any are left out."""
+        """Return the number of trained parameters by part, without parts that have none."""
         shapes = {name: sizes.linear_shape(name) for name in self.ranks}
         lora = sum(rank * sum(shapes[name]) for name, rank in self.ranks.items())
         found = {
@@ -245,6 +245,6 @@ class Trained:
 
 
 def nf4_bytes(parameters: int) -> int:
-    """Bytes of one linear in NF4 with double quantisation."""
+    """Return the bytes of one linear in NF4 with double quantization."""
     blocks = -(-parameters // _NF4_BLOCK)
     return -(-parameters // 2) + blocks + 4 * -(-blocks // _NF4_GROUP) + 4 + _NF4_TABLES_BYTES

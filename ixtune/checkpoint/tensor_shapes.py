@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint in the original form: its name and shape, worked out from the sizes alone.
+"""Compute the names and shapes of all tensors of a checkpoint in the original form from its sizes.
 
 Plain integers: neither torch nor transformers. A test holds the list against the network itself and against the
 released model's 942 tensors (MODEL.md 1.3).
@@ -17,12 +17,12 @@ _PARENT = {"wqkv": "attention", "wo": "attention"}  # the others are of the feed
 
 
 def tensor_shapes(sizes: Sizes) -> dict[str, Shape]:
-    """Original name -> shape of every tensor, in the order of the network."""
+    """Return the shape of every tensor by original name, in the order of the network."""
     return dict(_tensors(sizes))
 
 
 def linear_name(layer: int, linear: str) -> str:
-    """The original name, without `.weight`, of a decoder linear."""
+    """Return the original name of a decoder linear, without `.weight`."""
     return f"model.layers.{layer}.{_PARENT.get(linear, 'feed_forward')}.{linear}"
 
 

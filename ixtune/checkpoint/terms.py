@@ -1,4 +1,4 @@
-"""Under which terms a base is given, which everything derived from it inherits."""
+"""Find the license terms of a base, which everything derived from it inherits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LICENSE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
 
 
 def terms_of(folder: Path, sizes: Sizes) -> str:
-    """The terms in one line: the released model's, else what the folder itself says."""
+    """Return the terms in one line: those of the released model, else those the folder states."""
     if sizes == Sizes():
         return RELEASED
     card = folder / "README.md"

@@ -1,4 +1,4 @@
-"""A torch `.bin` file: where its tensors lie, learnt without running its pickle or loading them.
+"""Read a torch `.bin` file: tensor positions without running its pickle or loading the tensors.
 
 torch reads the pickle with `weights_only=True` (a fixed list of harmless constructors, nothing else) and puts
 the tensors on the meta device, where each storage carries its position in the zip file. torch derives that
@@ -27,7 +27,7 @@ _FORBIDDEN = re.compile(r"(?:GLOBAL|class|global:?) +([\w.]+\.[\w.]+)")
 
 
 def read_torch_index(path: Path) -> list[TensorInfo]:
-    """The tensors of a torch file in its own order, without loading them.
+    """Return the tensors of a torch file in its own order, without loading them.
 
     Raises:
         IxtuneError: The file cannot be read, is truncated, holds code, or holds something that is not a
@@ -56,7 +56,7 @@ def read_torch_index(path: Path) -> list[TensorInfo]:
 
 
 def load_torch_file(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a torch file, in memory (mapped where the format allows it).
+    """Load all tensors of a torch file, memory-mapped if the format allows it.
 
     Raises:
         IxtuneError: As `read_torch_index`.
@@ -107,7 +107,7 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 
 def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
-    """Refuse an entry that safetensors cannot express."""
+    """Raise for an entry that safetensors cannot express."""
     plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.dtype in DTYPE_NAMES
     if not (isinstance(name, str) and plain):
         kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
@@ -119,7 +119,7 @@ def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
 
 
 def _stored_positions(path: Path) -> dict[int, int]:
-    """Byte position -> size of every storage in the zip, from its directory and the headers before the data.
+    """Return the size of every storage in the zip by byte position, from its directory and local headers.
 
     Empty where positions must not be used: no zip, compressed, a foreign byte order, or storages out of the
     writer's order (then a computed position could hit another tensor's).

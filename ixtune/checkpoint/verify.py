@@ -1,4 +1,4 @@
-"""Whether a base folder is whole: every tensor the network has and no other, in shape and dtype, and every hash known.
+"""Verify a base folder: names, shapes and dtypes of all tensors, and all known hashes.
 
 `open_checkpoint` stops at the first thing that is wrong; this goes on and names everything. Needs torch to read
 `.bin` headers, but not transformers, and no byte of the weights where hashes are not asked for.
@@ -30,7 +30,7 @@ _SHA256_DIGITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found in a base folder.
+    """The findings of a verification.
 
     Attributes:
         folder: It.
@@ -70,7 +70,7 @@ class Verification:
 
     @property
     def findings(self) -> dict[str, tuple[str, ...]]:
-        """Everything that is wrong, by kind; empty where the base is whole."""
+        """Return everything that is wrong, by kind; empty if the base is intact."""
         kinds = {
             "damaged": self.damaged,
             "altered": self.altered,
@@ -83,17 +83,17 @@ class Verification:
 
     @property
     def form(self) -> str:
-        """Which model this should be."""
+        """Return the name of the model this should be."""
         return form_of(self.sizes)
 
 
 def form_of(sizes: Sizes) -> str:
-    """Which model has these sizes."""
+    """Return the name of the model that has these sizes."""
     return "the released 7B" if sizes == Sizes() else "a model of the same form in other sizes"
 
 
 def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] | None = None) -> Verification:
-    """Compare a base folder with what its config.json asks for.
+    """Compare a base folder with its config.json.
 
     Args:
         folder: A base in the original form.
@@ -160,7 +160,7 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """A base's config.json.
+    """Read a base's config.json.
 
     Raises:
         IxtuneError: It cannot be read, or is of another architecture.
@@ -190,7 +190,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
-    """File -> (its SHA-256, where that is known from), for the files of which it is known.
+    """Return for each file with a known SHA-256 the hash and where it is known from.
 
     Known are: what a report of ixtune's beside them recorded, the name under which the hub's cache stores a large
     file, and the released tokenizer.
@@ -213,7 +213,7 @@ def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
 
 
 def _survey(folder: Path) -> tuple[dict[str, TensorInfo], dict[str, str], list[str]]:
-    """The tensors that can be found, the shard that an index gives for each name, and what is damaged."""
+    """Return the tensors that are found, the shard that an index gives for each name, and what is damaged."""
     try:
         whole = open_checkpoint(folder)
         return dict(whole.by_name), {}, []

@@ -152,7 +152,7 @@ def segment_attention(
 
 
 def _are_long(bounds: tuple[int, ...]) -> bool:
-    """Whether the segment that an average position is in is a long one."""
+    """Return whether an average position is in a long segment."""
     lengths = [stop - start for start, stop in pairwise(bounds)]
     return sum(length * length for length in lengths) >= _LONG * sum(lengths)
 

@@ -1,4 +1,4 @@
-"""The configuration of IXC2-4KHD, read from the original `config.json` as it lies on the hub."""
+"""The configuration of IXC2-4KHD, read from the original `config.json` of the hub."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class IXC2Config(PreTrainedConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill the constants the original keeps in code."""
+        """Fill in the constants that the original keeps in code."""
         for key in _RUN_KEYS:
             kwargs.pop(key, None)
         self.use_cache = True
@@ -72,13 +72,13 @@ class IXC2Config(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from a config.json; the file's run settings are dropped, a caller's are kept."""
+        """Build from a config.json, dropping the file's run settings and keeping the caller's."""
         clean = {key: value for key, value in config_dict.items() if key not in _RUN_KEYS}
         return super().from_dict(clean, **kwargs)
 
     @property
     def vision(self) -> CLIPVisionConfig:
-        """`vision_config` as what it always is once built."""
+        """Return `vision_config` with its type after construction."""
         return cast(CLIPVisionConfig, self.vision_config)
 
     @property
@@ -92,18 +92,18 @@ class IXC2Config(PreTrainedConfig):
         return 4 * self.vision.hidden_size
 
     def plora_of(self, linear: str) -> tuple[int, float]:
-        """Rank and scale of the PLoRA branch beside `linear` (one of `DECODER_LINEARS`)."""
+        """Return rank and scale of the PLoRA branch of `linear` (one of `DECODER_LINEARS`)."""
         branches = cast("dict[str, dict[str, Any]]", self.plora)  # filled where it was None
         entry = branches["wqkv" if linear == "wqkv" else "others"]
         return entry["rank"], entry["alpha"] / entry["rank"]
 
     def linear_shape(self, linear: str) -> tuple[int, int]:
-        """(out, in) features of one decoder linear."""
+        """Return (out, in) features of a decoder linear."""
         return self.sizes.linear_shape(linear)
 
     @property
     def sizes(self) -> Sizes:
-        """All sizes of the network as plain integers."""
+        """Return all sizes of the network as plain integers."""
         return Sizes.from_config_json(self.to_dict())
 
 

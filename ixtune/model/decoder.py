@@ -67,7 +67,7 @@ class Rotary(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [B, 1, L, d] for position_ids [B, L], computed in fp32."""
+        """Return cosines and sines [B, 1, L, d] for position_ids [B, L], computed in fp32."""
         exponents = torch.arange(0, self.head_dim, 2, device=position_ids.device).float() / self.head_dim
         frequencies = 1.0 / (self._base(position_ids) ** exponents)
         positions = position_ids.float()
@@ -79,7 +79,7 @@ class Rotary(nn.Module):
 
 
 def _linear(config: IXC2Config, name: str) -> tuple[nn.Linear, PLoRA]:
-    """One decoder linear and its branch."""
+    """Create a decoder linear and its PLoRA branch."""
     out_features, in_features = config.linear_shape(name)
     return nn.Linear(in_features, out_features, bias=False), PLoRA(in_features, out_features, *config.plora_of(name))
 
@@ -108,7 +108,7 @@ class Attention(nn.Module):
         past_key_values: Cache | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+        """Map [B, L, D] to [B, L, D]."""
         batch, length, _ = x_BLD.shape
         qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, images)
         query, key, value = heads(qkv, angles, self.head_dim, self.num_key_value_groups)
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
         self.w2, self.w2_plora = _linear(config, "w2")
 
     def forward(self, x_BLD: torch.Tensor, images: ImageRows | None) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+        """Map [B, L, D] to [B, L, D]."""
         gate = apply(self.w1, self.w1_plora, x_BLD, images)
         up = apply(self.w3, self.w3_plora, x_BLD, images)
         return apply(self.w2, self.w2_plora, gated(gate, up), images)
@@ -159,7 +159,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """[B, L, D] -> [B, L, D]."""
+        """Map [B, L, D] to [B, L, D]."""
         x_BLD = x_BLD + self.attention(
             self.attention_norm(x_BLD), angles, images, attention_mask, past_key_values, **kwargs
         )
@@ -168,7 +168,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class Decoder(nn.Module):
-    """Embeddings in, hidden states out."""
+    """All decoder layers, from embeddings to normed hidden states."""
 
     def __init__(self, config: IXC2Config) -> None:
         super().__init__()

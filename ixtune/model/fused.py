@@ -1,4 +1,4 @@
-"""What of a layer is bound by memory, as one kernel each on a GPU: written plainly here, compiled at the first use.
+"""The memory-bound parts of a layer as one kernel each on a GPU: plain functions, compiled at the first call.
 
 Eager, every operation of these reads and writes all numbers once; `torch.compile` makes one pass of each function and
 does not round between the operations of one. Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) all of
@@ -25,7 +25,7 @@ _off: list[str] = []
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled for a GPU when it is first called with a tensor that is there."""
+    """Wrap a function so that it is compiled when first called with a tensor on a GPU."""
     kernel = functools.cache(lambda: torch.compile(function))
 
     @functools.wraps(function)
@@ -46,7 +46,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def can_compile() -> bool:
-    """Whether kernels are compiled here."""
+    """Return whether kernels can be compiled on this machine."""
     return not _off and os.environ.get(OFF, "1") != "0" and _has_triton()
 
 
@@ -57,14 +57,14 @@ def _has_triton() -> bool:
 
 @compiled
 def norm(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normed rows, and what each was multiplied by, in fp32 [N, 1]."""
+    """Return the normed rows and the factor of each row in fp32 [N, 1]."""
     scale_N1 = torch.rsqrt(x_ND.float().square().mean(-1, keepdim=True) + eps)
     return (x_ND.float() * scale_N1).to(x_ND.dtype) * weight_D, scale_N1
 
 
 @compiled
 def norm_again(x_ND: torch.Tensor, scale_N1: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
-    """The normed rows from what was kept."""
+    """Recompute the normed rows from saved factors."""
     return (x_ND.float() * scale_N1).to(x_ND.dtype) * weight_D
 
 
@@ -72,20 +72,20 @@ def norm_again(x_ND: torch.Tensor, scale_N1: torch.Tensor, weight_D: torch.Tenso
 def norm_backward(
     x_ND: torch.Tensor, scale_N1: torch.Tensor, weight_D: torch.Tensor, gradient_ND: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient to the rows."""
+    """Return the gradient of the rows."""
     normed, gradient = x_ND.float() * scale_N1, gradient_ND.float() * weight_D
     return ((gradient - normed * (gradient * normed).mean(-1, keepdim=True)) * scale_N1).to(x_ND.dtype)
 
 
 @compiled
 def gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """`silu(gate) * up`."""
+    """Return `silu(gate) * up`."""
     return torch.nn.functional.silu(gate) * up
 
 
 @compiled
 def gate_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients to both."""
+    """Return the gradients of gate and up."""
     wide, slope = gate.float(), gradient.float()
     sigmoid = torch.sigmoid(wide)
     silu = wide * sigmoid
@@ -102,7 +102,7 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 def heads(
     qkv_BLKgd: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, groups: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries and keys, rotated, and values; each laid out as [B, L, K, .., d]."""
+    """Return rotated queries and keys, and values, each laid out as [B, L, K, .., d]."""
     query = _turned(qkv_BLKgd[..., :groups, :], cos, sin)
     key = _turned(qkv_BLKgd[..., groups : groups + 1, :], cos, sin)
     return query, key, qkv_BLKgd[..., groups + 1 :, :].contiguous()
@@ -112,13 +112,13 @@ def heads(
 def heads_backward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient to the fused projection, from those to its parts."""
+    """Return the gradient of the fused projection from the gradients of its parts."""
     return torch.cat((_turned(query, cos, -sin), _turned(key, cos, -sin), value), dim=-2)
 
 
 @compiled
 def draw(powers_8: torch.Tensor, count: int, dropout: float) -> torch.Tensor:
-    """Random bytes [count] each of whose bits is 0 with a probability of `dropout`."""
+    """Return random bytes [count] whose bits are 0 with probability `dropout`."""
     stay = torch.rand(count, 8, device=powers_8.device) >= dropout
     return (stay.to(torch.uint8) * powers_8).sum(-1, dtype=torch.uint8)
 
@@ -129,11 +129,11 @@ def _stays(bits: torch.Tensor, powers_8: torch.Tensor, count: int) -> torch.Tens
 
 @compiled
 def drop(x_T: torch.Tensor, bits: torch.Tensor, powers_8: torch.Tensor) -> torch.Tensor:
-    """A copy of x with zeros where a bit, the highest of a byte first, is 0."""
+    """Return a copy of x with zeros where a bit is 0, the highest bit of a byte first."""
     return torch.where(_stays(bits, powers_8, len(x_T)), x_T, 0)
 
 
 @compiled
 def drop_added(to_T: torch.Tensor, x_T: torch.Tensor, bits: torch.Tensor, powers_8: torch.Tensor) -> None:
-    """Add `drop` of x to another vector, in place."""
+    """Add `drop` of x to another vector in place."""
     to_T += torch.where(_stays(bits, powers_8, len(x_T)), x_T, 0)

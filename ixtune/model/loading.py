@@ -1,4 +1,4 @@
-"""A base checkpoint -> a model, whole or not at all."""
+"""Load a base checkpoint into a model, completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ixtune.model.model import IXC2ForCausalLM
 
 
 def read_config(folder: Path) -> IXC2Config:
-    """The configuration of a base folder.
+    """Read the configuration of a base folder.
 
     Raises:
         IxtuneError: config.json is not one of this architecture.
@@ -42,14 +42,14 @@ def read_config(folder: Path) -> IXC2Config:
 
 
 def expected_shapes(config: IXC2Config) -> dict[str, tuple[int, ...]]:
-    """Original name -> shape of every tensor of this configuration."""
+    """Return the shape of every tensor of a configuration by original name."""
     with torch.device("meta"):
         model = IXC2ForCausalLM(config)
     return {to_original_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check_tensors(checkpoint: Checkpoint, config: IXC2Config, folder: Path) -> None:
-    """Compare names and shapes before anything is loaded.
+    """Compare tensor names and shapes before loading anything.
 
     Raises:
         IxtuneError: tensors are missing, too many, or of another shape; each is named.
@@ -108,7 +108,7 @@ def load_base(
 
 
 def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForCausalLM:
-    """The frozen network on the meta device, in evaluation mode, ready to be filled."""
+    """Create the frozen network on the meta device, in evaluation mode."""
     with torch.device("meta"):
         model = cast(
             IXC2ForCausalLM,
@@ -128,7 +128,7 @@ def empty(config: IXC2Config, *, quantize: bool, dtype: torch.dtype) -> IXC2ForC
 
 
 def fill(model: IXC2ForCausalLM, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> None:
-    """Read tensor by tensor, each to its place, decoder linears into NF4 where the model holds them so.
+    """Load the weights tensor by tensor, quantizing decoder linears if the model has them in NF4.
 
     One tensor at a time is in memory in the precision of the checkpoint. transformers' own loader maps every shard
     as a whole and keeps it: on a CPU, loading in NF4 took more memory than the 16-bit checkpoint has (TRAPS.md 16c).

@@ -18,7 +18,7 @@ CHUNK_ROWS = 512
 
 
 def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the loss is taken, from labels in transformers' convention.
+    """Return the rows and targets of the loss from labels in transformers' convention.
 
     Args:
         labels_BL: unshifted labels, -100 where nothing is asked.
@@ -33,7 +33,7 @@ def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 class _FrozenHead(Function):
-    """The sum of the cross-entropies under a head that is not trained.
+    """The sum of the cross-entropies with a frozen output head.
 
     The gradient to the hidden states is computed along with the loss, chunk by chunk, while the logits are there:
     nothing of the vocabulary's width is kept, and nothing is computed again.
@@ -76,7 +76,7 @@ def _chunk_loss(hidden_CD: torch.Tensor, targets_C: torch.Tensor, head: nn.Modul
 
 
 def _trained_head(hidden_SD: torch.Tensor, targets_S: torch.Tensor, head: nn.Module) -> torch.Tensor:
-    """The same sum with gradients to the head too, whatever kind of module it is."""
+    """Return the sum of the cross-entropies with any kind of head, with gradients for the head too."""
     total = hidden_SD.new_zeros((), dtype=torch.float32)
     for hidden, targets in zip(hidden_SD.split(CHUNK_ROWS), targets_S.split(CHUNK_ROWS), strict=True):
         if len(targets_S) > CHUNK_ROWS and torch.is_grad_enabled():
@@ -95,7 +95,7 @@ def supervised_loss(
     head: nn.Module,
     denominator: torch.Tensor | float | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy summed in fp32 over the supervised rows, divided by `denominator` (default: their number).
+    """Return the cross-entropy summed in fp32 over supervised rows, divided by `denominator` (default: their number).
 
     Args:
         hidden_TD: hidden states of all positions.

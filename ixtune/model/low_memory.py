@@ -1,4 +1,4 @@
-"""Parts of a layer as autograd functions that keep little for the backward pass.
+"""Parts of a layer as autograd functions that save little for the backward pass.
 
 What a function keeps is its inputs, in their own dtype; what can be computed from them in a pass over memory is not
 kept. The outputs of some can be made again by those who need them in their own backward pass: see `maker`.
@@ -27,7 +27,7 @@ Maker = Callable[[], torch.Tensor]
 
 
 def maker(made: torch.Tensor) -> Maker | None:
-    """What makes a tensor again in a backward pass, instead of keeping it; None where it has to be kept.
+    """Return a function that recomputes a tensor in the backward pass; None if the tensor has to be saved.
 
     It holds the graph's node and none of its tensors, so that a checkpointed layer stays empty. It can be called until
     the node's own backward pass is over, which comes after that of everything computed from `made`.
@@ -38,7 +38,7 @@ def maker(made: torch.Tensor) -> Maker | None:
 
 
 def _kept(node: Any) -> tuple[torch.Tensor, ...]:
-    """A node's saved tensors; unpacked once only, because a checkpoint hands them out once."""
+    """Return a node's saved tensors, unpacking them only once because a checkpoint hands them out once."""
     if not hasattr(node, "unpacked"):
         node.unpacked = node.saved_tensors
     unpacked: tuple[torch.Tensor, ...] = node.unpacked
@@ -46,14 +46,14 @@ def _kept(node: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _blocks(x_ND: torch.Tensor) -> Iterator[slice]:
-    """Rows to work on at a time: all on a GPU, where a launch costs more than a copy."""
+    """Yield blocks of rows to process: all rows on a GPU, where a launch costs more than a copy."""
     count, width = x_ND.shape
     step = max(1, _BLOCK // width) if x_ND.device.type == "cpu" else max(1, count)
     return (slice(start, start + step) for start in range(0, count, step))
 
 
 class _Norm(Function):
-    """Keeps the input and one fp32 number a row."""
+    """RMS norm that saves the input and one fp32 number per row."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -71,7 +71,7 @@ class _Norm(Function):
 
     @staticmethod
     def again(node: Any) -> torch.Tensor:
-        """The output, bit by bit where both are compiled or neither is."""
+        """Recompute the output, bit by bit if both calls are compiled or neither is."""
         x, scale_N1, weight_D = _kept(node)
         if x.is_cuda:
             again_ND: torch.Tensor = fused.norm_again(x.reshape(-1, x.shape[-1]), scale_N1, weight_D)
@@ -107,13 +107,13 @@ def _scaled(x: torch.Tensor, scale_N1: torch.Tensor, weight_D: torch.Tensor) -> 
 
 
 def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root-mean-square norm of the last axis, computed in fp32, cast, then weighted (MODEL.md 5)."""
+    """Return the root-mean-square norm of the last axis, computed in fp32, cast, then weighted (MODEL.md 5)."""
     out: torch.Tensor = _Norm.apply(x, weight_D, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Gate(Function):
-    """Keeps its two inputs, and neither the activation nor the product."""
+    """Gate that saves its two inputs, and neither the activation nor the product."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ class _Gate(Function):
 
     @staticmethod
     def again(node: Any) -> torch.Tensor:
-        """The output, bit by bit."""
+        """Recompute the output, bit by bit."""
         return _gated(*_kept(node))
 
     @staticmethod
@@ -145,13 +145,13 @@ def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """`silu(gate) * up`, the middle of SwiGLU; both [.., F]."""
+    """Return `silu(gate) * up`, the middle of SwiGLU; both [.., F]."""
     out: torch.Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Heads(Function):
-    """Keeps the angles only, which all layers share; the fused projection is free as soon as it is taken apart."""
+    """Split the fused projection into heads, saving only the angles, which all layers share."""
 
     @staticmethod
     def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, width: int, groups: int) -> Any:
@@ -196,7 +196,7 @@ def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tens
 def heads(
     qkv: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], width: int, groups: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries and keys, rotated, and values, from the fused projection.
+    """Return rotated queries and keys, and values, from the fused projection.
 
     Args:
         qkv: [B, L, K * (G + 2) * d], laid out per key/value head: its G query heads, then its key, then its value.

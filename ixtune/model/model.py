@@ -73,7 +73,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.sub, std=self.config.initializer_range)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings."""
+        """Return the token embeddings."""
         embeddings: nn.Module = self.model.tok_embeddings
         return embeddings
 
@@ -82,15 +82,15 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         self.model.tok_embeddings = value
 
     def get_output_embeddings(self) -> nn.Module:
-        """The head."""
+        """Return the output head."""
         return self.output
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the head."""
+        """Replace the output head."""
         self.output = new_embeddings
 
     def get_image_vectors(self, crops: torch.Tensor, grids: Grids) -> torch.Tensor:
-        """Vectors before the projector [I, m]: uint8 crops [N, 3, 336, 336] through tower, merge and layout.
+        """Return the vectors before the projector [I, m] of uint8 crops [N, 3, 336, 336].
 
         The tower runs without gradients while none of its parameters asks for one.
         """
@@ -104,7 +104,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         image_vectors: torch.Tensor | None = None,
         image_rows: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Token embeddings with the projected image rows written in.
+        """Return the token embeddings with the projected image rows written in.
 
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.
@@ -157,7 +157,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One pass.
+        """Run the network on a batch or a pack.
 
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.
@@ -208,7 +208,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Images enter with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
+        """Pass images with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
         # transformers types `self` by a protocol which its PreTrainedModel does not meet for mypy; below too.
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         has_images = kwargs.get("crops") is not None or kwargs.get("image_vectors") is not None
@@ -227,7 +227,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
-        """Beams repeat whole rows; a row's crops must stay together and in order."""
+        """Repeat whole rows for beams, keeping the crops of a row together and in order."""
         crops, grids = model_kwargs.pop("crops", None), model_kwargs.pop("grids", None)
         vectors = model_kwargs.pop("image_vectors", None)
         ids, expanded = super()._expand_inputs_for_generation(  # type: ignore[misc]
@@ -252,7 +252,7 @@ def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -
 
 
 def _split_by_tokens(grids: Grids, tokens_of_rows: list[int]) -> list[list[tuple[int, int]]]:
-    """Deal the images out to the batch rows by the number of image positions each row holds."""
+    """Distribute the images over the batch rows by the number of image positions of each row."""
     remaining = list(grids)
     rows: list[list[tuple[int, int]]] = []
     for wanted in tokens_of_rows:

@@ -1,4 +1,4 @@
-"""NF4 of exactly the decoder linears, and proof that it was exactly those.
+"""Quantize the decoder linears to NF4, and check that exactly those were quantized.
 
 transformers quantises every plain `nn.Linear` that no skip list names, PLoRA, vision tower, projector and head
 included (TRAPS.md 1). Here each decoder linear is replaced by name, and counted after loading.
@@ -21,24 +21,24 @@ from ixtune.model.notices import without_kernels_notice
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was quantised: linears in NF4, linears there are, and the parameters in NF4."""
+    """Counts of a quantization: linears in NF4, all decoder linears, and parameters in NF4."""
 
     linears: int
     expected: int
     parameters: int
 
     def __str__(self) -> str:
-        """Such as `160 of 160 decoder linears in NF4 (6.979 B parameters)`."""
+        """Describe the counts, e.g. `160 of 160 decoder linears in NF4 (6.979 B parameters)`."""
         return f"{self.linears} of {self.expected} decoder linears in NF4 ({self.parameters / 1e9:.3f} B parameters)"
 
 
 def is_decoder_linear(module_name: str) -> bool:
-    """Whether this is one of the five linears of a decoder layer (of which PLoRA and LoRA parts are none)."""
+    """Return whether a module is one of the five linears of a decoder layer; PLoRA and LoRA parts are not."""
     return module_name.startswith("model.layers.") and module_name.rsplit(".", 1)[-1] in DECODER_LINEARS
 
 
 def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
-    """Put an empty 4-bit layer in the place of each decoder linear: NF4 with double quantisation.
+    """Replace each decoder linear with an empty 4-bit layer: NF4 with double quantization.
 
     Args:
         model: the network on the meta device.
@@ -66,14 +66,14 @@ def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether this is a 4-bit layer."""
+    """Return whether a module is a 4-bit layer."""
     from bitsandbytes.nn import Linear4bit
 
     return isinstance(module, Linear4bit)
 
 
 def quantised(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
-    """A weight [out, in] in NF4 with double quantisation, computed on the device."""
+    """Return a weight [out, in] in NF4 with double quantization, quantized on the device."""
     from bitsandbytes.nn import Params4bit
 
     plain = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
@@ -81,7 +81,7 @@ def quantised(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
 
 
 def dequantised(layer: nn.Module) -> torch.Tensor:
-    """The weight [out, in] that a linear computes with, in 4 bits or not; a copy where it is in 4 bits."""
+    """Return the weight [out, in] that a linear computes with; a dequantized copy if it is in 4 bits."""
     if not is_quantised(layer):
         return cast(nn.Linear, layer).weight
     from bitsandbytes.functional import dequantize_4bit
@@ -91,7 +91,7 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
 
 
 def settle(model: nn.Module, config: IXC2Config) -> Quantized:
-    """Check what was quantised, and keep bitsandbytes from repacking weights behind autograd's back.
+    """Check what was quantized, and keep bitsandbytes from repacking weights behind autograd's back.
 
     On CPUs with AVX512-BF16 an evaluation repacks a 4-bit weight in place, after which gradients to the layer's
     input are zero for good (TRAPS.md 3); only the attribute of each instance prevents it.

@@ -1,4 +1,4 @@
-"""One notice of a library below that helps nobody, kept off the screen."""
+"""Suppress a notice of a library that helps no user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_kernels_notice() -> Iterator[None]:
-    """Import bitsandbytes inside: on some CPUs it asks for the optional package `kernels`, which would ask the hub.
+    """Import bitsandbytes inside this context: on some CPUs it recommends the package `kernels`, which queries the hub.
 
     Only that line is dropped; the logger, its level and all its other messages stay as they are.
     """

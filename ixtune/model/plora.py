@@ -35,7 +35,7 @@ class PLoRA(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ImageRows:
-    """Where a batch has image positions.
+    """The image positions of a batch.
 
     Attributes:
         rows_I: int64 indices into batch*length.
@@ -47,7 +47,7 @@ class ImageRows:
 
     @classmethod
     def of(cls, rows_I: torch.Tensor | None) -> ImageRows | None:
-        """From indices; None where there is no image."""
+        """Create from indices; None if there is no image."""
         if rows_I is None or not len(rows_I):
             return None
         rows = np.array(rows_I.tolist(), dtype=np.int64)
@@ -56,7 +56,7 @@ class ImageRows:
 
 
 def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | None) -> torch.Tensor:
-    """`linear(x)`, plus the branch at the image rows.
+    """Return `linear(x)` plus the PLoRA branch at the image rows.
 
     Args:
         linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be. One that has a
@@ -81,7 +81,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
 
 
 class _AddRows(Function):
-    """Add some rows in place; torch's own `index_add` would keep what it adds, five matrices a layer."""
+    """Add rows in place; torch's `index_add` would save what it adds, five matrices per layer."""
 
     @staticmethod
     def forward(ctx: Any, out: torch.Tensor, spans: tuple[slice, ...], branch_IO: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A checkpoint whose decoder linears lie on the disk in NF4: names, shapes, and the way into the network.
+"""Load a checkpoint whose decoder linears are stored in NF4.
 
 The form is that of bitsandbytes and transformers: beside `X.weight`, the packed codes, lie `X.weight.absmax` and so
 on, and config.json holds a `quantization_config`. Nothing is quantised at loading, and the 16-bit weights need not
@@ -27,7 +27,7 @@ PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_stat
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a checkpoint folder says that its decoder linears are in 4 bits."""
+    """Return whether a checkpoint folder declares its decoder linears as 4-bit."""
     try:
         return "quantization_config" in json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, TypeError):
@@ -35,7 +35,7 @@ def is_stored(folder: Path) -> bool:
 
 
 def quantization_config(skipped: list[str], compute_dtype: torch.dtype) -> dict[str, Any]:
-    """What config.json says about it, in the words of transformers.
+    """Return the `quantization_config` entry of config.json, in transformers' format.
 
     Args:
         skipped: Path of every linear that stays in 16 bits. transformers quantises any other plain linear, and
@@ -55,12 +55,12 @@ def quantization_config(skipped: list[str], compute_dtype: torch.dtype) -> dict[
 
 
 def linears(sizes: Sizes) -> list[str]:
-    """The original names, `.weight` included, of what is in 4 bits."""
+    """Return the original names of the 4-bit weights, `.weight` included."""
     return [f"{linear_name(layer, linear)}.weight" for layer in range(sizes.layers) for linear in DECODER_LINEARS]
 
 
 def stored_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of such a checkpoint; the state's own text has any length, given as (-1,)."""
+    """Return the shape of every tensor of such a checkpoint by name; (-1,) for the text of a quantization state."""
     shapes = tensor_shapes(sizes)
     for name in linears(sizes):
         count = shapes[name][0] * shapes[name][1]
@@ -72,7 +72,7 @@ def stored_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A weight [out, in] as the tensors that are stored for it, quantised as at loading."""
+    """Return the tensors that are stored for a weight [out, in], quantized as at loading."""
     with without_kernels_notice():
         parameter = cast(Any, quantised(weight, "cpu"))
     state = parameter.quant_state.as_dict(packed=True)
@@ -80,7 +80,7 @@ def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def check(checkpoint: Checkpoint, sizes: Sizes) -> list[str]:
-    """What is missing, too much or misshapen, one line each."""
+    """List missing, unexpected and misshapen tensors, one line each."""
     expected = stored_shapes(sizes)
     found = {info.name: tuple(info.shape) for info in checkpoint.tensors}
     notes = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
@@ -94,7 +94,7 @@ def check(checkpoint: Checkpoint, sizes: Sizes) -> list[str]:
 
 
 def fill(model: nn.Module, checkpoint: Checkpoint, config: IXC2Config, dtype: torch.dtype, device: str) -> None:
-    """Put every tensor in its place, the 4-bit ones as they are.
+    """Load every tensor, 4-bit ones unchanged.
 
     Args:
         model: On the meta device, with 4-bit layers in place.

@@ -1,4 +1,4 @@
-"""From crops to image tokens: the CLIP tower, the 2x2 merge, and where newline and separator tokens stand.
+"""Compute image tokens from crops: the CLIP tower, the 2x2 merge, and newline and separator tokens.
 
 Shape letters: N crops of all images, V views (global view of an image, then its crops), P = 576 patches,
 v vision width, m = 4v merged width, I image tokens.
@@ -20,7 +20,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class PatchEmbedding(nn.Module):
-    """Patches, a class token and learned positions.
+    """Embed patches, a class token and learned positions.
 
     transformers' own keeps its position ids in a buffer that is not in the checkpoint and stays uninitialised when
     this tower is loaded through the meta device; this one has no buffer at all (TRAPS.md 18).
@@ -35,7 +35,7 @@ class PatchEmbedding(nn.Module):
         self.position_embedding = nn.Embedding((side // patch) ** 2 + 1, width)
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
-        """[V, 3, 336, 336] -> [V, 1 + P, v]."""
+        """Map [V, 3, 336, 336] to [V, 1 + P, v]."""
         patches = self.patch_embedding(views_V3HW).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(patches), 1, -1)
         return torch.cat((classes, patches), dim=1) + self.position_embedding.weight
@@ -54,7 +54,7 @@ class VisionTower(nn.Module):
         self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
-        """Normalised views [V, 3, 336, 336] -> last hidden state [V, 1 + P, v], class token first."""
+        """Map normalized views [V, 3, 336, 336] to the last hidden state [V, 1 + P, v], class token first."""
         hidden = self.pre_layrnorm(self.embeddings(views_V3HW))
         last: torch.Tensor = self.encoder(inputs_embeds=hidden).last_hidden_state
         return last
@@ -70,14 +70,14 @@ class Separators(nn.Module):
 
 
 def normalise(crops: torch.Tensor) -> torch.Tensor:
-    """uint8 [.., 3, H, W] -> float32 of CLIP's mean and standard deviation (MODEL.md 2.3)."""
+    """Normalize uint8 [.., 3, H, W] to float32 by CLIP's mean and standard deviation (MODEL.md 2.3)."""
     mean = torch.tensor(MEAN, device=crops.device).view(3, 1, 1)
     std = torch.tensor(STD, device=crops.device).view(3, 1, 1)
     return (crops.float() / 255 - mean) / std
 
 
 def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
-    """One image's global view.
+    """Compute the global view of one image.
 
     It is the bicubic shrinking, without antialiasing, of the whole padded and normalised image in fp32 (MODEL.md
     2.4); the image is put together again from its crops, so that only uint8 crops travel.
@@ -99,7 +99,7 @@ def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
 def chunks_of_views(
     crops_N3HW: torch.Tensor, grids: Sequence[tuple[int, int]], chunk: int, dtype: torch.dtype
 ) -> Iterator[torch.Tensor]:
-    """All images' views in the tower's order, each image's global view first, so many at a time.
+    """Yield the views of all images in chunks, in the tower's order: each image's global view first.
 
     Crops stay uint8 until their chunk is made, and a chunk is forgotten here before it is given away.
     """
@@ -124,7 +124,7 @@ def chunks_of_views(
 
 
 def merge_2x2(hidden_VPv: torch.Tensor) -> torch.Tensor:
-    """Patches [V, P, v] -> maps [V, 12, 12, 4v], each 2x2 block as top-left, top-right, bottom-left, bottom-right."""
+    """Merge patches [V, P, v] into maps [V, 12, 12, 4v]: of each 2x2 block, the top row first, from left to right."""
     count, patches, width = hidden_VPv.shape
     side = int(patches**0.5)
     half = side // 2
@@ -133,7 +133,7 @@ def merge_2x2(hidden_VPv: torch.Tensor) -> torch.Tensor:
 
 
 def lay_out(maps_Vhwm: torch.Tensor, rows: int, cols: int, separators: Separators) -> torch.Tensor:
-    """One image's merged maps -> its sequence of vectors, before the projector (MODEL.md 2.5).
+    """Arrange one image's merged maps as its sequence of vectors before the projector (MODEL.md 2.5).
 
     Args:
         maps_Vhwm: [1 + rows*cols, 12, 12, m], the global view first.
@@ -161,7 +161,7 @@ def image_vectors(
     grids: Sequence[tuple[int, int]],
     chunk: int = 64,
 ) -> torch.Tensor:
-    """All images of a batch -> their vectors before the projector, one after the other.
+    """Compute the vectors before the projector of all images of a batch, one image after the other.
 
     Args:
         tower: the vision tower.

@@ -1,4 +1,4 @@
-"""What to change in a recipe that does not fit: each change planned anew, the cheapest first.
+"""Find changes that make a recipe fit: each change is planned again, the cheapest first.
 
 Cheap is what leaves the results as they are and costs only time; then what costs precision of what is frozen or of the
 optimizer's state; then what learns less.
@@ -28,7 +28,7 @@ _HD_NUMS = (40, 25, 16, 9, 4, 2, 1)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one thing.
+    """One change of one setting.
 
     Attributes:
         overrides: of the recipe.
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What makes a run fit.
+    """Changes that together make a run fit.
 
     Attributes:
         steps: what to change, all of them.
@@ -59,17 +59,17 @@ class Change:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Of the recipe, all together."""
+        """Overrides of the recipe, all steps together."""
         return {key: value for step in self.steps for key, value in step.overrides.items()}
 
     @property
     def hd_num(self) -> int | None:
-        """To prepare the data again with; None for as they are."""
+        """The hd_num to prepare the data again with; None to keep the data."""
         return next((step.hd_num for step in self.steps if step.hd_num is not None), None)
 
 
 def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
-    """The three cheapest changes with each of which alone the run fits; where none does, the cheapest combinations.
+    """Return the three cheapest changes that each make the run fit; if none does, the cheapest combinations.
 
     Empty if it fits, if nobody knows, or if nothing that a recipe can say makes it fit.
     """
@@ -86,7 +86,7 @@ def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe with some values replaced, checked as if it had been read so."""
+    """Return a recipe with some values replaced, validated again."""
     tree = recipe.model_dump(mode="json")
     for key, value in overrides.items():
         *sections, name = key.split(".")
@@ -102,7 +102,7 @@ def _price(change: Change) -> tuple[int, float]:
 
 
 class _Search:
-    """Plans changed recipes of one run; packs are made once for each size."""
+    """Plan changed recipes of one run, packing once for each size."""
 
     def __init__(self, plan: Plan, records: RecordShapes) -> None:
         self.plan, self.records = plan, records
@@ -113,7 +113,7 @@ class _Search:
         self._now = self._operations(plan.recipe, plan.epoch, plan.need)
 
     def ways(self) -> list[list[Step]]:
-        """For each thing that can be changed its values, the mildest first."""
+        """Return the possible values of each setting that can change, the mildest first."""
         recipe = self.plan.recipe
         adapter, training = recipe.adapter, recipe.training
         ways: list[list[Step]] = []
@@ -152,7 +152,7 @@ class _Search:
         return ways
 
     def mildest(self, ways: Sequence[list[Step]]) -> Change | None:
-        """The mildest values of these things with which it fits; of the costliest the mildest first."""
+        """Return the mildest values of these settings that fit, trying the costliest setting first."""
         chosen = [way[-1] for way in ways]
         best = self._fitting(chosen)
         if best is None:
@@ -196,7 +196,7 @@ class _Search:
         return self._records[hd_num]
 
     def _shorter_packs(self) -> Iterator[Step]:
-        """Smaller packs, with as many more of them in a step, down to the longest record."""
+        """Yield smaller packs, with proportionally more of them per step, down to the longest record."""
         longest = max(self.records.lengths)
         for size in self._sizes_down_to(longest):
             yield Step(self._pack_tokens(size), 0, f"longest record: {longest:,} tokens")
@@ -221,7 +221,7 @@ class _Search:
             rank //= 2
 
     def _coarser_images(self) -> Iterator[Step]:
-        """A smaller hd_num, with packs shorter than the longest record of now."""
+        """Yield smaller values of hd_num, with packs shorter than the longest record now."""
         longest = max(self.records.lengths)
         for hd_num in _HD_NUMS:
             if hd_num < self.records.hd_num and (shorter := max(self._at(hd_num).lengths)) < longest:

@@ -61,7 +61,7 @@ class PackShape:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Operations of the forward and backward pass of a pack.
+    """Floating-point operations of the forward and backward pass of a pack.
 
     Attributes:
         linears: the frozen decoder linears, forward and backward to the input.
@@ -86,24 +86,24 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all parts."""
         return self.needed + self.recompute
 
     @property
     def needed(self) -> int:
-        """Without what is computed again: the count that MFU goes by."""
+        """Sum without recomputation, from which MFU is calculated."""
         parts = (self.linears, self.lora, self.plora, self.attention, self.vit, self.projector, self.head)
         return sum(parts)
 
     def times(self, factor: float) -> Flops:
-        """So many times as much."""
+        """Multiply every part by a factor."""
         return Flops(**{part.name: round(getattr(self, part.name) * factor) for part in fields(self)})
 
 
 def flops(
     sizes: Sizes, trained: Trained, pack: PackShape, checkpointed_layers: int = 0, micro_batches: int = 1
 ) -> Flops:
-    """Operations of one pack, or of several side by side.
+    """Count the operations of one pack, or of several side by side.
 
     Args:
         sizes: of the base.
@@ -142,7 +142,7 @@ def _attention(pack: PackShape, width: int) -> int:
 
 
 def _view(sizes: Sizes) -> int:
-    """The tower's forward pass on one view."""
+    """Count the operations of the tower's forward pass on one view."""
     vision = sizes.vision
     patches = 2 * vision.patches * 3 * vision.patch**2 * vision.width
     linears = 2 * vision.tokens * (4 * vision.width**2 + 2 * vision.width * vision.intermediate)

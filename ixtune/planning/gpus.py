@@ -1,4 +1,4 @@
-"""GPUs that are known by name: what their matrix units can do at most, and what of it training has been seen to use."""
+"""Known GPUs: the peak of their matrix units, and the share of it that training has been measured to reach."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CARDS = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a run would take place.
+    """The machine a run would use.
 
     Attributes:
         device: `cuda` or `cpu`.
@@ -60,7 +60,7 @@ class Machine:
 
 
 def card_named(name: str) -> Card | None:
-    """The known card that a driver calls `name`, such as `NVIDIA A100-SXM4-80GB`."""
+    """Return the known card for a driver's name, e.g. `NVIDIA A100-SXM4-80GB`."""
     words = name.replace("-", " ").split()
     if "Laptop" in words:  # slower, and called the same
         return None
@@ -68,7 +68,7 @@ def card_named(name: str) -> Card | None:
 
 
 def detect(gpu_gib: float | None = None) -> Machine:
-    """This machine: its GPU if there is a driver, else its main memory.
+    """Describe this machine: its GPU if there is a driver, else its main memory.
 
     torch is imported to ask the GPU, and only where the driver is there.
 
@@ -84,7 +84,7 @@ def detect(gpu_gib: float | None = None) -> Machine:
 
 
 def available_bytes() -> int | None:
-    """Main memory that a new process may take; None where the system does not say."""
+    """Return the main memory available to a new process; None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -93,12 +93,12 @@ def available_bytes() -> int | None:
 
 
 def has_driver() -> bool:
-    """Whether there is a driver of NVIDIA's."""
+    """Return whether an NVIDIA driver is installed."""
     return _DRIVER.exists()
 
 
 def _gpu() -> tuple[str | None, int | None]:
-    """Name and memory of the first GPU."""
+    """Return name and memory of the first GPU."""
     if "torch" not in sys.modules and not has_driver():
         return None, None
     import torch

@@ -1,4 +1,4 @@
-"""How much memory a training step takes at its peak, by term, before anything is loaded.
+"""Estimate the peak memory of a training step by term, before anything is loaded.
 
 The peak is the largest of a few moments of a step, and each is added up from what is alive then: the frozen tower's
 work on its last chunk of views, the end of the forward pass, the backward pass of the first and of the last layer that
@@ -29,7 +29,7 @@ _MASTER = 4  # bytes of a trained number, and of its gradient
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What besides the pack decides the memory of a step.
+    """Everything besides the pack that determines the memory of a step.
 
     Attributes:
         sizes: of the base.
@@ -55,7 +55,7 @@ class Setup:
 
     @classmethod
     def of(cls, recipe: Recipe, sizes: Sizes, device: Literal["cuda", "cpu"], levers: Levers) -> Setup:
-        """As a recipe says."""
+        """Read the settings of a recipe."""
         adapter, training = recipe.adapter, recipe.training
         dropouts = [adapter.dropout, *(one.dropout for one in adapter.per_target.values() if one.dropout is not None)]
         return cls(
@@ -73,7 +73,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak of a step.
+    """Bytes in use at one moment of a step.
 
     Attributes:
         moment: what the step is doing then.
@@ -85,17 +85,17 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all terms."""
         return sum(self.terms.values())
 
 
 def peak(setup: Setup, pack: PackShape) -> Memory:
-    """The largest moment of a step on this pack."""
+    """Return the memory at the peak of a step on this pack."""
     return max(moments(setup, pack), key=lambda moment: moment.total)
 
 
 def moments(setup: Setup, pack: PackShape) -> list[Memory]:
-    """What is alive at each of the moments of a step that may be the largest."""
+    """Return the memory at each moment of a step that may be the peak."""
     sizes, layers, checkpointed = setup.sizes, setup.sizes.layers, setup.levers.checkpointed_layers
     kept, work, stream = layer_kept(setup, pack), _layer_work(setup, pack), _stream(setup, pack)
     waiting = 0 if setup.levers.offload_layer_inputs else stream
@@ -167,7 +167,7 @@ def _memory(
 
 
 def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
-    """What libraries and the allocator take besides the tensors."""
+    """Return the bytes that libraries and the allocator take besides tensors."""
     if setup.device == "cuda":
         return _CUDA_CONTEXT + _CUDA_IDLE + round(_CUDA_FRAGMENTS * sum(terms.values()))
     libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES * 3 // 4
@@ -178,12 +178,12 @@ def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
 
 
 def _stream(setup: Setup, pack: PackShape) -> int:
-    """The hidden states between two layers."""
+    """Return the bytes of the hidden states between two layers."""
     return pack.tokens * setup.sizes.hidden * setup.float_bytes
 
 
 def layer_kept(setup: Setup, pack: PackShape) -> int:
-    """What one layer keeps for its backward pass."""
+    """Return the bytes that one layer saves for its backward pass."""
     sizes, number = setup.sizes, setup.float_bytes
     hidden, inner, kv = sizes.hidden, sizes.intermediate, sizes.kv_width
     norms = 2 * (number * hidden + 4)  # their inputs, the residual stream
@@ -199,7 +199,7 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
 
 
 def _layer_work(setup: Setup, pack: PackShape) -> int:
-    """What is alive besides in the layer whose backward pass runs, where it is most.
+    """Return the largest temporary memory of a layer's backward pass.
 
     That is the gate, whose two gradients are made from its own, or one of its inputs, whose gradient is multiplied by
     decoded weights, or the dropout of w2's input, with LoRA's part of the gradient and on a CPU a mask beside it.
@@ -238,7 +238,7 @@ def _suffix_work(setup: Setup, pack: PackShape) -> int:
 
 
 def _dora_work(setup: Setup, pack: PackShape) -> int:
-    """The same with DoRA, whose branches are products of their own.
+    """Return the largest temporary memory with DoRA, whose branches are separate products.
 
     Its magnitudes have fp32 gradients of the whole output, when the gate has let go of its inputs. LoRA's dropout has
     its gradient, the dropped input that was made again, and a mask, beside the gradient that comes through PLoRA.
@@ -251,22 +251,22 @@ def _dora_work(setup: Setup, pack: PackShape) -> int:
 
 
 def _before_layers(setup: Setup, pack: PackShape) -> int:
-    """Rotary angles; the embeddings are the first layer's input."""
+    """Return the bytes of the rotary angles; the embeddings count as the first layer's input."""
     return 2 * pack.tokens * setup.sizes.head_dim * setup.float_bytes
 
 
 def _after_layers(setup: Setup, pack: PackShape) -> int:
-    """The last norm's input and output, and of the supervised rows the states and their gradient."""
+    """Return the bytes of the last norm's input and output, and of states and gradients of the supervised rows."""
     return 2 * _stream(setup, pack) + 2 * pack.supervised * setup.sizes.hidden * setup.float_bytes
 
 
 def _loss(setup: Setup, pack: PackShape) -> int:
-    """A chunk's logits in fp32, which become its slopes, and the same in 16 bits."""
+    """Return the bytes of a chunk's fp32 logits, which become its gradients, and of their 16-bit copy."""
     return min(pack.supervised, _CHUNK_ROWS) * setup.sizes.vocabulary * (6 if setup.float_bytes == 2 else 4)
 
 
 def _projected(setup: Setup, pack: PackShape) -> int:
-    """The images themselves, and what the projector keeps if it learns."""
+    """Return the bytes of the crops, and of what the projector saves if it is trained."""
     sizes, number = setup.sizes, setup.float_bytes
     crops = sum(pack.crops) * 3 * sizes.vision.side**2
     if setup.trained.projector == "frozen" or not pack.image_tokens:
@@ -276,7 +276,7 @@ def _projected(setup: Setup, pack: PackShape) -> int:
 
 
 def _tower(setup: Setup, pack: PackShape) -> int:
-    """The images, the features so far, and what comes on top of them.
+    """Return the bytes of the crops, the features so far, and the largest temporary on top.
 
     That is the largest of a global view in fp32, a chunk inside a layer of the tower, and all features put in order.
     """

@@ -1,4 +1,4 @@
-"""How memory is traded for time in a training step. No tensor library is imported until levers are set."""
+"""Trade memory for time in a training step. No tensor library is imported until options are applied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Levers:
-    """What a plan decides.
+    """The memory options that a plan chooses.
 
     Attributes:
         checkpointed_layers: the first n decoder layers compute their activations again in the backward pass.
@@ -27,7 +27,7 @@ class Levers:
 
 
 def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
-    """Set the levers on the bare model; the last call counts.
+    """Apply memory options to the bare model; the last call counts.
 
     The first layers and not the last ones: their activations wait longest, so less is alive at one time when the
     backward pass comes to them.
@@ -51,7 +51,7 @@ def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
 
 
 def _again(function: Any, *args: Any) -> Any:
-    """Call a layer, keep its inputs only, and run it again where the backward pass needs it."""
+    """Call a layer, save only its inputs, and run it again when the backward pass needs it."""
     from torch.utils.checkpoint import checkpoint
 
     # The second run draws the same dropout as the first.
@@ -59,7 +59,7 @@ def _again(function: Any, *args: Any) -> Any:
 
 
 def _again_from_main_memory(function: Any, *args: Any) -> Any:
-    """`_again` whose inputs wait in main memory."""
+    """Checkpoint a layer as `_again` does, with its inputs in main memory."""
     from torch.autograd.graph import saved_tensors_hooks
 
     # These hooks see what the checkpoint saves, which is its inputs; what the layer saves goes to the checkpoint.
@@ -68,7 +68,7 @@ def _again_from_main_memory(function: Any, *args: Any) -> Any:
 
 
 def _to_main_memory(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
-    """Copy beside the device's own work. Not yet run on a GPU."""
+    """Copy to main memory in parallel to the device's work. Not yet run on a GPU."""
     import torch
 
     if not tensor.is_cuda:
@@ -95,7 +95,7 @@ _streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 def _copying(device: torch.device) -> torch.cuda.Stream:
-    """The stream that copies into main memory."""
+    """Return the stream that copies to main memory."""
     import torch
 
     if device not in _streams:

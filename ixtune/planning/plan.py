@@ -1,4 +1,4 @@
-"""What a run will take, before anything of it is loaded: packs, steps, operations, memory, and levers that are `auto`.
+"""Plan a run before loading anything: packs, steps, operations, memory, and memory options that are `auto`.
 
 No tensor library is imported.
 """
@@ -51,7 +51,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What the worst pack of a recipe needs.
+    """The memory need of the worst pack of a recipe.
 
     Attributes:
         packs: indices of the records of each pack.
@@ -69,13 +69,13 @@ class Need:
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits; None where nobody knows."""
+        """Whether the run fits; None if the available memory is unknown."""
         return None if self.available_bytes is None else self.memory.total <= self.available_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run, before it begins.
+    """The plan of a run.
 
     Attributes:
         recipe: of the run.
@@ -103,27 +103,27 @@ class Plan:
 
     @property
     def levers(self) -> Levers:
-        """What the run is to be started with."""
+        """Memory options to start the run with."""
         return self.need.levers
 
     @property
     def memory(self) -> Memory:
-        """At the peak of the worst pack."""
+        """Memory at the peak of the worst pack."""
         return self.need.memory
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits; None where nobody knows."""
+        """Whether the run fits; None if the available memory is unknown."""
         return self.need.fits
 
     @property
     def trained(self) -> dict[str, int]:
-        """Trained parameters by part."""
+        """Number of trained parameters by part."""
         return Trained.of(self.recipe.adapter).parameters(self.sizes)
 
     @property
     def seconds(self) -> float | None:
-        """How long it takes, where the card is a known one: predicted if it is measured, else at least this."""
+        """Predicted duration on a measured card, a lower bound on a known one, None on any other."""
         card = self.machine.card
         return None if card is None else self.flops.total / (card.tflops * 1e12 * (card.measured_share or 1.0))
 
@@ -177,13 +177,13 @@ def make_plan(
 
 
 def flops_of(plan: Plan, records: RecordShapes) -> Callable[[Sequence[int]], float]:
-    """The function that tells for the records of a pack how many operations it needs, without what is done twice."""
+    """Return a function that counts the operations of a pack from its records, without recomputation."""
     trained = Trained.of(plan.recipe.adapter)
     return lambda indices: float(flops(plan.sizes, trained, records.pack(indices)).needed)
 
 
 def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Need:
-    """What the worst pack of a recipe needs, and the levers that are `auto`."""
+    """Compute what the worst pack of a recipe needs, and choose the memory options that are `auto`."""
     device = cast(Literal["cuda", "cpu"], machine.device)
 
     def worst(levers: Levers) -> tuple[int, Memory]:
@@ -205,7 +205,7 @@ def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Ne
 
 
 def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], available_bytes: int | None) -> Levers:
-    """The levers of a recipe; where it says `auto`, those that cost the least time among those that fit.
+    """Choose the memory options of a recipe; for `auto`, those that cost the least time and fit.
 
     As few checkpointed layers as it takes, then as many views at a time as still fit; layer inputs leave the GPU
     only if checkpointing every layer is not enough. Where nothing fits, or nobody knows what there is, everything that
@@ -239,7 +239,7 @@ def _allowed_layers(given: str | bool | int, layers: int) -> range:
 
 
 def _first(counts: range, fits: Callable[[int], bool]) -> int:
-    """The smallest that fits, by halving: with every layer more, the need falls."""
+    """Find the smallest count that fits by bisection: every further layer reduces the need."""
     low, high = 0, len(counts) - 1
     while low < high:
         middle = (low + high) // 2
@@ -251,7 +251,7 @@ def _first(counts: range, fits: Callable[[int], bool]) -> int:
 
 
 def _largest(shapes: Sequence[PackShape]) -> list[tuple[int, PackShape]]:
-    """The packs that may need the most: those that no other exceeds or equals in everything that counts."""
+    """Return the packs that may need the most memory: those that no other pack dominates in every size."""
 
     def sizes_of(shape: PackShape) -> tuple[int, ...]:
         suffix = max((own * prefix for own, prefix in zip(shape.lengths, shape.prefixes, strict=False)), default=0)
@@ -266,7 +266,7 @@ def _largest(shapes: Sequence[PackShape]) -> list[tuple[int, PackShape]]:
 
 
 def _duration(recipe: Recipe, packs: int, processes: int) -> tuple[int, float]:
-    """Optimizer steps, and passes over the data, as transformers counts them."""
+    """Return optimizer steps, and passes over the data, as transformers counts them."""
     training = recipe.training
     per_epoch = math.ceil(math.ceil(packs / processes) / training.gradient_accumulation)
     if training.max_steps is None:

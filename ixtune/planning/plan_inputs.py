@@ -1,4 +1,4 @@
-"""What a plan is made of, opened without weights: the base's sizes, the records' shapes, the machine."""
+"""Open the inputs of a plan without weights: sizes of the base, shapes of the records, the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONFIG, _TOKENIZER = "config.json", "tokenizer.model"
 def open_for_plan(
     recipe: Recipe, gpu_gib: float | None = None, mix: str | None = None
 ) -> tuple[Sizes, RecordShapes, Machine, list[str]]:
-    """Open what a plan needs.
+    """Open the inputs of a plan.
 
     Args:
         recipe: of the run.
@@ -64,7 +64,7 @@ def open_for_plan(
 
 
 def sizes_of(folder: Path) -> Sizes:
-    """The sizes of a base.
+    """Read the sizes of a base.
 
     Raises:
         IxtuneError: its config.json cannot be read.

@@ -1,4 +1,4 @@
-"""A plan in lines for people, and as JSON."""
+"""Format a plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _COMMON = ("RTX 3090", "RTX 4090", "A100", "H100")
 
 
 def lines(plan: Plan, advice: Sequence[Change] = ()) -> list[str]:
-    """What a person wants to know before a run begins."""
+    """Return the plan as lines of text."""
     return [*_work(plan), *_memory(plan), _verdict(plan), *_advice(plan, advice)]
 
 
 def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
-    """The same in numbers."""
+    """Return the plan as a JSON-serializable dict."""
     memory, need, worst = plan.memory, plan.need, plan.worst_pack
     return {
         "records": plan.records,

@@ -1,4 +1,4 @@
-"""Records made up for planning without data: named mixes of images and texts as people have them.
+"""Made-up records for planning without data: named mixes of typical images and texts.
 
 What a recipe costs is told on one of these, so that the figure can be computed again by anybody. Nothing here is
 measured on a data set: sizes are those of common papers, screens and cameras, and lengths are round numbers.
@@ -20,7 +20,7 @@ RECORDS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of records; each range is (least, most), drawn evenly.
+    """One kind of record; each range is (minimum, maximum), drawn uniformly.
 
     Attributes:
         share: how many of all, in parts.
@@ -43,7 +43,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A named mix.
+    """A mix of kinds of records.
 
     Attributes:
         told: what it is, in one line.
@@ -83,7 +83,7 @@ MIXES: Mapping[str, Mix] = {
 
 
 def records_of(name: str, count: int = RECORDS) -> RecordShapes:
-    """The records of a mix, the same ones each time.
+    """Generate the records of a mix, the same ones each time.
 
     Args:
         name: of the mix.

@@ -1,4 +1,4 @@
-"""What of each record of a training set decides its cost: tokens, images, supervised rows. No tensors."""
+"""Shapes of the records of a training set that determine their cost: tokens, images, supervised rows. No tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ImageRef(NamedTuple):
-    """What of a stored image decides its cost, and what it takes to lay it out anew."""
+    """The properties of a stored image that determine its cost, and those needed to lay it out again."""
 
     width: int
     height: int
@@ -29,11 +29,11 @@ class ImageRef(NamedTuple):
 
     @property
     def crops(self) -> int:
-        """Its local crops; the tower sees one view more."""
+        """Number of local crops; the tower sees one view more."""
         return self.rows * self.cols
 
     def at(self, hd_num: int) -> ImageRef:
-        """Laid out with a smaller hd_num; as it is, if its own is no larger or it is too thin for that."""
+        """Return the image laid out with a smaller hd_num; unchanged if its own is no larger or it is too thin."""
         if hd_num >= self.hd_num:
             return self
         try:
@@ -65,7 +65,7 @@ class RecordShapes:
 
     @classmethod
     def of(cls, records: TrainingSet) -> RecordShapes:
-        """From the columns of prepared sets, without reading a row."""
+        """Read the columns of prepared sets, without reading single rows."""
         by_set = [_images(opened) for opened in records.sets]
         images = [by_set[number][row] for number, row in zip(records.set_of, records.row_of, strict=True)]
         return cls(records.lengths, records.supervised, images, records.prefixes)
@@ -94,7 +94,7 @@ class RecordShapes:
 
     @property
     def hd_num(self) -> int:
-        """The largest that an image was prepared with; 0 without images."""
+        """The largest hd_num that an image was prepared with; 0 without images."""
         return max((image.hd_num for record in self.images for image in record), default=0)
 
     def at(self, hd_num: int) -> RecordShapes:
@@ -118,7 +118,7 @@ class RecordShapes:
 
 
 def _images(opened: PreparedSet) -> list[tuple[ImageRef, ...]]:
-    """The images of every row of a prepared set."""
+    """Return the images of every row of a prepared set."""
     import pyarrow.compute
 
     column = opened.dataset.data.column("pictures").combine_chunks()

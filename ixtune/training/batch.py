@@ -26,7 +26,7 @@ Batch = dict[str, Any]
 
 
 class ImageSource:
-    """Gives the images of records, as crops or, from a cache, as the frozen tower's vectors."""
+    """Load the images of records as crops or, from a cache, as vectors of the frozen tower."""
 
     def __init__(
         self, files: ImageFiles, cache_for: IXC2ForCausalLM | None = None, cache_bytes: int | None = None
@@ -53,7 +53,7 @@ class ImageSource:
         return (*sorted(stored.items()), *version)
 
     def crops(self, record: dict[str, Any], index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        """uint8 crops [N, 3, 336, 336] and (rows, cols) of one image of a record, in the layout that it has there.
+        """Return uint8 crops [N, 3, 336, 336] and (rows, cols) of one image of a record, in its stored layout.
 
         Raises:
             IxtuneError: the image cannot be read, or has another size than when it was prepared.
@@ -101,7 +101,7 @@ class ImageSource:
 
 
 def sample_of(record: dict[str, Any]) -> Sample:
-    """The stored columns of a record as a Sample."""
+    """Convert the stored columns of a record to a Sample."""
     return Sample(
         token_ids=tuple(record["token_ids"]),
         image_slots=tuple(record["picture_slots"]),

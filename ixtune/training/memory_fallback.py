@@ -1,4 +1,4 @@
-"""What a step does about memory that runs out: the worst pack is tried first, and a pack that fails is cut in two."""
+"""Handle running out of memory: try the largest pack before training, and cut a pack in two if it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OTHER_WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't alloc
 
 
 def rehearse(model: torch.nn.Module, batch: Batch, step: Step, reserve_bytes: int = 0) -> int | None:
-    """Run one step on the worst pack of a run, and leave everything as it was.
+    """Run one step on the largest pack of a run, and leave everything as it was.
 
     Args:
         model: whose gradients are put back.

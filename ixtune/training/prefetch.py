@@ -1,4 +1,4 @@
-"""Batches made before they are asked for: while a GPU computes, threads decode the next packs' images."""
+"""Prefetch batches: while a GPU computes, threads decode the images of the next packs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Pack = tuple[int, ...]
 THREADS = 3
 
 
-class Ahead:
-    """What makes batches, and begins with those that come next.
+class Prefetcher:
+    """Build batches, starting the next ones in threads.
 
     What comes out, errors included, is what making them in turn gives: threads only begin earlier. Nothing is begun
     before a pack is taken, so that a resumed run, which runs past its first packs, decodes none of them.
     """
 
     def __init__(self, make: Callable[[Pack], Batch], packs: int) -> None:
-        """Begin nothing yet.
+        """Start no work yet.
 
         Args:
             make: a pack's records -> its batch; called in threads.
@@ -34,12 +34,12 @@ class Ahead:
         self._next = 0
 
     def follow(self, order: Sequence[Pack]) -> None:
-        """The packs that will be taken, in order: an epoch's."""
+        """Set the packs of an epoch in the order in which they will be taken."""
         self._forget(())
         self._order, self._next = list(order), 0
 
     def take(self, pack: Pack) -> Batch:
-        """The batch of a pack, in the order or not.
+        """Return the batch of a pack, in the announced order or not.
 
         Raises:
             IxtuneError: what making it raised.
@@ -55,7 +55,7 @@ class Ahead:
         return begun.result() if begun else self._make(pack)
 
     def close(self) -> None:
-        """Begin with nothing more; what is begun ends by itself, and is forgotten."""
+        """Start no more work; work in progress ends by itself and is dropped."""
         self.follow(())
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -24,7 +24,7 @@ from ixtune.training import memory_fallback, optimizer
 from ixtune.training.batch import PackCollator
 from ixtune.training.monitoring.metrics import Meter
 from ixtune.training.nonfinite import MicroBatch, require_finite
-from ixtune.training.prefetch import Ahead
+from ixtune.training.prefetch import Prefetcher
 from ixtune.training.processes import launch, parallel
 from ixtune.training.state import checkpoints, disk, extension
 from ixtune.training.state.boundary import Boundary
@@ -135,7 +135,7 @@ class AdapterTrainer(SFTTrainer):
         self._step: list[MicroBatch] = []
         self._rates: dict[str, float] = {}
         self._partial: Path | None = None
-        self._ahead: Ahead | None = None
+        self._prefetcher: Prefetcher | None = None
         super().__init__(*args, **kwargs)
         self.add_callback(self.boundary)
         attach.restore_fp32(self.model)
@@ -272,17 +272,17 @@ class AdapterTrainer(SFTTrainer):
         collator = self.data_collator
         if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.images.model:
             return lambda order: None
-        return self.read_ahead(packs)
+        return self.prefetch(packs)
 
-    def read_ahead(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
-        """Let the collator begin with what follows; the function that is told the order of an epoch."""
-        ahead = Ahead(self.collator.make, self.args.gradient_accumulation_steps + 1)
-        self.collator.take, self._ahead = ahead.take, ahead
+    def prefetch(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
+        """Start prefetching batches; return the callback that receives each epoch's pack order."""
+        prefetcher = Prefetcher(self.collator.make, self.args.gradient_accumulation_steps + 1)
+        self.collator.take, self._prefetcher = prefetcher.take, prefetcher
         records = [tuple(indices) for indices in packs["records"]]  # at once: row by row would take seconds
 
         def announced(order: Sequence[int]) -> None:
             mine = order[launch.rank() :: self.args.world_size]  # they are dealt out in turn
-            ahead.follow([records[index] for index in mine if records[index]])
+            prefetcher.follow([records[index] for index in mine if records[index]])
 
         return announced
 
@@ -291,8 +291,8 @@ class AdapterTrainer(SFTTrainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            if self._ahead is not None:
-                self._ahead.close()
+            if self._prefetcher is not None:
+                self._prefetcher.close()
                 self.collator.take = self.collator.make
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
-from ixtune.training.prefetch import Ahead
+from ixtune.training.prefetch import Prefetcher
 from ixtune.training.trainer import AdapterTrainer, EpochPermutation
 
 WAIT_S = 30
@@ -41,56 +41,56 @@ class Maker:
 def test_what_follows_is_begun_in_threads_and_taken_once() -> None:
     maker = Maker()
     maker.let.set()
-    ahead = Ahead(maker, 2)
+    prefetcher = Prefetcher(maker, 2)
     order = [(1,), (2, 3), (4,), (5,)]
-    ahead.follow(order)
+    prefetcher.follow(order)
     assert maker.made == []  # nothing before one is taken
-    assert [ahead.take(pack) for pack in order] == [{"records": pack} for pack in order]
+    assert [prefetcher.take(pack) for pack in order] == [{"records": pack} for pack in order]
     here = threading.current_thread().name
     made = dict(maker.made)
     assert made.pop((1,)) == here
     assert made.keys() == {(2, 3), (4,), (5,)}
     assert all(name.startswith("pictures") for name in made.values())
-    assert ahead.take((4,)) == {"records": (4,)}  # begun for one taking only
+    assert prefetcher.take((4,)) == {"records": (4,)}  # begun for one taking only
     assert maker.made[-1] == ((4,), here)
 
 
 def test_packs_that_a_resumed_run_passes_by_are_not_made() -> None:
     maker = Maker()
     maker.let.set()
-    ahead = Ahead(maker, 2)
-    ahead.follow([(number,) for number in range(100)])
-    assert ahead.take((97,)) == {"records": (97,)}
-    assert ahead.take((98,)) == {"records": (98,)}
-    assert ahead.take((99,)) == {"records": (99,)}
+    prefetcher = Prefetcher(maker, 2)
+    prefetcher.follow([(number,) for number in range(100)])
+    assert prefetcher.take((97,)) == {"records": (97,)}
+    assert prefetcher.take((98,)) == {"records": (98,)}
+    assert prefetcher.take((99,)) == {"records": (99,)}
     assert {pack for pack, _ in maker.made} == {(97,), (98,), (99,)}
 
 
 def test_no_more_than_asked_for_are_begun_and_none_after_the_end() -> None:
     maker = Maker()
-    ahead = Ahead(maker, 2)
-    ahead.follow([(number,) for number in range(10)])
-    taking = threading.Thread(target=ahead.take, args=((0,),))
+    prefetcher = Prefetcher(maker, 2)
+    prefetcher.follow([(number,) for number in range(10)])
+    taking = threading.Thread(target=prefetcher.take, args=((0,),))
     taking.start()
     maker.let.set()
     taking.join(WAIT_S)
-    ahead.close()
+    prefetcher.close()
     for thread in [one for one in threading.enumerate() if one.name.startswith("pictures")]:
         thread.join(WAIT_S)
     assert {pack for pack, _ in maker.made} <= {(0,), (1,), (2,)}
-    assert ahead.take((7,)) == {"records": (7,)}
+    assert prefetcher.take((7,)) == {"records": (7,)}
 
 
 def test_an_error_comes_when_its_pack_is_taken_and_whole() -> None:
     maker = Maker()
     maker.let.set()
-    ahead = Ahead(maker, 3)
-    ahead.follow([(12,), (13,), (14,)])
-    assert ahead.take((12,)) == {"records": (12,)}
+    prefetcher = Prefetcher(maker, 3)
+    prefetcher.follow([(12,), (13,), (14,)])
+    assert prefetcher.take((12,)) == {"records": (12,)}
     with pytest.raises(IxtuneError, match="the image has gone") as caught:
-        ahead.take((13,))
+        prefetcher.take((13,))
     assert (caught.value.where, caught.value.hint) == ("13.png", "prepare the data again")
-    assert ahead.take((14,)) == {"records": (14,)}
+    assert prefetcher.take((14,)) == {"records": (14,)}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
@@ -107,7 +107,7 @@ def test_each_process_makes_its_own_packs_once(processes: int, tmp_path: Path, m
         trainer.data_collator.make = maker  # type: ignore[method-assign]
         trainer.args = SimpleNamespace(gradient_accumulation_steps=2, world_size=processes)  # type: ignore[assignment]
         monkeypatch.setenv("RANK", str(rank))
-        sampler = EpochPermutation(count, 0, fillers, trainer.read_ahead(packs))
+        sampler = EpochPermutation(count, 0, fillers, trainer.prefetch(packs))
         dealt = BatchSamplerShard(BatchSampler(sampler, 1, False), processes, rank)
         for (index,) in dealt:
             trainer.collator([packs[index]])
@@ -124,9 +124,9 @@ def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path)
         packs = [[0], [1, 2], [3], [4]]
         trainer = make_trainer(tmp_path / name, training_set, packs, "training.max_steps=6", "training.save_every=99")
         if name == "ahead":
-            trainer._announced = trainer.read_ahead  # type: ignore[method-assign]
+            trainer._announced = trainer.prefetch  # type: ignore[method-assign]
         trainer.train()
-        assert (trainer._ahead is not None) == (name == "ahead")
+        assert (trainer._prefetcher is not None) == (name == "ahead")
         assert trainer.collator.take == trainer.collator.make
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         found.append((losses, {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}))
@@ -140,11 +140,11 @@ def test_warnings_are_as_they_were_after_images_were_opened_in_threads(tmp_path:
     collator = PackCollator(training_set, ImageSource(training_set.files))
     collator.make((0,))  # adds what is ignored of Pillow's own
     before = list(warnings.filters)
-    ahead = Ahead(collator.make, 4)
+    prefetcher = Prefetcher(collator.make, 4)
     order = [(1, 2), (3,), (4,), (0, 1), (2, 3)]
-    ahead.follow(order)
+    prefetcher.follow(order)
     for pack in order:
-        ahead.take(pack)
+        prefetcher.take(pack)
     assert set(map(str, warnings.filters)) == set(map(str, before))
     with pytest.warns(UserWarning, match="still heard"):
         warnings.warn("still heard", UserWarning, stacklevel=1)
@@ -155,9 +155,9 @@ def test_batches_from_threads_equal_those_made_in_turn(tmp_path: Path) -> None:
     collator = PackCollator(training_set, ImageSource(training_set.files))
     packs = [(0,), (1, 2), (3,), (4,)]
     wanted = [collator.make(pack) for pack in packs]
-    ahead = Ahead(collator.make, 3)
-    ahead.follow(packs)
+    prefetcher = Prefetcher(collator.make, 3)
+    prefetcher.follow(packs)
     for pack, batch in zip(packs, wanted, strict=True):
-        found = ahead.take(pack)
+        found = prefetcher.take(pack)
         assert found.keys() == batch.keys()
         assert all(torch.equal(found[key], value) for key, value in batch.items() if isinstance(value, torch.Tensor))
