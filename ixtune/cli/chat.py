@@ -17,27 +17,33 @@ def command(
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image to begin with; repeat for several.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image to start with; repeat for several.")] = None,
     hd_num: Annotated[
-        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
+        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per image. Default: as trained, or 25.")
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
+    ] = None,
     template: Annotated[
         Literal["training", "original"],
-        typer.Option(help="training: as in training. original: with the system prompt of the original's chat."),
+        typer.Option(help="Chat template: training, or original with the system prompt of the original's chat."),
     ] = "training",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
-    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw the tokens; greedy without it.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of drawing: divides the logits.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Of drawing: among the likeliest tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Of drawing: among so many; 0 for all.")] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of drawing.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens per answer.")] = 512,
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Sample tokens. Default: take the most likely one.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: make tokens that occurred before less likely.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
-    """Talk with a base, an adapter or a merged model about images.
+    """Chat about images with a base, an adapter or a merged model.
 
     Example: ixtune chat --adapter runs/receipts --image receipt.png
     """
@@ -46,7 +52,7 @@ def command(
     from ixtune.cli.console import quiet_libraries
     from ixtune.evaluation.contenders import contender, require_form
 
-    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
+    # check the options before slow imports and before loading a model
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
@@ -77,7 +83,7 @@ def _quoted(path: Path) -> str:
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, or piped in; Ctrl-C gives up the line, Ctrl-D ends."""
+    """Yield lines from the terminal or a pipe; Ctrl-C discards the line, Ctrl-D ends."""
     typed = sys.stdin.isatty()
     if typed:
         import readline  # noqa: F401 - gives input() a history and editing

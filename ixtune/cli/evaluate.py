@@ -15,60 +15,60 @@ if TYPE_CHECKING:
 
 
 def command(
-    data: Annotated[
-        Path, typer.Argument(help="A prepared set that was not trained on; with --benchmark, the file of one.")
-    ],
+    data: Annotated[Path, typer.Argument(help="Prepared set that was not trained on, or the file of a --benchmark.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Adapter or run folder, as PATH or NAME=PATH; repeat for several, side by side."),
+        typer.Option(help="Adapter or run folder, as PATH or NAME=PATH; repeat to compare several."),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder or a hub id. Default: the adapters' base.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A merged or exported model, as PATH or NAME=PATH; repeat for several."),
+        typer.Option(help="Merged or exported model, as PATH or NAME=PATH; repeat for several."),
     ] = None,
     score: Annotated[
         list[str] | None,
-        typer.Option(help="exact_match, anls, relaxed_accuracy, …; repeat for several, the main one first."),
+        typer.Option(help="Score: exact_match, anls, relaxed_accuracy, …; repeat for several, main one first."),
     ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="docvqa, infographicvqa, chartqa, textvqa, ocrbench, mmbench; questions for JSON Lines of your own."
+            help="docvqa, infographicvqa, chartqa, textvqa, ocrbench, mmbench, or questions for your own JSON Lines."
         ),
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="With --benchmark: what its images are relative to. Default: its folder.")
+        Path | None, typer.Option(help="Folder of the --benchmark's images. Default: the file's folder.")
     ] = None,
     hd_num: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_HD_NUM, help="With --benchmark: most crops. Default: as trained, or usual there."),
+        typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per --benchmark image. Default: as trained, or usual."),
     ] = None,
     prompt: Annotated[
         str,
-        typer.Option(help="With --benchmark: how to ask; `benchmark` for the wording usual there."),
+        typer.Option(help="Wording of --benchmark questions; `benchmark` for the usual one."),
     ] = "{question}",
     circular: Annotated[
-        bool, typer.Option("--circular", help="Ask questions that have options in every order of them (CircularEval).")
+        bool, typer.Option("--circular", help="Ask multiple-choice questions in every order of options (CircularEval).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write scores and answers to this JSON file.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of questions.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer. Default: as the longest reference needs, at least 64.")
+        int | None,
+        typer.Option(
+            min=1, help="Maximum new tokens per answer. Default: enough for the longest reference, at least 64."
+        ),
     ] = None,
     quantize: Annotated[
-        str | None, typer.Option(help="nf4 or none. Default: as each adapter was trained; none for a base alone.")
+        str | None,
+        typer.Option(help="Quantization of the base: nf4 or none. Default: as trained; none for a base alone."),
     ] = None,
-    controls: Annotated[
-        bool, typer.Option(help="Also the blind control (images swapped) and the majority answer.")
-    ] = True,
+    controls: Annotated[bool, typer.Option(help="Run the controls: images swapped, and the majority answer.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print scores and comparisons as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than an adapter was trained on.")] = False,
 ) -> None:
-    """Put the same questions to base, adapters and merged models, and score the answers with 95 % intervals.
+    """Ask base, adapters and merged models the same questions; score the answers with 95 % intervals.
 
     Example: ixtune evaluate prepared/test --adapter runs/demo --score anls --out runs/demo/evaluation.json
 
@@ -87,7 +87,7 @@ def command(
 
     if out is not None and out.is_dir():
         raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
-    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
+    # check the options before slow imports and before loading a model
     options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
     source = Source(
         path=data, benchmark=benchmark, image_root=image_root, hd_num=hd_num, prompt=prompt, circular=circular
@@ -125,11 +125,11 @@ def command(
 def _in_short(rejects: Sequence[Reject]) -> str:
     from ixtune.evaluation.exam import reject_line
 
-    return f"the first is {reject_line(rejects[0])}; --out FILE writes down all of them"
+    return f"the first is {reject_line(rejects[0])}; --out FILE lists all of them"
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    """Scores as a table, and what they say in words."""
+    """Print the scores as a table, then the verdicts."""
     from ixtune.cli.console import console, table
     from ixtune.report.sections import with_interval
     from ixtune.report.verdict import title, verdicts

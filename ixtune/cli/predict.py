@@ -15,45 +15,50 @@ if TYPE_CHECKING:
 
 
 def command(
-    question: Annotated[
-        str | None, typer.Argument(help="The question; <ImageHere> marks where an image stands.")
-    ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image; repeat for several.")] = None,
+    question: Annotated[str | None, typer.Argument(help="Question; <ImageHere> marks the place of an image.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; repeat for several.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Instead of one question: a .jsonl of them, or a prepared set.")
+        Path | None, typer.Option("--from", help="Answer every question in a .jsonl file or a prepared set.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --from: write the answers to this .jsonl file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the answers of --from, a new .jsonl.")] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="With a .jsonl: what its paths are relative to. Default: its folder.")
+        Path | None, typer.Option(help="Folder of the images in a .jsonl. Default: its own folder.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="With a prepared set: only the first so many.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --from: questions answered at a time.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of records of a prepared set.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch with --from.")] = 8,
     adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
     hd_num: Annotated[
-        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops. Default: as trained, or 25.")
+        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per image. Default: as trained, or 25.")
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="nf4 or none. Default: as the adapter was trained.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
+    ] = None,
     template: Annotated[
         Literal["training", "original"],
-        typer.Option(help="training: as in training. original: with the system prompt of the original's chat."),
+        typer.Option(help="Chat template: training, or original with the system prompt of the original's chat."),
     ] = "training",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw the tokens; greedy without it.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of drawing: divides the logits.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Of drawing: among the likeliest tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Of drawing: among so many; 0 for all.")] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of drawing.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens per answer.")] = 256,
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Sample tokens. Default: take the most likely one.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: make tokens that occurred before less likely.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
     """Answer questions about images with a base, an adapter or a merged model.
 
-    A file of answers that was not finished is gone on with when the same command is given again.
+    Questions about the same image are answered together: the image is computed once. Rerun the command to resume
+    an unfinished file.
 
     Example: ixtune predict "What is the total?" --image receipt.png --adapter runs/receipts
 
@@ -67,7 +72,7 @@ def command(
     from ixtune.evaluation.questions import require_given
     from ixtune.files import refuse_existing
 
-    # what can be wrong is told before seconds of imports, and before gigabytes are loaded
+    # check the options before slow imports and before loading a model
     if (question is None) == (source is None):
         raise UsageError(
             "a question, or --from with a file of them", hint="give one of the two: ixtune predict --help has examples"
@@ -144,6 +149,9 @@ def _into_file(
     if made:
         speed = outcome.tokens / outcome.seconds
         lines.append(f"{outcome.tokens} tokens in {outcome.seconds:.1f} s: {speed:.1f} tokens/s")
+    computed, reused = outcome.prefixes
+    if reused:
+        lines.append(f"{computed + reused} prompts with images, {computed} prefixes computed")
     if outcome.unfinished:
         lines.append(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
     ending(lines, out)

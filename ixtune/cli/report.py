@@ -13,11 +13,11 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `ixtune train`.", metavar="RUN...")],
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Evaluation of each run, or one of all. Default: RUN/evaluation.json, if it is there."),
+        typer.Option(help="Evaluation of each run, or one of all. Default: RUN/evaluation.json, if it exists."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default, for one run: its own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default with one run: the run folder.")] = None,
 ) -> None:
-    """Write report.html, report.md and report.json: did it get better? Several runs are compared.
+    """Write report.html, report.md and report.json of a run, or compare several runs.
 
     Example: ixtune report runs/demo --evaluation runs/demo/evaluation.json --out runs/demo-report
     """
@@ -29,13 +29,13 @@ def command(
 
 
 def write(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = (), *, verdicts: bool = True) -> None:
-    """Write the report and say so.
+    """Write the report and print where it is.
 
     Args:
         runs: Run folders.
         out: Folder to write to.
         evaluations: See `ixtune.report.report`.
-        verdicts: Say too what the figures say.
+        verdicts: Print the verdicts, too.
     """
     from ixtune.cli.console import aside, ending
     from ixtune.report import PAGE, report

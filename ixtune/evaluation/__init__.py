@@ -1,1 +1,1 @@
-"""Answers and their scores: generation, exact match with intervals, controls, comparison."""
+"""Evaluation: questions, answers, scores with intervals, controls, comparison, chat."""

@@ -1,7 +1,7 @@
-"""A conversation with a model: what was said, the images shown, and the commands between.
+"""Chat with a model in the terminal.
 
-A line is a question, or a command that begins with a slash. `/image PATH` shows an image with the next question; what
-was said stays in the prompt until `/reset`.
+A line is a question, or a command that starts with a slash. `/image PATH` adds an image to the next question. Earlier
+turns stay in the prompt until `/reset`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ixtune.model.prefix_cache import PrefixCache
 from ixtune.training.batch import ImageSource
 
 HELP = f"""\
-/image PATH...   show images with the next question (<ImageHere> in it says where; else they stand in front)
-/compare         from now on let the base answer beside the adapter, or no longer
-/hd N            most crops of the images that come, 1 to {MAX_HD_NUM}
-/reset           forget what was said and shown
-/help            this list
+/image PATH...   add images to the next question, at <ImageHere> or else in front of it
+/compare         switch answers of the base on or off
+/hd N            maximum crops of the next images, 1 to {MAX_HD_NUM}
+/reset           start a new conversation
+/help            show this list
 /quit            leave (or Ctrl-D)"""
 
 
@@ -38,27 +38,27 @@ class Chat:
     """The state of one conversation.
 
     Attributes:
-        view: How images to come are laid out.
-        turns: What was said.
-        images: What was shown, in the order of the placeholders.
-        shown: Images that wait for their question.
+        view: Layout of the next images.
+        turns: Turns so far.
+        images: Their images, in the order of the placeholders.
+        shown: Images for the next question.
         compares: Whether the base answers, too.
     """
 
     def __init__(self, loaded: Loaded, view: View, settings: Settings, write: Callable[[str], None]) -> None:
-        """`write` is given text as it comes."""
+        """Start a conversation; `write` receives text as it is generated."""
         self.loaded, self.view, self.settings, self.write = loaded, view, settings, write
         self.turns: list[Turn] = []
         self.images: list[dict[str, Any]] = []
         self.shown: list[dict[str, Any]] = []
         self.compares = False
-        # separators that were trained are among the vectors: base and adapter then see different ones
+        # trained separators are part of the vectors, so base and adapter have different ones
         cache = None if loaded.trains_separators() else loaded.base_model
         self._source = ImageSource(ImageFiles((Path(),), view.corrections), cache, CACHE_BYTES)
         self._prefixes = PrefixCache(PREFIX_BYTES)
 
     def line(self, text: str) -> bool:
-        """Take one line; False at the end. What is wrong with it is written, and the conversation stays as it was."""
+        """Handle one line; return False to leave. After an error the conversation is unchanged."""
         text = text.strip()
         try:
             if text.startswith("/"):
@@ -68,13 +68,13 @@ class Chat:
         except IxtuneError as error:
             self.write(f"error: {error}\nhint:  {error.hint}\n")
         except KeyboardInterrupt:
-            self.write("\n(stopped; this question is forgotten, what it was to show waits for the next)\n")
+            self.write("\n(stopped: the question is dropped, its images are kept for the next)\n")
         return True
 
     def _command(self, text: str) -> bool:
         try:
             name, *arguments = shlex.split(text)
-        except ValueError:  # a quotation mark without its other
+        except ValueError:  # an unclosed quotation mark
             name, *arguments = text.split()
         match name:
             case "/quit" | "/exit":
@@ -83,7 +83,7 @@ class Chat:
                 self.write(HELP + "\n")
             case "/reset":
                 self.turns, self.images, self.shown = [], [], []
-                self.write("(nothing was said, nothing is shown)\n")
+                self.write("(new conversation)\n")
             case "/image":
                 self._show(arguments)
             case "/compare":
@@ -91,12 +91,12 @@ class Chat:
             case "/hd":
                 self._hd(arguments)
             case _:
-                raise UsageError(f"there is no command {name}", hint="/help lists them; or begin without a slash")
+                raise UsageError(f"there is no command {name}", hint="/help lists the commands")
         return True
 
     def _show(self, paths: list[str]) -> None:
         if not paths:
-            raise UsageError("/image needs a path", hint='such as /image receipt.png, or /image "my receipt.png"')
+            raise UsageError("/image needs a path", hint='write /image receipt.png, or /image "my receipt.png"')
         found = prompt_of("", [Path(path).expanduser() for path in paths], self.view).images
         self.shown += found
         for path, image in zip(paths, found, strict=True):
@@ -108,18 +108,18 @@ class Chat:
         if self.loaded.adapter is None:
             raise UsageError("there is no adapter to compare", hint="start the chat with --adapter")
         self.compares = not self.compares
-        self.write("(base and adapter answer)\n" if self.compares else "(the adapter answers alone)\n")
+        self.write("(base and adapter answer)\n" if self.compares else "(only the adapter answers)\n")
 
     def _hd(self, arguments: list[str]) -> None:
         if len(arguments) != 1 or not arguments[0].isdecimal() or not 1 <= int(arguments[0]) <= MAX_HD_NUM:
-            raise UsageError(f"/hd needs a number from 1 to {MAX_HD_NUM}", hint="such as /hd 25")
+            raise UsageError(f"/hd needs a number from 1 to {MAX_HD_NUM}", hint="write /hd 25")
         self.view = View(int(arguments[0]), self.view.upscale, self.view.corrections)
-        self.write(f"(images to come fill at most {self.view.hd_num} crops)\n")
+        self.write(f"(the next images have at most {self.view.hd_num} crops)\n")
 
     def _ask(self, text: str) -> None:
         question = Turn("user", with_placeholders(text, len(self.shown)))
         prompt = Prompt((*self.turns, question), (*self.images, *self.shown))
-        prompt.ids(self.loaded.tokenizer, self.settings.template)  # what is wrong with it is told before any work
+        prompt.ids(self.loaded.tokenizer, self.settings.template)  # report errors before any work
         if self.compares:
             self.write("base     ")
             with self.loaded.as_base():
@@ -141,7 +141,7 @@ class Chat:
 
 
 class _Writer(BaseStreamer):
-    """Writes text while its tokens come; characters of several bytes wait until they are whole."""
+    """Write text as its tokens arrive; hold back characters of several bytes until they are complete."""
 
     def __init__(self, answerer: Answerer, write: Callable[[str], None]) -> None:
         self.answerer, self.write = answerer, write
@@ -150,7 +150,7 @@ class _Writer(BaseStreamer):
         self.prompt_passed = False
 
     def put(self, value: Any) -> None:
-        """The prompt's ids first, then each token."""
+        """Receive the prompt's ids first, then each token."""
         if not self.prompt_passed:
             self.prompt_passed = True
             return
@@ -161,14 +161,14 @@ class _Writer(BaseStreamer):
             self.said = text
 
     def end(self) -> None:
-        """Whatever waited for a byte that did not come."""
+        """Write what was held back for a byte that did not arrive."""
         text = self.answerer.tokenizer.decode(self.ids).lstrip()
         if text.startswith(self.said):
             self.write(text[len(self.said) :])
 
 
 def converse(chat: Chat, lines: Iterable[str]) -> None:
-    """Take lines until one leaves or none is left."""
+    """Handle lines until one leaves or the input ends."""
     for line in lines:
         if not chat.line(line):
             return

@@ -1,4 +1,4 @@
-"""Answers judged: scores with intervals, paired differences, and the two controls that unmask who does not look."""
+"""Judge answers: scores with intervals, paired differences, and controls that show whether the images were used."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ixtune.scores.intervals import difference, interval
 _LARGEST = 700.0  # e to this is about the largest number there is
 CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
 Tally = tuple[Sequence[Part], Sequence[Hashable]]
-"""Parts of a score, and of each what it is about."""
+"""Parts of a score, and the group that each belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one model or control said to every question.
+    """Answers of one model or control to every question.
 
     Attributes:
-        name: What the table calls it.
-        texts: One for each question, in order.
-        control: Whether it is a control and no contender.
-        loss: Mean cross-entropy of the first references, where it was measured.
-        seconds: That answering took, images included.
-        tokens: Of the answers.
-        unfinished: Answers that the longest length cut off.
+        name: Name in the table.
+        texts: One answer per question, in order.
+        control: Whether this is a control and not a contender.
+        loss: Mean cross-entropy of the first references, if it was measured.
+        seconds: Time to answer, images included.
+        tokens: Number of generated tokens.
+        unfinished: Number of answers cut off at the maximum length.
     """
 
     name: str
@@ -91,19 +91,19 @@ def _answers(name: str, said: Sequence[tuple[Answer, float]]) -> Answers:
 
 
 def majority(questions: Sequence[Question]) -> Answers:
-    """The control that gives the commonest answer to the other questions of this form."""
+    """Return the control that gives the most common answer to the other questions of the same form."""
     given = majority_answers([q.text for q in questions], [q.references[0] for q in questions])
     return Answers(MAJORITY, tuple(given), control=True)
 
 
 def swapped(questions: Sequence[Question], seed: int = 0) -> list[Prompt]:
-    """The prompts, each with images of other questions in place of its own.
+    """Return the prompts with images of other questions in place of their own.
 
-    They come from one question with as many images where there is one, else from several. Prompts without images
-    stay as they are.
+    The images come from one question with the same number of images, or from several if there is none. Prompts without
+    images are unchanged.
 
     Raises:
-        IxtuneError: all questions are about the same image, so there is nothing to swap with.
+        IxtuneError: All questions are about the same image, so there is nothing to swap with.
     """
     rng = random.Random(seed)
     by_count: dict[int, list[Prompt]] = {}
@@ -120,7 +120,7 @@ def _with_others(
     if not prompt.images:
         return prompt
     own = set(prompt.paths)
-    # a few draws nearly always do; only where they do not, all are looked at
+    # a few draws nearly always succeed; otherwise try all
     for donor in (*(rng.choice(donors) for _ in range(8)), *donors):
         if own.isdisjoint(donor.paths):
             return replace(prompt, images=donor.images)
@@ -129,23 +129,23 @@ def _with_others(
         raise IxtuneError(
             "the blind control needs questions about different images",
             where=", ".join(path for _, path in prompt.paths),
-            hint="evaluate on a larger set, or without controls: --no-controls",
+            hint="evaluate on a larger set, or pass --no-controls",
         )
     return replace(prompt, images=tuple(rng.choice(others) for _ in prompt.images))
 
 
 def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
-    """Results, comparisons and answers as an evaluation file has them.
+    """Return results, comparisons and answers as they stand in an evaluation file.
 
     Args:
-        questions: What was asked.
-        answered: Of each model and control; the first model is what the others are compared with.
+        questions: The questions.
+        answered: Answers of each model and control; the others are compared with the first model.
         scores: Names of `SCORES`, the main one first.
 
     Returns:
-        `results`: each score with its interval, and `circular_accuracy` where questions of multiple choice were
-        asked in several orders. `comparisons`: each model with the first one, with its own swapped
-        control and with the majority answer; paired, by bootstrap and permutation. `answers`: a mapping each.
+        `results`: each score with its interval, and `circular_accuracy` if multiple-choice questions were asked in
+        several orders. `comparisons`: each model with the first one, with its own swapped control and with the
+        majority answer, paired, by bootstrap and permutation. `answers`: one mapping per question.
     """
     parts = {one.name: {score: _parts(questions, one, score) for score in scores} for one in answered}
     groups = [question.about for question in questions]
@@ -178,7 +178,7 @@ def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part
 
 
 def _circular(questions: Sequence[Question], parts: Sequence[Part]) -> Tally:
-    """Parts of questions that count as right if they are so in every order of their options."""
+    """Return parts in which a question is right only if it is right in every order of its options."""
     groups = [question.group or question.id for question in questions]
     about = {group: question.about for group, question in zip(groups, questions, strict=True)}
     return all_right(parts, groups), [about[group] for group in dict.fromkeys(groups)]
@@ -200,7 +200,7 @@ def _difference(first: Sequence[Part], second: Sequence[Part], groups: Sequence[
 
 
 def _pairs(answered: Sequence[Answers]) -> Iterable[tuple[str, str]]:
-    """Which results are compared with which."""
+    """Yield the pairs of results to compare."""
     models = [one.name for one in answered if not one.control]
     controls = [one.name for one in answered if one.control]
     for model in models[1:]:
@@ -212,7 +212,7 @@ def _pairs(answered: Sequence[Answers]) -> Iterable[tuple[str, str]]:
 
 
 def blind_name(model: str) -> str:
-    """What the blind control of a model is called."""
+    """Return the name of a model's blind control."""
     return f"{model}, images swapped"
 
 
@@ -237,7 +237,7 @@ def _rows(
 
 
 def _loss(loss: float | None) -> dict[str, float | None]:
-    """Loss and perplexity; None where they were not measured, or are no numbers that JSON has."""
+    """Return loss and perplexity; None if they were not measured or are not finite."""
     if loss is None or not math.isfinite(loss):
         return {"loss": None, "perplexity": None}
     return {"loss": loss, "perplexity": math.exp(loss) if loss < _LARGEST else None}

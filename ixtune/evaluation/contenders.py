@@ -1,6 +1,6 @@
-"""Who is evaluated: a base, adapters on it, and merged or exported models, each by a name of its own.
+"""Models to evaluate: a base, adapters on it, and merged or exported models, each with a name.
 
-No tensor library is imported: what is named wrongly is told before one is.
+Imports no tensor library, so that wrong names are reported at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ixtune.adapter.folder import find_adapter, read_info
 from ixtune.errors import UsageError
 
 BASE, MAJORITY = "base", "majority answer"
-"""Names that are taken: of the base, and of the control that always gives the most common answer."""
+"""Reserved names: of the base, and of the control that always gives the most common answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Contender:
     """One model to evaluate.
 
     Attributes:
-        name: What the table calls it.
+        name: Name in the table.
         base: `nano`, a checkpoint folder or a hub id.
-        adapter: The adapter folder on it, if there is one.
+        adapter: Folder of the adapter on it, if any.
     """
 
     name: str
@@ -32,48 +32,48 @@ class Contender:
 
 
 def contender(base: str | None, adapter: Path | None) -> Contender:
-    """A base, with its adapter if there is one.
+    """Return a base with an optional adapter.
 
     Args:
-        base: `nano`, a checkpoint folder or a hub id; None for the one that the adapter names.
+        base: `nano`, a checkpoint folder or a hub id; None for the one named by the adapter.
         adapter: Adapter or run folder.
 
     Raises:
-        UsageError: Neither is named.
+        UsageError: Neither is given.
         IxtuneError: The adapter cannot be read.
     """
     if adapter is None:
         if base is None:
-            raise UsageError("no model is named", hint="give --adapter, --base, or both")
+            raise UsageError("no model is named", hint="pass --adapter, --base, or both")
         return Contender(BASE, base)
     folder = find_adapter(adapter)
     return Contender("adapter", base or str(read_info(folder)["base"]), folder)
 
 
 def require_form(quantize: str | None) -> None:
-    """Refuse a form of the decoder linears that there is not.
+    """Refuse an unknown quantization of the decoder linears.
 
     Raises:
-        UsageError: It is neither `nf4` nor `none`, nor left to the adapter with None.
+        UsageError: It is not `nf4`, `none` or None, which leaves it to the adapter.
     """
     if quantize not in (None, "nf4", "none"):
-        raise UsageError(f"quantize is {quantize!r}", where="--quantize", hint="give nf4 or none")
+        raise UsageError(f"quantize is {quantize!r}", where="--quantize", hint="pass nf4 or none")
 
 
 def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str]) -> list[Contender]:
-    """The base first, then the adapters, then the models.
+    """Return the base first, then the adapters, then the models.
 
-    Adapters on different bases bring a base each, unless `base` is given for all.
+    Adapters on different bases add one base each, unless `base` is given for all.
 
     Args:
-        base: `nano`, a checkpoint folder or a hub id; None for those that the adapters name, or for none.
-        adapters: Adapter or run folders, each as PATH or NAME=PATH; without a name one is called `adapter`, several
-            by their folders.
-        models: Merged or exported models, likewise; one is called `merged`.
+        base: `nano`, a checkpoint folder or a hub id; None for those named by the adapters, or for none.
+        adapters: Adapter or run folders, each as PATH or NAME=PATH; without a name, a single one is called `adapter`,
+            several by their folders.
+        models: Merged or exported models in the same form; a single one is called `merged`.
 
     Raises:
-        UsageError: nothing is named, or two have one name.
-        IxtuneError: an adapter cannot be read.
+        UsageError: Nothing is given, or two have the same name.
+        IxtuneError: An adapter cannot be read.
     """
     found = [replace(contender(base, path), name=name) for name, path in _named(adapters, "adapter")]
     bases = list(dict.fromkeys([base] if base else [one.base for one in found]))
@@ -81,7 +81,7 @@ def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str])
     made += found
     made += [Contender(name, str(path)) for name, path in _named(models, "merged")]
     if not made:
-        raise UsageError("no model is named", hint="give --adapter, --base, --model, or several of them")
+        raise UsageError("no model is named", hint="pass --adapter, --base or --model")
     names = [one.name for one in made]
     twice = sorted({name for name in [*names, MAJORITY] if [*names, MAJORITY].count(name) > 1 or not name})
     if twice:
@@ -90,7 +90,7 @@ def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str])
 
 
 def _named(given: Sequence[str], alone: str) -> list[tuple[str, Path]]:
-    """PATH or NAME=PATH each -> names and paths; a path that exists is never split."""
+    """Split each PATH or NAME=PATH into name and path; a path that exists is never split."""
     found = []
     for text in given:
         name, equals, path = text.partition("=")

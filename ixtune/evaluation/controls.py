@@ -1,4 +1,4 @@
-"""Controls beside a score: what a model gets that learned no more than the distribution of answers."""
+"""The majority control: the score of a model that learned only the distribution of answers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 _NUMBER = re.compile(r"\d+")
-# a word with a capital letter anywhere but at the beginning: a name, in most languages
+# a capitalized word that is not the first of the text: a name, in most languages
 _NAME = re.compile(r"(?<=[^\W\d_][ ,;:('\"])[A-Z]\w*(?:[ -][A-Z]\w*)*")
-_ENOUGH = 8  # questions of a form on the average; with fewer, forms tell names apart rather than kinds of questions
+_ENOUGH = 8  # mean questions per form; with fewer, forms distinguish names rather than kinds of questions
 
 
 def question_forms(questions: Sequence[str]) -> list[str]:
-    """Each question with its numbers masked, so that questions of one kind fall together.
+    """Return each question with its numbers masked, so that questions of one kind have one form.
 
-    Where that leaves few questions a form, names are masked as well, in all of them.
+    If that leaves few questions per form, names are masked in all of them as well.
     """
     fine = _fine(questions)
     coarse = _coarse(fine)
@@ -23,11 +23,11 @@ def question_forms(questions: Sequence[str]) -> list[str]:
 
 
 def majority_answers(questions: Sequence[str], references: Sequence[str]) -> list[str]:
-    """For each question the commonest reference among the OTHER questions of its form, or of all where there is none.
+    """Return for each question the most common reference among the other questions of its form, or of all.
 
-    Leaving the question itself out keeps a form that occurs once from answering itself. Forms are taken with and
-    without names, and what is right more often counts: the control is to be hard to beat. A model that has learned no
-    more than the distribution of answers does about as well as this.
+    Leaving the question out keeps a form that occurs once from answering itself. Forms with and without names are
+    tried, and the better result is used, so that the control is hard to beat. A model that learned only the
+    distribution of answers scores about the same.
     """
     fine = _fine(questions)
     found = [_commonest_of_others(forms, references) for forms in (fine, _coarse(fine))]
@@ -52,5 +52,5 @@ def _commonest_of_others(forms: Sequence[str], references: Sequence[str]) -> lis
         others = (by_form[form] if by_form[form].total() > 1 else everywhere).copy()
         others[reference] -= 1
         commonest, count = others.most_common(1)[0]
-        answers.append(commonest if count else "")  # a question alone has no others to learn from
+        answers.append(commonest if count else "")  # a single question has no others to learn from
     return answers

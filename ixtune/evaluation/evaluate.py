@@ -1,4 +1,4 @@
-"""One evaluation: models loaded one after the other, the same prompts for each."""
+"""Run an evaluation: load one model after the other and ask each the same questions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACK_TOKENS = 16384  # for the loss
 
 
 Progress = Callable[[int, int], None]
-"""Called with how many answers were just given, and how many there will be in all."""
+"""Called with the number of new answers and the total number."""
 Advance = Callable[[int], None]
 Scores = tuple[str, ...]
 _LEAST_TOKENS, _SPARE_TOKENS = 64, 32  # of an answer
@@ -46,10 +46,10 @@ _USUAL_SCORES = ("exact_match",)  # of a prepared set
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        content: What an evaluation file holds (format 2): `models`, `results`, `comparisons`, `answers`, and whose.
+        content: Content of an evaluation file (format 2): `models`, `results`, `comparisons`, `answers`, and the data.
         rejects: Entries of the data that could not be asked.
     """
 
@@ -60,16 +60,16 @@ class Evaluation:
 def evaluate(
     source: Source, models: Sequence[Contender], options: Options, progress: Progress | None = None
 ) -> Evaluation:
-    """Put the same questions to every model, and judge.
+    """Ask every model the same questions and judge the answers.
 
     Args:
-        source: What is asked.
-        models: Who answers; the others are compared with the first one.
-        options: How.
-        progress: Told how far it is.
+        source: The questions.
+        models: Models to ask; the others are compared with the first one.
+        options: Settings of the evaluation.
+        progress: Called after each batch.
 
     Raises:
-        IxtuneError: data or models cannot be used, or do not belong together.
+        IxtuneError: Data or models cannot be used, or do not belong together.
     """
     exam, about, usual = _opened(source, models, options.limit)
     scores = options.scores or usual
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> tuple[Exam, dict[str, Any], Scores]:
-    """The questions, what the file says of them, and what they are usually scored by."""
+    """Return the questions, facts about them for the file, and their usual scores."""
     require_data(source)
     if source.benchmark is None:
         prepared = store.load(source.path)
@@ -135,9 +135,7 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
         return exam_of(prepared, limit), about, _USUAL_SCORES
     items = read(source.benchmark, source.path, source.image_root, images=source.images, circular=source.circular)
     if source.circular and not any(item.options for item in items.items):
-        raise UsageError(
-            "no question here has options to be put in other orders", where="--circular", hint="leave it out"
-        )
+        raise UsageError("no question has options to reorder", where="--circular", hint="remove --circular")
     benchmark = BENCHMARKS[source.benchmark]
     prompt = benchmark.prompt if source.prompt == USUAL else source.prompt
     trained = next((one for one in models if record_of(base.resolve(one.base), one.adapter)), models[0])
@@ -157,17 +155,17 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
 
 
 def _longest(exam: Exam) -> int:
-    """Tokens that an answer may have: enough for the longest reference, and to show one that does not end."""
+    """Return enough tokens for the longest reference, and to show an answer that does not end."""
     return max(_LEAST_TOKENS, _SPARE_TOKENS + max(int(row["supervised_tokens"]) for row in exam.rows.rows))
 
 
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:
-    """Whose answers to swapped images are wanted: the adapters'; of a merged model they would be the same again."""
+    """Return the models that also answer with swapped images: the adapters, since a merged model would say the same."""
     return [one for one in models if one.adapter] or models[1:] or models
 
 
 def _groups(models: Sequence[Contender]) -> Iterator[list[Contender]]:
-    """Who is in memory together: a base and the first adapter on it; each other one by itself."""
+    """Yield models to load together: a base with the first adapter on it, and each other one alone."""
     waiting = list(models)
     while waiting:
         one = waiting.pop(0)
@@ -195,7 +193,7 @@ def _asked(
         raise IxtuneError(
             "the models have different vocabularies",
             where=group[-1].base,
-            hint="evaluate them one by one: a loss in tokens of one vocabulary says nothing beside that of another",
+            hint="evaluate them separately: losses in tokens of different vocabularies cannot be compared",
         )
     images = vectors.source(loaded)
     assert options.max_new_tokens is not None
@@ -235,6 +233,6 @@ def _described(one: Contender, loaded: Loaded, answers: Answers, prefixes: Prefi
 
 
 def _image(exam: Exam, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Where an image lies and how it was laid out."""
+    """Return the path and layout of an image."""
     sizes = {"width": stored["width"], "height": stored["height"], "rows": stored["rows"], "columns": stored["cols"]}
     return {"path": str(exam.files.path(stored)), **sizes, "tokens": stored["tokens"]}

@@ -12,6 +12,7 @@ from ixtune.data.benchmarks import Items
 from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of, stored_image
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
+from ixtune.data.shared_prefixes import Beginning, Prefixes, beginning, group
 from ixtune.data.text.template import PLACEHOLDER, encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
@@ -72,21 +73,35 @@ class Exam:
 
 
 class Rows:
-    """Prepared records as the loss takes them."""
+    """Prepared records for the loss.
 
-    prefixes = None
+    Attributes:
+        rows: Columns of each record.
+        prefixes: Groups of records that begin alike, so that the loss computes an image once for all its questions.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Find the groups of `rows`."""
         self.rows = rows
+        numbers: dict[Hashable, int] = {}
+        self.prefixes: Prefixes | None = group([_beginning(row, numbers) for row in rows])
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each record."""
+        """Number of tokens of each record."""
         return [row["length"] for row in self.rows]
 
     def record(self, index: int) -> dict[str, Any]:
-        """One of them."""
+        """Return the columns of one record."""
         return self.rows[index]
+
+
+def _beginning(row: Mapping[str, Any], numbers: dict[Hashable, int]) -> Beginning:
+    images = [
+        (slot, tuple(sorted(image.items())), image["tokens"])
+        for slot, image in zip(row["picture_slots"], row["pictures"], strict=True)
+    ]
+    return beginning(row["token_ids"], images, numbers)
 
 
 def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:

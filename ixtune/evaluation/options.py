@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: checked before anything is loaded, without any tensor library."""
+"""Options of an evaluation, checked before anything is loaded and without a tensor library."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ QUESTION, USUAL = "{question}", "benchmark"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an evaluation is made.
+    """Settings of an evaluation.
 
     Attributes:
-        scores: Names of `SCORES`, the main one first; empty for what the data are usually scored by.
-        limit: Only the first so many questions.
-        batch_size: Questions answered at a time.
-        max_new_tokens: Longest answer; None for what the longest reference needs and some more.
+        scores: Names of `SCORES`, the main one first; empty for the usual scores of the data.
+        limit: Maximum number of questions.
+        batch_size: Questions per batch.
+        max_new_tokens: Maximum new tokens per answer; None for enough for the longest reference.
         quantize: `nf4` or `none`; None as each adapter was trained.
-        controls: Also the blind control and the majority answer.
+        controls: Run the blind control and the majority answer.
         force: Accept another base than an adapter was trained on.
     """
 
@@ -37,31 +37,31 @@ class Options:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no score, and no form of a base.
+        """Check the values.
 
         Raises:
-            UsageError: a score is unknown, or named twice, or `quantize` is something else.
+            UsageError: A score is unknown or repeated, or `quantize` is unknown.
         """
         require_form(self.quantize)
         for name in self.scores:
             if name not in SCORES:
                 raise UsageError(f"there is no score {name}", where="--score", hint=choice(name, SCORES))
         if len(set(self.scores)) < len(self.scores):
-            raise UsageError("a score is named twice", where="--score", hint="name it once")
+            raise UsageError("a score is named twice", where="--score", hint="pass each score once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What is asked.
+    """The questions of an evaluation.
 
     Attributes:
         path: A prepared set, or the file of a benchmark.
         benchmark: Name of `BENCHMARKS`; None for a prepared set.
-        image_root: What a file's images are relative to; None for its folder.
-        images: A folder for images that a file carries itself; made if it is needed.
-        hd_num: Most crops of a file's images; None as the first model that was trained saw them, or as the benchmark.
-        prompt: How a question of a file is put, with `{question}`; `benchmark` for the wording usual there.
-        circular: Ask questions of multiple choice in every order of their options.
+        image_root: Folder of the file's images; None for the file's own folder.
+        images: Folder for images that are stored inside the file; created if needed.
+        hd_num: Maximum crops per image of a file; None as in the training of the first trained model, or as usual.
+        prompt: Wording of a file's questions, with `{question}`; `benchmark` for the usual one.
+        circular: Ask multiple-choice questions in every order of their options.
     """
 
     path: Path
@@ -73,10 +73,10 @@ class Source:
     circular: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
+        """Check that the options fit together.
 
         Raises:
-            UsageError: an option for a file is given with a prepared set, or the prompt has no place for the question.
+            UsageError: An option for a file is given with a prepared set, or the prompt has no place for the question.
         """
         of_a_file = {
             "--image-root": self.image_root is not None,
@@ -87,23 +87,23 @@ class Source:
         given = [option for option, is_given in of_a_file.items() if is_given]
         if self.benchmark is None and given:
             raise UsageError(
-                f"{given[0]} is for the file of a benchmark",
-                hint="give --benchmark with its name, or leave it out: a prepared set is asked as it was prepared",
+                f"{given[0]} needs --benchmark",
+                hint=f"add --benchmark NAME, or remove {given[0]}: a prepared set is asked as it was prepared",
             )
         if self.prompt != USUAL and QUESTION not in self.prompt:
             raise UsageError(
-                f"the prompt does not say where the {QUESTION} stands",
+                f"the prompt does not contain {QUESTION}",
                 where="--prompt",
-                hint=f"write {QUESTION} into it, or give `{USUAL}` for the wording usual there",
+                hint=f"add {QUESTION}, or pass `{USUAL}` for the usual wording",
             )
 
 
 def require_data(source: Source) -> None:
-    """Refuse data that are none, by their files and by the name of the benchmark.
+    """Check that the data exist and that the benchmark is known.
 
     Raises:
-        UsageError: It is a file without the name of its benchmark, or there is no benchmark of that name.
-        IxtuneError: It is no prepared set.
+        UsageError: It is a file without the name of its benchmark, or the benchmark is unknown.
+        IxtuneError: It is not a prepared set.
     """
     if source.benchmark is not None:
         benchmark_named(source.benchmark)
@@ -112,6 +112,6 @@ def require_data(source: Source) -> None:
         raise UsageError(
             "this is a file, not a prepared set",
             where=str(source.path),
-            hint="say whose with --benchmark: `questions` for JSON Lines of your own; or give the folder of a set",
+            hint="add --benchmark NAME (`questions` for your own JSON Lines), or pass the folder of a prepared set",
         )
     store.require(source.path)

@@ -1,4 +1,4 @@
-"""A model as commands open it: a base with its adapter if there is one, and how it was trained to see images."""
+"""Open a model for commands: a base with an optional adapter, and the image layout it was trained with."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from ixtune.files import sha256_file
 from ixtune.model.loading import load_base
 from ixtune.training.monitoring.validation import DTYPES
 
-CACHE_BYTES = 1 << 30  # of image vectors, which base and adapter share
+CACHE_BYTES = 1 << 30  # bound of the image vectors that base and adapter share
 
 
 class Loaded:
-    """A base, with its adapter if there is one, ready to answer."""
+    """A loaded base with an optional adapter."""
 
     def __init__(self, base_name: str | None, adapter: Path | None, quantize: str | None, force: bool = False) -> None:
         """Load.
 
         Args:
-            base_name: None for the base the adapter names.
-            adapter: adapter or run folder.
+            base_name: `nano`, a checkpoint folder or a hub id; None for the base named by the adapter.
+            adapter: Adapter or run folder.
             quantize: `nf4` or `none`; None as the adapter was trained.
-            force: accept another base than the adapter was trained on.
+            force: Accept another base than the adapter was trained on.
 
         Raises:
-            UsageError: neither base nor adapter is named, or `quantize` is something else.
+            UsageError: Neither base nor adapter is given, or `quantize` is unknown.
         """
         require_form(quantize)
         named = contender(base_name, adapter)
@@ -54,7 +54,7 @@ class Loaded:
         self.tokenizer = Tokenizer.from_base(folder)
         recipe = info.get("recipe") or (info.get("adapters") or [{}])[-1].get("recipe") or {}
         self.dtype = DTYPES[recipe.get("training", {}).get("compute_dtype", "bf16")]
-        # how training saw images; a base has no such habits
+        # the layout of training; None for a base
         self.hd_num: int | None = info.get("hd_num")
         self.info = info
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
@@ -65,21 +65,21 @@ class Loaded:
             self.model = bundle.load(self.base_model, folder_of_adapter, self.identity, force)
 
     def description(self) -> dict[str, Any]:
-        """What tells this model from others."""
+        """Return what tells this model from others."""
         weights = sha256_file(self.adapter / WEIGHTS_FILE) if self.adapter else None
         return {"base_identity": self.identity, "adapter_sha256": weights, "quantize": self.quantize}
 
     def view(self, hd_num: int | None) -> View:
-        """How to show it images: as in training, but for an `hd_num` that is given."""
+        """Return the image layout of training, with another `hd_num` if one is given."""
         return view_of(self.info, hd_num)
 
     def trains_separators(self) -> bool:
-        """Whether the adapter has separators of its own."""
+        """Return whether the adapter has trained separators."""
         return self.adapter is not None and any("plora_" in name for name in read_adapter(self.adapter).whole)
 
     @contextmanager
     def as_base(self) -> Iterator[Any]:
-        """The model with the adapter, projector included, switched off."""
+        """Yield the model with the adapter, projector included, switched off."""
         if self.adapter is None:
             yield self.model
         else:
@@ -88,28 +88,28 @@ class Loaded:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The type training ran in; the adapter's fp32 parts need it on a bf16 base."""
+        """Run under autocast in the dtype of training, which the adapter's fp32 parts need on a bf16 base."""
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             yield
 
 
 def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
-    """`ixtune.json` of an adapter, or of a merged model; empty for a base.
+    """Return `ixtune.json` of an adapter or a merged model; empty for a base.
 
     Raises:
-        IxtuneError: there is one that cannot be read.
+        IxtuneError: It exists and cannot be read.
     """
     return read_info(adapter) if adapter else _record_of_merged(base_folder)
 
 
 def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = None) -> View:
-    """How to show images to a model: as in its training, but for an `hd_num` that is given.
+    """Return a model's image layout: as in its training, with another `hd_num` if one is given.
 
     Args:
-        record: Of `record_of`.
-        hd_num: The most crops; None as in training.
-        usual: The most crops where nothing was trained; None for the reference's own.
+        record: From `record_of`.
+        hd_num: Maximum crops per image; None as in training.
+        usual: Maximum crops per image for an untrained model; None for the reference's own.
     """
     corrections = Corrections.of(record.get("corrections", ()))
     most = hd_num or record.get("hd_num") or usual or DEFAULT_HD_NUM
@@ -117,10 +117,10 @@ def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = N
 
 
 def _record_of_merged(folder: Path) -> dict[str, Any]:
-    """`ixtune.json` of a merged or exported model; empty for another base.
+    """Return `ixtune.json` of a merged or exported model; empty for another base.
 
     Raises:
-        IxtuneError: there is one that cannot be read.
+        IxtuneError: It exists and cannot be read.
     """
     path = folder / RECORD_FILE
     if not path.is_file():

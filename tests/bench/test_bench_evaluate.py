@@ -28,11 +28,13 @@ from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options as PrepareOptions
 from ixtune.data.sources.source import Source as DataSource
+from ixtune.evaluation import exam
 from ixtune.evaluation.contenders import contenders
 from ixtune.evaluation.evaluate import evaluate
 from ixtune.evaluation.exam import exam_of
 from ixtune.evaluation.options import Options, Source
 from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.shared_vectors import SharedVectors
 from ixtune.model.loading import load_base
 from ixtune.recipe import recipe as recipes
 from ixtune.training.batch import ImageSource
@@ -62,8 +64,15 @@ def separately(answerer: Answerer, requests: Sequence[Request], streamer: Any = 
 
 @contextmanager
 def without_sharing() -> Iterator[None]:
+    """Answer and measure the loss of every question by itself, and encode the images for every model."""
+
+    def own_source(vectors: SharedVectors, loaded: Loaded) -> ImageSource:
+        return ImageSource(vectors.files, loaded.base_model, vectors.max_bytes)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Answerer, "answer_requests", separately)
+        patch.setattr(exam, "group", lambda _: None)
+        patch.setattr(SharedVectors, "source", own_source)
         yield
 
 
@@ -91,13 +100,13 @@ def pages(folder: Path, hd_num: int) -> Path:
 
 @pytest.mark.parametrize("hd_num", [9, 25])
 def test_answers_from_a_shared_prefix_against_separate_ones(tmp_path: Path, hd_num: int) -> None:
-    exam = exam_of(store.load(pages(tmp_path, hd_num)))
-    prompts = [question.prompt for question in exam.questions]
+    asked = exam_of(store.load(pages(tmp_path, hd_num)))
+    prompts = [question.prompt for question in asked.questions]
     loaded = Loaded("nano", None, None)
     found: dict[str, list[Answer]] = {}
     for dtype in ("fp32", "bf16"):
         model = load_base(resolve("nano"), quantize=False, dtype=torch.float32)[0] if dtype == "fp32" else loaded.model
-        images = ImageSource(exam.files, model)
+        images = ImageSource(asked.files, model)
 
         def answers(way: str, model: Any = model, images: ImageSource = images) -> None:
             found[way] = answer_all(Answerer(model, loaded.tokenizer, images, Settings(NEW_TOKENS)), prompts, 8)
