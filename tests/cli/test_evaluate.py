@@ -223,11 +223,11 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         (1, "there is no adapter", ("predict", "Which?", "--image", image, "--adapter", tmp_path)),
         (1, "text.png", ("predict", "Which?", "--image", tmp_path / "text.png", "--base", "nano")),
         (1, "none.png", ("predict", "Which?", "--image", tmp_path / "none.png", "--base", "nano")),
-        (2, "give nf4 or none", ("predict", "Which?", "--base", "nano", "--quantize", "int8")),
+        (2, "pass nf4 or none", ("predict", "Which?", "--base", "nano", "--quantize", "int8")),
         (1, "ixtune prepare", ("evaluate", tmp_path, "--base", "nano")),
-        (2, "give --adapter, --base, --model", ("evaluate", trained / "prepared")),
+        (2, "pass --adapter, --base or --model", ("evaluate", trained / "prepared")),
         (2, "did you mean anls?", ("evaluate", trained / "prepared", "--base", "nano", "--score", "anlss")),
-        (2, "--benchmark: `questions`", ("evaluate", trained / "evaluation.json", "--base", "nano")),
+        (2, "--benchmark NAME (`questions`", ("evaluate", trained / "evaluation.json", "--base", "nano")),
         (2, "there is no score bleu", ("evaluate", trained / "prepared", "--base", "nano", "--score", "bleu")),
         (2, "named twice", ("evaluate", trained / "prepared", "--base", "nano", "--score", "cer", "--score", "cer")),
         (
@@ -265,15 +265,15 @@ def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: 
     nowhere, asked, there = str(tmp_path / "nowhere"), str(tmp_path / "q.jsonl"), str(tmp_path)
     cases = [
         (["evaluate", there, "--base", "nano", "--score", "anlss"], 2, "did you mean anls?"),
-        (["evaluate", there, "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+        (["evaluate", there, "--base", "nano", "--quantize", "int8"], 2, "pass nf4 or none"),
         (["evaluate", there, "--base", "nano"], 1, "not a prepared set"),
-        (["evaluate", asked, "--base", "nano"], 2, "--benchmark: `questions`"),
+        (["evaluate", asked, "--base", "nano"], 2, "--benchmark NAME (`questions`"),
         (["evaluate", asked, "--base", "nano", "--benchmark", "docvqua"], 2, "did you mean docvqa?"),
         (["evaluate", asked, "--benchmark", "questions", "--adapter", nowhere], 1, "there is no adapter"),
         (["evaluate", asked, "--benchmark", "questions", "--base", nowhere], 1, "there is no such base folder"),
         (["predict", "Which?", "--adapter", nowhere], 1, "there is no adapter"),
         (["predict", "Which?", "--base", nowhere], 1, "there is no such base folder"),
-        (["predict", "Which?", "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+        (["predict", "Which?", "--base", "nano", "--quantize", "int8"], 2, "pass nf4 or none"),
         (["predict", "Which?", "--base", "nano", "--top-k", "3"], 2, "--do-sample"),
         (["predict", "--from", asked, "--base", "nano"], 2, "--from and --out belong together"),
         (["predict", "--from", nowhere, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "there is no such file"),
@@ -281,7 +281,7 @@ def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: 
         (["predict", "--from", asked, "--base", "nano", "--out", asked], 1, "exists already"),
         (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such image"),
         (["chat", "--adapter", nowhere], 1, "there is no adapter"),
-        (["chat", "--base", "nano", "--quantize", "int8"], 2, "give nf4 or none"),
+        (["chat", "--base", "nano", "--quantize", "int8"], 2, "pass nf4 or none"),
     ]
     # an import of any of these ends in an internal error
     barred = ["torch", "transformers", "peft", "datasets", "accelerate"]

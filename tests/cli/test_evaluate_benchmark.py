@@ -94,12 +94,12 @@ def test_what_is_wrong_with_the_command_is_told_before_any_weight_is_loaded(aske
     file = asked / "q.jsonl"
     for options, words in (
         (("--benchmark", "docvqua"), "did you mean docvqa?"),
-        (("--hd-num", "1"), "--hd-num is for the file of a benchmark"),
-        (("--benchmark", "questions", "--prompt", "say it"), "does not say where the {question} stands"),
+        (("--hd-num", "1"), "--hd-num needs --benchmark"),
+        (("--benchmark", "questions", "--prompt", "say it"), "the prompt does not contain {question}"),
         (("--benchmark", "questions", "--image-root", tmp_path / "none"), "there is no such folder"),
         (
             ("--benchmark", "questions", "--image-root", asked / "pictures", "--circular"),
-            "no question here has options",
+            "no question has options",
         ),
         (("--benchmark", "questions", "--out", tmp_path), "this is a folder"),
         (

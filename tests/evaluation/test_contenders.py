@@ -72,7 +72,7 @@ def test_the_blind_control_is_of_the_adapters_else_of_the_models_else_of_the_bas
 def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(UsageError, match="there is no score bleu"):
         Options(scores=("bleu",))
-    with pytest.raises(UsageError, match="--circular is for the file of a benchmark"):
+    with pytest.raises(UsageError, match="--circular needs --benchmark"):
         Source(path=Path("set"), circular=True)
-    with pytest.raises(UsageError, match="does not say where"):
+    with pytest.raises(UsageError, match="does not contain"):
         Source(path=Path("f"), benchmark="docvqa", prompt="question")
