@@ -1,4 +1,4 @@
-"""What groups of verbs have in common: a fast start, and one way to end on Ctrl-C."""
+"""Base classes of the command groups: a fast start, one way to end on Ctrl-C, and completion of a named shell."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+_SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+
 
 class Verbs(TyperGroup):
-    """A group of verbs whose options cost no import."""
+    """A group of commands whose options cost no import."""
 
     def get_params(self, ctx: Any) -> Any:
-        """The options; a flag that is not given is False.
+        """Return the options, with False as the default of every flag.
 
-        typer 0.29 says None of it, and imports pydantic to make a bool of that: half of the time of a `--help`.
+        typer 0.29 gives None, and imports pydantic to convert it to a bool: half of the time of a `--help`.
         """
         params = super().get_params(ctx)
         for one in params:
             if one.default is None and getattr(one, "is_flag", False):
                 one.default = False
+            if one.name in ("install_completion", "show_completion"):
+                verb = "Install" if one.name == "install_completion" else "Print"
+                one.help = f"{verb} shell completion. A shell may follow: {', '.join(_SHELLS[:-1])}. Default: this one."
         return params
 
 
 class AllVerbs(Verbs):
-    """The verbs of the command line; its own flags may stand behind the verb too."""
+    """The commands of the command line; its own flags are accepted after the command too."""
 
     flags = ("--quiet", "--debug")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, with the flags of the command line moved to where they belong."""
+        """Parse the arguments, after moving the command line's own flags in front of the command."""
+        _complete_named_shell(ctx, args)
         mine, others = args, []
         if "--" in args:
             mine, others = args[: args.index("--")], args[args.index("--") :]
@@ -37,9 +43,21 @@ class AllVerbs(Verbs):
         return super().parse_args(ctx, [*moved, *(word for word in mine if word not in self.flags), *others])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb that was asked for."""
+        """Run the command, and end with exit code 130 on Ctrl-C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted: what was finished is kept, nothing half-written is left", err=True)
+            typer.echo("interrupted: finished parts are kept, nothing half-written is left", err=True)
             raise typer.Exit(130) from interrupt
+
+
+def _complete_named_shell(ctx: Any, args: list[str]) -> None:
+    """Install or print completion for the shell that follows the option, and exit.
+
+    typer looks for a shell among the parent processes instead. In a container or a service there is none.
+    """
+    for option, name in (("--install-completion", "install_callback"), ("--show-completion", "show_callback")):
+        if args[:1] == [option] and len(args) > 1 and args[1] in _SHELLS:
+            from typer import completion
+
+            getattr(completion, name)(ctx, None, args[1])

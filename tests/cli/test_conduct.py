@@ -164,3 +164,21 @@ def test_install_completion_writes_what_a_new_bash_reads(installed: Path, tmp_pa
     written = next(path for path in tmp_path.rglob("*.sh"))
     assert str(written) in bashrc
     assert "complete -o default -F _ixtune_completion ixtune" in written.read_text(encoding="utf-8")
+
+
+def test_completion_of_a_named_shell_needs_no_shell_among_the_parent_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in the entry point of a container, a service or under nohup."""
+    import shellingham
+
+    def none_found() -> None:
+        raise shellingham.ShellDetectionFailure
+
+    monkeypatch.setattr(shellingham, "detect_shell", none_found)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for shell in ("bash", "fish"):
+        done = call("--install-completion", shell)
+        assert done.returncode == 0, done.stderr
+        assert f"{shell} completion installed in {tmp_path}" in done.stdout
+        assert "ixtune" in call("--show-completion", shell).stdout

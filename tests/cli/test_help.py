@@ -122,7 +122,7 @@ def test_an_error_for_people_is_two_lines_and_its_exit_code(
 def test_ctrl_c_exits_130_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     failing_with(monkeypatch, KeyboardInterrupt())
     assert cli.main(["recipes", "ls"]) == 130
-    assert capsys.readouterr().err == "interrupted: what was finished is kept, nothing half-written is left\n"
+    assert capsys.readouterr().err == "interrupted: finished parts are kept, nothing half-written is left\n"
 
 
 class SafetensorError(Exception):
