@@ -1,4 +1,4 @@
-"""What lies in a folder: an adapter, a run, a checkpoint, a merged model or a prepared set, and whether it is whole."""
+"""Describe and check a folder: an adapter, a run, a checkpoint, a merged model or a prepared set."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _ADAPTER = "adapter"
 
 @dataclass(slots=True)
 class Found:
-    """What lies in a folder.
+    """Description of a folder, and what its check found.
 
     Attributes:
         kind: adapter, run, checkpoint, merged model or prepared set.
         path: The folder.
-        facts: Name -> value, in the order to be told.
-        checks: What was compared, in words; all of it held.
-        damage: What did not hold, in words.
-        adapter: The adapter's updates and effect, where there is one.
+        facts: Facts by name, in the order to print.
+        checks: Checks that passed, in words.
+        damage: Checks that failed, in words.
+        adapter: Updates and effect of the adapter, if there is one.
     """
 
     kind: str
@@ -46,26 +46,26 @@ class Found:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged."""
+        """Return whether no check failed."""
         return not self.damage
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return all findings as a JSON-serializable dict."""
         return {"whole": self.whole, **asdict(self)}
 
 
 def inspect(path: Path, base: str | None = None) -> Found:
-    """Look into a folder.
+    """Describe and check a folder.
 
     Args:
-        path: What `ixtune prepare`, `train`, `merge` or `export` wrote, or a part of it.
-        base: Compare an adapter's change with this base's weights.
+        path: Folder written by `ixtune prepare`, `train`, `merge` or `export`, or a part of one.
+        base: Base to compare the changes of an adapter with.
 
     Raises:
-        IxtuneError: It is nothing of the kind, or an adapter that cannot be understood.
+        IxtuneError: It is not such a folder, or an adapter that cannot be read.
     """
     if not path.is_dir():
-        raise IxtuneError("there is no such folder", where=str(path), hint="give what an ixtune command wrote")
+        raise IxtuneError("there is no such folder", where=str(path), hint="pass a folder that an ixtune command wrote")
     if (path / checkpoints.SUMS).is_file():
         found = _checkpoint(path)
     elif (path / WEIGHTS_FILE).is_file() or (path / CONFIG_FILE).is_file():
@@ -77,27 +77,27 @@ def inspect(path: Path, base: str | None = None) -> Found:
     elif _record(path).get("kind") in ("merged", "exported") or (path / _REPORT).is_file():
         found = _merged(path)
     elif (path / "config.json").is_file():
-        raise IxtuneError("this looks like a base", where=str(path), hint=f"ask: ixtune base info {path}")
+        raise IxtuneError("this looks like a base", where=str(path), hint=f"run: ixtune base info {path}")
     else:
         raise IxtuneError(
-            "there is no adapter, run, checkpoint, merged model or prepared set",
+            "not an adapter, run, checkpoint, merged model or prepared set",
             where=str(path),
-            hint="give a folder that ixtune prepare, train, merge or export wrote",
+            hint="pass a folder that ixtune prepare, train, merge or export wrote",
         )
     holder = {"run": path / _ADAPTER}.get(found.kind, path)
     if (holder / WEIGHTS_FILE).is_file() and found.whole:
         found.adapter = _updates(read_adapter(holder), base)
     elif base is not None:
-        raise IxtuneError("there is no adapter to compare with a base", where=str(path), hint="leave out --base")
+        raise IxtuneError("no adapter to compare with a base", where=str(path), hint="leave out --base")
     return found
 
 
 def _adapter(folder: Path) -> Found:
-    weights = read_adapter(folder)  # refuses what is cut, altered, unknown or not finite, by name
+    weights = read_adapter(folder)  # raises for truncated, altered, unknown or non-finite tensors, by name
     found = Found("adapter", str(folder), _facts_of_adapter(weights))
     if "adapter_sha256" in weights.record:
         found.checks.append(f"{WEIGHTS_FILE}: SHA-256 as in {RECORD_FILE}")
-    found.checks.append("all tensors understood and finite")
+    found.checks.append("all tensors known and finite")
     return found
 
 
@@ -107,14 +107,14 @@ def _run(folder: Path) -> Found:
         finished = _adapter(folder / _ADAPTER)
         found.facts, found.checks = finished.facts, finished.checks
     else:
-        found.facts["state"] = "not finished: go on with `ixtune train … --resume`"
+        found.facts["state"] = "not finished: resume with `ixtune train … --resume`"
     kept = checkpoints.listing(folder)
     found.facts["checkpoints"] = ", ".join(str(checkpoints.step_of(one)) for one in kept) or "none"
     for one in kept:
         if problem := checkpoints.damage(one):
-            found.damage.append(f"{one.name}: {problem}; the one before it is used, this one can be deleted")
+            found.damage.append(f"{one.name}: {problem}; resume uses the one before it, delete this one")
         else:
-            found.checks.append(f"{one.name}: checksums hold")
+            found.checks.append(f"{one.name}: checksums match")
     best = _json(folder / checkpoints.BEST)
     if best:
         found.facts["best step"] = best.get("step")
@@ -124,16 +124,16 @@ def _run(folder: Path) -> Found:
 def _checkpoint(folder: Path) -> Found:
     found = Found("checkpoint", str(folder))
     if problem := checkpoints.damage(folder):
-        found.damage.append(f"{problem}; resume uses the checkpoint before it, this one can be deleted")
+        found.damage.append(f"{problem}; resume uses the checkpoint before it, delete this one")
         return found
-    found.checks.append("checksums hold")
+    found.checks.append("checksums match")
     progress, state = _json(folder / "progress.json"), _json(folder / "trainer_state.json")
     found.facts |= {
         "step": f"{state.get('global_step')} of {state.get('max_steps')}",
         "epoch": state.get("epoch"),
         "tokens": progress.get("tokens"),
         "seconds": progress.get("seconds"),
-        "repeatable": "bit for bit" if progress.get("reproducible") else "no: a pack was cut when memory ran out",
+        "repeatable": "bit for bit" if progress.get("reproducible") else "no: a pack was split when memory ran out",
     }
     return found
 
@@ -226,7 +226,7 @@ def _facts_of_adapter(weights: AdapterWeights) -> dict[str, Any]:
 
 
 def _updates(weights: AdapterWeights, base: str | None) -> dict[str, Any]:
-    """Norms and effective ranks, and beside them the change of the base's own weights where a base is given."""
+    """Return norms and effective ranks, and with a base the relative change of its weights."""
     looked = inspect_adapter(weights.folder)
     changes = changes_of(weights, open_checkpoint(bases.resolve(base))) if base else {}
     return {
@@ -256,15 +256,17 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A mapping in a JSON file; empty if there is no such file.
+    """Return the object in a JSON file; empty if there is no such file.
 
     Raises:
-        IxtuneError: It is there and cannot be read.
+        IxtuneError: The file exists and cannot be read.
     """
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise IxtuneError(f"{path.name} cannot be read", where=str(path), hint="copy the folder again") from error
+        raise IxtuneError(
+            f"{path.name} cannot be read", where=str(path), hint="the file is damaged; copy the folder again"
+        ) from error
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""The start of a project: a data config and a recipe from three answers, and the commands that use them."""
+"""Write a data config and a recipe for new data, and list the commands that use them."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from ixtune.recipe import recipe as recipes
 DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
 
 _PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
-_COUNTED = 1000  # records; beyond that a part for validation is never too small
-_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose images are looked for, and places
+_COUNTED = 1000  # records; with more, a validation split is never too small
+_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose images are searched, and folders tried
 _LEAST_FOR_VALIDATION = 20
-_SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # below: a 16 GB card; from here: one of 80 GB
+_SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # less is a 16 GB card, more is an 80 GB card
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a task decides.
+    """Settings that depend on the task.
 
     Attributes:
-        told: it, in a few words.
-        hd_num: most crops of an image.
-        pack_tokens: of a micro-batch on a card with 24 GB.
-        small_pack_tokens: of one on a smaller card: the longest record that is usual.
-        epochs: passes over the data.
-        scores: of answers to validation records, the main one first.
+        told: Short description.
+        hd_num: Maximum number of crops per image.
+        pack_tokens: Tokens per micro-batch on a card with 24 GB.
+        small_pack_tokens: Tokens per micro-batch on a smaller card: the longest usual record.
+        epochs: Passes over the data.
+        scores: Scores of answers to validation records, the main one first.
     """
 
     told: str
@@ -68,17 +68,17 @@ TASKS: Mapping[str, Task] = {
     "screenshots": Task("questions about screens", 25, 11264, 4096, scores=("anls", "exact_match")),
     "multi-image": Task("several images in one conversation", 9, 8192, 8192),
 }
-"""By the names of the mixes that they are planned on."""
+"""Tasks by the name of the mix that they are planned on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Data that can be read.
+    """A readable source of records.
 
     Attributes:
-        opened: the source.
-        records: how many there are, or `_COUNTED` where there are more.
-        largest_group: of them, those that show the most common image.
+        opened: The source.
+        records: Number of records, at most `_COUNTED`.
+        largest_group: Number of records that share the most common image.
     """
 
     opened: Opened
@@ -87,26 +87,26 @@ class Data:
 
     @property
     def validation_share(self) -> float | None:
-        """The part for validation; None where they are too few, or too many of them show one image."""
+        """Return the fraction for validation; None if there are too few records or too many share one image."""
         share = 0.05 if self.records >= _COUNTED else 0.1
-        # records that show the same image stay on one side
+        # records that share an image stay on the same side
         can_be_split = self.records >= _LEAST_FOR_VALIDATION and 2 * self.largest_group <= share * self.records
         return share if can_be_split else None
 
     @property
     def counted(self) -> str:
-        """The number of records in words."""
+        """Return the number of records in words."""
         return f"{self.records:,} records" if self.records < _COUNTED else f"{_COUNTED:,} records or more"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What was made.
+    """The files of a new project.
 
     Attributes:
-        files: written.
-        notes: what should be known of them.
-        commands: to be given next, in this order.
+        files: Files written.
+        notes: Remarks about them.
+        commands: Commands to run next, in this order.
     """
 
     files: tuple[Path, ...]
@@ -115,15 +115,15 @@ class Start:
 
 
 def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
-    """Find out what some data are.
+    """Open a source, detect its form, and count its records.
 
     Args:
-        path: a file, a folder or a name on the hub.
-        image_root: where the paths of images start.
-        columns: `ours=theirs,...` of a table.
+        path: File, folder or hub dataset.
+        image_root: Folder that image paths are relative to.
+        columns: Column names of a table, as `ours=theirs,...`.
 
     Raises:
-        IxtuneError: nothing there can be read as records, or their images are not there; the message says why.
+        IxtuneError: The source cannot be read, or its images are not found; the message says why.
     """
     source = Source(path=path, image_root=image_root, columns=columns_of(columns))
     opened = open_source(source)
@@ -139,10 +139,10 @@ def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
 
 
 def _other_root(opened: Opened) -> Path | None:
-    """The folder that the first images' paths start from, where it is not the one that is taken for it.
+    """Return the folder that the first image paths are relative to, if it is not the default one.
 
     Raises:
-        UsageError: none of them is found; some missing ones among others are for `ixtune prepare` to tell.
+        UsageError: No image is found. If only some are missing, `ixtune prepare` reports them.
     """
     root, paths = opened.image_root, []
     for entry in islice(opened.entries(), _LOOKED_AT):
@@ -155,48 +155,48 @@ def _other_root(opened: Opened) -> Path | None:
         if all((folder / path).is_file() for path in paths):
             return folder
     raise UsageError(
-        f"no image is found: {shown(paths[0])}",
+        f"no image found: {shown(paths[0])}",
         where=str(root),
-        hint="say where the paths start with --image-root FOLDER",
+        hint="pass --image-root with the folder that the image paths are relative to",
     )
 
 
 def task_named(name: str) -> Task:
-    """The task of a name.
+    """Return the task with this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: There is none.
     """
     if name not in TASKS:
-        raise UsageError("there is no such task", where=name, hint=choice(name, TASKS))
+        raise UsageError("unknown task", where=name, hint=choice(name, TASKS))
     return TASKS[name]
 
 
 def require_free(out: Path) -> tuple[Path, Path]:
-    """The two files to write.
+    """Return the paths of the two files to write.
 
     Raises:
-        UsageError: they are there already.
+        UsageError: One of them exists.
     """
     files = out / DATA_CONFIG, out / RECIPE
     if there := [str(path) for path in files if path.exists()]:
-        raise UsageError("there is such a file already", where=", ".join(there), hint="give another folder with --out")
+        raise UsageError("the file exists already", where=", ".join(there), hint="pass another folder with --out")
     return files
 
 
 def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None) -> Start:
-    """Write the two files into a folder.
+    """Write the data config and the recipe into a folder.
 
     Args:
-        data: what to learn from.
-        gpu_gib: memory of the GPU; 0 for none, and then the embedded base is taken.
-        task: its name.
-        out: folder, made if it is not there.
-        base: in place of the released one.
+        data: Training data.
+        gpu_gib: Memory of the GPU in GiB; 0 for no GPU, which selects the embedded base.
+        task: Name of the task.
+        out: Folder; created if needed.
+        base: Base to train on; by default the released 7B.
 
     Raises:
-        UsageError: there is no such task, or the files are there already.
-        IxtuneError: the released base does not fit the GPU.
+        UsageError: The task is unknown, or the files exist.
+        IxtuneError: The released base does not fit the GPU.
     """
     base = base or (HUB_ID if gpu_gib else NANO)
     config, recipe = require_free(out)
@@ -208,7 +208,7 @@ def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = N
 
 
 def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tuple[dict[str, Any], list[str]]:
-    """The values of the recipe that differ from the defaults, as `section.key`."""
+    """Return the recipe values that differ from the defaults, by `section.key`, and notes."""
     wanted = task_named(task)
     validated = data.validation_share is not None
     prepared = out / "prepared"
@@ -232,7 +232,7 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
         chosen |= {"training.epochs": wanted.epochs} if wanted.epochs > 1 else {}
         chosen |= {
             "training.pack_tokens": tokens,
-            # an optimizer step is of about 64,000 tokens
+            # an optimizer step takes about 64,000 tokens
             "training.gradient_accumulation": max(1, round(65536 / tokens)),
             "training.optimizer": ("paged_adamw_8bit", "adamw_8bit", "adamw")[size],
             "training.save_every": 100,
@@ -243,8 +243,8 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
     notes = []
     if not validated and data.records >= _LEAST_FOR_VALIDATION:
         notes = [
-            f"one image has {data.largest_group} of the {data.records:,} records, "
-            "too many for a part kept for validation"
+            f"no validation split: {data.largest_group} of {data.records:,} records share one image, "
+            "and such records stay on the same side"
         ]
     if not gpu_gib or base != HUB_ID:
         return chosen, notes
@@ -253,10 +253,10 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
 
 
 def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
-    """The same, changed as the plan advises where it does not fit the memory.
+    """Apply the advice of the plan if the recipe does not fit the memory.
 
     Raises:
-        IxtuneError: nothing that leaves the images as they are makes it fit.
+        IxtuneError: Nothing makes it fit without lowering hd_num.
     """
     records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
     made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
@@ -266,17 +266,16 @@ def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str
     for change in advise(made, records):
         words = " ".join(f"{key}={value}" for key, value in change.overrides.items())
         if change.hd_num is not None:
-            notes.append(f"with less detail it would: prepare --hd-num {change.hd_num}, and {words} in the recipe")
+            notes.append(f"it fits with smaller images: prepare --hd-num {change.hd_num}, and {words} in the recipe")
         else:
-            return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB the recipe says {words}"]
+            return chosen | dict(change.overrides), [f"to fit {gpu_gib:g} GiB, the recipe sets {words}"]
     needed = made.memory.total / 2**30
     enough = math.ceil(needed)
     raise IxtuneError(
-        f"the released 7B does not fit: {needed:.2f} GiB are needed, {needed - gpu_gib:.2f} GiB more than there are",
+        f"the released 7B does not fit: it needs {needed:.2f} GiB, {needed - gpu_gib:.2f} GiB more than this GPU has",
         where=f"{gpu_gib:g} GiB",
         notes=notes,
-        hint=f"take a GPU with {enough} GiB (--gpu-gib {enough}), or the embedded base, by which the way is seen "
-        "(--gpu-gib 0)",
+        hint=f"use a GPU with {enough} GiB (--gpu-gib {enough}), or try all steps on the embedded base (--gpu-gib 0)",
     )
 
 
@@ -289,14 +288,14 @@ def _tree(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> str:
-    """The recipe with its head, sections apart."""
+    """Return the recipe as YAML with a header."""
     gpu = f"one with {gpu_gib:g} GiB" if gpu_gib else "none"
     head = [
         f"# ixtune train {shlex.quote(str(out / RECIPE))}",
         f"# purpose: {TASKS[task].told}",
         f"# gpu: {gpu}",
         "# status: written by `ixtune init`, not yet run",
-        "# What is not here has its default; `ixtune recipes schema` and the run's own recipe.yaml show all keys.",
+        "# Missing keys have their defaults; `ixtune recipes schema` and the recipe.yaml of the run list all keys.",
     ]
     return "\n".join([*head, *_yaml(_tree(chosen))]) + "\n"
 
@@ -310,7 +309,7 @@ def _yaml(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data_config(data: Data, out: Path) -> str:
-    """The data config: one source, with room for more."""
+    """Return the data config as YAML, with one source."""
     source, opened = data.opened.source, data.opened
     on_hub = opened.container is Container.HUB
     entry: dict[str, str] = {"path": _scalar(source.path if on_hub else _seen_from(Path(source.path), out))}
@@ -338,7 +337,7 @@ def _seen_from(path: Path, folder: Path) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value that both YAML and a person read as it is meant: JSON, but for words that need no quotes."""
+    """Return a value as YAML: JSON, except for words that need no quotes."""
     plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
     return value if plain else json.dumps(value, ensure_ascii=False)
 
@@ -347,7 +346,7 @@ def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, 
     prepared, recipe = out / "prepared", str(out / RECIPE)
     hd_num = TASKS[task].hd_num if gpu_gib else min(TASKS[task].hd_num, 4)
     validated = "data.validation" in chosen
-    # whatever is longer than a pack gets smaller images, so that nothing is left out and training can begin
+    # records longer than a pack get smaller images, so that none is rejected
     limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]
     split = ["--val-fraction", data.validation_share] if validated else []
     base = [] if chosen["base"] == HUB_ID else ["--base", chosen["base"]]

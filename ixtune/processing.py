@@ -1,6 +1,6 @@
-"""The model as transformers wants to load it: tokenizer, image processor and processor for its Auto classes.
+"""Tokenizer, image processor and processor for transformers' Auto classes.
 
-Importing this module is all it takes; then five plain lines answer a question:
+Importing this module registers them; five lines of transformers then answer a question:
 
     import ixtune.processing
     from transformers import AutoModelForCausalLM, AutoProcessor
@@ -41,7 +41,7 @@ ImageRef = Image.Image | str | Path
 
 
 class IXC2Tokenizer(PreTrainedTokenizer):
-    """transformers' view of the sentencepiece vocabulary, as its trainer and pipelines expect one.
+    """A transformers tokenizer for the sentencepiece vocabulary, as its trainer and pipelines expect one.
 
     ixtune's own ids come from `ixtune.data.text.template`; this class encodes plain text to the same ids.
     """
@@ -57,11 +57,11 @@ class IXC2Tokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of pieces."""
+        """Return the number of pieces."""
         return int(self.pieces.get_piece_size())
 
     def get_vocab(self) -> dict[str, int]:
-        """Piece -> id."""
+        """Return the ids by piece."""
         return {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -74,11 +74,11 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         return self.pieces.id_to_piece(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Pieces -> text."""
+        """Join pieces into text."""
         return str(self.pieces.decode(tokens))
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Copy tokenizer.model to a folder."""
+        """Copy tokenizer.model to a folder, and return its path."""
         target = Path(save_directory) / ((filename_prefix + "-" if filename_prefix else "") + VOCABULARY_FILE)
         if target.resolve() != Path(self.vocab_file).resolve():
             target.write_bytes(Path(self.vocab_file).read_bytes())
@@ -86,7 +86,7 @@ class IXC2Tokenizer(PreTrainedTokenizer):
 
 
 class IXC2ImageProcessor(BaseImageProcessor):
-    """Images to the crops the model takes, laid out as in training."""
+    """Turn images into the crops that the model takes, laid out as in training."""
 
     model_input_names = ["crops", "grids"]  # noqa: RUF012 - transformers' own convention
 
@@ -97,12 +97,12 @@ class IXC2ImageProcessor(BaseImageProcessor):
         corrections: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        """See `ixtune.layout.plan` for hd_num and upscale, `Corrections` for the rest."""
+        """Set the layout: see `ixtune.layout.plan` for hd_num and upscale, `Corrections` for corrections."""
         super().__init__(**kwargs)
         self.hd_num, self.upscale, self.corrections = hd_num, upscale, list(corrections)
 
     def layouts(self, images: Sequence[ImageRef]) -> list[tuple[Image.Image, PatchLayout]]:
-        """Every image as RGB, and how it is laid out.
+        """Return each image as RGB, with its layout.
 
         Raises:
             ImageError: a file is no image.
@@ -116,9 +116,9 @@ class IXC2ImageProcessor(BaseImageProcessor):
         return [(image, plan(image.width, image.height, self.hd_num, upscale=self.upscale)) for image in opened]
 
     def preprocess(self, images: ImageRef | Sequence[ImageRef], **kwargs: Any) -> BatchFeature:
-        """Images or their paths -> crops, uint8 [N, 3, 336, 336] of all together, and grids, (rows, cols) of each.
+        """Return `crops`, uint8 [N, 3, 336, 336] of all images together, and `grids`, (rows, cols) of each.
 
-        Crops are uint8 and normalised in the model; there is no other form, and further arguments are refused.
+        Crops are uint8 and are normalized in the model. Other arguments are refused.
         """
         if unknown := [name for name in kwargs if name != "return_tensors"]:
             raise TypeError(f"unknown arguments: {', '.join(unknown)}")
@@ -128,19 +128,19 @@ class IXC2ImageProcessor(BaseImageProcessor):
 
 
 class IXC2Processor(ProcessorMixin):
-    """Questions and images to what `generate` takes, by the training template, and its ids back to text."""
+    """Encode questions and images for `generate` with the training template, and decode its ids to text."""
 
     def __init__(self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
         self._tokenizer = Tokenizer(Path(tokenizer.vocab_file))
 
     def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
-        """One question, or a batch of them padded on the left.
+        """Encode one question, or a batch of them padded on the left.
 
         Args:
-            images: images or paths: a list for one question; for several a list of lists.
-            text: the question or questions. <ImageHere> says where an image stands; without it they stand in front.
-            kwargs: only `return_tensors`, which may be "pt".
+            images: Images or paths: a list for one question, a list of lists for several.
+            text: The question or questions. <ImageHere> marks where an image stands; by default in front.
+            kwargs: Only `return_tensors`, which may be "pt".
 
         Returns:
             input_ids and attention_mask [questions, length], and if there are images crops and grids.
@@ -169,17 +169,17 @@ class IXC2Processor(ProcessorMixin):
         return BatchFeature({**made, **(_crops(together) if together else {})})
 
     def batch_decode(self, ids: Any, inputs: Any = None, **_: Any) -> list[str]:
-        """Answers without the turn pieces: rows of ids up to the first that ends a turn or the text.
+        """Decode rows of ids up to the first one that ends a turn or the text.
 
         Args:
-            ids: [questions, length], what `generate` returned.
-            inputs: what the processor made of the questions, if `ids` begin with them.
+            ids: [questions, length], as returned by `generate`.
+            inputs: The encoded questions, if `ids` begin with them.
         """
         start = inputs["input_ids"].shape[1] if inputs is not None else 0
         return [self.decode(row) for row in torch.as_tensor(ids)[:, start:]]
 
     def decode(self, ids: Any, **_: Any) -> str:
-        """One answer, see `batch_decode`."""
+        """Decode one answer, see `batch_decode`."""
         row = torch.as_tensor(ids).tolist()
         stops = (self._tokenizer.eos_id, self._tokenizer.end_of_turn_id)
         end = next((at for at, token in enumerate(row) if token in stops), len(row))
@@ -197,7 +197,7 @@ def _crops(laid_out: Sequence[tuple[Image.Image, PatchLayout]]) -> dict[str, Any
 
 
 def _by_question(images: Any, questions: int, one: bool) -> list[list[ImageRef]]:
-    """The images of each question, however they were given."""
+    """Return the images of each question as a list of lists."""
     if images is None:
         return [[] for _ in range(questions)]
     if isinstance(images, Image.Image | str | Path):
@@ -210,8 +210,8 @@ def _by_question(images: Any, questions: int, one: bool) -> list[list[ImageRef]]
     raise TypeError(f"{questions} questions: give images as a list of {questions} lists of images")
 
 
-# The names under which the original's tokenizer_config.json asks for a class of its own. A merged model keeps that
-# file, and for a name that transformers does not know it takes a class of other ids without a word.
+# The tokenizer classes that the original's tokenizer_config.json names. A merged model keeps that file, and for an
+# unknown name transformers silently takes a class with other ids.
 for _name in ("InternLMXComposer2Tokenizer", "InternLM2Tokenizer"):
     AutoTokenizer.register(IXC2Config, slow_tokenizer_class=type(_name, (IXC2Tokenizer,), {}), exist_ok=True)
 AutoTokenizer.register(IXC2Config, slow_tokenizer_class=IXC2Tokenizer, exist_ok=True)

@@ -137,7 +137,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused_without_a_request(name: st
 
 @pytest.mark.usefixtures("no_network", "cache")
 def test_offline_a_hub_id_that_is_not_cached_is_refused_with_both_ways_out():
-    with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
+    with pytest.raises(IxtuneError, match="not a folder, and not complete in the hub cache: owner/name") as caught:
         base.resolve("owner/name")
     assert "HF_HUB_OFFLINE" in caught.value.hint
 
@@ -151,7 +151,7 @@ def test_a_complete_snapshot_of_the_cache_is_used_without_a_request(cache: Path)
 @pytest.mark.usefixtures("no_network")
 def test_offline_an_interrupted_download_is_not_taken_for_a_base(cache: Path):
     index(cached_snapshot(cache, "config.json", "tokenizer.model", "a.bin"), "a.bin", "b.bin")
-    with pytest.raises(IxtuneError, match="wholly in the hub cache"):
+    with pytest.raises(IxtuneError, match="not complete in the hub cache"):
         base.resolve("owner/name")
 
 
@@ -202,7 +202,7 @@ def hub_error(kind: str) -> Exception:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("RepositoryNotFoundError", "nor a model on the hub: owner/name"),
+        ("RepositoryNotFoundError", "and not a model on the hub: owner/name"),
         ("GatedRepoError", "access grant for owner/name"),
         ("HfHubHTTPError", "owner/name could not be downloaded"),
     ],
@@ -265,7 +265,7 @@ def test_a_tokenizer_is_looked_for_where_a_base_is(tmp_path: Path, monkeypatch: 
 def test_a_cached_tokenizer_is_used_without_a_request_and_is_no_base(cache: Path):
     folder = cached_snapshot(cache, "tokenizer.model")
     assert base.resolve_tokenizer("owner/name") == folder
-    with pytest.raises(IxtuneError, match="wholly in the hub cache"):
+    with pytest.raises(IxtuneError, match="not complete in the hub cache"):
         base.resolve("owner/name")
 
 
@@ -274,7 +274,7 @@ def test_a_cached_tokenizer_is_used_without_a_request_and_is_no_base(cache: Path
 def test_offline_a_tokenizer_that_is_not_cached_is_refused_with_both_ways_out(cache: Path, cached: list[str]):
     if cached:
         cached_snapshot(cache, *cached)
-    with pytest.raises(IxtuneError, match="neither a folder nor wholly in the hub cache: owner/name") as caught:
+    with pytest.raises(IxtuneError, match="not a folder, and not complete in the hub cache: owner/name") as caught:
         base.resolve_tokenizer("owner/name")
     assert "HF_HUB_OFFLINE" in caught.value.hint
 

@@ -111,7 +111,7 @@ def main() -> None:
         f"{total:.0f} s in all, peak {peak_mib:.0f} MiB: " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items())
     )
     console.print(
-        f"images {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\n"
+        f"images   {raw}\nprepared {out}/prepared\nadapter  {run}/adapter\nmerged   {merged}\n"
         f"scores   {out}/*.json\nreport   {out}/report/report.html"
     )
     least, controls = (

@@ -1,4 +1,4 @@
-"""Who loads what: the profiles of `ixtune export`, each named after its consumer, and the formats there is none for."""
+"""Export profiles, each named after its consumer, and the formats that are refused."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ixtune.errors import UsageError, choice
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One form of export.
+    """An export profile.
 
     Attributes:
-        name: As `--profile` takes it.
-        makes: What the folder holds.
-        consumer: Who loads it, and in which version.
-        run_here: Whether ixtune's own checks run that consumer; otherwise keys, shapes and config are checked.
+        name: Value of `--profile`.
+        makes: Content of the folder.
+        consumer: Software and version that loads it.
+        run_here: Whether ixtune's checks run the consumer; otherwise they check keys, shapes and config.
         code_runs: Whether the consumer runs Python files that came with the base.
-        command: What a person types or writes to load it; DIR stands for the folder.
+        command: Command or code that loads it; DIR stands for the folder.
         limits: What is known not to work, a sentence each.
     """
 
@@ -123,7 +123,7 @@ REFUSED = {
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of this name.
+    """Return the profile with this name.
 
     Raises:
         UsageError: There is none; where the reason is known it is told.
@@ -134,10 +134,10 @@ def profile_named(name: str) -> Profile:
         raise UsageError(
             f"there is no export to {name}: {reason}",
             where="--profile",
-            hint=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` tells who loads each",
+            hint=f"choose one of {', '.join(PROFILES)}; `ixtune export --list` describes them",
         )
     raise UsageError(
         f"there is no profile {name!r}",
         where="--profile",
-        hint=f"{choice(name, PROFILES)} (`ixtune export --list` tells who loads each)",
+        hint=f"{choice(name, PROFILES)} (`ixtune export --list` describes them)",
     )

@@ -1,4 +1,4 @@
-"""The command line: one small module per verb; what is heavy is imported in the bodies of the commands."""
+"""The command line: one small module per command; heavy imports are inside the functions."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def _ixtune(
         bool, typer.Option("--debug", envvar="IXTUNE_DEBUG", help="Show the traceback of an error.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", envvar="IXTUNE_QUIET", help="Nothing but the result and errors, no progress.")
+        bool, typer.Option("--quiet", envvar="IXTUNE_QUIET", help="Print only the result and errors, no progress.")
     ] = False,
 ) -> None:
-    """Adapt InternLM-XComposer2-4KHD-7B to a domain on one GPU.
+    """Fine-tune InternLM-XComposer2-4KHD-7B on your data, with LoRA or QLoRA on one GPU.
 
-    The way is init, prepare, plan, train, evaluate, merge. `ixtune doctor` tells what this machine can do.
+    The usual order is init, prepare, plan, train, evaluate, merge. `ixtune doctor` checks this machine.
 
     Example: ixtune init --data questions.csv --gpu-gib 24 --task documents
     """
@@ -97,7 +97,7 @@ def _ixtune(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments`, by default those of the process.
+    """Run the command line on `arguments`; by default, on those of the process.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage or recipe, 3 bad data, 130 interrupted.
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=arguments, obj=options, prog_name="ixtune")
         code = 0
-    except SystemExit as end:  # how typer ends, having printed what there is to say
+    except SystemExit as end:  # raised by typer after it has printed its messages
         code = end.code if isinstance(end.code, int) else 0
     except Exception as error:
         if options["debug"]:

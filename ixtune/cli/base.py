@@ -1,4 +1,4 @@
-"""`ixtune base`: look at a base, check it, and turn torch files into safetensors."""
+"""`ixtune base`: describe a base, verify it, convert it to safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ixtune.checkpoint.verify import Verification
 
 app = typer.Typer(
-    help="""Look at a base, check it, and convert it to safetensors.
+    help="""Describe a base, verify it, and convert it to safetensors.
 
     Example: ixtune base info nano
     """,
@@ -25,16 +25,16 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_BaseName = Annotated[str, typer.Argument(metavar="BASE", help="`nano`, the folder of a checkpoint, or a hub id.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print a JSON object, with every finding.")]
+_BaseName = Annotated[str, typer.Argument(metavar="BASE", help="`nano`, a checkpoint folder, or a hub id.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print a JSON object with every finding.")]
 _SHOWN = 12  # findings of a kind; a lost shard makes hundreds of one kind
 
 
 @app.command("info")
 def info(base: _BaseName, as_json: _Json = False) -> None:
-    """Tell what a base is: sizes, parameters, shards, dtype, identity, terms.
+    """Describe a base: sizes, parameters, shards, dtype, identity, license terms.
 
-    Nothing but headers and the tensors' first and last bytes is read.
+    Reads only the headers and the first and last bytes of each tensor.
 
     Example: ixtune base info nano
     """
@@ -64,7 +64,7 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
         ("parameters", f"{sum(told['parameters'].values()):,}"),
         *(("", f"{count:>15,}  {part}") for part, count in told["parameters"].items()),
         ("in NF4", f"{_size(told['nf4_bytes'])} in memory, decoder linears in 4 bits"),
-        ("tokenizer", told["tokenizer_sha256"] or "none in its folder"),
+        ("tokenizer", told["tokenizer_sha256"] or "none in the folder"),
         ("identity", told["identity"]),
         ("code", _code(told["code_files"])),
         ("terms", told["terms"]),
@@ -76,14 +76,15 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
 def verify(
     base: _BaseName,
     headers_only: Annotated[
-        bool, typer.Option("--headers-only", help="Leave the hashes out: names, shapes and dtypes, in a moment.")
+        bool,
+        typer.Option("--headers-only", help="Skip the hashes and check names, shapes and dtypes only; takes a moment."),
     ] = False,
     as_json: _Json = False,
 ) -> None:
-    """Check that a base is whole: every tensor by name, shape and dtype, and the hash of every file.
+    """Check a base for completeness: name, shape and dtype of every tensor, and the hash of every file.
 
-    Hashes are compared where they are known: from a report of ixtune's, the hub's cache, or the released
-    tokenizer. Exit code 1 if anything is missing, too much or different.
+    Compares hashes with known ones: from a report of ixtune, the hub cache, or the released tokenizer. Exits with 1 if
+    anything is missing, superfluous or different.
 
     Example: ixtune base verify models/ixc2-4khd
     """
@@ -105,12 +106,12 @@ def verify(
 @app.command("convert")
 def convert(
     base: _BaseName,
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
 ) -> None:
-    """Write a base of torch .bin files as safetensors, and check what came to lie on the disk.
+    """Convert the .bin shards of a base to safetensors, and check the files written.
 
-    Names, values and shards stay: shard k becomes shard k. The other files go along as they are. A .bin that
-    holds code is refused, and nothing of it is run.
+    Keeps names, values and shards: shard k becomes shard k. Copies all other files. Refuses a .bin that contains code,
+    and never runs it.
 
     Example: ixtune base convert models/ixc2-4khd --out models/ixc2-4khd-safetensors
     """
@@ -128,7 +129,7 @@ def convert(
         ("tensors", f"{report.tensors}, {_size(report.nbytes)}, each compared after it was written"),
         *(("shard", f"{old} -> {new}") for old, new in report.shards.items()),
         ("carried", ", ".join(report.carried) or "nothing"),
-        ("identity", f"{report.identity}, that of the source"),
+        ("identity", f"{report.identity}, as the source"),
         ("folder", report.out),
     ]
     ending(_lines(lines), report.out)
@@ -136,7 +137,7 @@ def convert(
 
 @contextmanager
 def _bytes_bar() -> Iterator[tuple[Progress, TaskID]]:
-    """A bar that counts bytes, on a terminal only."""
+    """Show a progress bar that counts bytes, on a terminal only."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ixtune.cli.console import progress_screen
@@ -147,7 +148,7 @@ def _bytes_bar() -> Iterator[tuple[Progress, TaskID]]:
 
 
 def _folder(base: str) -> Path:
-    """The folder of a base, whole or not: a folder that lacks something is what `verify` is for."""
+    """Return the folder of a base, complete or not: `verify` reports what is missing."""
     from ixtune.base import resolve
 
     path = Path(base).expanduser()
@@ -177,7 +178,7 @@ def _print_verification(found: Verification, headers_only: bool) -> None:
         if len(findings) > _SHOWN:
             lines.append((kind, f"and {len(findings) - _SHOWN} more: --json lists all"))
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in found.findings.items())
-    lines.append(("verdict", f"NOT whole: {counts}" if counts else "whole"))
+    lines.append(("verdict", f"INCOMPLETE or damaged: {counts}" if counts else "complete"))
     _print_lines(lines)
 
 
@@ -221,4 +222,4 @@ def _size(nbytes: int) -> str:
 
 
 def _code(files: list[str]) -> str:
-    return f"{', '.join(files)}: carried along, never run" if files else "none beside it, none needed"
+    return f"{', '.join(files)}: copied, never run" if files else "none, and none is needed"

@@ -9,20 +9,23 @@ import typer
 
 
 def command(
-    records: Annotated[int, typer.Option("--records", min=4, help="Records of the mix that are trained on.")] = 8,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of every way; the median counts.")] = 1,
+    records: Annotated[int, typer.Option("--records", min=4, help="Number of records of the mix to train on.")] = 8,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Number of measurements of each variant; the median is reported.")
+    ] = 1,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="The 7B's own shapes with random weights on this machine's GPU instead.")
+        bool,
+        typer.Option("--full-size", help="Measure the 7B's own shapes, with random weights, on this machine's GPU."),
     ] = False,
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, help="With --full-size: so many decoder layers only.")
+        int | None, typer.Option("--layers", min=1, help="With --full-size: number of decoder layers. Default: all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure what a training step costs: a twin of the 7B on one CPU thread, against plain Trainer + PEFT.
+    """Measure time and memory of a training step, against plain Trainer + PEFT.
 
-    The twin is a network of the 7B's proportions that takes minutes to measure (about ten by default). --full-size
-    needs a GPU.
+    By default on one CPU thread, with a twin: a small network with the proportions of the 7B (about ten minutes).
+    --full-size measures the 7B's shapes and needs a GPU.
 
     Example: ixtune bench --records 8 --rounds 3
     """

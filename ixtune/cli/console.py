@@ -1,4 +1,4 @@
-"""What the verbs share: a console, tables, a progress bar, and silence from the libraries below."""
+"""Console, tables, progress bars and errors for all commands; silences the libraries' notices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# a pipe has no width: wide enough that no cell is folded, because somebody will grep it
+# a pipe has no width: wide enough that no cell is folded, so that grep works
 _PIPE_COLUMNS = 400
 _asked = {"quiet": False}
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """A rich console on stdout, or on stderr; lines are folded on a terminal only."""
+    """Return a rich console on stdout or stderr; it folds lines on a terminal only."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, quiet=quiet)
@@ -29,27 +29,27 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
 
 def be_quiet(quiet: bool) -> None:
-    """Whether what follows is asked for its result alone (`--quiet`)."""
+    """Set whether to print results only (`--quiet`)."""
     _asked["quiet"] = quiet
 
 
 def is_quiet() -> bool:
-    """Whether the result alone is asked for."""
+    """Return whether to print results only."""
     return _asked["quiet"]
 
 
 def aside() -> Console:
-    """The console for what accompanies a result: silent under `--quiet`."""
+    """Return the console for everything but results and errors: silent under `--quiet`."""
     return console(quiet=is_quiet())
 
 
 def ending(lines: Sequence[str], result: object, warnings: Sequence[str] = ()) -> None:
-    """How a verb that makes something ends: with its lines, or under `--quiet` with what it made alone.
+    """Print the summary of a command that wrote something; under `--quiet` only what it wrote.
 
     Args:
-        lines: What a person wants to know of it, the warnings included.
-        result: What was made.
-        warnings: Told on stderr where the lines are not.
+        lines: The summary, warnings included.
+        result: What was written, such as a path.
+        warnings: Printed on stderr under `--quiet`.
     """
     typer.echo(str(result) if is_quiet() else "\n".join(lines))
     for warning in warnings if is_quiet() else ():
@@ -57,13 +57,13 @@ def ending(lines: Sequence[str], result: object, warnings: Sequence[str] = ()) -
 
 
 def progress_screen() -> dict[str, Any]:
-    """Where rich's Progress shows itself: on a terminal, on stderr, unless `--quiet`."""
+    """Return the arguments of rich's Progress: shown on stderr, on a terminal, unless `--quiet`."""
     screen = console(stderr=True)
     return {"console": screen, "disable": is_quiet() or not screen.is_terminal}
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table of plain texts: square brackets in a cell are no markup."""
+    """Return a rich table of plain texts; square brackets in a cell are not markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -78,9 +78,9 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[..., None]]:
-    """Show on a terminal (stderr) how much is done.
+    """Show a progress bar on stderr, on a terminal.
 
-    Yields the function that is told how much more was done, and how much it will be in all once that is known.
+    Yields a function `advance(count, total=None)`; the total may be passed once it is known.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -91,7 +91,7 @@ def progress(description: str) -> Iterator[Callable[..., None]]:
 
 
 def print_error(error: IxtuneError) -> None:
-    """What is wrong and where, the findings, and how to mend it, on stderr."""
+    """Print an error on stderr: what is wrong and where, its notes, and the hint."""
     print_red(f"error: {error}")
     for note in error.notes:
         typer.echo(f"  {note}", err=True)
@@ -99,12 +99,12 @@ def print_error(error: IxtuneError) -> None:
 
 
 def print_red(text: str) -> None:
-    """A line on stderr: red on a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Print a line on stderr, in red on a terminal unless NO_COLOR is set (no-color.org)."""
     typer.secho(text, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' notices from between our lines; to be called before they are imported."""
+    """Silence the notices of the libraries; call this before they are imported."""
     import logging
     import warnings
 

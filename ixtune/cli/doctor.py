@@ -21,15 +21,15 @@ def command(
             "--gpu-gib",
             callback=finite,
             min=0.1,
-            help="Tell what a GPU with so much memory could train, in place of this.",
+            help="List what a GPU with this memory in GiB could train, instead of the one here.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Check this machine; tell what it can train.
+    """Check this machine and list the recipes that it can train.
 
-    Looked at are Python, torch, GPU, libraries, memory, disk, hub and bases; nothing is installed, loaded or fetched.
-    The exit code is 1 if something without which nothing works is broken.
+    Checks Python, torch, GPU, libraries, memory, disk, hub and bases. Installs, loads and downloads nothing. The exit
+    code is 1 if training cannot work here.
 
     Example: ixtune doctor
 
@@ -47,7 +47,8 @@ def command(
         import json
 
         able = trainable(gpu_gib)
-        told = {"checks": [asdict(one) for one in found], "recipes": [asdict(one) for one in able]}
+        checked = [{"name": one.name, "state": one.state, "found": one.found, "mend": one.hint} for one in found]
+        told = {"checks": checked, "recipes": [asdict(one) for one in able]}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         _show_checks(found)
@@ -55,7 +56,7 @@ def command(
             able = trainable(gpu_gib)
         _show_recipes(able, gpu_gib)
         broken = [one.name for one in found if one.state == "broken"]
-        sound = "the machine is sound" if not broken else f"broken: {', '.join(broken)}"
+        sound = "this machine is ready" if not broken else f"broken: {', '.join(broken)}"
         fitting = sum(one.fits for one in able)
         typer.echo(f"verdict  {sound}; {fitting} of {len(able)} recipes can be trained {_where(gpu_gib)}")
     if any(one.state == "broken" for one in found):
@@ -65,7 +66,7 @@ def command(
 def _show_checks(found: list[Check]) -> None:
     from ixtune.cli.console import console, table
 
-    rows = [(one.name, _STATES[one.state], one.found + (f"; {one.mend}" if one.mend else "")) for one in found]
+    rows = [(one.name, _STATES[one.state], one.found + (f"; {one.hint}" if one.hint else "")) for one in found]
     console().print(table(None, ("checked", "", "found"), rows), "")
 
 
@@ -73,7 +74,7 @@ def _show_recipes(able: list[Trainable], gpu_gib: float | None) -> None:
     from ixtune.cli.console import console, table
 
     heads = ("recipe", "planned on", "needs at least", _where(gpu_gib), "time at least")
-    title = "what can be trained, by `ixtune plan` on 1,000 made-up records; not measured on a GPU"
+    title = "recipes, planned by `ixtune plan` on 1,000 made-up records; not measured on a GPU"
     console().print(table(title, heads, [_row(one) for one in able]), "")
 
 
@@ -87,6 +88,6 @@ def _row(one: Trainable) -> tuple[str, ...]:
     least = f"{one.least_bytes / 2**30:.1f} GiB"
     if one.needed_bytes is None:
         return (one.recipe, one.mix, least, "no: there is no GPU", "")
-    again = f", {one.layers_again} layers computed again" if one.layers_again else ""
+    again = f", {one.layers_again} layers checkpointed" if one.layers_again else ""
     needed = f"{one.needed_bytes / 2**30:.1f} GiB{again}" if one.fits else "no"
     return (one.recipe, one.mix, least, needed, "" if one.seconds is None else f"{one.seconds / 60:.0f} min")

@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
 
 def command(
-    adapter: Annotated[Path | None, typer.Argument(help="Adapter folder, or the run folder around it.")] = None,
+    adapter: Annotated[Path | None, typer.Argument(help="Adapter or run folder.")] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="For whom: peft-original, transformers, original, lmdeploy-0.13 or nf4; see --list."),
+        typer.Option(help="Consumer: peft-original, transformers, original, lmdeploy-0.13 or nf4; see --list."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make; it must not exist.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="Base: a folder, a hub id or nano. Default: the one the adapter names.")
+        str | None,
+        typer.Option(help="Base: `nano`, a checkpoint folder or a hub id. Default: the one the adapter names."),
     ] = None,
-    onto: Annotated[Literal["bf16", "nf4"], typer.Option(help="What is merged onto, as in `ixtune merge`.")] = "bf16",
-    force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
+    onto: Annotated[Literal["bf16", "nf4"], typer.Option(help="What to merge into, as in `ixtune merge`.")] = "bf16",
+    force: Annotated[bool, typer.Option("--force", help="Accept a base other than the one trained on.")] = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this private hub repository.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also upload the folder to this private hub repository.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(help="Check a folder exported before, hashes included; nothing is written.")
+        Path | None, typer.Option(help="Check a folder that was exported before, hashes included; write nothing.")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Tell who loads each profile, how, and what is known not to work.")
+        bool, typer.Option("--list", help="List the profiles: who loads them, how, and what is known not to work.")
     ] = False,
 ) -> None:
-    """Write an adapter in the form that a named consumer loads, and check that it is that.
+    """Write an adapter in the form that one consumer loads, and check the result.
 
-    A consumer that cannot be run here is marked "not run": keys, shapes and configuration are checked then.
+    A consumer that cannot be run here is marked "not run"; keys, shapes and configuration are checked in that case.
 
     Example: ixtune export runs/receipts --profile transformers --out receipts-model
     """
@@ -49,8 +50,8 @@ def command(
         _check(check)
     elif adapter is None or profile is None:
         raise UsageError(
-            "an adapter and a --profile are needed",
-            hint="ixtune export ADAPTER --profile NAME --out DIR; `ixtune export --list` tells the profiles",
+            "missing an adapter and a --profile",
+            hint="ixtune export ADAPTER --profile NAME --out DIR; `ixtune export --list` lists the profiles",
         )
     else:
         _export(adapter, profile, out, base, onto, force, push_to_hub)
@@ -67,9 +68,11 @@ def _export(
 ) -> None:
     from ixtune.adapter.profiles import profile_named
 
-    profile_named(profile)  # a format there is no export for is told before anything is asked for
+    profile_named(profile)  # report an unknown profile first
     if out is None:
-        raise UsageError("there is no folder to write to", where="--out", hint="give --out DIR, a new folder")
+        raise UsageError(
+            "missing an output folder", where="--out", hint="pass --out with a folder that does not exist yet"
+        )
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ixtune.cli.console import ending, progress_screen, quiet_libraries
@@ -122,9 +125,9 @@ def _check(folder: Path) -> None:
     typer.echo("\n".join([f"profile   {profile}", *_check_lines(checks)]))
     if failed := [check for check in checks if not check.passed]:
         raise IxtuneError(
-            f"the folder does not fulfil the profile {profile}: {len(failed)} of {len(checks)} checks fail",
+            f"the folder does not meet the profile {profile}: {len(failed)} of {len(checks)} checks failed",
             where=str(folder),
-            hint="export it again, or copy the whole folder again",
+            hint="export again, or copy the whole folder again",
         )
 
 
@@ -152,5 +155,5 @@ def _check_lines(checks: Sequence[Check]) -> list[str]:
 
 
 def _block(label: str, text: str, width: int = 10) -> list[str]:
-    """Lines of a command under one label."""
+    """Return the lines of a command, the first one after its label."""
     return [f"{label if number == 0 else '':<{width}}{line}" for number, line in enumerate(text.splitlines())]

@@ -17,32 +17,37 @@ if TYPE_CHECKING:
 
 def command(
     data: Annotated[
-        str | None, typer.Option(help="A file or a folder of records, in any format that `ixtune prepare` reads.")
+        str | None, typer.Option(help="File or folder of records, in any form that `ixtune prepare` reads.")
     ] = None,
     gpu_gib: Annotated[
         float | None,
         typer.Option(
-            "--gpu-gib", callback=finite, min=0, help="Memory of the GPU; 0 for none: the embedded base then."
+            "--gpu-gib",
+            callback=finite,
+            min=0,
+            help="Memory of the GPU in GiB; 0 for no GPU, which selects the embedded base.",
         ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="documents, charts, receipts, screenshots or multi-image.", metavar="NAME")
+        str | None, typer.Option(help="Task: documents, charts, receipts, screenshots or multi-image.", metavar="NAME")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to; made if it is not there.")] = Path("mine"),
+    out: Annotated[Path, typer.Option(help="Folder to write to; created if needed.")] = Path("mine"),
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder the image paths start from. Default: the data's folder.")
+        Path | None, typer.Option(help="Folder that image paths are relative to. Default: the data's folder.")
     ] = None,
     columns: Annotated[
-        str, typer.Option(metavar="OURS=THEIRS,...", help="Of tables: question=q,answer=a,image=file,id=key.")
+        str,
+        typer.Option(
+            metavar="OURS=THEIRS,...", help="Column names of a table, e.g. question=q,answer=a,image=file,id=key."
+        ),
     ] = "",
     base: Annotated[
-        str | None, typer.Option(help="`nano`, the folder of a checkpoint, or a hub id. Default: the released 7B.")
+        str | None, typer.Option(help="Base: `nano`, a checkpoint folder, or a hub id. Default: the released 7B.")
     ] = None,
 ) -> None:
-    """Write a recipe for your data, by three questions.
+    """Write a data config and a recipe for your data, and print the commands to run next.
 
-    The questions are data, GPU memory and task; what is given as an option is not asked. A data config and a recipe are
-    written that run as they are, and the commands to give next are printed.
+    Asks for the data, the GPU memory and the task, unless they are given as options.
 
     Example: ixtune init
 
@@ -62,12 +67,8 @@ def command(
     lines = [f"written  {path}" for path in made.files]
     lines += [f"note     {note}" for note in made.notes]
     if not memory and base is None:
-        lines.append(
-            "note     without a GPU the embedded base is trained: it shows the way, and reads large print only"
-        )
-    ending(
-        [*lines, "", "next, one after the other:", *(f"  {line}" for line in made.commands)], "\n".join(made.commands)
-    )
+        lines.append("note     without a GPU this trains the embedded base, which reads large print only")
+    ending([*lines, "", "run next, in this order:", *(f"  {line}" for line in made.commands)], "\n".join(made.commands))
 
 
 def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
@@ -89,7 +90,7 @@ def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
     if not is_quiet():
         typer.echo(f"found    {path}: {found.opened.detected}; {found.counted}")
         if (root := found.opened.source.image_root) is not None:
-            typer.echo(f"images {root}")
+            typer.echo(f"images   {root}")
     return found
 
 
@@ -98,7 +99,7 @@ def _gpu_gib() -> float:
 
     machine = detect()
     here = round((machine.memory_bytes or 0) / 2**30, 1) if machine.device == "cuda" else 0
-    told = f"here is a {machine.source}" if here else "here is none; 0 for none"
+    told = f"found: {machine.source}" if here else "none found; 0 for none"
     while True:
         text = _ask(f"2 of 3: memory of the GPU in GiB ({told})", f"{here:g}")
         try:
@@ -106,7 +107,7 @@ def _gpu_gib() -> float:
                 return memory
         except ValueError:
             pass
-        typer.echo(f"a number such as 24 is needed, not {text!r}", err=True)
+        typer.echo(f"enter a number such as 24, not {text!r}", err=True)
 
 
 def _task() -> str:
@@ -117,7 +118,7 @@ def _task() -> str:
         text = _ask("3 of 3: the task", next(iter(TASKS)))
         if text in TASKS:
             return text
-        typer.echo(f"one of {', '.join(TASKS)} is needed, not {text!r}", err=True)
+        typer.echo(f"enter one of {', '.join(TASKS)}, not {text!r}", err=True)
 
 
 def _ask(question: str, default: str | None = None) -> str:
@@ -128,4 +129,4 @@ def _ask(question: str, default: str | None = None) -> str:
         return input().strip() or default or ""
     except EOFError as end:
         typer.echo(err=True)
-        raise UsageError("the questions were not answered", hint="give --data, --gpu-gib and --task") from end
+        raise UsageError("the questions were not answered", hint="pass --data, --gpu-gib and --task") from end

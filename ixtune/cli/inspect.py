@@ -19,9 +19,9 @@ def command(
     base: Annotated[
         str | None, typer.Option(help="Compare an adapter with this base's weights: `nano`, a folder or a hub id.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All of it, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
-    """Say what a folder is, whether it is whole, and of an adapter how far it moved which part of its base.
+    """Describe a folder, check its hashes, and show which parts of the base an adapter changed most.
 
     The exit code is 1 if something is damaged.
 
@@ -92,15 +92,15 @@ def _show(adapter: dict[str, Any], *, compared: bool) -> None:
     if rows:
         console().print(table(None, heads, rows))
     if adapter["parts"]:
-        typer.echo("moved most: " + ", ".join(f"{part} {norm:.3g}" for part, norm in adapter["parts"].items()))
+        typer.echo("changed most: " + ", ".join(f"{part} {norm:.3g}" for part, norm in adapter["parts"].items()))
     for one in adapter["whole"]:
         moved = f", changed by {one['change']['ratio']:.2%} of the base's norm" if compared else ""
-        typer.echo(f"trained whole: {one['name']}, {'x'.join(map(str, one['shape']))}{moved}")
+        typer.echo(f"trained in full: {one['name']}, {'x'.join(map(str, one['shape']))}{moved}")
     turned = [one["change"]["magnitude"] for one in updates if compared and one["magnitudes"]]
     if turned:
-        typer.echo(f"DoRA's row lengths changed by {min(turned):.2%} to {max(turned):.2%} of the base's")
+        typer.echo(f"DoRA magnitudes changed by {min(turned):.2%} to {max(turned):.2%} of the base's")
     if not adapter["has_effect"]:
-        typer.echo("it changes nothing: every update is zero")
+        typer.echo("the adapter has no effect: every update is zero")
 
 
 def _plain(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`ixtune merge`: one checkpoint out of a base and an adapter."""
+"""`ixtune merge`."""
 
 from __future__ import annotations
 
@@ -12,47 +12,58 @@ if TYPE_CHECKING:
     from ixtune.evaluation.verify_merge import Verification
     from ixtune.merging.merge_plan import MergePlan
 
-_ONTO = {"bf16": "the base as stored", "nf4": "the decoder linears as NF4 gives them back"}
+_ONTO = {"bf16": "the base as stored", "nf4": "the dequantized NF4 weights of the decoder linears"}
 _QUESTIONS = 32  # put to each model by --verify-answers
 
 
 def command(
     adapters: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER...", help="Adapter folder, or the run folder around it; or several."),
+        typer.Argument(metavar="ADAPTER...", help="Adapter or run folder; several are combined."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     base: Annotated[
-        str | None, typer.Option(help="Base: a folder, a hub id or nano. Default: the one the adapter names.")
+        str | None,
+        typer.Option(help="Base: `nano`, a checkpoint folder or a hub id. Default: the one the adapter names."),
     ] = None,
     onto: Annotated[
         Literal["bf16", "nf4"],
-        typer.Option(help="bf16: the base as stored. nf4: its decoder linears as QLoRA training saw them."),
+        typer.Option(
+            help="Merge into the base as stored (bf16), or into its dequantized NF4 weights (nf4), as QLoRA saw them."
+        ),
     ] = "bf16",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="W1,W2,...", help="W + sum of wi (Wi - W): how much of each adapter's change to add."),
+        typer.Option(metavar="W1,W2,...", help="Weight of each adapter's change: W + sum of wi (Wi - W)."),
     ] = None,
     in_turn: Annotated[
-        bool, typer.Option("--in-turn", help="Each adapter was trained on the base with those before it merged in.")
+        bool,
+        typer.Option(
+            "--in-turn", help="Merge one after the other; each adapter was trained on the result of those before it."
+        ),
     ] = False,
     verify_answers: Annotated[
         Path | None,
-        typer.Option(help="A prepared set or a .jsonl of questions to put to the adapter and to the merged model."),
+        typer.Option(
+            help="Prepared set or .jsonl of questions; compare the answers of the adapter and of the merged model."
+        ),
     ] = None,
     verify_onto: Annotated[
         Literal["merged", "both"],
-        typer.Option(help="With --verify-answers: the adapter on the base merged onto, or on bf16 and NF4 both."),
+        typer.Option(
+            help="With --verify-answers: compare with the adapter on the base merged into, or on both bf16 and NF4."
+        ),
     ] = "merged",
-    force: Annotated[bool, typer.Option("--force", help="Accept another base than the one trained on.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept a base other than the one trained on.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check adapter, base and disk, say what would be written, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Check adapter, base and disk space, print what would be written, and stop."),
     ] = False,
 ) -> None:
     """Merge an adapter into its base and check the result.
 
-    Names, dtypes and shards stay those of the base; the weights come out as safetensors. A merge that was killed goes
-    on where it was when it is given again.
+    Keeps the base's names, dtypes and shards, and writes safetensors. If a merge is killed, rerun the same command to
+    resume it.
 
     Example: ixtune merge runs/receipts --out merged
 
@@ -70,7 +81,10 @@ def command(
 
     numbers = _numbers(weights)
     if verify_answers is not None and (len(adapters) > 1 or numbers not in (None, [1.0])):
-        raise UsageError("a combination has no adapter whose answers it should give", hint="leave out --verify-answers")
+        raise UsageError(
+            "--verify-answers compares with one adapter, not with a weighted combination",
+            hint="leave out --verify-answers",
+        )
     name_of_base = base or named_base(adapters[0])
     folder = resolve(name_of_base)
     asked = None
@@ -101,13 +115,13 @@ def command(
         ("tensors", f"{report.tensors}: {report.merged} merged, {report.copied} copied"),
         ("formula", report.arithmetic),
         ("onto", _ONTO[onto]),
-        ("changed", f"{report.changed} tensors hold at least one new value"),
+        ("changed", f"{report.changed} tensors have at least one new value"),
         (
             "check",
-            f"{report.sampled_rows} rows on the disk compared with the formula, computed again in float64: the largest "
-            f"difference is {report.max_abs_error:.2g}, no more than rounding to the stored dtype makes",
+            f"read {report.sampled_rows} rows back from the disk and recomputed them in float64: largest difference "
+            f"{report.max_abs_error:.2g}, within the rounding of the stored dtype",
         ),
-        *([("resumed", f"{report.resumed_shards} shards were finished before")] if report.resumed_shards else []),
+        *([("resumed", f"{report.resumed_shards} shards were already finished")] if report.resumed_shards else []),
         ("base", report.base_identity[:12]),
         ("merged", report.merged_identity[:12]),
         ("folder", report.out),
@@ -119,7 +133,7 @@ def command(
     lines += [("warning", text) for text in report.warnings]
     ending(_shown(lines), report.out, report.warnings)
     if found is not None and not found.passed:
-        typer.echo("the merged model does not answer as the adapter does: see merge_report.json", err=True)
+        typer.echo("the answers of the merged model differ from those of the adapter: see merge_report.json", err=True)
         raise typer.Exit(1)
 
 
@@ -164,8 +178,8 @@ def _told(found: Verification) -> list[tuple[str, str]]:
     told = [
         (
             "answers",
-            f"{side.same_answers} of {found.questions} as the adapter on {side.base}; logits differ by at most "
-            f"{side.max_logit_difference:.2g}, {side.mean_logit_difference:.2g} in the mean "
+            f"{side.same_answers} of {found.questions} equal the adapter's on {side.base}; logits differ by at most "
+            f"{side.max_logit_difference:.2g}, {side.mean_logit_difference:.2g} on average "
             f"(the adapter itself moves them by {side.adapter_effect:.2g})",
         )
         for side in found.sides
@@ -181,4 +195,6 @@ def _numbers(weights: str | None) -> list[float] | None:
     except ValueError:
         from ixtune.errors import UsageError
 
-        raise UsageError(f"--weights {weights} is no list of numbers", hint="write it such as 0.6,0.4") from None
+        raise UsageError(
+            f"--weights {weights} is not a list of numbers", hint="write for example --weights 0.6,0.4"
+        ) from None

@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import typer
 
 
 def finite(value: float | None) -> float | None:
-    """Refuse inf and nan, which a range lets pass."""
+    """Refuse inf and nan, which typer's range check lets through."""
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no amount of memory")
+        raise typer.BadParameter(f"{value} is not an amount of memory")
     return value
 
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A change to the recipe, as without --set; repeat for several."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, as KEY=VALUE without --set does; repeatable."
+    ),
 ]

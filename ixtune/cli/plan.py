@@ -11,32 +11,34 @@ from ixtune.cli.options import SetOption, finite
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML); `ixtune recipes ls` lists the shipped ones.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe, such as training.pack_tokens=4096.")
+        list[str] | None, typer.Argument(help="Recipe overrides, e.g. training.pack_tokens=4096.")
     ] = None,
     gpu_gib: Annotated[
         float | None,
         typer.Option(
-            "--gpu-gib", callback=finite, min=0.1, help="Memory that a GPU would have, in place of what is found here."
+            "--gpu-gib", callback=finite, min=0.1, help="GPU memory in GiB to plan for. Default: the GPU here."
         ),
     ] = None,
     mix: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Plan on 1,000 made-up records in place of data.train: documents, charts, receipts, screenshots, "
+            help="Plan on 1,000 made-up records instead of data.train: documents, charts, receipts, screenshots, "
             "multi-image or text-mix.",
         ),
     ] = None,
     changes: SetOption = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that share the packs of a step.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Number of processes that share the packs of a step.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Tell what a training run will take, before anything is loaded: packs, steps, operations, memory, and if it fits.
+    """Estimate memory, steps and time of a training run before loading the model.
 
-    Needs the prepared data (or --mix) and the base's config.json, no weights and no GPU. Where the run does not fit,
-    the cheapest changes that make it fit are computed, and the exit code is 1; it is 0 if the run fits or nobody knows.
+    Needs the prepared data (or --mix) and the base's config.json, but no weights and no GPU. If the run does not fit,
+    prints the cheapest changes that make it fit and exits with 1. Exits with 0 if it fits or the memory is unknown.
 
     Example: ixtune plan recipes/qlora-24gb.yaml data.train=prepared/train --gpu-gib 24
 

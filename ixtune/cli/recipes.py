@@ -1,4 +1,4 @@
-"""`ixtune recipes`: the recipes that ixtune brings along, and checks of one's own."""
+"""`ixtune recipes`: the shipped recipes, and checks of your own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ixtune.cli.options import SetOption
 from ixtune.cli.verbs import Verbs
 
 app = typer.Typer(
-    help="""List, show and copy the recipes that ixtune brings along, and check one's own.
+    help="""List, show and copy the shipped recipes, and check your own.
 
     Example: ixtune recipes cp receipts mine.yaml
     """,
@@ -22,18 +22,20 @@ app = typer.Typer(
 
 
 def _names(incomplete: str) -> list[str]:
-    """For completion in a shell."""
+    """Return the recipe names that begin so, for shell completion."""
     from ixtune.recipe.shipped_recipes import shelf
 
     return [name for name in shelf() if name.startswith(incomplete)]
 
 
-_Name = Annotated[str, typer.Argument(help="Name of a recipe, as `ixtune recipes ls` gives it.", autocompletion=_names)]
+_Name = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe; `ixtune recipes ls` lists them.", autocompletion=_names)
+]
 
 
 @app.command("ls")
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the recipes: what for, on which GPU, and whether measured.
+    """List the shipped recipes with purpose, GPU, and whether they were measured.
 
     Example: ixtune recipes ls
     """
@@ -53,7 +55,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list."
 
 @app.command("show")
 def show(name: _Name) -> None:
-    """Print a recipe.
+    """Print a shipped recipe.
 
     Example: ixtune recipes show qlora-24gb
     """
@@ -66,10 +68,10 @@ def show(name: _Name) -> None:
 def cp(
     name: _Name,
     file: Annotated[
-        Path | None, typer.Argument(help="New file, or a folder for it. Default: NAME.yaml in this folder.")
+        Path | None, typer.Argument(help="New file, or a folder for it. Default: NAME.yaml in the current folder.")
     ] = None,
 ) -> None:
-    """Copy a recipe to a file of one's own; a file that is there is never overwritten.
+    """Copy a shipped recipe to a new file; never overwrites one.
 
     Example: ixtune recipes cp receipts mine.yaml
     """
@@ -82,28 +84,28 @@ def cp(
 
 @app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="A recipe.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to it, such as training.seed=1.")] = None,
+    file: Annotated[Path, typer.Argument(help="Recipe file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe overrides, e.g. training.seed=1.")] = None,
     changes: SetOption = None,
 ) -> None:
-    """Report all mistakes of a recipe at once, with line and nearest right name; nothing is opened or started.
+    """Report all mistakes in a recipe at once, each with its line and the nearest valid key.
 
-    The exit code is 2 if there are any.
+    Exits with 2 if there are any. Opens and starts nothing.
 
     Example: ixtune recipes check mine.yaml adapter.rank=32
     """
     from ixtune.recipe import recipe as recipes
 
     recipes.load(file, [*(overrides or ()), *(changes or ())])
-    typer.echo(f"ok       {file}: no mistake found")
+    typer.echo(f"ok       {file}: no mistakes found")
 
 
 @app.command("schema")
 def schema() -> None:
-    """Print the JSON schema of recipes, by which editors complete and check them.
+    """Print the JSON schema of recipes, for completion and checks in editors.
 
-    With the YAML language server (VS Code, Neovim, Zed and others) save it beside a recipe, and let the recipe begin
-    with the line: # yaml-language-server: $schema=recipe.schema.json
+    For the YAML language server (VS Code, Neovim, Zed and others), save it next to a recipe and start the recipe with
+    the line: # yaml-language-server: $schema=recipe.schema.json
 
     Example: ixtune recipes schema > recipe.schema.json
     """

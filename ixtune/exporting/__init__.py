@@ -1,1 +1,1 @@
-"""Export adapters and models in the form a named consumer loads."""
+"""Export adapters and models in the form that one consumer loads."""

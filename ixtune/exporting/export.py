@@ -1,4 +1,4 @@
-"""An adapter in the form that one named consumer loads, checked against what that consumer needs."""
+"""Write an adapter in the form that one consumer loads, and check it against that consumer's needs."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ from ixtune.merging.merge import merge
 from ixtune.merging.merge_plan import Onto
 
 _SPARE_BYTES = 64 << 20
-# What the original's config.json says about running it, which transformers would obey or refuse (TRAPS.md 20).
+# Run-time keys in the original's config.json, which transformers would follow or refuse (TRAPS.md 20).
 _DROPPED_KEYS = ("auto_map", "attn_implementation", "max_length", "use_cache", "transformers_version")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export made and found; `export_report.json` holds the same.
+    """Result of an export; `export_report.json` has the same fields.
 
     Attributes:
         out: The folder.
-        profile: Its name.
-        consumer: Who loads it.
-        consumer_run: `not run`, or what of the consumer was run here.
-        command: How it is loaded.
-        known_not_to_work: A sentence each.
-        base: What the adapter calls its base.
-        base_identity: Of the base.
-        adapter_sha256: Hash per file of the adapter.
-        onto: As in a merge; None where nothing was merged.
-        hd_num: Most crops an image, as trained.
-        checks: What was looked at.
-        warnings: A line each.
+        profile: Name of the profile.
+        consumer: Software that loads it.
+        consumer_run: `not run`, or the part of the consumer that was run here.
+        command: Command or code that loads it.
+        known_not_to_work: Limits, a sentence each.
+        base: Base named by the adapter.
+        base_identity: Identity of the base.
+        adapter_sha256: Hash of each adapter file.
+        onto: As in a merge; None if nothing was merged.
+        hd_num: Maximum number of crops per image, as trained.
+        checks: Results of all checks.
+        warnings: Warnings, a line each.
         file_sha256: Hash of every file.
-        ixtune_version: Of the software that made it.
+        ixtune_version: Version of ixtune.
     """
 
     out: str
@@ -94,16 +94,16 @@ def export(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write an adapter in the form of a profile, check it, and only then give it its name.
+    """Write an adapter in the form of a profile, check it, and only then rename it to `out`.
 
     Args:
-        adapter: An adapter folder, or the run folder around one.
-        base: The folder of its base.
-        out: The folder to make; it must not exist.
+        adapter: Adapter or run folder.
+        base: Folder of its base.
+        out: Folder to write; it must not exist.
         profile: One of `PROFILES`.
-        onto: What the adapter is merged onto, see `merge`.
-        force: Whether a base with another identity than the one trained on is accepted.
-        progress: Told how far it is.
+        onto: What to merge into, see `merge`.
+        force: Accept a base other than the one trained on.
+        progress: Progress callback.
 
     Raises:
         UsageError: There is no such profile.
@@ -152,13 +152,13 @@ def export(
         raise IxtuneError(
             f"the export could not be written: {error.strerror or error}",
             where=str(out),
-            hint="see that the disk has room and permits it, then export again; nothing was left behind",
+            hint="check free space and permissions, then export again; nothing was left behind",
         ) from error
     return report
 
 
 def _adapter_alone(weights: AdapterWeights, base: Path, folder: Path, *, force: bool) -> list[str]:
-    """The adapter for peft 0.10 on the original model; warnings."""
+    """Write the adapter for peft 0.10 on the original model; return warnings."""
     checkpoint = open_checkpoint(base)
     warnings = check_fit(weights, checkpoint, base_identity(checkpoint), force=force)
     peft_original.write(weights, folder, str(weights.record.get("base") or base))
@@ -177,9 +177,9 @@ def _merged(
     force: bool,
     progress: Progress | None,
 ) -> list[str]:
-    """The merged model in the form of the profile; warnings."""
+    """Write the merged model in the form of the profile; return warnings."""
     staging = folder / "merged"
-    if profile.name == "nf4":  # both stand side by side for a while; told before gigabytes are written
+    if profile.name == "nf4":  # both exist side by side for a while; checked before gigabytes are written
         require_space(folder / "x", open_checkpoint(base).nbytes + _nf4_bytes(sizes))
     done = merge(weights.folder, base, staging, onto=onto, force=force, progress=progress)
     if profile.name == "nf4":
@@ -207,7 +207,7 @@ def _nf4_bytes(sizes: Sizes) -> int:
 
 
 def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, hd_num: int) -> None:
-    """Configuration and processor such that the Auto classes find ours; no code, which nobody would run."""
+    """Write configuration and processor files for our Auto classes; no code, because nobody would run it."""
     from ixtune.data.text.tokenizer import Tokenizer
 
     for file in folder.glob("*.py"):
@@ -232,10 +232,10 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
 
 
 def _name_the_folder(path: Path, *, keep_hashes: bool) -> None:
-    """A merge report speaks of where it was made, which was a folder inside this one."""
+    """Correct the paths in the merge report: the merge was made in a folder inside this one."""
     report = json.loads(path.read_bytes())
     report.pop("out", None)
-    if not keep_hashes:  # the 16-bit shards it tells of are gone
+    if not keep_hashes:  # the 16-bit shards it lists are gone
         report.pop("file_sha256", None)
     atomic_write_json(path, report)
 
@@ -255,8 +255,8 @@ def _warnings(profile: Profile, base: Path, hd_num: int) -> list[str]:
 def _require_passed(profile: str, folder: Path, checks: Sequence[Check]) -> None:
     if failed := [f"{check.what}: {check.found}" for check in checks if not check.passed]:
         raise IxtuneError(
-            f"{len(failed)} things are missing for the profile {profile}",
+            f"{len(failed)} checks failed for the profile {profile}",
             where=str(folder),
-            hint="give a base with all the files of the original, or choose another profile; nothing was left behind",
+            hint="use a base with all files of the original, or another profile; nothing was left behind",
             notes=failed,
         )

@@ -1,4 +1,4 @@
-"""An exported folder -> a private repository of the Hugging Face hub."""
+"""Upload an exported folder to a private repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a folder as it lies there; the repository is made, private, where it does not exist.
+    """Upload a folder; creates a private repository if there is none.
 
     Args:
-        folder: What to upload. It stays as it is, whatever happens.
+        folder: Folder to upload; never changed.
         repository: `owner/name`.
 
     Returns:
@@ -36,21 +36,21 @@ def push(folder: Path, repository: str) -> str:
         api = HfApi()
         made = api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="ixtune export")
-    except Exception as error:  # the hub library lets errors of its HTTP and transfer packages through, unwrapped
+    except Exception as error:  # the hub library does not wrap the errors of its HTTP and transfer packages
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise IxtuneError(
-            f"nothing, or not all of it, was uploaded: {reason}",
+            f"the upload failed or is incomplete: {reason}",
             where=repository,
-            hint=f"see the connection and `hf auth login`; {hint}",
+            hint=f"check the connection and `hf auth login`; {hint}",
         ) from error
     return str(made)
 
 
 def check_name(repository: str) -> None:
-    """Refuse what cannot be the name of a repository, before the work of an export.
+    """Refuse an invalid repository name before the export starts.
 
     Raises:
         UsageError: It is none.
     """
     if not _ID.fullmatch(repository):
-        raise UsageError(f"{repository!r} is no repository", where="--push-to-hub", hint="give OWNER/NAME")
+        raise UsageError(f"{repository!r} is not a repository name", where="--push-to-hub", hint="pass OWNER/NAME")

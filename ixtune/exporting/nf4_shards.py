@@ -1,4 +1,4 @@
-"""A 16-bit checkpoint -> the same with its decoder linears in NF4 on the disk, shard after shard."""
+"""Write a 16-bit checkpoint with its decoder linears in NF4, shard by shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ixtune.checkpoint.tensor_shapes import linear_name, tensor_shapes
 from ixtune.files import atomic_write_json
 from ixtune.model import stored_nf4
 
-SHARD_BYTES = 1 << 30  # what is in memory at a time, and more than any tensor of the 7B
+SHARD_BYTES = 1 << 30  # in memory at a time; more than any tensor of the 7B
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -23,10 +23,10 @@ def write(source: Checkpoint, sizes: Sizes, folder: Path, advance: Callable[[int
     """Write the weights into an existing folder.
 
     Args:
-        source: The merged model in the dtype it was trained in.
-        sizes: Of its network.
-        folder: Where to.
-        advance: Told the bytes read.
+        source: The merged model in the dtype of training.
+        sizes: Sizes of the network.
+        folder: Folder to write to.
+        advance: Callback with the bytes read.
 
     Returns:
         Bytes of all tensors written.
@@ -51,14 +51,14 @@ def write(source: Checkpoint, sizes: Sizes, folder: Path, advance: Callable[[int
 
 
 def add_to_config(path: Path, sizes: Sizes, compute_dtype: torch.dtype) -> None:
-    """Note in config.json what is in 4 bits and what is not."""
+    """Record in config.json which modules are in 4 bits."""
     config = json.loads(path.read_bytes())
     config["quantization_config"] = stored_nf4.quantization_config(linears_in_16_bits(sizes), compute_dtype)
     atomic_write_json(path, config)
 
 
 def linears_in_16_bits(sizes: Sizes) -> list[str]:
-    """The module paths of every linear that stays as it is: PLoRA, vision tower, projector, head."""
+    """Return the module paths of the linears that are not quantized: PLoRA, vision tower, projector, head."""
     plora = [
         f"{linear_name(layer, linear)}_plora.{side}"
         for layer in range(sizes.layers)
@@ -75,7 +75,7 @@ def linears_in_16_bits(sizes: Sizes) -> list[str]:
 
 
 def _plan(source: Checkpoint, in_4_bits: set[str]) -> list[list[str]]:
-    """The tensors' names shard by shard, in the order of the source."""
+    """Yield the tensor names of each shard, in the order of the source."""
     plan: list[list[str]] = []
     room = 0
     for info in source.tensors:

@@ -1,4 +1,4 @@
-"""The Python files that came with a base: which belong together, found by reading them. They are never run here."""
+"""Find the Python files that belong to a base by reading their imports. They are never run here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ixtune.errors import IxtuneError
 
 
 def code_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The code that config.json and tokenizer_config.json name, with all it imports from beside itself.
+    """Return the files that config.json and tokenizer_config.json name, with all they import from the same folder.
 
     Returns:
         (files that are there, files that are needed and are not)
@@ -33,7 +33,7 @@ def code_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def require_code(folder: Path) -> None:
-    """Refuse a base whose configuration names code that is not there.
+    """Refuse a base whose configuration names missing code.
 
     Raises:
         IxtuneError: Files are missing; they are named.
@@ -41,15 +41,15 @@ def require_code(folder: Path) -> None:
     _, missing = code_files(folder)
     if missing:
         raise IxtuneError(
-            f"the base lacks code that its configuration names: {', '.join(missing)}",
+            f"code that the configuration of the base names is missing: {', '.join(missing)}",
             where=str(folder),
-            hint=f"ixtune never fetches code: look at it, then `hf download {HUB_ID} --include '*.py' "
+            hint=f"ixtune never downloads code: review it, then run `hf download {HUB_ID} --include '*.py' "
             f"--local-dir {folder}`, and export again",
         )
 
 
 def _named_modules(folder: Path) -> set[str]:
-    """Modules that the `auto_map` of a configuration names, such as `modeling_internlm_xcomposer2`."""
+    """Return the modules in the `auto_map` of a configuration, such as `modeling_internlm_xcomposer2`."""
     modules = set()
     for name in ("config.json", "tokenizer_config.json"):
         try:
@@ -71,7 +71,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _neighbours(path: Path) -> set[str]:
-    """The modules that a file imports from beside itself (`from .build_mlp import …`)."""
+    """Return the modules that a file imports from its own folder (`from .build_mlp import …`)."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):

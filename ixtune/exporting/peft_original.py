@@ -1,4 +1,4 @@
-"""An adapter as peft 0.10 loads it onto the original remote-code model.
+"""Write an adapter as peft 0.10 loads it onto the original remote-code model.
 
 Its tensors are already named as that model names its modules. What has to change is the configuration: peft 0.10
 refuses any key it does not know, and looks ranks and alphas up by other rules than later versions. Here every
@@ -31,9 +31,9 @@ def write(adapter: AdapterWeights, folder: Path, base_name: str) -> None:
     """Write the adapter's two files and its record into an existing folder.
 
     Args:
-        adapter: What to write.
-        folder: Where.
-        base_name: What `base_model_name_or_path` shall say.
+        adapter: Adapter to write.
+        folder: Folder to write to.
+        base_name: Value of `base_model_name_or_path`.
 
     Raises:
         IxtuneError: The adapter holds something peft 0.10 cannot load on the original model.
@@ -56,13 +56,13 @@ def refuse_what_peft_cannot_load(adapter: AdapterWeights) -> None:
             f"the adapter holds trained separators ({', '.join(trained)}), bare parameters in the original model, "
             "which peft does not load",
             where=str(adapter.folder),
-            hint="export it as --profile original or transformers, where they are merged in",
+            hint="use --profile original or transformers, which merge them",
         )
     if not adapter.low_rank:
         raise IxtuneError(
-            "the adapter holds no LoRA, and peft 0.10 loads none without a layer to put it on",
+            "the adapter has no LoRA, and peft 0.10 loads no adapter without a LoRA layer",
             where=str(adapter.folder),
-            hint="export it as --profile original or transformers, where the projector is merged in",
+            hint="use --profile original or transformers, which merge the projector",
         )
 
 

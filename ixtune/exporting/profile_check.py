@@ -1,4 +1,4 @@
-"""Whether an exported folder fulfils its profile: files, keys, shapes, configuration, and, where it can be, a loading.
+"""Check an exported folder against its profile: files, keys, shapes, configuration, and loading if possible.
 
 Run after every export, and by `ixtune export --check DIR` later and elsewhere.
 """
@@ -25,7 +25,7 @@ from ixtune.exporting.original_code import code_files
 from ixtune.model import stored_nf4
 
 REPORT_FILE = "export_report.json"
-BASE_CONFIG_FILE = "base_config.json"  # beside an adapter, so that its shapes can be checked without the base
+BASE_CONFIG_FILE = "base_config.json"  # next to an adapter, so that its shapes can be checked without the base
 LMDEPLOY_HD_NUM = 25  # in its code, lmdeploy/vl/model/xcomposer2.py of 0.13
 _ORIGINAL_CLASS = "InternLMXComposer2ForCausalLM"
 _RUN_KEYS = ("auto_map", "attn_implementation", "max_length")
@@ -33,7 +33,7 @@ _RUN_KEYS = ("auto_map", "attn_implementation", "max_length")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: what, whether it is as it must be, and what was found."""
+    """Result of one check: its name, whether it passed, and what was found."""
 
     what: str
     passed: bool
@@ -41,7 +41,7 @@ class Check:
 
 
 def checks_of(folder: Path, profile: str) -> list[Check]:
-    """Look at an exported folder.
+    """Run all checks of a profile on an exported folder.
 
     Raises:
         IxtuneError: It cannot be looked at: a file is missing or damaged.
@@ -57,11 +57,11 @@ def checks_of(folder: Path, profile: str) -> list[Check]:
 
 
 def check_folder(folder: Path, advance: Callable[[int], None] | None = None) -> tuple[str, list[Check]]:
-    """Look at a folder that was exported before: its profile's checks, and the hash of every file.
+    """Check a folder that was exported before: the checks of its profile, and the hash of every file.
 
     Args:
-        folder: An exported folder.
-        advance: Told the bytes hashed.
+        folder: Exported folder.
+        advance: Callback with the bytes hashed.
 
     Returns:
         (its profile, what was found)
@@ -87,7 +87,7 @@ def check_folder(folder: Path, advance: Callable[[int], None] | None = None) -> 
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of an exported folder.
+    """Read the report of an exported folder.
 
     Raises:
         IxtuneError: There is none.
@@ -100,9 +100,9 @@ def read_report(folder: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise IxtuneError(
-            f"there is no readable {REPORT_FILE}: this folder was not exported by ixtune",
+            f"no readable {REPORT_FILE}: this folder was not exported by ixtune",
             where=str(folder),
-            hint="give the folder that `ixtune export --out` made; for a base use `ixtune base verify`",
+            hint="pass a folder written by `ixtune export --out`; for a base, use `ixtune base verify`",
         )
     return dict(report)
 
@@ -136,7 +136,7 @@ def _original(folder: Path) -> Iterator[Check]:
     present, missing = code_files(folder)
     if config.get("auto_map"):
         found = (
-            f"missing: {', '.join(missing)}" if missing else f"{', '.join(present)}; carried as bytes, never run here"
+            f"missing: {', '.join(missing)}" if missing else f"{', '.join(present)}; copied as bytes, never run here"
         )
         yield Check("code", not missing, found)
     else:
@@ -150,7 +150,7 @@ def _lmdeploy(folder: Path) -> Iterator[Check]:
 
 
 def recognised_by_lmdeploy(folder: Path) -> Iterator[Check]:
-    """Whether lmdeploy 0.13 takes a folder for this model, by the files it looks at; a base can be asked beforehand."""
+    """Check whether lmdeploy 0.13 recognizes a folder as this model, from the files that it reads."""
     config = read_config_json(folder)
     names = [*(config.get("architectures") or [""])[:1], *map(str, (config.get("auto_map") or {}).values())]
     yield Check(
@@ -186,7 +186,7 @@ def _nf4(folder: Path) -> Iterator[Check]:
 
 
 def _ours(folder: Path) -> Iterator[Check]:
-    """What transformers, with our classes, makes of the folder: the true consumer, short of the weights."""
+    """Load configuration and processor with transformers and our classes, as the consumer does, without the weights."""
     from transformers import AutoConfig, AutoProcessor
 
     import ixtune.processing  # noqa: F401 - registers the classes

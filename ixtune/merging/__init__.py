@@ -1,1 +1,1 @@
-"""Merge adapters into a base checkpoint, shard by shard, and prove the result."""
+"""Merge adapters into a base checkpoint, shard by shard, and verify the result."""

@@ -1,4 +1,4 @@
-"""Merging adapters into their base, shard by shard: the base's names, shapes, dtypes and shards are kept.
+"""Merge adapters into their base, shard by shard. The base's names, shapes, dtypes and shards are kept.
 
 What is merged is settled in `merge_plan`; the arithmetic is in `combination`, the files in `merge_writer`, the check in
 `proof`. No tensor is ever whole in memory.
@@ -31,35 +31,37 @@ from ixtune.merging.read_back import ReadBack
 from ixtune.merging.shard_writer import JOURNAL_FILE, Writer, carry
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step's name, the bytes done (written, and read back) and both together; from either of two threads,
-one at a time. What it raises in the one that reads back comes up when the files are checked."""
+"""Callback(step, bytes done, bytes in total), where bytes are counted when written and when read back.
+
+Called from two threads, one at a time. An exception from the reading thread is raised again when the files are checked.
+"""
 
 REPORT_FILE = "merge_report.json"
 
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What a merge did and what its check found; `merge_report.json` holds the same.
+    """Result of a merge and of its check; `merge_report.json` has the same fields.
 
     Attributes:
         out: The merged model's folder.
-        onto: `bf16`: the base as stored. `nf4`: its decoder linears went through NF4 first, as in QLoRA
+        onto: `bf16`: the base as stored. `nf4`: its decoder linears were quantized to NF4 and back, as in QLoRA
             training.
         arithmetic: The formula in one line.
-        adapters: Of each its weight and the hash of its files, in order.
-        tensors: Tensors in the model.
-        merged: Those an adapter names.
-        copied: Those whose bytes are the base's, because nothing was to change them.
-        changed: Those in which at least one stored value differs from what lay there without the adapters.
-        sampled_rows: Rows recomputed in float64 for the check.
-        max_abs_error: The largest distance of a stored value from its recomputation.
-        resumed_shards: Shards taken over from a merge that was killed.
+        adapters: Weight and file hashes of each adapter, in order.
+        tensors: Number of tensors in the model.
+        merged: Number of tensors that an adapter changes.
+        copied: Number of tensors copied from the base.
+        changed: Number of tensors in which at least one stored value differs from the base.
+        sampled_rows: Number of rows recomputed in float64 for the check.
+        max_abs_error: Largest difference between a stored value and its recomputation.
+        resumed_shards: Number of shards kept from a merge that was killed.
         base_identity: Identity of the base.
         merged_identity: Identity of the merged model.
-        file_sha256: Hash per weights file of the merged model.
-        carried_sha256: Hash per other file of the base that was copied along.
+        file_sha256: Hash of each weights file of the merged model.
+        carried_sha256: Hash of each other file copied from the base.
         warnings: One line each.
-        versions: Of the software that made it.
+        versions: Versions of the software used.
     """
 
     out: str
@@ -92,26 +94,26 @@ def merge(
     force: bool = False,
     progress: Progress | None = None,
 ) -> MergeReport:
-    """Write the base with adapters merged in, check it, and only then give it its name.
+    """Merge adapters into a base, verify the result, and only then rename it to `out`.
 
-    After a kill the same call goes on with the first shard that was not finished.
+    After a kill, the same call resumes with the first unfinished shard.
 
     Args:
-        adapters: An adapter folder in PEFT's format, or the run folder around one; or several.
+        adapters: One or several adapter folders in PEFT's format, or run folders.
         base: The base checkpoint, `.bin` or safetensors.
-        out: The folder to make; it must not exist.
-        weights: Of each adapter's change; 1 where not given.
-        in_turn: Each adapter was trained on the base with those before it merged in, in bf16.
-        onto: Whether to add to the base as stored, or to what NF4 makes of its decoder linears.
-        force: Whether a base with another identity than the one trained on is accepted.
-        progress: Told how far it is.
+        out: Folder to write; it must not exist.
+        weights: Weight of each adapter's change; 1 by default.
+        in_turn: Each adapter was trained on the bf16 merge of those before it.
+        onto: Merge into the base as stored, or into its dequantized NF4 weights.
+        force: Accept a base other than the one trained on.
+        progress: Progress callback.
 
     Returns:
         What was done and found.
 
     Raises:
         UsageError: The arguments contradict each other.
-        IxtuneError: Adapter, base or disk do not allow it, or the check failed. `out` does not exist then.
+        IxtuneError: Adapter, base or disk do not allow it, or the check failed; `out` does not exist then.
     """
     plan = plan_merge(adapters, base, out, weights=weights, in_turn=in_turn, onto=onto, force=force)
     source, warnings = plan.base, list(plan.warnings)
@@ -161,7 +163,7 @@ def merge(
         raise IxtuneError(
             f"the merged model could not be written: {error.strerror or error}",
             where=str(out),
-            hint="see that the disk has room and permits it, then merge again; nothing was left behind",
+            hint="check free space and permissions, then merge again; nothing was left behind",
         ) from error
     return report
 
@@ -172,7 +174,7 @@ def _described(one: Ingredient) -> dict[str, Any]:
 
 
 def _key(plan: MergePlan) -> dict[str, Any]:
-    """All that decides the bytes of the merged model."""
+    """Return everything that determines the bytes of the merged model."""
     sizes = {shard: (plan.base.folder / shard).stat() for shard in plan.base.shards}
     return {
         "versions": _versions(plan.onto),
@@ -185,7 +187,7 @@ def _key(plan: MergePlan) -> dict[str, Any]:
 
 
 def _record(report: MergeReport, ingredients: Sequence[Ingredient]) -> dict[str, Any]:
-    """`ixtune.json` of a merged model: what using it needs, as the adapter trained last knew it."""
+    """Return `ixtune.json` of a merged model: the settings needed to use it, from the adapter trained last."""
     last = ingredients[-1].adapter.record
     as_trained = ("hd_num", "upscale", "corrections", "template_version", "tokenizer_sha256")
     return {
@@ -209,7 +211,7 @@ def _record(report: MergeReport, ingredients: Sequence[Ingredient]) -> dict[str,
 
 
 class _Counter:
-    """Adds up bytes, of two threads, and tells `progress`; `step` is what is being done."""
+    """Adds up the bytes of two threads and calls `progress` with the current `step`."""
 
     def __init__(self, progress: Progress | None, total_bytes: int) -> None:
         self.step = "merging"

@@ -1,4 +1,4 @@
-"""What a merge will do, settled before its first byte is written: which adapters, into what, and whether it all fits.
+"""Plan a merge before its first byte is written: adapters, target, and whether everything fits.
 
 `ixtune merge --dry-run` ends here.
 """
@@ -30,18 +30,18 @@ _SPARE_BYTES = 8 << 20  # headers, index, reports
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """Adapters and base, found to fit each other and the disk.
+    """Adapters and base, checked against each other and against the free disk space.
 
     Attributes:
-        base: What is merged into, as stored.
-        identity: Its identity.
-        ingredients: The adapters with their weights.
-        model: The merged model, to be read block by block.
-        in_turn: Each adapter was trained on the result of those before.
-        onto: `bf16`: the base as stored. `nf4`: its decoder linears went through NF4 first.
-        carried: The base's other files, which are copied.
-        needed_bytes: Room that the result takes, less what a killed merge has left of it.
-        free_bytes: Room there is.
+        base: Base checkpoint, as stored.
+        identity: Identity of the base.
+        ingredients: Adapters with their weights.
+        model: The merged model, read block by block.
+        in_turn: Each adapter was trained on the merge of those before it.
+        onto: `bf16`: the base as stored. `nf4`: its dequantized NF4 weights.
+        carried: Other files of the base, which are copied.
+        needed_bytes: Disk space still needed, less the shards that a killed merge left.
+        free_bytes: Free disk space.
         warnings: One line each.
     """
 
@@ -58,18 +58,18 @@ class MergePlan:
 
     @property
     def merged(self) -> frozenset[str]:
-        """Tensors that an adapter names."""
+        """Return the names of the tensors that an adapter changes."""
         return frozenset(n for one in self.ingredients for n in (*one.adapter.low_rank, *one.adapter.whole))
 
     @property
     def copied(self) -> frozenset[str]:
-        """Tensors whose bytes are the base's."""
+        """Return the names of the tensors that are copied from the base."""
         rewritten = {name for name in self.base.by_name if self.onto == "nf4" and is_decoder_linear(name)}
         return frozenset(self.base.by_name) - self.merged - rewritten
 
     @property
     def arithmetic(self) -> str:
-        """What is computed, in one line."""
+        """Return the formula of the merge in one line."""
         if len(self.ingredients) == 1 and self.ingredients[0].weight == 1.0:
             return "W1 in place of W: each weight of the base as the adapter changes it; in float32, rounded once"
         if self.in_turn:
@@ -83,7 +83,7 @@ class MergePlan:
 
     @property
     def shard_bytes(self) -> dict[str, int]:
-        """Weights file to be written -> bytes of its tensors."""
+        """Return the size in bytes of each weights file to write."""
         names = shard_names(self.base.shards)
         return {names[shard]: sum(info.nbytes for info in self.base.in_shard(shard)) for shard in self.base.shards}
 
@@ -98,7 +98,7 @@ def plan_merge(
     onto: Onto = "bf16",
     force: bool = False,
 ) -> MergePlan:
-    """Look at adapters, base and disk, and refuse what cannot be merged; arguments as of `merge`.
+    """Check adapters, base and disk, and refuse what cannot be merged. Takes the arguments of `merge`.
 
     Nothing is written.
 
@@ -132,7 +132,7 @@ def plan_merge(
 def _ingredients(
     folders: Sequence[Path], weights: Sequence[float] | None, in_turn: bool, onto: Onto
 ) -> list[Ingredient]:
-    """Read the adapters, each with its weight.
+    """Read the adapters and pair each with its weight.
 
     Raises:
         UsageError: The arguments contradict each other.
@@ -140,10 +140,10 @@ def _ingredients(
     """
     if weights is not None and len(weights) != len(folders):
         raise UsageError(
-            f"{len(folders)} adapters and {len(weights)} weights", hint="give one weight for each adapter, in order"
+            f"{len(folders)} adapters and {len(weights)} weights", hint="pass one weight per adapter, in order"
         )
     if weights is not None and not all(math.isfinite(weight) for weight in weights):
-        raise UsageError("a weight is not a finite number", hint="give numbers such as 0.5,0.5")
+        raise UsageError("a weight is not a finite number", hint="pass numbers such as 0.5,0.5")
     if in_turn and weights is not None:
         raise UsageError(
             "adapters trained one on the other are merged as they were trained, without weights",
@@ -152,12 +152,12 @@ def _ingredients(
     if in_turn and onto == "nf4":
         raise UsageError(
             "--in-turn --onto nf4 is not defined: the second adapter saw NF4 of the first merged model",
-            hint="merge the first onto nf4 or bf16, as its successor was trained on, then the second into that folder",
+            hint="merge the first onto the form that the second was trained on, then the second into that folder",
         )
     if len(folders) > 1 and not in_turn and weights is None:
         raise UsageError(
             f"{len(folders)} adapters, and no word on how they go together",
-            hint="give --weights, such as 0.5,0.5, or --in-turn if each was trained on the result of those before",
+            hint="pass --weights such as 0.5,0.5, or --in-turn if each was trained on the result of those before it",
         )
     return [
         Ingredient(read_adapter(folder), (weights or [1.0] * len(folders))[at]) for at, folder in enumerate(folders)
@@ -167,10 +167,10 @@ def _ingredients(
 def _stack(
     ingredients: Sequence[Ingredient], source: Checkpoint, identity: str, *, in_turn: bool, onto: Onto, force: bool
 ) -> tuple[Merged, list[str]]:
-    """The merged model as something to read from, and warnings.
+    """Return the merged model as a readable checkpoint, and warnings.
 
     Raises:
-        IxtuneError: An adapter does not belong to what it is merged into.
+        IxtuneError: An adapter was trained on another base.
     """
     if in_turn:
         warnings: list[str] = []
@@ -203,10 +203,10 @@ def _about_nf4(ingredients: Sequence[Ingredient], onto: Onto) -> list[str]:
 
 
 def _room(base: Checkpoint, carried: Sequence[Path], out: Path) -> tuple[int, int]:
-    """Bytes the merged model takes, and bytes that are free.
+    """Return the bytes that the merged model needs, and the free bytes.
 
     Raises:
-        IxtuneError: There is not enough room.
+        IxtuneError: There is not enough free space.
     """
     existing = next(folder for folder in (out.absolute().parent, *out.absolute().parents) if folder.exists())
     there = sum(path.stat().st_size for path in (out.parent / f".{out.name}.unfinished").glob("*.safetensors"))
@@ -216,6 +216,6 @@ def _room(base: Checkpoint, carried: Sequence[Path], out: Path) -> tuple[int, in
         raise IxtuneError(
             f"the disk has {free / 2**30:.2f} GiB free, the merged model needs {needed / 2**30:.2f} GiB",
             where=str(existing),
-            hint="free some space, or give --out on another disk",
+            hint="free some space, or pass --out on another disk",
         )
     return needed, free

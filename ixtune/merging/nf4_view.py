@@ -1,4 +1,4 @@
-"""The base as a QLoRA training sees it: NF4 there and back, in row blocks.
+"""Read a base as QLoRA training sees it: quantized to NF4 and back, in row blocks.
 
 Only the scales need the whole matrix, since they are themselves quantised around their common mean: one float for 64
 elements is kept of it, and the rows are quantised when they are asked for.
@@ -16,19 +16,19 @@ from ixtune.checkpoint.shards import Checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.model.notices import without_kernels_notice
 
-BLOCK_ELEMENTS = 64  # elements that share one scale, bitsandbytes' default and that of QLoRA (arXiv 2305.14314)
-_SCALES_PER_BLOCK = 256  # scales that share one scale of theirs, in the same places
-_CACHED_BLOCKS = 1024  # quantised at a time: 256 KiB of float32; twice as many and half as many were slower
+BLOCK_ELEMENTS = 64  # elements per scale: the default of bitsandbytes and of QLoRA (arXiv 2305.14314)
+_SCALES_PER_BLOCK = 256  # scales per second-level scale, same sources
+_CACHED_BLOCKS = 1024  # quantized at a time: 256 KiB of float32; twice and half as many were slower
 _DECODER_LINEAR = re.compile(r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.weight")
 
 
 def is_decoder_linear(name: str) -> bool:
-    """Whether a tensor, by its original name, is one of those that training quantises."""
+    """Return whether training quantizes the tensor with this original name."""
     return _DECODER_LINEAR.fullmatch(name) is not None
 
 
 class Nf4View(Checkpoint):
-    """A checkpoint whose decoder linears are read as NF4 with double quantisation gives them back.
+    """A checkpoint whose decoder linears are read after double quantization to NF4 and back.
 
     Bit by bit what `bitsandbytes.nn.Linear4bit` computes with. Other tensors are read as they are stored.
     """
@@ -44,10 +44,10 @@ class Nf4View(Checkpoint):
         self.folder, self.shards, self.by_name = base.folder, base.shards, base.by_name
         self._base = base
         self._held_as = held_as
-        self._scales: tuple[str, torch.Tensor] | None = None  # of the tensor read last
+        self._scales: tuple[str, torch.Tensor] | None = None  # scales of the tensor read last
 
     def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows [start, stop) in the dtype training held them in, see `Checkpoint.read_rows`."""
+        """Return rows [start, stop) in the dtype of training, see `Checkpoint.read_rows`."""
         if not is_decoder_linear(name) or start == stop:
             return self._base.read_rows(name, start, stop, into)
         info = self.by_name[name]
@@ -59,10 +59,10 @@ class Nf4View(Checkpoint):
         return self._base.read_rows(info.name, start, stop, into).to(self._held_as(info.dtype))
 
     def _scales_of(self, info: TensorInfo) -> torch.Tensor:
-        """The scale of every 64 elements after quantising the scales, float32 [elements / 64]."""
+        """Return the scale of every 64 elements after quantizing the scales, float32 [elements / 64]."""
         if self._scales is None or self._scales[0] != info.name:
             if info.shape[1] % BLOCK_ELEMENTS:
-                # bitsandbytes 0.50 reads such rows differently at different places of a matrix
+                # bitsandbytes 0.50 dequantizes such rows differently depending on their position in the matrix
                 raise IxtuneError(
                     f"{info.name} has rows of {info.shape[1]} elements, no whole number of NF4 blocks",
                     where=str(self.folder),
@@ -77,7 +77,7 @@ class Nf4View(Checkpoint):
 
 
 def _quantised_scales(scales: torch.Tensor) -> torch.Tensor:
-    """Scales as double quantisation gives them back, float32 of the same length."""
+    """Return scales after double quantization and back, float32 of the same length."""
     with without_kernels_notice():
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
@@ -87,7 +87,7 @@ def _quantised_scales(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _round_trip(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Rows to 4 bits by their own scales, and back by the given ones."""
+    """Quantize rows to 4 bits with their own scales, and dequantize them with the given ones."""
     with without_kernels_notice():
         from bitsandbytes.functional import QuantState, dequantize_4bit, get_4bit_type
 
@@ -104,7 +104,7 @@ def _round_trip(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 
 def _codes(weight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """NF4 codes, two in a byte, uint8 [elements / 2, 1]: those of bitsandbytes' `quantize_4bit` on a CPU, bit by bit.
+    """Return NF4 codes, two per byte, uint8 [elements / 2, 1]; bit-equal to bitsandbytes' `quantize_4bit` on a CPU.
 
     The code of an element is the number of boundaries below it. bitsandbytes 0.50 looks for it by a search for each
     element, two thirds of a merge's time; 15 comparisons of some thousand elements at a time, which stay in the
@@ -121,7 +121,7 @@ def _codes(weight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         unit = unit * (1.0 / unit.abs().amax(1, keepdim=True).clamp(min=1e-38))
         below, is_below = torch.zeros_like(unit), torch.empty_like(unit)
         for boundary in boundaries:
-            below += torch.gt(unit, boundary, out=is_below)  # as floats: torch compares into bools one by one
+            below += torch.gt(unit, boundary, out=is_below)  # into floats: torch writes bools one by one
         into.copy_(below.view(-1))
     pairs = codes.view(-1, 2)
     return (pairs[:, :1] << 4) | pairs[:, 1:]

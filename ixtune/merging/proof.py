@@ -1,4 +1,4 @@
-"""The proof of a merge: what is on the disk, read back and compared with base and adapter from scratch.
+"""Verify a merge: read the files back from the disk and compare them with base and adapter.
 
 Copied tensors must have the bytes of the base. Of merged ones sampled rows are computed again in float64 and
 must lie within one rounding of what is stored. All files are hashed on the way: with SHA-256, which is kept, and
@@ -22,14 +22,14 @@ from ixtune.errors import IxtuneError
 from ixtune.merging.nf4_view import Nf4View, is_decoder_linear
 from ixtune.merging.read_back import ReadBack
 
-_RANDOM_ROWS = 6  # besides the first and the last
+_RANDOM_ROWS = 6  # in addition to the first and the last
 _SEED = "ixtune merge"
 _FP32_ROUNDING = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was found on the disk.
+    """Result of the check.
 
     `max_abs_error` is the largest distance between a stored value and its float64 recomputation. `sha256` has the
     hash of each weights file, of the bytes that came back from the disk.
@@ -41,16 +41,16 @@ class Proof:
 
 
 def prove(folder: Path, model: Merged, written: Mapping[str, str], read_back: ReadBack) -> Proof:
-    """Compare the merged folder with its ingredients.
+    """Compare a merged folder with its base and adapters.
 
     Args:
         folder: The merged model, as written.
-        model: What was to be written: base and adapters.
-        written: For every file the XXH3 hash of what was given to the disk.
-        read_back: What reads the files, and has begun with those that were written just now.
+        model: The expected content: base and adapters.
+        written: XXH3 hash of the bytes written, by file.
+        read_back: Reader of the files, which has started on those just written.
 
     Raises:
-        IxtuneError: Something on the disk is not what it must be; the message names the tensor.
+        IxtuneError: A file differs from what was expected; the message names the tensor.
     """
     merged = open_checkpoint(folder)
     _check_form(model, merged)
@@ -64,14 +64,14 @@ def prove(folder: Path, model: Merged, written: Mapping[str, str], read_back: Re
 
 
 def _may_differ(model: Merged, name: str) -> bool:
-    """Whether the tensor is computed, in any of the steps, and not copied."""
+    """Return whether a tensor is computed in any of the steps, rather than copied."""
     ground = model.ground
     below = _may_differ(ground, name) if isinstance(ground, Merged) else isinstance(ground, Nf4View)
     return model.changes(name) or (below and (isinstance(ground, Merged) or is_decoder_linear(name)))
 
 
 def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
-    """The same names, shapes and dtypes, and the same tensors together in one shard."""
+    """Check that names, shapes, dtypes and the assignment to shards are those of the base."""
     if missing := sorted(base.by_name.keys() ^ merged.by_name.keys()):
         raise _failed(merged, f"{missing[0]} is not in both models")
     for name, info in base.by_name.items():
@@ -83,7 +83,7 @@ def _check_form(base: Checkpoint, merged: Checkpoint) -> None:
 
 
 def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, read_back: ReadBack) -> str:
-    """Read one file to its end, compare it with what was written, and give its SHA-256."""
+    """Read one file to its end, compare it with the bytes written, and return its SHA-256."""
     path = merged.folder / shard
     try:
         found = read_back.hashes(shard, path)
@@ -97,7 +97,7 @@ def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, re
 
 
 def _differing(model: Merged, merged: Checkpoint, shard: str) -> str:
-    """The first tensor of a shard that is not what the model says, computed again for the message."""
+    """Return the first tensor of a shard that differs when recomputed, for the error message."""
     for info in merged.in_shard(shard):
         for start, stop in info.row_blocks():
             found, expected = merged.read_rows(info.name, start, stop), model.read_rows(info.name, start, stop)
@@ -107,7 +107,7 @@ def _differing(model: Merged, merged: Checkpoint, shard: str) -> str:
 
 
 def _check_rows(model: Merged, merged: Checkpoint, info: TensorInfo) -> tuple[int, float]:
-    """Recompute sampled rows of one merged tensor; the number of rows and the largest error."""
+    """Recompute sampled rows of one merged tensor; return their number and the largest error."""
     if info.nbytes == 0:
         return 0, 0.0
     rows = _sample(info)
@@ -124,8 +124,8 @@ def _check_rows(model: Merged, merged: Checkpoint, info: TensorInfo) -> tuple[in
 
 
 def _expected(model: Merged, info: TensorInfo, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the rows must be before they are rounded, in float64, and how far float32 arithmetic may be from it."""
-    if isinstance(model.ground, Merged):  # adapters in turn: the step before was rounded to the stored dtype
+    """Return the expected rows before rounding, in float64, and the tolerance for float32 arithmetic."""
+    if isinstance(model.ground, Merged):  # adapters in turn: the previous step was rounded to the stored dtype
         old, slack = _expected(model.ground, info, rows)
         kind = torch.finfo(info.dtype)
         slack = slack + (old.abs() + slack) * (kind.eps / 2) + kind.smallest_normal * kind.eps
@@ -144,7 +144,7 @@ def _expected(model: Merged, info: TensorInfo, rows: list[int]) -> tuple[torch.T
 def _alone(
     adapter: AdapterWeights, name: str, rows: list[int], old: torch.Tensor, slack: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What one adapter makes of the rows, and how far float32 may be from it."""
+    """Apply one adapter to the rows; return them and the tolerance for float32 arithmetic."""
     if name in adapter.whole:
         new = _rows(adapter.file, adapter.whole[name], rows)
         return new, torch.zeros_like(new)
@@ -158,18 +158,18 @@ def _alone(
         return new, slack
     norms = torch.linalg.vector_norm(new, dim=1, keepdim=True)
     factors = _rows(adapter.file, adapter.magnitudes[name], rows) / norms
-    # an error in the row is one in its length as well
+    # an error in the row is an error in its norm as well
     error = slack + new.abs() * (torch.linalg.vector_norm(slack, dim=1, keepdim=True) / norms + 4 * _FP32_ROUNDING)
     return new * factors, error * factors.abs()
 
 
 def _rows(checkpoint: Checkpoint, name: str, rows: list[int]) -> torch.Tensor:
-    """These rows in float64, [rows, ...]; at least two dimensions."""
+    """Return these rows in float64, [rows, ...], with at least two dimensions."""
     return torch.stack([checkpoint.read_rows(name, row, row + 1).double().reshape(-1) for row in rows])
 
 
 def _sample(info: TensorInfo) -> list[int]:
-    """The first row, the last, and some in between that depend on the name alone."""
+    """Return the first row, the last, and some in between that depend on the name only."""
     source = random.Random(f"{_SEED} {info.name}")
     picked = {0, info.rows - 1, *(source.randrange(info.rows) for _ in range(_RANDOM_ROWS))}
     return sorted(picked)
@@ -179,5 +179,5 @@ def _failed(merged: Checkpoint, what: str) -> IxtuneError:
     return IxtuneError(
         f"the merged model failed its check: {what}",
         where=str(merged.folder),
-        hint="check disk and memory and merge again; if it stays, report it: nothing was left behind",
+        hint="check disk and memory, then merge again; report it if it persists. Nothing was left behind",
     )

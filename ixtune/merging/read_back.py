@@ -1,4 +1,4 @@
-"""What was written comes back from the disk and is hashed, in a thread of its own while the next rows are computed."""
+"""Read written files back from the disk and hash them in a separate thread, while the next rows are computed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ixtune.checkpoint.safetensors_file import BLOCK_BYTES, Digest
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """Of the bytes of a file as they came back from the disk.
+    """Hashes of the bytes of a file as read back from the disk.
 
     Attributes:
-        fast: XXH3, to compare with that of what was written.
+        fast: XXH3, to compare with the hash of the bytes written.
         sha256: to be kept.
     """
 
@@ -29,7 +29,7 @@ class Hashes:
 
 
 def new_fast_hash() -> Digest:
-    """The hash that finds damage between memory and disk, where nobody is to be kept from making a second file alike.
+    """Return a hash that finds damage between memory and disk; it does not protect against intent.
 
     XXH3 of 128 bits took 0.2 ms for 4 MiB where SHA-256 took 3.6 on a CPU with SHA instructions.
     """
@@ -37,26 +37,26 @@ def new_fast_hash() -> Digest:
 
 
 class ReadBack:
-    """Files that are read back front to back, each as far as it is known to be on the disk.
+    """Reads files back sequentially, each as far as it is known to be on the disk.
 
     Reading and hashing leave other threads alone, so a second core takes them over from the one that computes.
     """
 
     def __init__(self, advance: Callable[[int], None]) -> None:
-        """Read nothing yet.
+        """Prepare to read.
 
         Args:
             advance: Told the bytes just read, from the thread that read them.
         """
         self._advance = advance
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read back")
-        self._buffer = memoryview(bytearray(BLOCK_BYTES))  # the one thread's
+        self._buffer = memoryview(bytearray(BLOCK_BYTES))  # used by the reading thread only
         self._stop = threading.Event()
         self._files: dict[str, _File] = {}
         self._last: dict[str, Future[None]] = {}
 
     def until(self, name: str, path: Path, nbytes: int) -> None:
-        """Read a file on to this byte, soon.
+        """Schedule a file to be read up to this byte.
 
         Args:
             name: what it is called here, wherever it lies.
@@ -68,10 +68,10 @@ class ReadBack:
         self._last[name] = self._thread.submit(self._files[name].read, nbytes, self._last.get(name))
 
     def hashes(self, name: str, path: Path) -> Hashes:
-        """Of the whole file, whose rest is read now and which is then let go.
+        """Read the rest of a file, close it, and return its hashes.
 
         Raises:
-            OSError: it could not be read.
+            OSError: The file could not be read.
         """
         self.until(name, path, path.stat().st_size)
         self._last[name].result()
@@ -80,7 +80,7 @@ class ReadBack:
         return Hashes(file.fast.hexdigest(), file.sha256.hexdigest())
 
     def close(self) -> None:
-        """Stop reading, also in the middle of a file, and let go of the files."""
+        """Stop reading, even in the middle of a file, and close the files."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
         for file in self._files.values():
@@ -88,7 +88,7 @@ class ReadBack:
 
 
 class _File:
-    """A file read so far."""
+    """A partly read file."""
 
     def __init__(self, path: Path, buffer: memoryview, stop: threading.Event, advance: Callable[[int], None]) -> None:
         self._buffer, self._stop = buffer, stop
@@ -96,20 +96,20 @@ class _File:
         self._advance = advance
         self._descriptor = os.open(path, os.O_RDONLY)
         self._position = 0
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the disk reads while we hash
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # so that the disk reads ahead while we hash
 
     def read(self, stop: int, after: Future[None] | None) -> None:
-        """Read on; whatever went wrong before comes up again."""
+        """Continue reading; raise an earlier error again."""
         if after is not None:
             after.result()
         while (left := stop - self._position) and not self._stop.is_set():
             got = os.readv(self._descriptor, [self._buffer[:left]])
-            if not got:  # the file has become shorter: the hashes will tell
+            if not got:  # the file was truncated: the hashes will differ
                 break
             self.fast.update(self._buffer[:got])
             self.sha256.update(self._buffer[:got])
             self._position += got
-            # gigabytes must not push out everything else, and the kernel uses these pages for what comes next
+            # gigabytes must not evict all other pages; the kernel reuses these for the next writes
             os.posix_fadvise(self._descriptor, 0, self._position, os.POSIX_FADV_DONTNEED)
             self._advance(got)
 

@@ -1,4 +1,4 @@
-"""The files of a merged model, written shard by shard; a shard that was finished before a kill is not written again."""
+"""Write the files of a merged model shard by shard. Shards finished before a kill are kept."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from ixtune.merging.read_back import ReadBack, new_fast_hash
 
 JOURNAL_FILE = "merge_journal.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-# what the base says of itself, or what another merge said of it
+# descriptions of the base itself, or of another merge
 _NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "convert_report.json")
 
 
 class Writer:
-    """Writes the shards of a merged model and remembers the hash of what it gave to the disk.
+    """Writes the shards of a merged model and keeps the hash of the bytes written.
 
     Attributes:
-        written: Merged shard -> XXH3 hash of its bytes.
-        changed: Tensors in which the adapters changed at least one stored value.
-        resumed: Shards that an earlier process had finished.
+        written: XXH3 hash by merged shard.
+        changed: Number of tensors with at least one changed value.
+        resumed: Number of shards finished by an earlier process.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Writer:
         self._landing = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
 
     def write(self, folder: Path) -> None:
-        """Write shards and index, taking over from the folder what was finished with the same key.
+        """Write shards and index, keeping shards in the folder that were finished with the same key.
 
         The journal stays, so that a kill during the check does not cost the shards either.
         """
@@ -87,7 +87,7 @@ class Writer:
             atomic_write_json(folder / "model.safetensors.index.json", index)
 
     def _finished(self, folder: Path) -> dict[str, Any]:
-        """Shard of the base -> hashes of what was written for it; empty if it was for something else."""
+        """Return the hashes written by an earlier process, by base shard; empty if its key differs."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             journal = json.loads((folder / JOURNAL_FILE).read_bytes())
             if journal["key"] == json.loads(json.dumps(self.key)):
@@ -95,7 +95,7 @@ class Writer:
         return {}
 
     def _blocks(self, info: TensorInfo) -> Iterator[torch.Tensor]:
-        """The rows of one tensor of the merged model, in blocks."""
+        """Yield the rows of one tensor of the merged model, in blocks."""
         may_change = self.model.changes(info.name)
         for start, stop in info.row_blocks():
             new = self.model.read_rows(info.name, start, stop, self._landing)
@@ -108,7 +108,7 @@ class Writer:
 
 
 def shard_names(shards: tuple[str, ...]) -> dict[str, str]:
-    """Base shard -> merged shard: safetensors keep their names, `.bin` shard k of n becomes shard k of n."""
+    """Map base shards to merged shards: safetensors keep their names, `.bin` shard k of n becomes shard k of n."""
     if shards[0].endswith(".safetensors"):
         return {shard: shard for shard in shards}
     if len(shards) == 1:
@@ -117,7 +117,7 @@ def shard_names(shards: tuple[str, ...]) -> dict[str, str]:
 
 
 def other_files(base: Checkpoint) -> list[Path]:
-    """The base's files besides its weights, relative to its folder: configuration, tokenizer, licence, code, ...
+    """List the other files of a base, relative to its folder: configuration, tokenizer, license, code, ...
 
     Hidden files, and what is in hidden folders, stay behind: they belong to the tool that fetched them.
     """
@@ -133,12 +133,12 @@ def other_files(base: Checkpoint) -> list[Path]:
 
 
 def carried_name(name: Path) -> Path:
-    """What a file of the base is called in the merged folder."""
+    """Return the name of a base file in the merged folder."""
     return Path("README.base.md") if name == Path("README.md") else name
 
 
 def carry(base: Checkpoint, names: list[Path], folder: Path) -> None:
-    """Copy files of the base, byte for byte; nothing in them is run. Its README stays the base's by its name."""
+    """Copy files of the base byte for byte; runs none of them. The README is renamed to mark it as the base's."""
     for name in names:
         target = folder / carried_name(name)
         target.parent.mkdir(parents=True, exist_ok=True)

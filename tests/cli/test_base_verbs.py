@@ -89,7 +89,7 @@ def test_what_is_missing_too_much_and_misshapen_is_named_each(nano: Path) -> Non
     assert "not part of the model model.layers.9.attention.wo.weight [4, 4]" in said
     assert "model.layers.0.attention_norm.weight is [7], config.json asks for [192]" in done.stdout
     assert "model.layers.0.attention_norm.weight is float32, config.json says bfloat16" in done.stdout
-    assert "NOT whole: 1 missing, 1 not part of the model, 1 wrong shape, 1 another dtype" in done.stdout
+    assert "INCOMPLETE or damaged: 1 missing, 1 not part of the model, 1 wrong shape, 1 another dtype" in done.stdout
 
 
 def test_a_lost_shard_and_a_cut_one_are_told_with_their_tensors(nano: Path) -> None:

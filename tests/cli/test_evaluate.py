@@ -197,7 +197,7 @@ def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
     options = ("--onto", "nf4", "--verify-answers", trained / "prepared", "--verify-onto", "both")
     done = call("merge", trained / "run", "--out", out, *options)
     assert done.returncode == 0, done.stderr
-    assert "6 of 6 as the adapter on nf4; logits differ by at most" in done.stdout
+    assert "6 of 6 equal the adapter's on nf4; logits differ by at most" in done.stdout
     assert "closer   to the adapter on nf4" in done.stdout
     answers = json.loads((out / "merge_report.json").read_text(encoding="utf-8"))["answers"]
     assert (answers["questions"], answers["passed"], answers["closer"]) == (6, True, "nf4")

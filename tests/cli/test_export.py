@@ -81,7 +81,7 @@ def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tm
         ((run, "--profile", "onnx", "--out", out), 2, "choose one of peft-original"),
         ((run, "--profile", "orginal", "--out", out), 2, "did you mean original?"),
         ((run, "--profile", "original"), 2, "give --out DIR"),
-        ((), 2, "an adapter and a --profile are needed"),
+        ((), 2, "missing an adapter and a --profile"),
         ((run, "--profile", "lmdeploy-0.13", "--out", out), 1, "ixc_utils.py must define HD_transform"),
         ((tmp_path, "--profile", "original", "--out", out), 1, "there is no adapter"),
         ((run, "--profile", "original", "--out", run), 1, "exists already"),
@@ -109,7 +109,7 @@ def test_code_of_the_base_is_carried_and_never_run(tmp_path: Path) -> None:
     bundle.save(model, adapter, {"base": str(base), "base_identity": base_identity(open_checkpoint(base))})
     code, told, error = call("export", adapter, "--profile", "lmdeploy-0.13", "--out", tmp_path / "out")
     assert code == 0, error
-    assert "ixc_utils.py, modeling_internlm_xcomposer2.py; carried as bytes, never run here" in told
+    assert "ixc_utils.py, modeling_internlm_xcomposer2.py; copied as bytes, never run here" in told
     assert "warning   lmdeploy 0.13 shows every image at hd_num 25, as trained" in told
 
 

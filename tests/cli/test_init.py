@@ -67,8 +67,8 @@ def test_the_three_questions_are_asked_on_a_terminal_and_wrong_answers_asked_aga
         command("init", "--out", "mine"), typed="none.csv\nphotos/data.json\nmuch\n0\nfilms\nreceipts\n", cwd=here
     )
     assert code == 0, shown
-    for told in ("there is no such file or folder (none.csv)", "a number such as 24 is needed, not 'much'",
-                 "is needed, not 'films'", "1 of 3: ", "2 of 3: ", "3 of 3: "):  # fmt: skip
+    for told in ("there is no such file or folder (none.csv)", "enter a number such as 24, not 'much'",
+                 "multi-image, not 'films'", "1 of 3: ", "2 of 3: ", "3 of 3: "):  # fmt: skip
         assert told in shown
     assert sorted(path.name for path in (here / "mine").iterdir()) == ["data.yaml", "recipe.yaml"]
     assert recipes.load(here / "mine" / "recipe.yaml").base == "nano"
@@ -82,7 +82,7 @@ def test_what_is_given_is_not_asked_and_a_missing_answer_is_wrong_usage(here: Pa
     assert "3 of 3" not in done.stderr
     ended = ixtune("init", "--data", "photos/data.json", "--out", "other", typed="")
     assert ended.returncode == 2
-    assert "give --data, --gpu-gib and --task" in ended.stderr
+    assert "pass --data, --gpu-gib and --task" in ended.stderr
     assert not (here / "other").exists()
 
 
@@ -111,7 +111,7 @@ def test_questions_about_few_images_get_no_part_for_validation_and_are_told_why(
     (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
     done = call("init", "--data", "q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert "note     one image has 30 of the 30 records, too many for a part kept for validation" in done.stdout
+    assert "note     no validation split: 30 of 30 records share one image" in done.stdout
     prepare, _, dry_run, *_ = commands(done.stdout)
     assert "--val-fraction" not in prepare
     for line in (prepare, dry_run):
@@ -143,7 +143,7 @@ def test_files_that_are_there_are_told_before_anything_is_asked(here: Path, monk
     monkeypatch.setattr("builtins.input", lambda: pytest.fail("a question was asked"))
     done = call("init")
     assert done.returncode == 2
-    assert "there is such a file already (mine/data.yaml)" in done.stderr
+    assert "the file exists already (mine/data.yaml)" in done.stderr
     assert "1 of 3" not in done.stderr
 
 
@@ -171,13 +171,13 @@ def test_images_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(
     (here / "all" / "q.csv").write_text("image,question,answer\n0.png,Which number?,100\n1.png,Which number?,107\n")
     done = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert f"images {here / 'all' / 'deep' / 'photos'}" in done.stdout
+    assert f"images   {here / 'all' / 'deep' / 'photos'}" in done.stdout
     prepared = call(*commands(done.stdout)[0][1:])
     assert prepared.returncode == 0, prepared.stderr
     (here / "all" / "q.csv").write_text("image,question,answer\n7.png,Which number?,100\n")
     lost = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts", "--out", "other")
     assert lost.returncode == 2
-    assert 'no image is found: "7.png"' in lost.stderr
+    assert 'no image found: "7.png"' in lost.stderr
     assert "--image-root" in lost.stderr
 
 
@@ -197,7 +197,7 @@ def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(h
     write_records(here / "photos", 2)
     done = call("init", "--data", "photos/data.json", "--gpu-gib", gpu_gib, "--task", "documents")
     assert done.returncode == 1
-    told = re.search(r"does not fit: ([\d.]+) GiB are needed, ([\d.]+) GiB more than there are", done.stderr)
+    told = re.search(r"does not fit: it needs ([\d.]+) GiB, ([\d.]+) GiB more than this GPU has", done.stderr)
     assert told, done.stderr
     needed, more = map(float, told.groups())
     assert needed - more == pytest.approx(float(gpu_gib))
@@ -216,7 +216,7 @@ def test_a_gpu_on_which_only_smaller_images_would_fit_is_told_which(here: Path, 
     monkeypatch.setattr(init_project, "advise", lambda plan, records: (change,))
     done = call("init", "--data", "photos/data.json", "--gpu-gib", "4", "--task", "documents")
     assert done.returncode == 1
-    assert "with less detail it would: prepare --hd-num 9, and adapter.rank=8 in the recipe" in done.stderr
+    assert "it fits with smaller images: prepare --hd-num 9, and adapter.rank=8 in the recipe" in done.stderr
     assert not (here / "mine").exists()
 
 

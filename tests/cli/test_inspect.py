@@ -36,7 +36,7 @@ def _bend(path: Path) -> None:
     ("folder", "said"),
     [
         ("prepared", ("prepared set", "4 (4 read, 0 rejected)", "hd_num", "SHA-256 begins with")),
-        ("run", ("run ", "checkpoints", "checkpoint-2: checksums hold", "LoRA, rank 4, alpha 8", "moved most: ")),
+        ("run", ("run ", "checkpoints", "checkpoint-2: checksums match", "LoRA, rank 4, alpha 8", "changed most: ")),
         ("run/adapter", ("adapter ", "w1 w2 w3 wo wqkv", "projector", "full", "SHA-256 as in ixtune.json", "█" * 24)),
         ("run/checkpoint-2", ("checkpoint ", "2 of 2", "bit for bit", "checksums hold")),
         ("merged", ("merged model", "nano", "162 tensors", "SHA-256 as in merge_report.json")),
@@ -98,7 +98,7 @@ def test_a_bent_or_cut_adapter_is_refused(job: Path, tmp_path: Path) -> None:
 
 def test_what_it_cannot_tell_is_said_with_where_to_go(job: Path, tmp_path: Path) -> None:
     for path, words in (
-        (tmp_path, "no adapter, run, checkpoint, merged model or prepared set"),
+        (tmp_path, "not an adapter, run, checkpoint, merged model or prepared set"),
         (tmp_path / "absent", "there is no such folder"),
     ):
         told = call("inspect", path)

@@ -52,7 +52,7 @@ def test_merging_a_run_takes_the_base_it_names_and_says_what_was_done(run: Path,
     done = ixtune("merge", run, "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert "2: 1 merged, 1 copied" in done.stdout
-    told = re.search(r"check +(\d) rows on the disk compared .*: the largest difference is (\S+), no more", done.stdout)
+    told = re.search(r"check +read (\d) rows back from the disk .*: largest difference (\S+), within", done.stdout)
     assert told, done.stdout
     assert str(tmp_path / "merged") in done.stdout
     found = load_file(tmp_path / "merged" / "model.safetensors")
@@ -111,7 +111,7 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
     )
     for options, words in (
         ((), "no word on how they go together"),
-        (("--weights", "0.5,half"), "is no list of numbers"),
+        (("--weights", "0.5,half"), "is not a list of numbers"),
         (("--in-turn", "--weights", "1,1"), "without weights"),
     ):
         wrong = call("merge", run, run, *options, "--out", tmp_path / "wrong")
@@ -125,7 +125,7 @@ def test_answers_that_cannot_be_compared_are_told_before_anything_is_written(run
     out = tmp_path / "merged"
     halved = call("merge", run, "--out", out, "--weights", "0.5", "--verify-answers", asked)
     assert halved.returncode == 2
-    assert "no adapter whose answers" in halved.stderr
+    assert "compares with one adapter" in halved.stderr
     absent = call("merge", run, "--out", out, "--base", "nano", "--verify-answers", tmp_path / "none.jsonl")
     assert absent.returncode == 1
     assert "none.jsonl" in absent.stderr

@@ -67,7 +67,7 @@ def test_the_merge_of_a_whole_7b_adapter_is_planned_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
     onto_nf4 = call("merge", adapter, "--out", tmp_path / "merged", "--dry-run", "--onto", "nf4")
     assert onto_nf4.returncode == 0, onto_nf4.stderr
-    assert "the decoder linears as NF4 gives them back" in onto_nf4.stdout
+    assert "the dequantized NF4 weights of the decoder linears" in onto_nf4.stdout
     assert list(tmp_path.iterdir()) == []
 
 

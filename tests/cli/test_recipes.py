@@ -112,7 +112,7 @@ def test_check_reports_every_mistake_with_its_line_and_both_forms_of_changes(tmp
     assert done.stdout == ""
     recipe.write_text(recipe.read_text().replace("rnak", "rank"))
     mended = ixtune("recipes", "check", recipe, "--set", "data.validation=z")
-    assert (mended.returncode, mended.stdout) == (0, f"ok       {recipe}: no mistake found\n")
+    assert (mended.returncode, mended.stdout) == (0, f"ok       {recipe}: no mistakes found\n")
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]):

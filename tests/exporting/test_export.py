@@ -119,7 +119,7 @@ def test_a_base_without_its_code_is_refused_before_anything_is_written(
     base = tmp_path / "base"
     shutil.copytree(original, base)
     (base / gone).unlink()
-    with pytest.raises(IxtuneError, match=f"lacks code that its configuration names: {gone}"):
+    with pytest.raises(IxtuneError, match=f"code that the configuration of the base names is missing: {gone}"):
         export(adapter, base, tmp_path / "out", "original")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["base"]
 
