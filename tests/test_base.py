@@ -306,5 +306,5 @@ def test_an_installed_folder_goes_before_the_repository(tmp_path: Path, monkeypa
 
 def test_a_broken_installation_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "_PACKAGE", tmp_path / "ixtune")
-    with pytest.raises(IxtuneError, match="lacks its nano folder"):
+    with pytest.raises(IxtuneError, match="nano folder is missing from this installation"):
         base.resolve("nano")

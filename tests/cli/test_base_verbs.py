@@ -54,7 +54,7 @@ def test_the_942_tensors_of_the_7b_are_found_complete(full_size: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "model     the released 7B" in done.stdout
     assert "942 found, 942 expected, bfloat16, 16.01 GiB" in done.stdout
-    assert done.stdout.rstrip().endswith("whole")
+    assert done.stdout.rstrip().endswith("complete")
     assert os.stat(full_size / "model-00001-of-00002.safetensors").st_blocks * 512 < 1 << 20, "not sparse"
 
 

@@ -80,7 +80,7 @@ def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tm
         ((run, "--profile", "gguf", "--out", out), 2, "we know of no code in llama.cpp for PLoRA"),
         ((run, "--profile", "onnx", "--out", out), 2, "choose one of peft-original"),
         ((run, "--profile", "orginal", "--out", out), 2, "did you mean original?"),
-        ((run, "--profile", "original"), 2, "give --out DIR"),
+        ((run, "--profile", "original"), 2, "pass --out with a folder"),
         ((), 2, "missing an adapter and a --profile"),
         ((run, "--profile", "lmdeploy-0.13", "--out", out), 1, "ixc_utils.py must define HD_transform"),
         ((tmp_path, "--profile", "original", "--out", out), 1, "there is no adapter"),

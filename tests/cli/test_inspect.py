@@ -38,7 +38,7 @@ def _bend(path: Path) -> None:
         ("prepared", ("prepared set", "4 (4 read, 0 rejected)", "hd_num", "SHA-256 begins with")),
         ("run", ("run ", "checkpoints", "checkpoint-2: checksums match", "LoRA, rank 4, alpha 8", "changed most: ")),
         ("run/adapter", ("adapter ", "w1 w2 w3 wo wqkv", "projector", "full", "SHA-256 as in ixtune.json", "█" * 24)),
-        ("run/checkpoint-2", ("checkpoint ", "2 of 2", "bit for bit", "checksums hold")),
+        ("run/checkpoint-2", ("checkpoint ", "2 of 2", "bit for bit", "checksums match")),
         ("merged", ("merged model", "nano", "162 tensors", "SHA-256 as in merge_report.json")),
     ],
 )
