@@ -65,7 +65,7 @@ lint: $(READY) ## Check style and types
 
 .PHONY: docs
 docs: $(READY) ## Build the documentation into dist/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .PHONY: bench
 bench: $(READY) ## Measure speed and memory

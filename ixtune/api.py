@@ -89,7 +89,7 @@ def prepare(
     Raises:
         IxtuneError: A source, an option or the tokenizer is wrong; `out` does not exist then.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> report = ixtune.prepare("questions.csv", "prepared", base="nano", hd_num=1, image_root="photos",
         ...     val_fraction=0.5)
@@ -160,7 +160,7 @@ def plan(
     Raises:
         IxtuneError: The recipe, the data or the base are wrong, or a record is longer than a pack.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> plan = ixtune.plan("documents", mix="documents", gpu_gib=22)
         >>> plan.steps, plan.fits
@@ -200,7 +200,7 @@ def train(
     Raises:
         IxtuneError: The recipe, the data, the base or the run folder are wrong, or training diverged.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> outcome = ixtune.train("recipe.yaml", ["data.train=prepared/train", "output=run"], quiet=True)
         >>> outcome.steps, str(outcome.adapter)
@@ -262,7 +262,7 @@ def evaluate(
     Raises:
         IxtuneError: The data, a model or an option is wrong, or a score cannot be measured on these questions.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> found = ixtune.evaluate("prepared/validation", adapters="run", scores=["anls"], max_new_tokens=4)
         >>> [one["name"] for one in found.content["results"]]
@@ -348,7 +348,7 @@ def predict(
     Raises:
         IxtuneError: A model or image cannot be read, or an option is wrong.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> answer = ixtune.predict("What is this?", "photos/0.png", adapter="run", max_new_tokens=4)
         >>> answer.tokens <= 4
@@ -398,7 +398,7 @@ def merge(
     Raises:
         IxtuneError: An adapter or the base is wrong, the disk is full, or the check fails; `out` does not exist then.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> report = ixtune.merge("run", "merged")
         >>> report.merged > 0, report.max_abs_error < 0.01
@@ -438,7 +438,7 @@ def export(
     Raises:
         IxtuneError: The adapter or the base does not allow this profile, or a check fails; `out` does not exist then.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> report = ixtune.export("run", "exported", "transformers")
         >>> all(check.passed for check in report.checks)
@@ -478,7 +478,7 @@ def load_model(
     Raises:
         IxtuneError: Nothing is named, or the base or the adapter cannot be loaded.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> model = ixtune.load_model(adapter="run")
         >>> type(model).__name__
@@ -529,7 +529,7 @@ def load_processor(
     Raises:
         IxtuneError: Nothing is named, or the base has no tokenizer.
 
-    Example:
+    Examples:
         >>> import ixtune
         >>> processor = ixtune.load_processor(adapter="run")
         >>> inputs = processor(images=["photos/0.png"], text="What is this?")

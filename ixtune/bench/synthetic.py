@@ -38,7 +38,7 @@ def pack(chosen: Sequence[dict[str, Any]], groups: Iterable[Group] | None = None
         groups: what neighbors share; None for nothing.
     """
     segments = Segments()
-    shown = []
+    shown: list[Any] = []
     at = 0
     for group in groups or [Group((0,), 0, 0)] * len(chosen):
         members = chosen[at : at + len(group.records)]

@@ -13,12 +13,12 @@ _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 class Verbs(TyperGroup):
     """A group of commands whose options cost no import."""
 
-    def get_params(self, ctx: Any) -> Any:
+    def get_params(self, ctx: Any) -> list[Any]:
         """Return the options, with False as the default of every flag.
 
         typer 0.29 gives None, and imports pydantic to convert it to a bool: half of the time of a `--help`.
         """
-        params = super().get_params(ctx)
+        params: list[Any] = super().get_params(ctx)
         for one in params:
             if one.default is None and getattr(one, "is_flag", False):
                 one.default = False
