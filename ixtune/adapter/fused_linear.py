@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch.autograd import Function
 
 from ixtune.adapter.dropout import draw, drop, drop_added
@@ -22,18 +23,20 @@ from ixtune.model.plora import PLoRA
 Spans = tuple[slice, ...]
 
 
-def joined(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Tensor | None:
-    """The layer's product, [.., D] -> [.., O]; None where it is for PEFT to compute.
+def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Tensor | None:
+    """Return the layer's product, [.., D] -> [.., O]; None where PEFT has to compute it.
 
     That is without gradients (where one row goes through bitsandbytes' own kernel), without exactly one active adapter
     whose branch is lean and plain LoRA, and where something of the base is trained.
 
     Args:
-        layer: PEFT's wrapper.
+        layer: The linear, in PEFT's wrapper as long as there is an adapter.
         plora: the branch beside it.
         x: the input.
         spans: its rows where the branch acts.
     """
+    if not isinstance(layer, LoraLayer):  # the adapter was taken off again
+        return None
     names = layer.active_adapters
     if not torch.is_grad_enabled() or layer.disable_adapters or layer.merged or len(names) != 1:
         return None
@@ -44,8 +47,10 @@ def joined(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Ten
     if base.weight.requires_grad or plora.A.weight.requires_grad or plora.B.weight.requires_grad:
         return None
     a, b = layer.lora_A[name], layer.lora_B[name]
+    if not hasattr(a, "dropout"):  # another adapter, as PEFT makes it
+        return None
     dropout = a.dropout if a.training else 0.0
-    whole: torch.Tensor = _Joined.apply(  # type: ignore[no-untyped-call]
+    whole: torch.Tensor = _Joined.apply(
         x, a.weight, b.weight, base, plora, spans, dropout, layer.scaling[name], maker(x)
     )
     return whole

@@ -19,8 +19,9 @@ from torch.autograd import Function
 
 from ixtune.adapter.dora import Dora
 from ixtune.adapter.dropout import draw, drop
-from ixtune.adapter.fused_linear import joined
+from ixtune.adapter.fused_linear import fused_linear
 from ixtune.model.low_memory import Maker, maker
+from ixtune.model.plora import PLoRA
 
 
 def lean_lora(model: PeftModel) -> int:
@@ -33,7 +34,7 @@ def lean_lora(model: PeftModel) -> int:
         How many branches were replaced.
     """
     replaced = 0
-    for layer in model.modules():
+    for module, layer in model.named_modules():
         if not isinstance(layer, LoraLayer) or not isinstance(layer.get_base_layer(), nn.Linear):
             continue
         layer.cast_input_dtype_enabled = _UnlessAutocast()  # type: ignore[assignment]
@@ -45,8 +46,11 @@ def lean_lora(model: PeftModel) -> int:
             layer.lora_A[name] = LeanLinear(cast(nn.Linear, layer.lora_A[name]), rate)
             layer.lora_B[name] = LeanLinear(cast(nn.Linear, layer.lora_B[name]), 0.0)
             layer.lora_dropout[name] = nn.Identity()
-            layer.joined = joined  # type: ignore[assignment]  # a decoder linear asks for it, see `plora.apply`
             replaced += 1
+        parent, _, leaf = module.rpartition(".")
+        plora = getattr(model.get_submodule(parent), f"{leaf}_plora", None)
+        if isinstance(plora, PLoRA):  # a decoder linear; the projector has none
+            plora.fused = fused_linear
     return replaced
 
 

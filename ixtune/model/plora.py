@@ -5,6 +5,7 @@ Shape letters: T flattened positions of the batch, D in features, O out features
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,28 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
+FusedProduct = Callable[[Any, "PLoRA", torch.Tensor, "tuple[slice, ...]"], "torch.Tensor | None"]
+"""(linear, its branch, input [.., D], image rows) -> [.., O], or None where the products are to be computed apart."""
+
 
 class PLoRA(nn.Module):
     """The branch `scale * B(A(x))` (MODEL.md 4), a sibling of the linear it belongs to.
 
     It stands beside a plain `nn.Linear` and not inside it, so that bitsandbytes and PEFT see a plain linear
     (TRAPS.md 1). It is part of the base: frozen, and without dropout.
+
+    Attributes:
+        fused: Computes linear, branch and adapter in one product, where an adapter has set it (`lean_lora`).
     """
+
+    fused: FusedProduct | None
 
     def __init__(self, in_features: int, out_features: int, rank: int, scale: float) -> None:
         super().__init__()
         self.A = nn.Linear(in_features, rank, bias=False)
         self.B = nn.Linear(rank, out_features, bias=False)
         self.scale = scale
+        self.fused = None
 
     def forward(self, x_ID: torch.Tensor) -> torch.Tensor:
         """Return the addition [I, O] for the image rows x_ID."""
@@ -59,8 +69,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
     """Return `linear(x)` plus the PLoRA branch at the image rows.
 
     Args:
-        linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be. One that has a
-            `joined` computes all of it at one time (`ixtune.adapter.fused_linear`), where it can.
+        linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be.
         plora: its branch.
         x: [batch, length, D].
         images: where they are; None where there is no image.
@@ -68,10 +77,10 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
     Returns:
         [batch, length, O]
     """
-    joined = getattr(linear, "joined", None)
-    if joined is not None and (whole := joined(linear, plora, x, images.spans if images else ())) is not None:
-        product: torch.Tensor = whole
-        return product
+    if plora.fused is not None:
+        whole = plora.fused(linear, plora, x, images.spans if images else ())
+        if whole is not None:
+            return whole
     out: torch.Tensor = linear(x)
     if images is None:
         return out

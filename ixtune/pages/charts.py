@@ -97,12 +97,15 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> Cha
     return Chart("bars", title, _HEIGHT, spoken, parts, note)
 
 
-def line_chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> Chart:
+def line_chart(
+    title: str, lines: Mapping[str, Sequence[tuple[int, float]]], seams: Mapping[int, str] | None = None
+) -> Chart:
     """Return one or more curves over the steps, each with its own color and dashes.
 
     Args:
         title: Caption.
         lines: (step, value) of each curve by its name.
+        seams: Steps to mark with a vertical line, and what each says.
     """
     points = [point for curve in lines.values() for point in curve]
     steps, values = [step for step, _ in points], [value for _, value in points]
@@ -135,6 +138,7 @@ def line_chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> 
         "ends": [(kind, x(step), _HEIGHT - 20, f"{step:,}") for step, kind in ends],
         "axis": (_LEFT + wide / 2, _HEIGHT - 5),
         "curves": curves,
+        "seams": [(x(step), _TOP, _TOP + tall, tip) for step, tip in (seams or {}).items() if first <= step <= last],
     }
     return Chart("curves", title, _HEIGHT, title, parts, legend=tuple(lines) if len(lines) > 1 else ())
 

@@ -39,6 +39,12 @@ def curves(run: Run) -> dict[str, Series]:
     return {name: sorted(found[name]) for name in order}
 
 
+def extensions(run: Run) -> list[dict[str, int]]:
+    """Return the extensions of a run: the step of each, and the number of optimizer steps before and after it."""
+    keys = ("step", "steps_before", "steps_after")
+    return [{key: line[key] for key in keys} for line in run.lines if line.get("event") == "extended"]
+
+
 def title(name: str) -> str:
     """What to call a curve."""
     if name in _SCORES:

@@ -95,6 +95,7 @@ def _described(run: Run) -> dict[str, Any]:
         "about": _about(run),
         "folder": str(run.folder),
         "curves": curves.curves(run),
+        "extensions": curves.extensions(run),
         "cost": cost(run),
         "recipe": run.recipe,
         "data": {path: _of_manifest(manifest, run.images.get(path)) for path, manifest in run.manifests.items()},

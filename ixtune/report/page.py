@@ -45,6 +45,7 @@ def page(figures: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> s
         scores=sections.scores(evaluations),
         differences=sections.differences(figures["recipe_differences"], runs),
         chosen_steps=sections.chosen_steps(runs),
+        extensions=sections.extensions(runs),
         curves=sections.curves(runs),
         runs=[sections.details(run) for run in runs],
     )

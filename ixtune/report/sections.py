@@ -71,17 +71,35 @@ def curves(runs: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Return the learning curves; those of several runs share a chart."""
     names = list(dict.fromkeys(name for run in runs for name in run["curves"]))
     made = []
+    seams = {one["step"]: _extension(one) for run in runs for one in run.get("extensions", ())}
     if len(runs) == 1:
         for title, together in _TOGETHER:
             shown = [name for name in together if name in names]
             if len(shown) > 1:
                 lines = {curve_title(name): runs[0]["curves"][name] for name in shown}
-                made.append(line_chart(f"{title}: training and validation", lines))
+                made.append(line_chart(f"{title}: training and validation", lines, seams))
                 names = [name for name in names if name not in shown]
     for name in names:
         lines = {run["name"]: run["curves"][name] for run in runs if name in run["curves"]}
-        made.append(line_chart(curve_title(name), lines))
+        made.append(line_chart(curve_title(name), lines, seams))
     return made
+
+
+def extensions(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each time a run was extended."""
+    several = len(runs) > 1
+    return [
+        f"{run['name']}: {_extension(one)}" if several else _extension(one)
+        for run in runs
+        for one in run.get("extensions", ())
+    ]
+
+
+def _extension(one: Mapping[str, Any]) -> str:
+    return (
+        f"Extended at step {one['step']:,}: {one['steps_before']:,} optimizer steps became {one['steps_after']:,}, "
+        "and the learning rate passes to the schedule of the longer run."
+    )
 
 
 def chosen_steps(runs: Sequence[Mapping[str, Any]]) -> list[str]:

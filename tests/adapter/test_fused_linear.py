@@ -13,10 +13,11 @@ from small_base import small_model
 from small_pack import gradients, small_adapter, small_pack, take_step
 
 from ixtune.adapter.dropout import draw, drop, drop_added
+from ixtune.adapter.fused_linear import fused_linear
 from ixtune.adapter.low_memory import lean_lora
 from ixtune.model import nf4
 from ixtune.model.decoder import _linear
-from ixtune.model.plora import ImageRows, apply
+from ixtune.model.plora import ImageRows, PLoRA, apply
 
 RECORDS: Any = [(9, []), (6, [(1, 1)]), (14, []), (5, [(1, 2), (1, 1)])]
 
@@ -25,13 +26,17 @@ def lora_layers(model: PeftModel) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
+def ploras(model: PeftModel) -> list[PLoRA]:
+    return [module for module in model.modules() if isinstance(module, PLoRA)]
+
+
 def both(**settings: Any) -> tuple[PeftModel, PeftModel]:
     """Lean adapters of which the first one's products are apart."""
     joined = small_adapter(**settings)
     lean_lora(joined)
     apart = copy.deepcopy(joined)
-    for layer in lora_layers(apart):
-        del layer.joined
+    for plora in ploras(apart):
+        plora.fused = None
     return apart, joined
 
 
@@ -108,8 +113,8 @@ def test_what_is_for_peft_to_compute_is_left_to_it(change: str) -> None:
         model.add_adapter("second", model.peft_config["default"])
         model.base_model.set_adapter(["default", "second"])
     with torch.set_grad_enabled(change != "no gradients"):
-        joins = getattr(layer, "joined", lambda *_: None)
-        assert joins(layer, plora, x, ()) is None
+        assert fused_linear(layer, plora, x, ()) is None
+        plora.fused = fused_linear
         rows = ImageRows.of(torch.tensor([1, 2]))
         out = apply(layer, plora, x, rows)
         wanted = layer(x).clone()
@@ -119,10 +124,11 @@ def test_what_is_for_peft_to_compute_is_left_to_it(change: str) -> None:
 
 def test_it_is_used_in_training() -> None:
     _, joined = both()
-    layer = lora_layers(joined)[0]
+    plora = ploras(joined)[0]
     calls = []
-    own = layer.joined
-    layer.joined = lambda *args: calls.append(own(*args)) or calls[-1]
+    own = plora.fused
+    assert own is not None
+    plora.fused = lambda *args: calls.append(own(*args)) or calls[-1]
     result(joined)
     assert len(calls) == 1
     assert calls[0] is not None
@@ -143,7 +149,7 @@ def test_of_nf4_weights_none_is_kept_in_floats() -> None:
     x = torch.randn(1, 6, linear.in_features, requires_grad=True)
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        out = inside.joined(inside, plora.requires_grad_(False), x, (slice(1, 3),))
+        out = fused_linear(inside, plora.requires_grad_(False), x, (slice(1, 3),))
     assert sum(tensor.numel() for tensor in kept) < linear.weight.numel()
     wanted = x.detach() @ nf4.dequantised(layer).t()
     wanted[0, 1:3] += plora(x.detach()[0, 1:3])

@@ -280,3 +280,16 @@ def test_hostile_texts_stay_text(tmp_path: Path):
     assert html.count("</script>") == 1
     assert HOSTILE not in words
     assert "<img" not in words.replace("\\<img", "")
+
+
+def test_a_run_that_was_extended_shows_the_seam(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    event = {"step": 15, "event": "extended", "steps_before": 15, "steps_after": 20}
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+    report([folder], tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["runs"][0]
+    assert told["extensions"] == [{"step": 15, "steps_before": 15, "steps_after": 20}]
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert html.count('class="seam"') == html.count("<polyline") - 1  # two curves share the first chart
+    assert "Extended at step 15: 15 optimizer steps became 20" in html
