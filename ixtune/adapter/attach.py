@@ -1,4 +1,4 @@
-"""What is trained: LoRA on the chosen linears, the projector, the separators. Nothing else, and that is checked."""
+"""Attach the trainable parts to a base: LoRA on chosen linears, projector, separators; check that nothing else is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROLES = {"lora_A": "A", "lora_B": "B", "lora_magnitude_vector": "magnitude"}
 
 
 class Tensor(NamedTuple):
-    """What a trained tensor is.
+    """Part, place and role of a trained tensor.
 
     Attributes:
         part: `lora`, `projector` or `separators`.
@@ -43,7 +43,7 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainedPart:
-    """One row of the table of what is trained; rank, alpha and dropout are None where there is no LoRA.
+    """One row of the table of trained parts; rank, alpha and dropout are None without LoRA.
 
     Attributes:
         name: Such as `LoRA wqkv`, `projector`.
@@ -67,7 +67,7 @@ class TrainedPart:
 
 
 class Lora(NamedTuple):
-    """LoRA of one target."""
+    """LoRA settings of one target."""
 
     rank: int
     alpha: float
@@ -75,7 +75,7 @@ class Lora(NamedTuple):
 
 
 def lora_of(section: AdapterSection, target: Target) -> Lora:
-    """The target's own settings, and the section's where it has none."""
+    """Return the target's own settings, completed by those of the section."""
     common = Lora(section.rank, section.alpha, section.dropout)
     own = section.per_target.get(target)
     return common._replace(**own.model_dump(exclude_none=True)) if own else common
@@ -137,12 +137,12 @@ def attach(model: IXC2ForCausalLM, section: AdapterSection) -> PeftModel:
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Named trainable parameters."""
+    """Yield the trainable parameters with their names."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def trained(model: nn.Module) -> Iterator[tuple[Tensor, nn.Parameter]]:
-    """The trainable parameters by what they are."""
+    """Yield the trainable parameters with part, place and role."""
     return ((_tensor(name), parameter) for name, parameter in trainable(model))
 
 
@@ -177,7 +177,7 @@ def check(model: PeftModel, section: AdapterSection) -> None:
 
 
 def table(model: PeftModel) -> list[TrainedPart]:
-    """What is trained, summed up by part, as it is in the model and not as it was asked for."""
+    """Return the table of trained parts, from the model itself."""
     config = cast(LoraConfig, model.peft_config[ADAPTER])
     variant = _VARIANTS["dora" if config.use_dora else "rslora" if config.use_rslora else "lora"]
     layers = {_tensor(f"{name}.lora_A").place: layer for name, layer in lora_layers(model)}
@@ -203,7 +203,7 @@ def table(model: PeftModel) -> list[TrainedPart]:
 
 
 def _saved_whole(section: AdapterSection) -> list[str]:
-    """The modules that are trained and saved as a whole."""
+    """Return the modules that are trained and saved whole."""
     return [PROJECTOR] * (section.projector == "full") + [SEPARATORS] * section.separators
 
 
@@ -213,13 +213,13 @@ def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def _dropout(layer: LoraLayer) -> float:
-    """Of a branch as PEFT made it, or of one made lean, which drops out inside of A."""
+    """Return the dropout rate of a branch; one of `lean_lora` applies it inside A."""
     in_front = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
     return float(in_front or getattr(layer.lora_A[ADAPTER], "dropout", 0.0))
 
 
 def _tensor(name: str) -> Tensor:
-    """What a trained tensor is, by its name in the wrapped model."""
+    """Return part, place and role of a tensor by its name in the wrapped model."""
     module, _, rest = name.partition(".lora_")
     role = cast(Literal["A", "B", "magnitude"], _ROLES[f"lora_{rest.split('.')[0]}"]) if rest else "whole"
     if f".{PROJECTOR}." in f"{module}.":
@@ -230,7 +230,7 @@ def _tensor(name: str) -> Tensor:
 
 
 def _expected(model: PeftModel, section: AdapterSection) -> set[str]:
-    """The names of exactly those tensors that a recipe has trained."""
+    """Return the names of all tensors that the section trains."""
     base = cast(IXC2ForCausalLM, model.get_base_model())
     linears = [
         name

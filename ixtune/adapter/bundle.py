@@ -1,4 +1,4 @@
-"""The adapter folder: PEFT's own two files, and `ixtune.json` with all that belongs to them."""
+"""Save and load an adapter folder: PEFT's two files, `ixtune.json` and a model card."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
     with atomic_folder(folder) as partial:
         model.save_pretrained(str(partial))
         config = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
-        # as the recipe names it: PEFT writes where it lies on this machine
+        # the name from the recipe: PEFT writes a path on this machine
         atomic_write_json(partial / CONFIG_FILE, {**config, "base_model_name_or_path": info["base"]})
         (partial / card.FILE).write_text(card.of_adapter(info), encoding="utf-8")
         atomic_write_json(partial / RECORD_FILE, {**info, "adapter_sha256": sha256_file(partial / WEIGHTS_FILE)})
 
 
 def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool = False) -> PeftModel:
-    """Put a saved adapter on a loaded base, in evaluation mode.
+    """Attach a saved adapter to a loaded base, in evaluation mode.
 
     Raises:
         IxtuneError: a key is unused, missing or misshapen, or the base is not the one it was trained on (unless
@@ -95,6 +95,6 @@ def _check_keys(wrapped: PeftModel, folder: Path) -> None:
 
 
 def _stored_name(name: str) -> str:
-    """The name under which PEFT saves a parameter of the wrapped model."""
+    """Return the name under which PEFT saves a parameter of the wrapped model."""
     name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".default.", ".").replace(".modules_to_save.", ".")

@@ -16,7 +16,7 @@ FILE = "README.md"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card tells.
+    """Content of a card.
 
     Attributes:
         profile: The form of the export.
@@ -36,7 +36,7 @@ class Facts:
 
 
 def of_adapter(record: Mapping[str, Any]) -> str:
-    """The card of an adapter as training leaves it, from its ixtune.json."""
+    """Return the model card of a trained adapter, from its ixtune.json."""
     base = str(record.get("base", ""))
     hd_num = record.get("hd_num")
     terms = record.get("terms") or "see its own card"
@@ -72,7 +72,7 @@ def of_adapter(record: Mapping[str, Any]) -> str:
 
 
 def text(facts: Facts) -> str:
-    """The card in Markdown, with the head that the hub reads."""
+    """Return the card in Markdown, with the front matter that the hub reads."""
     library = "peft" if facts.profile.name == "peft-original" else "transformers"
     limits = [f"- {limit}" for limit in (*facts.profile.limits, *facts.warnings)]
     return "\n".join(
@@ -108,19 +108,19 @@ def text(facts: Facts) -> str:
 
 
 def _head(library: str, base: str) -> list[str]:
-    """What the hub reads; it refuses a base_model that is no id of its own, which a folder on this machine is not."""
+    """Return the front matter; the hub refuses a base_model that is not a hub id, such as a local folder."""
     base_model = [f"base_model: {HUB_ID}"] if base == HUB_ID else []
     head = ["---", f"library_name: {library}", *base_model, "license: other", "license_name: that-of-its-base"]
     return [*head, "tags: [ixtune, internlm-xcomposer2, image-text-to-text]", "---"]
 
 
 def _shown_base(base: str) -> str:
-    """A name that does not tell where on somebody's machine the base lay."""
+    """Return a name without the path on the machine."""
     return base.rstrip("/").rpartition("/")[2] or base
 
 
 def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Counts and metrics that the adapter's record holds."""
+    """Return the counts and metrics of the adapter's record."""
     steps = {name: record.get(name) for name in ("steps", "step", "adapter_step", "tokens", "loss", "validation_loss")}
     scores = _numbers(record.get("validation_scores"))
     found = {
@@ -136,7 +136,7 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _numbers(given: Any) -> dict[str, str]:
-    """The numbers of a mapping by what they count, printed; nothing of anything else."""
+    """Return the numbers of a mapping as text, without other values."""
     pairs = given.items() if isinstance(given, Mapping) else ()
     return {
         str(name).replace("_", " "): f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
@@ -146,7 +146,7 @@ def _numbers(given: Any) -> dict[str, str]:
 
 
 def _recipe(record: Mapping[str, Any]) -> list[str]:
-    """The parts of the recipe that make the adapter what it is; no paths of the machine it was trained on."""
+    """Return the recipe without paths of the machine it was trained on."""
     recipe = record.get("recipe")
     if not isinstance(recipe, Mapping):
         return []

@@ -1,4 +1,4 @@
-"""What adapters make of a base: row blocks of the merged model, computed when they are read.
+"""A base with adapters merged in: row blocks computed when they are read.
 
 One adapter gives a tensor W
 
@@ -49,11 +49,11 @@ class Merged(Checkpoint):
         self._a_of = ""
 
     def changes(self, name: str) -> bool:
-        """Whether an adapter has something to say about this tensor."""
+        """Return whether an adapter changes this tensor."""
         return any(changes(one.adapter, name) for one in self.ingredients)
 
     def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows [start, stop) of the merged tensor in the stored dtype, see `Checkpoint.read_rows`.
+        """Return rows [start, stop) of the merged tensor in the stored dtype, see `Checkpoint.read_rows`.
 
         Raises:
             IxtuneError: A value is not finite, or a file cannot be read.
@@ -73,12 +73,12 @@ class Merged(Checkpoint):
         return merged
 
     def exact_rows(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows [start, stop) of the base's tensor and of the merged one in float32, before rounding."""
+        """Return rows [start, stop) of the base's tensor and of the merged one in float32, before rounding."""
         ground = self.ground.read_rows(name, start, stop).to(torch.float32, copy=True)
         return ground, self._combined(name, start, stop, ground.clone())
 
     def read_bytes(self, name: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of the merged tensor, see `Checkpoint.read_bytes`."""
+        """Return bytes [start, stop) of the merged tensor, see `Checkpoint.read_bytes`."""
         info = self.by_name[name]
         stop = min(stop, info.nbytes)
         start = min(start, stop)
@@ -117,7 +117,7 @@ class Merged(Checkpoint):
         return scaled
 
     def _widened(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows in float32, in memory that the next call uses again."""
+        """Return the rows in float32, in a buffer that the next call reuses."""
         if self._sum.numel() < rows.numel():
             self._sum = torch.empty(rows.numel())
         return self._sum[: rows.numel()].view(rows.shape).copy_(rows)
@@ -125,12 +125,12 @@ class Merged(Checkpoint):
     def _add_update(
         self, ground: torch.Tensor, adapter: AdapterWeights, pair: LowRank, start: int, stop: int, weight: float
     ) -> torch.Tensor:
-        """Add weight * scale * B @ A to the rows, in their place."""
+        """Add weight * scale * B @ A to the rows in place."""
         b_OR = adapter.file.read_rows(pair.b, start, stop).float()
         return ground.addmm_(b_OR, self._first(adapter, pair), alpha=weight * pair.scale)
 
     def _first(self, adapter: AdapterWeights, pair: LowRank) -> torch.Tensor:
-        """The pair's A [R, I] in float32; that of the tensor being read stays."""
+        """Return the pair's A [R, I] in float32, cached for the current tensor."""
         if pair.a != self._a_of:
             self._a_of, self._a = pair.a, {}
         key = str(adapter.folder)
@@ -150,5 +150,5 @@ def _rounds_to_finite(values: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def changes(adapter: AdapterWeights, name: str) -> bool:
-    """Whether the adapter names this tensor."""
+    """Return whether the adapter names this tensor."""
     return name in adapter.low_rank or name in adapter.whole

@@ -38,7 +38,7 @@ def install(model: PeftModel, *, fresh: bool = False) -> None:
 
 @torch.no_grad()
 def row_norms(layer: Any, name: str) -> torch.Tensor:
-    """The length of every row of W + scale * B @ A: fp32 [O]."""
+    """Return the norm of every row of W + scale * B @ A: fp32 [O]."""
     weight_OI = dequantised(layer.get_base_layer())
     a_RI, b_OR = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
     step = max(1, _BLOCK_NUMBERS // weight_OI.shape[1])
@@ -59,7 +59,7 @@ class Dora(DoraLinearVariant):
     def forward(  # type: ignore[override]  # PEFT calls it on the object, but declares it static
         self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """The layer's output, in the dtype of `result`, which is the frozen layer's."""
+        """Return the layer's output in the dtype of `result`, the frozen layer's output."""
         lora_a, lora_b = module.lora_A[active_adapter], module.lora_B[active_adapter]
         update = lora_b(lora_a(module.lora_dropout[active_adapter](x))) * module.scaling[active_adapter]
         bias = module.get_base_layer().bias
@@ -70,7 +70,7 @@ class Dora(DoraLinearVariant):
         return output
 
     def _of(self, module: Any, name: str) -> torch.Tensor:
-        """The norms; those of a model that only answers are computed once, not again for every token."""
+        """Return the row norms; in evaluation mode they are computed once, not for every token."""
         if torch.is_grad_enabled() or module.training:
             self._norms = None  # an optimizer on a GPU may write past the versions below
             return row_norms(module, name)

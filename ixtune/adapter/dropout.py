@@ -14,7 +14,7 @@ _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def draw(x: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Which numbers of x stay, one bit each, first bit highest: uint8 [ceil(numel / 8)]."""
+    """Return a random mask of x, one bit per number, first bit highest: uint8 [ceil(numel / 8)]."""
     count = x.numel()
     if x.device.type != "cpu":
         drawn: torch.Tensor = fused.draw(_powers(x.device), -(-count // 8), dropout)
@@ -25,7 +25,7 @@ def draw(x: torch.Tensor, dropout: float) -> torch.Tensor:
 
 
 def drop(x_ND: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """A copy of x with zeros where a bit is 0."""
+    """Return a copy of x with zeros where a bit is 0."""
     if x_ND.device.type != "cpu":
         # flat and without history: what it is compiled for then differs in the length alone
         dropped: torch.Tensor = fused.drop(x_ND.detach().reshape(-1), bits, _powers(x_ND.device))
@@ -48,7 +48,7 @@ def _whole(x_ND: torch.Tensor) -> torch.Tensor:
 
 
 def _mask(x_ND: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Integers of x's size, all of whose bits are as x's bit."""
+    """Return integers of x's size, with all bits set where x's mask bit is 1."""
     stay = torch.from_numpy(np.unpackbits(bits.numpy(), count=x_ND.numel()))
     return stay.view(torch.int8).neg_().to(_WHOLE[x_ND.dtype.itemsize])
 

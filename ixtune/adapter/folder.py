@@ -1,4 +1,4 @@
-"""The files of an adapter folder: found, and what is recorded of them read, without any tensor library."""
+"""Find the files of an adapter folder and read its record, without any tensor library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECORD_FILE = "ixtune.json"
 
 
 def find_adapter(path: Path) -> Path:
-    """The adapter folder at `path`: the folder itself, or the `adapter` folder of a run.
+    """Return the adapter folder at `path`: the folder itself, or the `adapter` folder of a run.
 
     Raises:
         IxtuneError: Neither is an adapter; the message says what is missing.
@@ -35,7 +35,7 @@ def find_adapter(path: Path) -> Path:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """`ixtune.json` of an adapter folder.
+    """Return `ixtune.json` of an adapter folder.
 
     Raises:
         IxtuneError: this is no adapter folder.

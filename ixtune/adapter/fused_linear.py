@@ -1,4 +1,4 @@
-"""A frozen linear of the decoder with all that stands beside it, as one product: W x, PLoRA at image rows, LoRA.
+"""Fused product of a frozen decoder linear: W x, PLoRA at image rows, and LoRA.
 
 Apart, each of the three writes a matrix of the layer's full width that is then scaled and added, and each has a
 gradient to the input that is added again. Here both branches are added by the matrix products themselves, into the one

@@ -1,4 +1,4 @@
-"""How an adapter changes its base: norm and effective rank of every update, without the base and without B A."""
+"""Norm and effective rank of every update of an adapter, without the base and without computing B A."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What an adapter holds.
+    """Content of an adapter.
 
     Attributes:
-        folder: Where it lies.
+        folder: Adapter folder.
         updates: In the adapter's order.
         whole: Tensors that take the place of the base's, with their shapes.
         has_effect: Whether an update is not zero, or a tensor is replaced or scaled.
@@ -51,7 +51,7 @@ class Inspection:
 
 
 def inspect_adapter(path: Path) -> Inspection:
-    """Look at an adapter folder, or the run around it; one pair is in memory at a time.
+    """Inspect an adapter folder or a run; one pair is in memory at a time.
 
     Raises:
         IxtuneError: It is not whole, altered, or not understood.
@@ -65,7 +65,7 @@ def inspect_adapter(path: Path) -> Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How far one tensor moved from the base's.
+    """Change of one tensor relative to the base's.
 
     Attributes:
         norm: Frobenius norm of what was added, DoRA's magnitudes included.
@@ -79,7 +79,7 @@ class Change:
 
 
 def changes_of(adapter: AdapterWeights, base: Checkpoint) -> dict[str, Change]:
-    """The change of every tensor that the adapter names, in row blocks: no tensor of the base is ever whole in memory.
+    """Return the change of every tensor the adapter names, in row blocks, so that no base tensor is whole in memory.
 
     Raises:
         IxtuneError: The base lacks a tensor, or has it in another shape.
@@ -118,7 +118,7 @@ def _shape(adapter: AdapterWeights, name: str) -> tuple[int, ...]:
 
 
 def by_part(updates: Sequence[Update]) -> dict[str, float]:
-    """Norm of all updates of one kind of linear together, the largest first."""
+    """Return the joint norm of the updates of each kind of linear, the largest first."""
     squares: dict[str, float] = {}
     for update in updates:
         part = update.name.removesuffix(".weight").rsplit(".", 1)[-1]

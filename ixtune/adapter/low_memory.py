@@ -1,4 +1,4 @@
-"""LoRA that keeps little for the backward pass: the same mathematics as PEFT's, on PEFT's own parameters.
+"""LoRA with small activations: PEFT's mathematics on PEFT's own parameters.
 
 PEFT's branch keeps, for each target, the input in the dtype of its master weights, the mask of the dropout, the dropped
 input, and copies of its weights in the dtype of the computation. Here several targets share one input, which is made
@@ -65,10 +65,10 @@ class _UnlessAutocast:
 
 
 class LeanLinear(nn.Linear):
-    """A linear without bias whose input is dropped out first."""
+    """A linear without bias, with dropout on its input."""
 
     def __init__(self, plain: nn.Linear, dropout: float) -> None:
-        """Take over a linear's parameter itself."""
+        """Reuse the parameter of a linear."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.weight = plain.weight
@@ -83,7 +83,7 @@ class LeanLinear(nn.Linear):
         return out
 
     def extra_repr(self) -> str:
-        """As torch prints a linear, with the dropout."""
+        """Return torch's text of a linear, with the dropout."""
         return f"{super().extra_repr()}, dropout={self.dropout}"
 
 

@@ -126,7 +126,7 @@ def profile_named(name: str) -> Profile:
     """Return the profile with this name.
 
     Raises:
-        UsageError: There is none; where the reason is known it is told.
+        UsageError: There is none; the message gives the reason if it is known.
     """
     if name in PROFILES:
         return PROFILES[name]

@@ -1,4 +1,4 @@
-"""A trained adapter as it lies on disk, in PEFT's file format, read without peft.
+"""Read a trained adapter in PEFT's file format, without peft.
 
 Three kinds of tensors: low-rank pairs (`X.lora_A.weight` [R, in], `X.lora_B.weight` [out, R]) that are added to
 the base's `X.weight`, with DoRA the magnitudes `X.lora_magnitude_vector` [out] that belong to them, and whole
@@ -79,7 +79,7 @@ class AdapterWeights:
     record: Mapping[str, Any]
 
     def compute_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """What training held the base in; the dtype it is stored in where the record does not say."""
+        """Return the dtype training held the base in, or `stored` if the record does not say."""
         recipe = self.record.get("recipe")
         training = recipe.get("training") if isinstance(recipe, dict) else None
         name = training.get("compute_dtype") if isinstance(training, dict) else None
@@ -128,7 +128,7 @@ def read_adapter(path: Path) -> AdapterWeights:
 
 
 def named_base(adapter: Path) -> str:
-    """The base an adapter says it was trained on: what the recipe called it.
+    """Return the base an adapter was trained on, as its recipe named it.
 
     Raises:
         IxtuneError: There is no adapter, or it does not say.
@@ -230,7 +230,7 @@ def _pair(module: str, sides: dict[str, str], file: Checkpoint, config: Mapping[
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of the module path (PEFT 0.21, get_pattern_key)."""
+    """Return the value of the first pattern that matches the end of the module path (PEFT 0.21, get_pattern_key)."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
@@ -238,7 +238,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
 
 
 def _is_saved_whole(name: str, modules_to_save: list[str]) -> bool:
-    """Whether the tensor belongs to a module that PEFT trained and saved as a whole."""
+    """Return whether the tensor belongs to a module that PEFT trained and saved whole."""
     if name in ORIGINAL_NAMES.values():  # PEFT 0.21 may apply the model's renaming to its keys (TRAPS.md 14c)
         return "separators" in modules_to_save
     return any(f".{module}." in f".{name}" for module in modules_to_save)
@@ -273,7 +273,7 @@ def _refuse_not_finite(file: Checkpoint) -> None:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite.
+    """Return whether all elements are finite.
 
     The sum of such a tensor is neither finite, and a sum is much cheaper than looking at every element, which
     is left for the case that finite elements add up to infinity.

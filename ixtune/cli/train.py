@@ -15,27 +15,28 @@ if TYPE_CHECKING:
     from ixtune.training.run import Outcome
 
 _INTERRUPTED = 130
-_REPORT_RECORDS = 200  # of the validation set; more make the intervals narrower, and the end later
+_REPORT_RECORDS = 200  # of the validation set: more narrow the intervals, and take longer
 
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe, such as training.seed=1 adapter.rank=16.")
+        list[str] | None, typer.Argument(help="Overrides of recipe keys, e.g. training.seed=1 adapter.rank=16.")
     ] = None,
     changes: SetOption = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in the output folder. resume=auto also starts a missing one."),
+        typer.Option("--resume", help="Resume the run in the output folder. resume=auto also starts a missing one."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Plan, load, take one step on the largest pack, and write nothing.")
+        bool, typer.Option("--dry-run", help="Plan, load, run one step on the largest pack, and write nothing.")
     ] = False,
     report: Annotated[
-        bool, typer.Option(help="At the end, if there is a validation set, evaluate on it and write RUN/report.html.")
+        bool,
+        typer.Option(help="Evaluate on the validation set at the end and write RUN/report.html."),
     ] = True,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
+        int, typer.Option("--processes", min=1, help="Number of processes on this machine, one per GPU.")
     ] = 1,
     grace: Annotated[
         float | None,
@@ -47,7 +48,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Train an adapter as a recipe says: QLoRA on the decoder, and the projector.
+    """Train an adapter as described by a recipe: LoRA or QLoRA on the decoder, and the projector.
 
     Example: ixtune train recipes/demo.yaml output=runs/demo training.max_steps=20 resume=auto
     """
@@ -61,7 +62,7 @@ def command(
     if chosen.training.push_to_hub and not dry_run:
         require_login(chosen.training.push_to_hub)
     words = [str(recipe), *overrides, *(["--grace", f"{grace:g}"] if grace is not None else [])]
-    if processes > 1:  # which the processes that it starts are not told
+    if processes > 1:  # an option that the worker processes do not get
         options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
         options += ["--quiet"] * is_quiet()
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
@@ -98,7 +99,7 @@ def command(
 
 
 def _report(run: Path, validation: Path, scores: list[str]) -> None:
-    """Evaluate a finished run on its validation set and write its report; what fails is told, the run stands."""
+    """Evaluate a finished run on its validation set and write its report; a failure is reported, the run is kept."""
     import gc
     import io
     from contextlib import nullcontext, redirect_stdout
@@ -131,7 +132,7 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
 
 def _incomplete(verb: list[str]) -> None:
     again = shlex.join(["ixtune", *verb])
-    typer.echo(f"warning: the run is finished, but its report is not complete; again with: {again}", err=True)
+    typer.echo(f"warning: the run is finished, but its report is incomplete; write it with: {again}", err=True)
 
 
 def _again(words: list[str], resume: bool = True) -> str:
@@ -164,8 +165,8 @@ def _ending(outcome: Outcome, words: list[str], recipe: Recipe) -> list[str]:
     lines = [f"done     {outcome.steps} steps; adapter in {outcome.adapter}"]
     if outcome.best is not None:
         which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
-        lines.append(f"         it is of {which}, the best on validation: {outcome.best}")
+        lines.append(f"         from {which}, the best on validation: {outcome.best}")
     elif recipe.data.validation is None:
         run = shlex.quote(str(outcome.adapter.parent))
-        lines.append(f"report   no validation set, so there are only curves to report: ixtune report {run}")
+        lines.append(f"report   without a validation set a report holds the curves only: ixtune report {run}")
     return lines

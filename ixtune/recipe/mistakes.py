@@ -1,4 +1,4 @@
-"""The mistakes of a recipe in the words of its reader: each with the key it is about, all of them at once."""
+"""Messages for all mistakes of a recipe, each with the key it is about."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pydantic_core import ErrorDetails
 from ixtune.recipe.yaml_text import KeyPath
 
 CONTRADICTION = "contradiction"
-"""The type of an error that carries a list of `Contradiction` as `found` in its context."""
+"""Type of an error that carries a list of `Contradiction` as `found` in its context."""
 
 _STAND_INS = {"base": "nano", "output": "run", "data": {"train": "set"}}
 
 
 class Contradiction(NamedTuple):
-    """What one key asks for and others rule out.
+    """A contradiction between keys.
 
     Attributes:
         keys: `section.key` of all that take part; the first is the one to look at.
@@ -31,12 +31,12 @@ class Contradiction(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The whole finding."""
+        """Return the message."""
         return f"{self.keys[0]} {self.wrong}"
 
 
-def told(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel]) -> list[tuple[KeyPath, str]]:
-    """Every mistake as (where it is, one line).
+def describe(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel]) -> list[tuple[KeyPath, str]]:
+    """Return every mistake as (key path, one line).
 
     pydantic looks for contradictions only where every value alone is right. Here the wrong ones are left out, and
     what the others say is compared all the same.
@@ -48,7 +48,7 @@ def told(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel
     """
     known = dict(fields(recipe))
     details = error.errors()
-    # a key that is misspelt is told once, not as one that is missing too
+    # report a misspelled key once, not also as missing
     meant = {_nearest(_path(one), known) or "" for one in details if one["type"] == "extra_forbidden"}
     mistakes = [
         (_path(one), one_line(one, known))
@@ -67,7 +67,7 @@ def told(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel
 
 
 def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of a recipe as `section.key`, with its help text."""
+    """Yield every key of a recipe as `section.key`, with its help text."""
     for key, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -78,7 +78,7 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _is_meant(missing: KeyPath, meant: Iterable[str]) -> bool:
-    """Whether a key, or one in the section it is, was written under other names."""
+    """Return whether a missing key, or one in the missing section, was written under another name."""
     name = ".".join(map(str, missing))
     return any(one == name or one.startswith(f"{name}.") for one in meant)
 
@@ -92,7 +92,7 @@ def _found(details: list[ErrorDetails]) -> list[Contradiction]:
 
 
 def _without(tree: Mapping[str, Any], wrong: list[KeyPath], recipe: type[BaseModel]) -> list[ErrorDetails]:
-    """What is found in a recipe when its wrong values are taken away."""
+    """Return the errors of a recipe without its wrong values."""
     rest = copy.deepcopy(dict(tree))
     for keys in wrong:
         # of a list no single value can be missing, and a value of several forms has a path that goes on behind it
@@ -116,7 +116,7 @@ def _without(tree: Mapping[str, Any], wrong: list[KeyPath], recipe: type[BaseMod
 
 
 def _meet(one: KeyPath, other: KeyPath) -> bool:
-    """Whether one path lies on the other."""
+    """Return whether one path is a prefix of the other."""
     return all(a == b for a, b in zip(one, other, strict=False))
 
 
@@ -134,7 +134,7 @@ _MESSAGES = {
 
 
 def one_line(details: ErrorDetails, known: Mapping[str, str]) -> str:
-    """One of pydantic's findings as one line.
+    """Return one of pydantic's errors as one line.
 
     Args:
         details: Of the finding.
@@ -157,7 +157,7 @@ def _shorten(text: str, length: int = 60) -> str:
 
 
 def _nearest(keys: KeyPath, known: Mapping[str, str]) -> str | None:
-    """The key most probably meant: of that name elsewhere, of these initials, or spelt alike beside it or elsewhere."""
+    """Return the key most likely meant: the same name elsewhere, these initials, or a similar spelling."""
     section, name = ".".join(map(str, keys[:-1])), str(keys[-1]).lower()
     parts = {dotted: dotted.rpartition(".") for dotted in known}
     of_that_name = [dotted for dotted, (_, _, key) in parts.items() if key == name]

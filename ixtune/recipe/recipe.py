@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ixtune.errors import UsageError
-from ixtune.recipe.mistakes import CONTRADICTION, Contradiction, told
+from ixtune.recipe.mistakes import CONTRADICTION, Contradiction, describe
 from ixtune.recipe.yaml_text import Dumper, Reading
 from ixtune.scores import SCORES
 
@@ -39,7 +39,7 @@ Weight = Annotated[float, Field(gt=0)]
 
 
 def _one_of(words: str) -> WrapValidator:
-    """One message for a value of several forms, where pydantic gives one for each form."""
+    """Report one message for a value of several types, where pydantic reports one for each type."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -60,7 +60,7 @@ Chunk = Annotated[
 
 
 def _among(*known: str) -> AfterValidator:
-    """One of many names; for one that is none the nearest is offered, and all of them where none is near."""
+    """Accept one of the known names; suggest the closest one otherwise, or all if none is close."""
 
     def validate(name: str) -> str:
         if name in known:
@@ -89,7 +89,7 @@ RecipePath = Annotated[Path, Field(strict=False)]
 
 
 class Section(BaseModel):
-    """What every section of a recipe has in common."""
+    """Common settings of all recipe sections."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -97,12 +97,12 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """What is learned from."""
+    """Training and validation data."""
 
     train: Annotated[tuple[RecipePath, ...], Field(strict=False)]
-    """Folder of the prepared training set, written by `ixtune prepare`; or a list of several."""
+    """Folder of a prepared training set, written by `ixtune prepare`, or a list of folders."""
     weights: Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
-    """Of several sets: how often a record of each is seen in an epoch, fractions allowed; null for once each."""
+    """How often a record of each set is seen per epoch, fractions allowed, one number per set; null for once."""
     validation: RecipePath | None = None
     """Folder of a prepared set on which loss and scores are measured during training; null for none."""
     image_root: RecipePath | None = None
@@ -126,42 +126,42 @@ class DataSection(Section):
 
 
 class LoraSettings(Section):
-    """LoRA of one target; what is null is as in `adapter`."""
+    """LoRA settings of one target; null takes the value of `adapter`."""
 
     rank: int | None = Field(default=None, ge=1)
-    """Rank of LoRA on this target."""
+    """LoRA rank on this target."""
     alpha: float | None = Field(default=None, gt=0)
-    """Alpha of LoRA on this target."""
+    """LoRA alpha on this target."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in front of LoRA's A on this target."""
+    """LoRA dropout on this target."""
 
 
 class AdapterSection(Section):
-    """What is trained, and on which form of the base."""
+    """What is trained, and in which precision the base is held."""
 
     variant: Literal["lora", "rslora", "dora"] = "lora"
-    """LoRA, rank-stabilised LoRA (scaled by alpha / sqrt(rank)), or DoRA (direction and magnitude apart)."""
+    """lora, rslora (rank-stabilized LoRA, scaled by alpha / sqrt(rank)), or dora (direction and magnitude apart)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
-    """Decoder linears that carry LoRA; [] for none, where the projector or the separators are trained."""
+    """Decoder linears that get LoRA; [] for none, to train only the projector or the separators."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = None
-    """Decoder layers that carry LoRA, counted from 0, such as [30, 31]; null for all."""
+    """Decoder layers that get LoRA, counted from 0, e.g. [30, 31]; null for all."""
     start_from: Annotated[str, Field(min_length=1)] | None = None
     """Adapter to start from, with a fresh optimizer: a run folder, an adapter folder, or a hub id; null for a new one.
     """
     rank: int = Field(default=64, ge=1)
-    """Rank of LoRA."""
+    """LoRA rank."""
     alpha: float = Field(default=64, gt=0)
-    """LoRA is scaled by alpha / rank, or alpha / sqrt(rank) with rslora."""
+    """LoRA alpha: the update is scaled by alpha / rank, with rslora by alpha / sqrt(rank)."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout in front of LoRA's A."""
+    """Dropout on the input of LoRA's A matrix."""
     per_target: dict[Target, LoraSettings] = {}
-    """Rank, alpha and dropout of single targets (wqkv, wo, w1, w2, w3, projector), where they differ."""
+    """Overrides of rank, alpha and dropout per target (wqkv, wo, w1, w2, w3, projector)."""
     projector: Literal["full", "lora", "frozen"] = "full"
-    """Whether the projector is trained whole (in fp32), through LoRA, or not; saved with the adapter."""
+    """full: train the whole projector in fp32; lora: train LoRA on it; frozen: leave it. Saved with the adapter."""
     separators: bool = False
-    """Train the newline and the separator token of the image layout too."""
+    """Train the newline and separator tokens of the image layout as well."""
     quantize: Literal["nf4", "none"] = "nf4"
-    """Form of the frozen decoder linears: NF4 with double quantisation, or 16 bits (fp32 with that compute_dtype)."""
+    """Precision of the frozen decoder linears: nf4 (double quantization), or none for that of compute_dtype."""
 
     @field_validator("targets")
     @classmethod
@@ -179,76 +179,77 @@ class AdapterSection(Section):
 
 
 class TrainingSection(Section):
-    """How it is trained."""
+    """Optimization, memory, validation and checkpoints."""
 
     epochs: float = Field(default=1, gt=0)
-    """Passes over the training set, fractions allowed; without effect if `max_steps` is given."""
+    """Passes over the training set, fractions allowed; ignored if `max_steps` is set."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps to train for, instead of `epochs`."""
+    """Number of optimizer steps; null to use `epochs`."""
     pack_tokens: int = Field(default=8192, ge=1)
-    """Most tokens in one micro-batch, image tokens included; records are packed into it without padding."""
+    """Maximum number of tokens per micro-batch, image tokens included; records are packed into it without padding."""
     share_prefixes: bool = True
     """Compute what records have in common, such as the image of several questions, once for all of them in a pack."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step."""
     learning_rate: float = Field(default=5e-5, gt=0)
-    """Highest learning rate of LoRA."""
+    """Peak learning rate of LoRA."""
     projector_learning_rate: float | None = Field(default=None, gt=0)
-    """Highest learning rate of the projector; null for the same as `learning_rate`."""
+    """Peak learning rate of the projector; null for `learning_rate`."""
     separators_learning_rate: float | None = Field(default=None, gt=0)
-    """Highest learning rate of the separator tokens; null for the same as `learning_rate`."""
+    """Peak learning rate of the separator tokens; null for `learning_rate`."""
     lora_plus_ratio: float | None = Field(default=None, ge=1)
-    """LoRA+: the learning rate of every B is so many times that of its A; null for equal ones."""
+    """LoRA+: ratio of the learning rate of B to that of A; null for 1."""
     neftune_alpha: float | None = Field(default=None, gt=0)
-    """NEFTune: noise of this size on the embeddings of text while training; null for none."""
+    """NEFTune: scale of the noise added to text embeddings during training; null for none."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay."""
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
-    """Decay of Adam's second moment."""
+    """Adam's beta2, the decay of the second moment."""
     warmup_ratio: float = Field(default=0.01, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises linearly from 0."""
+    """Fraction of the steps in which the learning rate rises linearly from 0."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    """Learning-rate schedule after the warmup."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm."""
+    """Maximum gradient norm; larger gradients are clipped to it."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
-    """AdamW with its state in fp32 or in 8 bits (bitsandbytes); paged: the state may move to main memory."""
+    """AdamW with fp32 or 8-bit state (bitsandbytes); paged: the state may move to main memory."""
     gradient_checkpointing: Layers = "auto"
-    """Layers that compute their activations again in the backward pass: true for all, false for none, a number,
-    or auto for as few as the memory plan needs."""
+    """Activation checkpointing: true for all layers, false for none, a number of layers, or auto for as few as the
+    memory plan needs."""
     vision_chunk: Chunk = "auto"
-    """Views that the frozen vision tower sees at a time; auto for as many as the memory plan allows."""
+    """Number of views the frozen vision tower processes at a time; auto for as many as the memory plan allows."""
     offload_layer_inputs: Switch = "auto"
-    """Keep the inputs of checkpointed layers in main memory between forward and backward pass."""
+    """Offload the inputs of checkpointed layers to main memory between forward and backward pass."""
     gpu_gib: float | None = Field(default=None, gt=0)
-    """Memory that the plan may use; null for what the GPU has."""
+    """GPU memory in GiB that the plan may use; null for all of it."""
     compute_dtype: Literal["bf16", "fp32"] = "bf16"
-    """Type of the activations (autocast)."""
+    """Dtype of the activations (autocast)."""
     cache_vision_features: bool = False
-    """Keep the frozen ViT's output of every image in memory, so that later epochs need not run it."""
+    """Cache the frozen vision tower's output of every image in memory, so that later epochs skip the tower."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the initial adapter, the dropout and the order of the packs."""
+    """Random seed of the initial adapter, dropout and the order of packs."""
     log_every: int = Field(default=10, ge=1)
-    """Optimizer steps between two lines of metrics.jsonl."""
+    """Log to metrics.jsonl every so many optimizer steps."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between two measurements of the validation loss and the scores; null for `save_every`."""
+    """Measure validation loss and scores every so many optimizer steps; null for `save_every`."""
     scores: Annotated[tuple[ScoreName, ...], Field(strict=False)] = ()
     """Scores of generated answers to validation records, measured with the validation loss: exact_match, anls,
     relaxed_accuracy, … (those of `ixtune evaluate`)."""
     score_records: int = Field(default=64, ge=1)
-    """Validation records that are answered for the scores, the same ones each time."""
+    """Number of validation records to answer for the scores, the same ones each time."""
     best_by: BestBy = "loss"
-    """What the best checkpoint, the adapter and `early_stopping` go by: loss, or one of `scores`."""
+    """Measurement that selects the best checkpoint and the adapter, and that `early_stopping` watches: loss, or one of
+    `scores`."""
     sample_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between two looks at generated answers of validation records; null for never."""
+    """Generate sample answers to validation records every so many optimizer steps; null for never."""
     sample_records: int = Field(default=4, ge=1)
-    """Validation records that are answered each time."""
+    """Number of validation records to answer for samples."""
     early_stopping: int | None = Field(default=None, ge=1)
-    """Stop after so many measurements that are no better by `best_by`; null for never."""
+    """Stop after this many measurements without improvement of `best_by`; null for never."""
     save_every: int = Field(default=500, ge=1)
-    """Optimizer steps between two checkpoints."""
+    """Save a checkpoint every so many optimizer steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept, the best one by `best_by` besides; older ones are deleted."""
+    """Number of newest checkpoints to keep, besides the best one by `best_by`."""
     report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
     """Trackers that receive the metrics, those of transformers: tensorboard, wandb, mlflow, trackio, comet_ml, …; each
     needs its package."""
@@ -273,7 +274,7 @@ class Recipe(Section):
     adapter: AdapterSection = AdapterSection()
     training: TrainingSection = TrainingSection()
     output: RecipePath
-    """Run folder: adapter, checkpoints, metrics."""
+    """Run folder, which receives adapter, checkpoints and metrics."""
     resume: Literal["never", "auto", "extend"] = "never"
     """What to do with a run in the output folder. never: refuse it. auto: resume it, or start it if there is none.
     extend: train a stopped or finished run for more `epochs` or `max_steps` than it had."""
@@ -287,7 +288,7 @@ class Recipe(Section):
 
 
 def contradictions(recipe: Recipe) -> list[Contradiction]:
-    """What one key of a recipe asks for and another rules out: every finding, with the keys it speaks of."""
+    """Return every contradiction between keys of a recipe."""
     data, training, adapter = recipe.data, recipe.training, recipe.adapter
     names = ("evaluate_every", "scores", "sample_every", "early_stopping")
     validated = [name for name in names if getattr(training, name)]
@@ -343,7 +344,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        for keys, text in told(error, tree, Recipe):
+        for keys, text in describe(error, tree, Recipe):
             reading.mistake(reading.place(keys), text)
     else:
         if not reading.mistakes:
@@ -358,5 +359,5 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out; `load` reads it back to an equal value."""
+    """Return the recipe as YAML with all defaults; `load` reads it back to an equal value."""
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)

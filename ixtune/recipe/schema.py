@@ -1,4 +1,4 @@
-"""The recipe as a JSON schema, for editors that complete and check YAML while it is written."""
+"""JSON schema of the recipe, for editors that complete and check YAML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> dict[str, Any]:
-    """The schema; every key has its help text as `description`.
+    """Return the schema; every key has its help text as `description`.
 
     It knows keys, types and ranges. Contradictions between keys are for `ixtune recipes check`.
     """

@@ -1,4 +1,4 @@
-"""The recipes that ixtune brings along: their names, what their heads say, and copies of them."""
+"""Recipes shipped with ixtune: list them, read their heads, copy them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Shipped:
 
     @property
     def name(self) -> str:
-        """As `ixtune recipes` calls it."""
+        """Return the name that `ixtune recipes` shows."""
         return self.path.stem
 
     def planned_with(self, option: str) -> str | None:
-        """What the command in its head gives to an option."""
+        """Return the value of an option in the plan command of its head."""
         words = shlex.split(self.plan)
         return words[words.index(option) + 1] if option in words[:-1] else None
 
 
 def shelf() -> dict[str, Shipped]:
-    """The recipes by name."""
+    """Return the shipped recipes by name."""
     return {path.stem: Shipped(path, **_facts(path)) for path in sorted(shipped("recipes").glob("*.yaml"))}
 
 
 def recipe_named(name: str) -> Shipped:
-    """The recipe of a name, with or without its ending.
+    """Return the shipped recipe of a name, with or without the extension.
 
     Raises:
         UsageError: There is none.
@@ -60,16 +60,16 @@ def recipe_named(name: str) -> Shipped:
         raise UsageError(
             "there is no such recipe",
             where=name,
-            hint=choice(name.removesuffix(".yaml"), recipes) if recipes else "install ixtune again: it brings recipes",
+            hint=choice(name.removesuffix(".yaml"), recipes) if recipes else "reinstall ixtune, which ships recipes",
         )
     return found
 
 
 def copy(name: str, target: Path | None = None) -> Path:
-    """Copy a recipe to a file of one's own; the commands at its head then name that file.
+    """Copy a shipped recipe to a new file, and name that file in the commands of its head.
 
     Args:
-        name: Of the recipe.
+        name: Name of the recipe.
         target: The new file, or a folder for it; NAME.yaml in the current folder if it is None.
 
     Raises:
@@ -79,9 +79,9 @@ def copy(name: str, target: Path | None = None) -> Path:
     path = target or Path(found.path.name)
     path = path / found.path.name if path.is_dir() else path
     if path.exists():
-        raise UsageError("there is a file of this name already", where=str(path), hint="give another name")
+        raise UsageError("the file exists already", where=str(path), hint="choose another name")
     if not path.parent.is_dir():
-        raise UsageError("there is no folder for the file", where=str(path), hint=f"make {path.parent} first")
+        raise UsageError("the folder of the file does not exist", where=str(path), hint=f"create {path.parent} first")
     text = found.path.read_text(encoding="utf-8")
     atomic_write_text(path, text.replace(f"recipes/{found.path.name}", shlex.quote(str(path))))
     return path

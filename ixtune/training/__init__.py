@@ -1,1 +1,1 @@
-"""A run: packs to batches, TRL's trainer, checkpoints, progress."""
+"""Training: batches, TRL's trainer on packs, checkpoints, resume, monitoring, several processes."""

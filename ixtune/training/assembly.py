@@ -1,4 +1,4 @@
-"""From opened inputs to a trainer that is ready to go."""
+"""Build the network and the trainer of a run from its opened inputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Network:
 
 
 def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
-    """Load the base, attach the adapter and set the levers; what is quantised and what is trained is told."""
+    """Load the base, attach the adapter and apply the memory options; show what is quantized and trained."""
     model, quantized = load_base(
         inputs.base, quantize=recipe.adapter.quantize == "nf4", dtype=DTYPES[recipe.training.compute_dtype]
     )
@@ -64,7 +64,7 @@ def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
 def assemble(
     recipe: Recipe, inputs: Inputs, network: Network, folder: Path, packs: list[tuple[int, ...]] | None = None
 ) -> AdapterTrainer:
-    """The trainer on the packs of the inputs, or on others; the libraries' own lines are taken off."""
+    """Return the trainer on the packs of the inputs, or on `packs`, without the libraries' own printed lines."""
     collator = NamingCollator(inputs.train, images_of(recipe, inputs.train.files, network))
     trainer = AdapterTrainer(
         model=network.wrapped,
@@ -82,5 +82,5 @@ def assemble(
 
 
 def images_of(recipe: Recipe, files: ImageFiles, network: Network) -> ImageSource:
-    """Where images are read from, with a cache of their vectors where the recipe asks for one."""
+    """Return the source of images, with a cache of their vectors if the recipe asks for one."""
     return ImageSource(files, network.base if recipe.training.cache_vision_features else None)

@@ -51,16 +51,16 @@ class Rehearsal(TrainerCallback):
 
 
 class Journal(TrainerCallback):
-    """Writes metrics.jsonl and shows the same to the reader. In the first process only."""
+    """Write metrics.jsonl and show the same lines to the reader; in the first process only."""
 
     def __init__(self, trainer: AdapterTrainer, view: View) -> None:
         self.trainer, self.view = trainer, view
         self.lines = JsonLines(trainer.run_folder / metrics.FILE)
-        self.told_of_cuts = False
+        self.shown_a_split = False
         trainer.on_cut = self.cut
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Start the clock after loading; forget what a resumed run will repeat."""
+        """Start the clock after loading; drop the lines of steps that a resumed run repeats."""
         self.lines.rewind(state.global_step)
         self.trainer.meter.start()
         if state.global_step:
@@ -72,22 +72,22 @@ class Journal(TrainerCallback):
         self.view.begin(state.global_step, state.max_steps)
 
     def event(self, what: str, **details: Any) -> None:
-        """A line about something that happened."""
+        """Write a line about an event."""
         self.lines.append({"step": self.trainer.state.global_step, "event": what, **details})
 
     def cut(self, sentence: str) -> None:
-        """A pack had to be cut for want of memory: every one is written down, the first one is told."""
+        """Record that a pack was split because memory ran out; show the first such event."""
         self.event("out_of_memory", message=sentence)
-        if not self.told_of_cuts:
+        if not self.shown_a_split:
             self.view.say(sentence)
-        self.told_of_cuts = True
+        self.shown_a_split = True
 
     def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A micro-batch is done."""
+        """Advance the progress bar by a micro-batch."""
         self.view.advance(self.view.done + 1 / args.gradient_accumulation_steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A step is done."""
+        """Advance the progress bar to the finished step."""
         self.view.advance(state.global_step)
 
     def on_log(

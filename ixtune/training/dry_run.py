@@ -1,4 +1,4 @@
-"""One real step on the largest pack, in a folder that is thrown away."""
+"""Dry run: one real step on the largest pack, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ixtune.training.processes import launch
 
 
 def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
-    """Load, take one step (forward, backward, optimizer) on the worst pack, and tell what it took.
+    """Load, take one step (forward, backward, optimizer) on the largest pack, and show time and memory.
 
     Args:
-        recipe: the run's.
-        inputs: opened.
-        plan: of the run.
-        say: tells the reader.
+        recipe: The recipe of the run.
+        inputs: Its opened inputs.
+        plan: Its plan.
+        say: Shows a line to the reader.
     """
     settings = {"max_steps": 1, "gradient_accumulation": 1, "report_to": ()}
     once = recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
@@ -39,7 +39,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
         loss = trainer.train().training_loss
     took = (metrics.peak_memory_bytes() - before) / 2**30
     say(
-        f"dry run  loaded in {loaded - began:.1f} s; one step on the worst pack, {plan.worst_pack.tokens:,} tokens, in "
-        f"{time.monotonic() - loaded:.1f} s with what happens once; loss {loss:.4f}; at the peak {took:.2f} GiB, "
-        f"planned {plan.memory.total / 2**30:.2f}; nothing was written"
+        f"dry run  loaded in {loaded - began:.1f} s; one step on the largest pack "
+        f"({plan.worst_pack.tokens:,} tokens) in {time.monotonic() - loaded:.1f} s, including one-time work; loss {loss:.4f}; peak {took:.2f} GiB, "
+        f"planned {plan.memory.total / 2**30:.2f} GiB; nothing was written"
     )

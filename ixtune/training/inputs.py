@@ -1,4 +1,4 @@
-"""What a run is made of: base, tokenizer, prepared sets and their packs, opened and checked before any weight is."""
+"""Inputs of a run: base, tokenizer, prepared sets and packs, opened and checked before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Inputs:
     Attributes:
         base: Folder of the base.
         tokenizer: The base's.
-        train: What is learned from.
-        validation: What the loss is measured on, or None.
+        train: The training records.
+        validation: The validation records, or None.
         packs: Indices into `train` of the records of each pack.
-        hashes: What must be the same for a run to be resumed.
+        hashes: Hashes that must be equal for a run to be resumed.
         start: The adapter to start from, or None.
     """
 
@@ -51,7 +51,7 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
-    """Open everything that a recipe names, without loading weights.
+    """Open base, tokenizer and data of a recipe, without loading weights.
 
     Raises:
         IxtuneError: something is missing, does not fit the base, or has a record from which nothing can be learned.
@@ -111,7 +111,7 @@ def check_images(inputs: Inputs) -> None:
 
 
 def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How the images of the sets were laid out and opened, which is how the adapter wants to see others.
+    """Return how the images of the sets were laid out and opened; inference has to do the same.
 
     Args:
         manifests: of the sets, which agree in all but hd_num. Where it differs, between sets or between the sources of
@@ -130,7 +130,7 @@ def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _require_supervised(records: TrainingSet) -> None:
-    """A record without a target would train nothing; a pack of such records has the loss 0/0."""
+    """Refuse records without a target: they train nothing, and a pack of them has the loss 0/0."""
     nothing = [index for index, count in enumerate(records.supervised) if count == 0]
     if nothing:
         raise IxtuneError(

@@ -32,7 +32,7 @@ def enable(model: PeftModel, alpha: float) -> None:
 def _add_noise(
     alpha: float, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The decoder's own arguments, with noise on the embeddings."""
+    """Return the decoder's arguments with noise added to the embeddings."""
     if not decoder.training:
         return None
     embeds_BTD = args[0]

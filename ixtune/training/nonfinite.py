@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite ends the run before the optimizer takes it, and names the records."""
+"""Stop a run whose loss or gradient is NaN or infinite before the optimizer step, and name the records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMED_RECORDS = 8
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What one forward and backward pass was about."""
+    """Records and loss of one forward and backward pass."""
 
     records: tuple[int, ...]
     loss: torch.Tensor
@@ -34,7 +34,7 @@ class MicroBatch:
 def require_finite(
     trainer: Trainer, step: Sequence[MicroBatch], grad_norm: Any, *, collator: PackCollator, run_folder: Path
 ) -> None:
-    """Look at the losses and the gradient norm of one optimizer step, all at once: the device is waited for once.
+    """Check the losses and the gradient norm of one optimizer step together, so that the device is waited for once.
 
     Raises:
         IxtuneError: something is NaN or infinite. The weights are still those of the step before.
@@ -64,7 +64,7 @@ def require_finite(
 
 
 def _named(training_set: TrainingSet, records: Sequence[int], offenders: Sequence[int]) -> list[str]:
-    """The offenders for a reader, and whether it looks as if they were the cause."""
+    """Return lines that name the offending records and say whether they are likely the cause."""
     named = offenders or records
     notes = [training_set.identity(index) for index in named[:_NAMED_RECORDS]]
     if len(named) > _NAMED_RECORDS:
@@ -77,7 +77,7 @@ def _named(training_set: TrainingSet, records: Sequence[int], offenders: Sequenc
 
 
 def _offenders(trainer: Trainer, collator: PackCollator, records: Sequence[int], *, gradients: bool) -> Iterator[int]:
-    """Those of some records whose own loss, or gradient, is not finite; they see nothing of each other in a pack."""
+    """Yield the records whose own loss or gradient is not finite, each computed alone."""
     model: Any = trainer.model
     model.eval()  # without dropout: the run is over, and a record is to blame whatever is dropped
     for index in records:

@@ -1,4 +1,4 @@
-"""The optimizer's groups: which learning rate and which weight decay every trained tensor has."""
+"""The optimizer and its parameter groups: learning rate and weight decay of every trained tensor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OPTIMIZERS = {
 
 
 def learning_rate(training: TrainingSection, part: str) -> float:
-    """The highest learning rate of `lora`, `projector` or `separators`; with LoRA+ that of the As."""
+    """Return the peak learning rate of `lora`, `projector` or `separators`; with LoRA+ that of the A matrices."""
     own = {"projector": training.projector_learning_rate, "separators": training.separators_learning_rate}
     return own.get(part) or training.learning_rate
 
 
 def parameter_groups(model: PeftModel, recipe: Recipe) -> list[dict[str, Any]]:
-    """Every trained tensor in a group with its learning rate and weight decay; LoRA's A first.
+    """Return parameter groups with learning rate and weight decay for every trained tensor; LoRA's A first.
 
     With LoRA+ (arXiv 2402.12354) every B learns `lora_plus_ratio` times as fast as its A. Matrices decay; biases,
     DoRA's magnitudes and the separators do not.
@@ -57,7 +57,7 @@ def parameter_groups(model: PeftModel, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def create(model: PeftModel, recipe: Recipe, args: TrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer of a recipe on the groups of its adapter; betas and the like are transformers' of the arguments."""
+    """Create the optimizer of a recipe on the groups of its adapter, with betas and epsilon from the arguments."""
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
     settings.pop("lr", None)
     if "is_paged" in settings and not torch.cuda.is_available():
@@ -69,7 +69,7 @@ def create(model: PeftModel, recipe: Recipe, args: TrainingArguments) -> torch.o
 
 
 def table_lines(model: PeftModel, recipe: Recipe) -> Iterator[str]:
-    """The table of what is trained, with its learning rates, line by line."""
+    """Yield the lines of the table of trained parts and their learning rates."""
     header = ("part", "tensors", "parameters", "dtype", "rank", "alpha", "dropout", "learning rate")
     rows, total = [], 0
     for row in attach.table(model):

@@ -1,4 +1,4 @@
-"""One training run, from a recipe to an adapter folder."""
+"""Run a training, from a recipe to an adapter folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def best(self) -> str | None:
-        """What was measured of the adapter on the validation set, in words; what it is the best by stands first."""
+        """Return the measurements of the adapter on the validation set as text, that of `best_by` first."""
         if self.best_by is None:
             return None
         shown = {LOSS: f"loss {self.validation_loss:.4f}"}
@@ -248,7 +248,7 @@ def _saved_at_the_end(trainer: AdapterTrainer) -> Iterator[None]:
 
 
 def _take_best(trainer: AdapterTrainer, view: View) -> int:
-    """Put the weights of the best step on the validation set into the model: which step that is."""
+    """Load the weights of the best step on the validation set into the model; return that step."""
     last, best = trainer.state.global_step, trainer.progress.best_step
     if best is None or best == last:
         return last

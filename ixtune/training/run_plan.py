@@ -1,4 +1,4 @@
-"""The plan at the start of a run: shown, kept in the run folder, and the same after every resume."""
+"""The plan at the start of a run: shown, saved in the run folder, and kept when the run resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = "plan.json"
 
 
 def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan:
-    """Make the plan of a run and show it; the first process does, for all.
+    """Make the plan of a run in the first process, show it, and return it in all processes.
 
     Raises:
         IxtuneError: it does not fit the GPU. Main memory can be swapped and shared, so there it is only said.
@@ -47,7 +47,7 @@ def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan
 
 
 def flops_per_s(plan: Plan) -> float | None:
-    """What the cards of the run can do at most; None where nobody knows."""
+    """Return the peak FLOP/s of the run's GPUs together; None if unknown."""
     card = plan.machine.card
     return None if card is None else card.tflops * 1e12 * launch.world_size()
 
@@ -58,5 +58,5 @@ def keep(plan: Plan, run: Path) -> None:
 
 
 def kept_levers(run: Path) -> Levers:
-    """The levers a run began with: with others, chosen by what memory is free now, its last bits could change."""
+    """Return the memory options a run began with; others, chosen by the memory free now, could change its last bits."""
     return Levers(**json.loads((run / FILE).read_text(encoding="utf-8"))["levers"])

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on our packs: our batch, our loss on supervised rows, our checkpoints' safety. No more."""
+"""TRL's SFTTrainer on packs: own batches, loss on supervised rows, and checkpoints that are whole or absent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 
 
 class EpochPermutation(Sampler[int]):
-    """The packs of an epoch in an order that depends on seed and epoch only, so that a resumed run repeats it.
+    """Shuffle the packs of an epoch by seed and epoch only, so that a resumed run repeats the order.
 
     Empty packs, which fill the last step up where there are several processes, stay at the end.
     """
@@ -48,12 +48,12 @@ class EpochPermutation(Sampler[int]):
         fillers: int = 0,
         announced: Callable[[Sequence[int]], None] = lambda order: None,
     ) -> None:
-        """Of so many packs and empty ones; the order of an epoch is announced before its first."""
+        """Shuffle `packs` packs and keep `fillers` empty ones at the end; `announced` receives each epoch's order."""
         self.packs, self.fillers, self.seed, self.epoch = packs, fillers, seed, 0
         self.announced = announced
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's loader at the start of each epoch."""
+        """Set the epoch; accelerate's loader calls this at the start of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class EpochPermutation(Sampler[int]):
 
 
 def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
-    """TRL's settings of a recipe; every default of TRL's that differs from ours is set here (TRAPS.md 9, 10)."""
+    """Return TRL's settings for a recipe; every default of TRL's that differs is set here (TRAPS.md 9, 10)."""
     training = recipe.training
     config = SFTConfig(
         output_dir=str(steps_folder),
@@ -143,17 +143,17 @@ class AdapterTrainer(SFTTrainer):
 
     @property
     def collator(self) -> PackCollator:
-        """What makes the batches, and knows whose records they are."""
+        """Return the collator, which makes the batches and knows their records."""
         return cast(PackCollator, self.data_collator)
 
     def measure_by(self, flops_of: Callable[[Sequence[int]], float], flops_per_s: float | None) -> None:
-        """How many operations the records of a pack need, and how many the cards of the run can do in a second."""
+        """Set how many operations the records of a pack need, and the peak FLOP/s of the run's GPUs."""
         self.flops_of, self.meter = flops_of, Meter(self.progress, flops_per_s)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward of one pack, in parts where memory runs out; its records are remembered for the step."""
+        """Run forward and backward of one pack, split where memory runs out; remember its records for the step."""
         nothing = torch.zeros((), device=self.args.device)
         if "input_ids" not in inputs or self._trouble:  # a filler: the epoch has a pack less for this process
             return nothing
@@ -177,7 +177,7 @@ class AdapterTrainer(SFTTrainer):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers does; an image that cannot be read in one process ends all of them at the same place."""
+        """Collect the batches of a step; a failure in one process ends all of them at the same place."""
         self.boundary.begin_step()
         self._collected = False
         try:
@@ -199,7 +199,7 @@ class AdapterTrainer(SFTTrainer):
     def forward_backward(
         self, model: torch.nn.Module, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """What SFTTrainer does with a batch."""
+        """Run SFTTrainer's forward and backward on a batch."""
         taken = {key: value for key, value in batch.items() if key != "records"}
         loss: torch.Tensor = super().training_step(  # type: ignore[no-untyped-call]
             model, taken, num_items_in_batch
@@ -207,7 +207,7 @@ class AdapterTrainer(SFTTrainer):
         return loss
 
     def _cut(self, sentence: str) -> None:
-        """A pack had to be cut for want of memory."""
+        """Record that a pack was split because memory ran out."""
         self.progress.reproducible = False
         self.on_cut(sentence)
 
@@ -218,7 +218,7 @@ class AdapterTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss on supervised rows; TRL's fused head would bypass the images."""
+        """Compute the model's own loss on supervised rows; TRL's fused head would bypass the images."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
         if torch.is_grad_enabled() and not loss.requires_grad:  # only the projector learns, and here is no image
@@ -228,7 +228,7 @@ class AdapterTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        """Supervised tokens of the whole optimizer step, over all processes; they are counted here too."""
+        """Return the supervised tokens of the optimizer step over all processes, and add them to the progress."""
         self._collected = True
         self._meet(None)
         batches = [batch for batch in batch_samples if "input_ids" in batch]
@@ -268,7 +268,7 @@ class AdapterTrainer(SFTTrainer):
         return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers, self._announced(packs))
 
     def _announced(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
-        """On a GPU the images of the next packs are decoded meanwhile; on a CPU the step needs its cores itself."""
+        """Prefetch the next packs on a GPU; on a CPU the step needs the cores itself."""
         collator = self.data_collator
         if self.args.device.type == "cpu" or not isinstance(collator, PackCollator) or collator.images.model:
             return lambda order: None
@@ -287,7 +287,7 @@ class AdapterTrainer(SFTTrainer):
         return announced
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers does; what was begun for later steps is forgotten at the end."""
+        """Train as transformers does, and drop prefetched batches at the end."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -341,19 +341,19 @@ class AdapterTrainer(SFTTrainer):
             scheduler._last_lr = rates
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """On the groups of the recipe, each with its learning rate."""
+        """Create the optimizer on the recipe's parameter groups."""
         if self.optimizer is None:
             self.optimizer = optimizer.create(self.model, self.recipe, self.args)
         return self.optimizer
 
     def _get_learning_rate(self) -> float:
-        """The first group's; asked before the schedule goes on, so the others' are remembered here."""
+        """Return the first group's learning rate and remember the others'; the scheduler steps after this call."""
         assert self.optimizer is not None
         self._rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
         return super()._get_learning_rate()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add speed, totals, memory and rates, so that metrics.jsonl and the trackers get them alike."""
+        """Add speed, totals, memory and learning rates, so that metrics.jsonl and the trackers get the same values."""
         if "loss" in logs:
             others = {part: rate for part, rate in self._rates.items() if rate != logs["learning_rate"]}
             logs |= {f"{part}_learning_rate": rate for part, rate in others.items()}
@@ -437,10 +437,10 @@ class AdapterTrainer(SFTTrainer):
             return path.read_bytes()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's card would name neither the base's terms nor ours; the bundle writes its own."""
+        """Write no card: TRL's would name neither the base's terms nor ours, and the bundle writes one."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
+        """Save the adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
         if not self.args.should_save:  # of several processes only the first one writes
             return
         assert output_dir is not None  # transformers names the folder at every save

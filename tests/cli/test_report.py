@@ -50,6 +50,6 @@ def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path):
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
     assert done.returncode == 0, done.stderr
-    assert "warning: the run is finished, but its report is not complete; again with: ixtune evaluate" in done.stderr
+    assert "warning: the run is finished, but its report is incomplete; write it with: ixtune evaluate" in done.stderr
     assert "scores are not shown" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "adapter" / "ixtune.json").is_file()

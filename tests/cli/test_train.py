@@ -259,7 +259,7 @@ def test_a_terminal_shows_a_bar_that_lives_and_a_pipe_does_not(
             pass
     os.close(reading)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"step 0/3 .* 0%  0:00 gone, \? left", text)
+    assert re.search(r"step 0/3 .* 0%  0:00 elapsed, \? left", text)
     assert re.search(r"step [23]/3 .*━", text)
     assert re.search(r"loss \d+\.\d{4} [▁▂▃▄▅▆▇█]{2,}", text)
     assert "measuring the validation loss" in text

@@ -291,8 +291,8 @@ def test_a_dry_run_takes_one_step_on_the_worst_pack_and_writes_nothing(data: Pat
     before = set(tmp_path.rglob("*"))
     outcome, said = run(recipe, only_try=True)
     assert outcome is None
-    assert "one step on the worst pack" in said
-    assert re.search(r"at the peak \d+\.\d\d GiB, planned \d+\.\d\d; nothing was written", said)
+    assert "one step on the largest pack" in said
+    assert re.search(r"peak \d+\.\d\d GiB, planned \d+\.\d\d GiB; nothing was written", said)
     assert set(tmp_path.rglob("*")) == before
 
 

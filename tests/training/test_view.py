@@ -57,7 +57,7 @@ def test_a_terminal_shows_where_the_run_stands() -> None:
         drawn = _drawn(view)
     assert "step 10/20" in drawn
     assert "52%" in drawn
-    assert "0:21 gone, 0:19 left" in drawn or "0:21 gone, 0:18 left" in drawn
+    assert "0:21 elapsed, 0:19 left" in drawn or "0:21 elapsed, 0:18 left" in drawn
     assert "loss 0.5000 █▄▁  validation 0.8000 (best 0.7000)  lr 1.0e-04  1,234 tokens/s  2.25 GiB" in drawn
     assert "MFU" not in drawn
     view.show({**LINE, "mfu": 0.41})

@@ -19,9 +19,9 @@ from ixtune.training.state.progress import Progress
 
 FILE = "metrics.jsonl"
 VALIDATION = "validation_"
-"""What stands in front of the name of a measurement on the validation set."""
+"""Prefix of a measurement on the validation set in metrics.jsonl."""
 TRACKED = "eval_"
-"""What the trackers expect there."""
+"""Prefix of the same measurement for the trackers."""
 MEASURED = (
     "tokens_per_s",
     "computed_tokens_per_s",
@@ -32,11 +32,11 @@ MEASURED = (
     "memory_gib",
     "seconds",
 )
-"""What `Meter.measure` adds to a line; without mfu where nobody knows the card's limit."""
+"""Keys that `Meter.measure` adds to a line; without mfu if the GPU's peak is unknown."""
 
 
 class JsonLines:
-    """A file to which lines are appended, each on the disk before the next step begins.
+    """Append lines to a file, each flushed to the disk before the next step begins.
 
     A checkpoint is thus never newer than the lines before it, even when the power fails.
     """
@@ -45,7 +45,7 @@ class JsonLines:
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps after this one, which a resumed run will repeat; and one that a crash cut."""
+        """Drop the lines of later steps, which a resumed run repeats, and a line that a crash cut off."""
         if self.path.exists():
             kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
             atomic_write_text(self.path, "".join(line + "\n" for line in kept))
@@ -66,7 +66,7 @@ class JsonLines:
 
 
 class Meter:
-    """Measures speed, memory and the use of the card between two lines."""
+    """Measure throughput, memory and MFU between two lines."""
 
     def __init__(self, progress: Progress, flops_per_s: float | None = None) -> None:
         """`flops_per_s` is what the card can do at most; None where nobody knows."""
@@ -74,7 +74,7 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Begin to count; the time before, such as loading, is nobody's."""
+        """Start measuring; earlier time, such as loading, does not count."""
         self._since = self._updated = time.monotonic()
         self._idle_s = 0.0
         self._before = self._counts()
@@ -84,7 +84,7 @@ class Meter:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Validation, generation, saving: no tokens are trained on, so this time does not count for the speed."""
+        """Exclude the time of validation, generation and saving from the throughput."""
         began = time.monotonic()
         try:
             yield
@@ -92,13 +92,13 @@ class Meter:
             self._idle_s += time.monotonic() - began
 
     def update_seconds(self) -> None:
-        """Bring `progress.seconds` up to now."""
+        """Add the time since the last call to `progress.seconds`."""
         now = time.monotonic()
         self.progress.seconds += now - self._updated
         self._updated = now
 
     def measure(self) -> dict[str, Any]:
-        """Speed since the last call, and the totals."""
+        """Return the throughput since the last call, and the totals."""
         self.update_seconds()
         spent = max(self._updated - self._since - self._idle_s, 1e-9)
         tokens, computed, flops = (now - before for now, before in zip(self._counts(), self._before, strict=True))
@@ -119,7 +119,7 @@ class Meter:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: on the GPU, or without one in main memory."""
+    """Return the peak memory of this process: on the GPU, or in main memory without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -127,7 +127,7 @@ def peak_memory_bytes() -> int:
 
 
 def last_loss(path: Path) -> float | None:
-    """The last training loss of a metrics.jsonl; the mean over the steps since the last one logged."""
+    """Return the last training loss of a metrics.jsonl: the mean over the steps since the line before."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     losses = [float(line["loss"]) for line in lines if "loss" in line]
     return losses[-1] if losses else None

@@ -1,4 +1,4 @@
-"""Experiment trackers, by transformers' callbacks: checked before anything is loaded, and told where a run belongs."""
+"""Experiment trackers, by transformers' callbacks: checks before anything is loaded, and settings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def require(names: Sequence[str]) -> None:
 
 
 def prepare(names: Sequence[str], run: Path) -> None:
-    """Tell trackers where a run belongs, by their own variables; variables that are set already stay.
+    """Set project, run name and folder in the trackers' own variables, unless they are set already.
 
     TensorBoard needs none: its files go to `runs` in the run folder.
     """

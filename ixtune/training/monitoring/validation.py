@@ -1,4 +1,4 @@
-"""The loss on records that are not trained on, and which of several measurements is the best."""
+"""Validation loss, and the comparison of measurements."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ixtune.training.processes import parallel
 from ixtune.training.state.progress import Progress
 
 LOSS = "loss"
-"""What the validation loss is called among the measurements; the others are scores."""
+"""Name of the validation loss among the measurements; the others are scores."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Records(Protocol):
-    """Prepared records, by number."""
+    """Prepared records by index."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each."""
+        """Return the number of tokens of each record."""
 
     @property
     def prefixes(self) -> Prefixes | None:
-        """Which of them begin alike; None to compute each by itself."""
+        """Return which records share a prefix; None to compute each alone."""
 
     def record(self, index: int, /) -> dict[str, Any]:
-        """One of them."""
+        """Return a record."""
 
 
 def mean_loss(
@@ -80,12 +80,12 @@ def mean_loss(
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors where the model is."""
+    """Return a batch with its tensors on a device."""
     return {key: _moved(value, device) for key, value in batch.items()}
 
 
 def take_note(progress: Progress, measured: Mapping[str, float], step: int, by: str, patience: int | None) -> bool:
-    """Remember a measurement: whether it is the best so far.
+    """Store a measurement in the progress; return whether it is the best so far.
 
     `progress.stopped_early` is set where patience is at its end.
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: two lines that live on a terminal, one plain line for each measurement elsewhere."""
+"""Progress of a run: two live lines on a terminal, one plain line per measurement elsewhere, notebooks included."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOSS, _VALIDATION = "validation_loss", "validation_"
 
 
 class View:
-    """Tells a reader how the run goes; a context manager, so that an error is printed below it and not into it."""
+    """Show the progress of a run as plain lines; a context manager, so that an error is printed below it."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -42,16 +42,16 @@ class View:
         pass
 
     def begin(self, step: int, total: int) -> None:
-        """The first step is about to be taken, after `step` others that a checkpoint holds."""
+        """Start showing progress before the first step; `step` steps were taken before the checkpoint."""
         self.first, self.done, self.total = step, float(step), total
         self.began = time.monotonic()
 
     def advance(self, done: float) -> None:
-        """So many steps are done; fractions are micro-batches."""
+        """Set the number of finished steps; fractions are micro-batches."""
         self.done = done
 
     def show(self, line: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Show a line of metrics.jsonl."""
         shown = f"step {line['step']:>5}/{self.total}"
         if _LOSS in line:
             shown += f"  validation loss {line[_LOSS]:.4f}"
@@ -65,17 +65,17 @@ class View:
         self.say(shown)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Answer a signal, past every buffer that it may have interrupted."""
+        """Show the answer to a signal, without the buffers that the signal may have interrupted."""
         if not self.console.quiet:
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     @contextmanager
     def busy(self, with_what: str) -> Iterator[None]:
-        """While something else than a step is done."""
+        """Show what is done between two steps."""
         yield
 
     def _left(self) -> str:
@@ -84,7 +84,7 @@ class View:
 
 
 class LiveView(View):
-    """A bar, the numbers and the course of the loss, drawn again and again in the last two lines of a terminal."""
+    """Show a progress bar, the numbers and the loss curve in the last two lines of a terminal."""
 
     def __init__(self, console: Console, best_by: str) -> None:
         super().__init__(console)
@@ -98,18 +98,18 @@ class LiveView(View):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the two lines away; what they last said stays as a plain one."""
+        """Remove the live lines; print the last numbers as a plain line."""
         self.live.stop()
         if self.last:
             super().show(self.last)
 
     def begin(self, step: int, total: int) -> None:
-        """Draw from now on."""
+        """Start the live lines."""
         super().begin(step, total)
         self.live.start()
 
     def show(self, line: dict[str, Any]) -> None:
-        """Take the numbers over; what was measured on the validation set stays above as well."""
+        """Update the numbers; print measurements on the validation set as lines that stay."""
         if _LOSS in line:
             self.validation.append(line[_VALIDATION + self.best_by])
             super().show(line)
@@ -118,12 +118,12 @@ class LiveView(View):
             self.losses.append(line["loss"])
 
     def warn(self, text: str) -> None:
-        """A third line from now on."""
+        """Add a third line with the warning."""
         self.warning = text
 
     @contextmanager
     def busy(self, with_what: str) -> Iterator[None]:
-        """Say so in place of the numbers."""
+        """Show the activity in place of the numbers."""
         self.activity = with_what
         self.live.refresh()
         try:
@@ -141,7 +141,7 @@ class LiveView(View):
             f"step {int(self.done):,}/{self.total:,}",
             ProgressBar(total=max(self.total, 1), completed=self.done, width=width, complete_style="cyan"),
             f"{share:4.0%}",
-            f"{clock(time.monotonic() - self.began)} gone, {self._left()} left",
+            f"{clock(time.monotonic() - self.began)} elapsed, {self._left()} left",
         )
         lines = [self.activity or "  ".join(self._numbers()), *filter(None, [self.warning])]
         return Group(bar, *(Text(line, overflow="ellipsis", no_wrap=True) for line in lines))
@@ -163,12 +163,12 @@ class LiveView(View):
 
 
 def view_on(console: Console, best_by: str = "loss") -> View:
-    """The view that fits where the console writes to; `best_by` says which measurement it follows."""
+    """Return a live view for a terminal and a plain one otherwise; `best_by` is the measurement to follow."""
     return LiveView(console, best_by) if console.is_terminal else View(console)
 
 
 def curve(values: deque[float]) -> str:
-    """The course of some values in one line of blocks, the lowest to the highest."""
+    """Return values as a sparkline, scaled from the lowest to the highest."""
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
@@ -177,7 +177,7 @@ def curve(values: deque[float]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Return seconds as H:MM:SS."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine, one for each GPU, and what each knows about the others.
+"""Start one command in several processes on this machine, one per GPU; rank and world size of a process.
 
 Nothing here imports torch: the first process only starts the others and waits. They find each other by the variables
 that torchrun and `accelerate launch` set too, so that a run started by either looks the same from inside.
@@ -21,7 +21,7 @@ from typing import IO, Any
 from ixtune.errors import IxtuneError, UsageError
 
 LOST_PEER = 75
-"""Exit code of a process that ended only because another one did; what it says is not worth reading."""
+"""Exit code of a process that ended only because another one did."""
 
 _PARENT = "IXTUNE_PARENT_PIPE"
 _POLL_S = 0.05
@@ -29,7 +29,7 @@ _GRACE_S = 15.0
 
 
 class LostPeerError(IxtuneError):
-    """Another process of the run has failed, and has said why."""
+    """Another process of the run failed and reported why."""
 
     exit_code = LOST_PEER
 
@@ -38,22 +38,22 @@ class LostPeerError(IxtuneError):
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is; 0 writes and prints."""
+    """Return the index of this process; process 0 writes and prints."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_worker() -> bool:
-    """Whether this process was started as one of several, by `launch`, torchrun or accelerate."""
+    """Return whether `launch`, torchrun or accelerate started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def refuse_sharding() -> None:
-    """Refuse what accelerate's configuration may ask for: each process holds the whole base, in 4 bits a weight.
+    """Refuse FSDP and DeepSpeed, which accelerate's configuration may ask for: each process holds the whole base.
 
     Raises:
         UsageError: FSDP or DeepSpeed is on.
@@ -69,7 +69,7 @@ def refuse_sharding() -> None:
 
 
 def follow_parent() -> None:
-    """End this process as soon as the one that launched it is gone, however that ended."""
+    """End this process as soon as the process that launched it is gone."""
     descriptor = os.environ.pop(_PARENT, None)
     if descriptor is None:
         return
@@ -152,7 +152,7 @@ def _start(
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended, or one has failed: then the others get a while to notice, and are ended."""
+    """Wait for all workers; if one fails, give the others some seconds to notice, then kill them."""
     deadline: float | None = None
     while any(worker.poll() is None for worker in workers):
         if deadline is None and any(worker.returncode for worker in workers):
@@ -169,7 +169,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
 
 @contextmanager
 def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass the signals that end a run on to the workers, which end by themselves."""
+    """Forward the signals that end a run to the workers, which end by themselves."""
 
     def forward(number: int, _: Any) -> None:
         for worker in workers:

@@ -1,4 +1,4 @@
-"""One run in several processes: each takes its share of every optimizer step's packs.
+"""Collectives of a run in several processes: each takes its share of the packs of every optimizer step.
 
 The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
 of their gradients, once: so a pack without images leaves the projector alone, a pack that is split for want of
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 
 def join() -> None:
-    """Meet the other processes of the run, if there are any, and take the GPU that is this one's.
+    """Join the other processes of the run, if there are any, and select this process's GPU.
 
     Raises:
         UsageError: there are more processes than GPUs, or accelerate's configuration asks for sharding.
@@ -47,19 +47,19 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Return whether this process is the one that writes and prints."""
     return launch.rank() == 0
 
 
 def share(packs: Sequence[_Result]) -> Sequence[_Result]:
-    """This process's part of some work, such as the packs of a validation set; all of it once the others are gone."""
+    """Return this process's share of some work, such as validation packs; all of it once the other processes ended."""
     if not _several():
         return packs
     return packs[launch.rank() :: launch.world_size()]
 
 
 def total(*values: float) -> tuple[float, ...]:
-    """Sums over all processes."""
+    """Return the sums of values over all processes."""
     if not _several():
         return values
     summed = torch.tensor(values, dtype=torch.float64, device=_device())
@@ -68,7 +68,7 @@ def total(*values: float) -> tuple[float, ...]:
 
 
 def any_of(value: bool) -> bool:
-    """Whether it is so in any process: what all must do in the same step, such as to stop."""
+    """Return whether the value is true in any process."""
     return bool(total(float(value))[0])
 
 
@@ -82,7 +82,7 @@ def largest(value: int) -> int:
 
 
 def from_first(ask: Callable[[], _Result]) -> _Result:
-    """What the first process finds out or decides, in all of them.
+    """Call a function in the first process and return its result in all processes.
 
     Raises:
         LostPeerError: it failed; raised in the others, while it raises its own error.
@@ -103,20 +103,20 @@ def from_first(ask: Callable[[], _Result]) -> _Result:
 
 
 def barrier() -> None:
-    """Wait for all."""
+    """Wait for all processes."""
     if _several():
         distributed.barrier()
 
 
 def start_equal(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Give all processes the first one's values of what is trained."""
+    """Copy the first process's values of the parameters to all processes."""
     if _several():
         for parameter in parameters:
             distributed.broadcast(parameter.data, src=0)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; what none of them used keeps no gradient."""
+    """Replace each gradient by its mean over the processes; parameters that none used keep no gradient."""
     if not _several():
         return
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -145,7 +145,7 @@ def gather(mine: _Result) -> list[_Result]:
 
 @contextmanager
 def lost_peers() -> Iterator[None]:
-    """Around all that is done together: say in one sentence that another process is gone, and part at the end."""
+    """Turn errors of lost connections into a `LostPeerError`; leave the process group at the end of the block."""
     try:
         yield
     except BaseException as error:

@@ -23,7 +23,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Return what is wrong with a checkpoint, or None."""
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -38,18 +38,18 @@ def damage(folder: Path) -> str | None:
 
 
 def step_of(folder: Path) -> int:
-    """The optimizer step of a checkpoint folder."""
+    """Return the optimizer step of a checkpoint folder."""
     return int(folder.name.removeprefix(PREFIX))
 
 
 def listing(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; temporary folders are not among them."""
+    """Return the checkpoints of a run, oldest first, without temporary folders."""
     found = [p for p in run.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=step_of)
 
 
 def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint whose checksums hold, and the damaged ones newer than it with what is wrong."""
+    """Return the newest checkpoint whose checksums hold, and newer damaged ones with what is wrong."""
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(listing(run)):
         problem = damage(folder)
@@ -74,7 +74,7 @@ def rotate(run: Path, keep: int, best_step: int | None = None) -> None:
 
 
 def mark_best(checkpoint: Path, by: str, loss: float | None, scores: Mapping[str, float]) -> None:
-    """Say in the run folder which checkpoint is the best on the validation set, by what, and what it has there."""
+    """Write best.json: which checkpoint is the best on the validation set, by which measurement, with its values."""
     content = {
         "step": step_of(checkpoint),
         "best_by": by,

@@ -1,4 +1,4 @@
-"""One run in one folder: a lock that the kernel frees when the process dies, however it dies."""
+"""Lock of a run folder, which the kernel releases when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ixtune.errors import IxtuneError
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Hold a run folder for one process; it is made where it is missing, and removed again where it stays empty.
+    """Lock a run folder for one process; create it if it is missing, and remove it again if it stays empty.
 
     The folder itself is locked, so that nothing is left behind that a later run would have to judge. Where folders
-    cannot be locked (some network file systems) two runs are not told apart.
+    cannot be locked (some network file systems) a second run is not detected.
 
     Raises:
         IxtuneError: another process holds it.

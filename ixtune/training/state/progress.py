@@ -1,4 +1,4 @@
-"""How far a run has come, counted from its first start over all resumes; a copy lies in every checkpoint."""
+"""Progress of a run, counted from its first start over all resumes; every checkpoint holds a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = "progress.json"
 
 @dataclass(slots=True)
 class Progress:
-    """The account of a run.
+    """Counters and best measurement of a run.
 
     Attributes:
         tokens: of the records trained on, image tokens included, over all processes.
