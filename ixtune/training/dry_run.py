@@ -40,6 +40,6 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
     took = (metrics.peak_memory_bytes() - before) / 2**30
     say(
         f"dry run  loaded in {loaded - began:.1f} s; one step on the largest pack "
-        f"({plan.worst_pack.tokens:,} tokens) in {time.monotonic() - loaded:.1f} s, including one-time work; loss {loss:.4f}; peak {took:.2f} GiB, "
-        f"planned {plan.memory.total / 2**30:.2f} GiB; nothing was written"
+        f"({plan.worst_pack.tokens:,} tokens) in {time.monotonic() - loaded:.1f} s, including one-time work; "
+        f"loss {loss:.4f}; peak {took:.2f} GiB, planned {plan.memory.total / 2**30:.2f} GiB; nothing was written"
     )
