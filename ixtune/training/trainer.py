@@ -369,7 +369,8 @@ class AdapterTrainer(SFTTrainer):
         if parallel.from_first(final.exists):
             return  # a stop right after a regular save asks for the same step again
         with self.meter.idle():
-            # before anything is written: the others could not be told of a write that failed while they wait here
+            # all collectives before anything is written: the others would wait in one that a failed write never reaches
+            self.store_flos()
             gathered = parallel.gather((self._random_state(), float(self._tr_loss)))
             self._random_states = [state for state, _ in gathered]
             self.progress.unlogged_losses = [loss for _, loss in gathered]
@@ -405,6 +406,11 @@ class AdapterTrainer(SFTTrainer):
             if disk.is_full(error):
                 raise disk.DiskFullError(self.run_folder, self.checkpoint_bytes, "a checkpoint needs") from error
             raise
+
+    def store_flos(self) -> None:
+        """Add up the operations of all processes; while the first one writes a checkpoint, that is done already."""
+        if self._partial is None:
+            super().store_flos()
 
     def save_last_step(self) -> Path | None:
         """Save a checkpoint of the last finished step after something was raised in the middle of the next one.
