@@ -20,7 +20,8 @@ from ixtune.errors import IxtuneError
 from ixtune.planning.flops import flops
 
 PACK_TOKENS = 16384 // mix.SCALE
-# every block that is freed goes back, so that resident memory follows the tensors; it costs time, hence runs of its own
+# Freed blocks go back to the system at once, so that resident memory follows the tensors. That costs time, so memory
+# is measured in runs of its own.
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",

@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-5,
     "plora": {"wqkv": {"rank": 1, "alpha": 2}, "others": {"rank": 32, "alpha": 32}},
-    # deeper than it is wide: 577 positions of a view cannot be made fewer, and a wide tower's scores would weigh more
+    # Deeper than wide: a view always has 577 positions, so that attention scores of a wide tower would weigh too much.
     "vision_config": {
         "hidden_size": 128,
         "intermediate_size": 512,

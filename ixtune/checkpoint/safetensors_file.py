@@ -36,11 +36,11 @@ DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_HEADER_LIMIT_BYTES = 100_000_000  # the official reader's limit: a length beyond it is damage, not a header
+_HEADER_LIMIT_BYTES = 100_000_000  # the limit of the official reader: a longer header means a damaged file
 _LFS_POINTER = b"version https://git-lfs"
-_FLUSH_BYTES = 16 << 20  # written between two words to the disk to begin, so that it works while we compute
-_SYNC_BYTES = 1 << 30  # written between two waits for it; many gigabytes in memory would push out everything else
-BLOCK_BYTES = 4 << 20  # row blocks of this size: small beside the imports, large beside the cost of a read call
+_FLUSH_BYTES = 16 << 20  # bytes between two requests to start writing, so that the disk works while we compute
+_SYNC_BYTES = 1 << 30  # bytes between two waits for the disk; gigabytes of dirty pages would push out everything else
+BLOCK_BYTES = 4 << 20  # block size: small compared with the imports, large compared with the cost of a read call
 
 
 class Digest(Protocol):
@@ -254,7 +254,7 @@ def _reserve(descriptor: int, nbytes: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, nbytes)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # file systems that cannot
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # file systems without support for it
             raise
 
 

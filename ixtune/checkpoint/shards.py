@@ -37,7 +37,7 @@ class Checkpoint:
         self.folder = folder
         self.shards = tuple(by_shard)
         self.by_name: Mapping[str, TensorInfo] = MappingProxyType(_one_of_each(folder, by_shard))
-        # the one shard that is in memory, if its tensors could not be had otherwise
+        # the one shard in memory, if its tensors cannot be read otherwise
         self._resident: tuple[str, dict[str, torch.Tensor]] | None = None
 
     @property
@@ -95,7 +95,7 @@ class Checkpoint:
             raw = read_span(self.folder / info.shard, info.offset, info.span_bytes)
             return raw.view(info.dtype).as_strided(info.shape, info.stride)
         if self._resident is None or self._resident[0] != info.shard:
-            self._resident = None  # the last shard goes before the next one comes
+            self._resident = None  # free the last shard before loading the next
             self._resident = (info.shard, load_torch_file(self.folder / info.shard))
         return self._resident[1][info.name].detach()
 

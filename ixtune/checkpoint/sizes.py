@@ -32,8 +32,8 @@ CLIP_L_336 = {
 PLORA_WQKV = {"rank": 8, "alpha": 16}
 PLORA_OTHERS = {"rank": 256, "alpha": 256}
 
-# NF4 with double quantisation, as bitsandbytes stores it: two weights a byte, a byte of scale for each block, of these
-# scales again a float for each group and one offset, and the two tables that turn codes into numbers.
+# NF4 with double quantization, as bitsandbytes stores it: two weights per byte, one byte of scale per block, one float
+# per group of these scales and one offset, and the two code tables.
 _NF4_BLOCK, _NF4_GROUP = 64, 256
 _NF4_TABLES_BYTES = 4 * (16 + 256)
 

@@ -68,13 +68,13 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
     zipped = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():
-            # a remark on the pickle's protocol; what the protocol cannot express is refused below
+            # a warning about the pickle protocol; unsupported content is refused below
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             content = torch.load(path, weights_only=True, map_location=device, mmap=zipped and device == "cpu")
     except OSError as error:
         raise unreadable(path, error) from error
     except pickle.UnpicklingError as error:
-        # torch's own message tells how to switch the protection off: it is not passed on
+        # torch's message explains how to disable the protection, so it is not passed on
         forbidden = _FORBIDDEN.search(str(error))
         found = f"it asks for {forbidden.group(1)}" if forbidden else "its pickle is not one of tensors"
         raise IxtuneError(

@@ -24,7 +24,7 @@ TOKENIZER_FILE = "tokenizer.model"
 RELEASED_TOKENIZER_SHA256 = "f868398fc4e05ee1e8aeba95ddf18ddcc45b8bce55d5093bead5bbf80429b48b"  # MODEL.md 1.1
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_KINDS = ("internlmxcomposer2", "internlm2")  # what config.json says, and what the original's class says
+_KINDS = ("internlmxcomposer2", "internlm2")  # model_type in config.json, and in the original's configuration class
 _SHA256_DIGITS = 64
 
 
@@ -178,7 +178,9 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         Sizes.from_config_json(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
+            f"config.json cannot be read: {error}",
+            where=str(path),
+            hint="the file is damaged; download or copy it again",
         ) from error
     if kind not in _KINDS:
         raise IxtuneError(
@@ -207,7 +209,7 @@ def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
             recorded = json.loads(report.read_text(encoding="utf-8")).get("file_sha256", {})
             plain = {str(name): str(sha256) for name, sha256 in recorded.items() if Path(name).name == name}
         except (OSError, ValueError, AttributeError):
-            continue  # a report of something else
+            continue  # a report of another command
         known |= {name: (sha256, report.name) for name, sha256 in plain.items()}
     return known
 

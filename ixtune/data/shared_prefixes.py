@@ -25,6 +25,7 @@ MIN_SHARED_TOKENS = 64
 _TOKEN_BYTES = 4
 _IMAGE_BYTES = 8
 _IMAGE_MARK = b"\xff" * 4  # no token id
+_FILE = ("content", "root", "path", "name")  # columns of an image that say which file it is, and not how it is laid out
 
 
 class Group(NamedTuple):
@@ -174,10 +175,10 @@ def image_keys(opened: PreparedSet) -> list[Hashable]:
     column = opened.dataset.data.column("pictures").combine_chunks().flatten()
     fields = {field.name: column.field(field.name).to_pylist() for field in column.type}
     roots = [str(root) for root in opened.files.roots]
-    files = zip(fields.pop("content"), fields.pop("root"), fields.pop("path"), strict=True)
+    files = zip(fields["content"], fields["root"], fields["path"], strict=True)
     known = [content or (roots[root], path) for content, root, path in files]
-    del fields["name"]
-    return list(zip(known, *fields.values(), strict=True))
+    layouts = [values for name, values in fields.items() if name not in _FILE]
+    return list(zip(known, *layouts, strict=True))
 
 
 def _beginnings(opened: PreparedSet, numbers: dict[Hashable, int]) -> list[Beginning]:

@@ -35,7 +35,7 @@ from ixtune.model.cpu_attention import CpuAttention, Parents
 NAME = "segments"
 FLEX = "flex_attention"
 _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-# From here on cuDNN's kernel, once a segment, is faster on Hopper than the varlen kernel once (tests/bench/results).
+# From this length on, cuDNN's kernel per segment is faster on Hopper than one varlen call (tests/bench/results).
 _LONG = 2048
 VARLEN_PARENTS = False
 """Whether packs with shared prefixes use the varlen kernel with gathered keys on CUDA. It relies on the kernel aligning
@@ -80,7 +80,7 @@ def _flash_of(implementation: str) -> Attend:
     def attend(
         *args: Any, cu_seq_lens_q: torch.Tensor, max_length_q: int, bounds: Any = None, **kwargs: Any
     ) -> tuple[torch.Tensor, Any]:
-        # Unless all four are there it takes the pack for one record.
+        # Unless all four are given, it treats the pack as one record.
         both = {"cu_seq_lens_k": cu_seq_lens_q, "max_length_k": max_length_q}
         return plain(*args, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, **both, **kwargs)
 
@@ -171,7 +171,7 @@ def _by_segment(
         own = query[:, :, part], key[:, :, part], value[:, :, part], scaling
         if parent < 0:
             outputs.append(_attend(*own))
-        else:  # computed again in the backward pass: keys of the parent, copied for each child, would be gigabytes
+        else:  # recomputed in the backward pass: saving the parent's keys for each child would take gigabytes
             of_parent = key[:, :, parts[parent]], value[:, :, parts[parent]]
             outputs.append(checkpoint(_attend, *own, *of_parent, use_reentrant=False, preserve_rng_state=False))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)).transpose(1, 2)
@@ -228,7 +228,7 @@ def _varlen(
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return cast(torch.Tensor, out_THd).unsqueeze(0)  # a pair only where more is asked for
+    return cast(torch.Tensor, out_THd).unsqueeze(0)  # returns a pair only if more is requested
 
 
 def _varlen_parents(

@@ -12,9 +12,9 @@ from ixtune.checkpoint.sizes import DECODER_LINEARS as DECODER_LINEARS
 
 MODEL_TYPE = "internlmxcomposer2"
 
-# What the original config.json says about running, not about the network. transformers would obey some of it
+# Entries of the original config.json about running, not about the network. transformers would apply some of them
 # (flash_attention_2 without flash-attn raises) and refuse other parts (`max_length` is a generation setting).
-# Dropped on load; `merge` and `export` carry the file itself along.
+# Dropped on load; `merge` and `export` copy the file itself.
 _RUN_KEYS = ("attn_implementation", "max_length", "use_cache", "auto_map", "bias", "torch_dtype_original")
 
 # The defaults: the released 7B.

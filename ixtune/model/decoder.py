@@ -52,7 +52,7 @@ class Rotary(nn.Module):
         self.max_positions = config.max_position_embeddings
         self.head_dim = config.head_dim
         self.stateful = config.ntk_stateful
-        self._longest = 0  # the longest sequence met, where `stateful`
+        self._longest = 0  # the longest sequence so far, if `stateful`
 
     def _base(self, position_ids: torch.Tensor) -> float:
         if self.kind != "dynamic":
@@ -210,7 +210,7 @@ class Decoder(nn.Module):
         mask = None
         packed = kwargs.get("cu_seq_lens_q") is not None
         if packed:
-            kwargs["bounds"] = tuple(kwargs["cu_seq_lens_q"].tolist())  # asked for once, and not by every layer
+            kwargs["bounds"] = tuple(kwargs["cu_seq_lens_q"].tolist())  # read once, not by every layer
         parents = kwargs.get("parents")
         has_mask = packed or isinstance(past_key_values, SharedPrefixCache)
         if not has_mask or (packed and self.config._attn_implementation == FLEX):
@@ -219,7 +219,7 @@ class Decoder(nn.Module):
                 inputs_embeds=embeds_BLD,
                 attention_mask=attention_mask,
                 past_key_values=past_key_values,
-                # a segment begins where they restart; without boundaries they never say that here
+                # a restart marks a new segment; without boundaries it never does here
                 position_ids=position_ids if packed and parents is None else None,
                 and_mask_function=None if parents is None else family_mask(kwargs["cu_seq_lens_q"], parents),
             )

@@ -35,7 +35,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return kernel()(x, *args)
         except torch._dynamo.exc.TorchDynamoException as error:
-            _off.append(str(error))  # for all: a value made again must be rounded as it was the first time
+            _off.append(str(error))  # for all functions: a recomputed value must be rounded as it was the first time
             warnings.warn(
                 f"{function.__name__} could not be compiled; nothing is, which is slower: {str(error).splitlines()[0]}",
                 stacklevel=2,

@@ -30,7 +30,9 @@ def read_config(folder: Path) -> IXC2Config:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
+            f"config.json cannot be read: {error}",
+            where=str(path),
+            hint="the file is damaged; download or copy it again",
         ) from error
     if kind not in (MODEL_TYPE, "internlm2"):
         raise IxtuneError(
@@ -95,10 +97,10 @@ def load_base(
     stored = stored_nf4.is_stored(folder)
     if not stored:
         check_tensors(checkpoint, config, folder)
-    config.name_or_path = str(folder)  # PEFT notes it with the adapter
+    config.name_or_path = str(folder)  # PEFT records it with the adapter
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if stored:
-        del config.quantization_config  # transformers' own loader goes by it; here the layers are put in place by name
+        del config.quantization_config  # transformers' own loader reads it; here the layers are replaced by name
     model = empty(config, quantize=quantize or stored, dtype=dtype)
     if stored:
         stored_nf4.fill(model, checkpoint, config, dtype, place)

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-# Rows whose logits exist at one time: at a vocabulary of 92,544 in fp32 this is 190 MB.
+# Rows whose logits exist at the same time: 190 MB in fp32 at a vocabulary of 92,544.
 CHUNK_ROWS = 512
 
 
@@ -51,7 +51,7 @@ class _FrozenHead(Function):
             for start in range(0, len(hidden_SD), CHUNK_ROWS):
                 chunk = slice(start, start + CHUNK_ROWS)
                 targets_C1 = targets_S[chunk, None]
-                # One fp32 matrix, which becomes logits, powers, probabilities and slopes in turn.
+                # One fp32 matrix that becomes logits, exponentials, probabilities and gradients in turn.
                 matrix_CV = (hidden_SD[chunk].to(dtype) @ weight_VD.t()).float()
                 matrix_CV -= matrix_CV.amax(dim=-1, keepdim=True)
                 total -= matrix_CV.gather(1, targets_C1).sum()
@@ -61,7 +61,7 @@ class _FrozenHead(Function):
                     matrix_CV /= sums_C1
                     matrix_CV.scatter_add_(1, targets_C1, -torch.ones_like(sums_C1))
                     gradient_SD[chunk] = matrix_CV.to(dtype) @ weight_VD
-                del matrix_CV  # before the next one
+                del matrix_CV  # before the next chunk
         ctx.save_for_backward(gradient_SD)
         return total
 
@@ -111,7 +111,7 @@ def supervised_loss(
     if len(rows_S) == 0:
         raise ValueError("no supervised position in this batch: the loss would be 0/0")
     hidden_SD = hidden_TD.index_select(0, rows_S)
-    # A subclass may compute something else than the plain product (a quantised head, one in shards).
+    # A subclass may compute something else than the plain product, e.g. a quantized or sharded head.
     if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
         total = _FrozenHead.apply(hidden_SD, head.weight, targets_S)
     else:

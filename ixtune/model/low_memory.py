@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from ixtune.model import fused
 
-# On a CPU fp32 copies of so many numbers stay in the caches: 2.0 times as fast as copies of everything.
+# On a CPU, fp32 copies of this many numbers stay in the caches: 2.0 times as fast as copying everything.
 _BLOCK = 1 << 18
 
 Maker = Callable[[], torch.Tensor]
@@ -129,7 +129,7 @@ class _Gate(Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         gate, up = _kept(ctx)
         del ctx.unpacked
-        if gate.is_cuda and fused.can_compile():  # as it is written there it would take seven times the memory
+        if gate.is_cuda and fused.can_compile():  # without compilation it would take seven times the memory
             return fused.gate_backward(gradients[0], gate, up)
         to_up = torch.nn.functional.silu(gate).mul_(gradients[0])
         to_gate = gradients[0] * up

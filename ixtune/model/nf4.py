@@ -60,7 +60,7 @@ def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
                 device="meta",
             )
             model.set_submodule(name, layer)
-    # What transformers notes on a model it quantised itself: PEFT, TRL and the trainer go by it.
+    # What transformers sets on a model that it quantizes itself: PEFT, TRL and the trainer read it.
     model.is_loaded_in_4bit = True  # type: ignore[assignment]
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES  # type: ignore[assignment]
 

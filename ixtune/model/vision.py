@@ -46,7 +46,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
-        # The tower is no PreTrainedModel of its own, so nobody else fills this in.
+        # The tower is not a PreTrainedModel itself, so nothing else sets this.
         config._attn_implementation = config._attn_implementation or "sdpa"
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -177,14 +177,14 @@ def image_vectors(
     counts = [rows * cols for rows, cols in grids]
     if sum(counts) != len(crops_N3HW):
         raise ValueError(f"the grids hold {sum(counts)} crops, but {len(crops_N3HW)} came")
-    # A frozen tower runs without gradients, whatever comes after it: its activations would be gigabytes at 4K.
+    # A frozen tower always runs without gradients: its activations would take gigabytes at 4K.
     trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
-    # It has a dtype of its own; under autocast a GPU would mix in fp32 norms, and cached vectors would differ.
+    # It runs in its own dtype: autocast on a GPU would use fp32 norms, and cached vectors would differ.
     with torch.set_grad_enabled(trains), torch.autocast(crops_N3HW.device.type, enabled=False):
         parts = []
         for views in chunks_of_views(crops_N3HW, grids, chunk, dtype):
             parts.append(merge_2x2(tower(views)[:, 1:]))
-            del views  # before the next ones are made
+            del views  # before the next chunk is built
     maps = torch.cat(parts)
     per_image = maps.split([1 + count for count in counts])
     return torch.cat([lay_out(m, *grid, separators) for m, grid in zip(per_image, grids, strict=True)])

@@ -215,7 +215,7 @@ class _Search:
         adapter = self.plan.recipe.adapter
         rank = adapter.rank // 2
         while rank >= _SMALLEST_RANK:
-            # the strength of LoRA, alpha / rank, stays
+            # alpha / rank, the strength of LoRA, stays the same
             alpha = adapter.alpha * rank / adapter.rank
             yield Step({"adapter.rank": rank, "adapter.alpha": alpha}, 2, "LoRA learns less")
             rank //= 2
@@ -227,5 +227,5 @@ class _Search:
             if hd_num < self.records.hd_num and (shorter := max(self._at(hd_num).lengths)) < longest:
                 effect = f"longest record: {shorter:,} tokens in place of {longest:,}; images lose detail"
                 for size in self._sizes_down_to(shorter):
-                    if size < longest:  # longer ones need no other images
+                    if size < longest:  # longer packs do not need coarser images
                         yield Step(self._pack_tokens(size), 3, effect, hd_num)

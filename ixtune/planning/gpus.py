@@ -62,7 +62,7 @@ class Machine:
 def card_named(name: str) -> Card | None:
     """Return the known card for a driver's name, e.g. `NVIDIA A100-SXM4-80GB`."""
     words = name.replace("-", " ").split()
-    if "Laptop" in words:  # slower, and called the same
+    if "Laptop" in words:  # slower cards with the same name
         return None
     return next((card for card in CARDS if set(card.name.split()) <= set(words)), None)
 

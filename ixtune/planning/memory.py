@@ -19,12 +19,12 @@ from ixtune.recipe.recipe import Recipe
 
 TERMS = ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack")
 _CHUNK_ROWS = 512
-# Measured on an H200 (tests/bench/results/full_size.csv): the driver's context and its libraries; what lies idle
-# between the allocator's blocks, of which a part does not grow with them.
+# Measured on an H200 (tests/bench/results/full_size.csv): the driver's context with its libraries, and idle memory of
+# the allocator, a constant and a share of its blocks.
 _CUDA_CONTEXT, _CUDA_IDLE, _CUDA_FRAGMENTS = 760 * 2**20, 400 * 2**20, 0.03
-# Measured on CPUs: code and tables that are loaded at the first use, and three quarters of it again for the tower's.
+# Measured on CPUs: code and tables loaded at first use; the tower's take three quarters of it again.
 _CPU_LIBRARIES = 20 * 2**20
-_MASTER = 4  # bytes of a trained number, and of its gradient
+_MASTER = 4  # bytes of a trained parameter, and of its gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
     trained = setup.trained.parameters(sizes)
     gradients = _MASTER * sum(trained.values())
     per_layer = 0 if setup.accumulates else _MASTER * trained.get("lora", 0) // layers
-    held = gradients if setup.accumulates else 0  # from the micro-batch before
-    # torch's AdamW on a GPU takes the roots of all second moments at once
+    held = gradients if setup.accumulates else 0  # from the previous micro-batch
+    # torch's AdamW on a GPU computes the roots of all second moments at once
     scratch = gradients if setup.device == "cuda" and setup.optimizer == "adamw" else 0
     all_kept = (layers - checkpointed) * kept + checkpointed * waiting
     found = [
@@ -149,7 +149,7 @@ def _memory(
 ) -> Memory:
     weights = sum(setup.sizes.weight_bytes(nf4=setup.nf4, float_bytes=setup.float_bytes).values())
     trained = sum(setup.trained.parameters(setup.sizes).values())
-    # a paged state moves to main memory where the GPU has none left
+    # paged state moves to main memory when the GPU is full
     per_number = {"adamw": 8, "adamw_8bit": 2 + 2 * 4 / 256, "paged_adamw": 0, "paged_adamw_8bit": 0}
     if setup.device == "cpu":
         per_number |= {"paged_adamw": 8, "paged_adamw_8bit": per_number["adamw_8bit"]}
@@ -173,7 +173,7 @@ def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
     libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES * 3 // 4
     if setup.float_bytes == 4:
         return libraries
-    # oneDNN packs the operands of 16-bit products anew; the head's it keeps
+    # oneDNN repacks the operands of 16-bit products; it keeps those of the head
     return libraries + 2 * (setup.sizes.vocabulary * setup.sizes.hidden + pack.tokens * setup.sizes.intermediate)
 
 
@@ -193,7 +193,7 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
     per_token: float = norms + attention + 2 * number * inner
     for name, rank in setup.trained.ranks.items():
         out, into = sizes.linear_shape(name)
-        per_token += number * rank + into * setup.dropout / 8  # a bit for each number that may be dropped
+        per_token += number * rank + into * setup.dropout / 8  # one bit per number for the dropout mask
         per_token += number * out * setup.trained.dora  # for the gradient of the magnitude
     return round(pack.tokens * per_token)
 

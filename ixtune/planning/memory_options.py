@@ -62,7 +62,7 @@ def _again_from_main_memory(function: Any, *args: Any) -> Any:
     """Checkpoint a layer as `_again` does, with its inputs in main memory."""
     from torch.autograd.graph import saved_tensors_hooks
 
-    # These hooks see what the checkpoint saves, which is its inputs; what the layer saves goes to the checkpoint.
+    # These hooks see what the checkpoint saves, its inputs; what the layer saves goes to the checkpoint.
     with saved_tensors_hooks(_to_main_memory, _from_main_memory):
         return _again(function, *args)
 
@@ -78,7 +78,7 @@ def _to_main_memory(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
     stream.wait_stream(torch.cuda.current_stream(tensor.device))
     with torch.cuda.stream(stream):
         copy.copy_(tensor, non_blocking=True)
-    tensor.record_stream(stream)  # its memory is given to nobody else before the copy is done
+    tensor.record_stream(stream)  # keeps its memory from being reused before the copy is done
     return tensor.device, copy
 
 

@@ -22,9 +22,9 @@ from ixtune.recipe.recipe import Recipe
 
 Packs = Sequence[Sequence[int]]
 
-# Chunks of views to choose from; beyond the first the tower runs no faster.
 ROOM = 0.05
-"""Share of a GPU that levers leave free where they can; see tests/bench/results/full_size.csv."""
+"""Share of a GPU that memory options leave free if possible; see tests/bench/results/full_size.csv."""
+# Views per chunk to choose from; with more than the first the tower runs no faster.
 VISION_CHUNKS = (16, 8, 4, 2, 1)
 
 
@@ -197,7 +197,7 @@ def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Ne
 
     levers = chosen(machine.memory_bytes)
     if device == "cuda" and machine.memory_bytes is not None:
-        # with room for what a plan was off on a GPU, unless that asks for slow copies
+        # leave room for the plan's error on a GPU, unless that needs slow copies to main memory
         roomy = chosen(int(machine.memory_bytes * (1 - ROOM)))
         levers = levers if roomy.offload_layer_inputs and not levers.offload_layer_inputs else roomy
     index, memory = worst(levers)

@@ -74,5 +74,7 @@ def sizes_of(folder: Path) -> Sizes:
         return Sizes.from_config_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IxtuneError(
-            f"config.json cannot be read: {error}", where=str(path), hint="copy it again from where it came"
+            f"config.json cannot be read: {error}",
+            where=str(path),
+            hint="the file is damaged; download or copy it again",
         ) from error

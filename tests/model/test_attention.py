@@ -126,6 +126,9 @@ def test_a_cpu_keeps_the_joined_output_once() -> None:
     assert out.data_ptr() in alive
 
 
+FAMILY = (-1, -1, 0)  # of three segments the last one sees the first
+
+
 def _loss(implementation: str, **changes: Any) -> torch.Tensor:
     model = small_model()
     model.config._attn_implementation = implementation
@@ -138,6 +141,8 @@ def _loss(implementation: str, **changes: Any) -> torch.Tensor:
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_transformers_names_that_know_no_segments_are_answered_by_ours(implementation: str) -> None:
     assert torch.equal(_loss(implementation), _loss(NAME))
+    assert torch.equal(_loss(implementation, parents=FAMILY), _loss(NAME, parents=FAMILY))
+    assert _loss(NAME, parents=FAMILY) != _loss(NAME)
     whole = small_pack([(9, []), (6, [(1, 1)]), (14, [])])["cu_seq_lens_q"][[0, -1]]
     assert _loss(NAME, cu_seq_lens_q=whole) != _loss(NAME)
 
@@ -155,6 +160,8 @@ def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch:
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", flash)
     assert torch.equal(_loss("flash_attention_2"), _loss(NAME))
     assert len(calls) == 2
+    with pytest.raises(IxtuneError, match="cannot share the prefixes of records"):
+        _loss("flash_attention_2", parents=FAMILY)
 
 
 @pytest.mark.slow
@@ -162,6 +169,8 @@ def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch:
 def test_flex_attention_is_given_a_mask_of_blocks() -> None:
     """Forward only: flex has no backward pass on a CPU. It is compiled, which takes half a minute."""
     assert float(_loss("flex_attention")) == pytest.approx(float(_loss(NAME)), rel=1e-5)
+    shared = float(_loss("flex_attention", parents=FAMILY))
+    assert shared == pytest.approx(float(_loss(NAME, parents=FAMILY)), rel=1e-5)
 
 
 def test_an_attention_that_cannot_keep_records_apart_is_refused() -> None:

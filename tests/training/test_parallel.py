@@ -16,6 +16,7 @@ from engine import mixed_set
 from main_job import command, environment, losses, write_recipe
 from rich.console import Console
 from safetensors.torch import load_file
+from text_run import prepare_texts
 
 from ixtune import __version__
 from ixtune.errors import UsageError
@@ -84,6 +85,26 @@ def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.Co
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     info = json.loads((folder / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
     assert lines[-1]["tokens"] == info["tokens"] == 3 * 1096, "the tokens of both"
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_where_packs_share_prefixes(tmp_path: Path) -> None:
+    """A group that two packs have a part of, one in each process."""
+    from ixtune.training.run import train
+
+    data = prepare_texts(tmp_path / "data", system="Add both numbers. " * 16)
+    settings = (*SETTINGS, "training.pack_tokens=500", "training.max_steps=3")
+    one = write_recipe(tmp_path / "one.yaml", data, tmp_path / "one")
+    train(recipes.load(one, (*settings, "training.gradient_accumulation=2")), Console(file=io.StringIO()))
+    run("train", write_recipe(tmp_path / "two.yaml", data, tmp_path / "two"), *settings, "--processes", "2")
+    wanted, found = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "two")
+    )
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+    for count in ("tokens", "computed_tokens", "supervised_tokens"):
+        assert found[count] == wanted[count]
+    assert wanted["computed_tokens"] < wanted["tokens"]
+    assert weights_differ_by(tmp_path / "two", tmp_path / "one") < 1e-6
 
 
 @pytest.mark.slow
