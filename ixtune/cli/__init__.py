@@ -33,7 +33,7 @@ from ixtune.cli import (
     train,
 )
 from ixtune.cli.console import print_error
-from ixtune.cli.verbs import AllVerbs
+from ixtune.cli.verbs import AllVerbs, Panels
 from ixtune.errors import describe
 
 # no rich markup: it would cost each --help a tenth of a second and more
@@ -47,7 +47,7 @@ app = typer.Typer(
 )
 app.command("init")(init.command)
 app.command("doctor")(doctor.command)
-app.command("prepare")(prepare.command)
+app.command("prepare", cls=Panels)(prepare.command)
 app.command("preview")(preview.command)
 app.command("layout")(layout.command)
 app.command("plan")(plan.command)

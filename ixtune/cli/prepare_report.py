@@ -48,7 +48,9 @@ def print_report(report: PrepareReport, options: Options) -> None:
                 out.print(_costs(content, options), "")
     for one in report.sources:
         if one.accepted and not one.with_images:
-            out.print(f"WARNING  no record of {one.opened.source.path} has an image: text only", markup=False)
+            out.print(
+                f"WARNING  no record of {one.opened.source.path} has an image: text only", markup=False, style="bold"
+            )
     out.print(
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
     )

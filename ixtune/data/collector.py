@@ -336,7 +336,7 @@ def _duplicate(row: Row, first: int) -> Reject:
         row.id,
         Reason.DUPLICATE_ID,
         f"the id {row.id} is that of record {first} too",
-        "give every record an id of its own, or remove the second of two equal records",
+        "give every record an id of its own, or leave the ids out with --columns id=",
     )
 
 

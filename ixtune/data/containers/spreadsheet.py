@@ -32,6 +32,15 @@ def is_workbook(path: Path, head: bytes) -> bool:
         return False
 
 
+def pictures_in(path: Path) -> int:
+    """Return the number of pictures that a workbook holds itself; nothing says to which row they belong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(name.startswith(("xl/media/", "Pictures/")) for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):  # an old .xls
+        return 0
+
+
 def sheet_of(path: Path, chosen: str | None) -> str:
     """Return the name of the sheet to read: the chosen one, or the only one with any row.
 

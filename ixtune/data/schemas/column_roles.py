@@ -47,6 +47,7 @@ _ROLES = {
     "system": _Role(("system",)),
     "hd_num": _Role(("hd_num",)),
     "choices": _Role(("choices", "options")),
+    "context": _Role(("context",)),
     "input": _Role(()),
     "history": _Role(("history",)),
     "references": _Role(("references",)),
@@ -96,6 +97,8 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
     if "choices" not in columns and (options := _options_in(open_names)):
         columns["choices"] = ",".join(options)
         open_names = [name for name in open_names if name not in options]
+    if "choices" in columns and "context" not in columns and "hint" in open_names:
+        columns["context"] = "hint"
     if "input" not in columns and columns.get("question") == _ALPACA[0] and _ALPACA[1] in open_names:
         columns["input"] = _ALPACA[1]
     if "question" not in columns and source.question is None and "input" in open_names:

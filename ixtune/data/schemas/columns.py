@@ -7,7 +7,8 @@
                 count as right when answers are scored
     choices     options of multiple choice, written below the question as `A. text`; a letter or an index is answered
                 with the letter
-    input       what Alpaca puts below an instruction
+    context     put above the question: ScienceQA's and MMBench's `hint`, SQuAD's `context`
+    input       put below the question: Alpaca's `input` of an `instruction`
     history     earlier questions and answers, [[question, answer], ...]
     references  all answers that count as right
     id, system, hd_num
@@ -62,7 +63,7 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     images = _images(fields, columns.get("image"), reading.image_pattern)
     images = with_page(images, _take(fields, columns, "page"), columns.get("page", ""))
     asked = _questions(fields, columns, reading)
-    hint = fields.pop("hint", None) if "choices" in columns else None
+    context = _take(fields, columns, "context")
     options = _options(fields, columns.get("choices"))
     cell = _take(fields, columns, "answer")
     if options and isinstance(cell := _whole(cell), int) and not isinstance(cell, bool) and 0 <= cell < len(options):
@@ -73,8 +74,10 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     turns = _history(_take(fields, columns, "history"))
     notes = []
     if options:
-        asked[0] = with_options(asked[0] if _is_empty(hint) else f"{_text(hint, '`hint`')}\n{asked[0]}", options)
+        asked[0] = with_options(asked[0], options)
         notes.append("options_in_question")
+    if not _is_empty(context):
+        asked[0] = _text(context, f"`{columns['context']}`") + "\n" + asked[0]
     if len(asked) > 1:
         turns += _turns_of_lists(asked, answers, columns)
         answers, several = [], False

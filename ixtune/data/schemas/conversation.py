@@ -100,7 +100,7 @@ def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -
         RecordError: A field is absent or wrong.
     """
     spelling = _spelling(reading.schema, reading.tags)
-    name = record_id(fields, entry, needed=spelling.needs_id)
+    name = record_id(fields, entry, needed=spelling.needs_id and ("id", "") not in reading.columns)
     fields.pop("id", None)
     images = take_images(fields, spelling.image_fields)
     refuse_unusable(fields)

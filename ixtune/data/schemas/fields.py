@@ -14,6 +14,8 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_FIELDS = 6
 _SHOWN_BITS = 64
 
+LOSS_KEYS = ("loss", "train", "weight", "loss_scale")
+"""Keys by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
 # without these, the answers of a record would be invented
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
 
@@ -156,7 +158,8 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
         fields: Of the record.
 
     Raises:
-        RecordError: It shows a film or a sound, offers tools, or is marked as a bad example (KTO's `label: false`).
+        RecordError: It shows a film or a sound, offers tools, is marked as a bad example (KTO's `label: false`), or
+            has a weight of its own.
     """
     for name in _OTHER_MEDIA:
         if name in fields and not is_missing(fields[name]) and fields[name] not in ("", [], ()):
@@ -169,6 +172,13 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
         raise RecordError(
             Reason.FIELD_NOT_USED, "the record has `tools`", hint="take such records out: tools cannot be trained here"
         )
+    for name in LOSS_KEYS:
+        if name in fields and not is_missing(fields[name]) and fields[name] not in (True, 1):
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"`{name}` of the record is {shown(fields[name])}",
+                hint="mark single turns, take records out that are not to be learned, or weigh whole sources",
+            )
     if fields.get("label") is False:
         raise RecordError(
             Reason.FIELD_NOT_USED,

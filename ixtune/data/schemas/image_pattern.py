@@ -85,7 +85,7 @@ def guessed_pattern(records: Sequence[Mapping[str, Any]], root: Path | None, nam
     Args:
         records: The first ones.
         root: The image root; files in it and in the folders directly below are looked for.
-        names: Fields to try besides the usual ones, first.
+        names: Fields to try, before the usual ones.
     """
     if root is None or not records:
         return None

@@ -12,6 +12,7 @@ from ixtune.data.schemas import conversation, messages
 from ixtune.data.schemas.columns import columns_draft
 from ixtune.data.schemas.fields import id_of, is_missing, shown
 from ixtune.data.schemas.forms import FORMS
+from ixtune.data.schemas.image_pattern import filled
 from ixtune.data.schemas.unused_fields import require_no_image_lost
 from ixtune.data.schemas.value_paths import look_up, take
 from ixtune.data.sources.entry import Entry
@@ -49,11 +50,15 @@ def record_of(entry: Entry, reading: Reading) -> Record:
     else:
         if reading.columns:
             rename_fields(fields, reading)
+        if reading.image_pattern is not None:
+            fields["image"] = filled(reading.image_pattern, fields)
         if reading.schema is Schema.OPENAI:
             draft = messages.messages_draft(fields, entry, reading)
         else:
             draft = conversation.conversation_draft(fields, entry, reading)
     record = draft.record(entry, reading)
+    if not record.images and "." in record.id:
+        fields["id"] = record.id  # the name of an image, perhaps, and the only thing that names it
     if fields:
         require_no_image_lost(fields, value, record, reading)
     return record
@@ -70,7 +75,10 @@ def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
         if ours == "image":
             _rename_images(fields, theirs)
             continue
-        value = take(fields, theirs) if theirs else None
+        if not theirs:  # the user says that there is none
+            fields.pop(ours, None)
+            continue
+        value = take(fields, theirs)
         target = (
             (messages.FIELD if reading.schema is Schema.OPENAI else conversation.FIELD) if ours == "messages" else ours
         )

@@ -7,15 +7,13 @@ from typing import Any
 
 from ixtune.data.record import Role, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.fields import is_missing, require_text, shown
+from ixtune.data.schemas.fields import LOSS_KEYS, is_missing, require_text, shown
 from ixtune.data.schemas.value_paths import list_in_text, object_in_text, rows_of_struct
 from ixtune.data.text.template import PLACEHOLDER, require_placeholders
 
 IMAGE = "<image>"
 """The placeholder of all formats but the official one."""
 
-LOSS_KEYS = ("loss", "train", "weight", "loss_scale")
-"""Keys of a turn by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
 _ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q")
 _SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
 _LEARNED = (True, 1, None)

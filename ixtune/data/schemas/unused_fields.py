@@ -47,7 +47,7 @@ def require_no_image_lost(
         raise RecordError(
             Reason.IMAGE_NOT_USED,
             f"`{place}` holds or names an image ({_shown(value)}), and it is not read",
-            hint=_hint(place, whole, reading),
+            hint=_hint(place, value, whole, reading),
         )
 
 
@@ -64,8 +64,10 @@ def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> b
     return all(image.path is None for image in images) and not is_file_of_image(value, reading.image_root)
 
 
-def _hint(place: str, whole: Mapping[str, Any], reading: Reading) -> str:
+def _hint(place: str, value: Any, whole: Mapping[str, Any], reading: Reading) -> str:
     path = path_of(place)
+    if image_at(value, place, reading.image_root, names=False) is None and path in whole:
+        return f"name its file, e.g. --image-pattern 'FOLDER/{{{path}}}.jpg', or leave it out with --columns image="
     given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None)
     if given:
         return f"use it too with --columns image={given},{path}, or leave it out with --columns image={given}"

@@ -110,6 +110,8 @@ def open_source(source: Source) -> Opened:
     stored = _stored(source, container)
     understood = understand(source, container, stored.read, stored.columns, root)
     reading, why = understood.reading, understood.why
+    if container is Container.SHEET:
+        _refuse_pictures(Path(path), reading)
     what = f"{_CONTAINER_NAMES[container]} of {understood.form}"
     if source.schema is not None:
         what += f", as --format says{f' ({why})' if why else ''}"
@@ -222,6 +224,19 @@ def _stored(source: Source, container: Container) -> _Stored:
 
 def _size(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
+
+
+def _refuse_pictures(path: Path, reading: Reading) -> None:
+    """Raise if the images of a workbook are inside of it, where no row can refer to them."""
+    from ixtune.data.containers.spreadsheet import pictures_in
+
+    if reading.image_pattern is None and "image" not in dict(reading.columns) and (count := pictures_in(path)):
+        raise UsageError(
+            f"the workbook holds {count} picture{'s' * (count > 1)} itself, and no column names a file",
+            where=str(path),
+            hint="save the pictures as files and write their names into a column image, or pass --columns image= "
+            "if they are decoration",
+        )
 
 
 def _stored_images(path: Path, container: Container) -> _Stored:

@@ -175,9 +175,10 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
     reading = replace(base, columns=tuple(columns.items()))
     if not base.image_named:
         given = columns.get("image", "")
-        seen = [] if "," in given else [given] if given else []
         if not given or not _any_file(records, given, base.image_root):
-            pattern = guessed_pattern(records, base.image_root, seen)
+            texts = {columns.get(ours) for ours in ("question", "answer", "system")}
+            tried = given.split(",") if given else [name for name in names if name not in texts]
+            pattern = guessed_pattern(records, base.image_root, tried)
             if pattern is not None and pattern != f"{{{given}}}":
                 reading = replace(reading, image_pattern=pattern)
                 notes.append(f"images found at {pattern}")

@@ -407,6 +407,8 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ),
         ({"messages": BARE, "images": ["img/a.png"], "tools": [{"name": "x"}]}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "images": ["img/a.png"], "label": False}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "images": ["img/a.png"], "weight": 0.5}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "id": "img/a.png"}, {}, Reason.IMAGE_NOT_USED),
         (
             {"file_name": "img/a.png", "ground_truth": json.dumps({"gt_parse": GT, "meta": 1})},
             {"question": ASKED, "columns": (("answer", "ground_truth"),)},
@@ -605,6 +607,12 @@ def test_a_sheet_of_a_workbook_is_a_table(tmp_path: Path):
     records = records_of(opened)
     assert [record.turns[-1].text for record in records] == [SAID.rstrip("0"), "3"]
     assert [str(record.place) for record in records] == ["row 2", "row 3"]
+    pictures = workbook(tmp_path / "p.xlsx", [row[1:] for row in rows])
+    with zipfile.ZipFile(pictures, "a") as archive:
+        archive.writestr("xl/media/image1.png", b"x")
+    with pytest.raises(UsageError, match="holds 1 picture itself"):
+        given_sources(pictures)
+    assert len(records_of(given_sources(pictures, columns=(("image", ""),))[0])) == 2
     several = workbook(tmp_path / "u.xlsx", rows, sheets=2)
     with pytest.raises(UsageError, match="several sheets: s1, s2"):
         given_sources(several)
