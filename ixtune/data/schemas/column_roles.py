@@ -86,6 +86,8 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
     """
     found = list(available)
     columns, wrong = named_columns(found, source, COLUMNS)
+    if {"answers", "multiple_choice_answer"} <= set(found) and not {"answer", "references"} & columns.keys():
+        columns |= {"answer": "multiple_choice_answer", "references": "answers"}  # VQA v2
     taken = {first_name(one, found) for theirs in columns.values() for one in theirs.split(",")}
     open_names = [name for name in found if name not in taken]
     for ours, role in _ROLES.items():
@@ -107,6 +109,16 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         taken_as_text = {first_name(theirs, found) for theirs in columns.values()}
         if theirs := image_columns([name for name in images if name not in taken_as_text], open_names, wrong):
             columns["image"] = theirs
+    asked = [name for name in open_names if name.lower() == "question"]
+    if source.question is not None and asked and "question" not in columns:
+        wrong.append(
+            f"there is the column {asked[0]}, and a question for all rows too; leave the column out with "
+            "--columns question="
+        )
+    if not columns.get("answer") and {"chosen", "rejected"} <= set(found):
+        wrong.append(
+            "`chosen` and `rejected` are preference data; to learn the chosen answers: --columns answer=chosen"
+        )
     if not columns.get("answer"):
         wrong.append("there is no column answer" + _offer("answer", open_names))
     if columns.get("question") and source.question is not None:
@@ -117,7 +129,8 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         raise UsageError(
             wrong[0],
             where=source.path,
-            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or --question for all rows",
+            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or ask the same of all rows, e.g. "
+            '--question "What is the total?"',
             notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
         )
     return columns

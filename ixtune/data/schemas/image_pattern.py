@@ -45,14 +45,14 @@ def check_pattern(pattern: str) -> str:
 
 
 def filled(pattern: str, fields: Mapping[str, Any]) -> str:
-    """Return the path of a record's image.
+    """Return the path of a record's image; "" if a field that it needs is empty, as in a record without an image.
 
     Args:
         pattern: With fields in braces, each with a format behind a colon if need be: {image_id:012d}.
         fields: Of the record; those that the pattern names stay, for others may read them too.
 
     Raises:
-        RecordError: A field is missing, or does not fit its format.
+        RecordError: A field holds neither text nor number, or does not fit its format.
     """
     path = []
     for text, name, form in _parts(pattern):
@@ -60,11 +60,13 @@ def filled(pattern: str, fields: Mapping[str, Any]) -> str:
         if name is None:
             continue
         value = fields.get(name)
-        if is_missing(value) or not isinstance(value, str | int | float) or value == "":
+        if is_missing(value) or value == "":
+            return ""
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise RecordError(
-                Reason.MISSING_FIELD,
-                f"--image-pattern needs `{name}`, which is {'absent' if name not in fields else shown(value)}",
-                hint="write it into every record, or give another pattern",
+                Reason.BAD_FIELD,
+                f"--image-pattern needs `{name}`, which is {shown(value)}",
+                hint="give a pattern of fields that hold a text or a number",
             )
         if isinstance(value, float) and value.is_integer():
             value = int(value)

@@ -22,6 +22,7 @@ _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE |
 _PATH_CHARACTERS = 4096
 
 _HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out where there is no image'
+_STRUCT_KEYS = ("url", "file_name", "image", "image_path", "src")
 _SEPARATORS = ";|,"
 
 
@@ -63,6 +64,8 @@ def image_of(value: Any, name: str) -> ImageRef:
         return ImageRef(name, content=bytes(value))
     if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
         return _of_pair(value, name)
+    if isinstance(value, Mapping) and (key := next((key for key in _STRUCT_KEYS if value.get(key)), None)):
+        return image_of(value[key], name)
     if is_missing(value) and value is not None:
         raise RecordError(
             Reason.MISSING_FIELD,

@@ -34,7 +34,7 @@ HINT = 'write a list such as [{"role": "user", "content": "..."}, {"role": "assi
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _IMAGE_PARTS = ("image_url", "input_image", "image")
-_IMAGE_KEYS = ("image_url", "image", "url", "path")
+_IMAGE_KEYS = ("image_url", "image", "url", "path", "source")
 
 
 @dataclass(slots=True)
@@ -168,6 +168,9 @@ def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
             continue
         if key == "image_url" and isinstance(value, Mapping):
             value = value.get("url")
+        if key == "source" and isinstance(value, Mapping):  # Anthropic's parts
+            kind, data = value.get("media_type", "image/png"), value.get("data")
+            value = value.get("url") if data is None else f"data:{kind};base64,{data}"
         return image_of(value, where)
     if part.get("type") not in ("image", None):
         raise RecordError(

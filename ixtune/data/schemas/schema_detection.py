@@ -17,6 +17,7 @@ from ixtune.errors import UsageError
 
 _OFFICIAL_ROLES = ("user", "assistant")
 _OF_RECORDS = (conversation.FIELD, messages.FIELD, "question", "answer", "answers", "image", "images")
+_OF_ONE_RECORD = ("question", "query", "prompt", "instruction", "answer", "response", "image", "file_name")
 # names that others give to a conversation, taken where its turns are spelled as known
 _OTHER_NAMES = ("conversation", "dialog", "dialogue", "dialogues", "chat", "turns")
 
@@ -137,6 +138,8 @@ def _images_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _is_around_records(record: Mapping[str, Any]) -> bool:
     """Whether an object is rather a whole file around a list of records."""
+    if any(name in record for name in _OF_ONE_RECORD):
+        return False
     firsts = [value[0] for value in record.values() if isinstance(value, list) and value]
     return any(isinstance(first, Mapping) and any(name in first for name in _OF_RECORDS) for first in firsts)
 

@@ -68,6 +68,8 @@ def _hint(place: str, value: Any, whole: Mapping[str, Any], reading: Reading) ->
     path = path_of(place)
     if image_at(value, place, reading.image_root, names=False) is None and path in whole:
         return f"name its file, e.g. --image-pattern 'FOLDER/{{{path}}}.jpg', or leave it out with --columns image="
+    if image_at(value, place, reading.image_root, addresses=False, names=False) is None:
+        return "download the images and write their paths into the records, or leave it out with --columns image="
     given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None)
     if given:
         return f"use it too with --columns image={given},{path}, or leave it out with --columns image={given}"

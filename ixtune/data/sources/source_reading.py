@@ -178,10 +178,7 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
         if not given or not _any_file(records, given, base.image_root):
             texts = {columns.get(ours) for ours in ("question", "answer", "system")}
             tried = given.split(",") if given else [name for name in names if name not in texts]
-            pattern = guessed_pattern(records, base.image_root, tried)
-            if pattern is not None and pattern != f"{{{given}}}":
-                reading = replace(reading, image_pattern=pattern)
-                notes.append(f"images found at {pattern}")
+            reading = _with_guess(reading, records, tried, notes)
     used = fields_in(reading.image_pattern) if reading.image_pattern is not None else []
     left = [name for name in names if name not in used or name in columns.values()]
     why = describe_columns(columns, left, replace(source, image_pattern=reading.image_pattern))
@@ -208,6 +205,10 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
         notes.append(f"image from {theirs}")
         taken = {first_name(one, names) for one in theirs.split(",")}
         left = [name for name in left if name not in taken]
+        if not _any_file(records, theirs, base.image_root):
+            base = _with_guess(base, records, theirs.split(","), notes)
+            if base.image_pattern is not None:
+                del columns["image"]
     if wrong:
         raise UsageError(
             wrong[0],
@@ -228,6 +229,15 @@ def _form_name(reading: Reading) -> str:
         return name
     form = FORMS[reading.form]
     return form.name if form.schema is not None else f"{name}, {form.name}"
+
+
+def _with_guess(reading: Reading, records: Rows, tried: Sequence[str], notes: list[str]) -> Reading:
+    """A reading with the pattern at which the images are found, if there is one."""
+    pattern = guessed_pattern(records, reading.image_root, tried)
+    if pattern is None or pattern in (f"{{{name}}}" for name in tried):
+        return reading
+    notes.append(f"images found at {pattern}")
+    return replace(reading, image_pattern=pattern)
 
 
 def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[str]:

@@ -81,6 +81,8 @@ def test_several_columns_of_images_are_joined_by_commas():
         (["image", "questoin", "answer"], source(), "--columns question=questoin?"),
         (["image", "prompt", "query", "answer"], source(), "question may be any of query, prompt"),
         (["image", "images", "question", "answer"], source(), "image may be any of image, images"),
+        (["image", "question", "answer"], source(question="What?"), "the column question, and a question for all"),
+        (["image", "question", "chosen", "rejected"], source(), "--columns answer=chosen"),
         (["image", "q", "answer"], source(("question", "q"), question="What?"), "the column q, and a question for all"),
         (["image", "question", "answer"], source(("answer", "anser")), "no column 'anser'; did you mean 'answer'?"),
         (["image", "question", "answer"], source(("image", "image,bak")), "there is no column 'bak'"),
@@ -132,6 +134,11 @@ def test_the_usual_other_names_are_taken_where_exactly_one_fits(
     available: list[str], images: list[str], columns: dict[str, str]
 ):
     assert check_columns(available, source(), images) == columns
+
+
+def test_a_question_for_all_rows_may_take_the_place_of_a_column():
+    columns = source(("question", ""), question="What is it?")
+    assert check_columns(["question", "answer"], columns) == {"question": "", "answer": "answer"}
 
 
 def test_a_column_can_be_said_to_be_none():

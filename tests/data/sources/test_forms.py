@@ -352,6 +352,13 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         (),
     ),
     "a conversation of another name": ({"image": "img/a.png", "dialog": TURNS}, {}, [SHOWN, SAID], ["img/a.png"], ()),
+    "a number beside a conversation": (
+        {"scan": "a.png", "conversations": TURNS},
+        {},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
     "image_path beside a conversation": (
         {"image_path": "img/a.png", "conversations": TURNS},
         {},

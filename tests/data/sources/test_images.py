@@ -67,7 +67,7 @@ def test_content_is_kept_as_it_is(value: Any, name: str):
         (float("nan"), Reason.MISSING_FIELD, "NaN"),
         ([], Reason.BAD_IMAGE_FIELD, "an empty list"),
         ({}, Reason.BAD_IMAGE_FIELD, "an empty object"),
-        ({"url": "a.png"}, Reason.BAD_IMAGE_FIELD, "an object with the fields url"),
+        ({"link": "a.png"}, Reason.BAD_IMAGE_FIELD, "an object with the fields link"),
         ({"bytes": None, "path": None}, Reason.BAD_IMAGE_FIELD, "neither bytes nor a path"),
         ({"bytes": "text"}, Reason.BAD_IMAGE_FIELD, '"text"'),
         ({"bytes": b""}, Reason.BAD_IMAGE_FIELD, "empty"),
