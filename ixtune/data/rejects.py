@@ -1,4 +1,4 @@
-"""Why a record is not taken: the table of reason codes, the error, and one row of rejects.jsonl."""
+"""Rejects: the table of reason codes, the error, and one row of rejects.jsonl."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ixtune.errors import IxtuneError
 
 
 class Reason(StrEnum):
-    """All reason codes; `description` says for each what it means."""
+    """Reason codes; `description` explains each."""
 
     description: str
 
     def __new__(cls, code: str, description: str) -> Reason:
-        """A member is its code as text, with the description beside it."""
+        """Create a member: its code as text, with the description."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.description = description
@@ -24,7 +24,7 @@ class Reason(StrEnum):
 
     # the form of the record
     NOT_JSON = "not_json", "a line is not JSON, or a value in it is too deep or too long to be read"
-    SOURCE_BROKEN = "source_broken", "the file breaks off; what would follow cannot be read or counted"
+    SOURCE_BROKEN = "source_broken", "the file ends early; the rest cannot be read or counted"
     NOT_UTF8 = "not_utf8", "bytes that are not UTF-8"
     NOT_A_RECORD = "not_a_record", "the entry is not a JSON object"
     RECORD_TOO_LARGE = "record_too_large", "one record of more than 32 MiB"
@@ -33,33 +33,33 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id", "an earlier record of this source has the same id"
     BAD_IMAGE_FIELD = "bad_image_field", "the image field holds neither an image nor a list of images"
     BAD_CONVERSATIONS = "bad_conversations", "the conversation is not a list of turns with a role and a text each"
-    MISSING_FIELD = "missing_field", "a field that is needed is absent or has no value (null, NaN)"
+    MISSING_FIELD = "missing_field", "a required field is absent or has no value (null, NaN)"
     BAD_FIELD = "bad_field", "a field has a value of the wrong type"
     FIELD_NOT_USED = "field_not_used", "a field changes what is learned, and it cannot be used"
     NULL_CHARACTER = "null_character", "a text holds a null character, mostly a sign of a damaged file"
     INVALID_UNICODE = "invalid_unicode", "a text holds half of a surrogate pair, which is no character"
 
     # the conversation
-    UNKNOWN_ROLE = "unknown_role", "a turn is of nobody known"
+    UNKNOWN_ROLE = "unknown_role", "a turn has an unknown role"
     SYSTEM_NOT_FIRST = "system_not_first", "a system turn behind the first turn"
-    REPEATED_ROLE = "repeated_role", "two turns of the same side in a row"
+    REPEATED_ROLE = "repeated_role", "two turns of the same role in a row"
     STARTS_WITH_ASSISTANT = "starts_with_assistant", "the first turn is the assistant's"
-    ENDS_WITH_USER = "ends_with_user", "the last turn is the user's, so nothing answers it"
+    ENDS_WITH_USER = "ends_with_user", "the last turn is the user's, so there is no answer to it"
     EMPTY_ANSWER = "empty_answer", "an assistant turn without text"
     EMPTY_QUESTION = "empty_question", "a user turn with neither text nor image"
-    SPECIAL_TOKEN_IN_TEXT = "special_token_in_text", "a text spells a piece of the chat template"
-    UNKNOWN_CHARACTER = "unknown_character", "a text holds a character that the vocabulary cannot express"
-    MISSING_PLACEHOLDER = "missing_placeholder", "a record with images says nowhere where they stand"
+    SPECIAL_TOKEN_IN_TEXT = "special_token_in_text", "a text contains a token of the chat template"
+    UNKNOWN_CHARACTER = "unknown_character", "a text contains a character that is not in the vocabulary"
+    MISSING_PLACEHOLDER = "missing_placeholder", "a record has images and no placeholder for them"
     TOO_FEW_PLACEHOLDERS = "too_few_placeholders", "fewer placeholders than images"
     TOO_MANY_PLACEHOLDERS = "too_many_placeholders", "more placeholders than images"
     PLACEHOLDER_IN_ANSWER = "placeholder_in_answer", "an image's placeholder in an answer or a system prompt"
-    NOTHING_SUPERVISED = "nothing_supervised", "no token of the record is an answer's"
-    TOO_LONG = "too_long", "more tokens than --max-tokens; nothing is ever cut off"
+    NOTHING_SUPERVISED = "nothing_supervised", "no answer of the record is to be learned"
+    TOO_LONG = "too_long", "more tokens than --max-tokens; records are never truncated"
 
     # the images
     IMAGE_NOT_USED = "image_not_used", "a field holds or names an image, and it is not read"
     LOOKS_LIKE_IMAGE = "looks_like_image", "a text holds a mark that stands for an image, and not that image"
-    PICTURE_REMOTE = "picture_remote", "an address in a network; nothing is ever downloaded"
+    PICTURE_REMOTE = "picture_remote", "a network address; images are never downloaded"
     PATH_OUTSIDE_ROOT = "path_outside_root", "the path leads out of the image root, perhaps through a link"
     PICTURE_MISSING = "picture_missing", "there is no file at this path"
     PICTURE_IS_FOLDER = "picture_is_folder", "the path is a folder"
@@ -82,7 +82,7 @@ class Reason(StrEnum):
 
 
 class RecordError(IxtuneError):
-    """Something in one record keeps it from being taken.
+    """A record that cannot be accepted.
 
     Args:
         reason: The reason code.
@@ -119,7 +119,7 @@ class Reject:
     hint: str
 
     def row(self) -> bytes:
-        """The line of rejects.jsonl, UTF-8 with its newline."""
+        """Return the line of rejects.jsonl, UTF-8 with its newline."""
         fields = {
             "source": self.source,
             self.place.unit: self.place.at,

@@ -1,4 +1,4 @@
-"""Arrow batches -> rows as plain Python values; images stay the bytes of their files."""
+"""Convert Arrow batches to rows of plain Python values; images stay the bytes of their files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PICTURES_BYTES = 8 * limits.MAX_ENTRY_BYTES
 
 
 def batch_rows(schema: pyarrow.Schema) -> int:
-    """How many rows to hold at once."""
+    """Return the number of rows to hold in memory at once."""
     return _ROWS_WITH_BYTES if any(_any_type(field.type, _is_binary) for field in schema) else _ROWS_WITHOUT
 
 
 def column_names(schema: pyarrow.Schema, where: str) -> list[str]:
-    """The names of the columns.
+    """Return the names of the columns.
 
     Args:
         schema: Of a table.
@@ -49,7 +49,7 @@ def column_names(schema: pyarrow.Schema, where: str) -> list[str]:
 
 
 def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict[str, Any] | None, Fault | None]]:
-    """The rows of a batch as mappings of column names to values, or what is wrong with one.
+    """Yield the rows of a batch as mappings of column names to values, or the fault of a row.
 
     Numbers of a class-label column become the label's name, JSON columns what they spell.
     """
@@ -65,7 +65,7 @@ def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict[s
 
 
 def too_large(size: int, most: int) -> Fault:
-    """Of a row that is not read, or not kept."""
+    """Return the fault of a row with too many bytes."""
     return Fault(
         Reason.RECORD_TOO_LARGE,
         f"the row has {size:,} bytes, more than {most:,}",
@@ -74,7 +74,7 @@ def too_large(size: int, most: int) -> Fault:
 
 
 def _values(column: pyarrow.ChunkedArray | pyarrow.Array, labels: list[str] | None) -> list[Any]:
-    """The values of a column; a Fault for one that Python cannot hold."""
+    """Return the values of a column, with a Fault for each that Python cannot hold."""
     import pyarrow
 
     if pyarrow.types.is_float32(column.type):  # 0.1 would become the double 0.10000000149011612; as text it stays 0.1
@@ -104,7 +104,7 @@ def _value(scalar: pyarrow.Scalar) -> Any:
 
 
 def _labels(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """The names of the classes of each class-label column, as `datasets` keeps them beside a table."""
+    """Return the class names of each class-label column, which `datasets` keeps in the metadata of the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         kinds = {name: kind.get("feature", kind) for name, kind in features.items() if isinstance(kind, dict)}
@@ -118,7 +118,7 @@ def _labels(schema: pyarrow.Schema) -> dict[str, list[str]]:
 
 
 def _named(value: Any, labels: list[str]) -> Any:
-    """The name of a class; None for -1, which stands for no class."""
+    """Return the name of a class; None for -1, which means no class."""
     if isinstance(value, list):
         return [_named(one, labels) for one in value]
     return labels[value] if isinstance(value, int) and 0 <= value < len(labels) else None
@@ -129,7 +129,7 @@ def _sizes(batch: pyarrow.RecordBatch | pyarrow.Table) -> list[int]:
 
 
 def _any_type(kind: pyarrow.DataType, wanted: Any) -> bool:
-    """Whether a type or one inside it is wanted."""
+    """Return whether a type or one inside it is wanted."""
     if wanted(kind):
         return True
     return any(_any_type(kind.field(at).type, wanted) for at in range(kind.num_fields))
@@ -154,7 +154,7 @@ def _is_json(kind: pyarrow.DataType) -> bool:
 
 
 def _from_json(value: Any, kind: pyarrow.DataType) -> Any:
-    """A value with its JSON texts read; they stand where lists hold values of several types."""
+    """Return a value with its JSON texts decoded; Arrow has them where a list holds values of several types."""
     if value is None:
         return None
     if _is_json(kind):

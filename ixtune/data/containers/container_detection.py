@@ -53,7 +53,7 @@ _IMAGE_HINT = "give a CSV with the columns image, question, answer that names it
 
 
 def container_of(given: str) -> tuple[Container, str]:
-    """How the entries of a source are stored, and what is read: the source as given, or the only table of a folder.
+    """Return how the entries of a source are stored, and the path to read: the source itself or a folder's only table.
 
     Args:
         given: A file, a folder, or the name of a dataset on the hub.
@@ -126,7 +126,7 @@ def _are_beside(folder: Path) -> bool:
 
 
 def _of_images(folder: Path, names: list[str]) -> Container:
-    """A folder of images, or of folders of images, that says by its files or names what to answer."""
+    """Detect images with a file beside each, or class folders."""
     from ixtune.data.containers.image_tree import beside_in, classes_in, splits_in
 
     if beside_in(folder) is not None:
@@ -197,7 +197,7 @@ def _of_file(path: Path) -> Container:
 
 
 def _refuse_foreign(path: Path, head: bytes) -> None:
-    """Raise if a file is one of those that people try and that hold no records as they are."""
+    """Raise for kinds of files that people try and that hold no records as they are."""
     where = str(path)
     for magic, what, hint in _FOREIGN:
         if head.startswith(magic):
@@ -217,7 +217,7 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
 
 
 def _of_object_or_lines(path: Path) -> Container:
-    """JSON Lines, or one object around its records: told by whether the first line is a record and another follows."""
+    """Tell JSON Lines from one object around its records: the first line is a record and another follows."""
     lines = list(islice(line_entries(path), 2))
     first, _ = decoded(lines[0])
     if isinstance(first, dict) and len(lines) > 1:
@@ -232,7 +232,7 @@ def _of_object_or_lines(path: Path) -> Container:
 
 
 def _as_utf8(head: bytes) -> bytes:
-    """The beginning of a UTF-16 text as UTF-8; a character that the end cuts off is left out."""
+    """Convert the beginning of a UTF-16 text to UTF-8, without a character that its end cuts off."""
     return head[: len(head) // 2 * 2].decode("utf-16", "ignore").encode("utf-8")
 
 
@@ -262,7 +262,7 @@ def _require_lines(path: Path) -> None:
 
 
 def one_object(whole: dict[str, object], where: str) -> UsageError:
-    """What to say of a file that is one object around its records."""
+    """Return the error for a file that is one object around its records."""
     lists = [name for name, value in whole.items() if isinstance(value, list)]
     return UsageError(
         f"the file is one JSON object with the fields {listed(whole)}, not a list of records",
@@ -274,7 +274,7 @@ def one_object(whole: dict[str, object], where: str) -> UsageError:
 
 
 def _of_table(where: str, text: bytes) -> Container:
-    """CSV or TSV, by what divides the names in the first line."""
+    """Tell CSV from TSV by what separates the names in the first line."""
     if separator_line(text) is not None:
         return Container.CSV
     header = re.split(rb"[\r\n]", text, maxsplit=1)[0].decode("utf-8", "replace")
@@ -304,7 +304,7 @@ def separator_line(text: bytes) -> str | None:
 
 
 def formats(names: Iterable[str]) -> str:
-    """The options to choose from, for a message."""
+    """Return the options to choose from, for a message."""
     return " or ".join(f"--format {name}" for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` -> entries: folders written by save_to_disk, and names on the hub. No image is decoded."""
+"""Read Hugging Face `datasets`: folders written by save_to_disk, and names on the hub. No image is decoded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A data set that is opened.
+    """An opened data set.
 
     Attributes:
         columns: Their names.
@@ -46,7 +46,7 @@ class Rows:
     roots: tuple[Path, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
-        """The rows in order, as mappings of column names to values.
+        """Yield the rows in order, as mappings of column names to values.
 
         Raises:
             IxtuneError: The files are broken.
@@ -70,7 +70,7 @@ class Rows:
 
 
 def open_arrow(source: Source) -> Rows:
-    """A folder written by `save_to_disk`.
+    """Open a folder written by `save_to_disk`.
 
     Raises:
         UsageError: It holds several splits and none is chosen, or not the one that is.
@@ -90,7 +90,7 @@ def open_arrow(source: Source) -> Rows:
 
 
 def open_hub(source: Source) -> Rows:
-    """A name on the Hugging Face hub; downloaded unless the cache has it.
+    """Open a data set on the Hugging Face hub; it is downloaded unless the cache has it.
 
     Raises:
         UsageError: The name cannot be one, or there are several configurations or splits and none is chosen.
@@ -141,7 +141,7 @@ def _rows(dataset: datasets.Dataset, name: str, *, files: tuple[Path, ...] = (),
 
 
 def _saved_splits(folder: Path) -> list[str] | None:
-    """The splits that a folder of several lists; None for a folder of one data set."""
+    """Return the splits of a folder that has several; None for a folder of one data set."""
     listing = folder / "dataset_dict.json"
     if not listing.is_file():
         return None
@@ -160,7 +160,7 @@ def _saved_splits(folder: Path) -> list[str] | None:
 
 
 def _chosen(splits: list[str], source: Source) -> str:
-    """The split to read."""
+    """Return the split to read."""
     if source.split in splits:
         assert source.split is not None
         return source.split
@@ -203,7 +203,7 @@ def _explained(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 def _with_files(value: dict[str, Any], roots: tuple[Path, ...]) -> tuple[dict[str, Any] | None, Fault | None]:
-    """A row of the hub with the content of image files that the cache holds beside the table."""
+    """Return a row of the hub with the content of image files that are in the cache beside the table."""
     try:
         return {name: _with_file(one, roots) for name, one in value.items()}, None
     except OSError as error:

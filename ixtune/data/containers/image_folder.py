@@ -1,10 +1,10 @@
-"""A folder of images with metadata -> entries: one for each line of metadata.jsonl, or row of metadata.csv.
+"""Read a folder of images with metadata: an entry for each line of metadata.jsonl, or row of metadata.csv.
 
     photos/metadata.csv    file_name,question,answer
                            a.png,What is the total?,42.50
     photos/a.png
 
-The metadata may also lie in each of several sub-folders. The images they name lie in the folder of the metadata or
+The metadata may also be in each of several sub-folders. The images they name are in the folder of the metadata or
 below; in the entries the names become relative to the folder of all.
 """
 
@@ -32,12 +32,12 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gi
 
 
 def metadata_file(folder: Path) -> Path | None:
-    """The first metadata file of a folder or its sub-folders, None if there is none."""
+    """Return the first metadata file of a folder or its sub-folders, None if there is none."""
     return next(iter(metadata_files(folder)), None)
 
 
 def metadata_files(folder: Path) -> tuple[Path, ...]:
-    """The metadata file of a folder, or those of its sub-folders by name.
+    """Return the metadata file of a folder, or those of its sub-folders by name.
 
     Raises:
         UsageError: There are two in one folder, or sub-folders with what is to be held out beside others.
@@ -56,7 +56,7 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
 
 
 def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
-    """What the metadata of a folder list, in order, with the names of images relative to the folder.
+    """Yield what the metadata of a folder list, in order, with the names of images relative to the folder.
 
     Args:
         folder: The folder of the metadata, or of the sub-folders with metadata.
@@ -82,7 +82,7 @@ def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
 
 
 def unnamed_images(folder: Path, image_columns: Iterable[str] = ()) -> int:
-    """How many images lie in the folder that no metadata name. No mistake, but mostly worth knowing.
+    """Return the number of images in the folder that no metadata name. No mistake, but often worth knowing.
 
     Args:
         folder: See `entries`.
@@ -115,7 +115,7 @@ def _metadata_in(folder: Path) -> Path | None:
 
 
 def _relative_to_folder(value: dict[str, Any], below: str, image_columns: Iterable[str]) -> dict[str, Any]:
-    """A row with the names of its images relative to the folder of all."""
+    """Return a row with the names of its images relative to the folder of all."""
     return {
         column: _moved(cell, below) if _names_images(column, image_columns) else cell for column, cell in value.items()
     }

@@ -25,7 +25,7 @@ _END_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+(")?', re.DOTALL)
 
 
 class ListReader:
-    """Reads the elements of one JSON list, holding a block of text and never less than one element."""
+    """Reader of the elements of one JSON list; holds a block of text and never less than one element."""
 
     def __init__(self, file: IO[str], source: Path) -> None:
         self.file, self.source = file, source
@@ -35,13 +35,13 @@ class ListReader:
         self.not_utf8 = False
 
     def elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
-        """Line, value and fault of each; nothing may follow the closing bracket."""
+        """Yield line, value and fault of each element; nothing may follow the closing bracket."""
         yield from self._elements()
         if self._peek():
             raise self._broken("there is more text after the closing bracket of the list")
 
     def elements_of(self, field: str) -> Iterator[tuple[int, Any, Fault | None]]:
-        """Likewise of the list in a field of an object; what stands in other fields is passed by."""
+        """Yield line, value and fault of each element of the list in a field of an object; other fields are skipped."""
         self._expect("{", f"the opening brace of an object with the field `{field}`")
         seen = False
         while self._peek() != "}":
@@ -80,7 +80,7 @@ class ListReader:
         return found
 
     def _first(self) -> Any:
-        """The first element of the list that begins here, without stepping over it; None if it is not in sight."""
+        """Return the first element of the list that begins here, not stepping over it; None if it is not in sight."""
         while True:
             try:
                 spaces = _SPACES.match(self.text, self.at + 1)
@@ -99,7 +99,7 @@ class ListReader:
                 return
 
     def _name(self) -> Any:
-        """The name of a field; a string says itself where it ends, whatever the block has cut off behind it."""
+        """Read the name of a field; a string ends with its quote, whatever the block has cut off behind it."""
         if self._peek() != '"':
             raise self._broken("expected the name of a field")
         while True:
@@ -126,7 +126,7 @@ class ListReader:
                 self._expect(",", "a comma or the closing bracket")
 
     def _peek(self) -> str:
-        """The next character that is no space, or "" at the end of the file."""
+        """Return the next character that is no space, or "" at the end of the file."""
         while True:
             spaces = _SPACES.match(self.text, self.at)
             assert spaces is not None  # it also matches nothing
@@ -170,7 +170,7 @@ class ListReader:
         return value, fault
 
     def _read_to_end(self, scan: _Scan) -> int:
-        """Where the element ends, or the file, or where it has become too large; reads on as far as it must."""
+        """Return where the element or the file ends, or where the element is too large; reads on as far as it must."""
         at = self.at
         while True:
             at = scan.until_end(self.text, at)
@@ -231,7 +231,7 @@ class ListReader:
 
 
 class _Scan:
-    """Finds the end of a JSON value by its strings and brackets alone, in any number of blocks."""
+    """Finder of the end of a JSON value by its strings and brackets alone, in any number of blocks."""
 
     def __init__(self) -> None:
         self.depth = 0

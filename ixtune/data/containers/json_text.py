@@ -1,4 +1,4 @@
-"""JSON text -> entries: one list, or JSON Lines. Never more than one record and one block are held.
+"""Read JSON text: one list, or JSON Lines. Never more than one record and one block are held.
 
 What is wrong with one record is a fault of its entry; what makes the rest of a list unreadable is an error.
 """
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20
 
 
 def list_entries(path: Path) -> Iterator[Entry]:
-    """The elements of one JSON list, in order, with the lines on which they begin.
+    """Yield the elements of one JSON list, in order, with the lines on which they begin.
 
     An element that is too large, not UTF-8, or too deep for Python's reader becomes a fault; the next ones are
     read all the same.
@@ -39,7 +39,7 @@ def list_entries(path: Path) -> Iterator[Entry]:
 
 
 def field_entries(path: Path, field: str) -> Iterator[Entry]:
-    """The elements of the list in one field of a JSON object, as `list_entries` gives those of a list.
+    """Yield the elements of the list in one field of a JSON object, as `list_entries` those of a list.
 
     Raises:
         IxtuneError: The file is no object, has no such field or no list in it, or its JSON is broken.
@@ -54,7 +54,7 @@ def field_entries(path: Path, field: str) -> Iterator[Entry]:
 
 
 def line_entries(path: Path) -> Iterator[Entry]:
-    """The lines of a JSON Lines file that are not blank, not decoded yet; a line that is too large is a fault."""
+    """Yield the lines of a JSON Lines file that are not blank, not decoded yet; a line that is too large is a fault."""
     name = str(path)
     number = position = 0
     with open(path, "rb") as file:
@@ -73,7 +73,7 @@ def line_entries(path: Path) -> Iterator[Entry]:
 
 
 def decoded(entry: Entry) -> tuple[Any, Fault | None]:
-    """The value of an entry, or why there is none: decodes its line if it has one."""
+    """Return the value of an entry, or why there is none; decodes its line if it has one."""
     if entry.fault is not None or entry.line is None:
         return entry.value, entry.fault
     try:
@@ -91,7 +91,7 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes | int]:
-    """The lines of a binary file with their ends; of one that is too large, only the number of its bytes."""
+    """Yield the lines of a binary file with their ends; for a line that is too large, only the number of its bytes."""
     while line := file.readline(_BLOCK):
         size = len(line)
         if size == _BLOCK and not line.endswith(b"\n"):

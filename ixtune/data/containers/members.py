@@ -1,4 +1,4 @@
-"""The members of one sample of a tar -> the fields of a record."""
+"""Combine the members of one sample of a tar into the fields of a record."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _IMAGE_KEYS = ("image", "url", "path")
 
 
 def kind_of(ending: str) -> str:
-    """The last part of an ending: jpg of front.jpg."""
+    """Return the last part of an ending: jpg of front.jpg."""
     return ending.rpartition(".")[2]
 
 
 def fields_of_members(key: str, members: Mapping[str, tuple[str, bytes]]) -> tuple[dict[str, Any], Fault | None]:
-    """The fields of a record, or what is wrong with its members.
+    """Return the fields of a record, or the fault of its members.
 
     Args:
         key: What the names of all members begin with.
@@ -46,7 +46,7 @@ def fields_of_members(key: str, members: Mapping[str, tuple[str, bytes]]) -> tup
 
 
 def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -> Fault | None:
-    """Add what a member of JSON or text says."""
+    """Add the fields of a JSON member, or the text of a text member."""
     column, _, kind = ending.rpartition(".")
     try:
         text = content.decode("utf-8-sig")
@@ -92,7 +92,7 @@ def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]
 
 
 def _matching(names: list[str], key: str, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Fault | None]:
-    """The images that some names stand for: of members as a whole, without folders, or without the key."""
+    """Return the images that some names mean: whole names of members, without folders, or without the key."""
     of_name: dict[str, dict[str, Any]] = {}
     for image in images:
         path = str(image["path"])
@@ -112,7 +112,7 @@ def _matching(names: list[str], key: str, images: list[dict[str, Any]]) -> tuple
 
 
 def _names(value: Any) -> list[str]:
-    """The paths in an image field, none if it holds anything else."""
+    """Return the paths in an image field, none if it holds anything else."""
     values = value if isinstance(value, list) else [value]
     paths = [one.get("path") if isinstance(one, dict) else one for one in values]
     named = [path for path in paths if isinstance(path, str) and path]
@@ -120,7 +120,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _naming_parts(messages: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the content parts of messages name an image: the object, and the field with the name."""
+    """Yield where content parts of messages name an image: the object, and the field with the name."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():

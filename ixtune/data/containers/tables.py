@@ -1,11 +1,10 @@
-"""Tables -> entries, one for each row: CSV and TSV with a header row, and Parquet.
+"""Read CSV and TSV with a header row, an entry for each row.
 
     image,question,answer
     a.png,What is the total?,42.50
 
-A row of a CSV may go over several lines where it is quoted, and is named by its first. A row whose quoting breaks
-takes every line it covers down with it, each counted: none of them can be trusted. Never more than one row of a CSV,
-or one small batch of a Parquet file, is held.
+A row of a CSV may span several lines where it is quoted, and is named by its first. A row whose quoting breaks rejects
+every line it covers, each counted: none of them can be trusted. Never more than one row is held.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from ixtune.data.containers.arrow_rows import batch_rows, column_names, rows_of, too_large
+from ixtune.data.containers.arrow_rows import too_large
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
 from ixtune.data.schemas.fields import listed
@@ -28,17 +27,10 @@ from ixtune.data.sources import entry as limits
 from ixtune.data.sources.entry import Entry, Fault
 from ixtune.errors import IxtuneError, UsageError
 
-if TYPE_CHECKING:
-    import pyarrow.parquet
-
-NOT_UTF8_HINT = "in Excel, save as `CSV UTF-8`, or say how the text is encoded, e.g. --encoding cp1252"
+NOT_UTF8_HINT = "in Excel, save as `CSV UTF-8`, or name the encoding, e.g. --encoding cp1252"
 _BLOCK = 1 << 20
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 _BOMS_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# read in blocks of this size, so that a row group of large images is never held whole
-_PARQUET_BUFFER_BYTES = 1 << 20
-# datasets names the files of a split like this: train-00000-of-00003.parquet
-_SPLIT_OF_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 
 
 def csv_entries(path: Path, delimiter: str | None = None, encoding: str | None = None) -> Iterator[Entry]:
@@ -69,82 +61,6 @@ def csv_columns(path: Path, delimiter: str | None = None, encoding: str | None =
         return [name for name in _header(_Rows(file), path, delimiter) if name]
 
 
-def parquet_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
-    """The Parquet files of a source: itself, or those in the folder by name.
-
-    Args:
-        path: A file or a folder.
-        split: Which of several splits, where the names of the files tell them apart as `datasets` does.
-
-    Raises:
-        UsageError: The folder holds no Parquet file, or several splits of which none is chosen.
-    """
-    if not path.is_dir():
-        return (path,)
-    by_split: dict[str, list[Path]] = {}
-    for file in sorted(path.glob("*.parquet")):
-        match = _SPLIT_OF_SHARD.fullmatch(file.name)
-        by_split.setdefault(match[1] if match else "", []).append(file)
-    if not by_split:
-        raise UsageError("the folder holds no *.parquet", where=str(path), hint="give the folder with the files")
-    if split is not None and split in by_split:
-        return tuple(by_split[split])
-    if split is not None or len(by_split) > 1:
-        found = ", ".join(name or "files of no split" for name in by_split)
-        raise UsageError(
-            f"the folder holds {found}" + (f", but no split {split}" if split is not None else ""),
-            where=str(path),
-            hint="choose one with --split, or give the files one by one",
-        )
-    return tuple(next(iter(by_split.values())))
-
-
-def parquet_entries(files: Sequence[Path]) -> Iterator[Entry]:
-    """The rows of Parquet files, in order, as mappings of column names to values; images stay undecoded.
-
-    Raises:
-        IxtuneError: A file is no Parquet, or its data are broken.
-    """
-    number = 0
-    for path in files:
-        at, name = 0, str(path)
-        with _parquet(path) as file:
-            for batch in file.iter_batches(batch_size=batch_rows(file.schema_arrow)):
-                for value, fault in rows_of(batch):
-                    number, at = number + 1, at + 1
-                    yield Entry(number, name, Place("row", at), value=value, fault=fault, position=number)
-
-
-def parquet_columns(files: Sequence[Path]) -> list[str]:
-    """The column names of Parquet files.
-
-    Raises:
-        UsageError: They differ from file to file, or a name stands twice.
-        IxtuneError: A file is no Parquet.
-    """
-    first: list[str] = []
-    for path in files:
-        with _parquet(path) as file:
-            names = column_names(file.schema_arrow, str(path))
-        if first and set(names) != set(first):
-            raise UsageError(
-                f"the columns are {listed(names)}; those of {files[0].name} are {listed(first)}",
-                where=str(path),
-                hint="give files with the same columns, or each as a source of its own",
-            )
-        first = first or names
-    return first
-
-
-def parquet_rows(files: Sequence[Path]) -> int:
-    """The number of rows of Parquet files, from their footers."""
-    total = 0
-    for path in files:
-        with _parquet(path) as file:
-            total += file.metadata.num_rows
-    return total
-
-
 @dataclass(slots=True)
 class _Row:
     """A row of a CSV as text; None if it is too large. `closed` is False if the file ends inside its quotes."""
@@ -157,7 +73,7 @@ class _Row:
 
 
 class _Rows:
-    """Cuts a text into rows: a line end inside quotes does not end one."""
+    """Splitter of a text into rows; a line end inside quotes does not end a row."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
@@ -166,7 +82,7 @@ class _Rows:
         self.delimiter = ","
 
     def next(self) -> _Row | None:
-        """The next row that is not blank, None at the end of the file."""
+        """Return the next row that is not blank, None at the end of the file."""
         while piece := self._piece():
             first_line, size, state = self.line, 0, "start"
             text = io.StringIO(newline="")  # a list of lines takes many times their size where they are short
@@ -222,7 +138,7 @@ class _Rows:
 
 
 def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
-    """The column names; "" for one without a name, which nothing can refer to."""
+    """Read the column names; "" for a column without a name, which nothing can refer to."""
     row = rows.next()
     if row is not None and row.text and (named := _SEPARATOR_LINE.fullmatch(row.text)):
         delimiter, row = delimiter or named[1], rows.next()
@@ -232,7 +148,7 @@ def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
     hint = f"write the names of the columns into the first row; {NOT_UTF8_HINT}"
     if row.text is None or not row.closed or "\0" in row.text or _undecodable(row.text):
         raise UsageError("the first row is no header: not text in UTF-8, or without an end", where=where, hint=hint)
-    rows.delimiter = delimiter if delimiter is not None else _told_delimiter(row.text, where)
+    rows.delimiter = delimiter if delimiter is not None else _delimiter_of(row.text, where)
     try:
         names = [name.strip() for name in _cells(row.text, rows.delimiter)]
     except csv.Error as error:
@@ -244,14 +160,14 @@ def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
     return names
 
 
-def _told_delimiter(header: str, where: str) -> str:
-    """Either , or ; by the header, where both are unlikely to be a part of a name."""
+def _delimiter_of(header: str, where: str) -> str:
+    """Tell , from ; by the header, where both are unlikely to be part of a name."""
     bare = re.sub(r'"(?:[^"]|"")*"', "", header)
     found = [mark for mark in ",;\t" if mark in bare]
     if len(found) > 1 or "\t" in found:
         raise UsageError(
             f"the header holds {' and '.join('tabs' if mark == chr(9) else mark for mark in found)}: "
-            "it cannot be told what divides the columns",
+            "what separates the columns is ambiguous",
             where=where,
             hint='rename the columns, put their names into "quotes", or say --format tsv if tabs divide them',
         )
@@ -286,7 +202,7 @@ def _values(row: _Row, names: list[str], delimiter: str) -> Iterator[tuple[int, 
 
 
 def _fault(text: str, cells: list[str], names: list[str], delimiter: str) -> Fault | None:
-    """What is wrong with a row that could be cut into cells."""
+    """Return the fault of a row that could be split into cells, None if it is good."""
     at = dict(enumerate(names))
     if "\0" in text:
         column = next((n for n, cell in enumerate(cells) if "\0" in cell), 0)
@@ -324,7 +240,7 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 
 def _undecodable(text: str) -> int:
-    """The first byte that was not UTF-8, 0 if there is none; see "surrogateescape"."""
+    """Return the first byte that was not UTF-8, 0 if there is none; see "surrogateescape"."""
     if text.isascii():
         return 0
     try:
@@ -336,7 +252,7 @@ def _undecodable(text: str) -> int:
 
 @contextmanager
 def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes], IO[str]]]:
-    """A text as bytes, which know how far it is read, and as lines with any kind of end."""
+    """Open a text as bytes, which tell how far it is read, and as lines with any kind of end."""
     try:
         with open(path, "rb") as raw:
             wide = encoding is None and raw.read(2) in _BOMS_UTF16
@@ -351,20 +267,4 @@ def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes]
     except OSError as error:
         raise IxtuneError(
             f"the table cannot be read: {error.strerror}", where=str(path), hint="check the file and its permissions"
-        ) from error
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        raise IxtuneError(
-            f"the Parquet file cannot be read: {str(error).splitlines()[0]}",
-            where=str(path),
-            hint="download or write it again; it may have been cut short",
         ) from error

@@ -1,4 +1,4 @@
-"""WebDataset shards -> entries: consecutive members of a tar with the same key are one sample.
+"""Read WebDataset shards: consecutive members of a tar with the same key are one sample.
 
     shard-000.tar: 0001.jpg, 0001.json, 0002.jpg, 0002.json, ...
 
@@ -33,7 +33,7 @@ _MEND = "write the members of each sample one behind the other: KEY.jpg and KEY.
 
 
 def shards(path: Path) -> tuple[Path, ...]:
-    """The tar files of a source: itself, or those in the folder by name.
+    """Return the tar files of a source: itself, or those in the folder by name.
 
     Raises:
         UsageError: The folder holds none.
@@ -47,7 +47,7 @@ def shards(path: Path) -> tuple[Path, ...]:
 
 
 def entries(shards: Sequence[Path]) -> Iterator[Entry]:
-    """The samples of all shards in order.
+    """Yield the samples of all shards in order.
 
     Raises:
         IxtuneError: A shard is no tar file.
@@ -89,7 +89,7 @@ class _Sample:
 
 
 def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
-    """The samples of a shard, each with how far the shard is read."""
+    """Yield the samples of a shard, each with how far the shard is read."""
     keys: set[str] = set()
     sample: _Sample | None = None
     tar: tarfile.TarFile | None = None
@@ -130,7 +130,7 @@ def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
 
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-    """The next member."""
+    """Return the next member."""
     member = tar.next()
     tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
     if member is not None and tar.offset <= member.offset:
@@ -139,7 +139,7 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _end(file: IO[bytes], offset: int) -> tuple[bool, str | None]:
-    """Whether the last sample is whole, and what is wrong with the end of a tar file.
+    """Return whether the last sample is whole, and what is wrong with the end of a tar file.
 
     `tarfile` takes anything that is no header for the end.
     """
@@ -161,7 +161,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-    """Add a member to its sample; what no record is made of is not read."""
+    """Add a member to its sample; members of no use for a record are not read."""
     name = shown(member.name)
     if ending in sample.names:
         sample.refuse(Reason.BAD_FIELD, f"two members of the sample end with .{ending}: {name} is the second")

@@ -21,7 +21,7 @@ _OTHER_MEDIA = ("video", "videos", "audio", "audios")
 
 
 def shown(value: Any) -> str:
-    """A value in a few words; for any value whatever, however large or deep."""
+    """Return a value in a few words, however large or deep it is."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -42,19 +42,19 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Any) -> str:
-    """Field names in a few words."""
+    """Return names in a few words."""
     shortened = [shown(name)[1:-1] if isinstance(name, str) else shown(name) for name in names]
     more = len(shortened) - _SHOWN_FIELDS
     return ", ".join(shortened[:_SHOWN_FIELDS]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, or the NaN that tables write for an empty cell."""
+    """Return whether a value means none: null, or the NaN that tables write for an empty cell."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def require_text(text: str, where: str) -> None:
-    """Raise unless a text can be tokenised, stored and be a file's name.
+    """Raise unless a text can be tokenized, stored and used as a file name.
 
     Args:
         text: Any text.
@@ -83,14 +83,14 @@ def require_text(text: str, where: str) -> None:
 
 
 def id_of(value: Any) -> str | None:
-    """A record's id as text; None if the value is no id."""
+    """Return a record's id as text; None if the value is no id."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if value.bit_length() <= _SHOWN_BITS else None
     return value if isinstance(value, str) and value else None
 
 
 def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) -> str:
-    """The id of a record, or a name from its place where an id is not asked for.
+    """Return the id of a record, or a name from its place where no id is required.
 
     Raises:
         RecordError: There is an `id` that is none, or it is absent though it is needed.
@@ -110,7 +110,7 @@ def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) 
 
 
 def place_name(entry: Entry) -> str:
-    """A name for a record without an id: line-17, row-17, record-17 of a JSON list, or the key of a member."""
+    """Return a name for a record without an id: line-17, row-17, record-17 of a JSON list, or the key of a member."""
     if entry.place.unit == "member":
         return str(entry.place.at)
     if entry.place.unit == "line" and entry.line is not None:
@@ -120,7 +120,7 @@ def place_name(entry: Entry) -> str:
 
 
 def record_hd_num(fields: Mapping[str, Any]) -> int | None:
-    """The `hd_num` of a record, None if it has none.
+    """Return the `hd_num` of a record, None if it has none.
 
     Raises:
         RecordError: It is no whole number from 1 to `MAX_HD_NUM`.
@@ -138,7 +138,7 @@ def record_hd_num(fields: Mapping[str, Any]) -> int | None:
 
 
 def record_system(fields: Mapping[str, Any]) -> str | None:
-    """The `system` of a record, None if it has none or an empty one.
+    """Return the `system` of a record, None if it has none or an empty one.
 
     Raises:
         RecordError: It is no text.

@@ -48,7 +48,7 @@ def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
 
 
 def image_of(value: Any, name: str) -> ImageRef:
-    """One image: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
+    """Return one image: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
 
     Args:
         value: What stands there.
@@ -76,7 +76,7 @@ def image_of(value: Any, name: str) -> ImageRef:
 
 
 def _of_pair(value: Mapping[str, Any], name: str) -> ImageRef:
-    """An image as image columns of Hugging Face data sets hold it; the bytes count, the path names them."""
+    """Read an image of a Hugging Face image column; the bytes are used, the path names them."""
     content, path = value.get("bytes"), value.get("path")
     if content is None:
         if path is None:
@@ -123,7 +123,7 @@ def _refuse_several(text: str, name: str) -> None:
 
 
 def _path_of_address(address: str, name: str) -> str:
-    """The path of a `file:` address; `?` and `#` are taken as part of it, since nobody else puts them there."""
+    """Return the path of a `file:` address; `?` and `#` are part of it, since nobody else puts them there."""
     match = _FILE.fullmatch(address)
     host, path = (match["host"] or "", match["path"]) if match else ("", "")
     if host.lower() not in ("", "localhost"):
@@ -142,7 +142,7 @@ def _path_of_address(address: str, name: str) -> str:
 
 
 def _decoded(address: str, name: str) -> bytes:
-    """The bytes in a `data:` address."""
+    """Return the bytes in a `data:` address."""
     head = _DATA.match(address)
     if head is None or not head["type"].lower().startswith("image/"):
         kind = shown(head["type"]) if head else "nothing known"
@@ -153,7 +153,7 @@ def _decoded(address: str, name: str) -> bytes:
 
 
 def decoded_base64(text: str, name: str) -> bytes:
-    """The bytes of an image's file that is written in base64; three quarters of the text's length at most.
+    """Return the bytes of an image file in base64; at most three quarters of the text's length.
 
     Raises:
         RecordError: It is no base64, or empty.

@@ -205,7 +205,7 @@ def _require_all_used(images: _Images) -> None:
 
 
 def _refuse_calls(message: Mapping[str, Any], number: int) -> None:
-    """Raise for calls of tools: without them the record would be another."""
+    """Raise for tool calls, which cannot be trained here."""
     for key in ("tool_calls", "function_call"):
         if message.get(key):
             raise RecordError(

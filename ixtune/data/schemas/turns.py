@@ -21,7 +21,7 @@ _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_c
 
 
 def value_in(turn: Mapping[str, Any], key: str, number: int, hint: str) -> Any:
-    """What a turn has under a key.
+    """Return the value of a turn under a key.
 
     Raises:
         RecordError: It has nothing there.
@@ -36,7 +36,7 @@ def value_in(turn: Mapping[str, Any], key: str, number: int, hint: str) -> Any:
 
 
 def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, Role], hint: str) -> Role:
-    """Whose turn it is.
+    """Return the role of a turn.
 
     Args:
         turn: A turn as the source has it.
@@ -64,7 +64,7 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
 
 
 def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapping[str, Any]]:
-    """The turns of a conversation as the source has them.
+    """Return the turns of a conversation as the source has them.
 
     Raises:
         RecordError: There are none, or they are no objects.
@@ -157,12 +157,12 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
 
 
 def our_text(text: str, where: str, written: str | None) -> str:
-    """A text with our placeholder in the place of the source's.
+    """Return a text with our placeholder in place of the source's.
 
     Args:
         text: As the source has it.
         where: What to call it.
-        written: The source's placeholder; None if it has none, so that nothing in a text is one.
+        written: The source's placeholder; None if it has none, so that no text contains one.
 
     Raises:
         RecordError: It holds our placeholder though the source's is another, or what `require_text` refuses.
@@ -183,14 +183,14 @@ def our_text(text: str, where: str, written: str | None) -> str:
 def whole_conversation(
     turns: Sequence[Turn], own: str | None, default: str | None, images: int, written: str
 ) -> tuple[Turn, ...]:
-    """The turns with their system prompt in front and the placeholders counted.
+    """Return the turns with the system prompt first, after checking the placeholders.
 
     An empty system turn says nothing and is left out.
 
     Args:
         turns: As read, with our placeholder.
-        own: The system prompt that stands beside the turns.
-        default: The one for records that bring none.
+        own: The system prompt beside the turns.
+        default: The system prompt for records without one.
         images: How many the record has.
         written: The source's placeholder, for messages.
 

@@ -1,1 +1,1 @@
-"""Data as people have them -> records."""
+"""Sources: open data in the form people have it, and decide how to read its records."""

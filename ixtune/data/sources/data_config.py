@@ -41,12 +41,12 @@ _WORDS = {**{one.value: one for one in Container}, **{one.value: one for one in 
 
 
 def is_config(path: Path) -> bool:
-    """Whether a path is that of a data config: no other file that is read here is YAML."""
+    """Return whether a path is that of a data config: no other YAML file is read here."""
     return path.suffix.lower() in (".yaml", ".yml")
 
 
 def read_config(path: Path) -> tuple[Source, ...]:
-    """The sources of a data config, their paths seen from here.
+    """Return the sources of a data config, with paths relative to the working directory.
 
     Raises:
         UsageError: The file cannot be read, or it holds mistakes; `notes` lists every one.
@@ -71,7 +71,7 @@ def read_config(path: Path) -> tuple[Source, ...]:
 
 
 def format_of(word: str) -> tuple[Container | None, Schema | None]:
-    """What a word of --format says: how entries are stored, what their fields mean, or both as in `parquet+openai`.
+    """Parse --format: how entries are stored, what their fields mean, or both as in `parquet+openai`.
 
     Raises:
         UsageError: It is none of the words.
@@ -98,7 +98,7 @@ def format_of(word: str) -> tuple[Container | None, Schema | None]:
 
 
 def columns_of(text: str) -> tuple[tuple[str, str], ...]:
-    """The columns of `image=photo,question=q`; `image=front,back` names two.
+    """Parse --columns: `image=photo,question=q`; `image=front,back` names two columns.
 
     Raises:
         UsageError: It is of another form.
@@ -120,7 +120,7 @@ def columns_of(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
-    """One source of the list; None if it has mistakes."""
+    """Read one source of the list; None if it has mistakes."""
     before = len(reading.mistakes)
     name = _dotted(keys)
     if not isinstance(value, dict):
@@ -152,7 +152,7 @@ def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
 
 
 def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -> str:
-    """The path of a source, seen from here."""
+    """Read the path of a source, relative to the working directory."""
     place, name = reading.place((*keys, "path")), _dotted((*keys, "path"))
     if not isinstance(value, str) or not value:
         found = "is missing: a file, a folder, or the name of a data set on the hub"

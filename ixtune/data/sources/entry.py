@@ -1,4 +1,4 @@
-"""What a container yields, before it is known what its fields mean."""
+"""Entry: one record as its container yields it, before its fields are interpreted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_ENTRY_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What kept an entry from being read; becomes a reject."""
+    """The reason why an entry could not be read; becomes a reject."""
 
     reason: Reason
     found: str
@@ -23,7 +23,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One would-be record.
+    """One record that is not interpreted yet.
 
     Attributes:
         number: Its number among the entries of the source, counted from 1.

@@ -37,7 +37,7 @@ def is_mixture(path: Path) -> bool:
 
 
 def read_mixture(path: Path, given_num: bool = True) -> tuple[Source, ...]:
-    """The sources of a mixture file, their paths seen from here; blank lines do not count.
+    """Return the sources of a mixture file, with paths relative to the working directory; blank lines are skipped.
 
     Args:
         path: The file.
@@ -67,7 +67,7 @@ def read_mixture(path: Path, given_num: bool = True) -> tuple[Source, ...]:
 
 
 def _source(line: str, folder: Path, given_num: bool) -> Source:
-    """The source of a line; a ValueError says what is wrong with it."""
+    """Parse a line; a ValueError says what is wrong with it."""
     name, number = line, None
     if not _exists(folder / line):
         words = line.rsplit(maxsplit=1)

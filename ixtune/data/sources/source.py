@@ -1,4 +1,4 @@
-"""What a user says about one source of records."""
+"""Source: the settings of one source of records, and how its entries are read."""
 
 from __future__ import annotations
 

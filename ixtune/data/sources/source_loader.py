@@ -40,7 +40,7 @@ _CONTAINER_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A source that is ready to be read.
+    """An opened source.
 
     Attributes:
         source: As it was given, but for a folder with one table: that table.
@@ -65,7 +65,7 @@ class Opened:
     read: Callable[[], Iterator[Entry]]
 
     def entries(self) -> Iterator[Entry]:
-        """Its entries in order, from the beginning each time."""
+        """Yield the entries in order, from the beginning each time."""
         return self.read()
 
     @property
@@ -92,7 +92,7 @@ class _Stored:
 
 
 def open_source(source: Source) -> Opened:
-    """Find out how a source is stored and what its fields mean, from its content unless the user says it.
+    """Open a source: detect how it is stored and what its fields mean, unless the user says so.
 
     Args:
         source: What the user says.
@@ -132,7 +132,7 @@ def open_source(source: Source) -> Opened:
 
 
 def _require_sense(source: Source, container: Container) -> None:
-    """Raise where what the user says of a source cannot be."""
+    """Raise if the settings of a source contradict each other or the files."""
     path, where = Path(source.path), source.path
     if container is not Container.HUB and not path.exists():
         raise UsageError("there is no such file or folder", where=where, hint="check the path")
@@ -174,13 +174,15 @@ def _stored(source: Source, container: Container) -> _Stored:
     if container in (Container.JSON, Container.JSONL):
         read = list_entries if container is Container.JSON else line_entries
         return _Stored(partial(read, path), (path,), path.stat().st_size)
-    if container in (*_TEXT_TABLES, Container.PARQUET):
+    if container is Container.PARQUET:
+        from ixtune.data.containers import parquet_table
+
+        files = parquet_table.parquet_files(path, source.split)
+        rows, names = parquet_table.parquet_rows(files), parquet_table.parquet_columns(files)
+        return _Stored(partial(parquet_table.parquet_entries, files), files, rows, names)
+    if container in _TEXT_TABLES:
         from ixtune.data.containers import tables
 
-        if container is Container.PARQUET:
-            files = tables.parquet_files(path, source.split)
-            rows, names = tables.parquet_rows(files), tables.parquet_columns(files)
-            return _Stored(partial(tables.parquet_entries, files), files, rows, names)
         how = ("\t" if container is Container.TSV else None, source.encoding)
         names = tables.csv_columns(path, *how)
         return _Stored(partial(tables.csv_entries, path, *how), (path,), path.stat().st_size, names)

@@ -16,14 +16,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.data.containers.tables import (
-    csv_columns,
-    csv_entries,
-    parquet_columns,
-    parquet_entries,
-    parquet_files,
-    parquet_rows,
-)
+from ixtune.data.containers.parquet_table import parquet_columns, parquet_entries, parquet_files, parquet_rows
+from ixtune.data.containers.tables import csv_columns, csv_entries
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
 from ixtune.data.sources import entry as limits
