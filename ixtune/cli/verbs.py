@@ -23,6 +23,7 @@ class Panels(TyperCommand):
             with formatter.section(name):
                 formatter.write_dl(records)
 
+
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 

@@ -191,12 +191,14 @@ def test_every_option_reaches_the_set(run, image_root: Path, tmp_path: Path):
     done = run(
         entries, "--no-upscale", "--correct", "exif,alpha", "--verify", "--embed-images", "--val-fraction", "0.5",
         "--seed", "7", "--max-tokens", "700", "--over-length", "lower", "--system", "Be brief.", "--workers", "2",
+        "--pages", "all", "--dpi", "100",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     prepared = load(tmp_path / "out" / "train")
     assert prepared.manifest["options"] == {
         "hd_num": 4, "upscale": False, "corrections": ["exif", "alpha"], "max_tokens": 700, "over_length": "lower",
         "verify": True, "embed_images": True, "val_fraction": 0.5, "seed": 7,
+        "pages": "all", "dpi": 100, "exclude": [], "near_duplicates": False,
     }  # fmt: skip
     assert prepared.dataset[0]["turns"][0] == {"role": "system", "text": "Be brief."}
     assert len(load(tmp_path / "out" / "validation").dataset) == 10
