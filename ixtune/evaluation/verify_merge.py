@@ -1,7 +1,7 @@
-"""The same prompts to the adapter on its base and to the merged model: logits compared, greedy answers compared.
+"""Compare logits and greedy answers of a merged model with those of the adapter on its base.
 
-Weights are rounded when they are merged, so a merged model in bf16 is not the adapter to the last bit. How much that
-matters, its answers say.
+Merging rounds the weights, so a merged model in bf16 differs from the adapter in the last bits. Its answers show how
+much that matters.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from ixtune.merging.merge import REPORT_FILE
 from ixtune.merging.merge_plan import Onto
 from ixtune.training.batch import ImageSource
 
-ENOUGH = 0.9  # of the answers must be the same; rounding to bf16 may turn one whose two likeliest tokens are near
-LONGEST_TOKENS = 64  # of an answer
-_COMPARED_TOKENS = 16  # of each answer, with all logits kept on the CPU: 6 MB a question at the 7B's vocabulary
+ENOUGH = 0.9  # share of equal answers to pass; rounding to bf16 may change one whose two top tokens are close
+LONGEST_TOKENS = 64  # maximum new tokens per answer
+_COMPARED_TOKENS = 16  # tokens per answer whose logits are compared on the CPU: 6 MB a question for the 7B
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The merged model beside the adapter on one base.
+    """Comparison of the merged model with the adapter on one base.
 
     Attributes:
-        base: The base the adapter was put on: as stored, or its decoder linears in NF4.
-        max_logit_difference: The largest over all questions, vocabulary and the first tokens of the adapter's answers.
-        mean_logit_difference: Their mean.
-        adapter_effect: The mean by which the adapter itself moves these logits on this base.
-        same_answers: Greedy answers that are the same to the last token.
+        base: The adapter's base: as stored, or with its decoder linears in NF4.
+        max_logit_difference: Maximum over all questions, the vocabulary and the first tokens of the adapter's answers.
+        mean_logit_difference: Mean over the same.
+        adapter_effect: Mean change of these logits by the adapter itself.
+        same_answers: Number of identical greedy answers.
     """
 
     base: Onto
@@ -57,14 +57,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the comparison found.
+    """Result of the comparison.
 
     Attributes:
-        questions: How many were asked.
-        sides: One for each base; the first is the one that was merged onto.
-        closer: The base on which the adapter answers most like the merged model; None if only one was asked.
-        passed: Whether enough answers are those of the adapter on the base merged onto, and the logits nearer to the
-            adapter's than to those without it.
+        questions: Number of questions.
+        sides: One comparison per base; the first is the base of the merge.
+        closer: Base on which the adapter's logits are closest to the merged model's; None with a single base.
+        passed: Whether enough answers equal the adapter's on the base of the merge, and the logits are closer to the
+            adapter's than to the base's.
     """
 
     questions: int
@@ -75,7 +75,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """One answer: prompt and answer as ids, and the logits that chose its first tokens, fp32 [tokens, V]."""
+    """An answer: ids of prompt and answer, and the logits of its first tokens, fp32 [tokens, V]."""
 
     ids: list[int]
     prompt_tokens: int
@@ -83,10 +83,10 @@ class _Said:
 
 
 def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
-    """The first questions of a prepared set or a `.jsonl` file, shown as the adapter's training saw images.
+    """Return the first questions of a prepared set or a `.jsonl` file, in the image layout of the adapter's training.
 
     Raises:
-        IxtuneError: They cannot be read, or none is left to ask.
+        IxtuneError: They cannot be read, or there are none.
     """
     tokenizer = Tokenizer.from_base(base)
     if source.is_dir():
@@ -108,7 +108,7 @@ def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
             f"{len(asked.rejects)} lines cannot be asked, the first: {first.found}", where=str(source), hint=first.hint
         )
     if not asked.questions:
-        raise IxtuneError("there is no question to ask", where=str(source), hint="give a set that holds records")
+        raise IxtuneError("there is no question to ask", where=str(source), hint="pass a set that holds records")
     return replace(asked, questions=asked.questions[:limit])
 
 
@@ -122,18 +122,16 @@ def verify_merge(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
-    """Compare, and write what was found into the merged model's report.
-
-    One model is loaded at a time.
+    """Compare the models one after the other, and write the result into the merged model's report.
 
     Args:
-        adapter: The one that was merged.
+        adapter: The merged adapter.
         base: The base it was merged into.
-        merged: What came out.
-        asked: From `questions_for`.
-        onto: The bases to put the adapter on; first the one that was merged onto.
+        merged: Folder of the merged model.
+        asked: Questions, from `questions_for`.
+        onto: Bases for the adapter; first the one of the merge.
         force: Accept another base than the adapter was trained on.
-        progress: Told of each question that one model has answered.
+        progress: Called after each question that one model has answered.
     """
 
     def tell() -> None:
@@ -159,7 +157,7 @@ def verify_merge(
         raise IxtuneError(
             f"the merged model computes in {loaded.dtype}, the adapter in {dtype}",
             where=str(merged),
-            hint="merge again: ixtune.json in that folder is not that of this merge",
+            hint="merge again: ixtune.json in that folder belongs to another merge",
         )
     greedy = []
     for question in asked.questions:
@@ -198,7 +196,7 @@ def _closer(sides: Sequence[Side]) -> Onto | None:
 
 
 class _Ids(BaseStreamer):
-    """Collects the ids of the prompt and of what follows."""
+    """Collects the ids of prompt and answer."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -211,7 +209,7 @@ class _Ids(BaseStreamer):
 
 
 def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], int]:
-    """Ids of prompt and greedy answer together, and how many are the prompt's."""
+    """Return the ids of prompt and greedy answer, and the number of the prompt's."""
     collected = _Ids()
     answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files), Settings(LONGEST_TOKENS))
     with loaded.autocast():
@@ -226,8 +224,8 @@ def _answer(loaded: Loaded, asked: Asked, question: Question) -> _Said:
 
 
 def _logits(loaded: Loaded, asked: Asked, question: Question, said: _Said) -> torch.Tensor:
-    """The model's logits where the first tokens of that answer are chosen, fp32 [tokens, V] on the CPU."""
-    ids = said.ids[: said.prompt_tokens + _COMPARED_TOKENS][:-1]  # no token is chosen behind the last
+    """Return the model's logits at the first tokens of an answer, fp32 [tokens, V] on the CPU."""
+    ids = said.ids[: said.prompt_tokens + _COMPARED_TOKENS][:-1]  # no token follows the last
     device = next(loaded.model.parameters()).device
     images: dict[str, Any] = ImageSource(asked.files).of([{"pictures": question.prompt.images}])
     images = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in images.items()}

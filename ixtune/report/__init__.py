@@ -24,8 +24,8 @@ class Written:
 
     Attributes:
         out: The folder.
-        verdicts: What the figures say, a sentence each.
-        missing: What could not be shown, a sentence each.
+        verdicts: A sentence for each verdict.
+        missing: A sentence for each part that could not be shown.
     """
 
     out: Path
@@ -34,21 +34,21 @@ class Written:
 
 
 def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) -> Written:
-    """Write the three files into `out`, each as a whole or not at all, over former ones.
+    """Write the three files into `out`, each atomically, replacing older ones.
 
     Args:
         runs: Run folders.
-        out: A folder, made if it is missing; may be the run's own.
+        out: Output folder, created if missing; may be the run's own.
         evaluations: One for each run, or one of all of them; by default evaluation.json of each run.
 
     Raises:
-        UsageError: A folder is no run, an evaluation that is named cannot be read, or their numbers do not fit.
+        UsageError: A folder is not a run, a given evaluation cannot be read, or their numbers do not fit.
     """
     if evaluations and len(evaluations) not in (1, len(runs)):
         raise UsageError(
             f"{len(evaluations)} evaluations for {len(runs)} runs",
             where="--evaluation",
-            hint="give one for each run in the same order, or one in which all were evaluated",
+            hint="pass one for each run in the same order, or one of all runs",
         )
     names = distinct_names(list(runs))
     opened = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
@@ -59,7 +59,7 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
         try:
             found.append((name if len(paths) > 1 else "", path, read_evaluation(path)))
         except UsageError as error:
-            if evaluations:  # one that is asked for must be there; one that is only usual need not
+            if evaluations:  # a given one must exist, the default one need not
                 raise
             again = f"`ixtune evaluate DATA --adapter {path.parent} --out {path}`"
             absent.append(

@@ -1,4 +1,4 @@
-"""The learning curves of a run: every figure of metrics.jsonl that has a course, by name."""
+"""Learning curves of a run: every figure of metrics.jsonl that changes over the steps, by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ixtune.report.run_reader import Run
 from ixtune.scores import SCORES
 
 Series = list[tuple[int, float]]
-"""(step, value), steps rising."""
+"""(step, value) in the order of the steps."""
 
 _NOT_CURVES = {
     "step", "epoch", "tokens", "computed_tokens", "supervised_tokens", "seconds", "mfu", "tokens_per_s",
@@ -28,7 +28,7 @@ _FIRST = ("loss", "validation_loss", *_SCORES, "learning_rate", "grad_norm")
 
 
 def curves(run: Run) -> dict[str, Series]:
-    """Every curve of a run: the losses first, then scores on the validation set, then the rest."""
+    """Return every curve of a run: the losses, then scores on the validation set, then the rest."""
     found: dict[str, Series] = {}
     for line in run.lines:
         if "event" in line:
@@ -46,7 +46,7 @@ def extensions(run: Run) -> list[dict[str, int]]:
 
 
 def title(name: str) -> str:
-    """What to call a curve."""
+    """Return the title of a curve."""
     if name in _SCORES:
         words = verdict.title(_SCORES[name])
         return f"{words[0].upper()}{words[1:]} on validation"

@@ -1,4 +1,4 @@
-"""All that a report says, as one mapping for report.json; the page and the Markdown are drawn from it."""
+"""The content of a report as one mapping, for report.json, the page and the Markdown."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ixtune.report.run_reader import RECIPE, Run
 
 FORMAT = 2
 EXAMPLES = 6
-"""Of the worst regressions, and of the best gains."""
+"""Number of worst regressions and of best gains."""
 
 
 def figures(
     runs: Sequence[Run], evaluations: Sequence[tuple[str, Path, Mapping[str, Any]]], absent: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What report.json holds.
+    """Return the content of report.json.
 
     Args:
-        runs: In the order of the command line.
-        evaluations: Of each its name, its file, and its content.
-        absent: A sentence for each evaluation that is not there.
+        runs: Runs in the order of the command line.
+        evaluations: Name, file and content of each.
+        absent: A sentence for each missing evaluation.
     """
     found = [judged(name, path, content) for name, path, content in evaluations]
     missing = [*absent, *((f"{run.name}: " if len(runs) > 1 else "") + one for run in runs for one in run.missing)]
@@ -41,7 +41,7 @@ def figures(
 
 
 def judged(name: str, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation without its answers: scores, comparisons, verdicts, where it is good, and examples."""
+    """Return an evaluation without its answers: scores, comparisons, verdicts, breakdown and examples."""
     score = content["main_score"]
     models = [one["name"] for one in content["results"] if one["kind"] == "model"]
     return {
@@ -61,13 +61,13 @@ def judged(name: str, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def change(answer: Mapping[str, Any], first: str, last: str, score: str) -> float | None:
-    """By how much an answer became better; negative where it became worse."""
+    """Return the improvement of an answer; negative if it became worse."""
     before, after = value(answer, first, score), value(answer, last, score)
     return None if before is None or after is None else verdict.sign(score) * (after - before)
 
 
 def _examples(content: Mapping[str, Any], models: Sequence[str], score: str) -> dict[str, Any]:
-    """Which answers (by their place) changed most for worse and for better, from the first model to the last."""
+    """Return the answers that changed most for worse and for better, from the first model to the last."""
     if len(models) < 2:
         return {"regressions": [], "gains": [], "worse": 0, "better": 0}
     answers = content["answers"]
@@ -112,13 +112,13 @@ def _described(run: Run) -> dict[str, Any]:
 
 
 def _title(run: Run) -> str:
-    """The last folders of its path, and the base: what tells this run from others on somebody's disk."""
+    """Return the last folders of the run's path, and its base."""
     base = run.recipe.get("base") or run.record.get("base")
     return "/".join(run.folder.resolve().parts[-2:]) + (f" on {base}" if base else "")
 
 
 def _about(run: Run) -> str:
-    """What was trained, and what on, in one line."""
+    """Return what was trained and on which data, in one line."""
     adapter, data = run.recipe.get("adapter") or {}, run.recipe.get("data") or {}
     train = data.get("train") or []
     facts = [
@@ -132,7 +132,7 @@ def _about(run: Run) -> str:
 
 
 def cost(run: Run) -> dict[str, Any]:
-    """What a run took, as its metrics.jsonl says."""
+    """Return the cost of a run, from its metrics.jsonl."""
     measured = [line for line in run.lines if "tokens_per_s" in line]
     if not measured:
         return {}
@@ -151,7 +151,7 @@ def cost(run: Run) -> dict[str, Any]:
 
 
 def recipe_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The keys in which recipes differ, with each run's value; where a run is written to is no difference."""
+    """Return the keys in which recipes differ, with each run's value; the output folder does not count."""
     if len(runs) < 2:
         return []
     flat = [flattened(run.recipe) for run in runs]
@@ -164,7 +164,7 @@ def recipe_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as `section.key` -> value."""
+    """Flatten a tree of mappings into `section.key` -> value."""
     found: dict[str, Any] = {}
     for key, one in tree.items():
         found |= flattened(one, f"{prefix}{key}.") if isinstance(one, Mapping) and one else {f"{prefix}{key}": one}

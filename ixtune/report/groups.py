@@ -1,4 +1,4 @@
-"""Where a model is good and where not: its score by form of question, image size, crops and length of the answer."""
+"""Break scores down by kind and form of question, image size, crops and length of the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ixtune.scores.intervals import interval
 
 Answer = Mapping[str, Any]
 MOST_GROUPS = 8
-"""Of one dimension; the rest is taken together."""
+"""Maximum groups of a dimension; the rest become one."""
 
 _MEGAPIXELS = ((0.25, "up to 0.25 megapixels"), (0.5, "0.25 to 0.5"), (1, "0.5 to 1"), (2, "1 to 2"), (4, "2 to 4"))
 _CROPS = ((1, "1"), (2, "2"), (4, "3 to 4"), (9, "5 to 9"), (16, "10 to 16"), (25, "17 to 25"), (40, "26 to 40"))
@@ -17,17 +17,17 @@ _WORDS = ((1, "1 word"), (2, "2 words"), (4, "3 to 4 words"), (8, "5 to 8 words"
 
 
 def crops(answer: Answer) -> int:
-    """Crops of all images of a question, global views not counted."""
+    """Return the number of crops of all images of a question, without global views."""
     return sum(int(image["rows"]) * int(image["columns"]) for image in answer["pictures"])
 
 
 def breakdown(answers: Sequence[Answer], names: Sequence[str], score: str) -> list[dict[str, Any]]:
-    """Each dimension in which the answers differ, with n, and of each result the mean and its 95 % interval.
+    """Return groups with their size, and each result's mean with its 95 % interval, by every dimension that varies.
 
     Args:
-        answers: Of an evaluation.
-        names: The results to show.
-        score: The score by which; of error rates too it is the mean over the answers.
+        answers: Answers of an evaluation.
+        names: Results to show.
+        score: Score to use; error rates, too, are averaged over the answers.
     """
     found = []
     for dimension, key in _DIMENSIONS.items():
@@ -43,7 +43,7 @@ def breakdown(answers: Sequence[Answer], names: Sequence[str], score: str) -> li
 
 
 def value(answer: Answer, name: str, score: str) -> float | None:
-    """What one answer scored, if it was scored."""
+    """Return the score of one answer; None if it was not scored."""
     found = answer["scores"].get(name, {}).get(score)
     return None if found is None else float(found)
 
@@ -57,13 +57,13 @@ def _score(members: Sequence[Answer], name: str, score: str) -> dict[str, float]
 
 
 def about(answer: Answer) -> tuple[str, ...]:
-    """What a question is about: its images, or itself where it has none of its own."""
+    """Return the images of a question, or the question itself if it has none."""
     paths = tuple(str(image["path"]) for image in answer["pictures"] if image.get("path"))
     return paths or (str(answer["id"]), str(answer["question"]))
 
 
 def _grouped(answers: Sequence[Answer], key: Callable[[Answer], tuple[float, str]]) -> list[tuple[str, list[Answer]]]:
-    """Groups in the order of their rank; of too many, the largest, and the others as one."""
+    """Return groups by rank; if there are too many, the largest ones and one group of the others."""
     found: dict[tuple[float, str], list[Answer]] = {}
     for answer in answers:
         found.setdefault(key(answer), []).append(answer)

@@ -1,4 +1,4 @@
-"""Images of examples as data URIs, with the crop grid drawn over them, within what a page may weigh."""
+"""Images of examples as data URIs with their crop grid, within a size limit for the page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ixtune.data.preview.drawing import draw_grid
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 PAGE_BYTES = 6 << 20
-"""Of all images of a page together, as JPEG."""
+"""Limit of all images of a page together, as JPEG."""
 _SIZE = (560, 420)
 _PICTURE_BYTES = 96 << 10
 _QUALITIES = (80, 60, 40, 25)
-# with every correction first: it is how people see the file
+# with every correction first, as people see the file
 _WAYS = (Corrections(exif=True, alpha=True, depth=True, first_frame=True), Corrections(first_frame=True))
 
 
@@ -39,17 +39,17 @@ class Drawn:
 
 
 class Album:
-    """Draws images until the page is full."""
+    """Draw images until the page's limit is reached."""
 
     def __init__(self, budget_bytes: int = PAGE_BYTES) -> None:
         self.left_bytes = budget_bytes
 
     def draw(self, stored: Mapping[str, Any], hd_num: int | None) -> Drawn | str:
-        """An image with its crops framed and numbered, or why there is none.
+        """Return an image with its crops framed and numbered, or the reason why there is none.
 
         Args:
-            stored: One of an answer's `images`.
-            hd_num: That the first model saw it with; None where that is not known.
+            stored: One of an answer's images.
+            hd_num: The first model's hd_num; None if unknown.
         """
         if not stored.get("path"):
             return "the image is inside the benchmark's file and is not shown"
@@ -82,7 +82,7 @@ class Album:
 
 
 def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | None:
-    """The layout that gives an image the crops it had; None where none does."""
+    """Return the layout that gives an image the crops it had; None if there is none."""
     for most in filter(None, (hd_num, stored["rows"] * stored["columns"])):
         for upscale in (True, False):
             try:
@@ -95,7 +95,7 @@ def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | No
 
 
 def _jpeg(image: Any) -> bytes:
-    """The image at the best quality that stays within the size an embedded image may have."""
+    """Return the image at the best quality within the limit of one embedded image."""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True)

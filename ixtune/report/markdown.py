@@ -1,4 +1,4 @@
-"""The report as Markdown: the same figures, without images and without the table of all answers."""
+"""The report as Markdown, without images and the table of all answers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST = 400  # characters of a text from the data
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The whole text of report.md."""
+    """Return the text of report.md."""
     return "\n".join(_lines(figures)) + "\n"
 
 
 def plain(value: object) -> str:
-    """A text from the data on one line, inert in Markdown and in a cell of a table."""
+    """Return a text from the data on one line, escaped for Markdown and table cells."""
     words = " ".join(str(value).split())
     words = words if len(words) <= _MOST else f"{words[: _MOST - 1]}…"
     return _SPECIAL.sub(r"\\\1", words)
@@ -103,7 +103,7 @@ def _run(run: Mapping[str, Any], of: str) -> Iterator[str]:
         yield from _table(["what", "value"], pairs) if pairs else ["Not found."]
     yield f"\n## Recipe{of}\n"
     if run["recipe"]:
-        # indented, so that no row of back-ticks in a value ends it
+        # indented, so that backticks in a value do not end the block
         yield from (f"    {line}" for line in yaml.safe_dump(run["recipe"], sort_keys=False).splitlines())
     else:
         yield "Not found."

@@ -1,4 +1,4 @@
-"""What a report is made from: a run folder and an evaluation, each of which may lack parts."""
+"""Read a run folder and an evaluation, parts of which may be missing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _NEEDED = {"models": list, "results": list, "comparisons": list, "answers": list
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as far as it could be read.
+    """The readable parts of a run folder.
 
     Attributes:
-        name: What the report calls it, distinct among the runs.
+        name: Name in the report, distinct among the runs.
         folder: Where it is.
         recipe: The resolved recipe.
-        lines: Of metrics.jsonl.
+        lines: Lines of metrics.jsonl.
         record: The adapter's ixtune.json.
-        manifests: Of the prepared sets that the recipe names, by their folder.
-        images: Of these sets, by their folder; each counts once, however many records show it.
-        missing: A sentence for each part that is not there.
+        manifests: Manifests of the recipe's prepared sets, by folder.
+        images: Number of distinct images of these sets, by folder.
+        missing: A sentence for each missing part.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Run:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what there is of a run.
+    """Read a run folder.
 
     Raises:
-        UsageError: The folder holds nothing of a run.
+        UsageError: It is not a run folder.
     """
     if not any((folder / part).is_file() for part in (_METRICS, RECIPE, _RECORD)):
         raise UsageError(
-            "this is no run folder: it has neither recipe.yaml nor metrics.jsonl",
+            "this is not a run folder: it has neither recipe.yaml nor metrics.jsonl",
             where=str(folder),
-            hint="give the folder that `ixtune train` wrote, its recipe's `output`",
+            hint="pass the `output` folder of `ixtune train`",
         )
     missing: list[str] = []
     recipe = _mapping(folder / RECIPE, "the recipe is not shown", missing)
@@ -79,7 +79,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def distinct_names(folders: list[Path]) -> list[str]:
-    """Names of runs: of their folders, with as many parents as it takes to tell them apart."""
+    """Return the names of the folders, with as many parents as needed to distinguish them."""
     parts = [folder.resolve().parts for folder in folders]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)) and depth < max(map(len, parts)):
@@ -88,10 +88,10 @@ def distinct_names(folders: list[Path]) -> list[str]:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """An evaluation that `ixtune evaluate` wrote.
+    """Read a file of `ixtune evaluate`.
 
     Raises:
-        UsageError: There is none, or it is of another form.
+        UsageError: It is missing or has another format.
     """
     again = "write it with `ixtune evaluate DATA --adapter RUN --out FILE`"
     try:
@@ -100,9 +100,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise UsageError(f"the evaluation cannot be read: {error}", where=str(path), hint=again) from error
     version = found.get("format") if isinstance(found, dict) else None
     if version != EVALUATION_FORMAT:
-        raise UsageError(
-            f"the evaluation is of format {version}; needed is {EVALUATION_FORMAT}", where=str(path), hint=again
-        )
+        raise UsageError(f"the evaluation has format {version}, not {EVALUATION_FORMAT}", where=str(path), hint=again)
     wrong = [key for key, kind in _NEEDED.items() if not isinstance(found.get(key), kind)]
     if wrong or not found["models"] or not found["results"]:
         notes = [f"missing or wrong: {key}" for key in wrong]
@@ -111,7 +109,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _mapping(path: Path, consequence: str, missing: list[str]) -> dict[str, Any]:
-    """A YAML or JSON file's mapping; an empty one, and a sentence in `missing`, where there is none."""
+    """Return the mapping in a YAML or JSON file; if there is none, an empty one, and add a sentence to `missing`."""
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

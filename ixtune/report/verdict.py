@@ -1,4 +1,4 @@
-"""What the figures of an evaluation say, in words: better or not, and whether by looking at the images."""
+"""Put the figures of an evaluation into words: better or not, and whether the images were used."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ SWAPPED, MAJORITY = "images swapped", "majority answer"
 
 
 def title(score: str) -> str:
-    """A score as tables head it."""
+    """Return the heading of a score."""
     return SCORES[score].title if score in SCORES else score.replace("_", " ")
 
 
 def sign(score: str) -> int:
-    """1 where more is better, -1 for error rates."""
+    """Return 1, or -1 for error rates."""
     return 1 if score not in SCORES or SCORES[score].higher_is_better else -1
 
 
 def verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A sentence for each model against the first one and against each control, the first one's own included."""
+    """Return a sentence for each model against the first one and against each control."""
     score = evaluation["main_score"]
     models = [one["name"] for one in evaluation["results"] if one["kind"] == "model"]
     controls = [one["name"] for one in evaluation["results"] if one["kind"] == "control"]
@@ -45,7 +45,7 @@ def verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def only_last(models: Sequence[str]) -> str:
-    """What to say where single answers are shown of two models, and there are more; empty where there are not."""
+    """Return a note for lists that show two of more than two models; empty otherwise."""
     if len(models) <= 2:
         return ""
     verb = "is" if len(models) == 3 else "are"
@@ -53,7 +53,7 @@ def only_last(models: Sequence[str]) -> str:
 
 
 def comparison(evaluation: Mapping[str, Any], name: str, than: str, score: str) -> Mapping[str, Any] | None:
-    """The paired comparison of two results, if there is one."""
+    """Return the paired comparison of two results, if there is one."""
     for one in evaluation["comparisons"]:
         if (one["name"], one["than"], one["score"]) == (name, than, score):
             return dict(one)
@@ -61,7 +61,7 @@ def comparison(evaluation: Mapping[str, Any], name: str, than: str, score: str) 
 
 
 def in_words(one: Mapping[str, Any]) -> str:
-    """A paired difference with its interval and its p."""
+    """Return a paired difference with its interval and p-value."""
     p = one.get("p_value")
     chance = "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     return f"{one['difference']:+.3f} (95 % interval {one['low']:+.3f} to {one['high']:+.3f}{chance})"

@@ -1,4 +1,4 @@
-"""Scores of answers as the field defines them, each with its source, and how sure one can be of them."""
+"""Scores of answers as the field defines them, each with its source, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ixtune.scores.vqa import vqa_accuracy
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How answers are judged.
+    """A way to judge answers.
 
     Attributes:
-        name: as commands and recipes call it.
-        title: as tables head it.
-        part: what one answer adds to numerator and denominator; the score of a set is the quotient of the sums.
-        higher_is_better: error rates are the other way round.
+        name: Name in commands and recipes.
+        title: Heading in tables.
+        part: Returns what one answer adds to numerator and denominator; a set's score is the quotient of the sums.
+        higher_is_better: False for error rates.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One question's answer beside what would have been right."""
+"""An answer to judge, with its references."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Case:
     """An answer to judge.
 
     Attributes:
-        answer: what the model said.
-        references: answers that are right; at least one.
-        options: letter -> text of a multiple-choice question.
-        kind: the benchmark's own type of the question, where a score depends on it.
+        answer: The model's answer.
+        references: Right answers; at least one.
+        options: Letter -> text of a multiple-choice question.
+        kind: The benchmark's own type of the question, if a score depends on it.
     """
 
     answer: str
@@ -29,7 +29,7 @@ class Case:
         """Refuse a question without a right answer.
 
         Raises:
-            ValueError: there is no reference.
+            ValueError: There is no reference.
         """
         if not self.references:
             raise ValueError("a question without a reference cannot be scored")

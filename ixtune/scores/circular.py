@@ -1,4 +1,4 @@
-"""Questions that are asked several times over."""
+"""Questions that are asked several times, with their options in different orders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ixtune.scores.case import Part
 
 
 def all_right(parts: Sequence[Part], groups: Sequence[Hashable]) -> list[Part]:
-    """One part for each question, by the worst of its answers (CircularEval of MMBench, Liu et al., ECCV 2024).
+    """Return the worst part of each question's answers (CircularEval of MMBench, Liu et al., ECCV 2024).
 
     Args:
-        parts: of every answer.
-        groups: of every answer, which question it belongs to.
+        parts: Part of every answer.
+        groups: Question of every answer.
 
     Returns:
         The parts, in the order in which the questions first occur.

@@ -1,4 +1,4 @@
-"""Scores of key-value extraction: answers that are JSON."""
+"""Scores of key-value extraction, for answers in JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
 def field_accuracy(case: Case) -> Part:
-    """Fields of the reference that the answer has with the same value, over fields of the reference, summed over all.
+    """Return the number of the reference's fields that the answer has with equal value, and of all its fields.
 
-    A field is a path of keys with a value at its end; items of a list share their path, whatever their order, as in
-    Donut's evaluation (Kim et al., ECCV 2022). Values are compared as text without outer white space, numbers as
-    numbers; unlike Donut's, an empty value is a field too, for "nothing there" is something to be read. An answer
-    that is no JSON has no field. Of several references the best counts.
+    A field is a path of keys with a value; items of a list share their path, in any order, as in Donut's evaluation
+    (Kim et al., ECCV 2022). Values are compared as text without outer white space, numbers as numbers. Unlike in
+    Donut's, an empty value is a field too, since "nothing there" must be read as well. An answer that is not JSON has
+    no field. The best of several references counts.
     """
     found = _fields(case.answer)
     parts = [(float((found & wanted).total()), float(wanted.total())) for wanted in map(_wanted, case.references)]
@@ -27,7 +27,7 @@ def field_accuracy(case: Case) -> Part:
 
 
 def field_f1(case: Case) -> Part:
-    """F1 of the same fields over all answers (micro average): fields that are not in the reference cost too."""
+    """Return numerator and denominator of the micro-averaged F1 of fields: superfluous fields count against it."""
     found = _fields(case.answer)
     parts = [
         (2.0 * (found & wanted).total(), float(found.total() + wanted.total()))
@@ -37,10 +37,10 @@ def field_f1(case: Case) -> Part:
 
 
 def _wanted(reference: str) -> Counter[tuple[str, str]]:
-    """The fields of a reference.
+    """Return the fields of a reference.
 
     Raises:
-        ValueError: it is no JSON object or list, or an empty one.
+        ValueError: It is not a JSON object or list, or it is empty.
     """
     fields = _fields(reference)
     if not fields:
@@ -69,7 +69,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    """A value as text; 3, 3.0 and "3.00" are the same."""
+    """Return a value as text; 3, 3.0 and "3.00" are equal."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     text = " ".join(str(value).split())

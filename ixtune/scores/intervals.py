@@ -1,4 +1,4 @@
-"""How sure one can be of a score, and of the difference of two on the same questions."""
+"""Confidence intervals of scores and of paired differences."""
 
 from __future__ import annotations
 
@@ -27,31 +27,30 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        """Such as `0.875 [0.830, 0.910]`."""
+        """Return text such as `0.875 [0.830, 0.910]`."""
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second minus first, with its 95 % interval and the probability of one as large by chance."""
+    """Second score minus first, with its 95 % interval and its p-value."""
 
     interval: Interval
     p: float
 
 
 def interval(parts: Sequence[Part], groups: Sequence[Hashable]) -> Interval:
-    """A score with its percentile bootstrap interval (Efron, Tibshirani 1993).
+    """Return a score with its percentile bootstrap interval (Efron, Tibshirani 1993).
 
-    Groups are drawn, not questions: several questions about one image are not independent. If no resample can
-    differ because all groups score alike, the interval is Wilson's for as many groups (Wilson 1927), which is of a
-    width that fits their number.
+    Groups are resampled, not questions, since questions about one image are not independent. If all groups score alike,
+    no resample differs, and the interval is Wilson's for that number of groups (Wilson 1927).
 
     Args:
-        parts: numerator and denominator of every answer.
-        groups: of every answer, what it is about.
+        parts: Numerator and denominator of every answer.
+        groups: Group of every answer, such as its image.
 
     Raises:
-        ValueError: there is nothing to score.
+        ValueError: There is nothing to score.
     """
     sums_G2 = _sums(parts, groups)
     value = _quotient(sums_G2)
@@ -62,15 +61,15 @@ def interval(parts: Sequence[Part], groups: Sequence[Hashable]) -> Interval:
 
 
 def difference(first: Sequence[Part], second: Sequence[Part], groups: Sequence[Hashable]) -> Difference:
-    """The paired difference `second - first` of two models on the same questions.
+    """Return the paired difference `second - first` of two models on the same questions.
 
-    Interval: the same resamples for both. p: a permutation test in which the two models change places at random for
-    each group (Fisher's; see Dror et al., ACL 2018), two-sided, with the observed one counted among the permutations.
-    Where the two score alike on every group, the interval is what Wilson's leaves for the share of groups on which they
+    The interval uses the same resamples for both. The p-value is that of a two-sided permutation test that swaps the
+    models at random for each group (Fisher's; see Dror et al., ACL 2018); the observed difference counts as a
+    permutation. If both score alike on every group, the interval is Wilson's for the share of groups on which they
     might differ.
 
     Raises:
-        ValueError: there is nothing to score, or the two differ in number.
+        ValueError: There is nothing to score, or the two differ in number.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} answers cannot be paired")
@@ -105,7 +104,7 @@ def _quotient(sums_G2: Sums) -> float:
 
 
 def _resampled(scored: Sequence[Sums]) -> list[npt.NDArray[np.float64]]:
-    """Scores of resamples, the same groups in each for every model."""
+    """Return scores of resamples, with the same groups in each for every model."""
     rng = np.random.default_rng(_SEED)
     count = len(scored[0])
     found: list[list[float]] = [[] for _ in scored]

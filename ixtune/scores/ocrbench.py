@@ -9,11 +9,11 @@ FORMULAS = "Handwritten Mathematical Expression Recognition"
 
 
 def ocrbench(case: Case) -> Part:
-    """1 if a reference stands somewhere in the answer (Liu et al., OCRBench, 2023, sec. 3, and its script).
+    """Return 1 if the answer contains a reference (Liu et al., OCRBench, 2023, sec. 3, and its script).
 
-    Case, outer white space and line ends do not count. Of a formula (`kind` is `FORMULAS`; in the released file these
-    are the 100 questions from HME100k) no space counts, but case does. A blank reference would stand in every answer,
-    and is never found. The published figure is the sum over 1,000 questions, hence 1,000 times this one.
+    Case, outer white space and line ends do not count. In formulas (`kind` is `FORMULAS`; in the released file, the
+    100 questions from HME100k) no space counts, but case does. A blank reference, which every answer contains, is never
+    found. The published figure is the sum over 1,000 questions, so 1,000 times this score.
     """
     wanted = [_plain(reference, case.kind) for reference in case.references]
     answer = _plain(case.answer, case.kind)

@@ -10,7 +10,7 @@ _TOLERANCE = 0.05
 
 
 def relaxed_accuracy(case: Case) -> Part:
-    """Numbers within 5 % of the reference, other answers equal but for case (Masry et al., ChartQA, 2022, sec. 5.1).
+    """Return 1 for a number within 5 % of a reference, or a text equal apart from case (Masry et al. 2022, sec. 5.1).
 
     As in the field's common implementation, `12 %` is 0.12, a reference of 0 is compared as a string, and thousands
     separators and currency signs are not removed.

@@ -17,13 +17,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match(case: Case) -> Part:
-    """1 if the answer is one of the references but for white space; case and punctuation count."""
+    """Return 1 if the answer equals a reference apart from white space; case and punctuation count."""
     answer = _collapsed(case.answer)
     return float(any(answer == _collapsed(reference) for reference in case.references)), 1.0
 
 
 def anls(case: Case) -> Part:
-    """Average Normalized Levenshtein Similarity (Biten et al., ICCV 2019), as DocVQA and InfographicVQA score.
+    """Return the Average Normalized Levenshtein Similarity (Biten et al., ICCV 2019) of DocVQA and InfographicVQA.
 
     The similarity is 1 - distance / length of the longer string, case and outer white space ignored; the best
     reference counts, and less than 0.5 is 0. At exactly 0.5 the paper gives 0 and the competition's own script
@@ -37,21 +37,21 @@ def anls(case: Case) -> Part:
 
 
 def token_f1(case: Case) -> Part:
-    """F1 of the words in common (SQuAD 1.1, Rajpurkar et al. 2016): without case, punctuation and articles."""
+    """Return the F1 of common words (SQuAD 1.1, Rajpurkar et al. 2016), without case, punctuation and articles."""
     return max(_f1(_words(case.answer), _words(reference)) for reference in case.references), 1.0
 
 
 def character_error_rate(case: Case) -> Part:
-    """CER: insertions, deletions and substitutions of characters over characters of the reference, summed over all.
+    """Return edits and characters of the reference: insertions, deletions and substitutions of characters (CER).
 
-    White space is collapsed first. Of several references the one with the lowest rate counts. It can exceed 1.
+    White space is collapsed first. The reference with the lowest rate counts. The rate can exceed 1.
     """
     answer = _collapsed(case.answer)
     return _rate([(Levenshtein.distance(answer, _collapsed(r)), len(_collapsed(r))) for r in case.references])
 
 
 def word_error_rate(case: Case) -> Part:
-    """WER: the same of words (as in speech recognition; Morris, Maier, Green 2004); case and punctuation count."""
+    """Return edits and words of the reference (WER; Morris, Maier, Green 2004); case and punctuation count."""
     answer = case.answer.split()
     return _rate([(Levenshtein.distance(answer, r.split()), len(r.split())) for r in case.references])
 
@@ -72,5 +72,5 @@ def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def _rate(parts: Sequence[tuple[int, int]]) -> Part:
-    """The part with the lowest rate; an empty reference has the length 1, so that words said to it count."""
+    """Return the part with the lowest rate; an empty reference has length 1, so that an answer to it counts."""
     return min(((float(edits), float(max(length, 1))) for edits, length in parts), key=lambda part: part[0] / part[1])

@@ -1,4 +1,4 @@
-"""VQA accuracy with the answer normalisation of its evaluation."""
+"""VQA accuracy with the answer normalization of its evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from ixtune.scores.case import Case, Part
 
-_AGREEING = 3  # annotators whose agreement makes an answer wholly right
+_AGREEING = 3  # annotators who must agree for full score
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _NUMBERS = {
@@ -33,29 +33,29 @@ _APOSTROPHES = {
 
 
 def vqa_accuracy(case: Case) -> Part:
-    """Agreement with annotators (Antol et al., VQA, ICCV 2015): min(1, matches / 3) over each choice of all but one.
+    """Return the mean of min(1, matches / 3), leaving out each annotator once (Antol et al., VQA, ICCV 2015).
 
-    Both sides are normalised as TextVQA's evaluation does, see `normalised`. With fewer than four references there is
-    no consensus to ask for, and one match is wholly right.
+    Both sides are normalized as in TextVQA's evaluation, see `normalised`. With fewer than four references there is no
+    consensus to measure, and one match is fully right.
     """
     answer, references = normalised(case.answer), [normalised(reference) for reference in case.references]
     matches = references.count(answer)
     if len(references) <= _AGREEING:
         return float(matches > 0), 1.0
-    # leaving out one annotator takes a match away if he is among those who agree
+    # leaving out one annotator removes a match if that annotator agrees
     without_match = matches * min(1.0, (matches - 1) / _AGREEING)
     without_other = (len(references) - matches) * min(1.0, matches / _AGREEING)
     return (without_match + without_other) / len(references), 1.0
 
 
 def normalised(text: str) -> str:
-    """An answer as the evaluation of TextVQA compares it (Singh et al., CVPR 2019; the evaluator of M4C in MMF).
+    """Return an answer as TextVQA's evaluation compares it (Singh et al., CVPR 2019; the evaluator of M4C in MMF).
 
-    Case, commas, question marks, articles and periods that are not in a number go, number words become digits,
-    forgotten apostrophes of contractions come back; other punctuation goes where white space is beside it anywhere,
-    and becomes white space elsewhere. Its oddities are kept, for published figures have them: a possessive is cut off
-    (`joe's` is `joe 's`), so `what's` and `whats` differ. The evaluation of VQA v2 does not cut it off, and takes a
-    comma between letters for white space.
+    It removes case, commas, question marks, articles and periods outside numbers, turns number words into digits and
+    restores missing apostrophes of contractions. Other punctuation is removed if white space is next to it anywhere,
+    and becomes white space otherwise. Its oddities are kept, since published figures have them: a possessive is split
+    (`joe's` is `joe 's`), so `what's` and `whats` differ. The evaluation of VQA v2 does not split it, and treats a
+    comma between letters as white space.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     text = text.replace("\n", " ").replace("\t", " ").strip()
