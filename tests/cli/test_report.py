@@ -24,7 +24,7 @@ def test_several_runs_need_a_folder_and_a_run_must_be_one(tmp_path: Path):
     assert (several.returncode, "give --out DIR" in several.stderr) == (2, True)
     (tmp_path / "empty").mkdir()
     none = ixtune("report", tmp_path / "empty")
-    assert (none.returncode, "this is no run folder" in none.stderr) == (2, True)
+    assert (none.returncode, "this is not a run folder" in none.stderr) == (2, True)
 
 
 def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
