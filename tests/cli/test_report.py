@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+from in_process import call
 from main_job import ixtune, prepare, write_recipe
 from report_files import write_evaluation, write_run
+
+from ixtune.errors import IxtuneError
 
 
 def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path):
@@ -45,11 +50,18 @@ def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
     assert told["missing"] == []
 
 
-def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path):
-    data = prepare(tmp_path, 1)  # a single image: there is none to swap it with
+def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ixtune.evaluation import evaluate
+
+    def fail(*_: Any) -> None:
+        raise IxtuneError("the evaluation fails", hint="as this test asks for")
+
+    monkeypatch.setattr(evaluate, "evaluate", fail)
+    data = prepare(tmp_path, 2)
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
+    done = call("train", recipe, "training.max_steps=1", f"data.validation={data}")
     assert done.returncode == 0, done.stderr
-    assert "warning: the run is finished, but its report is incomplete; write it with: ixtune evaluate" in done.stderr
+    assert "the evaluation fails" in done.stderr
+    assert "ixtune evaluate" in done.stderr
     assert "scores are not shown" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "adapter" / "ixtune.json").is_file()
