@@ -56,6 +56,8 @@ def prepare(
     seed: int = 0,
     max_reject_rate: float = 0.01,
     workers: int = 1,
+    model: str | None = None,
+    layout_rule: str | None = None,
 ) -> PrepareReport:
     """Turn raw data into a prepared set: token ids, image layouts, and a list of rejected records.
 
@@ -82,6 +84,8 @@ def prepare(
         seed: Random seed for the split and for weighted sampling.
         max_reject_rate: Fraction of rejects above which `TooManyRejects` is raised; the set is written all the same.
         workers: Number of processes; any number gives the same bytes.
+        model: `4khd` or `2.5`; by default as the base's tensors say.
+        layout_rule: How 2.5 lays out images: `fine-tuning` (the default) or `inference`.
 
     Returns:
         Counts by source, reject reason and set.
@@ -97,6 +101,7 @@ def prepare(
         (8, 8, 0)
     """
     from ixtune.base import resolve_tokenizer
+    from ixtune.checkpoint.member import member_for
     from ixtune.data.prepare import prepare as prepare_set
     from ixtune.data.prepared.manifest import Options
     from ixtune.data.sources.command_line import sources_given
@@ -115,7 +120,11 @@ def prepare(
         split=split,
         config=config,
     )
+    folder = resolve_tokenizer(base)
+    member = member_for(base, folder, model, layout_rule)
     options = Options(
+        model=member.name,
+        layout_rule=member.rule.name,
         hd_num=hd_num,
         upscale=upscale,
         corrections=tuple(corrections),
@@ -130,7 +139,7 @@ def prepare(
     return prepare_set(
         sources_given(given, defaults, thousands=not ratios),
         Path(out),
-        base=resolve_tokenizer(base),
+        base=folder,
         options=options,
         max_reject_rate=max_reject_rate,
         workers=workers,
@@ -537,14 +546,16 @@ def load_processor(
         ['attention_mask', 'crops', 'grids', 'input_ids']
     """
     from ixtune.base import resolve_tokenizer
+    from ixtune.checkpoint.member import member_for
     from ixtune.evaluation.contenders import contender
     from ixtune.evaluation.session import record_of, view_of
     from ixtune.processing import VOCABULARY_FILE, IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer
 
     named = contender(None if base is None else str(base), _path(adapter))
     folder = resolve_tokenizer(named.base)
-    view = view_of(record_of(folder, named.adapter), hd_num)
-    images = IXC2ImageProcessor(view.hd_num, view.upscale, view.corrections.names())
+    view = view_of(record_of(folder, named.adapter), hd_num, member_for(named.base, folder))
+    corrections, laid_out = view.corrections.names(), view.member.record()
+    images = IXC2ImageProcessor(view.hd_num, view.upscale, corrections, **laid_out)
     return IXC2Processor(images, IXC2Tokenizer(str(folder / VOCABULARY_FILE)))
 
 
@@ -559,7 +570,9 @@ def _recipe(recipe: Recipe | StrPath, overrides: Sequence[str]) -> Recipe:
             raise UsageError("overrides change a recipe file, not a Recipe", hint="use recipe.model_copy(update=...)")
         return recipe
     path = Path(recipe)
-    return recipes.load(path if path.exists() or path.suffix else recipe_named(str(recipe)).path, overrides)
+    return recipes.load(
+        path if path.exists() or path.suffix in (".yaml", ".yml") else recipe_named(str(recipe)).path, overrides
+    )
 
 
 def _several(given: StrPath | Sequence[StrPath]) -> list[StrPath]:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD
 
-HUB_ID = "internlm/internlm-xcomposer2-4khd-7b"
+HUB_ID = FOUR_KHD.hub_id
+"""The base where none is given."""
 NANO = "nano"
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -108,17 +108,19 @@ def trainable(gpu_gib: float | None = None) -> list[Trainable]:
 
 def _planned(found: Shipped, machine: Machine) -> Trainable:
     from ixtune.checkpoint.sizes import Sizes
+    from ixtune.family import FOUR_KHD, member_of_hub_id
     from ixtune.planning.plan import make_plan
 
     chosen, mix = recipe.load(found.path), found.planned_with("--mix")
     if mix is None:  # the demo: a base of a few megabytes
         return Trainable(found.name, None, 0, None, True, 0, None)
-    records = record_mixes.records_of(mix)
+    sizes = Sizes.released(member_of_hub_id(chosen.base) or FOUR_KHD)
+    records = record_mixes.records_of(mix, sizes.member)
     # if nothing fits, the plan turns on everything that saves memory
-    least = make_plan(chosen, Sizes(), records, Machine("cuda", 1, "nothing")).memory.total
+    least = make_plan(chosen, sizes, records, Machine("cuda", 1, "nothing")).memory.total
     if machine.device != "cuda":
         return Trainable(found.name, mix, least, None, False, 0, None)
-    made = make_plan(chosen, Sizes(), records, machine)
+    made = make_plan(chosen, sizes, records, machine)
     again = made.levers.checkpointed_layers
     return Trainable(found.name, mix, least, made.memory.total, bool(made.fits), again, made.seconds)
 

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ixtune.base import HUB_ID, NANO
+from ixtune.base import HUB_ID, NANO, shipped
+from ixtune.checkpoint.member import member_for
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.data.rejects import RecordError
 from ixtune.data.schemas.fields import shown
@@ -24,6 +25,7 @@ from ixtune.data.sources.data_config import columns_of
 from ixtune.data.sources.source import Container, Source
 from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.errors import IxtuneError, UsageError, choice
+from ixtune.family import UNSUPPORTED, Member, member_named, member_of_hub_id
 from ixtune.files import atomic_write_text
 from ixtune.planning.advice import advise
 from ixtune.planning.gpus import Machine
@@ -37,6 +39,7 @@ _PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
 _COUNTED = 1000  # records; with more, a validation split is never too small
 _LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose images are searched, and folders tried
 _LEAST_FOR_VALIDATION = 20
+_ROUND_TOKENS = 512
 _SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # less is a 16 GB card, more is an 80 GB card
 
 
@@ -46,7 +49,7 @@ class Task:
 
     Attributes:
         told: Short description.
-        hd_num: Maximum number of crops per image.
+        hd_num: Maximum number of 336x336 crops per image; of larger crops, as many as cover the same pixels.
         pack_tokens: Tokens per micro-batch on a card with 24 GB.
         small_pack_tokens: Tokens per micro-batch on a smaller card: the longest usual record.
         epochs: Passes over the data.
@@ -167,6 +170,8 @@ def task_named(name: str) -> Task:
     Raises:
         UsageError: There is none.
     """
+    if name in UNSUPPORTED:
+        raise UsageError(UNSUPPORTED[name], where=name, hint=f"choose one of {', '.join(TASKS)}")
     if name not in TASKS:
         raise UsageError("unknown task", where=name, hint=choice(name, TASKS))
     return TASKS[name]
@@ -184,7 +189,7 @@ def require_free(out: Path) -> tuple[Path, Path]:
     return files
 
 
-def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None) -> Start:
+def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None, model: str | None = None) -> Start:
     """Write the data config and the recipe into a folder.
 
     Args:
@@ -193,21 +198,25 @@ def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = N
         task: Name of the task.
         out: Folder; created if needed.
         base: Base to train on; by default the released 7B.
+        model: Member of the family; by default that of the base, or the first.
 
     Raises:
         UsageError: The task is unknown, or the files exist.
         IxtuneError: The released base does not fit the GPU.
     """
-    base = base or (HUB_ID if gpu_gib else NANO)
+    base = base or (member_named(model).hub_id if gpu_gib else NANO)
+    member = member_for(base, shipped("nano") if base == NANO else Path(base), model)
     config, recipe = require_free(out)
-    chosen, notes = _recipe(data, gpu_gib, task, out, base)
+    chosen, notes = _recipe(data, gpu_gib, task, out, base, member)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(config, _data_config(data, out))
     atomic_write_text(recipe, _text(chosen, gpu_gib, task, out))
-    return Start((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out)))
+    return Start((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out, member)))
 
 
-def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tuple[dict[str, Any], list[str]]:
+def _recipe(
+    data: Data, gpu_gib: float, task: str, out: Path, base: str, member: Member
+) -> tuple[dict[str, Any], list[str]]:
     """Return the recipe values that differ from the defaults, by `section.key`, and notes."""
     wanted = task_named(task)
     validated = data.validation_share is not None
@@ -227,7 +236,9 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
         }
     else:
         size = 0 if gpu_gib < _SMALL_GIB else 1 if gpu_gib < _LARGE_GIB else 2
-        tokens = (wanted.small_pack_tokens, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
+        longest = max(records_of(task, member).lengths)
+        usual = (wanted.small_pack_tokens, wanted.pack_tokens, 2 * wanted.pack_tokens)[size]
+        tokens = max(usual, math.ceil(longest / _ROUND_TOKENS) * _ROUND_TOKENS)
         chosen |= {"adapter.rank": 32, "adapter.alpha": 32} if size == 0 else {}
         chosen |= {"training.epochs": wanted.epochs} if wanted.epochs > 1 else {}
         chosen |= {
@@ -246,20 +257,20 @@ def _recipe(data: Data, gpu_gib: float, task: str, out: Path, base: str) -> tupl
             f"no validation split: {data.largest_group} of {data.records:,} records share one image, "
             "and such records stay on the same side"
         ]
-    if not gpu_gib or base != HUB_ID:
+    if not gpu_gib or member_of_hub_id(base) is None:
         return chosen, notes
-    fitted, said = _fitted(chosen, gpu_gib, task)
+    fitted, said = _fitted(chosen, gpu_gib, task, member)
     return fitted, notes + said
 
 
-def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str) -> tuple[dict[str, Any], list[str]]:
+def _fitted(chosen: dict[str, Any], gpu_gib: float, task: str, member: Member) -> tuple[dict[str, Any], list[str]]:
     """Apply the advice of the plan if the recipe does not fit the memory.
 
     Raises:
         IxtuneError: Nothing makes it fit without lowering hd_num.
     """
-    records, machine = records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given")
-    made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes(), records, machine)
+    records, machine = records_of(task, member), Machine("cuda", round(gpu_gib * 2**30), "as given")
+    made = make_plan(recipes.Recipe.model_validate(_tree(chosen)), Sizes.released(member), records, machine)
     if made.fits:
         return chosen, []
     notes = []
@@ -342,9 +353,12 @@ def _scalar(value: Any) -> str:
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _commands(data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> Iterator[str]:
+def _commands(
+    data: Data, chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path, member: Member
+) -> Iterator[str]:
     prepared, recipe = out / "prepared", str(out / RECIPE)
-    hd_num = TASKS[task].hd_num if gpu_gib else min(TASKS[task].hd_num, 4)
+    usual = member.like(TASKS[task].hd_num)
+    hd_num = usual if gpu_gib else min(usual, 4)
     validated = "data.validation" in chosen
     # records longer than a pack get smaller images, so that none is rejected
     limit = ["--max-tokens", chosen["training.pack_tokens"], "--over-length", "lower"]

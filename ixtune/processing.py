@@ -26,10 +26,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from ixtune.data.images.pixels import Corrections, converted, open_image, place_and_cut
-from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.record import Turn
 from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.family import FOUR_KHD, Member, member_of
 from ixtune.layout import PatchLayout, plan
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.model import IXC2ForCausalLM  # registers itself with AutoModelForCausalLM
@@ -92,14 +92,19 @@ class IXC2ImageProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        hd_num: int = DEFAULT_HD_NUM,
+        hd_num: int = FOUR_KHD.hd_num,
         upscale: bool = True,
         corrections: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        """Set the layout: see `ixtune.layout.plan` for hd_num and upscale, `Corrections` for corrections."""
+        """Set the layout: see `ixtune.layout.plan`, `Corrections`, and `Member.record` for model and layout_rule."""
         super().__init__(**kwargs)
         self.hd_num, self.upscale, self.corrections = hd_num, upscale, list(corrections)
+
+    @property
+    def member(self) -> Member:
+        """The model, with its layout rule: of the attributes `model` and `layout_rule`, where there are such."""
+        return member_of(vars(self))
 
     def layouts(self, images: Sequence[ImageRef]) -> list[tuple[Image.Image, PatchLayout]]:
         """Return each image as RGB, with its layout.
@@ -113,10 +118,13 @@ class IXC2ImageProcessor(BaseImageProcessor):
             converted(image, corrections) if isinstance(image, Image.Image) else open_image(Path(image), corrections)
             for image in images
         ]
-        return [(image, plan(image.width, image.height, self.hd_num, upscale=self.upscale)) for image in opened]
+        return [
+            (image, plan(image.width, image.height, self.hd_num, upscale=self.upscale, member=self.member))
+            for image in opened
+        ]
 
     def preprocess(self, images: ImageRef | Sequence[ImageRef], **kwargs: Any) -> BatchFeature:
-        """Return `crops`, uint8 [N, 3, 336, 336] of all images together, and `grids`, (rows, cols) of each.
+        """Return `crops`, uint8 [N, 3, side, side] of all images together, and `grids`, (rows, cols) of each.
 
         Crops are uint8 and are normalized in the model. Other arguments are refused.
         """

@@ -10,7 +10,7 @@ import torch
 from ixtune.data.pack import pack
 from ixtune.data.shared_prefixes import Prefixes, beginning, group
 from ixtune.data.text.template import expand
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.training.batch import ImageSource, make_batch, sample_of
 
 GRID = (1, 1)
@@ -44,7 +44,7 @@ def stored(stream: Sequence[int | str], supervised: Sequence[tuple[int, int]]) -
     for element in stream:
         if isinstance(element, str):
             slots.append(len(text))
-            images.append({"root": 0, "path": element, "hd_num": 1, "tokens": tokens_of(*GRID)})
+            images.append({"root": 0, "path": element, "hd_num": 1, "tokens": FOUR_KHD.tokens(*GRID)})
         else:
             text.append(element)
     return {

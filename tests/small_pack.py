@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from small_base import small_model
 
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 
 TARGETS = ["wqkv", "wo", "w1", "w2", "w3"]
 Grid = tuple[int, int]
@@ -25,7 +25,7 @@ def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 
     ids, positions, rows, crops, bounds = [], [], [], [], [0]
     for words, grids in records:
         random = torch.Generator().manual_seed(1000 * seed + words)
-        shown = sum(tokens_of(*grid) for grid in grids)
+        shown = sum(FOUR_KHD.tokens(*grid) for grid in grids)
         ids += [1, *[0] * shown, *torch.randint(3, 160, (words,), generator=random).tolist()]
         positions += range(len(ids) - bounds[-1])
         bounds.append(len(ids))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ixtune.layout import CROP, LayoutError, PatchLayout, plan, token_parts, tokens_of
+from ixtune.family import FOUR_KHD
+from ixtune.layout import LayoutError, PatchLayout, plan
 
 sides = st.integers(1, 12_000)
 hd_nums = st.integers(1, 70)
@@ -26,7 +27,7 @@ def test_a_image_fills_whole_crops_and_no_more_than_hd_num(width: int, height: i
     layout = planned(width, height, hd_num)
     if layout is None:
         return
-    assert layout.final_width % CROP == layout.final_height % CROP == 0
+    assert layout.final_width % FOUR_KHD.crop == layout.final_height % FOUR_KHD.crop == 0
     assert 1 <= layout.crops <= hd_num
     assert layout.crops == layout.rows * layout.cols
 
@@ -48,7 +49,7 @@ def require_even_padding(layout: PatchLayout) -> None:
         assert before + resized + after == final
         assert before >= 0
         assert after - before in (0, 1)
-        assert before + after < CROP
+        assert before + after < FOUR_KHD.crop
 
 
 @given(sides, sides, hd_nums)
@@ -56,7 +57,7 @@ def require_even_padding(layout: PatchLayout) -> None:
 @example(672, 336, 2)
 def test_without_upscale_a_image_that_fits_keeps_its_size_and_no_image_grows(width: int, height: int, hd_num: int):
     plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
-    cols, rows = math.ceil(width / CROP), math.ceil(height / CROP)
+    cols, rows = math.ceil(width / FOUR_KHD.crop), math.ceil(height / FOUR_KHD.crop)
     if cols * rows > hd_num:
         assert layout == (plain and dataclasses.replace(plain, upscale=False))
     else:
@@ -134,8 +135,8 @@ def test_only_the_aspect_ratio_matters(width: int, height: int, hd_num: int, fac
 
 @given(st.integers(1, 80), st.integers(1, 80))
 def test_tokens_are_those_of_the_formula_and_the_sum_of_their_parts(rows: int, cols: int):
-    assert tokens_of(rows, cols) == 144 * (rows * cols + 1) + 1 + 12 * (rows + 1)
-    assert sum(token_parts(rows, cols).values()) == tokens_of(rows, cols)
+    assert FOUR_KHD.tokens(rows, cols) == 144 * (rows * cols + 1) + 1 + 12 * (rows + 1)
+    assert sum(FOUR_KHD.token_parts(rows, cols).values()) == FOUR_KHD.tokens(rows, cols)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ixtune.adapter import card, dora
 from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_info
 from ixtune.adapter.weights import read_adapter
 from ixtune.errors import IxtuneError
+from ixtune.family import member_of, require_same
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
 
@@ -43,17 +44,20 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
     """Attach a saved adapter to a loaded base, in evaluation mode.
 
     Raises:
-        IxtuneError: a key is unused, missing or misshapen, or the base is not the one it was trained on (unless
-            `force`).
+        IxtuneError: a key is unused, missing or misshapen, the base is another model, or not the one it was trained on
+            (unless `force`).
     """
     info = read_info(folder)
     read_adapter(folder)  # whole, unaltered, finite, and of a kind we know; PEFT would not say
+    hint = f"use the base it names ({info.get('base')})"
     trained_on = info.get("base_identity")
+    if trained_on is not None:
+        require_same(member_of(info), model.config.member, "the adapter", str(folder), hint)
     if trained_on != base_identity and not force:
         raise IxtuneError(
             f"the adapter was trained on another base: {str(trained_on)[:16]}…, this one is {base_identity[:16]}…",
             where=str(folder),
-            hint=f"use the base it names ({info.get('base')}), or go on with --force",
+            hint=f"{hint}, or go on with --force",
         )
     try:
         with warnings.catch_warnings():

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, find_adapter
+from ixtune.checkpoint.member import member_in
 from ixtune.checkpoint.safetensors_file import TensorInfo
 from ixtune.checkpoint.shards import Checkpoint, open_file
 from ixtune.errors import IxtuneError
+from ixtune.family import member_of, require_same
 from ixtune.files import sha256_file
 
 _PREFIX = "base_model.model."
@@ -159,6 +161,9 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
     Raises:
         IxtuneError: A target is missing in the base or differs in shape, or the base is another one.
     """
+    if adapter.record and (member := member_in(base.folder)) is not None:
+        hint = "give the base it was trained on with --base"
+        require_same(member_of(adapter.record), member, "the adapter", str(adapter.folder), hint)
     for name, pair in adapter.low_rank.items():
         a, b = adapter.file.by_name[pair.a], adapter.file.by_name[pair.b]
         _check_target(adapter, base, name, (b.shape[0], a.shape[1]))

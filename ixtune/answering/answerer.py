@@ -105,7 +105,9 @@ class Answerer:
             streamer: Receives the tokens as they are generated; for a single prompt.
         """
         longest, template = self.settings.max_new_tokens, self.settings.template
-        requests = [Request(prompt.ids(self.tokenizer, template), prompt.images, longest) for prompt in prompts]
+        member = self.model.config.member
+        ids = [prompt.ids(self.tokenizer, template, member) for prompt in prompts]
+        requests = [Request(of_one, prompt.images, longest) for of_one, prompt in zip(ids, prompts, strict=True)]
         return self.answer_requests(requests, streamer)
 
     def answer_requests(self, requests: Sequence[Request], streamer: BaseStreamer | None = None) -> list[Answer]:

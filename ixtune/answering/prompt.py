@@ -10,12 +10,13 @@ from ixtune.answering.batches import Size
 from ixtune.data.record import Turn
 from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.family import FOUR_KHD, Member, member_of_layout
 
 Template = Literal["training", "original"]
 """`training`: the template of ixtune's and the reference's fine-tuning. `original`: the template of the reference's
 chat, with its system prompt and a BOS in front of each part (MODEL.md 3.7)."""
 
-# the default of the reference's chat, verbatim
+# the default of the chat of those members that have one, verbatim
 _ORIGINAL_SYSTEM = (
     "You are an AI assistant whose name is InternLM-XComposer (浦语·灵笔).\n"
     "- InternLM-XComposer (浦语·灵笔) is a multi-modality conversational language model that is developed by "
@@ -54,19 +55,33 @@ class Prompt:
         """Size in a batch; own tokens are counted as 0, since the text is not tokenized."""
         return Size(start_key(self.turns, self.images), sum(self.image_tokens), 0)
 
-    def ids(self, tokenizer: Tokenizer, template: Template = "training") -> list[int]:
+    @property
+    def member(self) -> Member:
+        """The model its images are laid out for."""
+        sizes = [(image["rows"], image["cols"], image["tokens"]) for image in self.images[:1]]
+        return member_of_layout(*sizes[0]) if sizes else FOUR_KHD
+
+    def ids(self, tokenizer: Tokenizer, template: Template = "training", member: Member | None = None) -> list[int]:
         """Return token ids up to the beginning of the answer, 0 at image positions.
+
+        Args:
+            tokenizer: The base's.
+            template: Whose.
+            member: The base's; None for that of the images.
 
         Raises:
             TemplateError: The conversation is malformed.
         """
         original = template == "original"
+        member = member or self.member
         sample = encode_prompt(
             self.turns,
             self.image_tokens,
             tokenizer,
-            system=_ORIGINAL_SYSTEM if original else None,
-            bos_every_part=original,
+            system=_ORIGINAL_SYSTEM if original and member.chat_system else None,
+            bos_every_part=original and member.chat_bos,
+            bos_first=original,
+            member=member,
         )
         return expand(sample)[0]
 
@@ -78,7 +93,9 @@ def start_key(turns: Sequence[Turn], images: Sequence[Mapping[str, Any]]) -> Has
     """
     if not images:
         return None
-    last = max(index for index, turn in enumerate(turns) if PLACEHOLDER in turn.text)
+    last = max((index for index, turn in enumerate(turns) if PLACEHOLDER in turn.text), default=-1)
+    if last < 0:  # the image is in front of the whole text
+        return tuple(tuple(sorted(image.items())) for image in images)
     before = [(turn.role, turn.text) for turn in turns[:last]]
     before.append((turns[last].role, turns[last].text.rpartition(PLACEHOLDER)[0]))
     return (*before, *(tuple(sorted(image.items())) for image in images))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from ixtune.data.shared_prefixes import Prefixes
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.planning.flops import PackShape
 
 NAME = "mixed"
@@ -53,7 +53,7 @@ class Record:
     @property
     def image_tokens(self) -> int:
         """Number of tokens of the image."""
-        return tokens_of(*self.grid) if self.grid else 0
+        return FOUR_KHD.tokens(*self.grid) if self.grid else 0
 
     @property
     def tokens(self) -> int:
@@ -78,7 +78,7 @@ def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) 
         kind = _CYCLE[number % len(_CYCLE)]
         text = chance.randint(*(_PAGE_TEXT_TOKENS if kind else _TEXT_TOKENS)) // scale
         grid = kind[scale != 1] if kind else None
-        tokens = text + (tokens_of(*grid) if grid else 0)
+        tokens = text + (FOUR_KHD.tokens(*grid) if grid else 0)
         made.append(Record(text, grid, min(max(1, round(tokens * _SUPERVISED_SHARE)), text - 1)))
     chance.shuffle(made)
     return made

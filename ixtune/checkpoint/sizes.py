@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ixtune.family import FOUR_KHD, Member, member_of_crop
+
 if TYPE_CHECKING:
     from ixtune.recipe.recipe import AdapterSection
 
@@ -21,16 +23,12 @@ CLIP_L_336 = {
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
-    "image_size": 336,
+    "image_size": FOUR_KHD.crop,
     "patch_size": 14,
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-
-# Rank and alpha are constants of the original's code, absent from its config.json (MODEL.md 4).
-PLORA_WQKV = {"rank": 8, "alpha": 16}
-PLORA_OTHERS = {"rank": 256, "alpha": 256}
 
 # NF4 with double quantization, as bitsandbytes stores it: two weights per byte, one byte of scale per block, one float
 # per group of these scales and one offset, and the two code tables.
@@ -46,7 +44,7 @@ class VisionSizes:
     intermediate: int = 4096
     layers: int = 24
     heads: int = 16
-    side: int = 336
+    side: int = FOUR_KHD.crop
     patch: int = 14
 
     @classmethod
@@ -81,7 +79,7 @@ class VisionSizes:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes of the whole network; the defaults are the released 7B's."""
+    """Sizes of the whole network; the defaults are those of the first member's released 7B."""
 
     vocabulary: int = 92544
     hidden: int = 4096
@@ -89,15 +87,16 @@ class Sizes:
     layers: int = 32
     heads: int = 32
     kv_heads: int = 8
-    plora_ranks: tuple[int, int] = (8, 256)
+    plora_ranks: tuple[int, int] = FOUR_KHD.plora_ranks
     """Of wqkv, and of the other linears."""
     vision: VisionSizes = field(default_factory=VisionSizes)
 
     @classmethod
     def from_config_json(cls, given: Mapping[str, Any]) -> Sizes:
-        """Read the content of a base's config.json; missing values are those of the released model."""
+        """Read the content of a base's config.json; missing values are those of the released model with such crops."""
         released = cls()
-        plora = given.get("plora") or {"wqkv": PLORA_WQKV, "others": PLORA_OTHERS}
+        vision = VisionSizes.of(given.get("vision_config") or {})
+        plora = given.get("plora") or (member_of_crop(vision.side) or FOUR_KHD).plora()
         return cls(
             vocabulary=int(given.get("vocab_size", released.vocabulary)),
             hidden=int(given.get("hidden_size", released.hidden)),
@@ -106,8 +105,30 @@ class Sizes:
             heads=int(given.get("num_attention_heads", released.heads)),
             kv_heads=int(given.get("num_key_value_heads", released.kv_heads)),
             plora_ranks=(int(plora["wqkv"]["rank"]), int(plora["others"]["rank"])),
-            vision=VisionSizes.of(given.get("vision_config") or {}),
+            vision=vision,
         )
+
+    @classmethod
+    def released(cls, member: Member) -> Sizes:
+        """Return the sizes of a member's released 7B."""
+        return cls(plora_ranks=member.plora_ranks, vision=VisionSizes(side=member.crop))
+
+    @property
+    def member(self) -> Member:
+        """The member of the family that this is, with its fine-tuning layout rule.
+
+        Raises:
+            ValueError: No member has crops of this size.
+        """
+        if (found := member_of_crop(self.vision.side)) is None:
+            raise ValueError(f"no known model has crops of {self.vision.side} pixels")
+        return found
+
+    @property
+    def is_released(self) -> bool:
+        """Whether these are the sizes of a released 7B."""
+        member = member_of_crop(self.vision.side)
+        return member is not None and self == Sizes.released(member)
 
     @property
     def head_dim(self) -> int:

@@ -7,17 +7,13 @@ from pathlib import Path
 
 from ixtune.checkpoint.sizes import Sizes
 
-RELEASED = (
-    "the weights of InternLM-XComposer2-4KHD are open for academic research, and free commercial use asks for an "
-    "application to their authors; the code they came with is Apache-2.0"
-)
 _LICENSE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
 
 
 def terms_of(folder: Path, sizes: Sizes) -> str:
     """Return the terms in one line: those of the released model, else those the folder states."""
-    if sizes == Sizes():
-        return RELEASED
+    if sizes.is_released:
+        return sizes.member.terms
     card = folder / "README.md"
     if card.is_file() and (stated := _LICENSE.search(card.read_text(encoding="utf-8", errors="replace"))):
         return f"{stated[1]}, says its README.md"

@@ -14,15 +14,15 @@ from typing import Any
 
 from ixtune.checkpoint.convert import hash_of
 from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.member import completed
 from ixtune.checkpoint.safetensors_file import TensorInfo
 from ixtune.checkpoint.shards import open_checkpoint, open_file
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.tensor_shapes import tensor_shapes
 from ixtune.errors import IxtuneError
+from ixtune.family import ANY_TITLE
 
 TOKENIZER_FILE = "tokenizer.model"
-RELEASED_TOKENIZER_SHA256 = "f868398fc4e05ee1e8aeba95ddf18ddcc45b8bce55d5093bead5bbf80429b48b"  # MODEL.md 1.1
-
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _KINDS = ("internlmxcomposer2", "internlm2")  # model_type in config.json, and in the original's configuration class
 _SHA256_DIGITS = 64
@@ -89,7 +89,8 @@ class Verification:
 
 def form_of(sizes: Sizes) -> str:
     """Return the name of the model that has these sizes."""
-    return "the released 7B" if sizes == Sizes() else "a model of the same form in other sizes"
+    form = "the released 7B" if sizes.is_released else "a model of the same form in other sizes"
+    return f"{form} ({sizes.member.title})" if sizes.member.record() else form
 
 
 def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] | None = None) -> Verification:
@@ -160,10 +161,10 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """Read a base's config.json.
+    """Read a base's config.json and complete it from the tensors.
 
     Raises:
-        IxtuneError: It cannot be read, or is of another architecture.
+        IxtuneError: It cannot be read, is of another architecture, or contradicts the tensors.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -184,11 +185,11 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         ) from error
     if kind not in _KINDS:
         raise IxtuneError(
-            f"this is a {kind!r} checkpoint, not InternLM-XComposer2-4KHD",
+            f"this is a {kind!r} checkpoint, not {ANY_TITLE}",
             where=str(path),
-            hint="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="give the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
         )
-    return dict(config)
+    return completed(config, folder)
 
 
 def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
@@ -198,8 +199,8 @@ def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
     file, and the released tokenizer.
     """
     known: dict[str, tuple[str, str]] = {}
-    if sizes == Sizes():
-        known[TOKENIZER_FILE] = (RELEASED_TOKENIZER_SHA256, "the released model")
+    if sizes.is_released and (sha256 := sizes.member.tokenizer_sha256):
+        known[TOKENIZER_FILE] = (sha256, "the released model")
     for file in folder.iterdir():
         stored = file.resolve()
         if file.is_symlink() and stored.parent.name == "blobs" and len(stored.name) == _SHA256_DIGITS:

@@ -41,6 +41,9 @@ def command(
             metavar="OURS=THEIRS,...", help="Column names of a table, e.g. question=q,answer=a,image=file,id=key."
         ),
     ] = "",
+    model: Annotated[
+        str | None, typer.Option(metavar="4khd|2.5", help="Model of the family. Default: the base's, or 4khd.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="Base: `nano`, a checkpoint folder, or a hub id. Default: the released 7B.")
     ] = None,
@@ -63,7 +66,7 @@ def command(
     found = _data(data, image_root, columns)
     memory = _gpu_gib() if gpu_gib is None else gpu_gib
     chosen = task or _task()
-    made = start(found, memory, chosen, out, base)
+    made = start(found, memory, chosen, out, base, model)
     lines = [f"written  {path}" for path in made.files]
     lines += [f"note     {note}" for note in made.notes]
     if not memory and base is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixtune.cli.console import print_red
+from ixtune.family import FOUR_KHD, member_named
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
 def command(
     images: Annotated[list[Path], typer.Argument(help="Images; only their headers are read.", metavar="IMAGE...")],
-    hd_num: Annotated[int, typer.Option(min=1, max=MAX_HD_NUM, help="Most 336x336 crops per image.")] = 25,
+    hd_num: Annotated[
+        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops per image. Default: 25 of 4khd, 24 of 2.5.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="4khd|2.5", help="Model of the family.")] = FOUR_KHD.name,
+    layout_rule: Annotated[
+        str | None,
+        typer.Option(metavar="fine-tuning|inference", help="How 2.5 lays out images. Default: fine-tuning."),
+    ] = None,
     upscale: Annotated[
         bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
     ] = True,
@@ -42,13 +50,15 @@ def command(
     from ixtune.errors import IxtuneError
     from ixtune.layout import LayoutError, plan
 
+    member = member_named(model, layout_rule)
+    most = hd_num or member.hd_num
     corrections = Corrections.of(filter(None, correct.split(",")))
     shown: list[tuple[Path, Header, PatchLayout]] = []
     bad: list[IxtuneError] = []
     for path in images:
         try:
             header = read_header(path, corrections, name=str(path))
-            shown.append((path, header, plan(header.width, header.height, hd_num, upscale=upscale)))
+            shown.append((path, header, plan(header.width, header.height, most, upscale=upscale, member=member)))
         except RecordError as error:
             bad.append(error)
         except LayoutError as error:
@@ -73,12 +83,10 @@ def command(
 
 
 def _row(path: Path, layout: PatchLayout) -> tuple[str, ...]:
-    from ixtune.layout import token_parts
-
     sides = [(layout.pad_left, "left"), (layout.pad_right, "right"), (layout.pad_top, "top")]
     sides.append((layout.pad_bottom, "bottom"))
     padding = ", ".join(f"{pixels} {side}" for pixels, side in sides if pixels)
-    parts = token_parts(layout.rows, layout.cols)
+    parts = layout.member.token_parts(layout.rows, layout.cols)
     newlines = parts["global_newlines"] + parts["crop_newlines"]
     same = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     return (

@@ -133,7 +133,7 @@ def _into_file(
                 "a prepared set has its images laid out already", hint="leave out --hd-num and --image-root"
             )
         prepared = store.load(source)
-        manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256)
+        manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256, loaded.member)
         if limit is not None and limit < len(prepared.dataset):
             prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
         asked = questions.from_set(prepared)

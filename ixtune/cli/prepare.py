@@ -42,13 +42,16 @@ def command(
         typer.Option(
             min=1,
             max=MAX_HD_NUM,
-            help="Maximum number of 336x336 crops per image, e.g. 9, 16, 25 or 55. A record's own `hd_num` takes "
-            "precedence.",
+            help="Maximum number of crops per image, e.g. 9, 16, 25 or 55, or 4, 6, 9 or 18 for 2.5. "
+            "A record's own `hd_num` takes precedence.",
         ),
     ] = None,
     base: Annotated[
         str, typer.Option(help="Base model: a hub id, a folder with its tokenizer.model, or `nano`.")
     ] = HUB_ID,
+    model: Annotated[
+        str | None, typer.Option(metavar="4khd|2.5", help="Model to prepare for. Default: that of the base.")
+    ] = None,
     image_root: Annotated[
         Path | None, typer.Option(help="Folder that image paths are relative to. Default: the source's folder.")
     ] = None,
@@ -151,6 +154,14 @@ def command(
             rich_help_panel=_IMAGES,
         ),
     ] = "reject",
+    layout_rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fine-tuning|inference",
+            help="How images are laid out for 2.5: as its official fine-tuning or its chat does. Default: fine-tuning.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
     upscale: Annotated[
         bool,
         typer.Option(
@@ -252,13 +263,18 @@ def command(
     Example: ixtune prepare chats.jsonl mix.yaml --out data/all --hd-num 25 --max-tokens 8192 --val-fraction 0.05
     """
     from ixtune.base import resolve_tokenizer
+    from ixtune.checkpoint.member import member_for
     from ixtune.cli.prepare_report import as_json as report_json
     from ixtune.cli.prepare_report import print_report
     from ixtune.data.prepare import TooManyRejects, prepare
     from ixtune.data.prepared.manifest import Options
     from ixtune.data.sources.command_line import sources_given
 
+    folder = resolve_tokenizer(base)
+    member = member_for(base, folder, model, layout_rule)
     options = Options(
+        model=member.name,
+        layout_rule=member.rule.name,
         hd_num=hd_num,
         upscale=upscale,
         corrections=tuple(filter(None, correct.split(","))),
@@ -292,7 +308,7 @@ def command(
             report = prepare(
                 given,
                 out,
-                base=resolve_tokenizer(base),
+                base=folder,
                 options=options,
                 max_reject_rate=max_reject_rate,
                 workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),

@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,7 @@ class Gathering:
         root = opened.image_root
         return Job(
             source=index,
-            reading=opened.reading,
+            reading=replace(opened.reading, image_first=self.options.member.image_first),
             image_root=root,
             root_index=self.image_roots.index(str(root)) if root is not None else store.OWN_ROOT,
             hd_num=hd_num,

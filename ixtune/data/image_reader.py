@@ -33,6 +33,7 @@ from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.text.template import PLACEHOLDER
+from ixtune.family import Member
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 # as much as the largest image that is decoded at all takes without compression
@@ -62,13 +63,13 @@ class ImageFile:
     size: int
     embedded: bytes | None
 
-    def layout(self, hd_num: int, *, upscale: bool) -> PatchLayout:
+    def layout(self, hd_num: int, *, upscale: bool, member: Member) -> PatchLayout:
         """Return its layout.
 
         Raises:
             RecordError: It has none at this hd_num.
         """
-        return _planned(self.header.width, self.header.height, hd_num, upscale, self.name)
+        return _planned(self.header.width, self.header.height, hd_num, upscale, member, self.name)
 
     @property
     def key(self) -> str:
@@ -110,19 +111,19 @@ class PdfPage:
         """What the page is recognized by in whatever size."""
         return f"{self.content}#page={self.number}"
 
-    def layout(self, hd_num: int, *, upscale: bool) -> PatchLayout:
+    def layout(self, hd_num: int, *, upscale: bool, member: Member) -> PatchLayout:
         """Return the layout of the page at the size it is rendered at for this hd_num.
 
         Raises:
             RecordError: It has none, or too many pixels.
         """
-        size = page_size(self.shape, self.name, hd_num, self.dpi)
-        return _planned(*size, hd_num, upscale, self.name)
+        size = page_size(self.shape, self.name, hd_num, self.dpi, member)
+        return _planned(*size, hd_num, upscale, member, self.name)
 
 
-def _planned(width: int, height: int, hd_num: int, upscale: bool, name: str) -> PatchLayout:
+def _planned(width: int, height: int, hd_num: int, upscale: bool, member: Member, name: str) -> PatchLayout:
     try:
-        return plan(width, height, hd_num, upscale=upscale)
+        return plan(width, height, hd_num, upscale=upscale, member=member)
     except LayoutError as error:
         raise RecordError(Reason.NO_LAYOUT, str(error), where=name, hint="crop the image, or raise --hd-num") from error
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ixtune.family import FOUR_KHD, Member
 from ixtune.files import atomic_write_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 TOKENIZER_FILE = "tokenizer_config.json"
-DEFAULT_HD_NUM = 25  # of a base, the original's own default for chat
 
 
 def write_processor_files(
@@ -17,6 +17,7 @@ def write_processor_files(
     *,
     upscale: bool = True,
     corrections: tuple[str, ...] = (),
+    member: Member = FOUR_KHD,
     replace_tokenizer_config: bool = True,
 ) -> None:
     """Write what `AutoProcessor` and `AutoTokenizer` read after `import ixtune.processing`.
@@ -26,10 +27,12 @@ def write_processor_files(
         hd_num: The most crops of an image, as in training.
         upscale: Whether small images are enlarged, as in training.
         corrections: Names of departures from the reference's way of opening images, as in training.
+        member: The model, with the layout rule of training.
         replace_tokenizer_config: False leaves the one there for the original's own code.
     """
     described = {"image_processor_type": "IXC2ImageProcessor", "processor_class": "IXC2Processor", "hd_num": hd_num}
-    atomic_write_json(folder / PREPROCESSOR_FILE, {**described, "upscale": upscale, "corrections": list(corrections)})
+    laid_out = {"upscale": upscale, "corrections": list(corrections), **member.record()}
+    atomic_write_json(folder / PREPROCESSOR_FILE, {**described, **laid_out})
     if replace_tokenizer_config or not (folder / TOKENIZER_FILE).is_file():
         atomic_write_json(
             folder / TOKENIZER_FILE, {"tokenizer_class": "IXC2Tokenizer", "processor_class": "IXC2Processor"}

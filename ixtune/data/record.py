@@ -24,6 +24,7 @@ class Turn:
 
 
 NOTES = {
+    "image_first": "no placeholder: the image is put in front of the whole text, as the original does",
     "image_in_front": "no placeholder: the images are put in front of the first question",
     "inline_image": "<img>path</img> in a question is read as an image",
     "questions_joined": "consecutive questions are joined into one turn",

@@ -170,8 +170,9 @@ class _Task:
         record = replace(record, turns=with_pages(record.turns, [len(pages) for pages in shown]))
         files = [file for pages in shown for file in pages]
         hd_num = record.hd_num or self.job.hd_num
-        layouts = [file.layout(hd_num, upscale=options.upscale) for file in files]
-        sample = encode(record, [layout.tokens for layout in layouts], self.tokenizer)
+        member = options.member
+        layouts = [file.layout(hd_num, upscale=options.upscale, member=member) for file in files]
+        sample = encode(record, [layout.tokens for layout in layouts], self.tokenizer, member)
         lowered = False
         if options.max_tokens is not None and sample.length > options.max_tokens:
             if options.over_length == "lower":
@@ -202,7 +203,7 @@ class _Task:
             index = max(able, key=lambda index: (lowered[index].tokens, -index))
             one = lowered[index]
             try:
-                lowered[index] = files[index].layout(one.crops - 1, upscale=one.upscale)
+                lowered[index] = files[index].layout(one.crops - 1, upscale=one.upscale, member=one.member)
             except RecordError:
                 break
         return lowered

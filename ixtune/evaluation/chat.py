@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class Chat:
     def _show(self, paths: list[str]) -> None:
         if not paths:
             raise UsageError("/image needs a path", hint='write /image receipt.png, or /image "my receipt.png"')
-        found = prompt_of("", [Path(path).expanduser() for path in paths], self.view).images
+        view = self.view.of(len(self.images) + len(self.shown) + len(paths))
+        found = prompt_of("", [Path(path).expanduser() for path in paths], view).images
         self.shown += found
         for path, image in zip(paths, found, strict=True):
             size = f"{image['width']}x{image['height']}"
@@ -113,13 +115,14 @@ class Chat:
     def _hd(self, arguments: list[str]) -> None:
         if len(arguments) != 1 or not arguments[0].isdecimal() or not 1 <= int(arguments[0]) <= MAX_HD_NUM:
             raise UsageError(f"/hd needs a number from 1 to {MAX_HD_NUM}", hint="write /hd 25")
-        self.view = View(int(arguments[0]), self.view.upscale, self.view.corrections)
+        self.view = replace(self.view, hd_num=int(arguments[0]), hd_num_among=None)
         self.write(f"(the next images have at most {self.view.hd_num} crops)\n")
 
     def _ask(self, text: str) -> None:
         question = Turn("user", with_placeholders(text, len(self.shown)))
         prompt = Prompt((*self.turns, question), (*self.images, *self.shown))
-        prompt.ids(self.loaded.tokenizer, self.settings.template)  # report errors before any work
+        # report errors before any work
+        prompt.ids(self.loaded.tokenizer, self.settings.template, self.loaded.member)
         if self.compares:
             self.write("base     ")
             with self.loaded.as_base():

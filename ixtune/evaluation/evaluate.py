@@ -15,6 +15,7 @@ from ixtune import base
 from ixtune.answering.answerer import Answerer
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
+from ixtune.checkpoint.member import member_in
 from ixtune.data.benchmarks import BENCHMARKS, read
 from ixtune.data.prepared import manifest, store
 from ixtune.data.rejects import Reject
@@ -26,6 +27,7 @@ from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
 from ixtune.evaluation.options import USUAL, Options, Source, require_data
 from ixtune.evaluation.session import Loaded, record_of, view_of
 from ixtune.evaluation.shared_vectors import SharedVectors
+from ixtune.family import FOUR_KHD, require_same
 from ixtune.files import sha256_file
 from ixtune.model.prefix_cache import PrefixCache
 from ixtune.scores.case import Case
@@ -140,7 +142,9 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
     prompt = benchmark.prompt if source.prompt == USUAL else source.prompt
     trained = next((one for one in models if record_of(base.resolve(one.base), one.adapter)), models[0])
     record = record_of(base.resolve(trained.base), trained.adapter)
-    view = view_of(record, source.hd_num, benchmark.hd_num)
+    member = member_in(base.resolve(trained.base)) or FOUR_KHD
+    usual = benchmark.hd_num and member.like(benchmark.hd_num)
+    view = view_of(record, source.hd_num, member, usual)
     exam = exam_of_items(items, prompt, view, Tokenizer.from_base(base.resolve(models[0].base)), limit)
     file = {"file_sha256": sha256_file(source.path)} if source.path.is_file() else {}
     about = {
@@ -188,13 +192,16 @@ def _asked(
     """Load a group and let each answer; yield the answers with a description of the model, or None for a control."""
     loaded = Loaded(group[-1].base, group[-1].adapter, options.quantize, options.force)
     if exam.manifest is not None:
-        manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256)
+        manifest.check_compatible(exam.manifest, loaded.tokenizer.sha256, loaded.member)
     if exam.tokenizer_sha256 not in (None, loaded.tokenizer.sha256):
         raise IxtuneError(
             "the models have different vocabularies",
             where=group[-1].base,
             hint="evaluate them separately: losses in tokens of different vocabularies cannot be compared",
         )
+    shown = next((question.prompt.member for question in exam.questions if question.prompt.images), loaded.member)
+    hint = "evaluate models of one member of the family at a time"
+    require_same(shown, loaded.member, "the layout of the images", group[-1].base, hint)
     images = vectors.source(loaded)
     assert options.max_new_tokens is not None
     settings = Settings(options.max_new_tokens)

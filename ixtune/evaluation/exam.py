@@ -143,7 +143,8 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         try:
             text = with_placeholders(prompt.replace("{question}", item.question), len(item.images))
             turns = (Turn("user", text), Turn("assistant", item.references[0]))
-            images = [stored_image(OWN_ROOT, image, layout_of_file(Path(image), image, view)) for image in item.images]
+            shown = view.of(len(item.images))
+            images = [stored_image(OWN_ROOT, image, layout_of_file(Path(image), image, shown)) for image in item.images]
             record = Record(item.id, (), turns, item.source, item.place, references=item.references)
             sample = encode(record, [image["tokens"] for image in images], tokenizer)
         except RecordError as error:

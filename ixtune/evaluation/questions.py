@@ -7,7 +7,7 @@ question has no <ImageHere> they stand before it), and `id` (default: the number
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD, Member
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 
@@ -34,11 +35,20 @@ class View:
         hd_num: The most crops.
         upscale: Whether small images are enlarged to fill hd_num.
         corrections: Departures from the reference's way of opening.
+        member: The model, with its layout rule.
+        hd_num_among: The most crops of each of several images; None for `hd_num`.
     """
 
     hd_num: int
     upscale: bool = True
     corrections: Corrections = NONE
+    member: Member = FOUR_KHD
+    hd_num_among: int | None = None
+
+    def of(self, images: int) -> View:
+        """Return how each image of a prompt with this number of images is laid out."""
+        among = self.hd_num_among if images > 1 else None
+        return self if among is None else replace(self, hd_num=among)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ def prompt_of(question: str, images: Sequence[Path], view: View, earlier: Sequen
     Raises:
         RecordError: an image cannot be read, or has no layout at this hd_num.
     """
+    view = view.of(len(images))
     laid_out = [_laid_out(0, str(path.resolve()), path, str(path), view) for path in images]
     return Prompt((*earlier, Turn("user", with_placeholders(question, len(images)))), tuple(laid_out))
 
@@ -129,7 +140,7 @@ def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokeni
                 name, text, images = _fields(value, entry.place.at)
                 if name in questions:
                     raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
-                laid_out = [_laid_out(0, *inside(root, image), image, view) for image in images]
+                laid_out = [_laid_out(0, *inside(root, image), image, view.of(len(images))) for image in images]
                 prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(laid_out))
                 prompt.ids(tokenizer)
                 questions[name] = Question(name, prompt)
@@ -175,7 +186,7 @@ def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
     """
     header = read_header(path, view.corrections, name=name)
     try:
-        return plan(header.width, header.height, view.hd_num, upscale=view.upscale)
+        return plan(header.width, header.height, view.hd_num, upscale=view.upscale, member=view.member)
     except LayoutError as error:
         raise RecordError(
             Reason.NO_LAYOUT,

@@ -17,11 +17,11 @@ from ixtune.adapter.weights import read_adapter
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import Corrections
-from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import contender, require_form
 from ixtune.evaluation.questions import View
+from ixtune.family import Member, member_of
 from ixtune.files import sha256_file
 from ixtune.model.loading import load_base
 from ixtune.training.monitoring.validation import DTYPES
@@ -58,6 +58,7 @@ class Loaded:
         self.hd_num: int | None = info.get("hd_num")
         self.info = info
         self.base_model, self.quantized = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
+        self.member = self.base_model.config.member
         self.adapter = folder_of_adapter
         self.model: Any = self.base_model
         self.identity = base_identity(open_checkpoint(folder))
@@ -71,7 +72,7 @@ class Loaded:
 
     def view(self, hd_num: int | None) -> View:
         """Return the image layout of training, with another `hd_num` if one is given."""
-        return view_of(self.info, hd_num)
+        return view_of(self.info, hd_num, self.member)
 
     def trains_separators(self) -> bool:
         """Return whether the adapter has trained separators."""
@@ -103,17 +104,20 @@ def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
     return read_info(adapter) if adapter else _record_of_merged(base_folder)
 
 
-def view_of(record: Mapping[str, Any], hd_num: int | None, usual: int | None = None) -> View:
+def view_of(record: Mapping[str, Any], hd_num: int | None, member: Member, usual: int | None = None) -> View:
     """Return a model's image layout: as in its training, with another `hd_num` if one is given.
 
     Args:
         record: From `record_of`.
         hd_num: Maximum crops per image; None as in training.
+        member: Member of the base, whose chat decides the layout rule of an untrained model.
         usual: Maximum crops per image for an untrained model; None for the reference's own.
     """
     corrections = Corrections.of(record.get("corrections", ()))
-    most = hd_num or record.get("hd_num") or usual or DEFAULT_HD_NUM
-    return View(most, bool(record.get("upscale", True)), corrections)
+    laid_out = member_of(record) if record else member.at_inference
+    given = hd_num or record.get("hd_num") or usual
+    among = None if given else member.hd_num_among
+    return View(given or member.hd_num, bool(record.get("upscale", True)), corrections, laid_out, among)
 
 
 def _record_of_merged(folder: Path) -> dict[str, Any]:

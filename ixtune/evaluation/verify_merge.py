@@ -19,13 +19,13 @@ from transformers.generation.streamers import BaseStreamer
 from ixtune.adapter.weights import read_adapter
 from ixtune.answering.answerer import Answerer
 from ixtune.answering.settings import Settings
-from ixtune.data.images.pixels import Corrections
+from ixtune.checkpoint.member import member_in
 from ixtune.data.prepared import manifest, store
-from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.questions import Asked, Question, View, from_file, from_set
-from ixtune.evaluation.session import Loaded
+from ixtune.evaluation.questions import Asked, Question, from_file, from_set
+from ixtune.evaluation.session import Loaded, view_of
+from ixtune.family import FOUR_KHD
 from ixtune.files import atomic_write_json
 from ixtune.merging.merge import REPORT_FILE
 from ixtune.merging.merge_plan import Onto
@@ -88,19 +88,14 @@ def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
     Raises:
         IxtuneError: They cannot be read, or there are none.
     """
-    tokenizer = Tokenizer.from_base(base)
+    tokenizer, member = Tokenizer.from_base(base), member_in(base) or FOUR_KHD
     if source.is_dir():
         prepared = store.load(source)
-        manifest.check_compatible(prepared.manifest, tokenizer.sha256)
+        manifest.check_compatible(prepared.manifest, tokenizer.sha256, member)
         chosen = prepared.dataset.select(range(min(limit, len(prepared.dataset))))
         asked = from_set(replace(prepared, dataset=chosen))
     else:
-        record = read_adapter(adapter).record
-        view = View(
-            int(record.get("hd_num") or DEFAULT_HD_NUM),
-            bool(record.get("upscale", True)),
-            Corrections.of(record.get("corrections", ())),
-        )
+        view = view_of(read_adapter(adapter).record, None, member)
         asked = from_file(source, None, view, tokenizer)
     if asked.rejects:
         first = asked.rejects[0]
@@ -214,7 +209,7 @@ def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], i
     answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files), Settings(LONGEST_TOKENS))
     with loaded.autocast():
         answerer.answer([question.prompt], collected)
-    return collected.ids, len(question.prompt.ids(loaded.tokenizer))
+    return collected.ids, len(question.prompt.ids(loaded.tokenizer, member=loaded.member))
 
 
 def _answer(loaded: Loaded, asked: Asked, question: Question) -> _Said:

@@ -19,22 +19,23 @@ from ixtune.adapter.weights import (
 )
 from ixtune.checkpoint.convert import Progress, carry, counter, hashes_of, require_space
 from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.member import completed
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.terms import terms_of
 from ixtune.checkpoint.verify import read_config_json
-from ixtune.data.processor_files import DEFAULT_HD_NUM, write_processor_files
+from ixtune.data.processor_files import write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.exporting import nf4_shards, peft_original
 from ixtune.exporting.original_code import code_files, require_code
 from ixtune.exporting.profile_check import (
     BASE_CONFIG_FILE,
-    LMDEPLOY_HD_NUM,
     REPORT_FILE,
     Check,
     checks_of,
     recognised_by_lmdeploy,
 )
+from ixtune.family import Member, member_of
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.merging.merge import REPORT_FILE as MERGE_REPORT_FILE
 from ixtune.merging.merge import merge
@@ -116,8 +117,8 @@ def export(
         require_code(base)
     if chosen.name == "lmdeploy-0.13":  # before gigabytes are written
         _require_passed(chosen.name, base, list(recognised_by_lmdeploy(base)))
-    hd_num = int(weights.record.get("hd_num") or DEFAULT_HD_NUM)
-    warnings = _warnings(chosen, base, hd_num)
+    hd_num = int(weights.record.get("hd_num") or sizes.member.hd_num)
+    warnings = _warnings(chosen, base, sizes.member, hd_num)
     try:
         with atomic_folder(out) as partial:
             if chosen.name == "peft-original":
@@ -213,6 +214,8 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
     for file in folder.glob("*.py"):
         file.unlink()
     given = json.loads((base / "config.json").read_bytes())
+    if Sizes.from_config_json(given) != sizes:  # transformers cannot know what the original keeps in code
+        given = completed(given, base)
     config = {key: value for key, value in given.items() if key not in _DROPPED_KEYS}
     atomic_write_json(folder / "config.json", {**config, "architectures": ["IXC2ForCausalLM"]})
     if profile.name == "nf4":
@@ -227,7 +230,11 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
     atomic_write_json(folder / "generation_config.json", generation)
     record = json.loads((folder / RECORD_FILE).read_bytes())
     write_processor_files(
-        folder, hd_num, upscale=record.get("upscale", True), corrections=tuple(record.get("corrections", ()))
+        folder,
+        hd_num,
+        upscale=record.get("upscale", True),
+        corrections=tuple(record.get("corrections", ())),
+        member=member_of(record),
     )
 
 
@@ -240,11 +247,11 @@ def _name_the_folder(path: Path, *, keep_hashes: bool) -> None:
     atomic_write_json(path, report)
 
 
-def _warnings(profile: Profile, base: Path, hd_num: int) -> list[str]:
+def _warnings(profile: Profile, base: Path, member: Member, hd_num: int) -> list[str]:
     warnings = []
     if profile.name == "lmdeploy-0.13":
-        trained = "as trained" if hd_num == LMDEPLOY_HD_NUM else f"but the adapter was trained at {hd_num}"
-        warnings.append(f"lmdeploy 0.13 shows every image at hd_num {LMDEPLOY_HD_NUM}, {trained}")
+        trained = "as trained" if hd_num == member.lmdeploy_hd_num else f"but the adapter was trained at {hd_num}"
+        warnings.append(f"lmdeploy 0.13 shows every image at hd_num {member.lmdeploy_hd_num}, {trained}")
     if profile.name == "nf4":
         warnings.append("the merged weights are rounded to 4 bits once more: measure with `ixtune evaluate --base DIR`")
     if profile.code_runs and profile.name != "peft-original" and not code_files(base)[0]:

@@ -22,11 +22,11 @@ from ixtune.checkpoint.verify import read_config_json, verify
 from ixtune.errors import IxtuneError
 from ixtune.exporting import nf4_shards, peft_original
 from ixtune.exporting.original_code import code_files
+from ixtune.family import MEMBERS
 from ixtune.model import stored_nf4
 
 REPORT_FILE = "export_report.json"
 BASE_CONFIG_FILE = "base_config.json"  # next to an adapter, so that its shapes can be checked without the base
-LMDEPLOY_HD_NUM = 25  # in its code, lmdeploy/vl/model/xcomposer2.py of 0.13
 _ORIGINAL_CLASS = "InternLMXComposer2ForCausalLM"
 _RUN_KEYS = ("auto_map", "attn_implementation", "max_length")
 
@@ -160,10 +160,15 @@ def recognised_by_lmdeploy(folder: Path) -> Iterator[Check]:
     )
     transform = folder / "ixc_utils.py"
     text = transform.read_text(encoding="utf-8", errors="replace") if transform.is_file() else ""
+    member = Sizes.from_config_json(config).member
+    # the first that is there decides, in the order of lmdeploy/vl/model/xcomposer2.py of 0.13
+    names = [one.lmdeploy_function for one in reversed(MEMBERS.values())]
+    found = next((name for name in names if f"def {name}" in text), None)
+    others = names[: names.index(member.lmdeploy_function)]
     yield Check(
-        "recognised as 4KHD",
-        "def HD_transform" in text and "def Image_transform" not in text,
-        "ixc_utils.py must define HD_transform and not Image_transform",
+        f"recognised as {member.title.rpartition('-')[2]}",
+        found == member.lmdeploy_function,
+        f"ixc_utils.py must define {member.lmdeploy_function}" + (f" and not {others[0]}" if others else ""),
     )
 
 

@@ -22,8 +22,9 @@ from ixtune.adapter.combination import Ingredient
 from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
-from ixtune.data.processor_files import DEFAULT_HD_NUM, PREPROCESSOR_FILE, write_processor_files
+from ixtune.data.processor_files import PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError
+from ixtune.family import member_of
 from ixtune.files import atomic_write_json, resumable_folder, sha256_file
 from ixtune.merging.merge_plan import MergePlan, Onto, plan_merge
 from ixtune.merging.proof import prove
@@ -154,9 +155,10 @@ def merge(
             if not (partial / PREPROCESSOR_FILE).exists():
                 write_processor_files(
                     partial,
-                    record.get("hd_num") or DEFAULT_HD_NUM,
+                    record.get("hd_num") or member_of(record).hd_num,
                     upscale=record.get("upscale", True),
                     corrections=tuple(record.get("corrections", ())),
+                    member=member_of(record),
                     replace_tokenizer_config=False,
                 )
     except OSError as error:
@@ -189,7 +191,7 @@ def _key(plan: MergePlan) -> dict[str, Any]:
 def _record(report: MergeReport, ingredients: Sequence[Ingredient]) -> dict[str, Any]:
     """Return `ixtune.json` of a merged model: the settings needed to use it, from the adapter trained last."""
     last = ingredients[-1].adapter.record
-    as_trained = ("hd_num", "upscale", "corrections", "template_version", "tokenizer_sha256")
+    as_trained = ("hd_num", "upscale", "corrections", "model", "layout_rule", "template_version", "tokenizer_sha256")
     return {
         "kind": "merged",
         "ixtune_version": ixtune.__version__,

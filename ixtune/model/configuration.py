@@ -1,14 +1,17 @@
-"""The configuration of IXC2-4KHD, read from the original `config.json` of the hub."""
+"""The configuration of the model family, read from the original `config.json` of the hub."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from ixtune.checkpoint.sizes import CLIP_L_336, PLORA_OTHERS, PLORA_WQKV, Sizes
+from ixtune.checkpoint.member import completed
+from ixtune.checkpoint.sizes import CLIP_L_336, Sizes
 from ixtune.checkpoint.sizes import DECODER_LINEARS as DECODER_LINEARS
+from ixtune.family import FOUR_KHD, Member, member_of_crop
 
 MODEL_TYPE = "internlmxcomposer2"
 
@@ -25,7 +28,8 @@ class IXC2Config(PreTrainedConfig):
     """Sizes of the decoder, the vision tower and the PLoRA branches.
 
     The defaults are the released 7B. A smaller checkpoint of the same form (the embedded base, the fixtures)
-    adds `vision_config` and `plora` to its config.json; the released one has neither.
+    adds `vision_config` and `plora` to its config.json; the released ones have neither, and what differs between them
+    is read from the tensors in the folder that the configuration is loaded from.
 
     Attributes:
         vision_config: sizes of the CLIP vision tower, as transformers names them.
@@ -67,12 +71,16 @@ class IXC2Config(PreTrainedConfig):
         self.use_cache = True
         if not isinstance(self.vision_config, CLIPVisionConfig):
             self.vision_config = CLIPVisionConfig(**{**CLIP_L_336, **(self.vision_config or {})})
-        self.plora = self.plora or {"wqkv": dict(PLORA_WQKV), "others": dict(PLORA_OTHERS)}
+        side = cast(int, self.vision_config.image_size)
+        self.plora = self.plora or (member_of_crop(side) or FOUR_KHD).plora()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build from a config.json, dropping the file's run settings and keeping the caller's."""
+        folder = Path(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "")
+        if folder.name and folder.is_dir():
+            config_dict = completed(config_dict, folder)
         clean = {key: value for key, value in config_dict.items() if key not in _RUN_KEYS}
         return super().from_dict(clean, **kwargs)
 
@@ -100,6 +108,11 @@ class IXC2Config(PreTrainedConfig):
     def linear_shape(self, linear: str) -> tuple[int, int]:
         """Return (out, in) features of a decoder linear."""
         return self.sizes.linear_shape(linear)
+
+    @property
+    def member(self) -> Member:
+        """The member of the family, see `Sizes.member`."""
+        return self.sizes.member
 
     @property
     def sizes(self) -> Sizes:

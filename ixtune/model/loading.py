@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
 from ixtune.errors import IxtuneError
+from ixtune.family import ANY_TITLE
 from ixtune.model import nf4, stored_nf4
 from ixtune.model.attention import NAME as SEGMENTS
 from ixtune.model.configuration import MODEL_TYPE, IXC2Config
@@ -36,11 +37,11 @@ def read_config(folder: Path) -> IXC2Config:
         ) from error
     if kind not in (MODEL_TYPE, "internlm2"):
         raise IxtuneError(
-            f"this is a {kind!r} checkpoint, not InternLM-XComposer2-4KHD",
+            f"this is a {kind!r} checkpoint, not {ANY_TITLE}",
             where=str(path),
-            hint="give the folder of an IXC2-4KHD checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="give the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
         )
-    return IXC2Config.from_pretrained(folder)
+    return IXC2Config.from_pretrained(folder, name_or_path=str(folder))
 
 
 def expected_shapes(config: IXC2Config) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""IXC2-4KHD for training and generation, on transformers' own base classes.
+"""The models of the family for training and generation, on transformers' own base classes.
 
 Images enter as token positions: `input_ids` holds `config.image_token_id` at every position of an image span, and
 the projected image rows are written there. Padding, packing, `generate` and the cache thus stay ordinary.
@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
-from ixtune.layout import tokens_of
+from ixtune.family import Member
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.decoder import Decoder, RMSNorm
 from ixtune.model.loss import supervised_loss, supervised_rows
@@ -29,7 +29,7 @@ Grids = Sequence[tuple[int, int]]
 
 
 class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
-    """InternLM-XComposer2-4KHD.
+    """InternLM-XComposer2-4KHD or another member of its family.
 
     `from_pretrained` reads the original checkpoint form (original names, `.bin` or safetensors, any sharding) and
     `save_pretrained` writes the original names back.
@@ -90,7 +90,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         self.output = new_embeddings
 
     def get_image_vectors(self, crops: torch.Tensor, grids: Grids) -> torch.Tensor:
-        """Return the vectors before the projector [I, m] of uint8 crops [N, 3, 336, 336].
+        """Return the vectors before the projector [I, m] of uint8 crops [N, 3, side, side].
 
         The tower runs without gradients while none of its parameters asks for one.
         """
@@ -108,7 +108,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.
-            crops: uint8 [N, 3, 336, 336], the local crops of all images in the order of their spans.
+            crops: uint8 [N, 3, side, side], the local crops of all images in the order of their spans.
             grids: (rows, cols) of each image.
             image_vectors: [I, m] in place of crops and grids, from `get_image_vectors`.
             image_rows: int64 [I] flat indices of the image positions; found from input_ids where None.
@@ -238,7 +238,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             if vectors is not None:
                 vectors = _repeat_pieces(vectors, tokens_of_rows, expand_size)
             else:
-                images_of_rows = _split_by_tokens(grids or (), tokens_of_rows)
+                images_of_rows = _split_by_tokens(grids or (), tokens_of_rows, self.config.member)
                 crops = _repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
                 grids = [grid for row in images_of_rows for _ in range(expand_size) for grid in row]
         return ids, {**expanded, "crops": crops, "grids": grids, "image_vectors": vectors}
@@ -251,13 +251,13 @@ def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -
     return torch.cat([piece for piece in stacked.split(sizes) for _ in range(times)])
 
 
-def _split_by_tokens(grids: Grids, tokens_of_rows: list[int]) -> list[list[tuple[int, int]]]:
+def _split_by_tokens(grids: Grids, tokens_of_rows: list[int], member: Member) -> list[list[tuple[int, int]]]:
     """Distribute the images over the batch rows by the number of image positions of each row."""
     remaining = list(grids)
     rows: list[list[tuple[int, int]]] = []
     for wanted in tokens_of_rows:
         row: list[tuple[int, int]] = []
-        while sum(tokens_of(*grid) for grid in row) < wanted and remaining:
+        while sum(member.tokens(*grid) for grid in row) < wanted and remaining:
             row.append(remaining.pop(0))
         rows.append(row)
     return rows

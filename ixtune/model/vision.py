@@ -1,6 +1,7 @@
 """Compute image tokens from crops: the CLIP tower, the 2x2 merge, and newline and separator tokens.
 
-Shape letters: N crops of all images, V views (global view of an image, then its crops), P = 576 patches,
+Shape letters: N crops of all images, V views (global view of an image, then its crops), P patches of a view, h vectors
+along the side of a merged view,
 v vision width, m = 4v merged width, I image tokens.
 """
 
@@ -35,7 +36,7 @@ class PatchEmbedding(nn.Module):
         self.position_embedding = nn.Embedding((side // patch) ** 2 + 1, width)
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
-        """Map [V, 3, 336, 336] to [V, 1 + P, v]."""
+        """Map [V, 3, side, side] to [V, 1 + P, v]."""
         patches = self.patch_embedding(views_V3HW).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(patches), 1, -1)
         return torch.cat((classes, patches), dim=1) + self.position_embedding.weight
@@ -54,7 +55,7 @@ class VisionTower(nn.Module):
         self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]
 
     def forward(self, views_V3HW: torch.Tensor) -> torch.Tensor:
-        """Map normalized views [V, 3, 336, 336] to the last hidden state [V, 1 + P, v], class token first."""
+        """Map normalized views [V, 3, side, side] to the last hidden state [V, 1 + P, v], class token first."""
         hidden = self.pre_layrnorm(self.embeddings(views_V3HW))
         last: torch.Tensor = self.encoder(inputs_embeds=hidden).last_hidden_state
         return last
@@ -83,12 +84,12 @@ def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
     2.4); the image is put together again from its crops, so that only uint8 crops travel.
 
     Args:
-        crops_N3HW: uint8 [rows*cols, 3, 336, 336], row-major.
+        crops_N3HW: uint8 [rows*cols, 3, side, side], row-major.
         rows: crops in a column.
         cols: crops in a row.
 
     Returns:
-        float32 [1, 3, 336, 336]
+        float32 [1, 3, side, side]
     """
     side = crops_N3HW.shape[-1]
     image = crops_N3HW.view(rows, cols, 3, side, side).permute(2, 0, 3, 1, 4)
@@ -124,7 +125,7 @@ def chunks_of_views(
 
 
 def merge_2x2(hidden_VPv: torch.Tensor) -> torch.Tensor:
-    """Merge patches [V, P, v] into maps [V, 12, 12, 4v]: of each 2x2 block, the top row first, from left to right."""
+    """Merge patches [V, P, v] into maps [V, h, h, 4v]: of each 2x2 block, the top row first, from left to right."""
     count, patches, width = hidden_VPv.shape
     side = int(patches**0.5)
     half = side // 2
@@ -136,13 +137,13 @@ def lay_out(maps_Vhwm: torch.Tensor, rows: int, cols: int, separators: Separator
     """Arrange one image's merged maps as its sequence of vectors before the projector (MODEL.md 2.5).
 
     Args:
-        maps_Vhwm: [1 + rows*cols, 12, 12, m], the global view first.
+        maps_Vhwm: [1 + rows*cols, h, h, m], the global view first.
         rows: crops in a column.
         cols: crops in a row.
         separators: the newline vector ends every map row, the separator vector stands between the two maps.
 
     Returns:
-        [tokens, m] with tokens = 144*(rows*cols + 1) + 1 + 12*(rows + 1)
+        [tokens, m], see `Member.tokens`
     """
     side, width = maps_Vhwm.shape[1], maps_Vhwm.shape[-1]
     newline = separators.sub.view(1, 1, width).to(maps_Vhwm.dtype)

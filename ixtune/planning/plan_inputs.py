@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 from ixtune import base
+from ixtune.checkpoint.member import completed
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.data.prepared.missing_images import require_images
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.errors import IxtuneError
+from ixtune.family import member_of_hub_id
 from ixtune.files import sha256_file
 from ixtune.planning import record_mixes
 from ixtune.planning.gpus import Machine, detect
@@ -37,16 +39,17 @@ def open_for_plan(
     """
     notes = []
     folder = None
-    if recipe.base == base.HUB_ID and not Path(recipe.base).exists():
-        sizes = Sizes()
+    if (named := member_of_hub_id(recipe.base)) and not Path(recipe.base).exists():
+        sizes = Sizes.released(named)
         notes.append(f"base     {recipe.base}: its sizes are known, nothing was looked up")
     else:
         folder = base.resolve_config(recipe.base)
         sizes = sizes_of(folder)
     machine = detect(gpu_gib or recipe.training.gpu_gib)
     if mix is not None:
-        records = record_mixes.records_of(mix)
-        notes.append(f"mix      {mix}: {len(records):,} made-up records; {record_mixes.MIXES[mix].told}")
+        records = record_mixes.records_of(mix, sizes.member)
+        told = record_mixes.MIXES[mix].told_for(sizes.member)
+        notes.append(f"mix      {mix}: {len(records):,} made-up records; {told}")
         return sizes, records, machine, notes
     train = TrainingSet.load(
         recipe.data.train,
@@ -56,11 +59,16 @@ def open_for_plan(
         share_prefixes=recipe.training.share_prefixes,
     )
     if folder is not None and (tokenizer := folder / _TOKENIZER).is_file():
-        train.check_compatible(sha256_file(tokenizer))
+        train.check_compatible(sha256_file(tokenizer), sizes.member)
     else:
         notes.append("data     not checked against the base's tokenizer, which is not here")
     require_images(train.sets, hint="set data.image_root=FOLDER")
-    return sizes, RecordShapes.of(train), machine, notes
+    records = RecordShapes.of(train)
+    longest, trained = max(records.lengths), sizes.member.trained_tokens
+    if longest > trained:  # positions start anew with each record of a pack
+        told = f"{sizes.member.title} was trained on at most {trained:,}"
+        notes.append(f"length   the longest record has {longest:,} tokens; {told}")
+    return sizes, records, machine, notes
 
 
 def sizes_of(folder: Path) -> Sizes:
@@ -71,7 +79,7 @@ def sizes_of(folder: Path) -> Sizes:
     """
     path = folder / _CONFIG
     try:
-        return Sizes.from_config_json(json.loads(path.read_text(encoding="utf-8")))
+        return Sizes.from_config_json(completed(json.loads(path.read_text(encoding="utf-8")), folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IxtuneError(
             f"config.json cannot be read: {error}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ixtune import layout
 from ixtune.errors import UsageError, choice
+from ixtune.family import FOUR_KHD, Member
 from ixtune.planning.record_shapes import ImageRef, RecordShapes
 
 RECORDS = 1000
@@ -27,7 +28,7 @@ class Kind:
         images: in a record.
         width: of an image, in pixels.
         aspect: height / width.
-        hd_num: most crops of an image.
+        hd_num: most crops of an image; of a member with larger crops, fewer with as many tokens.
         text: tokens beside those of images, the answer's included.
         answer: tokens that the loss is taken on.
     """
@@ -46,47 +47,52 @@ class Mix:
     """A mix of kinds of records.
 
     Attributes:
-        told: what it is, in one line.
+        told: what it is, in one line, with {hd_num}.
         kinds: of its records.
     """
 
     told: str
     kinds: tuple[Kind, ...]
 
+    def told_for(self, member: Member) -> str:
+        """Return what it is for a member, in one line."""
+        return self.told.format(hd_num=member.like(self.kinds[0].hd_num))
+
 
 _PAGES = Kind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))
 _TEXTS = Kind(images=(0, 0), text=(200, 1500), answer=(50, 150))
 
 MIXES: Mapping[str, Mix] = {
-    "documents": Mix("scanned pages at 150 to 200 dpi, a question and a short answer each; hd_num 25", (_PAGES,)),
+    "documents": Mix("scanned pages at 150 to 200 dpi, a question and a short answer each; hd_num {hd_num}", (_PAGES,)),
     "charts": Mix(
-        "plots of 600 to 1,200 pixels, a question and a value each; hd_num 16",
+        "plots of 600 to 1,200 pixels, a question and a value each; hd_num {hd_num}",
         (Kind(width=(600, 1200), aspect=(0.55, 0.85), hd_num=16, text=(30, 80), answer=(2, 12)),),
     ),
     "receipts": Mix(
-        "photos of receipts, tall and narrow, with all fields as JSON; hd_num 16",
+        "photos of receipts, tall and narrow, with all fields as JSON; hd_num {hd_num}",
         (Kind(width=(600, 1100), aspect=(1.6, 3.2), hd_num=16, text=(150, 420), answer=(80, 300)),),
     ),
     "screenshots": Mix(
-        "screens of desktops and of phones, half each; hd_num 25",
+        "screens of desktops and of phones, half each; hd_num {hd_num}",
         (
             Kind(width=(1280, 1920), aspect=(0.5625, 0.625), text=(40, 200), answer=(10, 120)),
             Kind(width=(720, 1170), aspect=(2.0, 2.2), text=(40, 200), answer=(10, 120)),
         ),
     ),
     "multi-image": Mix(
-        "two to five pages or photos in one conversation; hd_num 9 each",
+        "two to five pages or photos in one conversation; hd_num {hd_num} each",
         (Kind(images=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)),),
     ),
     "text-mix": Mix("documents, and as many records of text alone", (_PAGES, _TEXTS)),
 }
 
 
-def records_of(name: str, count: int = RECORDS) -> RecordShapes:
+def records_of(name: str, member: Member = FOUR_KHD, count: int = RECORDS) -> RecordShapes:
     """Generate the records of a mix, the same ones each time.
 
     Args:
         name: of the mix.
+        member: the model they are laid out for.
         count: of records.
 
     Raises:
@@ -99,17 +105,18 @@ def records_of(name: str, count: int = RECORDS) -> RecordShapes:
     lengths, supervised, images = [], [], []
     for number in range(count):
         kind = turns[number % len(turns)]
-        seen = tuple(_image(kind, chance) for _ in range(chance.randint(*kind.images)))
+        seen = tuple(_image(kind, chance, member) for _ in range(chance.randint(*kind.images)))
         answer = chance.randint(*kind.answer)
         text = max(chance.randint(*kind.text), answer + 1)
         lengths.append(text + sum(image.tokens for image in seen))
         supervised.append(answer)
         images.append(seen)
-    return RecordShapes(lengths, supervised, images)
+    return RecordShapes(lengths, supervised, images, member=member)
 
 
-def _image(kind: Kind, chance: random.Random) -> ImageRef:
+def _image(kind: Kind, chance: random.Random, member: Member) -> ImageRef:
     width = chance.randint(*kind.width)
     height = round(width * chance.uniform(*kind.aspect))
-    made = layout.plan(width, height, kind.hd_num)
-    return ImageRef(width, height, True, kind.hd_num, made.rows, made.cols, made.tokens)
+    hd_num = member.like(kind.hd_num)
+    made = layout.plan(width, height, hd_num, member=member)
+    return ImageRef(width, height, True, hd_num, made.rows, made.cols, made.tokens)

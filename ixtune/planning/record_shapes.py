@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ixtune import layout
 from ixtune.data.shared_prefixes import Group, Prefixes
+from ixtune.family import FOUR_KHD, Member
 from ixtune.planning.flops import PackShape
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class ImageRef(NamedTuple):
         """Number of local crops; the tower sees one view more."""
         return self.rows * self.cols
 
-    def at(self, hd_num: int) -> ImageRef:
+    def at(self, hd_num: int, member: Member) -> ImageRef:
         """Return the image laid out with a smaller hd_num; unchanged if its own is no larger or it is too thin."""
         if hd_num >= self.hd_num:
             return self
         try:
-            made = layout.plan(self.width, self.height, hd_num, upscale=self.upscale)
+            made = layout.plan(self.width, self.height, hd_num, upscale=self.upscale, member=member)
         except layout.LayoutError:
             return self
         return self._replace(hd_num=hd_num, rows=made.rows, cols=made.cols, tokens=made.tokens)
@@ -53,12 +54,14 @@ class RecordShapes:
         image_tokens: tokens of all its images.
         images: its images.
         prefixes: which records begin alike; None where every record is computed by itself.
+        member: the model they were prepared for, with its layout rule.
     """
 
     lengths: Sequence[int]
     supervised: Sequence[int]
     images: Sequence[tuple[ImageRef, ...]]
     prefixes: Prefixes | None = None
+    member: Member = FOUR_KHD
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -68,7 +71,7 @@ class RecordShapes:
         """Read the columns of prepared sets, without reading single rows."""
         by_set = [_images(opened) for opened in records.sets]
         images = [by_set[number][row] for number, row in zip(records.set_of, records.row_of, strict=True)]
-        return cls(records.lengths, records.supervised, images, records.prefixes)
+        return cls(records.lengths, records.supervised, images, records.prefixes, records.member)
 
     def pack(self, indices: Iterable[int]) -> PackShape:
         """Return the shape of a pack of some records."""
@@ -99,7 +102,7 @@ class RecordShapes:
 
     def at(self, hd_num: int) -> RecordShapes:
         """Return the shapes that the records would have if prepared with this hd_num, where theirs is larger."""
-        images = [tuple(image.at(hd_num) for image in record) for record in self.images]
+        images = [tuple(image.at(hd_num, self.member) for image in record) for record in self.images]
 
         def saved(index: int, count: int | None = None) -> int:
             """Count the tokens that the first images of a record lose."""
@@ -114,7 +117,7 @@ class RecordShapes:
             for group, index in one_of_each.items():
                 tokens[group] -= saved(index, self.prefixes.images[group])
             prefixes = Prefixes(self.prefixes.group_of, tokens, self.prefixes.images)
-        return RecordShapes(lengths, self.supervised, images, prefixes)
+        return RecordShapes(lengths, self.supervised, images, prefixes, self.member)
 
 
 def _images(opened: PreparedSet) -> list[tuple[ImageRef, ...]]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ixtune.data.images.image_file import ImageError
 from ixtune.data.images.pixels import Corrections, open_image, place
 from ixtune.data.preview.drawing import draw_grid
+from ixtune.family import member_of_layout
 from ixtune.layout import LayoutError, PatchLayout, plan
 
 PAGE_BYTES = 6 << 20
@@ -83,13 +86,16 @@ class Album:
 
 def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | None:
     """Return the layout that gives an image the crops it had; None if there is none."""
-    for most in filter(None, (hd_num, stored["rows"] * stored["columns"])):
-        for upscale in (True, False):
-            try:
-                found = plan(stored["width"], stored["height"], most, upscale=upscale)
-            except (LayoutError, ValueError):
-                continue
-            if (found.rows, found.cols) == (stored["rows"], stored["columns"]):
+    grid = stored["rows"], stored["columns"]
+    try:
+        member = member_of_layout(*grid, stored["tokens"])
+    except ValueError:
+        return None
+    ways = product(filter(None, (hd_num, grid[0] * grid[1])), (True, False), member.rules)
+    for most, upscale, rule in ways:
+        with suppress(LayoutError, ValueError):
+            found = plan(stored["width"], stored["height"], most, upscale=upscale, member=member.with_rule(rule.name))
+            if (found.rows, found.cols) == grid:
                 return found
     return None
 

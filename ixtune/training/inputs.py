@@ -13,6 +13,8 @@ from ixtune.adapter.start_from import ancestors, open_start
 from ixtune.adapter.weights import AdapterWeights
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.checkpoint.sizes import Sizes
+from ixtune.checkpoint.verify import read_config_json
 from ixtune.data.pack import pack
 from ixtune.data.prepared import manifest
 from ixtune.data.prepared.missing_images import require_images
@@ -66,8 +68,9 @@ def open_inputs(recipe: Recipe) -> Inputs:
         if data.validation
         else None
     )
+    member = Sizes.from_config_json(read_config_json(folder)).member
     for opened in filter(None, (train, validation)):
-        opened.check_compatible(tokenizer.sha256)
+        opened.check_compatible(tokenizer.sha256, member)
         _require_supervised(opened)
     hashes: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
@@ -126,6 +129,7 @@ def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "hd_num": max(largest),
         "upscale": options[0].upscale,
         "corrections": list(options[0].corrections),
+        **options[0].member.record(),
     }
 
 

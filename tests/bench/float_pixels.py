@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ixtune.layout import CROP, PatchLayout
+from ixtune.family import FOUR_KHD
+from ixtune.layout import PatchLayout
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
+
+CROP = FOUR_KHD.crop
 
 
 def float_crops(path: Path, layout: PatchLayout) -> np.ndarray:

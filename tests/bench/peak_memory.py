@@ -17,7 +17,7 @@ from typing import Any
 
 from ixtune.bench.twin import CONFIG
 from ixtune.checkpoint.sizes import Sizes
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.planning.flops import PackShape
 from ixtune.planning.memory import Memory, Setup, peak
 from ixtune.planning.memory_options import Levers
@@ -82,7 +82,7 @@ def shape(case: dict[str, Any]) -> PackShape:
     """The pack of a case."""
     return PackShape(
         lengths=tuple(case["lengths"]),
-        image_tokens=sum(tokens_of(*grid) for grid in case["grids"]),
+        image_tokens=sum(FOUR_KHD.tokens(*grid) for grid in case["grids"]),
         supervised=case["supervised"],
         crops=tuple(rows * cols for rows, cols in case["grids"]),
         prefixes=tuple(0 if parent < 0 else case["lengths"][parent] for parent in case["parents"] or ()),
@@ -149,7 +149,7 @@ def _batch(config: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     grids = [tuple(grid) for grid in case["grids"]]
-    spans = [tokens_of(*grid) for grid in grids]
+    spans = [FOUR_KHD.tokens(*grid) for grid in grids]
     lengths = list(case["lengths"])
     bounds = torch.tensor([0, *lengths]).cumsum(0)
     rows = []

@@ -7,9 +7,10 @@ import pytest
 
 from ixtune.base import shipped
 from ixtune.checkpoint.sizes import Sizes
-from ixtune.checkpoint.terms import RELEASED, terms_of
-from ixtune.checkpoint.verify import RELEASED_TOKENIZER_SHA256, known_hashes, verify
+from ixtune.checkpoint.terms import terms_of
+from ixtune.checkpoint.verify import known_hashes, verify
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_nothing_but_headers_is_hashed_where_hashes_are_not_asked_for(cached: Pa
 
 
 def test_the_released_tokenizers_hash_is_known_for_the_released_sizes_only(tmp_path: Path) -> None:
-    assert known_hashes(tmp_path, Sizes()) == {"tokenizer.model": (RELEASED_TOKENIZER_SHA256, "the released model")}
+    assert known_hashes(tmp_path, Sizes()) == {"tokenizer.model": (FOUR_KHD.tokenizer_sha256, "the released model")}
     assert known_hashes(tmp_path, Sizes(vocabulary=92600)) == {}
 
 
@@ -71,7 +72,7 @@ def test_an_empty_folder_with_a_config_lacks_everything(tmp_path: Path) -> None:
 
 
 def test_the_terms_are_the_released_ones_or_what_the_folder_says(tmp_path: Path) -> None:
-    assert terms_of(tmp_path, Sizes()) == RELEASED
+    assert terms_of(tmp_path, Sizes()) == FOUR_KHD.terms
     small = Sizes(layers=2)
     assert terms_of(tmp_path, small).startswith("not stated")
     (tmp_path / "LICENSE.txt").write_text("x")

@@ -32,9 +32,11 @@ from ixtune.data.preview.drawing import (
 )
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
-from ixtune.layout import CROP, LayoutError, PatchLayout, plan
+from ixtune.family import FOUR_KHD
+from ixtune.layout import LayoutError, PatchLayout, plan
 from ixtune.pages.kit import cut, line
 
+CROP = FOUR_KHD.crop
 NOISE = np.random.default_rng(7)
 SHEET_TOP = 106  # where the drawing begins below a heading of three lines
 SHEET_LEFT = 20

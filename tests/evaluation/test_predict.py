@@ -16,11 +16,11 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import NONE, Corrections, crops, open_image, place
 from ixtune.data.prepared.store import ImageFiles
-from ixtune.data.processor_files import DEFAULT_HD_NUM
 from ixtune.data.rejects import RecordError
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.questions import View, prompt_of
 from ixtune.evaluation.session import Loaded
+from ixtune.family import FOUR_KHD
 from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.recipe import recipe as recipes
@@ -83,4 +83,4 @@ def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying
     assert loaded.view(None).corrections == Corrections(exif=True, first_frame=True)
     predict_one(loaded, "Which number?", [lying], loaded.view(None), Settings(2))
     plain = Loaded("nano", None, None)
-    assert (plain.hd_num, plain.view(None)) == (None, View(DEFAULT_HD_NUM, True, NONE))
+    assert (plain.hd_num, plain.view(None)) == (None, View(FOUR_KHD.hd_num, True, NONE))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_base import small_model
 
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.model.loss import supervised_loss, supervised_rows
 from ixtune.model.model import IXC2ForCausalLM
 
@@ -29,7 +29,7 @@ def _record(number: int) -> dict[str, Any]:
     marks, grids = RECORDS[number]
     ids: list[int] = []
     for mark in marks:
-        ids += [0] * tokens_of(*grids[-mark - 1]) if mark < 0 else [mark]
+        ids += [0] * FOUR_KHD.tokens(*grids[-mark - 1]) if mark < 0 else [mark]
     generator = torch.Generator().manual_seed(number)
     crops = [torch.randint(0, 256, (r * c, 3, 336, 336), dtype=torch.uint8, generator=generator) for r, c in grids]
     labels = [-100] * (len(ids) - 3) + ids[-3:]

@@ -12,7 +12,7 @@ from adapters import section, stir
 from small_base import small_model
 
 from ixtune.adapter import attach
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.model import shared_prefix
 from ixtune.model.generation import generate
 from ixtune.model.prefix_cache import PrefixCache, prefix_length
@@ -32,7 +32,7 @@ PROMPTS: list[tuple[list[int], list[tuple[int, int]], list[int]]] = [
 
 def ids_of(number: int) -> list[int]:
     before, grids, after = PROMPTS[number]
-    return [*before, *[0] * sum(tokens_of(*grid) for grid in grids), *after]
+    return [*before, *[0] * sum(FOUR_KHD.tokens(*grid) for grid in grids), *after]
 
 
 def images_of(number: int, first: int = 0) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_a_prefix_that_begins_with_a_kept_one_is_continued():
     """As in a conversation that shows a second image."""
     model = small_model().requires_grad_(False)
     ids, cache, loaded = ids_of(2), PrefixCache(1 << 30), []
-    first, whole = 1 + tokens_of(1, 2), prefix_length(ids_of(2), 0)
+    first, whole = 1 + FOUR_KHD.tokens(1, 2), prefix_length(ids_of(2), 0)
 
     def load(start: int) -> dict[str, Any]:
         loaded.append(start)

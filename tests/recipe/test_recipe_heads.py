@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ixtune.checkpoint.sizes import Sizes
+from ixtune.family import member_of_hub_id
 from ixtune.planning import plan_report
 from ixtune.planning.gpus import Machine
 from ixtune.planning.plan import make_plan
@@ -17,7 +18,7 @@ from ixtune.recipe.shipped_recipes import Shipped, shelf
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = """documents charts receipts screenshots multi-image text-mix qlora-16gb qlora-24gb qlora-80gb lora-80gb
-projector-only demo""".split()
+projector-only demo qlora-24gb-2.5 documents-2.5""".split()
 SHIPPED = shelf()
 PLANNED = [recipe for recipe in SHIPPED.values() if recipe.plan]
 SHOWN = ("packs", "time", "verdict")
@@ -58,7 +59,10 @@ def test_the_figures_in_the_head_are_those_of_its_plan(recipe: Shipped):
     assert gib is not None
     assert mix is not None
     machine = Machine("cuda", round(float(gib) * 2**30), "as given")
-    made = make_plan(load(recipe.path), Sizes(), records_of(mix), machine)
+    chosen = load(recipe.path)
+    member = member_of_hub_id(chosen.base)
+    assert member
+    made = make_plan(chosen, Sizes.released(member), records_of(mix, member), machine)
     lines = [line for line in plan_report.lines(made) if line.split()[0] in SHOWN]
     assert made.fits
     at = head(recipe).index(f"# plan: {recipe.plan}")

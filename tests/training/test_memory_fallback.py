@@ -13,7 +13,7 @@ from peft import PeftModel
 from small_pack import RECORDS, gradients, small_adapter, small_pack, take_step
 
 from ixtune.errors import IxtuneError
-from ixtune.layout import tokens_of
+from ixtune.family import FOUR_KHD
 from ixtune.training.memory_fallback import rehearse, split, step_in_parts
 
 Batch = dict[str, Any]
@@ -119,7 +119,7 @@ def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: Pef
 
 
 def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(adapter: PeftModel) -> None:
-    longest = 1 + 5 + tokens_of(1, 2) + tokens_of(1, 1)
+    longest = 1 + 5 + FOUR_KHD.tokens(1, 2) + FOUR_KHD.tokens(1, 1)
     with pytest.raises(IxtuneError, match=f"a single record, {longest:,} tokens, does not fit") as caught:
         step_in_parts(
             Short(adapter, longest - 1),

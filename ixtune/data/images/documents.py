@@ -20,6 +20,7 @@ from ixtune.data.images.file_kinds import START_BYTES, is_pdf
 from ixtune.data.images.image_file import MAX_PIXELS, ImageError, broken, opened
 from ixtune.data.images.pixels import is_deep
 from ixtune.data.rejects import Reason
+from ixtune.family import FOUR_KHD, Member
 from ixtune.layout import LayoutError, plan
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ def page_shape(source: Path | bytes, number: int, name: str) -> tuple[float, flo
     return wide, high
 
 
-def page_size(shape: tuple[float, float], name: str, hd_num: int, dpi: float | None = None) -> tuple[int, int]:
+def page_size(
+    shape: tuple[float, float], name: str, hd_num: int, dpi: float | None = None, member: Member = FOUR_KHD
+) -> tuple[int, int]:
     """Return the width and height in pixels at which a page of a PDF is rendered.
 
     Args:
@@ -135,11 +138,12 @@ def page_size(shape: tuple[float, float], name: str, hd_num: int, dpi: float | N
         name: What to call it in errors.
         hd_num: Maximum number of crops; without `dpi` the page fills them.
         dpi: Pixels an inch, in place of that.
+        member: The model, whose crops they are.
 
     Raises:
         ImageError: It has more than `MAX_PIXELS` at this resolution, or no layout.
     """
-    size = _filling(*shape, hd_num, name) if dpi is None else _at(*shape, dpi)
+    size = _filling(*shape, hd_num, member, name) if dpi is None else _at(*shape, dpi)
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(
             Reason.PICTURE_TOO_LARGE,
@@ -150,7 +154,7 @@ def page_size(shape: tuple[float, float], name: str, hd_num: int, dpi: float | N
     return size
 
 
-def fitted(width: int, height: int, hd_num: int, *, upscale: bool = True) -> tuple[int, int]:
+def fitted(width: int, height: int, hd_num: int, *, upscale: bool = True, member: Member = FOUR_KHD) -> tuple[int, int]:
     """Return the size near a given one that its own layout leaves as it is.
 
     Raises:
@@ -158,7 +162,7 @@ def fitted(width: int, height: int, hd_num: int, *, upscale: bool = True) -> tup
     """
     size = (width, height)
     while True:
-        layout = plan(*size, hd_num, upscale=upscale)
+        layout = plan(*size, hd_num, upscale=upscale, member=member)
         resized = (layout.resized_width, layout.resized_height)
         if resized == size:
             return size
@@ -248,12 +252,12 @@ def page_count(source: Path | bytes, name: str) -> int:
             raise broken(f"the TIFF is broken or cut short: {error}", name) from error
 
 
-def _filling(wide: float, high: float, hd_num: int, name: str) -> tuple[int, int]:
+def _filling(wide: float, high: float, hd_num: int, member: Member, name: str) -> tuple[int, int]:
     """The size of a page of this shape that fills its layout."""
     # any size of this shape will do to begin with; a large one keeps the shape through the rounding
     scale = _SCALED_SIDE / max(wide, high)
     try:
-        return fitted(max(1, round(wide * scale)), max(1, round(high * scale)), hd_num)
+        return fitted(max(1, round(wide * scale)), max(1, round(high * scale)), hd_num, member=member)
     except LayoutError as error:
         raise ImageError(Reason.NO_LAYOUT, str(error), where=name, hint="crop the page, or raise --hd-num") from error
 

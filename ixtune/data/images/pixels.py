@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ixtune.data.images.image_file import broken, decode, opened, orientation
 from ixtune.errors import UsageError
-from ixtune.layout import CROP, PatchLayout
+from ixtune.family import FOUR_KHD
+from ixtune.layout import PatchLayout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,23 +114,23 @@ def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     return np.pad(np.asarray(_resized(image, layout)), (rows, cols, (0, 0)), constant_values=WHITE)
 
 
-def crops(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The crops of a placed image [rows * 336, cols * 336, 3], row by row: uint8 [crops, 3, 336, 336].
+def crops(placed: NDArray[np.uint8], side: int = FOUR_KHD.crop) -> NDArray[np.uint8]:
+    """The crops of a placed image [rows * side, cols * side, 3], row by row: uint8 [crops, 3, side, side].
 
     Raises:
-        ValueError: A side is no multiple of 336, or there are not three channels.
+        ValueError: A side of the image is no multiple of `side`, or there are not three channels.
     """
     import numpy as np
 
-    if placed.ndim != 3 or placed.shape[0] % CROP or placed.shape[1] % CROP or placed.shape[2] != 3:
-        raise ValueError(f"the sides must be multiples of {CROP} and the channels 3, not {placed.shape}")
-    rows, cols = placed.shape[0] // CROP, placed.shape[1] // CROP
-    grid = placed.reshape(rows, CROP, cols, CROP, 3).transpose(0, 2, 4, 1, 3)
-    return np.ascontiguousarray(grid).reshape(rows * cols, 3, CROP, CROP)
+    if placed.ndim != 3 or placed.shape[0] % side or placed.shape[1] % side or placed.shape[2] != 3:
+        raise ValueError(f"the sides must be multiples of {side} and the channels 3, not {placed.shape}")
+    rows, cols = placed.shape[0] // side, placed.shape[1] // side
+    grid = placed.reshape(rows, side, cols, side, 3).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(grid).reshape(rows * cols, 3, side, side)
 
 
 def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
-    """The same as `crops(place(image, layout))`, one row of crops after the other.
+    """The same as `crops(place(image, layout), layout.member.crop)`, one row of crops after the other.
 
     The whole image is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
 
@@ -140,17 +141,18 @@ def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
 
     resized = _resized(image, layout)
     width, height = resized.size
-    made = np.empty((layout.rows, layout.cols, 3, CROP, CROP), dtype=np.uint8)
+    side = layout.member.crop
+    made = np.empty((layout.rows, layout.cols, 3, side, side), dtype=np.uint8)
     for row in range(layout.rows):
-        top = max(0, row * CROP - layout.pad_top)
-        bottom = min(height, (row + 1) * CROP - layout.pad_top)
-        above = top - (row * CROP - layout.pad_top)
-        strip = np.full((CROP, layout.final_width, 3), WHITE, dtype=np.uint8)
+        top = max(0, row * side - layout.pad_top)
+        bottom = max(top, min(height, (row + 1) * side - layout.pad_top))
+        above = top - (row * side - layout.pad_top)
+        strip = np.full((side, layout.final_width, 3), WHITE, dtype=np.uint8)
         strip[above : above + bottom - top, layout.pad_left : layout.pad_left + width] = np.asarray(
             resized.crop((0, top, width, bottom))
         )
-        made[row] = strip.reshape(CROP, layout.cols, CROP, 3).transpose(1, 3, 0, 2)
-    return made.reshape(layout.crops, 3, CROP, CROP)
+        made[row] = strip.reshape(side, layout.cols, side, 3).transpose(1, 3, 0, 2)
+    return made.reshape(layout.crops, 3, side, side)
 
 
 def _resized(image: Image.Image, layout: PatchLayout) -> Image.Image:

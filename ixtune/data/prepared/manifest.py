@@ -11,6 +11,7 @@ from typing import Any
 
 from ixtune.data.text.template import TEMPLATE_VERSION
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD, Member, member_named, member_of, require_same
 from ixtune.files import atomic_write_json
 from ixtune.layout import LAYOUT_VERSION
 
@@ -31,6 +32,7 @@ SPLIT_KIND = "ixtune prepared split"
 
 OVER_LENGTH = ("reject", "lower")
 PAGES = ("one", "all")
+_OF_MEMBER = ("model", "layout_rule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class Options:
         dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
         exclude: Prepared sets whose images no record may show.
         near_duplicates: Count images that look the same as one image in the split and for `exclude`.
+        model: The member of the family that images and text are laid out for.
+        layout_rule: Its rule for images.
     """
 
     hd_num: int | None = None
@@ -66,6 +70,13 @@ class Options:
     dpi: int | None = None
     exclude: tuple[str, ...] = ()
     near_duplicates: bool = False
+    model: str = FOUR_KHD.name
+    layout_rule: str = FOUR_KHD.rule.name
+
+    @property
+    def member(self) -> Member:
+        """The model with its layout rule."""
+        return member_named(self.model, self.layout_rule)
 
 
 def options_of(manifest: Mapping[str, Any]) -> Options:
@@ -135,7 +146,8 @@ def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], k
         "ixtune_version": __version__,
         "layout_version": LAYOUT_VERSION,
         "template_version": TEMPLATE_VERSION,
-        "options": asdict(options),
+        "options": {name: value for name, value in asdict(options).items() if name not in _OF_MEMBER}
+        | options.member.record(),
     }
     atomic_write_json(folder / MANIFEST, versions | dict(content))
 
@@ -168,12 +180,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str) -> None:
-    """Refuse a set whose tokens or layouts are not those that this ixtune would make for this tokenizer.
+def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str, member: Member) -> None:
+    """Refuse a set whose tokens or layouts are not those that this ixtune would make for this base.
 
     Raises:
-        IxtuneError: Tokenizer, template or layout differ; each difference with both values.
+        IxtuneError: Tokenizer, template, layout or model differ; each difference with both values.
     """
+    where = ", ".join(str(source.get("path")) for source in manifest.get("sources", [])) or None
+    hint = "prepare it again with --base set to the base that is used now"
+    require_same(member_of(manifest.get("options", {})), member, "the set", where, hint)
     wanted = {
         "tokenizer_sha256": tokenizer_sha256,
         "template_version": TEMPLATE_VERSION,
@@ -187,7 +202,7 @@ def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str) -> None
     if notes:
         raise IxtuneError(
             "the set was prepared for another tokenizer or by another ixtune",
-            where=", ".join(str(source.get("path")) for source in manifest.get("sources", [])) or None,
-            hint="prepare it again with --base set to the base that is used now",
+            where=where,
+            hint=hint,
             notes=notes,
         )

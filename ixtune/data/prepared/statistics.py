@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ixtune.layout import CROP, LayoutError, PatchLayout, plan
+from ixtune.family import Member
+from ixtune.layout import LayoutError, PatchLayout, most_steps, plan
 
 HD_NUMS = range(4, 56)
 """For which hd_num the cost of the images is counted: up to the released model's largest."""
@@ -57,14 +58,14 @@ def bill_of(
     text: int, supervised: int, layouts: Sequence[PatchLayout], notes: Sequence[str], lowered: bool, upscale: bool
 ) -> Bill:
     """The bill of a record from its layouts."""
-    columns = [_costs(layout.width, layout.height, upscale) for layout in layouts]
+    columns = [_costs(layout.width, layout.height, upscale, layout.member) for layout in layouts]
     costs = tuple(-1 if -1 in tokens else sum(tokens) for tokens in zip(*columns, strict=True))
     images = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
     return Bill(text, supervised, images, costs or (0,) * len(HD_NUMS), tuple(notes), lowered)
 
 
 @functools.lru_cache(maxsize=4096)
-def _costs(width: int, height: int, upscale: bool) -> tuple[int, ...]:
+def _costs(width: int, height: int, upscale: bool, member: Member) -> tuple[int, ...]:
     tokens: list[int] = []
     changes_at = 0
     for hd_num in HD_NUMS:
@@ -72,7 +73,7 @@ def _costs(width: int, height: int, upscale: bool) -> tuple[int, ...]:
             tokens.append(tokens[-1])
             continue
         try:
-            layout = plan(width, height, hd_num, upscale=upscale)
+            layout = plan(width, height, hd_num, upscale=upscale, member=member)
         except LayoutError:
             tokens.append(-1)
             continue
@@ -88,8 +89,9 @@ def _next_change(layout: PatchLayout) -> int:
         return HD_NUMS.stop
     long_side, short_side = max(layout.width, layout.height), min(layout.width, layout.height)
     steps = max(layout.rows, layout.cols) + 1
-    filled = steps * math.ceil(steps / (long_side / short_side))
-    own_crops = -(-layout.width // CROP) * -(-layout.height // CROP)
+    most = most_steps(long_side, layout.member)
+    filled = steps * math.ceil(steps / (long_side / short_side)) if steps <= most else HD_NUMS.stop
+    own_crops = -(-layout.width // layout.member.crop) * -(-layout.height // layout.member.crop)
     return filled if layout.upscale else min(filled, own_crops)
 
 

@@ -20,6 +20,7 @@ from ixtune.data.prepared.manifest import MANIFEST, options_of, read_manifest, r
 from ixtune.data.record import Record
 from ixtune.data.text.template import Sample
 from ixtune.errors import IxtuneError
+from ixtune.family import member_of_layout
 from ixtune.files import atomic_write_json, sha256_file
 from ixtune.layout import PatchLayout
 
@@ -214,9 +215,14 @@ def stored_image(
 
 
 def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
-    """Return the layout in an element of the column `pictures`."""
+    """Return the layout in an element of the column `pictures`; its layout rule is not stored there."""
     sizes = {name: stored[name] for name in _SIZES}
-    return PatchLayout(**sizes, upscale=stored["upscale"], transposed=stored["width"] < stored["height"])
+    return PatchLayout(
+        **sizes,
+        upscale=stored["upscale"],
+        transposed=stored["width"] < stored["height"],
+        member=member_of_layout(stored["rows"], stored["cols"], stored["tokens"]),
+    )
 
 
 def batch_of(rows: Iterable[Mapping[str, Any]]) -> pyarrow.RecordBatch:

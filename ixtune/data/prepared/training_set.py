@@ -17,6 +17,7 @@ from ixtune.data.prepared.selection import draw
 from ixtune.data.prepared.store import ImageFiles, PreparedSet
 from ixtune.data.shared_prefixes import Prefixes, find_prefixes
 from ixtune.errors import IxtuneError, UsageError
+from ixtune.family import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +120,20 @@ class TrainingSet:
         row = opened.dataset[self.row_of[index]]
         return f"{opened.root}: record {row['id']} ({row['source']}, {row['place']})"
 
-    def check_compatible(self, tokenizer_sha256: str) -> None:
-        """Refuse sets that were not prepared for this tokenizer by an ixtune like this one.
+    @property
+    def member(self) -> Member:
+        """The model the sets were prepared for, with the layout rule of their images."""
+        return manifest.options_of(self.manifests[0]).member
+
+    def check_compatible(self, tokenizer_sha256: str, member: Member) -> None:
+        """Refuse sets that were not prepared for this base by an ixtune like this one.
 
         Raises:
             IxtuneError: One was not; it is named, with each difference.
         """
         for opened in self.sets:
             try:
-                manifest.check_compatible(opened.manifest, tokenizer_sha256)
+                manifest.check_compatible(opened.manifest, tokenizer_sha256, member)
             except IxtuneError as error:
                 raise IxtuneError(error.what, where=str(opened.root), hint=error.hint, notes=error.notes) from error
 
@@ -156,12 +162,12 @@ def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
 
     def way(described: Mapping[str, Any]) -> dict[str, Any]:
         options = manifest.options_of(described)
-        return {"upscale": options.upscale, "corrections": sorted(options.corrections)}
+        return {"upscale": options.upscale, "corrections": sorted(options.corrections)} | options.member.record()
 
     ways = [way(opened.manifest) for opened in sets]
     if any(other != ways[0] for other in ways):
         raise IxtuneError(
             "the sets open their images in different ways, and an adapter knows one",
-            hint="prepare them with the same --no-upscale and --correct",
+            hint="prepare them with the same --no-upscale, --correct and --layout-rule",
             notes=[f"{opened.root}: {found}" for opened, found in zip(sets, ways, strict=True)],
         )

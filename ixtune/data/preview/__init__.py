@@ -21,7 +21,7 @@ from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import MANIFEST
 from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of
 from ixtune.data.preview.choice import Choice, choose
-from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, global_view, steps_of
+from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, drawn_view, steps_of
 from ixtune.data.preview.page import page
 from ixtune.data.preview.tables import Drawing, Listed
 from ixtune.data.rejects import Reason
@@ -166,8 +166,6 @@ def _draw(
     placed: NDArray[np.uint8], row: Mapping[str, Any], image: int, called: str, folder: Path, file: str
 ) -> Drawing:
     """Write the PNG of one image; what the page shows of it."""
-    from PIL import Image
-
     stored = row["pictures"][image]
     layout = layout_of(stored)
     images = f", image {image + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
@@ -176,7 +174,7 @@ def _draw(
     )
     sheet.save(folder / file, compress_level=4)  # a third of the time of the default, a tenth more bytes
     grid = draw_grid(placed, layout, *_EMBEDDED_GRID)
-    return Drawing(file, _webp(grid), grid.size, _webp(Image.fromarray(global_view(placed))))
+    return Drawing(file, _webp(grid), grid.size, _webp(drawn_view(placed, layout)))
 
 
 def _webp(image: Image.Image) -> bytes:

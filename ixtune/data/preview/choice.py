@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ixtune.layout import CROP
+from ixtune.family import member_of_layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,12 +123,13 @@ def _survey(dataset: Dataset) -> tuple[NDArray[np.int64], _Best, _Best, _Best]:
         counts.append(count)
         images = column.flatten()
         if len(images):
-            names = ("width", "height", "resized_width", "resized_height", "rows", "cols")
-            width, height, wide, high, down, across = (
+            names = ("width", "height", "resized_width", "resized_height", "rows", "cols", "tokens")
+            width, height, wide, high, down, across, tokens = (
                 images.field(name).to_numpy(zero_copy_only=False).astype(float) for name in names
             )
             owners = np.repeat(rows, count)
             numbers = np.arange(len(owners)) - np.repeat(np.cumsum(count) - count, count)
-            padded.offer(1 - wide * high / (down * across * CROP**2), owners, numbers)
+            member = member_of_layout(int(down[0]), int(across[0]), int(tokens[0]))  # of all images of a set
+            padded.offer(1 - wide * high / (down * across * member.crop**2), owners, numbers)
             thin.offer(np.maximum(width / height, height / width), owners, numbers)
     return np.concatenate(counts), longest, padded, thin

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ixtune.layout import CROP, PatchLayout, token_parts
+from ixtune.layout import PatchLayout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 MAX_SHEET_WIDTH = 1400
 """Width of a sheet in pixels: fits a laptop's screen without scaling."""
 
+VIEW = 336
+"""Side of the drawn global view in pixels."""
+
 _MARGIN, _GAP = 20, 24
-_MAX_GRID = (MAX_SHEET_WIDTH - 2 * _MARGIN - _GAP - CROP, 1200)
+_MAX_GRID = (MAX_SHEET_WIDTH - 2 * _MARGIN - _GAP - VIEW, 1200)
 _MIN_TITLE_WIDTH = 860  # of a sheet with a single crop, so that ids and sizes still fit on their lines
 
 _PAPER, _INK, _QUIET = (255, 255, 255), (26, 28, 36), (98, 102, 116)
@@ -40,7 +43,7 @@ _PART_NAMES = {
 
 def bill(layout: PatchLayout) -> list[tuple[str, int]]:
     """What the tokens of an image are spent on; the numbers add up to `layout.tokens`."""
-    parts = token_parts(layout.rows, layout.cols)
+    parts = layout.member.token_parts(layout.rows, layout.cols)
     names = _PART_NAMES | {"crops": "1 crop" if layout.crops == 1 else f"{layout.crops:,} crops"}
     return [(names[key], count) for key, count in parts.items()]
 
@@ -74,28 +77,36 @@ def padding_share(layout: PatchLayout) -> float:
     return 1 - layout.resized_width * layout.resized_height / (layout.final_width * layout.final_height)
 
 
-def global_view(placed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The placed image squeezed to 336x336 as the model sees it: uint8 [336, 336, 3].
+def global_view(placed: NDArray[np.uint8], side: int = VIEW) -> NDArray[np.uint8]:
+    """The placed image squeezed to the size of a crop as the model sees it: uint8 [side, side, 3].
 
     Bicubic with a = -0.75 and without antialiasing (MODEL.md 2.4), so a large image looks as rough here as it
     is for the model. What the cubic overshoots is cut off, which the model does not do.
     """
     import numpy as np
 
-    rows = _squeezed(placed.astype(np.float32))
-    columns = _squeezed(rows.transpose(1, 0, 2)).transpose(1, 0, 2)
+    rows = _squeezed(placed.astype(np.float32), side)
+    columns = _squeezed(rows.transpose(1, 0, 2), side).transpose(1, 0, 2)
     return np.clip(np.rint(columns), 0, 255).astype(np.uint8)
 
 
-def _squeezed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first axis resampled to 336 by cubic convolution."""
+def drawn_view(placed: NDArray[np.uint8], layout: PatchLayout) -> Image.Image:
+    """The global view of a placed image, [VIEW, VIEW] pixels for people."""
+    from PIL import Image
+
+    view = Image.fromarray(global_view(placed, layout.member.crop))
+    return view if view.size == (VIEW, VIEW) else view.resize((VIEW, VIEW), Image.Resampling.LANCZOS)
+
+
+def _squeezed(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The first axis resampled to `side` by cubic convolution."""
     import numpy as np
 
     size = values.shape[0]
-    centre = (np.arange(CROP) + 0.5) * size / CROP - 0.5
+    centre = (np.arange(side) + 0.5) * size / side - 0.5
     first = np.floor(centre).astype(int)
     a = -0.75
-    out = np.zeros((CROP, *values.shape[1:]), dtype=np.float32)
+    out = np.zeros((side, *values.shape[1:]), dtype=np.float32)
     for tap in (-1, 0, 1, 2):
         distance = np.abs(centre - first - tap)
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
@@ -151,10 +162,10 @@ def _fold(layout: PatchLayout, max_width: int, max_height: int) -> tuple[int, fl
 
     def side(parts: int) -> float:
         if parts == 1:
-            return min(CROP, room_long / long, room_short / short)
+            return min(layout.member.crop, room_long / long, room_short / short)
         # each part is a pixel larger for its last line, and another by rounding
         free = room_short - (parts - 1) * _FOLD_GAP - 2 * parts
-        return min(CROP, (room_long - 2) / math.ceil(long / parts), free / (parts * short))
+        return min(layout.member.crop, (room_long - 2) / math.ceil(long / parts), free / (parts * short))
 
     if side(1) >= _SMALL_CROP:
         return 1, side(1)
@@ -245,9 +256,9 @@ def draw_sheet(
         ("tokens of this image", layout.tokens),
         *([None, *record] if record else []),
     ]
-    column_height = CROP + 34 + 24 * len(entries)
+    column_height = VIEW + 34 + 24 * len(entries)
     title_height = 34 + 22 * len(heading[1:]) + 8
-    content = max(grid.width + _GAP + CROP, _MIN_TITLE_WIDTH)
+    content = max(grid.width + _GAP + VIEW, _MIN_TITLE_WIDTH)
     height = _MARGIN + title_height + max(grid.height, column_height) + _MARGIN
     sheet = Image.new("RGB", (content + 2 * _MARGIN, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -260,18 +271,20 @@ def draw_sheet(
     y += 8
     sheet.paste(grid, (_MARGIN, y))
     x = _MARGIN + grid.width + _GAP
-    sheet.paste(Image.fromarray(global_view(placed)), (x, y))
-    draw.rectangle((x - 1, y - 1, x + CROP, y + CROP), outline=_QUIET)
+    sheet.paste(drawn_view(placed, layout), (x, y))
+    draw.rectangle((x - 1, y - 1, x + VIEW, y + VIEW), outline=_QUIET)
     small = _font(15)
-    draw.text((x, y + CROP + 6), "global view: all of it, padding included, as 336 x 336", font=_font(13), fill=_QUIET)
-    y += CROP + 34
+    side = layout.member.crop
+    told = f"global view: all of it, padding included, as {side} x {side}"
+    draw.text((x, y + VIEW + 6), told, font=_font(13), fill=_QUIET)
+    y += VIEW + 34
     for entry in entries:
         if entry is None:
-            draw.line([(x, y + 10), (x + CROP, y + 10)], fill=_QUIET)
+            draw.line([(x, y + 10), (x + VIEW, y + 10)], fill=_QUIET)
         else:
             number_text = f"{entry[1]:,}"
             draw.text((x, y), entry[0], font=small, fill=_INK)
-            draw.text((x + CROP - small.getlength(number_text), y), number_text, font=small, fill=_INK)
+            draw.text((x + VIEW - small.getlength(number_text), y), number_text, font=small, fill=_INK)
         y += 24
     return sheet
 

@@ -75,7 +75,8 @@ def made_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _departures(chosen: Options) -> list[str]:
-    found = [] if chosen.upscale else ["--no-upscale: small images keep their size"]
+    found = [f"{key}: {value}" for key, value in chosen.member.record().items()]
+    found += [] if chosen.upscale else ["--no-upscale: small images keep their size"]
     return found + [f"{name}: {_CORRECTIONS.get(name, '')}" for name in chosen.corrections]
 
 

@@ -135,6 +135,7 @@ def _shot(row: Mapping[str, Any], index: int, drawing: Drawing | str) -> dict[st
         "problem": "",
         "path": path,
         "number": index + 1,
+        "crop": layout.member.crop,
         "rows": layout.rows,
         "cols": layout.cols,
         "file": drawing.file,

@@ -62,10 +62,11 @@ class Draft:
             require_no_mark(turns, len(images))
         if not all(turn.learn for turn in turns):
             self.notes.append("turns_not_learned")
+        marked = 0 if "image_first" in self.notes else len(images)
         return Record(
             id=self.id,
             images=images,
-            turns=whole_conversation(turns, self.system, reading.system, len(images), self.written),
+            turns=whole_conversation(turns, self.system, reading.system, marked, self.written),
             source=entry.file,
             place=entry.place,
             hd_num=self.hd_num,
@@ -94,6 +95,9 @@ class Draft:
             return turns
         if not self.in_front:
             rule = reading.missing_placeholder
+            if rule is None and images == 1 and reading.image_first:
+                self.notes.append("image_first")
+                return turns  # the template does the rest
             if rule == "reject" or (rule is None and images > 1):
                 raise RecordError(
                     Reason.MISSING_PLACEHOLDER,

@@ -97,6 +97,7 @@ class Reading:
         image_named: The user said which fields hold the images; others are left out knowingly.
         missing_placeholder: See `Source.missing_placeholder`.
         allow_image_text: See `Source.allow_image_text`.
+        image_first: See `Member.image_first`.
     """
 
     schema: Schema
@@ -110,3 +111,4 @@ class Reading:
     image_named: bool = False
     missing_placeholder: str | None = None
     allow_image_text: bool = False
+    image_first: bool = False

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.family import FOUR_KHD, Member
 
 TEMPLATE_VERSION = 1
 """Written into prepared data; to be raised when `encode` gives other ids or spans for the same record."""
@@ -66,7 +67,7 @@ class Sample:
         return sum(end - start for start, end in self.supervised)
 
 
-def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) -> Sample:
+def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer, member: Member = FOUR_KHD) -> Sample:
     """The training sample of a record.
 
     Supervised are each answer that is to be learned and its end-of-turn piece, and after the last answer also the
@@ -77,6 +78,7 @@ def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) ->
         record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
         image_tokens: Length of each image's image span, in the order of the placeholders.
         tokenizer: The base's.
+        member: The base's, which decides about an image without a placeholder.
 
     Raises:
         TemplateError: The conversation is malformed.
@@ -88,8 +90,11 @@ def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer) ->
             "the last turn is the user's",
             "add the answer, or remove the last question",
         )
-    require_placeholders(record.turns, len(image_tokens))
     writer = _Writer(tokenizer)
+    if _is_unplaced(record.turns, len(image_tokens), member):
+        writer.image_slots.append(0)  # before BOS too
+    else:
+        require_placeholders(record.turns, len(image_tokens))
     for turn in record.turns:
         writer.turn(turn)
     if not writer.supervised:
@@ -110,6 +115,8 @@ def encode_prompt(
     *,
     system: str | None = None,
     bos_every_part: bool = False,
+    bos_first: bool = False,
+    member: Member = FOUR_KHD,
 ) -> Sample:
     """The prompt for the next answer: ends with the assistant's header, nothing is supervised.
 
@@ -122,6 +129,9 @@ def encode_prompt(
         tokenizer: The base's.
         system: A system turn put in front where the turns bring none, as the original's default meta instruction.
         bos_every_part: Put BOS in front of each run of text between images; two BOS if there is no image.
+        bos_first: Begin as the original's chats do: BOS in front of an image that no placeholder places, which training
+            has behind it; two BOS if there is no image.
+        member: The base's, which decides about an image without a placeholder.
 
     Raises:
         TemplateError: The conversation is malformed, or its last turn is not the user's.
@@ -133,9 +143,12 @@ def encode_prompt(
             f"the prompt ends with {_SIDES[turns[-1].role]}",
             "end it with the user's question",
         )
-    require_placeholders(turns, len(image_tokens))
     writer = _Writer(tokenizer, bos_every_part)
-    if bos_every_part and not image_tokens:
+    if _is_unplaced(turns, len(image_tokens), member):
+        writer.image_slots.append(int(bos_first))
+    else:
+        require_placeholders(turns, len(image_tokens))
+    if (bos_every_part or bos_first) and not image_tokens:
         writer.token_ids.append(tokenizer.bos_id)  # the original spells BOS and lets the tokenizer add one
     if system and turns[0].role != "system":
         writer.system(system)
@@ -307,6 +320,11 @@ def _require_system_first(turn: Turn, number: int) -> None:
         )
     if not turn.text.strip():
         raise TemplateError(Reason.BAD_CONVERSATIONS, "the system prompt is empty", "write it, or leave it out")
+
+
+def _is_unplaced(turns: Sequence[Turn], images: int, member: Member) -> bool:
+    """Whether there is one image, no placeholder for it, and the model takes that to be in front of the whole text."""
+    return member.image_first and images == 1 and not any(PLACEHOLDER in turn.text for turn in turns)
 
 
 def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLACEHOLDER) -> None:

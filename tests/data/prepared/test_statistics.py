@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixtune.data.prepared.statistics import HD_NUMS, Bill, Statistics, bill_of
+from ixtune.family import FOUR_KHD, TWO_FIVE, Member
 from ixtune.layout import LayoutError, plan
 
 
@@ -20,16 +21,19 @@ def test_a_bill_adds_up_and_knows_what_each_hd_num_would_cost():
     assert bill(images=0).by_hd_num == (0,) * len(HD_NUMS)
 
 
-@given(width=st.integers(1, 5000), height=st.integers(1, 5000), upscale=st.booleans())
-def test_the_cost_at_each_hd_num_is_that_of_its_layout(width: int, height: int, upscale: bool):
+MODELS = [FOUR_KHD, TWO_FIVE, TWO_FIVE.at_inference]
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.booleans(), st.sampled_from(MODELS))
+def test_the_cost_at_each_hd_num_is_that_of_its_layout(width: int, height: int, upscale: bool, member: Member):
     def tokens(hd_num: int) -> int:
         try:
-            return plan(width, height, hd_num, upscale=upscale).tokens
+            return plan(width, height, hd_num, upscale=upscale, member=member).tokens
         except LayoutError:
             return -1
 
     try:
-        layout = plan(width, height, 4, upscale=upscale)
+        layout = plan(width, height, 4, upscale=upscale, member=member)
     except LayoutError:
         return
     one = bill_of(1, 1, [layout], [], lowered=False, upscale=upscale)

@@ -13,6 +13,7 @@ from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.text.template import encode, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD
 from ixtune.layout import plan
 
 
@@ -164,14 +165,14 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, tokenizer: Tokenizer, bro
 
 def test_a_set_of_this_tokenizer_is_compatible(tmp_path: Path, tokenizer: Tokenizer):
     prepared = store.load(write(tmp_path / "set", tokenizer))
-    manifests.check_compatible(prepared.manifest, tokenizer.sha256)
+    manifests.check_compatible(prepared.manifest, tokenizer.sha256, FOUR_KHD)
 
 
 @pytest.mark.parametrize("key", ["tokenizer_sha256", "template_version", "layout_version"])
 def test_a_set_made_otherwise_is_refused_with_both_values(tmp_path: Path, tokenizer: Tokenizer, key: str):
     manifest = store.load(write(tmp_path / "set", tokenizer)).manifest | {key: "other"}
     with pytest.raises(IxtuneError) as caught:
-        manifests.check_compatible(manifest, tokenizer.sha256)
+        manifests.check_compatible(manifest, tokenizer.sha256, FOUR_KHD)
     (note,) = caught.value.notes
     assert key in note
     assert "the set has other" in note

@@ -12,6 +12,7 @@ from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError, UsageError
+from ixtune.family import FOUR_KHD
 
 
 def make_set(folder: Path, base: Path, words: list[str], **options: object) -> Path:
@@ -100,8 +101,8 @@ def test_sets_that_open_images_in_different_ways_are_refused(
 
 def test_a_set_of_another_tokenizer_is_named(two: tuple[Path, Path], base: Path) -> None:
     both = TrainingSet.load(two)
-    both.check_compatible(Tokenizer.from_base(base).sha256)
+    both.check_compatible(Tokenizer.from_base(base).sha256, FOUR_KHD)
     both.sets[1].manifest["tokenizer_sha256"] = "00"
     with pytest.raises(IxtuneError, match="another tokenizer") as caught:
-        both.check_compatible(Tokenizer.from_base(base).sha256)
+        both.check_compatible(Tokenizer.from_base(base).sha256, FOUR_KHD)
     assert caught.value.where == str(two[1])
