@@ -168,7 +168,7 @@ else:
     raise AssertionError
 if rank:
     with parallel.lost_peers():
-        raise UsageError("what", mend="how")
+        raise UsageError("what", hint="how")
 with parallel.lost_peers():
     parallel.barrier()
     parallel.barrier()
