@@ -33,7 +33,7 @@ _NF4_LOSS = 0.15  # relative error; 0.09 for normally distributed weights
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class MachineCheck:
     """Result of one check.
 
     Attributes:
@@ -72,9 +72,9 @@ class Trainable:
     seconds: float | None
 
 
-def checks() -> Iterator[Check]:
+def checks() -> Iterator[MachineCheck]:
     """Yield the result of every check; an exception is a result too."""
-    parts: dict[str, Callable[[], Check]] = {
+    parts: dict[str, Callable[[], MachineCheck]] = {
         "python": _python,
         "ixtune": _package,
         "torch": _torch,
@@ -93,7 +93,7 @@ def checks() -> Iterator[Check]:
         except Exception as error:  # whatever an import or a driver raises is the finding
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             hint = error.hint if isinstance(error, IxtuneError) else "reinstall ixtune in a new environment"
-            yield Check(name, "broken", f"{type(error).__name__}: {reason}", hint)
+            yield MachineCheck(name, "broken", f"{type(error).__name__}: {reason}", hint)
 
 
 def trainable(gpu_gib: float | None = None) -> list[Trainable]:
@@ -125,21 +125,21 @@ def _planned(found: Shipped, machine: Machine) -> Trainable:
     return Trainable(found.name, mix, least, made.memory.total, bool(made.fits), again, made.seconds)
 
 
-def _python() -> Check:
+def _python() -> MachineCheck:
     found = f"{platform.python_version()} in {sys.prefix}"
     if _PYTHON[0] <= sys.version_info[:2] < _PYTHON[1]:
-        return Check("python", "ok", found)
-    return Check("python", "broken", found, "create an environment with Python 3.11 to 3.14")
+        return MachineCheck("python", "ok", found)
+    return MachineCheck("python", "broken", found, "create an environment with Python 3.11 to 3.14")
 
 
-def _package() -> Check:
+def _package() -> MachineCheck:
     import ixtune
 
     where = f"{ixtune.__version__} in {Path(ixtune.__file__).parent}"
     try:
         asked = importlib.metadata.requires("ixtune") or []
     except importlib.metadata.PackageNotFoundError:
-        return Check("ixtune", "note", f"{where}, not installed", "run pip install . in its folder")
+        return MachineCheck("ixtune", "note", f"{where}, not installed", "run pip install . in its folder")
     from packaging.requirements import Requirement
 
     wrong = []
@@ -154,19 +154,19 @@ def _package() -> Check:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if wrong:
-        return Check("ixtune", "broken", f"{where}: {'; '.join(wrong)}", "run pip install . in its folder")
-    return Check("ixtune", "ok", f"{where}, all requirements installed")
+        return MachineCheck("ixtune", "broken", f"{where}: {'; '.join(wrong)}", "run pip install . in its folder")
+    return MachineCheck("ixtune", "ok", f"{where}, all requirements installed")
 
 
-def _torch() -> Check:
+def _torch() -> MachineCheck:
     import torch
 
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs"
     torch.ones(2, 2) @ torch.ones(2, 2)
-    return Check("torch", "ok", f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads")
+    return MachineCheck("torch", "ok", f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads")
 
 
-def _gpu() -> Check:
+def _gpu() -> MachineCheck:
     import torch
 
     if not torch.cuda.is_available():
@@ -175,22 +175,22 @@ def _gpu() -> Check:
             hint = "there is an NVIDIA driver, but torch is built for CPUs: install torch's CUDA build"
         elif gpus.has_driver():
             hint = "torch cannot use the NVIDIA driver: run `nvidia-smi` for details"
-        return Check("gpu", "note", "none that torch can use", hint)
+        return MachineCheck("gpu", "note", "none that torch can use", hint)
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info(0)
     found = f"{properties.name}, {total / _GIB:.1f} GiB, {free / _GIB:.1f} GiB free"
     others = torch.cuda.device_count() - 1
     found += f", and {others} more" if others else ""
     if properties.major < 8:
-        return Check(
+        return MachineCheck(
             "gpu", "note", f"{found}; without bf16", "recipes use bf16: use a card from Ampere (2020) or later"
         )
     if free < 0.9 * total:
-        return Check("gpu", "note", found, "close other programs that use it, or set training.gpu_gib")
-    return Check("gpu", "ok", found)
+        return MachineCheck("gpu", "note", found, "close other programs that use it, or set training.gpu_gib")
+    return MachineCheck("gpu", "ok", found)
 
 
-def _bitsandbytes() -> Check:
+def _bitsandbytes() -> MachineCheck:
     import torch
     from bitsandbytes.functional import dequantize_4bit
 
@@ -204,49 +204,51 @@ def _bitsandbytes() -> Check:
         lost = float((back - weight).norm() / weight.norm())
         if not lost < _NF4_LOSS:  # also catches NaN
             hint = "reinstall bitsandbytes for this version of CUDA"
-            return Check("bitsandbytes", "broken", f"NF4 on {device} loses {lost:.0%} of a weight", hint)
+            return MachineCheck("bitsandbytes", "broken", f"NF4 on {device} loses {lost:.0%} of a weight", hint)
     version = importlib.metadata.version("bitsandbytes")
-    return Check("bitsandbytes", "ok", f"{version}; NF4 works on {' and '.join(devices)}")
+    return MachineCheck("bitsandbytes", "ok", f"{version}; NF4 works on {' and '.join(devices)}")
 
 
-def _libraries() -> Check:
+def _libraries() -> MachineCheck:
     for name in _LIBRARIES:
         importlib.import_module(name)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
-    return Check("libraries", "ok", ", ".join(versions))
+    return MachineCheck("libraries", "ok", ", ".join(versions))
 
 
-def _memory() -> Check:
+def _memory() -> MachineCheck:
     available = gpus.available_bytes()
     cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
     if available is None:
-        return Check("memory", "note", f"unknown; {cores}", "the system does not report it")
+        return MachineCheck("memory", "note", f"unknown; {cores}", "the system does not report it")
     found = f"{available / _GIB:.1f} GiB free, {cores}"
     if available < 4 * _GIB:
-        return Check(
+        return MachineCheck(
             "memory", "note", found, "the libraries and one shard of the base take about 4 GiB: close other programs"
         )
-    return Check("memory", "ok", found)
+    return MachineCheck("memory", "ok", found)
 
 
-def _disk() -> Check:
+def _disk() -> MachineCheck:
     free = shutil.disk_usage(Path.cwd()).free
     found = f"{free / _GIB:.1f} GiB free in this folder"
     if free < _RUN_GIB * _GIB:
-        return Check("disk", "note", found, f"a run with its checkpoints takes up to {_RUN_GIB} GiB: free some space")
-    return Check("disk", "ok", found)
+        return MachineCheck(
+            "disk", "note", found, f"a run with its checkpoints takes up to {_RUN_GIB} GiB: free some space"
+        )
+    return MachineCheck("disk", "ok", found)
 
 
-def _hub() -> Check:
+def _hub() -> MachineCheck:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return Check("hub", "note", "not checked: HF_HUB_OFFLINE is set", "unset it to download the base")
+        return MachineCheck("hub", "note", "not checked: HF_HUB_OFFLINE is set", "unset it to download the base")
     if problem := _reach(constants.ENDPOINT):
-        return Check(
+        return MachineCheck(
             "hub", "note", f"{constants.ENDPOINT} cannot be reached: {problem}", "use a checkpoint folder: base=FOLDER"
         )
-    return Check("hub", "ok", f"{constants.ENDPOINT} answers")
+    return MachineCheck("hub", "ok", f"{constants.ENDPOINT} answers")
 
 
 def _reach(address: str) -> str | None:
@@ -269,20 +271,20 @@ def _reach(address: str) -> str | None:
     return outcome[0] if outcome else f"no answer in {_HUB_TIMEOUT_S:g} s"
 
 
-def _released_base() -> Check:
+def _released_base() -> MachineCheck:
     from huggingface_hub import constants
 
     if folder := base.cached(base.HUB_ID):
-        return Check("released base", "ok", f"complete, in {folder}")
+        return MachineCheck("released base", "ok", f"complete, in {folder}")
     cache = Path(constants.HF_HUB_CACHE)
     there = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(there).free
     found = f"not in the hub cache ({cache}; {free / 1e9:.0f} GB free)"
     if free < 1.1 * _BASE_GB * 1e9:
-        return Check(
+        return MachineCheck(
             "released base", "note", found, f"it takes {_BASE_GB} GB: set HF_HOME to a folder on a larger disk"
         )
-    return Check(
+    return MachineCheck(
         "released base",
         "note",
         found,
@@ -290,5 +292,5 @@ def _released_base() -> Check:
     )
 
 
-def _embedded_base() -> Check:
-    return Check("embedded base", "ok", str(base.resolve(base.NANO)))
+def _embedded_base() -> MachineCheck:
+    return MachineCheck("embedded base", "ok", str(base.resolve(base.NANO)))

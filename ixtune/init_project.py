@@ -48,7 +48,7 @@ class Task:
     """Settings that depend on the task.
 
     Attributes:
-        told: Short description.
+        summary: Short description.
         hd_num: Maximum number of 336x336 crops per image; of larger crops, as many as cover the same pixels.
         pack_tokens: Tokens per micro-batch on a card with 24 GB.
         small_pack_tokens: Tokens per micro-batch on a smaller card: the longest usual record.
@@ -56,7 +56,7 @@ class Task:
         scores: Scores of answers to validation records, the main one first.
     """
 
-    told: str
+    summary: str
     hd_num: int
     pack_tokens: int
     small_pack_tokens: int
@@ -103,7 +103,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Project:
     """The files of a new project.
 
     Attributes:
@@ -189,7 +189,9 @@ def require_free(out: Path) -> tuple[Path, Path]:
     return files
 
 
-def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None, model: str | None = None) -> Start:
+def write_project(
+    data: Data, gpu_gib: float, task: str, out: Path, base: str | None = None, model: str | None = None
+) -> Project:
     """Write the data config and the recipe into a folder.
 
     Args:
@@ -211,7 +213,7 @@ def start(data: Data, gpu_gib: float, task: str, out: Path, base: str | None = N
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(config, _data_config(data, out))
     atomic_write_text(recipe, _text(chosen, gpu_gib, task, out))
-    return Start((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out, member)))
+    return Project((config, recipe), tuple(notes), tuple(_commands(data, chosen, gpu_gib, task, out, member)))
 
 
 def _recipe(
@@ -303,7 +305,7 @@ def _text(chosen: Mapping[str, Any], gpu_gib: float, task: str, out: Path) -> st
     gpu = f"one with {gpu_gib:g} GiB" if gpu_gib else "none"
     head = [
         f"# ixtune train {shlex.quote(str(out / RECIPE))}",
-        f"# purpose: {TASKS[task].told}",
+        f"# purpose: {TASKS[task].summary}",
         f"# gpu: {gpu}",
         "# status: written by `ixtune init`, not yet run",
         "# Missing keys have their defaults; `ixtune recipes schema` and the recipe.yaml of the run list all keys.",

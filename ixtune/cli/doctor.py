@@ -9,7 +9,7 @@ import typer
 from ixtune.cli.options import finite
 
 if TYPE_CHECKING:
-    from ixtune.doctor import Check, Trainable
+    from ixtune.doctor import MachineCheck, Trainable
 
 _STATES = {"ok": "ok", "note": "note", "broken": "BROKEN"}
 
@@ -63,7 +63,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _show_checks(found: list[Check]) -> None:
+def _show_checks(found: list[MachineCheck]) -> None:
     from ixtune.cli.console import console, table
 
     rows = [(one.name, _STATES[one.state], one.found + (f"; {one.hint}" if one.hint else "")) for one in found]

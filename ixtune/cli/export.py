@@ -12,7 +12,7 @@ from ixtune.errors import IxtuneError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ixtune.exporting.profile_check import Check
+    from ixtune.exporting.profile_check import ProfileCheck
 
 
 def command(
@@ -150,7 +150,7 @@ def _list(only: str | None) -> None:
             typer.echo(f"{name}: none. {reason[:1].upper()}{reason[1:]}.")
 
 
-def _check_lines(checks: Sequence[Check]) -> list[str]:
+def _check_lines(checks: Sequence[ProfileCheck]) -> list[str]:
     return [f"{'ok' if check.passed else 'FAILS':<8}  {check.what}: {check.found}" for check in checks]
 
 

@@ -57,7 +57,7 @@ def command(
     Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
     """
     from ixtune.cli.console import ending
-    from ixtune.init_project import require_free, start, task_named
+    from ixtune.init_project import require_free, task_named, write_project
 
     # before anything is asked
     require_free(out)
@@ -66,7 +66,7 @@ def command(
     found = _data(data, image_root, columns)
     memory = _gpu_gib() if gpu_gib is None else gpu_gib
     chosen = task or _task()
-    made = start(found, memory, chosen, out, base, model)
+    made = write_project(found, memory, chosen, out, base, model)
     lines = [f"written  {path}" for path in made.files]
     lines += [f"note     {note}" for note in made.notes]
     if not memory and base is None:
@@ -116,7 +116,7 @@ def _gpu_gib() -> float:
 def _task() -> str:
     from ixtune.init_project import TASKS
 
-    typer.echo("\n".join(f"  {name:<12} {task.told}" for name, task in TASKS.items()), err=True)
+    typer.echo("\n".join(f"  {name:<12} {task.summary}" for name, task in TASKS.items()), err=True)
     while True:
         text = _ask("3 of 3: the task", next(iter(TASKS)))
         if text in TASKS:

@@ -31,7 +31,7 @@ from ixtune.exporting.original_code import code_files, require_code
 from ixtune.exporting.profile_check import (
     BASE_CONFIG_FILE,
     REPORT_FILE,
-    Check,
+    ProfileCheck,
     checks_of,
     recognised_by_lmdeploy,
 )
@@ -79,7 +79,7 @@ class ExportReport:
     adapter_sha256: dict[str, str]
     onto: Onto | None
     hd_num: int
-    checks: tuple[Check, ...]
+    checks: tuple[ProfileCheck, ...]
     warnings: tuple[str, ...]
     file_sha256: dict[str, str]
     ixtune_version: str
@@ -259,7 +259,7 @@ def _warnings(profile: Profile, base: Path, member: Member, hd_num: int) -> list
     return warnings
 
 
-def _require_passed(profile: str, folder: Path, checks: Sequence[Check]) -> None:
+def _require_passed(profile: str, folder: Path, checks: Sequence[ProfileCheck]) -> None:
     if failed := [f"{check.what}: {check.found}" for check in checks if not check.passed]:
         raise IxtuneError(
             f"{len(failed)} checks failed for the profile {profile}",

@@ -32,7 +32,7 @@ _RUN_KEYS = ("auto_map", "attn_implementation", "max_length")
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ProfileCheck:
     """Result of one check: its name, whether it passed, and what was found."""
 
     what: str
@@ -40,13 +40,13 @@ class Check:
     found: str
 
 
-def checks_of(folder: Path, profile: str) -> list[Check]:
+def checks_of(folder: Path, profile: str) -> list[ProfileCheck]:
     """Run all checks of a profile on an exported folder.
 
     Raises:
         IxtuneError: It cannot be looked at: a file is missing or damaged.
     """
-    checks: dict[str, Callable[[Path], Iterator[Check]]] = {
+    checks: dict[str, Callable[[Path], Iterator[ProfileCheck]]] = {
         "peft-original": _peft_original,
         "transformers": _transformers,
         "original": _original,
@@ -56,7 +56,7 @@ def checks_of(folder: Path, profile: str) -> list[Check]:
     return list(checks[profile](folder))
 
 
-def check_folder(folder: Path, advance: Callable[[int], None] | None = None) -> tuple[str, list[Check]]:
+def check_folder(folder: Path, advance: Callable[[int], None] | None = None) -> tuple[str, list[ProfileCheck]]:
     """Check a folder that was exported before: the checks of its profile, and the hash of every file.
 
     Args:
@@ -78,11 +78,13 @@ def check_folder(folder: Path, advance: Callable[[int], None] | None = None) -> 
             differing.append(f"{name} is missing")
         elif hash_of(path, advance) != sha256:
             differing.append(f"{name} has changed")
-    checks = [Check("hashes", not differing, "; ".join(differing) or f"{len(report['file_sha256'])} files as exported")]
+    checks = [
+        ProfileCheck("hashes", not differing, "; ".join(differing) or f"{len(report['file_sha256'])} files as exported")
+    ]
     try:
         checks += checks_of(folder, profile)
     except IxtuneError as error:
-        checks.append(Check("reading", False, str(error)))
+        checks.append(ProfileCheck("reading", False, str(error)))
     return profile, checks
 
 
@@ -107,15 +109,15 @@ def read_report(folder: Path) -> dict[str, Any]:
     return dict(report)
 
 
-def _peft_original(folder: Path) -> Iterator[Check]:
+def _peft_original(folder: Path) -> Iterator[ProfileCheck]:
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     strange = sorted(config.keys() - peft_original.KNOWN_KEYS)
-    yield Check(
+    yield ProfileCheck(
         "adapter_config.json", not strange, f"unknown to peft 0.10: {strange}" if strange else "only known keys"
     )
     adapter = read_adapter(folder)
     separators = [name for name in adapter.whole if name.startswith("plora_")]
-    yield Check("separators", not separators, ", ".join(separators) or "none, peft 0.10 could not load them")
+    yield ProfileCheck("separators", not separators, ", ".join(separators) or "none, peft 0.10 could not load them")
     known = tensor_shapes(Sizes.from_config_json(json.loads((folder / BASE_CONFIG_FILE).read_bytes())))
     wrong = []
     for name, pair in adapter.low_rank.items():
@@ -124,13 +126,13 @@ def _peft_original(folder: Path) -> Iterator[Check]:
             wrong.append(name)
     wrong += [name for name, key in adapter.whole.items() if known.get(name) != adapter.file.by_name[key].shape]
     found = ", ".join(wrong[:4]) or f"{len(adapter.low_rank)} pairs and {len(adapter.whole)} whole tensors fit the base"
-    yield Check("keys and shapes", not wrong, found)
+    yield ProfileCheck("keys and shapes", not wrong, found)
     listed = set(config["target_modules"])
     modules = {name.removesuffix(".weight") for name in adapter.low_rank}
-    yield Check("target_modules", listed == modules, f"{len(listed)} modules by their full names")
+    yield ProfileCheck("target_modules", listed == modules, f"{len(listed)} modules by their full names")
 
 
-def _original(folder: Path) -> Iterator[Check]:
+def _original(folder: Path) -> Iterator[ProfileCheck]:
     yield from _whole(folder)
     config = read_config_json(folder)
     present, missing = code_files(folder)
@@ -138,22 +140,22 @@ def _original(folder: Path) -> Iterator[Check]:
         found = (
             f"missing: {', '.join(missing)}" if missing else f"{', '.join(present)}; copied as bytes, never run here"
         )
-        yield Check("code", not missing, found)
+        yield ProfileCheck("code", not missing, found)
     else:
-        yield Check("code", True, "config.json names none: only ixtune loads this model")
-    yield Check("config.json", "quantization_config" not in config, "the base's own")
+        yield ProfileCheck("code", True, "config.json names none: only ixtune loads this model")
+    yield ProfileCheck("config.json", "quantization_config" not in config, "the base's own")
 
 
-def _lmdeploy(folder: Path) -> Iterator[Check]:
+def _lmdeploy(folder: Path) -> Iterator[ProfileCheck]:
     yield from _original(folder)
     yield from recognised_by_lmdeploy(folder)
 
 
-def recognised_by_lmdeploy(folder: Path) -> Iterator[Check]:
+def recognised_by_lmdeploy(folder: Path) -> Iterator[ProfileCheck]:
     """Check whether lmdeploy 0.13 recognizes a folder as this model, from the files that it reads."""
     config = read_config_json(folder)
     names = [*(config.get("architectures") or [""])[:1], *map(str, (config.get("auto_map") or {}).values())]
-    yield Check(
+    yield ProfileCheck(
         "recognised by lmdeploy",
         any(_ORIGINAL_CLASS in name for name in names),
         f"{_ORIGINAL_CLASS} must be named by architectures or auto_map of config.json",
@@ -165,32 +167,32 @@ def recognised_by_lmdeploy(folder: Path) -> Iterator[Check]:
     names = [one.lmdeploy_function for one in reversed(MEMBERS.values())]
     found = next((name for name in names if f"def {name}" in text), None)
     others = names[: names.index(member.lmdeploy_function)]
-    yield Check(
+    yield ProfileCheck(
         f"recognised as {member.title.rpartition('-')[2]}",
         found == member.lmdeploy_function,
         f"ixc_utils.py must define {member.lmdeploy_function}" + (f" and not {others[0]}" if others else ""),
     )
 
 
-def _transformers(folder: Path) -> Iterator[Check]:
+def _transformers(folder: Path) -> Iterator[ProfileCheck]:
     yield from _whole(folder)
     yield from _ours(folder)
 
 
-def _nf4(folder: Path) -> Iterator[Check]:
+def _nf4(folder: Path) -> Iterator[ProfileCheck]:
     config = read_config_json(folder)
     sizes = Sizes.from_config_json(config)
     checkpoint = open_checkpoint(folder)
     notes = stored_nf4.check(checkpoint, sizes)
     counted = f"{len(stored_nf4.linears(sizes))} decoder linears in NF4, {checkpoint.nbytes / 2**20:,.1f} MiB in all"
-    yield Check("tensors", not notes, "; ".join(notes[:4]) or counted)
+    yield ProfileCheck("tensors", not notes, "; ".join(notes[:4]) or counted)
     skipped = set((config.get("quantization_config") or {}).get("llm_int8_skip_modules", ()))
     wanted = set(nf4_shards.linears_in_16_bits(sizes))
-    yield Check("quantization_config", skipped == wanted, f"{len(skipped)} linears named that stay in 16 bits")
+    yield ProfileCheck("quantization_config", skipped == wanted, f"{len(skipped)} linears named that stay in 16 bits")
     yield from _ours(folder)
 
 
-def _ours(folder: Path) -> Iterator[Check]:
+def _ours(folder: Path) -> Iterator[ProfileCheck]:
     """Load configuration and processor with transformers and our classes, as the consumer does, without the weights."""
     from transformers import AutoConfig, AutoProcessor
 
@@ -200,14 +202,16 @@ def _ours(folder: Path) -> Iterator[Check]:
     config = read_config_json(folder)
     left = [key for key in _RUN_KEYS if key in config]
     found = type(AutoConfig.from_pretrained(folder))
-    yield Check("AutoConfig", found is IXC2Config and not left, f"leads to {found.__name__}")
+    yield ProfileCheck("AutoConfig", found is IXC2Config and not left, f"leads to {found.__name__}")
     code = sorted(file.name for file in folder.glob("*.py"))
-    yield Check("code", not code, ", ".join(code) or "none, none needed")
+    yield ProfileCheck("code", not code, ", ".join(code) or "none, none needed")
     processor = AutoProcessor.from_pretrained(folder)
-    yield Check("AutoProcessor", True, f"leads to {type(processor).__name__}")
+    yield ProfileCheck("AutoProcessor", True, f"leads to {type(processor).__name__}")
 
 
-def _whole(folder: Path) -> Iterator[Check]:
+def _whole(folder: Path) -> Iterator[ProfileCheck]:
     found = verify(folder, hashes=False)
     lines = [f"{kind}: {line}" for kind, lines in found.findings.items() for line in lines]
-    yield Check("tensors", not lines, "; ".join(lines[:4]) or f"{found.tensors} of {found.expected}, {found.form}")
+    yield ProfileCheck(
+        "tensors", not lines, "; ".join(lines[:4]) or f"{found.tensors} of {found.expected}, {found.form}"
+    )

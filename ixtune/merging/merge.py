@@ -29,7 +29,7 @@ from ixtune.files import atomic_write_json, resumable_folder, sha256_file
 from ixtune.merging.merge_plan import MergePlan, Onto, plan_merge
 from ixtune.merging.proof import prove
 from ixtune.merging.read_back import ReadBack
-from ixtune.merging.shard_writer import JOURNAL_FILE, Writer, carry
+from ixtune.merging.shard_writer import JOURNAL_FILE, ShardWriter, carry
 
 Progress = Callable[[str, int, int], None]
 """Callback(step, bytes done, bytes in total), where bytes are counted when written and when read back.
@@ -121,7 +121,7 @@ def merge(
     advance = _Counter(progress, 2 * source.nbytes)
     try:
         with resumable_folder(out) as partial, closing(ReadBack(advance)) as read_back:
-            writer = Writer(plan.model, _key(plan), advance, read_back)
+            writer = ShardWriter(plan.model, _key(plan), advance, read_back)
             writer.write(partial)
             carry(source, list(plan.carried), partial)
             advance.step = "checking"

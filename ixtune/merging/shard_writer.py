@@ -25,7 +25,7 @@ _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5"
 _NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "convert_report.json")
 
 
-class Writer:
+class ShardWriter:
     """Writes the shards of a merged model and keeps the hash of the bytes written.
 
     Attributes:

@@ -21,9 +21,9 @@ class Kind(NamedTuple):
     """What messages say of a kind of file."""
 
     noun: str
-    mend_file: str
+    hint_file: str
     """Where to get one."""
-    mend_keys: str
+    hint_keys: str
     """What it has to hold."""
 
 
@@ -116,7 +116,7 @@ class Reading:
             raise UsageError(
                 f"the {self.kind.noun} holds no keys",
                 where=str(self.path),
-                hint=self.kind.mend_keys,
+                hint=self.kind.hint_keys,
             )
         return tree
 
@@ -186,7 +186,7 @@ class Reading:
 
 def _read_text(path: Path, kind: Kind) -> str:
     """The content of a file; a UsageError if it cannot be one of its kind."""
-    where, noun, hint = str(path), kind.noun, kind.mend_file
+    where, noun, hint = str(path), kind.noun, kind.hint_file
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)

@@ -185,7 +185,7 @@ def test_images_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(
 @pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
 def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gib: float):
     data = init_project.look(str(write_records(here / "photos", 2)))
-    made = init_project.start(data, gpu_gib, task, here / "mine")
+    made = init_project.write_project(data, gpu_gib, task, here / "mine")
     recipe = recipes.load(made.files[1])
     assert recipe.base == "internlm/internlm-xcomposer2-4khd-7b"
     planned = make_plan(recipe, Sizes(), records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given"))
