@@ -45,6 +45,11 @@ def prepare(
     system: str | None = None,
     split: str | None = None,
     config: str | None = None,
+    dataset: str | None = None,
+    encoding: str | None = None,
+    image_pattern: str | None = None,
+    missing_placeholder: Literal["front", "reject"] | None = None,
+    allow_image_text: bool = False,
     ratios: bool = False,
     max_tokens: int | None = None,
     over_length: Literal["reject", "lower"] = "reject",
@@ -52,6 +57,10 @@ def prepare(
     corrections: Sequence[str] = (),
     verify: bool = False,
     embed_images: bool = False,
+    pages: Literal["one", "all"] = "one",
+    dpi: int | None = None,
+    exclude: StrPath | Sequence[StrPath] = (),
+    near_duplicates: bool = False,
     val_fraction: float = 0.0,
     seed: int = 0,
     max_reject_rate: float = 0.01,
@@ -71,8 +80,14 @@ def prepare(
         columns: Our column names to theirs, for tables: `{"question": "q"}`.
         question: Question to ask of each row of a table without a question column.
         system: System prompt for records that have none.
-        split: Split of a dataset that has several.
+        split: Split of a dataset, sheet of a workbook, or list of a JSON object, if there are several.
         config: Configuration of a hub dataset that has several.
+        dataset: Data set to read from LLaMA-Factory's dataset_info.json.
+        encoding: Text encoding of CSV and TSV files; by default UTF-8, or UTF-16 with a byte order mark.
+        image_pattern: Path of each image with fields in braces, such as `{image_id:012d}.jpg`.
+        missing_placeholder: Put images that no placeholder places in `front` of the first question, or `reject` the
+            record; by default a single image goes in front and several are rejected.
+        allow_image_text: Train marks such as <img> as text; by default records with them are rejected.
         ratios: Read the numbers in a data.txt as weights, not as thousands of records.
         max_tokens: Maximum tokens per record, image tokens included; no limit by default.
         over_length: Reject longer records, or lower their images' hd_num until they fit.
@@ -80,6 +95,10 @@ def prepare(
         corrections: Departures from the reference: `exif`, `alpha`, `depth`, `first-frame`.
         verify: Decode every image completely.
         embed_images: Copy the images into the set.
+        pages: Take `all` pages of a TIFF that is named without a page, or reject it (`one`).
+        dpi: Resolution of PDF pages; by default the one that fills the layout.
+        exclude: Prepared sets whose images no record may show, such as a benchmark.
+        near_duplicates: Treat images that look the same as one image in the split and for `exclude`.
         val_fraction: Fraction of records to put in `out/validation`; the others go to `out/train`.
         seed: Random seed for the split and for weighted sampling.
         max_reject_rate: Fraction of rejects above which `TooManyRejects` is raised; the set is written all the same.
@@ -119,6 +138,10 @@ def prepare(
         system=system,
         split=split,
         config=config,
+        encoding=encoding,
+        image_pattern=image_pattern,
+        missing_placeholder=missing_placeholder,
+        allow_image_text=allow_image_text or None,
     )
     folder = resolve_tokenizer(base)
     member = member_for(base, folder, model, layout_rule)
@@ -132,12 +155,16 @@ def prepare(
         over_length=over_length,
         verify=verify,
         embed_images=embed_images,
+        pages=pages,
+        dpi=dpi,
+        exclude=tuple(map(str, _several(exclude))),
+        near_duplicates=near_duplicates,
         val_fraction=val_fraction,
         seed=seed,
     )
     given = [str(source) for source in _several(sources)]
     return prepare_set(
-        sources_given(given, defaults, thousands=not ratios),
+        sources_given(given, defaults, not ratios, dataset),
         Path(out),
         base=folder,
         options=options,
@@ -189,6 +216,7 @@ def train(
     *,
     resume: bool = False,
     dry_run: bool = False,
+    grace: float | None = None,
     quiet: bool = False,
 ) -> Outcome | None:
     """Train an adapter as the recipe says.
@@ -200,6 +228,7 @@ def train(
         overrides: Changes to it, as `section.key=value`; `resume=auto` resumes a run or starts a missing one.
         resume: Require an unfinished run in the output folder, and continue it.
         dry_run: Plan, load, take one step on the largest pack, and write nothing.
+        grace: Seconds that the current step has to finish after a signal; no limit by default.
         quiet: Print nothing.
 
     Returns:
@@ -219,7 +248,8 @@ def train(
 
     from ixtune.training.run import train as train_run
 
-    return train_run(_recipe(recipe, overrides), Console(quiet=quiet), must_resume=resume, only_try=dry_run)
+    console = Console(quiet=quiet, highlight=False)
+    return train_run(_recipe(recipe, overrides), console, must_resume=resume, only_try=dry_run, grace_s=grace)
 
 
 def evaluate(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from records import write_image
 
 import ixtune
-from ixtune import api
+from ixtune import api, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = """
@@ -44,6 +47,27 @@ def test_every_public_name_is_there_and_documented() -> None:
     for name in api.__all__:
         assert getattr(ixtune, name) is getattr(api, name)
         assert ">>> " in (getattr(api, name).__doc__ or ""), name
+
+
+def test_the_functions_take_the_options_of_their_commands() -> None:
+    """All but those that print, and those that have a command or a function of their own."""
+    command: Any = typer.main.get_command(cli.app)
+    renamed = {"correct": "corrections", "thousands": "ratios", "format_": "format", "image": "images"}
+    renamed |= {"adapter": "adapters", "model": "models", "score": "scores", "changes": "overrides"}
+    left_out = {
+        "prepare": {"as_json"},
+        "plan": {"as_json"},
+        "train": {"report", "processes"},  # evaluate(report=); processes are started by the command
+        "evaluate": {"as_json"},
+        "predict": {"source", "out", "image_root", "limit", "batch_size"},  # a file of questions
+        "merge": {"dry_run", "verify_answers", "verify_onto"},
+        "export": {"check", "listed", "push_to_hub"},
+    }
+    for name, without in left_out.items():
+        options = {parameter.name for parameter in command.commands[name].params} - without
+        parameters = set(inspect.signature(getattr(api, name)).parameters)
+        missing = {option for option in options if not {option, renamed.get(option)} & parameters}
+        assert not missing, f"{name}: {missing}"
 
 
 def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
