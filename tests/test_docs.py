@@ -184,7 +184,7 @@ def test_the_tables_of_scores_and_benchmarks_name_all_there_are() -> None:
 
 def test_the_table_of_recipes_has_those_that_ship_with_the_figures_of_their_heads() -> None:
     section = (DOCS / "recipes.md").read_text(encoding="utf-8").partition("## Shipped recipes")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| ([0-9.]+)", section, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| [^|]+ \| ([0-9.]+)", section, re.MULTILINE))
     assert set(rows) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     for name, needs in rows.items():
         head = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
