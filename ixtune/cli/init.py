@@ -42,7 +42,7 @@ def command(
         ),
     ] = "",
     model: Annotated[
-        str | None, typer.Option(metavar="4khd|2.5", help="Model of the family. Default: the base's, or 4khd.")
+        str | None, typer.Option(metavar="4khd|2.5", help="Model to train. Default: the model of the base, or 4khd.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Base: `nano`, a checkpoint folder, or a hub id. Default: the released 7B.")

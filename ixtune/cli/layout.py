@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 def command(
-    images: Annotated[list[Path], typer.Argument(help="Images; only their headers are read.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Image files; only their headers are read.", metavar="IMAGE...")],
     hd_num: Annotated[
-        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Most crops per image. Default: 25 of 4khd, 24 of 2.5.")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_HD_NUM, help="Maximum number of crops per image. Default: 25 for 4khd, 24 for 2.5."
+        ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="4khd|2.5", help="Model of the family.")] = FOUR_KHD.name,
+    model: Annotated[str, typer.Option(metavar="4khd|2.5", help="Model whose layout to show.")] = FOUR_KHD.name,
     layout_rule: Annotated[
         str | None,
         typer.Option(metavar="fine-tuning|inference", help="How 2.5 lays out images. Default: fine-tuning."),
@@ -33,14 +36,15 @@ def command(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Depart from the reference: exif (turn), alpha (on white), depth (16 to 8 bits), first-frame.",
+            help="Corrections that the reference does not make: exif (rotate), alpha (put on white), depth (scale 16 "
+            "to 8 bits), first-frame. Default: none.",
         ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
 ) -> None:
     """Show how images are resized, padded and cut, and how many tokens they take.
 
-    An image that cannot be used is told on stderr; the others are shown, and the exit code is 1.
+    Reports unusable images on stderr, shows the others, and then exits with 1.
 
     Example: ixtune layout receipt.png scan.jpg --hd-num 16 --json
     """

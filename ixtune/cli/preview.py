@@ -11,16 +11,16 @@ import typer
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `ixtune prepare` wrote.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="Prepared set, written by `ixtune prepare`.", metavar="DIR")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; it must not exist yet. Default: DIR-preview.")
+        Path | None, typer.Option(help="Output folder; it must not exist yet. Default: DIR-preview.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="About how many images to draw, spread over the set.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Approximate number of images to draw, spread over the set.")] = 100,
 ) -> None:
-    """Draw images with their crop grids, and make a page to sort and search records and rejects.
+    """Draw images with their crop grids, and write an HTML page to sort and search records and rejects.
 
-    The page, index.html, needs no other file. Drawn besides: the record with the most tokens, and the images
-    with the most padding and of the most extreme aspect.
+    The page, index.html, is self-contained. In addition to the sample it shows the record with the most tokens and the
+    images with the most padding and the most extreme aspect ratio.
 
     Example: ixtune preview data/train
     """
@@ -33,14 +33,14 @@ def command(
     for problem in report.problems:
         screen.print(f"not drawn  {problem}", markup=False)
     size = (report.out / PAGE).stat().st_size
-    screen.print(f"images   {report.images:,} in {report.out / PICTURES}", markup=False)
+    screen.print(f"images     {report.images:,} in {report.out / PICTURES}", markup=False)
     page = report.out / PAGE
     ending([f"page       {page}: {report.records:,} records, {size / 1e6:.1f} MB"], page)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar over the images, on a terminal only."""
+    """Show a progress bar over the images, on a terminal only."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ixtune.cli.console import progress_screen

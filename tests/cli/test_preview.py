@@ -27,7 +27,7 @@ def test_preview_writes_a_folder_beside_the_set_and_says_what_is_in_it(
     assert main(["preview", str(prepared)]) == 0
     told = capsys.readouterr()
     out = prepared.with_name("set-preview")
-    assert f"images   3 in {out / 'pictures'}\n" in told.out
+    assert f"images     3 in {out / 'pictures'}\n" in told.out
     assert re.search(rf"page       {out / 'index.html'}: 4 records, \d\.\d MB\n", told.out)
     assert told.err == ""
     assert len(list((out / "pictures").glob("*.png"))) == 3
@@ -36,7 +36,7 @@ def test_preview_writes_a_folder_beside_the_set_and_says_what_is_in_it(
 def test_the_limit_and_the_folder_can_be_chosen(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "deep" / "elsewhere"
     assert main(["preview", str(prepared), "--limit", "1", "--out", str(out)]) == 0
-    assert "images   2 " in capsys.readouterr().out  # the first, and the extreme one
+    assert "images     2 " in capsys.readouterr().out  # the first, and the extreme one
     assert (out / "index.html").is_file()
 
 
