@@ -128,12 +128,12 @@ def test_answers_from_a_shared_prefix_against_separate_ones(tmp_path: Path, hd_n
 
 
 def test_an_evaluation_of_four_models(tmp_path: Path) -> None:
-    base, data = resolve("nano"), pages(tmp_path, 25)
+    base, data = resolve("nano"), pages(tmp_path, 9)
     (tmp_path / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {tmp_path}\n", encoding="utf-8")
     recipe = recipes.load(tmp_path / "recipe.yaml", ("training.compute_dtype=fp32", "adapter.quantize=none"))
     record = {
         "base": "nano", "base_identity": base_identity(open_checkpoint(base)), "quantize": "none",
-        "recipe": recipe.model_dump(mode="json"), "hd_num": 25,
+        "recipe": recipe.model_dump(mode="json"), "hd_num": 9,
     }  # fmt: skip
     for seed in range(3):
         torch.manual_seed(seed)
@@ -155,7 +155,7 @@ def test_an_evaluation_of_four_models(tmp_path: Path) -> None:
     said = [[answer["answers"] for answer in found[way]["answers"]] for way in ("shared", "separate")]
     assert said[0] == said[1]
     figures = {
-        "models": len(models), "pages": PAGES, "questions_a_page": QUESTIONS, "shared_s": shared_s,
+        "models": len(models), "hd_num": 9, "pages": PAGES, "questions_a_page": QUESTIONS, "shared_s": shared_s,
         "separate_s": separate_s, "ratio": separate_s / shared_s,
     }  # fmt: skip
     measuring.record("evaluate", figures)
