@@ -108,12 +108,11 @@ def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -
     own: list[tuple[ImageRef, ...]] = []
     rests = []
     for number, given in enumerate(turns_under(fields, FIELD, spelling.hint), start=1):
-        rest = dict(given)
-        turn, shown_here = _turn(rest, number, spelling)
+        turn, shown_here, rest = _turn(given, number, spelling)
         turns.append(turn)
         own.append(shown_here)
         rests.append(rest)
-    fields.pop(FIELD)
+    del fields[FIELD]
     if any(rests):
         fields[FIELD] = rests
     system = record_system(fields)
@@ -199,8 +198,10 @@ def _spelling(schema: Schema, tags: tuple[tuple[str, str], ...]) -> _Spelling:
     )
 
 
-def _turn(turn: dict[str, Any], number: int, spelling: _Spelling) -> tuple[Turn, tuple[ImageRef, ...]]:
-    """A turn and the images it keeps itself; what is read is removed."""
+def _turn(
+    turn: Mapping[str, Any], number: int, spelling: _Spelling
+) -> tuple[Turn, tuple[ImageRef, ...], dict[str, Any]]:
+    """A turn, the images it keeps itself, and what else it holds."""
     keys = spelling.turn_keys
     role_key, text_key = (
         keys[0] if keys[0][0] in turn or len(keys) == 1 else next((pair for pair in keys if pair[0] in turn), keys[0])
@@ -210,10 +211,10 @@ def _turn(turn: dict[str, Any], number: int, spelling: _Spelling) -> tuple[Turn,
     if not isinstance(text, str):
         found = f"the `{text_key}` of turn {number} is {shown(text)}"
         raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=spelling.hint)
-    del turn[role_key], turn[text_key]
-    learn = True
-    images: tuple[ImageRef, ...] = ()
-    if turn:
-        learn = learn_in(turn, number)
-        images = take_images(turn, TURN_IMAGES)
-    return Turn(role, our_text(text, f"turn {number}", spelling.placeholder), learn), images
+    text = our_text(text, f"turn {number}", spelling.placeholder)
+    if len(turn) == 2:
+        return Turn(role, text), (), {}
+    rest = {key: value for key, value in turn.items() if key not in (role_key, text_key)}
+    learn = learn_in(rest, number)
+    images = take_images(rest, TURN_IMAGES)
+    return Turn(role, text, learn), images, rest

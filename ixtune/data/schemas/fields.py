@@ -18,6 +18,7 @@ LOSS_KEYS = ("loss", "train", "weight", "loss_scale")
 """Keys by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
 # without these, the answers of a record would be invented
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
+_UNUSABLE = frozenset((*_OTHER_MEDIA, *LOSS_KEYS, "tools", "label"))
 
 
 def shown(value: Any) -> str:
@@ -161,6 +162,8 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
         RecordError: It shows a film or a sound, offers tools, is marked as a bad example (KTO's `label: false`), or
             has a weight of its own.
     """
+    if _UNUSABLE.isdisjoint(fields):
+        return
     for name in _OTHER_MEDIA:
         if name in fields and not is_missing(fields[name]) and fields[name] not in ("", [], ()):
             raise RecordError(
