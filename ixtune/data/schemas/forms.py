@@ -16,6 +16,7 @@ from typing import Any
 
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, shown
+from ixtune.data.schemas.image_values import image_at
 from ixtune.data.schemas.turns import pair_keys, pairs_in
 from ixtune.data.schemas.value_paths import object_in_text, rows_of_struct
 from ixtune.data.sources.source import Reading, Schema
@@ -139,6 +140,8 @@ def _json(value: Any) -> str:
 _LOCAL_FILES = re.compile(r"/?data/local-files/?\?d=([^&]+)")
 _UPLOAD = re.compile(r"/?data/(upload/.+)")
 _MIN = ("annotation_id", "annotator", "lead_time")
+_MIN_FIELDS = (*_MIN, "created_at", "updated_at", "agreement")
+_ASKED = ("id", "question", "query", "prompt", "instruction", "text", "system", "hd_num")
 
 
 def _is_label_studio(record: Mapping[str, Any]) -> bool:
@@ -161,8 +164,13 @@ def _from_label_studio(fields: Fields, reading: Reading) -> Fields:
         for name in dict.fromkeys(name for one in values for name in one):
             answers = list(dict.fromkeys(one[name] for one in values if name in one))
             flat[name] = answers[0] if len(answers) == 1 else answers
+        controls = [name for one in values for name in one]
     else:
-        flat = {name: _chosen(value) for name, value in fields.items() if name not in _MIN}
+        flat = {name: _chosen(value) for name, value in fields.items() if name not in _MIN_FIELDS}
+        controls = [name for name, value in flat.items() if name not in _ASKED and not image_at(value, name, None)]
+    # the only control of a project is its answer, whatever it is called
+    if len(set(controls)) == 1 and "answer" not in flat and dict(reading.columns).get("answer", "answer") == "answer":
+        flat["answer"] = flat.pop(controls[0])
     return {name: _served_file(value, reading.image_root) for name, value in flat.items()}
 
 
@@ -268,13 +276,15 @@ def _from_minicpm(fields: Fields, reading: Reading) -> Fields:
 
 # ms-swift: <ref-object> and <bbox> in the texts stand for entries of `objects`
 
+_GROUNDED = ("messages", "conversations", "query", "response")
 _OBJECT_MARK = re.compile(r"<ref-object>|<bbox>")
 
 
 def _is_swift_grounding(record: Mapping[str, Any]) -> bool:
     value = record.get("objects")
     value = object_in_text(value) if isinstance(value, str) else value
-    return isinstance(value, Mapping) and ("bbox" in value or "ref" in value)
+    in_texts = any(name in record for name in _GROUNDED)
+    return in_texts and isinstance(value, Mapping) and ("bbox" in value or "ref" in value)
 
 
 def _from_swift_grounding(fields: Fields, reading: Reading) -> Fields:
@@ -303,7 +313,7 @@ def _from_swift_grounding(fields: Fields, reading: Reading) -> Fields:
             return {name: written(one) if name in ("content", "value", "text") else one for name, one in value.items()}
         return [written(one) for one in value] if isinstance(value, list | tuple) else value
 
-    for name in ("messages", "conversations", "query", "response"):
+    for name in _GROUNDED:
         if name in fields:
             fields[name] = written(fields[name])
     if any(next(rest, None) is not None for rest in left.values()):

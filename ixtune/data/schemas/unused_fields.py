@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,11 +58,13 @@ def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> b
         return all(_only_names(one, images, reading) for one in value)
     if not isinstance(value, str):
         return False
+    if is_file_of_image(value, reading.image_root):  # before/1.png and after/1.png are two images
+        return os.path.normpath(value) in {os.path.normpath(image.path) for image in images if image.path is not None}
     stems = {stem_of(image.name if image.path is None else image.path) for image in images}
     if is_path_of_image(value) and stem_of(value) in stems:
         return True
     # a table that carries its images often tells where they came from
-    return all(image.path is None for image in images) and not is_file_of_image(value, reading.image_root)
+    return all(image.path is None for image in images)
 
 
 def _hint(place: str, value: Any, whole: Mapping[str, Any], reading: Reading) -> str:

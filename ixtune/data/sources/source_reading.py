@@ -28,7 +28,7 @@ from ixtune.data.schemas.document_pages import names_document
 from ixtune.data.schemas.fields import is_missing, listed, shown
 from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
 from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
-from ixtune.data.schemas.image_values import image_at
+from ixtune.data.schemas.image_values import image_at, says_image
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.schemas.schema_detection import conversation_field, schema_of, usual_name
 from ixtune.data.schemas.value_paths import first_name, look_up, path_of, take
@@ -178,6 +178,8 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
         if not given or not _any_file(records, given, base.image_root):
             texts = {columns.get(ours) for ours in ("question", "answer", "system")}
             tried = given.split(",") if given else [name for name in names if name not in texts]
+            if not given and _names_image(records, tried):
+                tried = [name for name in tried if says_image(name)]
             reading = _with_guess(reading, records, tried, notes)
     used = fields_in(reading.image_pattern) if reading.image_pattern is not None else []
     left = [name for name in names if name not in used or name in columns.values()]
@@ -229,6 +231,11 @@ def _form_name(reading: Reading) -> str:
         return name
     form = FORMS[reading.form]
     return form.name if form.schema is not None else f"{name}, {form.name}"
+
+
+def _names_image(records: Rows, names: Sequence[str]) -> bool:
+    """Whether a field names an image by an address, so that a number in `id` is not the name of another one."""
+    return any(image_at(record.get(name), name, None, names=False) for record in records for name in names)
 
 
 def _with_guess(reading: Reading, records: Rows, tried: Sequence[str], notes: list[str]) -> Reading:

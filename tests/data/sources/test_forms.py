@@ -254,6 +254,20 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         ["img/a.png"],
         (),
     ),
+    "Label Studio JSON-MIN, one choice": (
+        {"id": 1, "image": LOCAL, "sentiment": {"choices": [SAID]}, "annotator": 1, "annotation_id": 9, "lead_time": 3},
+        {"question": ASKED},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "objects that no text names": (
+        {"image": "img/a.png", "question": ASKED, "answer": SAID, "objects": {"bbox": [[1, 2, 3, 4]], "category": [1]}},
+        {},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
     "ScienceQA": (
         {"image": "img/a.png", "question": "Which?", "choices": ["1", "2"], "answer": 1, "hint": "Look."},
         {},

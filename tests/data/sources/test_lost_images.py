@@ -182,6 +182,15 @@ def test_the_user_says_which_fields_hold_the_images(root: Path, value: Any, colu
     assert [image.path for image in record.images] == shown
 
 
+def test_an_image_of_the_same_name_in_another_folder_is_another_image(root: Path):
+    value = {"image": "a.png", "question": "q", "answer": "a", "after": "img/a.png"}
+    with pytest.raises(RecordError) as caught:
+        read(value, root)
+    assert caught.value.reason is Reason.IMAGE_NOT_USED
+    assert "--columns image=image,after" in caught.value.hint
+    assert len(read(value, root, columns=(("image", "image,after"),)).images) == 2
+
+
 @pytest.mark.parametrize(
     "extra",
     [
