@@ -24,7 +24,7 @@ LONGEST = (
     "cli/test_evaluate.py", "examples/test_stories.py", "cli/test_train.py", "test_docs.py", "cli/test_demo.py",
     "examples/test_python_api.py", "planning/test_memory.py", "cli/test_train_scores.py", "cli/test_report.py",
     "cli/test_merge.py", "cli/test_doctor.py", "cli/test_conduct.py", "cli/test_merge_faults.py", "cli/test_inspect.py",
-    "cli/test_train_again.py", "data/test_prepare.py", "test_processor.py", "cli/test_export.py",
+    "cli/test_train_again.py", "test_front_door.py", "data/test_prepare.py", "test_processor.py", "cli/test_export.py",
 )  # fmt: skip
 
 

@@ -177,6 +177,12 @@ def test_links_of_the_readme_and_the_contributing_guide_lead_to_files() -> None:
             assert (ROOT / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
+def test_the_files_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        for path in re.findall(r"`((?:ixtune|tests|docs|recipes|examples)/[^`\s]*)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
 def test_the_tables_of_scores_and_benchmarks_name_all_there_are() -> None:
     text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
     assert set(SCORES) | set(BENCHMARKS) <= set(re.findall(r"`([a-z0-9_]+)`", text))
