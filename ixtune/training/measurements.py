@@ -56,6 +56,7 @@ class Validation(TrainerCallback):
         with trainer.meter.idle():
             measured = None if trainer.stop.agree() else self._measure()
         if measured is None:
+            trainer.stop.agree()  # one process got the signal meanwhile; now all know
             progress.pending.append(_VALIDATION)
             return False, False
         trainer.log({TRACKED + name: value for name, value in measured.items()})
