@@ -38,7 +38,7 @@ MOMENTS = {
     "save": ("ixtune.training.trainer", "AdapterTrainer._write_checkpoint"),
 }
 CHANGES = (
-    "training.max_steps=90", "training.log_every=3", "training.evaluate_every=4", "training.save_every=5",
+    "training.max_steps=60", "training.log_every=3", "training.evaluate_every=4", "training.save_every=5",
     "training.scores=[exact_match]", "training.sample_every=5", "training.sample_records=2",
     "training.gradient_accumulation=2", "resume=auto",
 )  # fmt: skip
