@@ -19,6 +19,7 @@ from ixtune.data.shared_prefixes import Group
 from ixtune.planning import memory_options
 from ixtune.planning.memory_options import Levers
 from ixtune.training.batch import make_batch
+from ixtune.training.memory_fallback import step_in_parts
 
 Rows = list[dict[str, Any]]
 LOSS, GRADIENT = 1e-6, 1e-5  # of the loss, and of the largest number in each gradient
@@ -146,3 +147,30 @@ def test_dropout_is_drawn_once_for_a_prefix_and_again_in_the_backward_pass() -> 
     assert all(torch.allclose(again[name], value, rtol=1e-4, atol=1e-6) for name, value in plain.items())
     without = learned(model.eval(), [batch], total)["loss"]
     assert 0 < float((plain["loss"] / without - 1).abs()) < 0.2
+
+
+def test_a_pack_cut_between_questions_about_one_image_teaches_the_same() -> None:
+    """The whole has 344 tokens and memory for 328 of them: three questions about an image of 313, and two texts."""
+    model = small_adapter()
+    tried = []
+
+    def make(records: tuple[int, ...]) -> dict[str, Any]:
+        return {**shared_batch([ROWS[record] for record in records], Pixels()), "records": records}
+
+    def step(batch: dict[str, Any]) -> torch.Tensor:
+        tried.append(batch["records"])
+        if batch["input_ids"].numel() > 328:
+            raise torch.OutOfMemoryError("injected")
+        taken = {key: value for key, value in batch.items() if key != "records"}
+        loss = model(**taken, use_cache=False, num_items_in_batch=total).loss
+        loss.backward()
+        return loss.detach()
+
+    whole = make((0, 1, 2, 5, 6))
+    total = len(whole["supervised"][1])
+    loss = step_in_parts(step, whole, model, make=make, told=lambda sentence: None)
+    found = {"loss": loss, **gradients(model)}
+    assert tried == [(0, 1, 2, 5, 6), (0,), (1, 2, 5, 6), (1,), (2, 5, 6), (2,), (5, 6)]
+    wanted = learned(model, [{key: value for key, value in whole.items() if key != "records"}], total)
+    for name, value in wanted.items():
+        assert float((found[name] - value).abs().max()) <= GRADIENT * float(value.abs().max()), name
