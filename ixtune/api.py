@@ -351,6 +351,7 @@ def predict(
     adapter: StrPath | None = None,
     base: StrPath | None = None,
     hd_num: int | None = None,
+    dpi: int | None = None,
     quantize: Quantize | None = None,
     template: Literal["training", "original"] = "training",
     max_new_tokens: int = 256,
@@ -366,10 +367,11 @@ def predict(
 
     Args:
         question: The question; `<ImageHere>` marks where an image stands, by default in front.
-        images: Image files.
+        images: Image files; of a PDF all pages are shown, of `file.pdf#page=2` one.
         adapter: Adapter or run folder.
         base: `nano`, a checkpoint or merged folder, or a hub id; by default the base the adapter names.
         hd_num: Maximum number of crops per image; by default as trained, or 25.
+        dpi: Pixels per inch of PDF pages; by default as many as fill the layout at hd_num.
         quantize: `nf4` or `none`; by default as the adapter was trained.
         template: `training`, or `original` with the system prompt of the original's chat.
         max_new_tokens: Maximum new tokens.
@@ -393,19 +395,21 @@ def predict(
         >>> answer.tokens <= 4
         True
     """
+    from dataclasses import replace
+
     from ixtune.answering.settings import Settings
     from ixtune.evaluation.questions import require_given
 
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
-    files = [Path(image) for image in _several(images)]
+    files = [str(image) for image in _several(images)]
     require_given(None, files)
     from ixtune.evaluation.predict import predict_one
     from ixtune.evaluation.session import Loaded
 
     loaded = Loaded(None if base is None else str(base), _path(adapter), quantize, force)
-    return predict_one(loaded, question, files, loaded.view(hd_num), settings)
+    return predict_one(loaded, question, files, replace(loaded.view(hd_num), dpi=dpi), settings)
 
 
 def merge(

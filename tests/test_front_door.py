@@ -59,7 +59,7 @@ def test_the_functions_take_the_options_of_their_commands() -> None:
         "plan": {"as_json"},
         "train": {"report", "processes"},  # evaluate(report=); processes are started by the command
         "evaluate": {"as_json"},
-        "predict": {"source", "out", "image_root", "limit", "batch_size"},  # a file of questions
+        "predict": {"source", "out", "columns", "image_root", "limit", "batch_size"},  # a file of questions
         "merge": {"dry_run", "verify_answers", "verify_onto"},
         "export": {"check", "listed", "push_to_hub"},
     }

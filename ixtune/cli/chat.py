@@ -17,7 +17,10 @@ def command(
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Image to start with; repeat for several.")] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Image to start with, or page of a document (scan.pdf#page=2); repeat for several."),
+    ] = None,
     hd_num: Annotated[
         int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per image. Default: as trained, or 25.")
     ] = None,
@@ -76,10 +79,10 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str) -> str:
     import shlex
 
-    return shlex.quote(str(path))
+    return shlex.quote(path)
 
 
 def _lines() -> Iterator[str]:

@@ -38,7 +38,11 @@ def command(
         ),
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder of the --benchmark's images. Default: the file's folder.")
+        Path | None,
+        typer.Option(
+            help="Folder that image paths are relative to. Default: the folder of the file; for a prepared set, where "
+            "its images were."
+        ),
     ] = None,
     hd_num: Annotated[
         int | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +12,17 @@ from ixtune.family import FOUR_KHD, member_named
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
-    from ixtune.data.images.header import Header
     from ixtune.layout import PatchLayout
 
 
 def command(
-    images: Annotated[list[Path], typer.Argument(help="Image files; only their headers are read.", metavar="IMAGE...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, documents (scan.pdf, scan.pdf#page=2), folders or patterns; only headers are read.",
+            metavar="IMAGE...",
+        ),
+    ],
     hd_num: Annotated[
         int | None,
         typer.Option(
@@ -28,6 +33,10 @@ def command(
     layout_rule: Annotated[
         str | None,
         typer.Option(metavar="fine-tuning|inference", help="How 2.5 lays out images. Default: fine-tuning."),
+    ] = None,
+    dpi: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels per inch of PDF pages. Default: as many as fill the layout at hd_num."),
     ] = None,
     upscale: Annotated[
         bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
@@ -42,51 +51,48 @@ def command(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
 ) -> None:
-    """Show how images are resized, padded and cut, and how many tokens they take.
+    """Show how images are resized, padded and cut into crops, and how many tokens they take.
 
     Reports unusable images on stderr, shows the others, and then exits with 1.
 
-    Example: ixtune layout receipt.png scan.jpg --hd-num 16 --json
+    Example: ixtune layout receipt.png report.pdf#page=1-3 --hd-num 16 --json
     """
-    from ixtune.data.images.header import NOTES, read_header
+    from ixtune.data.image_arguments import argument_reader, expand, image_argument
+    from ixtune.data.images.header import NOTES
     from ixtune.data.images.pixels import Corrections
     from ixtune.data.rejects import RecordError
-    from ixtune.errors import IxtuneError
-    from ixtune.layout import LayoutError, plan
 
     member = member_named(model, layout_rule)
     most = hd_num or member.hd_num
-    corrections = Corrections.of(filter(None, correct.split(",")))
-    shown: list[tuple[Path, Header, PatchLayout]] = []
-    bad: list[IxtuneError] = []
-    for path in images:
+    reader = argument_reader(Corrections.of(filter(None, correct.split(","))), dpi)
+    shown: list[tuple[str, Sequence[str], PatchLayout]] = []
+    bad: list[RecordError] = []
+    for given in expand(images):
         try:
-            header = read_header(path, corrections, name=str(path))
-            shown.append((path, header, plan(header.width, header.height, most, upscale=upscale, member=member)))
+            pages = reader.read(image_argument(given))
+            shown.extend((page.name, page.notes, page.layout(most, upscale=upscale, member=member)) for page in pages)
         except RecordError as error:
             bad.append(error)
-        except LayoutError as error:
-            bad.append(IxtuneError(str(error), where=str(path), hint="crop the image, or raise --hd-num"))
     if as_json:
         import json
 
-        told = [{"path": str(path), "notes": header.notes} | layout.as_dict() for path, header, layout in shown]
+        told = [{"path": name, "notes": notes} | layout.as_dict() for name, notes, layout in shown]
         typer.echo(json.dumps(told, indent=2))
     elif shown:
         from ixtune.cli.console import console, table
 
         columns = ("image", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
-        console().print(table(None, columns, [_row(path, layout) for path, _, layout in shown]))
-        for path, header, _ in shown:
-            for note in header.notes:
-                typer.echo(f"note: {path}: {NOTES[note]}")
+        console().print(table(None, columns, [_row(name, layout) for name, _, layout in shown]))
+        for name, notes, _ in shown:
+            for note in notes:
+                typer.echo(f"note: {name}: {NOTES[note]}")
     for one in bad:
         print_red(f"error: {one}; {one.hint}")
     if bad:
         raise typer.Exit(1)
 
 
-def _row(path: Path, layout: PatchLayout) -> tuple[str, ...]:
+def _row(name: str, layout: PatchLayout) -> tuple[str, ...]:
     sides = [(layout.pad_left, "left"), (layout.pad_right, "right"), (layout.pad_top, "top")]
     sides.append((layout.pad_bottom, "bottom"))
     padding = ", ".join(f"{pixels} {side}" for pixels, side in sides if pixels)
@@ -94,7 +100,7 @@ def _row(path: Path, layout: PatchLayout) -> tuple[str, ...]:
     newlines = parts["global_newlines"] + parts["crop_newlines"]
     same = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     return (
-        str(path),
+        name,
         f"{layout.width}x{layout.height}",
         "no" if same else f"{layout.resized_width}x{layout.resized_height}",
         f"{layout.final_width}x{layout.final_height}",

@@ -11,27 +11,60 @@ from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
     from ixtune.answering.settings import Settings
+    from ixtune.evaluation.questions import Asked, View
     from ixtune.evaluation.session import Loaded
+
+_REJECTS_SHOWN = 3
 
 
 def command(
-    question: Annotated[str | None, typer.Argument(help="Question; <ImageHere> marks the place of an image.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Image file; repeat for several.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question; <ImageHere> marks where an image goes, by default in front.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Image, or page of a document (scan.pdf#page=2); repeat for several. With --out also a folder or a "
+            "pattern such as 'scans/*.pdf'."
+        ),
+    ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Answer every question in a .jsonl file or a prepared set.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Questions to answer: JSON Lines, CSV or any other form that prepare reads, a prepared set, or a "
+            "folder of images to ask the question about.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the answers of --from, a new .jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the answers to this .jsonl file; --image then asks about each image.")
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="OURS=THEIRS,...", help="Names of fields with --from, as in prepare: question=q,image=file,id=key."
+        ),
+    ] = "",
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder of the images in a .jsonl. Default: its own folder.")
+        Path | None,
+        typer.Option(
+            help="Folder that image paths are relative to. Default: the folder of the file; for a prepared set, where "
+            "its images were."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of records of a prepared set.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch with --from.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Answer only the first N questions. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions answered at once.")] = 8,
     adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
     base: Annotated[
         str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
     ] = None,
     hd_num: Annotated[
-        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per image. Default: as trained, or 25.")
+        int | None,
+        typer.Option(min=1, max=MAX_HD_NUM, help="Maximum number of crops per image. Default: as trained, or 25."),
+    ] = None,
+    dpi: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels per inch of PDF pages. Default: as many as fill the layout at hd_num."),
     ] = None,
     quantize: Annotated[
         str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
@@ -55,92 +88,132 @@ def command(
         bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
     ] = False,
 ) -> None:
-    """Answer questions about images with a base, an adapter or a merged model.
+    """Answer one question, or every question in a file, about images and pages of documents.
 
     Questions about the same image are answered together: the image is computed once. Rerun the command to resume
     an unfinished file.
 
     Example: ixtune predict "What is the total?" --image receipt.png --adapter runs/receipts
 
-    Example: ixtune predict --from questions.jsonl --adapter runs/receipts --out answers.jsonl
+    Example: ixtune predict --from questions.csv --adapter runs/receipts --out answers.jsonl
+
+    Example: ixtune predict "What is the total?" --image 'scans/*.pdf' --adapter runs/receipts --out answers.jsonl
     """
     from ixtune.answering.settings import Settings
     from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
+    from ixtune.data.containers.container_detection import container_of
+    from ixtune.data.image_arguments import expand, is_prepared, require_single
     from ixtune.errors import UsageError
     from ixtune.evaluation.contenders import contender, require_form
     from ixtune.evaluation.questions import require_given
     from ixtune.files import refuse_existing
 
     # check the options before slow imports and before loading a model
-    if (question is None) == (source is None):
+    images = image or []
+    if question is None and source is None:
         raise UsageError(
-            "a question, or --from with a file of them", hint="give one of the two: ixtune predict --help has examples"
+            "there is no question", hint="give one, or --from with a file of them: ixtune predict --help has examples"
         )
-    if (source is None) != (out is None):
-        raise UsageError("--from and --out belong together", hint="give both, or one question and neither")
-    if source is not None and image:
-        raise UsageError("--image belongs to one question", hint="name images in the file of questions")
+    if source is not None and out is None:
+        raise UsageError("--from and --out belong together", hint="add --out answers.jsonl")
+    if source is not None and images:
+        raise UsageError(
+            "--image and --from both say what is asked about", hint="leave out one of them, or name images in the file"
+        )
+    if out is not None and source is None and not images:
+        raise UsageError("--out writes the answers about --image or --from", hint="leave out --out")
+    if out is None:
+        require_single(images)
+    else:
+        images = expand(images)
+    if source is not None and is_prepared(source):
+        _require_for_a_set(question, hd_num, dpi, columns)
     settings = Settings(
         max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
     )
     require_form(quantize)
     named = contender(base, adapter)
-    require_given(source, image or ())
+    require_given(source, images if out is None else ())
+    if source is not None and not is_prepared(source) and (question is None or source.is_file()):
+        container_of(str(source))
     if out is not None:
         refuse_existing(out)
     resolve(named.base)  # last: a hub id may be fetched
     quiet_libraries()
+    from dataclasses import replace
+
+    from ixtune.evaluation import questions
     from ixtune.evaluation.session import Loaded
 
     loaded = Loaded(base, adapter, quantize, force)
     if hd_num is not None and loaded.hd_num not in (None, hd_num):
         typer.echo(f"note: hd_num {hd_num}, but training had {loaded.hd_num}", err=True)
-    if question is not None:
+    view = replace(loaded.view(hd_num), dpi=dpi)
+    if out is None:
         from ixtune.evaluation.predict import predict_one
 
-        answer = predict_one(loaded, question, image or [], loaded.view(hd_num), settings)
+        assert question is not None
+        answer = predict_one(loaded, question, images, view, settings)
         typer.echo(answer.text)
         if answer.finish == "length":
             typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens", err=True)
         return
-    assert source is not None
-    assert out is not None
-    _into_file(loaded, source, out, image_root, limit, batch_size, hd_num, settings)
+    if source is None:
+        assert question is not None
+        asked = questions.from_images(question, images, view, loaded.tokenizer)
+    else:
+        asked = _asked(loaded, question, source, columns, image_root, view)
+    if limit is not None:
+        asked = replace(asked, questions=asked.questions[:limit])
+    _into_file(loaded, asked, out, batch_size, settings)
 
 
-def _into_file(
-    loaded: Loaded,
-    source: Path,
-    out: Path,
-    image_root: Path | None,
-    limit: int | None,
-    batch_size: int,
-    hd_num: int | None,
-    settings: Settings,
-) -> None:
-    from dataclasses import replace
-
-    from ixtune.cli.console import ending, progress
-    from ixtune.data.prepared import manifest, store
+def _require_for_a_set(question: str | None, hd_num: int | None, dpi: int | None, columns: str) -> None:
+    """Refuse what a prepared set has decided already."""
     from ixtune.errors import UsageError
+
+    given = {"the question": question, "--hd-num": hd_num, "--dpi": dpi, "--columns": columns or None}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} has no effect on a prepared set",
+                hint=f"leave out {name}: the set holds questions and image layouts",
+            )
+
+
+def _asked(
+    loaded: Loaded, question: str | None, source: Path, columns: str, image_root: Path | None, view: View
+) -> Asked:
+    """Read the questions of a prepared set, a file, or a folder of images."""
+    from ixtune.data.image_arguments import expand, is_prepared
+    from ixtune.data.prepared import manifest, store
+    from ixtune.data.sources.data_config import columns_of
+    from ixtune.data.sources.source import Source
     from ixtune.evaluation import questions
+
+    if is_prepared(source):
+        prepared = store.load(source, image_root)
+        manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256, loaded.member)
+        return questions.from_set(prepared)
+    if source.is_dir() and question is not None:
+        return questions.from_images(question, expand([str(source)]), view, loaded.tokenizer)
+    asked = Source(path=str(source), columns=columns_of(columns), question=question, image_root=image_root)
+    return questions.from_file(asked, view, loaded.tokenizer)
+
+
+def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, settings: Settings) -> None:
+    from ixtune.cli.console import ending, progress
+    from ixtune.errors import DataError
     from ixtune.evaluation.predict import predict_all, rejects_of
 
-    if source.is_dir():
-        if hd_num is not None or image_root is not None:
-            raise UsageError(
-                "a prepared set has its images laid out already", hint="leave out --hd-num and --image-root"
-            )
-        prepared = store.load(source)
-        manifest.check_compatible(prepared.manifest, loaded.tokenizer.sha256, loaded.member)
-        if limit is not None and limit < len(prepared.dataset):
-            prepared = replace(prepared, dataset=prepared.dataset.select(range(limit)))
-        asked = questions.from_set(prepared)
-    else:
-        if limit is not None:
-            raise UsageError("--limit is for a prepared set", hint="give a shorter file")
-        asked = questions.from_file(source, image_root, loaded.view(hd_num), loaded.tokenizer)
+    if not asked.questions:
+        first = asked.rejects[0]
+        raise DataError(
+            f"none of {len(asked.rejects):,} entries can be asked, the first: {first.found}",
+            where=f"{first.source}, {first.place}",
+            hint=first.hint,
+        )
     with progress("questions") as bar:
         outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
     made = outcome.answers - outcome.resumed
@@ -156,5 +229,7 @@ def _into_file(
         lines.append(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
     ending(lines, out)
     if outcome.rejects:
-        typer.echo(f"{outcome.rejects} lines could not be asked: {rejects_of(out)}", err=True)
+        typer.echo(f"{outcome.rejects} could not be asked: {rejects_of(out)}", err=True)
+        for reject in asked.rejects[:_REJECTS_SHOWN]:
+            typer.echo(f"  {reject.source}, {reject.place}: {reject.found}; hint: {reject.hint}", err=True)
         raise typer.Exit(3)

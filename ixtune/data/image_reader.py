@@ -156,8 +156,8 @@ class ImageReader:
         embed: Have the set carry all images.
         all_pages: Take every page of a TIFF with several.
         dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
-        render: Render PDF pages and have the set carry them. Without it the stored path names the page, and
-            `ImageFiles.open` renders it.
+        render: Have the set carry pages of documents. Without it the stored path names the page, and `ImageFiles.open`
+            opens it.
     """
 
     image_root: Path | None
@@ -185,8 +185,12 @@ class ImageReader:
             return self._of_bytes(image.content, image.name)
         if image.path in self._known:
             return self._known[image.path]
-        located, pages = self._locate(image.path)
-        found = self._of_file(located, pages, image.path)
+        try:
+            located, pages = self._locate(image.path)
+        except RecordError as error:  # called by its name, which is not the path of an argument
+            where = image.name if error.where == image.path else error.where
+            raise RecordError(error.reason, error.what, where=where, hint=error.hint) from error
+        found = self._of_file(located, pages, image.name)
         if not any(isinstance(one, ImageFile) and one.embedded is not None for one in found):
             self._known[image.path] = found  # never the files themselves: a chunk of records may show gigabytes
         return found
@@ -284,10 +288,7 @@ class ImageReader:
         numbers = page_numbers(source, pages, name)
         notes = (*notes, DOCUMENT_PAGE)
         if kind != PDF:
-            return [
-                self._image_of_bytes(png_of(frame(source, number, name)), page_name(name, number), notes)
-                for number in numbers
-            ]
+            return [self._tiff_page(path, source, number, name, notes) for number in numbers]
         content = hash_of_bytes(source) if isinstance(source, bytes) else hash_of_file(source)
         return [
             PdfPage(
@@ -302,6 +303,12 @@ class ImageReader:
             )
             for number in numbers
         ]
+
+    def _tiff_page(self, path: str, source: Path | bytes, number: int, name: str, notes: tuple[str, ...]) -> ImageFile:
+        page = self._image_of_bytes(png_of(frame(source, number, name)), page_name(name, number), notes)
+        if self.render or not path:
+            return page
+        return replace(page, path=page_name(path, number), embedded=None)
 
     def _header(self, source: Path | bytes, name: str, notes: tuple[str, ...]) -> Header:
         header = read_header(source, self.corrections, name=name)

@@ -99,12 +99,12 @@ class Chat:
         if not paths:
             raise UsageError("/image needs a path", hint='write /image receipt.png, or /image "my receipt.png"')
         view = self.view.of(len(self.images) + len(self.shown) + len(paths))
-        found = prompt_of("", [Path(path).expanduser() for path in paths], view).images
-        self.shown += found
-        for path, image in zip(paths, found, strict=True):
+        found = [(path, image) for path in paths for image in prompt_of("", [path], view).images]
+        self.shown += [image for _, image in found]
+        for path, image in found:
             size = f"{image['width']}x{image['height']}"
             crops = f"{image['rows']}x{image['cols']} crops"
-            self.write(f"({path}: {size}, {crops}, {image['tokens']} tokens)\n")
+            self.write(f"({image['name'] or path}: {size}, {crops}, {image['tokens']} tokens)\n")
 
     def _compare(self) -> None:
         if self.loaded.adapter is None:

@@ -132,7 +132,7 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
     """Return the questions, facts about them for the file, and their usual scores."""
     require_data(source)
     if source.benchmark is None:
-        prepared = store.load(source.path)
+        prepared = store.load(source.path, source.image_root)
         about: dict[str, Any] = {"manifest_sha256": sha256_file(source.path / manifest.MANIFEST)}
         return exam_of(prepared, limit), about, _USUAL_SCORES
     items = read(source.benchmark, source.path, source.image_root, images=source.images, circular=source.circular)

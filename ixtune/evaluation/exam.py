@@ -9,14 +9,14 @@ from typing import Any
 
 from ixtune.answering.prompt import Prompt
 from ixtune.data.benchmarks import Items
-from ixtune.data.prepared.store import OWN_ROOT, ImageFiles, PreparedSet, row_of, stored_image
+from ixtune.data.prepared.store import ImageFiles, PreparedSet, row_of
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
 from ixtune.data.shared_prefixes import Beginning, Prefixes, beginning, group
 from ixtune.data.text.template import PLACEHOLDER, encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.questions import View, layout_of_file, with_placeholders
+from ixtune.evaluation.questions import View, prompt_of
 from ixtune.training.monitoring.answers import references_of
 
 
@@ -141,17 +141,14 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         if item.group not in wanted:
             continue
         try:
-            text = with_placeholders(prompt.replace("{question}", item.question), len(item.images))
-            turns = (Turn("user", text), Turn("assistant", item.references[0]))
-            shown = view.of(len(item.images))
-            images = [stored_image(OWN_ROOT, image, layout_of_file(Path(image), image, shown)) for image in item.images]
+            asked = prompt_of(prompt.replace("{question}", item.question), item.images, view)
+            turns = (*asked.turns, Turn("assistant", item.references[0]))
             record = Record(item.id, (), turns, item.source, item.place, references=item.references)
-            sample = encode(record, [image["tokens"] for image in images], tokenizer)
+            sample = encode(record, asked.image_tokens, tokenizer)
         except RecordError as error:
             rejects.append(item.reject(error))
             continue
-        rows.append(row_of(record, sample, images))
-        asked = Prompt(turns[:1], tuple(rows[-1]["pictures"]))
+        rows.append(row_of(record, sample, asked.images))
         questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
     if not questions:
         raise IxtuneError(

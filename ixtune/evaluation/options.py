@@ -57,7 +57,8 @@ class Source:
     Attributes:
         path: A prepared set, or the file of a benchmark.
         benchmark: Name of `BENCHMARKS`; None for a prepared set.
-        image_root: Folder of the file's images; None for the file's own folder.
+        image_root: Folder that a file's images are relative to; None for its own. Of a prepared set, the folder where
+            its images are now; None for where the set says.
         images: Folder for images that are stored inside the file; created if needed.
         hd_num: Maximum crops per image of a file; None as in the training of the first trained model, or as usual.
         prompt: Wording of a file's questions, with `{question}`; `benchmark` for the usual one.
@@ -79,7 +80,6 @@ class Source:
             UsageError: An option for a file is given with a prepared set, or the prompt has no place for the question.
         """
         of_a_file = {
-            "--image-root": self.image_root is not None,
             "--hd-num": self.hd_num is not None,
             "--prompt": self.prompt != QUESTION,
             "--circular": self.circular,

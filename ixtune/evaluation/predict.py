@@ -17,7 +17,7 @@ from ixtune.answering.batches import batches
 from ixtune.answering.settings import Settings
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.questions import Asked, View, prompt_of
+from ixtune.evaluation.questions import Asked, View, names_of, prompt_of
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.files import atomic_write_bytes, refuse_existing
 from ixtune.training.batch import ImageSource
@@ -46,7 +46,7 @@ class Outcome:
     prefixes: tuple[int, int] = (0, 0)
 
 
-def predict_one(loaded: Loaded, question: str, images: Sequence[Path], view: View, settings: Settings) -> Answer:
+def predict_one(loaded: Loaded, question: str, images: Sequence[str | Path], view: View, settings: Settings) -> Answer:
     """Answer one question about images anywhere on this machine."""
     source = ImageSource(ImageFiles((Path(),), view.corrections))  # the prompt's paths are absolute
     with loaded.autocast():
@@ -119,7 +119,7 @@ def rejects_of(out: Path) -> Path:
 
 def _line(question: Any, answer: dict[str, Any]) -> dict[str, Any]:
     asked = question.prompt.turns[-1].text
-    images = [image["path"] for image in question.prompt.images]
+    images = list(names_of(question.prompt.images))
     return {"id": question.id, "question": asked, "images": images, **answer}
 
 
@@ -127,15 +127,21 @@ def _key(loaded: Loaded, asked: Asked, settings: Settings, batch_size: int) -> d
     """Return everything that determines the answers."""
     digest = hashlib.sha256()
     for question in asked.questions:
-        content = [question.id, [asdict(turn) for turn in question.prompt.turns], question.prompt.images]
+        images = [_identity(image, asked.files) for image in question.prompt.images]
+        content = [question.id, [asdict(turn) for turn in question.prompt.turns], images]
         digest.update(json.dumps(content, sort_keys=True).encode())
     return {
         "model": loaded.description(),
         "questions": digest.hexdigest(),
-        "roots": [str(root) for root in asked.files.roots],
         "settings": asdict(settings),
         "batch_size": batch_size,
     }
+
+
+def _identity(image: dict[str, Any], files: ImageFiles) -> dict[str, Any]:
+    """An image by its content, wherever it is; by its place where no content was recorded."""
+    place = {"root": None, "path": None} if image.get("content") else {"root": str(files.roots[image["root"]])}
+    return image | place
 
 
 class _Journal:

@@ -1,30 +1,37 @@
-"""Questions to be answered: one on the command line, a file of them, or a prepared set.
+"""Questions to be answered: one on the command line, a file of them, one for each of many images, or a prepared set.
 
-A file holds one JSON object a line: `question` (text), `image` or `images` (paths relative to the image root; where the
-question has no <ImageHere> they stand before it), and `id` (default: the number of the line).
+A file of questions is read as `ixtune prepare` reads a source: JSON Lines, CSV, conversations and all other forms. An
+answer is not needed; the last answer of a conversation is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ixtune.answering.prompt import Prompt
 from ixtune.data.benchmarks.item import reject_of
-from ixtune.data.containers.json_text import decoded, line_entries
-from ixtune.data.images.header import read_header
-from ixtune.data.images.image_paths import inside
+from ixtune.data.image_arguments import argument_reader, image_argument
+from ixtune.data.image_reader import ImageReader, with_pages
+from ixtune.data.images.documents import split_pages
+from ixtune.data.images.image_paths import locate
 from ixtune.data.images.pixels import NONE, Corrections
 from ixtune.data.prepared import store
-from ixtune.data.record import Turn
+from ixtune.data.record import ImageRef, Place, Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
+from ixtune.data.schemas.record_reader import name_of, record_of
+from ixtune.data.sources.source import Source
+from ixtune.data.sources.source_loader import open_source
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.family import FOUR_KHD, Member
-from ixtune.layout import LayoutError, PatchLayout, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,12 @@ class View:
     """How images are laid out and opened.
 
     Attributes:
-        hd_num: The most crops.
+        hd_num: Maximum number of crops per image.
         upscale: Whether small images are enlarged to fill hd_num.
         corrections: Departures from the reference's way of opening.
         member: The model, with its layout rule.
         hd_num_among: The most crops of each of several images; None for `hd_num`.
+        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
     """
 
     hd_num: int
@@ -44,6 +52,7 @@ class View:
     corrections: Corrections = NONE
     member: Member = FOUR_KHD
     hd_num_among: int | None = None
+    dpi: int | None = None
 
     def of(self, images: int) -> View:
         """Return how each image of a prompt with this number of images is laid out."""
@@ -61,50 +70,81 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Questions, where their images lie, and the lines that are none."""
+    """Questions to answer.
+
+    Attributes:
+        questions: In the order of their source.
+        files: Where their images are.
+        rejects: Entries of the source that cannot be asked.
+    """
 
     questions: tuple[Question, ...]
     files: store.ImageFiles
     rejects: tuple[Reject, ...] = ()
 
 
-def require_given(source: Path | None, images: Sequence[Path] = ()) -> None:
-    """Refuse images that are not there, and questions: neither a file of them nor a prepared set.
+def require_given(source: Path | None, images: Sequence[str | Path] = ()) -> None:
+    """Refuse images and questions that are not there, before anything is loaded.
 
     Raises:
-        IxtuneError: It is neither, or one of them is not there.
+        IxtuneError: There is no such file or folder, or an image is an address in a network.
     """
     for image in images:
-        if not image.is_file():
-            raise IxtuneError("there is no such image", where=str(image), hint="check the path")
-    if source is None:
-        return
-    if source.is_dir():
-        store.require(source)
-    elif not source.exists():
+        given = image_argument(image).path or ""
+        if not any(Path(path).exists() for path in (given, split_pages(given)[0])):
+            locate(Path("/"), split_pages(given)[0])
+    if source is not None and not source.exists():
         raise IxtuneError(
-            "there is no such file of questions or prepared set", where=str(source), hint="check the path"
+            "there is no such file of questions, folder of images or prepared set",
+            where=str(source),
+            hint="check the path",
         )
 
 
-def prompt_of(question: str, images: Sequence[Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
-    """A prompt about images anywhere on this machine; without a placeholder they stand before the question.
+def prompt_of(question: str, images: Sequence[str | Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
+    """Return a prompt about images anywhere on this machine; without a placeholder they are put before the question.
+
+    Args:
+        question: With `<ImageHere>` where images stand, or without.
+        images: Paths; of a PDF all pages are shown, or those after `#page=`.
+        view: How they are laid out.
+        earlier: Turns before the question.
 
     Raises:
-        RecordError: an image cannot be read, or has no layout at this hd_num.
+        RecordError: An image cannot be read, or has no layout at this hd_num.
     """
-    view = view.of(len(images))
-    laid_out = [_laid_out(0, str(path.resolve()), path, str(path), view) for path in images]
-    return Prompt((*earlier, Turn("user", with_placeholders(question, len(images)))), tuple(laid_out))
+    turns = [Turn("user", with_placeholders(question, len(images)))]
+    reader = argument_reader(view.corrections, view.dpi)
+    made = _prompt(reader, view, turns, [image_argument(image) for image in images])
+    shown = tuple(image | {"path": f"/{image['path']}"} for image in made.images)
+    return Prompt((*earlier, *made.turns), shown)
 
 
 def with_placeholders(question: str, images: int) -> str:
-    """The question with its images in front, if it does not say where they stand."""
+    """Return the question with its images in front, if it does not say where they stand."""
     return question if PLACEHOLDER in question else PLACEHOLDER * images + question
 
 
+def _prompt(
+    reader: ImageReader, view: View, turns: Sequence[Turn], images: Sequence[ImageRef], hd_num: int | None = None
+) -> Prompt:
+    """The prompt of turns that end with a question.
+
+    Raises:
+        RecordError: An image cannot be read, or has no layout.
+    """
+    shown = [reader.read(image) for image in images]
+    most = hd_num or view.of(sum(len(pages) for pages in shown)).hd_num
+    stored = [
+        dict(reader.store(one, one.layout(most, upscale=view.upscale, member=view.member)))
+        for pages in shown
+        for one in pages
+    ]
+    return Prompt(with_pages(turns, [len(pages) for pages in shown]), tuple(stored))
+
+
 def from_set(prepared: store.PreparedSet) -> Asked:
-    """The last question of every record, with the images laid out as they were prepared."""
+    """Return the last question of every record of a prepared set, with the images laid out as they were prepared."""
     questions = []
     for record in prepared.dataset:
         *before, _ = record["turns"]
@@ -113,89 +153,83 @@ def from_set(prepared: store.PreparedSet) -> Asked:
     return Asked(tuple(questions), prepared.files)
 
 
-def from_file(path: Path, image_root: Path | None, view: View, tokenizer: Tokenizer) -> Asked:
-    """Read a file of questions; a line that cannot be asked becomes a reject.
+def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | None = None) -> Asked:
+    """Read questions as `prepare` reads a source; an entry that cannot be asked becomes a reject.
 
     Args:
-        path: JSON Lines.
-        image_root: What paths are relative to and never lead out of; None for the folder of the file.
-        view: Of the images.
+        source: Where they are; an answer is not needed.
+        view: How images are laid out.
         tokenizer: The base's, to find what the template does not take before anything is answered.
+        folder: For images that the source carries itself; made if it is needed. None for a temporary one.
 
     Raises:
-        IxtuneError: the file cannot be read, or holds no line.
+        IxtuneError: The source cannot be read or understood, or holds no record.
     """
-    root = (image_root or path.parent).resolve()
-    if not root.is_dir():
-        raise IxtuneError("there is no such folder", where=str(root), hint="give the folder of the images")
+    opened = open_source(replace(source, answers=False))
+    root = opened.image_root or Path(source.path).resolve().parent
+    folder = folder or _temporary_folder()
+    reader = ImageReader(root, 1, folder / store.IMAGES, corrections=view.corrections, dpi=view.dpi, render=False)
     questions: dict[str, Question] = {}
-    rejects = []
-    try:
-        for entry in line_entries(path):
-            name = None
-            try:
-                value, fault = decoded(entry)
-                if fault is not None:
-                    raise RecordError(fault.reason, fault.found, hint=fault.hint)
-                name, text, images = _fields(value, entry.place.at)
-                if name in questions:
-                    raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
-                laid_out = [_laid_out(0, *inside(root, image), image, view.of(len(images))) for image in images]
-                prompt = Prompt((Turn("user", with_placeholders(text, len(images))),), tuple(laid_out))
-                prompt.ids(tokenizer)
-                questions[name] = Question(name, prompt)
-            except RecordError as error:
-                rejects.append(reject_of(error, entry.file, entry.place, entry.number, name))
-    except OSError as error:
-        raise IxtuneError(
-            f"the questions cannot be read: {error.strerror or error}", where=str(path), hint="check the path"
-        ) from error
-    if not questions and not rejects:
-        raise IxtuneError("the file holds no question", where=str(path), hint="write one JSON object a line")
-    return Asked(tuple(questions.values()), store.ImageFiles((root,), view.corrections), tuple(rejects))
+    rejects: list[Reject] = []
+    for entry in opened.entries():
+        name = None
+        try:
+            record = record_of(entry, opened.reading)
+            name = record.id
+            _require_new(name, questions)
+            turns = _up_to_the_question(record.turns)
+            prompt = _prompt(reader, view, turns, record.images, record.hd_num)
+            prompt.ids(tokenizer)
+            questions[name] = Question(name, prompt)
+        except RecordError as error:
+            known = name or name_of(entry, opened.reading)
+            rejects.append(reject_of(error, entry.file, entry.place, entry.number, known))
+    return Asked(tuple(questions.values()), store.ImageFiles((folder, root), view.corrections), tuple(rejects))
 
 
-def _fields(value: Any, line: int | str) -> tuple[str, str, list[str]]:
-    """id, question and image paths of one line."""
-    if not isinstance(value, dict):
-        raise RecordError(Reason.NOT_A_RECORD, "the line is not a JSON object", hint='write {"question": ...}')
-    name = value.get("id", str(line))
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise RecordError(Reason.BAD_ID, f"the id is {name!r}", hint="write a text or a whole number, or leave it out")
-    text = value.get("question")
-    if not isinstance(text, str) or not text.strip():
-        raise RecordError(Reason.MISSING_FIELD, "there is no text in `question`", hint="write the question there")
-    images = value.get("images", [value["image"]] if value.get("image") is not None else [])
-    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise RecordError(
-            Reason.BAD_IMAGE_FIELD, "`image` is no path, or `images` no list of paths", hint="write paths of images"
-        )
-    return str(name), text, images
-
-
-def layout_of_file(path: Path, name: str, view: View) -> PatchLayout:
-    """How an image is laid out, by its header.
+def from_images(question: str, images: Sequence[str], view: View, tokenizer: Tokenizer) -> Asked:
+    """Ask one question about each of many images; one that cannot be opened becomes a reject.
 
     Args:
-        path: The file.
-        name: What to call it in messages.
-        view: How to lay it out.
-
-    Raises:
-        RecordError: it cannot be read, or has no layout.
+        question: With `<ImageHere>` where the image stands, or without.
+        images: Paths, as they are to be named in the answers; all pages of a document are shown together.
+        view: How they are laid out.
+        tokenizer: The base's.
     """
-    header = read_header(path, view.corrections, name=name)
-    try:
-        return plan(header.width, header.height, view.hd_num, upscale=view.upscale, member=view.member)
-    except LayoutError as error:
-        raise RecordError(
-            Reason.NO_LAYOUT,
-            f"no layout for {header.width}x{header.height} at hd_num {view.hd_num}: {error}",
-            where=name,
-            hint="crop the image to a less extreme shape, or raise --hd-num",
-        ) from error
+    questions: dict[str, Question] = {}
+    rejects: list[Reject] = []
+    for number, image in enumerate(images, start=1):
+        try:
+            made = prompt_of(question, [image], view)
+            named = tuple(one | {"name": one["name"] or image} for one in made.images)
+            prompt = Prompt(made.turns, named)
+            prompt.ids(tokenizer)
+            questions[image] = Question(image, prompt)
+        except RecordError as error:
+            rejects.append(reject_of(error, image, Place("member", image), number, image))
+    return Asked(tuple(questions.values()), store.ImageFiles((Path("/"),), view.corrections), tuple(rejects))
 
 
-def _laid_out(root: int, stored: str, path: Path, name: str, view: View) -> dict[str, Any]:
-    """An image as a prepared set would store it."""
-    return store.stored_image(root, stored, layout_of_file(path, name, view))
+def _temporary_folder() -> Path:
+    """A folder that is not made yet, and is removed when this process ends."""
+    folder = Path(tempfile.gettempdir(), f"ixtune-{secrets.token_hex(8)}")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _up_to_the_question(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns up to the last question."""
+    last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if last is None:
+        raise RecordError(Reason.MISSING_FIELD, "there is no question", hint="write a turn of the user")
+    return tuple(turns[: last + 1])
+
+
+def _require_new(name: str, known: dict[str, Question]) -> None:
+    if name in known:
+        raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
+
+
+def names_of(images: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what to call the images of a prompt."""
+    return (image.get("name") or image["path"] for image in images)

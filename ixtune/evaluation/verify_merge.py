@@ -21,6 +21,7 @@ from ixtune.answering.answerer import Answerer
 from ixtune.answering.settings import Settings
 from ixtune.checkpoint.member import member_in
 from ixtune.data.prepared import manifest, store
+from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.questions import Asked, Question, from_file, from_set
@@ -96,7 +97,7 @@ def questions_for(adapter: Path, base: Path, source: Path, limit: int) -> Asked:
         asked = from_set(replace(prepared, dataset=chosen))
     else:
         view = view_of(read_adapter(adapter).record, None, member)
-        asked = from_file(source, None, view, tokenizer)
+        asked = from_file(Source(path=str(source)), view, tokenizer)
     if asked.rejects:
         first = asked.rejects[0]
         raise IxtuneError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ixtune.data.images.pixels import open_image, place_and_cut
+from ixtune.data.images.pixels import place_and_cut
 from ixtune.data.prepared.store import ImageFiles, layout_of
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.shared_prefixes import Group
@@ -59,13 +59,12 @@ class ImageSource:
             IxtuneError: the image cannot be read, or has another size than when it was prepared.
         """
         stored = record["pictures"][index]
-        path, layout = self.files.path(stored), layout_of(stored)
-        image = open_image(path, self.files.corrections)
+        layout, image = layout_of(stored), self.files.open(stored)
         if image.size != (layout.width, layout.height):
             raise IxtuneError(
                 f"the image has changed since it was prepared: it now has {image.width}x{image.height} pixels, "
                 f"not {layout.width}x{layout.height}",
-                where=str(path),
+                where=str(self.files.path(stored)),
                 hint="prepare the data again",
             )
         return torch.from_numpy(place_and_cut(image, layout)), (layout.rows, layout.cols)

@@ -177,13 +177,16 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
     options = ("--adapter", trained / "run", "--out", trained / "a.jsonl")
     done = call("predict", "--from", trained / "q.jsonl", *options)
     assert done.returncode == 3
-    assert "1 lines could not be asked" in done.stderr
+    assert "1 could not be asked" in done.stderr
+    assert "line 2: `question` is null or absent" in done.stderr
     assert json.loads((trained / "a.jsonl").read_text(encoding="utf-8"))["answer"] == expected["r1"]
     reject = json.loads((trained / "a.jsonl.rejects.jsonl").read_text(encoding="utf-8"))
     assert (reject["line"], reject["reason"]) == (2, "missing_field")
     for arguments, words in (
-        ((), "a question, or --from"),
-        (("What?", "--from", trained / "q.jsonl"), "a question, or --from"),
+        ((), "there is no question"),
+        (("What?", "--from", trained / "q.jsonl"), "--from and --out belong together"),
+        (("What?", "--image", trained / "raw"), "add --out answers.jsonl"),
+        (("What?", "--image", "https://example.com/a.png"), "nothing is ever downloaded"),
         (("--from", trained / "q.jsonl"), "--from and --out belong together"),
         (("--from", trained / "q.jsonl", *options), "exists already"),
     ):
@@ -263,6 +266,8 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
 def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "Which number?"}\n', encoding="utf-8")
     nowhere, asked, there = str(tmp_path / "nowhere"), str(tmp_path / "q.jsonl"), str(tmp_path)
+    empty = str(tmp_path / "empty")
+    Path(empty).mkdir()
     cases = [
         (["evaluate", there, "--base", "nano", "--score", "anlss"], 2, "did you mean anls?"),
         (["evaluate", there, "--base", "nano", "--quantize", "int8"], 2, "pass nf4 or none"),
@@ -277,7 +282,7 @@ def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: 
         (["predict", "Which?", "--base", "nano", "--top-k", "3"], 2, "--do-sample"),
         (["predict", "--from", asked, "--base", "nano"], 2, "--from and --out belong together"),
         (["predict", "--from", nowhere, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "there is no such file"),
-        (["predict", "--from", there, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "not a prepared set"),
+        (["predict", "--from", empty, "--base", "nano", "--out", f"{nowhere}.jsonl"], 2, "the folder is empty"),
         (["predict", "--from", asked, "--base", "nano", "--out", asked], 1, "exists already"),
         (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such image"),
         (["chat", "--adapter", nowhere], 1, "there is no adapter"),

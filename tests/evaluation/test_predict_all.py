@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pdf_files import write_pdf
 from records import write_image
 
 from ixtune.answering.settings import Settings
+from ixtune.base import resolve
+from ixtune.data import benchmarks
+from ixtune.data.image_arguments import expand
+from ixtune.data.images.content_hash import hash_of_file
+from ixtune.data.images.pixels import open_image
+from ixtune.data.prepare import prepare
+from ixtune.data.prepared import store
+from ixtune.data.prepared.manifest import Options
+from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
 from ixtune.evaluation.questions import Asked
@@ -40,7 +51,11 @@ def write(folder: Path, lines: list[Any]) -> Path:
 
 @pytest.fixture
 def asked(tmp_path: Path, loaded: Loaded) -> Asked:
-    return questions.from_file(write(tmp_path / "data", LINES), None, loaded.view(1), loaded.tokenizer)
+    return ask(write(tmp_path / "data", LINES), loaded)
+
+
+def ask(path: Path, loaded: Loaded, **how: Any) -> Asked:
+    return questions.from_file(Source(path=str(path), **how), loaded.view(1), loaded.tokenizer)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -57,7 +72,7 @@ def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
         assert outcome.tokens == sum(line["tokens"] for line in found[-1])
         assert (outcome.answers, outcome.resumed, outcome.rejects) == (5, 0, 0)
     assert found[0] == found[1] == found[2]
-    assert [line["id"] for line in found[0]] == ["first", "2", "7", "placed", "last"]
+    assert [line["id"] for line in found[0]] == ["first", "line-2", "7", "placed", "last"]
     assert found[0][1]["images"] == ["a.png", "b.png"]
     assert found[0][1]["question"] == "<ImageHere><ImageHere>What stands here?"
     alone = predict.predict_one(loaded, "How many?", [tmp_path / "data" / "a.png"], loaded.view(1), Settings(6))
@@ -103,7 +118,9 @@ def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loade
         ["a list"],
         {"id": True, "question": "x"},
         {"id": "no text"},
-        {"question": "x", "images": "a.png"},
+        {"question": "x", "images": {"a": "png"}},
+        {"question": "x", "image": "a.png", "images": ["a.png"]},
+        {"question": "x", "image": "https://example.com/a.png"},
         {"question": "x", "image": "../secret.png"},
         {"question": "x", "image": "absent.png"},
         {"question": "<ImageHere> <ImageHere>", "image": "a.png"},
@@ -112,7 +129,7 @@ def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loade
         {"id": "good", "question": "again"},
     ]
     path = write(tmp_path / "data", lines)
-    asked = questions.from_file(path, None, loaded.view(1), loaded.tokenizer)
+    asked = ask(path, loaded)
     assert [question.id for question in asked.questions] == ["good"]
     assert [(reject.place.at, reject.reason.value) for reject in asked.rejects] == [
         (1, "not_json"),
@@ -120,22 +137,96 @@ def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loade
         (3, "bad_id"),
         (4, "missing_field"),
         (5, "bad_image_field"),
-        (6, "path_outside_root"),
-        (7, "picture_missing"),
-        (8, "too_many_placeholders"),
-        (9, "special_token_in_text"),
-        (11, "duplicate_id"),
+        (6, "bad_image_field"),
+        (7, "picture_remote"),
+        (8, "path_outside_root"),
+        (9, "picture_missing"),
+        (10, "too_many_placeholders"),
+        (11, "special_token_in_text"),
+        (13, "duplicate_id"),
     ]
     outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", Settings(2), batch_size=4)
-    assert outcome.rejects == 10
-    assert [row["line"] for row in read(tmp_path / "out.jsonl.rejects.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+    assert outcome.rejects == 12
+    assert [row["line"] for row in read(tmp_path / "out.jsonl.rejects.jsonl")] == [*range(1, 12), 13]
 
 
 def test_a_file_without_lines_or_of_another_kind_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    for name, words in (("empty.jsonl", "holds no question"), ("absent.jsonl", "cannot be read")):
+    for name, words in (("empty.jsonl", "empty|holds no record"), ("absent.jsonl", "no such file")):
         with pytest.raises(IxtuneError, match=words):
-            questions.from_file(tmp_path / name, None, loaded.view(1), loaded.tokenizer)
+            ask(tmp_path / name, loaded)
+
+
+def test_every_way_to_name_an_image_shows_that_image_as_in_prepare_and_evaluate(loaded: Loaded, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "data" / "cat.png", 60, 40)
+    base64_text = base64.b64encode(image.read_bytes()).decode()
+    ways: list[dict[str, Any]] = [
+        {"image": "cat.png", "images": []},
+        {"images": ["cat.png"], "image": None},
+        {"image": ["cat.png"]},
+        {"image": {"path": "cat.png"}},
+        {"image": f"file://{image}"},
+        {"image": f"data:image/png;base64,{base64_text}"},
+        {"image": "CAT.PNG"},
+    ]
+    lines = [{"id": str(at), "question": "What is it?", "answer": "A cat."} | way for at, way in enumerate(ways)]
+    path = write(tmp_path / "data", lines)
+    asked = ask(path, loaded)
+    assert (len(asked.questions), asked.rejects) == (len(ways), ())
+    contents = {question.prompt.images[0]["content"] for question in asked.questions}
+    assert contents == {hash_of_file(image)}
+    shown = [asked.files.open(question.prompt.images[0]).tobytes() for question in asked.questions]
+    assert set(shown) == {open_image(image).tobytes()}
+    assert {question.prompt.turns[-1].text for question in asked.questions} == {"<ImageHere>What is it?"}
+    items = benchmarks.read("questions", path, images=tmp_path / "kept").items
+    assert [hash_of_file(Path(item.images[0])) for item in items] == [hash_of_file(image)] * len(ways)
+    prepare([Source(path=str(path))], tmp_path / "set", base=resolve("nano"), options=Options(hd_num=1))
+    rows = store.load(tmp_path / "set").dataset
+    assert [row["pictures"][0]["content"] for row in rows] == [hash_of_file(image)] * len(ways)
+
+
+def test_a_table_and_conversations_are_asked_as_they_are_prepared(loaded: Loaded, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    (tmp_path / "q.csv").write_text("image,question,answer\na.png,How many?,3\na.png,Which?,\n")
+    (tmp_path / "plain.csv").write_text("file,key\na.png,x7\n")
+    turns = [("user", "<image>One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    chat = {"messages": [{"role": role, "content": text} for role, text in turns], "images": ["a.png"]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(chat) + "\n")
+    assert [q.prompt.turns[-1].text for q in ask(tmp_path / "q.csv", loaded).questions] == [
+        "<ImageHere>How many?",
+        "<ImageHere>Which?",
+    ]
+    (one,) = ask(tmp_path / "plain.csv", loaded, columns=(("image", "file"), ("id", "key")), question="What?").questions
+    assert (one.id, one.prompt.turns[0].text) == ("x7", "<ImageHere>What?")
+    (last,) = ask(tmp_path / "chat.jsonl", loaded).questions
+    assert [turn.text for turn in last.prompt.turns] == ["<ImageHere>One?", "1", "Two?"]
+
+
+def test_one_question_is_asked_about_each_image_and_document(loaded: Loaded, tmp_path: Path) -> None:
+    write_pdf(tmp_path / "scans" / "two.pdf", (300, 400), (400, 300))
+    write_image(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "scans" / "notes.txt").write_text("no image")
+    images = expand([str(tmp_path / "scans")])
+    assert [Path(image).name for image in images] == ["a.png", "broken.jpg", "two.pdf"]
+    asked = questions.from_images("How many?", images, loaded.view(1), loaded.tokenizer)
+    assert [len(question.prompt.images) for question in asked.questions] == [1, 2]
+    assert [reject.id for reject in asked.rejects] == [images[1]]
+    outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", Settings(2), batch_size=2)
+    assert (outcome.answers, outcome.rejects) == (2, 1)
+    rows = read(tmp_path / "out.jsonl")
+    assert [row["id"] for row in rows] == [images[0], images[2]]
+    assert [name.rpartition("#")[2] for name in rows[1]["images"]] == ["page=1", "page=2"]
+    # a page is what prepare would store of it
+    page = asked.questions[1].prompt.images[0]
+    line = json.dumps({"image": "two.pdf#page=1", "question": "q", "answer": "a"})
+    (tmp_path / "scans" / "one.jsonl").write_text(line + "\n")
+    source = Source(path=str(tmp_path / "scans" / "one.jsonl"))
+    prepare([source], tmp_path / "set", base=resolve("nano"), options=Options(hd_num=1))
+    prepared = store.load(tmp_path / "set")
+    stored = prepared.dataset[0]["pictures"][0]
+    assert store.layout_of(stored) == store.layout_of(page)
+    assert prepared.files.open(stored).tobytes() == asked.files.open(page).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from typing import Any
 from ixtune.data.benchmarks.item import Draft, Item, Items, reject_of
 from ixtune.data.benchmarks.values import NO_ANSWERS, NoAnswer
 from ixtune.data.containers.json_text import decoded
+from ixtune.data.images.documents import split_pages
 from ixtune.data.images.header import read_header
-from ixtune.data.images.image_paths import locate
+from ixtune.data.images.image_paths import is_file_below, locate
 from ixtune.data.images.image_store import keep
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.rejects import Reason, RecordError, Reject
@@ -97,9 +98,10 @@ def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
         return _kept(image, images)
     for path in image:
         try:
-            file = locate(root, path).file
+            name, pages = (path, None) if is_file_below(root, path) else split_pages(path)
+            file = locate(root, name).file
             if file.is_file():
-                return str(file)
+                return f"{file}{pages or ''}"
         except RecordError as error:
             if error.reason is not Reason.PICTURE_MISSING:
                 raise

@@ -14,26 +14,20 @@ from typing import Any
 from ixtune.data.benchmarks.item import Draft
 from ixtune.data.benchmarks.mmbench import letters_of, options_of
 from ixtune.data.benchmarks.values import kind_in, question_in, references_in
-from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.conversation import take_images
 from ixtune.data.schemas.fields import is_missing, record_id
-from ixtune.data.schemas.image_references import images_of
 from ixtune.data.sources.entry import Entry
 
 
 def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
     """A line -> a draft."""
-    if "image" in fields and "images" in fields:
-        raise RecordError(
-            Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", hint="write all images into `images`"
-        )
-    name = "images" if "images" in fields else "image"
     references = references_in(fields, "answers", "answer", "references")
     options = {} if is_missing(fields.get("options")) else options_of(fields["options"])
     return Draft(
         record_id(fields, entry),
         question_in(fields),
         letters_of(references, options) if options else references,
-        images=tuple(one.content or (one.path or one.name,) for one in images_of(fields.get(name), name)),
+        images=tuple(one.content or (one.path or one.name,) for one in take_images(dict(fields), ("image", "images"))),
         options=options,
         kind=kind_in(fields, "kind"),
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.file_kinds import START_BYTES, is_pdf
 from ixtune.data.images.image_file import MAX_PIXELS, ImageError, broken, opened
-from ixtune.data.images.pixels import is_deep
+from ixtune.data.images.pixels import NONE, Corrections, converted, is_deep
 from ixtune.data.rejects import Reason
 from ixtune.family import FOUR_KHD, Member
 from ixtune.layout import LayoutError, plan
@@ -35,6 +35,7 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PAGES = re.compile(r"(?P<file>.+)#page=(?P<first>\d{1,7})(?:-(?P<last>\d{1,7}))?", re.IGNORECASE | re.DOTALL)
 _POINTS_PER_INCH = 72
 _SCALED_SIDE = 100_000
+_MOST_ROUNDS = 64  # two or three are enough for every shape tried
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 # PDFium is not made for several threads at once, whatever documents they read
 _PDFIUM = threading.Lock()
@@ -161,13 +162,14 @@ def fitted(width: int, height: int, hd_num: int, *, upscale: bool = True, member
         LayoutError: There is none for this shape.
     """
     size = (width, height)
-    while True:
+    for _ in range(_MOST_ROUNDS):
         layout = plan(*size, hd_num, upscale=upscale, member=member)
         resized = (layout.resized_width, layout.resized_height)
         if resized == size:
             return size
         # ends: the long side can only gain crops, at most hd_num, and between two gains the short side only shrinks
         size = resized
+    return size
 
 
 def render(source: Path | bytes, number: int, size: tuple[int, int], name: str) -> Image.Image:
@@ -193,6 +195,22 @@ def render(source: Path | bytes, number: int, size: tuple[int, int], name: str) 
             return Image.frombuffer("RGB", size, bytes(bitmap.buffer), "raw", "BGR", bitmap.stride, 1)
         finally:
             bitmap.close()
+
+
+def open_page(
+    file: Path, number: int, size: tuple[int, int], name: str, corrections: Corrections = NONE
+) -> Image.Image:
+    """Return a page of a PDF or a TIFF as RGB; a PDF's is rendered at `size`.
+
+    Raises:
+        ImageError: There is no such page, or it is broken.
+    """
+    if document_kind(file) == PDF:
+        return render(file, number, size, name)
+    try:
+        return converted(frame(file, number, name), corrections)
+    except ValueError as error:  # a mode that Pillow cannot convert
+        raise broken(f"the colors of page {number} cannot be converted: {error}", name) from error
 
 
 def png_of(image: Image.Image) -> bytes:

@@ -27,7 +27,7 @@ NOTES = {
     "depth_scaled": "greys of more than 8 bits are scaled to 8",
     "first_frame_taken": "of several frames or pages the first is taken",
     **SPELLINGS,
-    DOCUMENT_PAGE: "pages of PDF and TIFF files are stored in the set as PNG",
+    DOCUMENT_PAGE: "a page of a PDF or TIFF file; prepare stores it in the set as PNG",
 }
 """What can be said of an image that is taken, and what it means."""
 
@@ -44,7 +44,8 @@ _SUFFIXES = {
     "AVIF": (".avif",),
 }
 _SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # what Pillow calls a JPEG with further views behind it
-_KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+"""Endings of the names of image files, in small letters."""
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
@@ -129,7 +130,7 @@ def _has_frames(image: Image.Image, name: str) -> bool:
 
 def _is_misnamed(image: Image.Image, name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
-    return suffix in _KNOWN_SUFFIXES and suffix not in _SUFFIXES.get(image.format or "", ())
+    return suffix in KNOWN_SUFFIXES and suffix not in _SUFFIXES.get(image.format or "", ())
 
 
 def _ends_well(image: Image.Image, file: IO[bytes]) -> bool:

@@ -236,7 +236,11 @@ def _missing(root: Path, given: str) -> RecordError:
             where=given,
             hint=hint or "cut the folder in front, so that paths begin below the image root, and write slashes",
         )
-    near = _near(root, given)
+    anywhere = root == Path(root.anchor)  # an image of the command line, which has no root to stay in
+    near = _near(root, os.path.relpath(given, root) if anywhere else given)
+    if anywhere:
+        hint = f"did you mean /{near}?" if near else "check the path"
+        return RecordError(Reason.PICTURE_MISSING, "there is no such image", where=given, hint=hint)
     return RecordError(
         Reason.PICTURE_MISSING,
         f"there is no such image below {root}",

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ixtune.data.images.documents import render, split_pages
+from ixtune.data.images.documents import open_page, split_pages
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared.manifest import MANIFEST, options_of, read_manifest, roots_of
 from ixtune.data.record import Record
@@ -62,7 +62,7 @@ class ImageFiles:
         return self.roots[root].joinpath(stored["path"])
 
     def open(self, stored: Mapping[str, Any]) -> Image.Image:
-        """Return one stored image as RGB; a page of a PDF, which has no pixels of its own, in its layout's size.
+        """Return one stored image as RGB. The path may name a page of a document; a PDF's gets its layout's size.
 
         Raises:
             ImageError: It cannot be opened.
@@ -70,7 +70,7 @@ class ImageFiles:
         path = self.path(stored)
         file, pages = split_pages(str(path))
         if pages is not None and not path.exists():
-            return render(Path(file), pages.first, (stored["width"], stored["height"]), str(path))
+            return open_page(Path(file), pages.first, (stored["width"], stored["height"]), str(path), self.corrections)
         return open_image(path, self.corrections)
 
 

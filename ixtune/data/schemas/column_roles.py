@@ -62,6 +62,7 @@ COLUMNS = tuple(_ROLES)
 CONVERSATION_COLUMNS = ("image", "id", "system", "hd_num", "messages")
 """Those that a conversation has."""
 
+_EITHER = ("image", "images")
 _MANY = ("image", "choices")
 # A to D, option_a, option1, choice 2
 _OPTION = re.compile(r"(?:option|choice|opt)[ _-]?([a-z]|\d{1,2})", re.IGNORECASE)
@@ -95,7 +96,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
             continue
         if theirs := _fitting(ours, role, open_names, wrong):
             columns[ours] = theirs
-            open_names.remove(theirs)
+            open_names = [name for name in open_names if name not in (theirs, *theirs.split(","))]
     if "choices" not in columns and (options := _options_in(open_names)):
         columns["choices"] = ",".join(options)
         open_names = [name for name in open_names if name not in options]
@@ -119,7 +120,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         wrong.append(
             "`chosen` and `rejected` are preference data; to learn the chosen answers: --columns answer=chosen"
         )
-    if not columns.get("answer"):
+    if source.answers and not columns.get("answer"):
         wrong.append("there is no column answer" + _offer("answer", open_names))
     if columns.get("question") and source.question is not None:
         wrong.append(f"there is the column {columns['question']}, and a question for all rows too")
@@ -206,6 +207,8 @@ def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> 
     exact = [lower[name] for name in role.exact if name in lower]
     others = [lower[name] for name in role.others if name in lower]
     fitting = exact or others
+    if ours == "image" and set(fitting) == set(_EITHER):
+        return ",".join(_EITHER)  # records have the one or the other
     if len(fitting) > 1:
         wrong.append(f"{ours} may be any of {listed(fitting)}: --columns {ours}={fitting[0]}?")
     return fitting[0] if len(fitting) == 1 else ""

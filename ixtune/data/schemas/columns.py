@@ -68,7 +68,7 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     cell = _take(fields, columns, "answer")
     if options and isinstance(cell := _whole(cell), int) and not isinstance(cell, bool) and 0 <= cell < len(options):
         cell = list(options)[cell]  # a number, unlike a text of digits, is always an index
-    answers, several = _answers(cell, f"`{columns['answer']}`")
+    answers, several = _answers(cell, f"`{columns['answer']}`") if reading.answers else ([], False)
     if options:
         answers = [answered(one, options, columns["answer"]) for one in answers]
     turns = _history(_take(fields, columns, "history"))
@@ -78,7 +78,9 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
         notes.append("options_in_question")
     if not _is_empty(context):
         asked[0] = _text(context, f"`{columns['context']}`") + "\n" + asked[0]
-    if len(asked) > 1:
+    if not reading.answers:
+        turns += [Turn("user", _ours(_only(asked, columns)))]
+    elif len(asked) > 1:
         turns += _turns_of_lists(asked, answers, columns)
         answers, several = [], False
     else:
@@ -112,6 +114,17 @@ def _refuse_other_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) 
                 )
 
 
+def _only(asked: list[str], columns: Mapping[str, str]) -> str:
+    """The one question of a row that is to be answered."""
+    if len(asked) > 1:
+        raise RecordError(
+            Reason.BAD_CONVERSATIONS,
+            f"`{columns['question']}` holds {len(asked)} questions",
+            hint="write a record for each question",
+        )
+    return asked[0]
+
+
 def _take(fields: dict[str, Any], columns: Mapping[str, str], ours: str) -> Any:
     theirs = columns.get(ours)
     return take(fields, theirs) if theirs else None
@@ -121,6 +134,10 @@ def _images(fields: dict[str, Any], theirs: str | None, pattern: str | None) -> 
     """The images of a row, column by column; an empty cell is no image."""
     if pattern is not None:
         return images_of(filled(pattern, fields), "--image-pattern")
+    if theirs == "image,images" and all(not _is_empty(fields.get(name)) for name in ("image", "images")):
+        raise RecordError(
+            Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", hint="put all images into one of them"
+        )
     images: list[ImageRef] = []
     for name in [] if not theirs else [theirs] if theirs in fields else theirs.split(","):
         cell = take(fields, name)

@@ -59,6 +59,7 @@ class Source:
         missing_placeholder: Images without placeholders: "front" puts any number in front of the first question,
             "reject" refuses them; by default a single image goes in front and several are refused.
         allow_image_text: Take marks such as <img> in texts as text.
+        answers: Whether records need answers; without them the source holds questions to be asked.
     """
 
     path: str
@@ -79,6 +80,7 @@ class Source:
     tags: tuple[tuple[str, str], ...] = ()
     missing_placeholder: str | None = None
     allow_image_text: bool | None = None
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Reading:
         missing_placeholder: See `Source.missing_placeholder`.
         allow_image_text: See `Source.allow_image_text`.
         image_first: See `Member.image_first`.
+        answers: See `Source.answers`.
     """
 
     schema: Schema
@@ -112,3 +115,4 @@ class Reading:
     missing_placeholder: str | None = None
     allow_image_text: bool = False
     image_first: bool = False
+    answers: bool = True

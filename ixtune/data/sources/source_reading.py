@@ -102,6 +102,7 @@ def understand(
         image_named=pattern is not None or any(ours == "image" for ours, _ in source.columns),
         missing_placeholder=source.missing_placeholder,
         allow_image_text=bool(source.allow_image_text),
+        answers=source.answers,
     )
     form, rewritten = _form(records, source, container, base)
     base = replace(base, form=form)

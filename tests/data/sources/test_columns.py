@@ -80,7 +80,7 @@ def test_several_columns_of_images_are_joined_by_commas():
         (["image", "q", "answer"], source(), "neither a column question nor a question for all rows"),
         (["image", "questoin", "answer"], source(), "--columns question=questoin?"),
         (["image", "prompt", "query", "answer"], source(), "question may be any of query, prompt"),
-        (["image", "images", "question", "answer"], source(), "image may be any of image, images"),
+        (["image", "file_name", "question", "answer"], source(), "image may be any of image, file_name"),
         (["image", "question", "answer"], source(question="What?"), "the column question, and a question for all"),
         (["image", "question", "chosen", "rejected"], source(), "--columns answer=chosen"),
         (["image", "q", "answer"], source(("question", "q"), question="What?"), "the column q, and a question for all"),
