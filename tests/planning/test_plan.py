@@ -13,6 +13,7 @@ from ixtune import layout
 from ixtune.checkpoint.sizes import Sizes, Trained
 from ixtune.data.shared_prefixes import Prefixes
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD
 from ixtune.planning import plan_report
 from ixtune.planning.advice import advise, changed
 from ixtune.planning.flops import PackShape, flops
@@ -79,7 +80,7 @@ def test_what_records_share_is_planned_once_a_pack():
     assert f"{other.epoch.tokens / other.record_tokens:.0%} of the tokens are computed" in text
     assert "are computed" not in "\n".join(plan_report.lines(one))
     smaller = shared.at(9).pack([0, 2, 4, 6])
-    assert smaller.lengths[0] == page.at(9).tokens + 10
+    assert smaller.lengths[0] == page.at(9, FOUR_KHD).tokens + 10
     assert smaller.lengths[1:] == (90,) * 4
 
 
