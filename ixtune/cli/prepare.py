@@ -270,6 +270,20 @@ def command(
     from ixtune.data.prepared.manifest import Options
     from ixtune.data.sources.command_line import sources_given
 
+    defaults = _defaults(
+        format_,
+        columns,
+        question=question,
+        system=system,
+        split=split,
+        config=config,
+        image_root=image_root,
+        image_pattern=image_pattern,
+        encoding=encoding,
+        missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),
+        allow_image_text=allow_image_text or None,
+    )
+    given = sources_given(sources, defaults, thousands, dataset)
     folder = resolve_tokenizer(base)
     member = member_for(base, folder, model, layout_rule)
     options = Options(
@@ -289,20 +303,6 @@ def command(
         exclude=tuple(map(str, exclude or ())),
         near_duplicates=near_duplicates,
     )
-    defaults = _defaults(
-        format_,
-        columns,
-        question=question,
-        system=system,
-        split=split,
-        config=config,
-        image_root=image_root,
-        image_pattern=image_pattern,
-        encoding=encoding,
-        missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),
-        allow_image_text=allow_image_text or None,
-    )
-    given = sources_given(sources, defaults, thousands, dataset)
     with _progress(told=not as_json) as (opened, progress):
         try:
             report = prepare(
