@@ -1,4 +1,4 @@
-"""What an image file says of itself before its pixels are decoded: its size, and whether it can be taken as it is."""
+"""Read the header of an image file: its size, and whether it can be used without decoding its pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTES = {
     **SPELLINGS,
     DOCUMENT_PAGE: "a page of a PDF or TIFF file; prepare stores it in the set as PNG",
 }
-"""What can be said of an image that is taken, and what it means."""
+"""Codes of what a person may want to know about an accepted image, and what each means."""
 
 _SUFFIXES = {
     "PNG": (".png", ".apng"),
@@ -55,11 +55,11 @@ _TIFF_PARTS = ((273, 279), (324, 325))
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """An image that can be taken.
+    """Size of a usable image.
 
     Attributes:
         width: In pixels, as `open_image` with the same corrections will give it.
-        height: Likewise.
+        height: In pixels.
         notes: What a person may want to know, codes of `NOTES` in its order.
     """
 
@@ -69,7 +69,7 @@ class Header:
 
 
 def read_header(source: Path | bytes, corrections: Corrections, *, name: str) -> Header:
-    """Size and oddities of an image, from the two ends of its file.
+    """Return the size of an image and notes about it, from the two ends of its file.
 
     Where the end is not what the format puts there, all of the image is decoded: harmless bytes behind it are as
     likely as a file cut short. Damage in the middle is not seen.
@@ -134,7 +134,7 @@ def _is_misnamed(image: Image.Image, name: str) -> bool:
 
 
 def _ends_well(image: Image.Image, file: IO[bytes]) -> bool:
-    """Whether the file ends where its format says; the position in the file is kept."""
+    """Return whether the file ends where its format says; the position in the file is kept."""
     before = file.tell()
     try:
         size = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""An image file or its bytes, opened by Pillow as far as the header; whatever goes wrong is put into words."""
+"""Open an image file or its bytes with Pillow as far as the header, and explain what is wrong with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageError(RecordError):
 
 @contextmanager
 def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[bytes]]]:
-    """The image with its header read and its size checked, and its open file, which the end of the block closes.
+    """Open an image: yield it with its header read and its size checked, and its file, closed at the end of the block.
 
     Raises:
         ImageError: There is no such file, it is no image, or it has more than `MAX_PIXELS`; errors call it `name`.
@@ -75,7 +75,7 @@ def decode(image: Image.Image, name: str) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the EXIF block of an opened image says that it lies, 1 (upright) to 8.
+    """Return the EXIF orientation of an opened image, 1 (upright) to 8.
 
     A TIFF's is 1: its orientation is part of that format, and Pillow follows it by itself.
     """
@@ -98,7 +98,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def broken(found: str, name: str) -> ImageError:
-    """The error for data that cannot be decoded."""
+    """Return the error for data that cannot be decoded."""
     return ImageError(Reason.PICTURE_BROKEN, found, where=name, hint="save or copy the file again")
 
 
@@ -188,7 +188,7 @@ def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:
 
 
 def _file(source: Path | bytes, name: str) -> IO[bytes]:
-    """The open file; what the system or Pillow would report in words that do not help is found out here."""
+    """Open a file or bytes, with errors that say what is wrong."""
     if isinstance(source, bytes):
         if not source:
             raise _empty(name)

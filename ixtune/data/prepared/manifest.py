@@ -1,4 +1,4 @@
-"""manifest.json of a prepared set: what it was made from, by which versions, with which options."""
+"""manifest.json of a prepared set: its sources, versions and options."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Options:
 
 
 def options_of(manifest: Mapping[str, Any]) -> Options:
-    """The options that a manifest records."""
+    """Return the options that a manifest records."""
     given = manifest["options"]
     tuples = {name: tuple(given.get(name, ())) for name in ("corrections", "exclude")}
     return Options(**{**given, **tuples})
@@ -153,7 +153,7 @@ def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], k
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a prepared set.
+    """Read the manifest of a prepared set.
 
     Raises:
         IxtuneError: It cannot be read, or is of another kind or format.

@@ -1,4 +1,4 @@
-"""Which of the accepted records stand in the set, how often, and on which side of the split. All by the seed."""
+"""Weighted sampling of records, and the train/validation split; both depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ixtune.errors import UsageError
 
 
 def draw(count: int, total: int, seed: str) -> array[int]:
-    """How often each of `count` records stands among `total`: all equally often, the rest without replacement.
+    """Return how often each of `count` records is drawn for `total`: all equally often, the rest without replacement.
 
     As the official mixture does it (MODEL.md 6): fewer than there are are drawn without replacement, more are all
     of them plus random repeats.
@@ -33,7 +33,7 @@ def draw(count: int, total: int, seed: str) -> array[int]:
 
 @dataclass(slots=True)
 class Groups:
-    """Records that share an image, directly or through others, belong to one group."""
+    """Groups of records that share an image, directly or through other records; a split keeps groups whole."""
 
     seed: int
     parents: array[int] = field(default_factory=lambda: array("l"))
@@ -42,11 +42,11 @@ class Groups:
     order: list[bytes] = field(default_factory=list)
 
     def add(self, keys: Sequence[str], name: str) -> None:
-        """The next record.
+        """Add the next record.
 
         Args:
-            keys: What its images are recognised by.
-            name: What a record without images is recognised by.
+            keys: What its images are recognized by.
+            name: What a record without images is recognized by.
         """
         digests = [self._digest(f"image {key}") for key in keys]
         known = [self._root(self.of_image[digest]) for digest in digests if digest in self.of_image]
@@ -63,7 +63,7 @@ class Groups:
         self.of_row.append(group)
 
     def validation(self, fraction: float) -> bytearray:
-        """1 for each record that is for validation, 0 for the others.
+        """Return 1 for each validation record, 0 for the others.
 
         Whole groups are taken in an order that depends on the seed and on the groups' own images, as long as they
         fit into the share.

@@ -1,4 +1,4 @@
-"""What a prepared set holds, in counts and small histograms; equal records give equal numbers in any order."""
+"""Statistics of a prepared set: counts and small histograms; equal records give equal numbers in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What one accepted record costs.
+    """Token counts of one accepted record.
 
     Attributes:
         text: Text tokens.
@@ -164,7 +164,7 @@ class Statistics:
 
 
 def commonest_first(counts: Counter[str]) -> dict[str, int]:
-    """Counts as a plain mapping in an order that depends on nothing else."""
+    """Return counts sorted from the commonest, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
