@@ -9,7 +9,7 @@ from typing import Any
 
 from ixtune.adapter.folder import RECORD_FILE
 from ixtune.adapter.profiles import Profile
-from ixtune.base import HUB_ID
+from ixtune.family import member_of_hub_id
 
 FILE = "README.md"
 
@@ -109,7 +109,7 @@ def text(facts: Facts) -> str:
 
 def _head(library: str, base: str) -> list[str]:
     """Return the front matter; the hub refuses a base_model that is not a hub id, such as a local folder."""
-    base_model = [f"base_model: {HUB_ID}"] if base == HUB_ID else []
+    base_model = [f"base_model: {base}"] if member_of_hub_id(base) else []
     head = ["---", f"library_name: {library}", *base_model, "license: other", "license_name: that-of-its-base"]
     return [*head, "tags: [ixtune, internlm-xcomposer2, image-text-to-text]", "---"]
 

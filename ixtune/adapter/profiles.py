@@ -78,8 +78,8 @@ PROFILES = {
             limits=(
                 "transformers after about 4.40 does not run the original code",
                 "the original code fetches openai/clip-vit-large-patch14-336 when it starts, offline too",
-                "several images in one prompt fail in the original code",
-                "hd_num is an argument of its chat(), 25 by default: give the one trained with",
+                "several images in one prompt fail in the original code of 4KHD; that of 2.5 takes them",
+                "hd_num is an argument of its chat(), 25 by default (24 for 2.5): give the one trained with",
             ),
         ),
         Profile(
@@ -90,7 +90,8 @@ PROFILES = {
             code_runs=True,
             command="lmdeploy serve api_server DIR",
             limits=(
-                "hd_num is fixed at 25 in its code: an adapter trained at another one sees other images there",
+                "hd_num is fixed at 25 in its code (for 2.5 it is 24 unless a request gives another): an adapter "
+                "trained at another one sees other images there",
                 "images are put in front of the text, wherever they stood in training",
                 "the vision tower runs in float16",
                 "later versions have dropped the model",

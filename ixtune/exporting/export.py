@@ -118,7 +118,8 @@ def export(
     if chosen.name == "lmdeploy-0.13":  # before gigabytes are written
         _require_passed(chosen.name, base, list(recognised_by_lmdeploy(base)))
     hd_num = int(weights.record.get("hd_num") or sizes.member.hd_num)
-    warnings = _warnings(chosen, base, sizes.member, hd_num)
+    trained_for = member_of(weights.record) if weights.record else sizes.member
+    warnings = _warnings(chosen, base, trained_for, hd_num)
     try:
         with atomic_folder(out) as partial:
             if chosen.name == "peft-original":
@@ -252,6 +253,12 @@ def _warnings(profile: Profile, base: Path, member: Member, hd_num: int) -> list
     if profile.name == "lmdeploy-0.13":
         trained = "as trained" if hd_num == member.lmdeploy_hd_num else f"but the adapter was trained at {hd_num}"
         warnings.append(f"lmdeploy 0.13 shows every image at hd_num {member.lmdeploy_hd_num}, {trained}")
+    rule = member.at_inference.rule
+    if profile.code_runs and member.rule != rule:
+        warnings.append(
+            f"the original code lays out images by the rule {rule.name!r}, training did by {member.rule.name!r}; "
+            f"for equal layouts prepare with --layout-rule {rule.name}"
+        )
     if profile.name == "nf4":
         warnings.append("the merged weights are rounded to 4 bits once more: measure with `ixtune evaluate --base DIR`")
     if profile.code_runs and profile.name != "peft-original" and not code_files(base)[0]:

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ixtune.base import HUB_ID
+from ixtune.checkpoint.member import member_in
 from ixtune.errors import IxtuneError
+from ixtune.family import FOUR_KHD
 
 
 def code_files(folder: Path) -> tuple[list[str], list[str]]:
@@ -40,10 +41,11 @@ def require_code(folder: Path) -> None:
     """
     _, missing = code_files(folder)
     if missing:
+        hub_id = (member_in(folder) or FOUR_KHD).hub_id
         raise IxtuneError(
             f"code that the configuration of the base names is missing: {', '.join(missing)}",
             where=str(folder),
-            hint=f"ixtune never downloads code: review it, then run `hf download {HUB_ID} --include '*.py' "
+            hint=f"ixtune never downloads code: review it, then run `hf download {hub_id} --include '*.py' "
             f"--local-dir {folder}`, and export again",
         )
 

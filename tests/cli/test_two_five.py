@@ -150,6 +150,8 @@ def test_every_profile_is_exported_and_passes_its_checks(run: Path, profile: str
     assert all(check["passed"] for check in report["checks"])
     if profile == "lmdeploy-0.13":
         assert any("hd_num 24" in line for line in report["warnings"])
+    told = any("by the rule 'inference'" in line for line in report["warnings"])
+    assert told == (profile not in ("transformers", "nf4"))  # whose code is ixtune's
     if profile in ("transformers", "nf4"):
         from transformers import AutoConfig, AutoProcessor
 
