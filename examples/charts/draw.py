@@ -1,8 +1,8 @@
-"""Draws bar charts of real cars, and asks what they show.
+"""Draw bar charts of real cars and write questions about them.
 
-The table is the one of Donoho and Ramos (1982) that vega_datasets brings along. A chart has three to six cars of one
-model year as bars, with the make before the bar and the value behind it. Training and validation show the model years
-1970 to 1979; the held-out charts show 1980 and 1982, in other fonts.
+The table is that of Donoho and Ramos (1982) in vega_datasets. A chart shows three to six cars of one model year as
+horizontal bars, with the make to the left of the bar and the value to its right. Training and validation use the model
+years 1970 to 1979; held-out charts use 1980 and 1982, in other fonts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
 from boxes import BOX, TEST_FONTS, TRAIN_FONTS, Form, table_file
 
-YEARS = {"train": tuple(range(1970, 1980)), "test": (1980, 1982)}  # the table has no car of 1981
+YEARS = {"train": tuple(range(1970, 1980)), "test": (1980, 1982)}  # the table has no cars of 1981
 FONTS = {"train": TRAIN_FONTS, "test": TEST_FONTS}
 COLUMNS, ROWS = 24, 12  # boxes; two crops side by side
-LABELS, BARS, VALUES = 0, 11, 20  # the column of boxes where each begins
-LONGEST_BAR = 8  # boxes
+LABELS, BARS, VALUES = 0, 11, 20  # first column of boxes of each
+LONGEST_BAR = 8  # in boxes
 QUANTITIES = ("Horsepower", "Miles_per_Gallon")
 KINDS = ("value", "extreme", "count")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One car as it stands in a chart."""
+    """One car in a chart."""
 
     make: str
     text: str  # the value as printed
@@ -37,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a chart; kinds are values, extremes and counts."""
+    """A question about a chart; its kind is value, extreme or count."""
 
     kind: str
     text: str
@@ -45,7 +45,7 @@ class Question:
 
 
 def cars(years: Sequence[int]) -> dict[int, list[dict[str, object]]]:
-    """The rows of the table by model year."""
+    """Return the rows of the table by model year."""
     found: dict[int, list[dict[str, object]]] = {year: [] for year in years}
     for row in json.loads(table_file("cars.json").read_text(encoding="utf-8")):
         year = int(row["Year"][:4])
@@ -55,7 +55,7 @@ def cars(years: Sequence[int]) -> dict[int, list[dict[str, object]]]:
 
 
 def choose(rng: random.Random, rows: list[dict[str, object]], quantity: str) -> list[Bar]:
-    """Cars of different makes with different values."""
+    """Return three to six cars of different makes with different values."""
     bars: list[Bar] = []
     wanted = rng.randint(3, 6)
     for row in rng.sample(rows, len(rows)):
@@ -69,7 +69,7 @@ def choose(rng: random.Random, rows: list[dict[str, object]], quantity: str) -> 
 
 
 def draw(rng: random.Random, bars: list[Bar], font: tuple[str, str]) -> Form:
-    """The chart."""
+    """Draw a chart."""
     form = Form(rng, font, COLUMNS, ROWS)
     colour = tuple(rng.randint(30, 170) for _ in range(3))
     scale = LONGEST_BAR * BOX / max(bar.value for bar in bars)
@@ -84,7 +84,7 @@ def draw(rng: random.Random, bars: list[Bar], font: tuple[str, str]) -> Form:
 
 
 def ask(rng: random.Random, bars: list[Bar]) -> list[Question]:
-    """All that is asked of a chart, in a random order."""
+    """Return all questions about a chart, in random order."""
     longest, shortest = (pick(bars, key=lambda bar: bar.value) for pick in (max, min))
     questions = [Question("value", f"What is the value of {bar.make}?", bar.text) for bar in bars]
     questions += [
@@ -97,7 +97,7 @@ def ask(rng: random.Random, bars: list[Bar]) -> list[Question]:
 
 
 def message(image: str | None, question: Question) -> list[dict[str, object]]:
-    """A question with its answer as OpenAI messages."""
+    """Return a question and its answer as OpenAI messages."""
     parts: list[dict[str, object]] = [{"type": "text", "text": question.text}]
     if image is not None:
         parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
@@ -105,9 +105,10 @@ def message(image: str | None, question: Question) -> list[dict[str, object]]:
 
 
 def draw_set(folder: Path, name: str, charts: int) -> Path:
-    """Draw charts into FOLDER/NAME and write FOLDER/NAME.jsonl: in training a conversation for each chart.
+    """Draw charts into FOLDER/NAME, write FOLDER/NAME.jsonl and return its path.
 
-    Held-out charts are asked one question of each kind, each in a record of its own with the kind in its id.
+    Training charts become one conversation each. Held-out charts get one question of each kind, in separate records
+    with the kind at the end of the id.
     """
     rng = random.Random(name)
     (folder / name).mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Story 1: bar charts of real cars. OpenAI messages, a split by image, relaxed accuracy.
 
-The adapter's 95 % lower bound on charts of later model years has to be above the base, the majority answer and the
-blind control; the exit code says whether it is.
+The adapter's 95 % lower bound on charts of later model years must be above the base, the majority answer and the blind
+control; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Tell it."""
+    """Run the story."""
     story = Story(__doc__, "charts", train=300, held_out=60, unit="charts")
     raw, prepared, run = (story.out / name for name in ("raw", "prepared", "run"))
     learned = draw.draw_set(raw, "train", story.train)
     held_out = draw.draw_set(raw, "test", story.held_out)
 
-    # a tenth of the charts is kept for choosing the best step: no image is on both sides
+    # a tenth of the charts is validation data for choosing the best step; no image is on both sides
     story.ixtune("prepare", learned, "--out", prepared / "learned", "--hd-num", "2", "--val-fraction", "0.1", *PREPARE)
     story.ixtune("prepare", held_out, "--out", prepared / "test", "--hd-num", "2", *PREPARE)
     story.ixtune(

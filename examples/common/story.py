@@ -1,4 +1,4 @@
-"""What the worked stories share: options, runs of the command line, and a verdict on held-out records."""
+"""Shared parts of the worked stories: options, calls of the command line, and the verdict on held-out records."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PREPARE = ("--base", "nano", "--workers", "1")
 
 
 def processor_s() -> float:
-    """Seconds of a processor that all commands so far took; on a busy machine the clock says little."""
+    """Return the CPU seconds of all commands so far; on a busy machine wall time says little."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def claim(out: Path, former: Sequence[str]) -> None:
-    """Make the folder of an example, and remove what an earlier run of it left there.
+    """Create the output folder of an example and delete the results of its last run.
 
     Raises:
         SystemExit: it holds something, and no example has made it.
@@ -41,10 +41,10 @@ def claim(out: Path, former: Sequence[str]) -> None:
 
 
 class Story:
-    """One story on its way: its folder, its options, and what each command took."""
+    """A running story: its folder, its options, and the CPU seconds of each command."""
 
     def __init__(self, description: str, name: str, *, train: int, held_out: int, unit: str) -> None:
-        """Read the command line and empty what an earlier telling left in the folder.
+        """Parse the command line and empty the folder of an earlier run.
 
         Args:
             description: For `--help`.
@@ -70,7 +70,7 @@ class Story:
         (self.out / "answers.jsonl").unlink(missing_ok=True)
 
     def ixtune(self, *arguments: str | Path) -> None:
-        """Run one command and show it; one that fails ends the story with its exit code."""
+        """Print and run an ixtune command; exit with its exit code if it fails."""
         words = [str(argument) for argument in arguments]
         print("\n$ ixtune " + shlex.join(words), flush=True)
         before = processor_s()
@@ -80,12 +80,12 @@ class Story:
         self.processor_s[words[0]] = self.processor_s.get(words[0], 0.0) + processor_s() - before
 
     def evaluation(self) -> dict[str, Any]:
-        """What `ixtune evaluate --out evaluation.json` found."""
+        """Return the content of evaluation.json."""
         found: dict[str, Any] = json.loads((self.out / "evaluation.json").read_text(encoding="utf-8"))
         return found
 
     def end(self, score: str) -> None:
-        """Say whether the adapter's 95 % lower bound lies above the base and both controls, and exit with 0 or 1."""
+        """Exit with 0 if the adapter's 95 % lower bound is above the base and both controls, otherwise with 1."""
         rows = self.evaluation()["results"]
         adapter = next(row["scores"][score] for row in rows if row["name"] == "adapter")
         others = {
@@ -102,7 +102,7 @@ class Story:
 
 
 def by_kind(evaluation: dict[str, Any], score: str, kinds: Iterable[str]) -> str:
-    """A line for each kind of question, which ends its id: the score of everybody who answered."""
+    """Return the scores of every model and control by kind of question, taken from the end of each id."""
     names = [row["name"] for row in evaluation["results"]]
     lines = []
     for kind in kinds:

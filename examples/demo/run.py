@@ -1,4 +1,4 @@
-"""The main job on the embedded base, from images to a merged model and a report: `make demo`.
+"""Run the whole job on the embedded base, from images to a merged model and a report: `make demo`.
 
 Everything runs through the `ixtune` command line. It passes when the adapter's 95 % lower bound on the held-out sheets
 is above both the blind control and the majority answer, and the merged model answers as the adapter does.
@@ -31,7 +31,7 @@ BLIND = "adapter, images swapped"
 
 
 def ixtune(*arguments: str) -> float:
-    """Run one command, show it, and give its seconds; a failing one ends the demo with its exit code."""
+    """Print and run an ixtune command; return its seconds, or exit with its exit code if it fails."""
     print("\n$ ixtune " + " ".join(arguments), flush=True)
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "ixtune", *arguments], cwd=ROOT, check=False)
@@ -41,12 +41,12 @@ def ixtune(*arguments: str) -> float:
 
 
 def result(report: dict[str, Any], name: str) -> dict[str, Any]:
-    """One row of an evaluation."""
+    """Return the row of an evaluation with this name."""
     return next(row for row in report["results"] if row["name"] == name)
 
 
 def main() -> None:
-    """Run it."""
+    """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="everything goes here")
     parser.add_argument("--train-sheets", type=int, default=330)

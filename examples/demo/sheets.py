@@ -1,10 +1,10 @@
-"""Draws weather log sheets from the real Seattle record (NOAA, public domain), and asks what stands on them.
+"""Draw weather log sheets of the real Seattle record (NOAA, public domain) and write questions about them.
 
-The sheets are filled in as official forms are, one character to a box of 28 pixels, because the nano
-base reads large print only.
+The sheets look like official forms, with one character to a box of 28 pixels, because the nano base reads only large
+print.
 
-Training sheets show 2013 to 2015 and are set in Lato, Caladea and Manrope. The held-out ones show 2012 and are set in
-Source Sans and Source Serif. The nano base has met none of these fonts, sheets or questions.
+Training sheets show 2013 to 2015 in Lato, Caladea and Manrope. Held-out sheets show 2012 in Source Sans and Source
+Serif. The nano base was not trained on any of these fonts, sheets or questions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from boxes import Form, table_file
 
 TRAIN_YEARS, TEST_YEARS = (2013, 2014, 2015), (2012,)
 
-# What the sheet prints (NOAA's own codes), and what people ask. That these belong together is what there is to learn.
+# The codes that the sheet prints (NOAA's), and the columns of the record. Training teaches which question means which.
 COLUMNS = {"PRCP": "precipitation", "TMAX": "temp_max", "TMIN": "temp_min", "AWND": "wind", "SKY": "weather"}
 QUESTIONS = {
     "PRCP": "How much rain fell on {day}?",
@@ -33,7 +33,7 @@ QUESTIONS = {
     "AWND": "How strong was the wind on {day}?",
     "SKY": "What was the weather like on {day}?",
 }
-# The same question as the nano base was taught to ask of any table, for a fair look at the base.
+# The same question in the words the nano base was trained on, for a fair measurement of the base.
 OWN_FORM = "What is the {column} of {day}?"
 
 
@@ -41,12 +41,12 @@ OWN_FORM = "What is the {column} of {day}?"
 class Day:
     """One row of the record."""
 
-    name: str  # as printed, such as "Mar 5"
-    cells: dict[str, str]  # by printed column
+    name: str  # as printed, e.g. "Mar 5"
+    cells: dict[str, str]  # values by printed code
 
 
 def record(years: tuple[int, ...]) -> list[Day]:
-    """The days of some years, in order."""
+    """Return the days of the given years, in order."""
     days = []
     with table_file("seattle-weather.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -58,7 +58,7 @@ def record(years: tuple[int, ...]) -> list[Day]:
 
 
 def table(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Five days as rows under a header, on a wide sheet."""
+    """Draw a wide sheet: five days as rows under a header."""
     form = Form(rng, font, 36, 12)
     stops = (0, 7, 12, 17, 22, 27)
     for row, texts in enumerate([("DAY", *COLUMNS), *((day.name, *day.cells.values()) for day in days)]):
@@ -70,7 +70,7 @@ def table(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.I
 
 
 def cards(rng: random.Random, days: list[Day], font: tuple[str, str], columns: int, rows: int) -> Image.Image:
-    """Days as blocks of lines, one under the other."""
+    """Draw a block of lines for each day, one under the other."""
     form = Form(rng, font, columns, rows)
     left, block = rng.randint(0, columns - 12), rows // len(days)
     for index, day in enumerate(days):
@@ -83,16 +83,16 @@ def cards(rng: random.Random, days: list[Day], font: tuple[str, str], columns: i
 
 
 def square_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Three days on a square sheet."""
+    """Draw a square sheet with three days."""
     return cards(rng, days, font, 24, 24)
 
 
 def tall_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Four days on a tall sheet."""
+    """Draw a tall sheet with four days."""
     return cards(rng, days, font, 12, 36)
 
 
-# how a sheet is drawn and the days on it; at hd_num 4 they become grids of 1x3, 2x2 and 3x1 crops
+# (function that draws a sheet, number of days on it); at hd_num 4 the grids are 1x3, 2x2 and 3x1 crops
 FORMS = ((table, 5), (square_cards, 3), (tall_cards, 4))
 
 
@@ -105,16 +105,18 @@ def draw_set(
     asked: int,
     seed: int,
 ) -> None:
-    """Draw sheets and write NAME.json in the official form; with one question a record, also NAME-own-form.json.
+    """Draw sheets and write NAME.json; with one question a record, also write NAME-own-form.json.
+
+    Both files use the InternLM-XComposer JSON format; the second asks in the words the base was trained on.
 
     Args:
-        folder: where `NAME/` with the images and the JSON go.
-        name: of the set.
-        years: which days may be shown.
-        fonts: which fonts may be used.
-        sheets: how many.
-        asked: questions a sheet; more than two make one conversation of several turns.
-        seed: of everything that is drawn.
+        folder: Output folder for `NAME/` (the images) and the JSON files.
+        name: Name of the set.
+        years: Years of the record to take days from.
+        fonts: Fonts to choose from.
+        sheets: Number of sheets.
+        asked: Questions a sheet; more than two become one conversation of several turns.
+        seed: Random seed.
     """
     rng = random.Random(f"{name} {seed}")
     days = record(years)

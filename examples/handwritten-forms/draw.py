@@ -1,7 +1,7 @@
-"""Fills order forms with real handwritten digits, and asks for what stands on them as JSON.
+"""Fill order forms with real handwritten digits and ask for their fields as JSON.
 
-The digits are those of `digits.png` (see README.md): fourteen people's forms, one a row. A form drawn here is filled in
-by one hand. Training shows ten hands, validation one, the held-out forms three others and other print.
+The digits come from `digits.png` (see README.md), which has one handwriting in each of its fourteen rows. Each form
+uses one handwriting. Training uses ten of them, validation one, and the held-out forms three others and other fonts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ HERE = Path(__file__).resolve().parent
 TRAIN_HANDS, VALIDATION_HANDS, TEST_HANDS = tuple(range(10)), (10,), (11, 12, 13)
 SIDE = 8  # pixels of a digit in the collection
 COLUMNS, ROWS = 12, 12  # boxes; one crop
-FIELDS = {"NO": 4, "QTY": 2, "SUM": 3}  # as printed, and how many digits
-FIRST_DIGIT = 5  # the column of boxes
+FIELDS = {"NO": 4, "QTY": 2, "SUM": 3}  # printed name: number of digits
+FIRST_DIGIT = 5  # column of boxes
 QUESTION = "What is written on the form?"
 FONTS = {"train": TRAIN_FONTS, "validation": TRAIN_FONTS, "test": TEST_FONTS}
 HANDS = {"train": TRAIN_HANDS, "validation": VALIDATION_HANDS, "test": TEST_HANDS}
@@ -32,7 +32,7 @@ HANDS = {"train": TRAIN_HANDS, "validation": VALIDATION_HANDS, "test": TEST_HAND
 
 @cache
 def digits(hand: int) -> dict[str, list[Image.Image]]:
-    """Each digit of one hand, as often as it wrote it: ink on white, the size of a box."""
+    """Return all images of each digit in one handwriting, dark on white, at the size of a box."""
     labels = json.loads((HERE / "digits.json").read_text(encoding="utf-8"))[hand]
     with Image.open(HERE / "digits.png") as file:
         sheet = file.convert("L")
@@ -45,7 +45,7 @@ def digits(hand: int) -> dict[str, list[Image.Image]]:
 
 
 def draw(rng: random.Random, hand: int, font: tuple[str, str]) -> tuple[Image.Image, dict[str, str]]:
-    """A filled form, and its fields in the order in which they stand."""
+    """Draw a filled form; return it with its fields, in their order on the form."""
     form = Form(rng, font, COLUMNS, ROWS)
     written = digits(hand)
     fields = {}
@@ -79,7 +79,7 @@ def draw_set(folder: Path, name: str, forms: int) -> Path:
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A member that tells nothing of where and when it was made."""
+    """Add a file to a tar without owner, mode or time."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))

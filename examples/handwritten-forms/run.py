@@ -1,7 +1,7 @@
-"""Story 2: order forms in real handwriting, read as JSON. WebDataset shards, field accuracy, a merged model.
+"""Story 2: read order forms in real handwriting as JSON. WebDataset shards, field accuracy, a merged model.
 
-The adapter's 95 % lower bound on forms of hands it has not seen has to be above the base, the majority answer and the
-blind control; the exit code says whether it is.
+The adapter's 95 % lower bound on forms in unseen handwriting must be above the base, the majority answer and the blind
+control; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import draw
 from story import PREPARE, Story
 
 HERE = Path(__file__).resolve().parent
-VALIDATION_SHARE = 12  # one validation form to so many of training
+VALIDATION_SHARE = 12  # training forms for each one of validation
 
 
 def main() -> None:
-    """Tell it."""
+    """Run the story."""
     story = Story(__doc__, "handwritten-forms", train=600, held_out=100, unit="forms")
     raw, prepared, run, merged = (story.out / name for name in ("raw", "prepared", "run", "merged"))
     counts = {"train": story.train, "validation": -(-story.train // VALIDATION_SHARE), "test": story.held_out}
     for name, forms in counts.items():
-        # the images are copied out of the tar into the set
+        # prepare copies the images out of the tar
         story.ixtune("prepare", draw.draw_set(raw, name, forms), "--out", prepared / name, "--hd-num", "1", *PREPARE)
     story.ixtune(
         "train", HERE / "recipe.yaml", f"data.train={prepared}/train", f"data.validation={prepared}/validation",
         f"output={run}", *story.overrides, "--no-report",
     )  # fmt: skip
-    # what a program would use: one checkpoint without an adapter, and a file of answers
+    # for use in a program: one checkpoint without an adapter, and a file of answers
     story.ixtune("merge", run, "--out", merged)
     story.ixtune(
         "evaluate", prepared / "test", "--adapter", run, "--model", merged, "--score", "field_accuracy",
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def is_form(answer: str) -> bool:
-    """Whether an answer can be used by a program."""
+    """Return whether an answer is JSON with exactly the fields of the form."""
     try:
         found = json.loads(answer)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Prints directories of real airports on three pages, and asks where things stand in them.
+"""Draw directories of real airports on three pages and write questions about them.
 
-The table of airports in the United States comes with vega_datasets (public domain). A page has its number and a state
-in the head, and below them airports by code and town. The held-out directories show states that training does not, in
-other fonts: no code and hardly a town of them was trained on.
+The table of airports in the United States comes with vega_datasets (public domain). Each page has its number and a
+state in the header, and below them airports by code and town. Held-out directories use states and fonts that training
+does not: none of their codes and hardly any of their towns occur in training.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from boxes import TEST_FONTS, TRAIN_FONTS, Form, table_file
 VALIDATION_STATES = ("CA", "IL", "OK", "TX")
 TEST_STATES = ("AZ", "FL", "GA", "KS", "MI", "NE", "OH", "WA")
 COLUMNS = 12  # boxes across a page
-CODE, TOWN = 0, 4  # the column of boxes where each begins
-LEAST_AIRPORTS = 20  # of a state that is shown
+CODE, TOWN = 0, 4  # first column of boxes of each
+LEAST_AIRPORTS = 20  # minimum for a state to be used
 PAGES = 3
-# boxes down a page -> the hd_num of a record with such pages, and how often there is one
+# rows of boxes on a page -> the record's hd_num, and its relative frequency
 HD_NUM = {12: 1, 24: 2}
 SHARES = {12: 3, 24: 1}
-KINDS = {"town": 4, "page": 3, "state": 3}  # and how many of each are asked in training
+KINDS = {"town": 4, "page": 3, "state": 3}  # training questions of each kind
 
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on one page."""
+    """The content of one page."""
 
     state: str
     airports: tuple[tuple[str, str], ...]  # code, town
@@ -43,7 +43,7 @@ class Page:
 
 @cache
 def airports() -> dict[str, list[tuple[str, str]]]:
-    """(code, town) by state: one airport for each town whose name fits into its boxes."""
+    """Return (code, town) pairs by state: one airport for each town whose name fits into its boxes."""
     found: dict[str, dict[str, str]] = {}
     with table_file("airports.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -57,13 +57,13 @@ def airports() -> dict[str, list[tuple[str, str]]]:
 
 
 def states(name: str) -> Sequence[str]:
-    """Those of a set: train, validation or test."""
+    """Return the states of a set: train, validation or test."""
     kept = {"validation": VALIDATION_STATES, "test": TEST_STATES}
     return kept.get(name) or sorted(set(airports()) - {*VALIDATION_STATES, *TEST_STATES})
 
 
 def draw(rng: random.Random, font: tuple[str, str], rows: int, number: int, page: Page) -> Image.Image:
-    """Page `number`, of so many rows of boxes."""
+    """Draw page `number` with `rows` rows of boxes."""
     form = Form(rng, font, COLUMNS, rows)
     form.write(0, 0, f"PAGE {number}")
     form.write(COLUMNS - 3, 0, page.state)
@@ -75,7 +75,7 @@ def draw(rng: random.Random, font: tuple[str, str], rows: int, number: int, page
 
 
 def ask(rng: random.Random, pages: Sequence[Page]) -> list[tuple[str, str, str]]:
-    """(kind, question, answer), in a random order."""
+    """Return (kind, question, answer) triples in random order."""
     listed = [(number, *airport) for number, page in enumerate(pages, 1) for airport in page.airports]
     asked = [("town", f"What is the {code}?", town) for _, code, town in rng.sample(listed, KINDS["town"])]
     asked += [("page", f"On which page is {code}?", str(at)) for at, code, _ in rng.sample(listed, KINDS["page"])]
@@ -85,7 +85,7 @@ def ask(rng: random.Random, pages: Sequence[Page]) -> list[tuple[str, str, str]]
 
 
 def record(name: str, images: list[str], hd_num: int, asked: Sequence[tuple[str, str, str]]) -> dict[str, object]:
-    """A conversation in the official form, the pages before its first question."""
+    """Return a conversation in the InternLM-XComposer JSON format, with the pages before the first question."""
     turns = []
     for at, (_, question, answer) in enumerate(asked):
         turns.append({"from": "user", "value": ("<ImageHere>" * len(images) if at == 0 else "") + question})
@@ -94,9 +94,10 @@ def record(name: str, images: list[str], hd_num: int, asked: Sequence[tuple[str,
 
 
 def draw_set(folder: Path, name: str, directories: int) -> Path:
-    """Draw directories into FOLDER/NAME and write FOLDER/NAME.json: in training one conversation for each.
+    """Draw directories into FOLDER/NAME, write FOLDER/NAME.json and return its path.
 
-    Otherwise one question of each kind, each in a record of its own with the kind in its id.
+    Training directories become one conversation each. The others get one question of each kind, in separate records
+    with the kind at the end of the id.
     """
     rng = random.Random(name)
     (folder / name).mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""Story 3: a directory of real airports on three pages. Several images in a record, hd_num by record, ANLS.
+"""Story 3: search a three-page directory of real airports. Several images in a record, hd_num by record, ANLS.
 
-The adapter's 95 % lower bound on directories of other states has to be above the base, the majority answer and the
-blind control; the exit code says whether it is.
+The adapter's 95 % lower bound on directories of other states must be above the base, the majority answer and the
+blind control; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import draw
 from story import PREPARE, Story, by_kind
 
 HERE = Path(__file__).resolve().parent
-VALIDATION_SHARE = 12  # one validation directory to so many of training
+VALIDATION_SHARE = 12  # training directories for each one of validation
 
 
 def main() -> None:
-    """Tell it."""
+    """Run the story."""
     story = Story(__doc__, "multi-page", train=120, held_out=40, unit="directories")
     raw, prepared, run = (story.out / name for name in ("raw", "prepared", "run"))
     counts = {"train": story.train, "validation": -(-story.train // VALIDATION_SHARE), "test": story.held_out}
     for name, directories in counts.items():
-        # each record says itself how many crops its pages take, which goes before --hd-num
+        # each record has its own hd_num, which takes precedence over --hd-num
         story.ixtune(
             "prepare", draw.draw_set(raw, name, directories), "--out", prepared / name, "--hd-num", "1", *PREPARE
         )

@@ -1,4 +1,4 @@
-"""The whole job from Python, by the functions that `import ixtune` offers.
+"""Run the whole job from Python with the functions of `import ixtune`.
 
     python examples/python-api/run.py --out runs/python-api [key=value …]
 

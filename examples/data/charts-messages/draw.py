@@ -1,11 +1,11 @@
-"""Draws charts of public tables, and writes what people ask of them as OpenAI messages.
+"""Draw charts of public tables and write questions about them as OpenAI messages.
 
     python draw.py [FOLDER]
 
-writes charts/*.png and messages.jsonl, here if no folder is named. The tables come with the package vega_datasets:
-Iowa's electricity (U.S. Energy Information Administration), employment in the United States (U.S. Bureau of Labor
-Statistics), Seattle's weather (NOAA), and the price of wheat (William Playfair, 1822). Every answer is computed from
-the table that its chart shows.
+writes charts/*.png and messages.jsonl to FOLDER (default: the folder of this script). The tables come with the package
+vega_datasets: Iowa's electricity (U.S. Energy Information Administration), employment in the United States (U.S.
+Bureau of Labor Statistics), Seattle's weather (NOAA), and the price of wheat (William Playfair, 1822). Every answer is
+computed from the table that its chart shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SYSTEM = "You read charts. Answer with the value or the name alone."
 
 
 def table(name: str) -> list[dict[str, str]]:
-    """The rows of a table of vega_datasets, all values as text."""
+    """Return the rows of a table in vega_datasets, all values as text."""
     spec = importlib.util.find_spec("vega_datasets")
     if spec is None or spec.origin is None:
         raise SystemExit("vega_datasets is not installed: pip install 'ixtune[demo]'")
@@ -43,21 +43,21 @@ def table(name: str) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Series:
-    """Named values in the order of the chart, and how they are written."""
+    """Named values in the order of the chart, with the number of decimals to print."""
 
     values: dict[str, float]
     digits: int = 0
 
     def text(self, name: str) -> str:
-        """A value as the chart prints it."""
+        """Return a value as the chart prints it."""
         return f"{self.values[name]:,.{self.digits}f}"
 
     def largest(self) -> str:
-        """The name of the largest value, of which there must be one."""
+        """Return the name of the largest value; fail if two are equal."""
         return self._only(max(self.values.values()))
 
     def smallest(self) -> str:
-        """The name of the smallest value, of which there must be one."""
+        """Return the name of the smallest value; fail if two are equal."""
         return self._only(min(self.values.values()))
 
     def _only(self, value: float) -> str:
@@ -65,7 +65,7 @@ class Series:
         return name
 
     def above(self, limit: float) -> int:
-        """How many values are larger than `limit`."""
+        """Return how many values are larger than `limit`."""
         return sum(value > limit for value in self.values.values())
 
 
@@ -81,7 +81,7 @@ class Canvas:
         self.text(width - 30, height - 20, f"Source: {source}", 14, GREY, "rm")
 
     def text(self, x: float, y: float, text: str, size: int = 17, colour: str = INK, anchor: str = "mm") -> None:
-        """Write in one line; `anchor` is Pillow's."""
+        """Write a line of text; `anchor` is Pillow's."""
         font = ImageFont.load_default(size * SCALE)
         self.draw.text((x * SCALE, y * SCALE), text, fill=colour, font=font, anchor=anchor)
 
@@ -96,12 +96,12 @@ class Canvas:
             self.draw.rectangle([left * SCALE, top * SCALE, right * SCALE - 1, bottom * SCALE - 1], fill=colour)
 
     def save(self, path: Path) -> None:
-        """Write it as PNG."""
+        """Write the chart as PNG."""
         self.image.reduce(SCALE).save(path, optimize=True)
 
 
 def columns(series: Series, width: int, height: int, colour: str, **texts: str) -> Canvas:
-    """A chart of upright bars, each with its value; negative ones hang."""
+    """Draw a chart of vertical bars with their values; negative bars point down."""
     canvas = Canvas(width, height, **texts)
     top, bottom, left, right = 115, height - 85, 40, width - 30
     low, high = min(0.0, *series.values.values()), max(0.0, *series.values.values())
@@ -118,7 +118,7 @@ def columns(series: Series, width: int, height: int, colour: str, **texts: str) 
 
 
 def rows(series: Series, width: int, margin: int, colour: str, **texts: str) -> Canvas:
-    """A chart of lying bars, each with its value; `margin` is the room for their names."""
+    """Draw a chart of horizontal bars with their values; `margin` is the width reserved for their names."""
     height = 150 + 44 * len(series.values)
     canvas = Canvas(width, height, **texts)
     length = (width - margin - 110) / max(series.values.values())
@@ -132,7 +132,7 @@ def rows(series: Series, width: int, margin: int, colour: str, **texts: str) -> 
 
 
 def lines(named: Mapping[str, Series], width: int, height: int, step: int, **texts: str) -> Canvas:
-    """A chart of lines over the same names, with a ruled line every `step` of the value."""
+    """Draw a line chart of several series over the same names, with a grid line every `step`."""
     canvas = Canvas(width, height, **texts)
     top, bottom, left, right = 105, height - 80, 100, width - 185
     names = list(next(iter(named.values())).values)
@@ -153,7 +153,7 @@ def lines(named: Mapping[str, Series], width: int, height: int, step: int, **tex
 
 
 def electricity() -> dict[str, Series]:
-    """Iowa's net generation by source and year, in thousand megawatt hours."""
+    """Return Iowa's net generation by source and year, in thousand megawatt hours."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in table("iowa-electricity.csv"):
         found[row["source"]][row["year"][:4]] = float(row["net_generation"])
@@ -161,12 +161,12 @@ def electricity() -> dict[str, Series]:
 
 
 def generation(year: str) -> Series:
-    """Iowa's net generation of one year by source."""
+    """Return Iowa's net generation of one year by source."""
     return Series({source: series.values[year] for source, series in electricity().items()})
 
 
 def rain(year: str) -> Series:
-    """Seattle's precipitation by month, in millimetres."""
+    """Return Seattle's precipitation by month, in millimetres."""
     found = dict.fromkeys(MONTHS, 0.0)
     for row in table("seattle-weather.csv"):
         if row["date"].startswith(year):
@@ -175,19 +175,19 @@ def rain(year: str) -> Series:
 
 
 def playfair(column: str) -> Series:
-    """From 1750 on, the price of a quarter of wheat, or a week's wages of a good mechanic, in shillings."""
+    """Return the price of a quarter of wheat or the weekly wages of a good mechanic since 1750, in shillings."""
     found = [row for row in table("wheat.json") if int(row["year"]) >= 1750 and column in row]
     return Series({row["year"]: float(row[column]) for row in found}, digits=1)
 
 
 def job_changes(year: str) -> Series:
-    """By how many thousands employment in the United States changed in each month of a year."""
+    """Return the monthly change of employment in the United States in one year, in thousands."""
     found = [row for row in table("us-employment.csv") if row["month"].startswith(year)]
     return Series({MONTHS[int(row["month"][5:7]) - 1]: float(row["nonfarm_change"]) for row in found})
 
 
 def sectors(month: str) -> Series:
-    """Employment in the United States by sector, in thousands, the largest first."""
+    """Return employment in the United States by sector, in thousands, the largest first."""
     (row,) = (row for row in table("us-employment.csv") if row["month"].startswith(month))
     named = {
         "Trade, transport, utilities": "trade_transportation_utilties",  # the table's own spelling
@@ -207,7 +207,7 @@ def sectors(month: str) -> Series:
 
 
 def draw_all(folder: Path) -> None:
-    """Write every chart."""
+    """Draw and write every chart."""
     folder.mkdir(parents=True, exist_ok=True)
     eia, bls, noaa = "U.S. Energy Information Administration", "U.S. Bureau of Labor Statistics", "NOAA"
     book = "W. Playfair, 1822"
@@ -234,7 +234,7 @@ def draw_all(folder: Path) -> None:
 
 
 def record(*turns: tuple[str, str, str]) -> dict[str, Any]:
-    """A conversation from turns of (names of the charts that it shows, question, answer)."""
+    """Return a conversation made of (names of the charts shown, question, answer) turns."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM}]
     for names, question, answer in turns:
         parts: list[dict[str, Any]] = [
@@ -246,7 +246,7 @@ def record(*turns: tuple[str, str, str]) -> dict[str, Any]:
 
 
 def records() -> list[dict[str, Any]]:
-    """Every conversation, its answers computed."""
+    """Return every conversation, with answers computed from the tables."""
     made = electricity()
     before, after = generation("2001"), generation("2017")
     growth = {source: after.values[source] - before.values[source] for source in made}
@@ -303,7 +303,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Draw, and write what is asked."""
+    """Draw the charts and write the conversations."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     draw_all(folder / "charts")
     lines_of_json = [json.dumps(one) + "\n" for one in records()]

@@ -1,11 +1,11 @@
-"""Sets handwritten digits of the UCI collection in rows, and writes these as two WebDataset shards.
+"""Arrange handwritten digits of the UCI collection in rows and write them as two WebDataset shards.
 
     pip install scikit-learn
     python make.py [FOLDER]
 
-writes shard-000.tar and shard-001.tar, here if no folder is named. Each digit was written by a person on a form and is
-kept by the collection as 8 x 8 shades; here it is enlarged, smoothly, and set in a row of four to six, dark
-on light as it was on paper. No digit is used twice. The same shards come out each time.
+writes shard-000.tar and shard-001.tar to FOLDER (default: the folder of this script). The collection stores each
+handwritten digit as 8 x 8 shades. The script enlarges them smoothly and puts four to six in a row, dark on light as on
+paper. No digit is used twice. The shards are the same each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 def digits() -> list[tuple[Image.Image, int]]:
-    """Each digit of the collection, enlarged, and which one it is."""
+    """Return every digit of the collection as an enlarged image, with its label."""
     from sklearn.datasets import load_digits
 
     collection = load_digits()
@@ -42,7 +42,7 @@ def digits() -> list[tuple[Image.Image, int]]:
 
 
 def rows(chance: random.Random) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """The PNG of each row, and what is asked of it."""
+    """Yield each row as PNG bytes with its question and answer."""
     collection = digits()
     chance.shuffle(collection)
     for number in range(SHARDS * ROWS_IN_EACH):
@@ -57,7 +57,7 @@ def rows(chance: random.Random) -> Iterator[tuple[bytes, dict[str, str]]]:
 
 
 def asked(number: int, written: str, chance: random.Random) -> dict[str, str]:
-    """One of three questions in turn, and its answer."""
+    """Return one of three questions, in turn, with its answer."""
     if number % 3 == 0:
         return {"question": "Which number is written here?", "answer": written}
     if number % 3 == 1:
@@ -67,7 +67,7 @@ def asked(number: int, written: str, chance: random.Random) -> dict[str, str]:
 
 
 def member(name: str, content: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
-    """A file for a tar that tells nothing of where and when it was made."""
+    """Return a tar member without owner or time."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime, info.uid, info.gid = len(content), 0o644, 0, 0, 0
     return info, io.BytesIO(content)
