@@ -392,3 +392,18 @@ def test_samples_are_taken_in_the_type_of_the_training(data: Path, others: Path,
         )
     )  # fmt: skip
     assert len(lines_of(tmp_path / "run" / "samples.jsonl")) == 4
+
+
+def test_lora_on_chosen_layers_trains_these_and_no_other(data: Path, tmp_path: Path) -> None:
+    """With nothing to train below them, and with activations that are computed again."""
+    changes = ("adapter.layers=[3, 2]", "adapter.projector=frozen", "training.max_steps=2")
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    run(text_recipe(kept, data, *changes))
+    run(text_recipe(again, data, *changes, "training.gradient_checkpointing=true"))
+    names = _adapter(kept / "run" / "adapter")
+    assert {name.split(".")[4] for name in names} == {"2", "3"}
+    assert len(names) == 2 * 5 * 2
+    assert losses(again / "run") == losses(kept / "run")
+    assert losses(kept / "run")[0][2] > 0, "no gradient"
+    with pytest.raises(UsageError, match="adapter.layers names layer 4; the base has layers 0 to 3"):
+        run(text_recipe(tmp_path / "none", data, "adapter.layers=[4]"))
