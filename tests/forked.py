@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -43,6 +44,7 @@ def _run(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(variables)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
     from ixtune import cli
 
     if before is not None:
