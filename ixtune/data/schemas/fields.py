@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_FIELDS = 6
 _SHOWN_BITS = 64
 
-LOSS_KEYS = ("loss", "train", "weight", "loss_scale")
+LOSS_KEYS = ("loss", "train", "weight", "loss_scale", "learn", "trainable", "train_on_turn")
 """Keys by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
 # without these, the answers of a record would be invented
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")

@@ -17,6 +17,7 @@ IMAGE = "<image>"
 _ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q")
 _SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
 _LEARNED = (True, 1, None)
+_MASKS = ("mask", "masked", "ignore", "skip", "exclude", "train_detail")
 _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_call", "tool_response")
 
 
@@ -137,9 +138,15 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
         Whether the turn is trained on; True where nothing is said.
 
     Raises:
-        RecordError: A weight is neither 0 nor 1.
+        RecordError: A weight is neither 0 nor 1, or the turn is masked by a key that formats use in opposite ways.
     """
     learn = True
+    if masked := next((key for key in _MASKS if turn.get(key)), None):
+        raise RecordError(
+            Reason.FIELD_NOT_USED,
+            f"turn {number} has `{masked}`: {shown(turn[masked])}",
+            hint="mark an answer that is not to be learned with `train`: false",
+        )
     for key in LOSS_KEYS:
         if key not in turn:
             continue

@@ -258,8 +258,8 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
     for record in records:
         if _shows_image(record, reading):
             return []
-        here = {
-            path_of(place)
+        here = {  # a dict, for a set would lose the order of the columns
+            path_of(place): None
             for name in names
             if not (name == "file_name" and reading.schema is Schema.COLUMNS)
             and name not in _IMAGE_FIELDS

@@ -429,6 +429,7 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ({"messages": BARE, "images": ["img/a.png"], "tools": [{"name": "x"}]}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "images": ["img/a.png"], "label": False}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "images": ["img/a.png"], "weight": 0.5}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": [BARE[0], BARE[1] | {"mask": 1}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "id": "img/a.png"}, {}, Reason.IMAGE_NOT_USED),
         (
             {"file_name": "img/a.png", "ground_truth": json.dumps({"gt_parse": GT, "meta": 1})},
@@ -450,7 +451,7 @@ def test_what_changes_what_is_learned_is_used_or_refused(
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"weight": 0}, {"loss": 0.0}])
+@pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"weight": 0}, {"loss": 0.0}, {"learn": False}])
 @pytest.mark.parametrize("field", ["messages", "conversations"])
 def test_a_turn_marked_as_not_to_be_learned_is_context_only(root: Path, field: str, mark: dict[str, Any]):
     turns = [*BARE[:1], BARE[1] | mark, *BARE] if field == "messages" else [TURNS[0], TURNS[1] | mark, *BARE]
