@@ -265,7 +265,18 @@ class AdapterTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochPermutation:
         packs: Dataset = train_dataset or self.train_dataset
         fillers = sum(not records for records in packs["records"])
-        return EpochPermutation(len(packs) - fillers, self.recipe.training.seed, fillers, self._announced(packs))
+        seed, announced = self.recipe.training.seed, self._announced(packs)
+        self._sampler = EpochPermutation(len(packs) - fillers, seed, fillers, announced)
+        return self._sampler
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch in its own order of packs.
+
+        transformers and accelerate set the epoch too, but do not reach the sampler of a run of several processes that
+        resumes in the middle of an epoch: it would repeat the order of the first one.
+        """
+        self._sampler.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _announced(self, packs: Dataset) -> Callable[[Sequence[int]], None]:
         """Prefetch the next packs on a GPU; on a CPU the step needs the cores itself."""
