@@ -21,10 +21,10 @@ _TERMS = (
 
 
 class Rule(NamedTuple):
-    """How large an image is made, and where its padding goes.
+    """Rule for the size of a resized image and the position of its padding.
 
     Attributes:
-        name: As manifests and `--layout-rule` call it.
+        name: Name in manifests and in `--layout-rule`.
         growth: The longer side gets at most as many crops as this multiple of it fills; None for as many as hd_num has.
         centered: Pad on both sides, not at the bottom (of a portrait: at the right) alone.
     """
@@ -50,7 +50,7 @@ class Member:
     """One model of the family, with the layout rule in use.
 
     Attributes:
-        name: As `--model`, manifests and adapters call it.
+        name: Name in `--model`, manifests and adapters.
         title: Its full name.
         hub_id: Its repository on the Hugging Face hub.
         crop: Side of a crop in pixels, the input size of the vision tower.
@@ -64,7 +64,7 @@ class Member:
         chat_system: The original's chat has a system prompt unless the caller removes it.
         chat_bos: The original's chat puts BOS in front of every run of text between images.
         trained_tokens: Length of the contexts it was trained on.
-        tokenizer_sha256: Of the released tokenizer.model; None where it was not seen.
+        tokenizer_sha256: SHA-256 of the released tokenizer.model; None if unknown.
         lmdeploy_hd_num: hd_num of lmdeploy 0.13, which serves it last.
         lmdeploy_function: The function of the original's ixc_utils.py by which lmdeploy recognizes it.
     """
@@ -89,7 +89,7 @@ class Member:
 
     @property
     def terms(self) -> str:
-        """Terms of its weights in one line."""
+        """License terms of the weights in one line."""
         return _TERMS.format(self.title)
 
     @property
@@ -99,7 +99,7 @@ class Member:
 
     @property
     def plora_ranks(self) -> tuple[int, int]:
-        """PLoRA ranks of wqkv and of the other linears in the released weights."""
+        """PLoRA ranks of wqkv and of the other linear layers in the released weights."""
         return self.plora_wqkv.rank, self.plora_others.rank
 
     def plora(self, ranks: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
@@ -112,7 +112,7 @@ class Member:
         return sum(self.token_parts(rows, cols).values())
 
     def token_parts(self, rows: int, cols: int) -> dict[str, int]:
-        """Return what the tokens of an image of rows x cols crops are spent on (MODEL.md 2.5).
+        """Return the token count of an image of rows x cols crops by purpose (MODEL.md 2.5).
 
         The global view with a newline token for each of its rows, the separator token, the crops, and a newline token
         for each row of their common map.
@@ -132,7 +132,7 @@ class Member:
 
     @property
     def at_inference(self) -> Member:
-        """This member with the layout rule of the original's chat."""
+        """Return this member with the layout rule of the original's chat."""
         return replace(self, rule=self.rules[-1])
 
     def with_rule(self, name: str | None) -> Member:
@@ -204,11 +204,11 @@ UNSUPPORTED = {
     "web": "web pages are not supported: the original writes them with more LoRA weights, not loaded by ixtune",
     "article": "articles are not supported: the original writes them with more LoRA weights, not loaded by ixtune",
 }
-"""What the original of a member does besides and ixtune refuses, in a sentence each."""
+"""Features of a member's original code that ixtune does not support, one sentence each."""
 
 
 def member_named(name: str | None, rule: str | None = None) -> Member:
-    """Return the member of a name with a layout rule; None for the first member, and for its fine-tuning rule.
+    """Return the member with this name and layout rule; None for the first member, and for its fine-tuning rule.
 
     Raises:
         UsageError: There is no such member, or it has no such rule.
@@ -233,7 +233,7 @@ def member_of_layout(rows: int, cols: int, tokens: int) -> Member:
     """Return the member for which an image of rows x cols crops has this number of tokens.
 
     Raises:
-        ValueError: No member gives it so many.
+        ValueError: No member gives it this number of tokens.
     """
     for member in MEMBERS.values():
         if member.tokens(rows, cols) == tokens:
@@ -247,7 +247,7 @@ def member_of_hub_id(name: str) -> Member | None:
 
 
 def require_same(first: Member, second: Member, what: str, where: str | None, hint: str) -> None:
-    """Refuse to use something made for one member with another one; layout rules may differ.
+    """Raise if something made for one member is used with another; layout rules may differ.
 
     Raises:
         IxtuneError: They are different members.

@@ -6,7 +6,7 @@ the same NAME removes it, if its owner is dead for certain.
 
 A living owner, or a process it has forked, holds a lock on its sibling (flock), which the kernel lets go at
 death, in whatever container. Another kernel need not see that lock, over a network or from another virtual
-machine; therefore the first of the two numbers tells the kernel, and what another one has left, or this machine
+machine; therefore the first of the two numbers identifies the kernel, and what another one has left, or this machine
 before it was started again, is not touched. Such a sibling can be deleted by hand when nothing writes there.
 """
 
@@ -89,7 +89,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_folder(path: Path) -> Iterator[Path]:
-    """As `atomic_folder`, but what a killed process has written is still there the next time.
+    """Yield a folder like `atomic_folder`, but keep what a killed process wrote for the next call.
 
     The sibling has one name, `.NAME.unfinished`. Only a kill or a power failure leaves it: on an exception it is
     removed as well. Whether its content can be used is for the caller to find out, who has synced what it relies on.
@@ -121,15 +121,15 @@ def resumable_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256_file(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's content, read block by block."""
+    """Return the hexadecimal SHA-256 of a file's content, read block by block."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_detours(path: Path) -> Path:
-    """A path without `..` behind a folder, such as `photos` for `mine/../photos`.
+    """Return a path without `..` after a folder, such as `photos` for `mine/../photos`.
 
-    It stays as it is where that would be another place: behind a link to a folder `..` is the folder around its target.
+    The path is unchanged where that would be another place: after a link to a folder, `..` is the parent of its target.
     """
     short = Path(os.path.normpath(path))
     try:
@@ -139,10 +139,10 @@ def without_detours(path: Path) -> Path:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse an output that is there already.
+    """Refuse an output path that already exists.
 
     Raises:
-        IxtuneError: It is.
+        IxtuneError: It exists.
     """
     if os.path.lexists(path):
         raise IxtuneError(
@@ -156,7 +156,7 @@ def refuse_existing(path: Path) -> None:
 def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
     """Yield a new hidden sibling of `path`, made by `make`, and a descriptor that holds its lock.
 
-    It stands beside `path` because rename is atomic only within one file system. On an exception it is removed.
+    It is created next to `path` because rename is atomic only within one file system. On an exception it is removed.
     """
     kernel = _kernel()
     stem = f".{path.name}.partial-{kernel or '0' * 8}-"
@@ -170,7 +170,7 @@ def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, i
         _remove(partial)  # the first error is the one to report
         raise
     finally:
-        os.close(descriptor)  # lets the lock go
+        os.close(descriptor)  # releases the lock
 
 
 def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple[Path, int]:
@@ -191,7 +191,7 @@ def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Take the lock of an open file or folder without waiting: whether it was free; None where there are no locks."""
+    """Try to lock an open file or folder without waiting; return whether it was free, None where locks do not exist."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -205,10 +205,10 @@ def _remove_dead(parent: Path, stem: str) -> None:
     """Remove the siblings whose lock is free. Names are never used twice, so what is removed is what was locked."""
     pattern = re.compile(re.escape(stem) + "[0-9a-f]{8}")
     names: list[str] = []
-    with suppress(OSError):  # no such folder yet, or one that may be written to but not listed
+    with suppress(OSError):  # the folder does not exist yet, or is writable but not readable
         names = os.listdir(parent)
     for name in filter(pattern.fullmatch, names):
-        with suppress(OSError):  # somebody else removes it, or it is not ours to remove
+        with suppress(OSError):  # another process removes it, or we have no permission to
             descriptor = os.open(parent / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if _lock(descriptor):
@@ -218,7 +218,7 @@ def _remove_dead(parent: Path, stem: str) -> None:
 
 
 def _remove(partial: Path) -> None:
-    """Remove a file or a folder as far as possible."""
+    """Remove a file or a folder; ignore errors."""
     if partial.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
     else:
@@ -227,14 +227,14 @@ def _remove(partial: Path) -> None:
 
 
 def _kernel() -> str | None:
-    """A short name of the running kernel, or None where it does not tell one."""
+    """Return a short name of the running kernel, or None where it is unknown."""
     with suppress(OSError):
         return hashlib.sha256(_BOOT_ID.read_bytes()).hexdigest()[:8]
     return None
 
 
 def _sync_all(folder: Path, descriptor: int) -> None:
-    """Bring all that is in `folder` to the disk; `descriptor` is of the folder, from before anything was written."""
+    """Sync the content of `folder` to the disk; `descriptor` was opened on the folder before anything was written."""
     everything = [Path(parent, name) for parent, _, names in os.walk(folder) for name in (*names, "")]
     if len(everything) > _SYNCED_ONE_BY_ONE and _sync_file_system(descriptor):
         return
@@ -245,7 +245,7 @@ def _sync_all(folder: Path, descriptor: int) -> None:
 def _sync_file_system(descriptor: int) -> bool:
     """Flush the file system of `descriptor`; False where the system has no such call.
 
-    syncfs(2), not sync(2): it leaves other disks in peace, and on Linux since 5.8 it reports what could not be
+    syncfs(2), not sync(2): it does not touch other disks, and on Linux since 5.8 it reports what could not be
     written since `descriptor` was opened, which sync(2) never does.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The geometry of one image in plain numbers, the single truth for sizes and token counts.
+"""Image layout: the single source of truth for image sizes, crops and token counts.
 
 An image is resized so that it fills at most `hd_num` crops, padded with white to whole crops, and cut. How large a
 crop is, how far an image may grow and where its padding goes is a `Member`'s.
@@ -14,10 +14,10 @@ from typing import Any
 from ixtune.family import FOUR_KHD, Member
 
 MAX_HD_NUM = 256
-"""The largest hd_num that data may ask for: its 37,000 tokens are beyond the model's context as it is."""
+"""The largest hd_num that data may request: its 37,000 tokens already exceed the model's context."""
 
 LAYOUT_VERSION = 1
-"""Written into prepared data; to be raised when `plan` gives another answer for the same input."""
+"""Version stored in prepared data; increase it whenever `plan` gives a different result for the same input."""
 
 
 class LayoutError(ValueError):
@@ -26,21 +26,21 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PatchLayout:
-    """How one image becomes crops and tokens; sizes in pixels, in the frame of the image as it is seen.
+    """Layout of one image as crops and tokens; sizes in pixels, in the image's visible orientation.
 
     Attributes:
         width: Width of the image.
         height: Height of the image.
-        hd_num: The most crops the image may fill.
+        hd_num: Maximum number of crops for the image.
         upscale: Whether a small image is enlarged until it fills its crops, as the reference does.
-        transposed: Whether the image is a portrait, which is transposed for the resize and back then.
+        transposed: Whether the image is a portrait, which is transposed for the resize and back afterwards.
         resized_width: Width after the resize, before the padding.
         resized_height: Height after the resize, before the padding.
-        pad_left: White columns at the left.
+        pad_left: White columns on the left.
         pad_top: White rows at the top.
         rows: Rows of crops.
         cols: Columns of crops.
-        member: The model it is laid out for.
+        member: The model that the layout is for.
     """
 
     width: int
@@ -68,26 +68,26 @@ class PatchLayout:
 
     @property
     def pad_right(self) -> int:
-        """White columns at the right; where padding is centered, as many as at the left or one more."""
+        """White columns on the right; with centered padding, `pad_left` or one more."""
         return self.final_width - self.resized_width - self.pad_left
 
     @property
     def pad_bottom(self) -> int:
-        """White rows at the bottom; where padding is centered, as many as at the top or one more."""
+        """White rows at the bottom; with centered padding, `pad_top` or one more."""
         return self.final_height - self.resized_height - self.pad_top
 
     @property
     def crops(self) -> int:
-        """Number of crops, the global view not counted."""
+        """Number of crops, without the global view."""
         return self.rows * self.cols
 
     @property
     def tokens(self) -> int:
-        """Length of the image's image span."""
+        """Number of image tokens of the image."""
         return self.member.tokens(self.rows, self.cols)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields and the derived numbers, for JSON."""
+        """Return all fields and the derived numbers as a JSON-serializable dict."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "member"}
         derived = {
             "pad_right": self.pad_right,
@@ -102,7 +102,7 @@ class PatchLayout:
 
 
 def plan(width: int, height: int, hd_num: int, *, upscale: bool = True, member: Member = FOUR_KHD) -> PatchLayout:
-    """The layout of an image of `width` x `height` pixels that may fill at most `hd_num` crops.
+    """Return the layout of an image of `width` x `height` pixels with at most `hd_num` crops.
 
     Only the aspect ratio matters, unless the member's rule bounds growth: a small image is enlarged until it fills its
     crops. The quotients are float64 without tolerance, because the reference's are: exact arithmetic would give other
@@ -151,13 +151,13 @@ def plan(width: int, height: int, hd_num: int, *, upscale: bool = True, member: 
 
 
 def most_steps(long_side: int, member: Member) -> float:
-    """Return the most crops that the long side of an image may be enlarged to, whatever hd_num allows."""
+    """Return the maximum number of crops along the enlarged long side of an image, whatever hd_num allows."""
     growth = member.rule.growth
     return math.inf if growth is None else math.ceil(growth * long_side / member.crop)
 
 
 def _fill(long_side: int, short_side: int, hd_num: int, member: Member) -> tuple[int, int, int, int]:
-    """The reference's resize: long side, short side, and how many crops hold each.
+    """Return long side and short side after the reference's resize, and the number of crops along each.
 
     The long side is always a whole number of crops.
     """

@@ -1,4 +1,4 @@
-"""What `prepare` knows while it reads: counts of each source, who was rejected, and the sets made of it at the end."""
+"""Collect the results of `prepare`: count records and rejects of each source, then write the prepared sets."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation")
-# LLaVA's ids are the images' names: a quarter of a million of them repeat in one set made from it
+# LLaVA uses the image names as ids: a quarter of a million of them repeat in one set derived from it
 _IDS_OF_PICTURES = (Schema.LLAVA,)
 _STAGED = ".staged"
 _CHUNK_ENTRIES = 256
-# decoding takes a hundred times longer than reading a header, and workers shall not wait for each other's last chunk
+# decoding takes a hundred times longer than reading a header, so smaller chunks keep all workers busy to the end
 _CHUNK_ENTRIES_VERIFIED = 64
 _CHUNK_BYTES = 16 << 20
-# so that a record drawn a million times is not a million rows in memory
+# limit the rows in memory, even when one record is drawn a million times
 _ROWS_PER_BATCH = 1000
 
 
 @dataclass(slots=True)
 class CountedSource:
-    """One source while it is read.
+    """Counts of one source during reading.
 
     Attributes:
-        opened: The source, and what was detected.
-        read: Its entries so far.
-        accepted: Those that became samples.
-        with_images: Those of the accepted that have an image.
-        rows: How often they stand in the sets; known at the end.
-        numbers_by_id: The records so far.
-        position: How far the reading is, in the unit of its total.
+        opened: The source with its detected format.
+        read: Number of entries read so far.
+        accepted: Number of entries that became samples.
+        with_images: Number of accepted entries with at least one image.
+        rows: Number of their rows in the sets; known at the end.
+        numbers_by_id: Id -> number of each record so far.
+        position: Read position, in the unit of the source's total.
     """
 
     opened: Opened
@@ -65,13 +65,13 @@ class CountedSource:
 
 
 class Gathering:
-    """Takes chunks one by one, counts, and makes the sets at the end.
+    """Counts the chunks as they arrive and writes the sets at the end.
 
     Args:
         opened: The sources.
-        options: What is to be made of them.
-        folder: Where.
-        excluded: Images that no record may show.
+        options: Options of the run.
+        folder: Output folder.
+        excluded: Images that must not appear in any record.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Gathering:
         self.first_rejects: dict[str, Reject] = {}
         self.sets: dict[str, Statistics] = {"": Statistics()}
         weighted = any(one.source.weight is not None or one.source.count is not None for one in opened)
-        # a draw or a split is made when all records are known: until then rows wait in a file of their own
+        # drawing and splitting need all records: until then the rows go to a staging file
         self.selects = weighted or options.val_fraction > 0
         self.groups = selection.Groups(options.seed)
         self.bills: list[Bill] = []
@@ -98,28 +98,28 @@ class Gathering:
 
     @property
     def read(self) -> int:
-        """Entries of all sources so far."""
+        """Number of entries read so far, over all sources."""
         return sum(source.read for source in self.sources)
 
     @property
     def position(self) -> int:
-        """How far the reading is, in the units of the sources' totals."""
+        """Read position over all sources, in the units of their totals."""
         return sum(source.position for source in self.sources)
 
     @property
     def rejected_by_reason(self) -> dict[str, int]:
-        """Rejects so far, the commonest first."""
+        """Number of rejects so far by reason, the most common first."""
         return commonest_first(self.rejected)
 
     def writer(self) -> store.Writer:
-        """Where rows are to be written while the sources are read."""
+        """Return the writer for rows during reading: the set's own, or one for a staging file."""
         if not self.selects:
             return store.Writer(self.folder)
         (self.folder / _STAGED).mkdir()
         return store.Writer(self.folder / _STAGED)
 
     def tasks(self) -> Iterator[tuple[Job, list[Entry]]]:
-        """The entries of all sources in chunks; where a chunk ends depends on the entries alone."""
+        """Yield the entries of all sources in chunks; chunk boundaries depend only on the entries."""
         most = _CHUNK_ENTRIES_VERIFIED if self.options.verify else _CHUNK_ENTRIES
         for index, source in enumerate(self.sources):
             job = self._job(index)
@@ -135,7 +135,7 @@ class Gathering:
                 yield job, chunk
 
     def take(self, job: Job, chunk: Chunk) -> tuple[pyarrow.RecordBatch, list[Reject]]:
-        """Count a chunk; its rows without duplicates, and its rejects in the order of the records."""
+        """Count a chunk; return its rows without duplicates, and its rejects in record order."""
         source = self.sources[job.source]
         rejects, kept = list(chunk.rejects), []
         for at, row in enumerate(chunk.rows):
@@ -159,7 +159,7 @@ class Gathering:
         return chunk.batch if len(kept) == len(chunk.rows) else chunk.batch.take(kept), rejects
 
     def finish(self, tokenizer_sha256: str) -> None:
-        """Draw, split, describe; accepted + rejected = read is asserted, not assumed."""
+        """Draw and split the rows and write the manifests; asserts accepted + rejected = read."""
         accepted = sum(source.accepted for source in self.sources)
         if accepted + self.rejected.total() != self.read:
             raise AssertionError(f"{accepted} accepted + {self.rejected.total()} rejected != {self.read} read")
@@ -181,7 +181,7 @@ class Gathering:
     def _job(self, index: int) -> Job:
         opened = self.sources[index].opened
         hd_num = opened.source.hd_num or self.options.hd_num
-        assert hd_num is not None  # prepare() has asked
+        assert hd_num is not None  # prepare() has checked this
         root = opened.image_root
         return Job(
             source=index,
@@ -194,7 +194,7 @@ class Gathering:
         )
 
     def _keep(self, index: int, row: Row) -> None:
-        """Count an accepted row, now or when all are known."""
+        """Count an accepted row, or store what is needed to count it after drawing and splitting."""
         own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
         for root, path in row.images:
             self.examples.setdefault(root, path)
@@ -221,7 +221,7 @@ class Gathering:
         )
 
     def _select(self) -> None:
-        """Decide how often each row stands on which side, and write the sides."""
+        """Decide how often each row appears in which split, and write the splits."""
         times, sides = array("l", [1]) * len(self.bills), bytearray(len(self.bills))
         if self.options.val_fraction:
             sides = self.groups.validation(self.options.val_fraction)
@@ -240,7 +240,7 @@ class Gathering:
         shutil.rmtree(self.folder / _STAGED)
 
     def _draw(self, index: int, source: CountedSource, times: array[int], sides: bytearray) -> None:
-        """Set how often the training rows of one source stand in the set."""
+        """Set how often each training row of one source appears in the set."""
         weight, count = source.opened.source.weight, source.opened.source.count
         if weight is None and count is None:
             return
@@ -256,7 +256,7 @@ class Gathering:
             times[at] = drawn
 
     def _place_images(self) -> None:
-        """Give each set the images its rows show, and remove those of records that were not taken."""
+        """Move the images to the sets whose rows show them; delete the images of records that were not drawn."""
         images = self.folder / store.IMAGES
         if not images.is_dir():
             return
@@ -270,7 +270,7 @@ class Gathering:
         shutil.rmtree(spare)
 
     def _content(self, tokenizer_sha256: str) -> dict[str, Any]:
-        """What all manifests of the run say."""
+        """Return the content that all manifests of the run share."""
         return {
             "tokenizer_sha256": tokenizer_sha256,
             "image_roots": self._described_roots(self.folder),
@@ -285,7 +285,7 @@ class Gathering:
         }
 
     def _described_roots(self, folder: Path) -> list[Any]:
-        """The image roots as the manifest of a set in `folder` stores them; the folder is beside where it will be."""
+        """Return the image roots for the manifest of a set in `folder`, a temporary sibling of the final folder."""
         own, *others = self.image_roots
         found = [describe_root(Path(root), folder, self.examples.get(at)) for at, root in enumerate(others, start=1)]
         return [own, *found]
@@ -316,7 +316,7 @@ class Gathering:
 
 
 def _distribute(staged: Path, folders: Sequence[Path], times: array[int], sides: bytearray) -> None:
-    """Copy each staged row as often as `times` says into the set that `sides` says."""
+    """Copy each staged row `times[row]` times to the set with index `sides[row]`."""
     import pyarrow
 
     with ExitStack() as stack:
@@ -345,7 +345,7 @@ def _duplicate(row: Row, first: int) -> Reject:
 
 
 def _size(value: Any) -> int:
-    """About the bytes that a value holds, most of which are images."""
+    """Estimate the size of a value in bytes; most of it is images."""
     if isinstance(value, (bytes, str)):
         return len(value)
     if isinstance(value, dict):
@@ -354,7 +354,7 @@ def _size(value: Any) -> int:
 
 
 def _hash(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several files that of the lines `HASH  NAME`, as the command sha256sum prints them."""
+    """Return the SHA-256 of a file; for several files, that of the lines `HASH  NAME` printed by sha256sum."""
     if len(files) == 1:
         return sha256_file(files[0])
     lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)

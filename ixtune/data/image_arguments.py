@@ -1,4 +1,4 @@
-"""Images as they are named on the command line: files, pages of documents, folders, and patterns (scans/*.pdf)."""
+"""Expand image arguments of the command line: files, pages of documents, folders, and patterns (scans/*.pdf)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def expand(given: Sequence[str]) -> list[str]:
 
 
 def require_single(given: Sequence[str]) -> None:
-    """Refuse a folder or a pattern where one question is asked about all images at once.
+    """Raise for a folder or a pattern if one question is asked about all images at once.
 
     Raises:
         UsageError: There is one; the hint says how to ask about each of its images.
@@ -66,13 +66,13 @@ def argument_reader(corrections: Corrections, dpi: int | None = None) -> ImageRe
 
     Args:
         corrections: Departures from the reference's way of opening an image.
-        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
+        dpi: Resolution of PDF pages; None for the one that fills their layouts.
     """
     return ImageReader(Path("/"), 0, Path(), corrections=corrections, dpi=dpi, render=False)
 
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a prepared set, or holds several."""
+    """Return whether a folder is a prepared set or contains several."""
     return os.path.isfile(os.path.join(path, MANIFEST))
 
 

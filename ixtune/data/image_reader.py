@@ -45,15 +45,15 @@ _PLACEHOLDERS = re.compile(re.escape(PLACEHOLDER))
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image of a record, before it is laid out.
+    """An image of a record, before its layout is known.
 
     Attributes:
-        name: What the source calls it.
-        path: Relative to the image root; "" if the source carries the image itself.
-        header: Its size and what is to be said of it.
+        name: Name in the source.
+        path: Path relative to the image root; "" if the source contains the image itself.
+        header: Its size and notes.
         content: Hash of the file's bytes.
-        size: Of the file, in bytes.
-        embedded: The file's bytes, if the set is to carry the image.
+        size: Size of the file in bytes.
+        embedded: The file's bytes, if the image is to be copied into the set.
     """
 
     name: str
@@ -73,27 +73,27 @@ class ImageFile:
 
     @property
     def key(self) -> str:
-        """What the image is recognized by in whatever size."""
+        """Key that identifies the image in any size."""
         return self.content
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person may want to know, codes of `NOTES`."""
+        """Codes of `NOTES` that apply to the image."""
         return self.header.notes
 
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page of a PDF, before it is laid out: its size in pixels depends on its hd_num.
+    """A page of a PDF, before its layout is known: its size in pixels depends on its hd_num.
 
     Attributes:
-        name: Of the page, such as `report.pdf#page=3`.
-        path: Relative to the image root, with the page; "" if the source carries the PDF itself.
+        name: Name of the page, such as `report.pdf#page=3`.
+        path: Path relative to the image root, with the page; "" if the source contains the PDF itself.
         source: The PDF, or its content.
-        number: Of the page, counted from 1.
+        number: Number of the page, counted from 1.
         shape: Width and height in points.
-        dpi: Pixels an inch; None for as many as fill the layout.
-        content: Hash of the PDF.
+        dpi: Resolution; None for the one that fills the layout.
+        content: Hash of the PDF's bytes.
         notes: Codes of `NOTES`.
     """
 
@@ -108,7 +108,7 @@ class PdfPage:
 
     @property
     def key(self) -> str:
-        """What the page is recognized by in whatever size."""
+        """Key that identifies the page in any size."""
         return f"{self.content}#page={self.number}"
 
     def layout(self, hd_num: int, *, upscale: bool, member: Member) -> PatchLayout:
@@ -133,7 +133,7 @@ def with_pages(turns: Sequence[Turn], counts: Sequence[int]) -> tuple[Turn, ...]
 
     Args:
         turns: A conversation.
-        counts: Of each image of the record, how many images it became.
+        counts: For each image of the record, the number of images that it became.
     """
     if all(count == 1 for count in counts):
         return tuple(turns)
@@ -149,13 +149,13 @@ class ImageReader:
 
     Attributes:
         image_root: The folder that paths may not leave; None if the source can have none.
-        root_index: Its number among the image roots of the set.
-        folder: Where images go that the set carries.
+        root_index: Index of the image root in the set.
+        folder: Folder for images that are copied into the set.
         corrections: Departures from the reference's way of opening an image.
         verify: Decode every image, not only its header.
-        embed: Have the set carry all images.
-        all_pages: Take every page of a TIFF with several.
-        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
+        embed: Copy all images into the set.
+        all_pages: Use every page of a multi-page TIFF.
+        dpi: Resolution of PDF pages; None for the one that fills their layouts.
         render: Have the set carry pages of documents. Without it the stored path names the page, and `ImageFiles.open`
             opens it.
     """
@@ -236,7 +236,7 @@ class ImageReader:
         return f"{store.IMAGES}/{keep(self.folder, content)}"
 
     def _locate(self, given: str) -> tuple[Located, Pages | None]:
-        """The file that a path means, and which of its pages."""
+        """Return the file that a path refers to, and the selected pages."""
         if self.image_root is None:
             raise RecordError(
                 Reason.PATH_OUTSIDE_ROOT,

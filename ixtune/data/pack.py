@@ -1,4 +1,4 @@
-"""Pack records into bins of known total length: best-fit decreasing, without any randomness."""
+"""Pack records into bins of limited total length (best-fit decreasing, deterministic)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED_RECORDS = 5
 def pack(lengths: Iterable[int], pack_tokens: int, prefixes: Prefixes | None = None) -> list[tuple[int, ...]]:
     """Pack records into bins of at most `pack_tokens` tokens (best-fit decreasing).
 
-    The largest group first, each goes into the fullest pack that still has room. A million records take a few
+    Groups are placed largest first, each into the fullest pack with enough room. A million records take a few
     seconds: packs are grouped by the room they have left, and the groups are kept sorted.
 
     Args:
@@ -41,7 +41,7 @@ def pack(lengths: Iterable[int], pack_tokens: int, prefixes: Prefixes | None = N
 
 
 def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Put items into as few bins as best-fit decreasing finds; returns the items of each bin."""
+    """Assign items to bins by best-fit decreasing; return the items of each bin."""
     rooms: list[int] = []  # the distinct free sizes of open bins, ascending
     bins_by_room: dict[int, list[list[int]]] = {}
     bins: list[list[int]] = []
@@ -68,7 +68,7 @@ def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _items(tokens: Sequence[int], pack_tokens: int, prefixes: Prefixes) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Yield what stays together in a pack, with its tokens: records alone, and groups or parts of them."""
+    """Yield the records that share a pack, with their tokens: single records, and groups or parts of groups."""
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(prefixes.group_of):
         if group < 0:
@@ -78,7 +78,7 @@ def _items(tokens: Sequence[int], pack_tokens: int, prefixes: Prefixes) -> Itera
     for group, records in members.items():
         prefix = prefixes.tokens[group]
         suffixes = [tokens[index] - prefix for index in records]
-        # the prefix takes its place in every part
+        # every part contains the prefix
         for part in _best_fit(suffixes, pack_tokens - prefix):
             yield tuple(sorted(records[at] for at in part)), prefix + sum(suffixes[at] for at in part)
 

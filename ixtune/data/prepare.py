@@ -29,19 +29,19 @@ from ixtune.files import atomic_folder
 from ixtune.layout import MAX_HD_NUM
 
 Progress = Callable[[int, int, int], None]
-"""Told the records read so far, how many of them were rejected, and the position in all sources."""
+"""Callback that receives the number of records read and rejected so far, and the position in all sources."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What became of one source; accepted + rejected = read.
+    """Result for one source; accepted + rejected = read.
 
     Attributes:
-        opened: The source, and what was detected.
-        read: Its records.
-        accepted: Those that became samples.
-        with_images: Those of the accepted that have an image.
-        rows: How often they stand in the set, by weight or count.
+        opened: The source with its detected format.
+        read: Number of its records.
+        accepted: Number of records that became samples.
+        with_images: Number of accepted records with at least one image.
+        rows: Number of their rows in the set, after weight or count.
     """
 
     opened: Opened
@@ -53,13 +53,13 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
-    """What became of a run.
+    """Result of a run.
 
     Attributes:
-        out: The prepared set, or the folder around the two of a split.
-        sources: What became of each source.
-        rejected_by_reason: Number of rejects by reason code, the commonest first.
-        sets: Statistics of what was written: by split, or of the whole under "".
+        out: The prepared set, or the folder that contains both sets of a split.
+        sources: Result for each source.
+        rejected_by_reason: Number of rejects by reason code, the most common first.
+        sets: Statistics of the written sets by split; without a split under "".
     """
 
     out: Path
@@ -69,25 +69,25 @@ class PrepareReport:
 
     @property
     def read(self) -> int:
-        """Records of all sources; `accepted + rejected`."""
+        """Number of records of all sources: `accepted + rejected`."""
         return sum(source.read for source in self.sources)
 
     @property
     def accepted(self) -> int:
-        """Records that became samples."""
+        """Number of records that became samples."""
         return sum(source.accepted for source in self.sources)
 
     @property
     def rejected(self) -> int:
-        """Records that are in rejects.jsonl."""
+        """Number of records in rejects.jsonl."""
         return sum(self.rejected_by_reason.values())
 
 
 class TooManyRejects(DataError):  # noqa: N818 - it says more than TooManyRejectsError
-    """The set is written, but more of the sources was rejected than the threshold allows.
+    """The set is written, but the share of rejected records exceeds the threshold.
 
     Args:
-        report: What became of the sources.
+        report: Report of the run.
         max_reject_rate: The threshold.
     """
 
@@ -112,13 +112,13 @@ def prepare(
     opened: Callable[[Sequence[Opened]], None] | None = None,
     progress: Progress | None = None,
 ) -> PrepareReport:
-    """Turn sources into a prepared set in the new folder `out`; what is not good goes to its rejects.jsonl.
+    """Convert sources to a prepared set in the new folder `out`; faulty records go to its rejects.jsonl.
 
     Nothing is cut: a record that is too long is rejected, or its images get a lower hd_num. If anything fails,
     `out` does not exist.
 
     Args:
-        sources: In the order in which their records shall stand.
+        sources: Sources in the order of their records in the set.
         out: The folder to write; it must not exist.
         base: A folder with the tokenizer.model of the base.
         options: The choices that decide what the set holds.

@@ -1,4 +1,4 @@
-"""The small JSON files by which transformers finds our processor; written without transformers."""
+"""Write the small JSON files that let transformers find our processor, without importing transformers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def write_processor_files(
     member: Member = FOUR_KHD,
     replace_tokenizer_config: bool = True,
 ) -> None:
-    """Write what `AutoProcessor` and `AutoTokenizer` read after `import ixtune.processing`.
+    """Write the files that `AutoProcessor` and `AutoTokenizer` read after `import ixtune.processing`.
 
     Args:
-        folder: Of the model.
-        hd_num: The most crops of an image, as in training.
+        folder: Folder of the model.
+        hd_num: Maximum number of crops per image, as in training.
         upscale: Whether small images are enlarged, as in training.
         corrections: Names of departures from the reference's way of opening images, as in training.
         member: The model, with the layout rule of training.
-        replace_tokenizer_config: False leaves the one there for the original's own code.
+        replace_tokenizer_config: False keeps an existing file, which the original's own code needs.
     """
     described = {"image_processor_type": "IXC2ImageProcessor", "processor_class": "IXC2Processor", "hd_num": hd_num}
     laid_out = {"upscale": upscale, "corrections": list(corrections), **member.record()}

@@ -14,7 +14,7 @@ class Turn:
 
     Attributes:
         role: The speaker; only the first turn may be the system's.
-        text: The words, with `<ImageHere>` for each image, whatever placeholder the source uses.
+        text: The text, with `<ImageHere>` for each image, whatever placeholder the source uses.
         learn: Whether an answer is trained on; False keeps it as context only.
     """
 
@@ -31,7 +31,7 @@ NOTES = {
     "turns_not_learned": "turns marked as not to be learned (loss, train or weight) stay as context only",
     "options_in_question": "the options of multiple choice are written below the question",
 }
-"""What can be noted about a record that was accepted, and what it means."""
+"""Note codes for accepted records, with their meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class ImageRef:
     """A reference to an image: a path, or the content of the file.
 
     Attributes:
-        name: What to call it in messages: the path as given, a member of an archive, a column.
-        path: Relative to the image root, or absolute below it.
-        content: The bytes of the file, where the source carries them itself; then there is no path.
+        name: Name in messages: the path as given, a member of an archive, a column.
+        path: Path relative to the image root, or absolute below it.
+        content: The bytes of the file if the source contains them; then there is no path.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Record:
 
     Attributes:
         id: Unique within a source.
-        images: In the order of the placeholders.
+        images: Images in the order of the placeholders.
         turns: The conversation.
         source: The file it was read from.
         place: Where the record begins in that file.
         hd_num: Maximum number of crops per image; None for the source's.
-        references: All answers that count as right, where the source gives several.
-        notes: What was done to the record that a person should know: keys of `NOTES`.
+        references: All reference answers, if the source has several.
+        notes: Keys of `NOTES` that apply to the record.
     """
 
     id: str

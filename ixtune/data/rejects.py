@@ -88,7 +88,7 @@ class RecordError(IxtuneError):
         reason: The reason code.
         found: What was found, in one line.
         where: The image it was found in, if it was in one.
-        mend: What to do about it, in one line.
+        hint: How to fix it, in one line.
     """
 
     def __init__(self, reason: Reason, found: str, *, where: str | None = None, hint: str) -> None:
@@ -98,16 +98,16 @@ class RecordError(IxtuneError):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that was not taken, and how to mend it.
+    """A rejected record, with the reason and a hint.
 
     Attributes:
         source: The file it was read from.
-        place: Where in that file it begins.
+        place: Position in that file.
         record: Its number among the entries of the source, counted from 1.
         id: Its id, if it has one.
         reason: The reason code.
         found: What was found, in one line.
-        mend: What to do about it, in one line.
+        hint: How to fix it, in one line.
     """
 
     source: str

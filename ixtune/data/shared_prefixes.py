@@ -1,4 +1,4 @@
-"""Find records that begin alike, so that a pack computes their common beginning once.
+"""Find records with a common prefix, so that a pack computes it once.
 
 Attention is causal: what a model computes for the first tokens of a record does not depend on what follows them.
 Records whose first tokens and images are equal can therefore share that work, exactly.
@@ -69,7 +69,7 @@ class Prefixes:
 
 
 class Beginning(NamedTuple):
-    """What a record is compared by.
+    """The content by which records are compared.
 
     Attributes:
         content: Four bytes per text token and eight per image.
@@ -95,7 +95,7 @@ def find_prefixes(sets: Sequence[PreparedSet], set_of: Sequence[int], row_of: Se
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What a set saves if its records share their prefixes in training.
+    """Savings from sharing the prefixes of a set's records in training.
 
     Attributes:
         records: Number of records that share a prefix.

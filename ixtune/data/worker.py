@@ -1,6 +1,6 @@
-"""The part of `prepare` that workers do: a chunk of entries -> rows of the set, rejects, and what each row costs.
+"""Prepare chunks of entries in a worker: return rows of the set, rejects, and the token cost of each row.
 
-Everything here depends on the entries and the job alone, so any number of workers gives the same bytes.
+The result depends only on the entries and the job, so any number of workers gives the same bytes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How the records of one source are to be prepared.
+    """Settings for preparing the records of one source.
 
     Attributes:
-        source: Its number among the sources of the run, from 0.
-        reading: What the fields of an entry mean.
+        source: Index of the source in the run.
+        reading: Interpretation of the fields of an entry.
         image_root: The folder that paths may not leave; None if the source can have none.
-        root_index: Its number among the image roots of the set.
+        root_index: Index of the image root in the set.
         hd_num: The source's own, or the run's.
         options: The run's.
         images: The folder for images that the set carries itself.
@@ -55,18 +55,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the driver has to know of one row without looking into it.
+    """Summary of one row for the driver, which does not decode the row itself.
 
     Attributes:
         number: The record's number in its source.
         id: Its id.
-        file: The file it was read from, and...
-        place: ...where in that.
-        bill: What it costs.
-        images: Of each image the image root's index, and the path.
-        contents: Of each image the hash of its file; of a page of a PDF that of the document and the page too, since
+        file: The file it was read from.
+        place: Its position in that file.
+        bill: Its token cost.
+        images: For each image, the index of its image root and its path.
+        contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because
             the page may be there in several sizes.
-        near: Of each image the perceptual hash, if near-duplicates are looked for.
+        near: For each image, its perceptual hash, if near-duplicates are searched for.
     """
 
     number: int
@@ -81,14 +81,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What became of a chunk of entries.
+    """Result of preparing a chunk of entries.
 
     Attributes:
         batch: The rows as Arrow.
-        rows: What is to be known of each of them.
+        rows: Summary of each row.
         rejects: In the order of the entries.
         read: Number of entries.
-        position: How far into the source they reach.
+        position: Position in the source after the last entry.
     """
 
     batch: pyarrow.RecordBatch
@@ -142,7 +142,7 @@ class Work:
 
 @contextmanager
 def _named(entry: Entry) -> Iterator[None]:
-    """Whatever a reader did not expect is reported with its place; it is our mistake, not the data's."""
+    """Report an unexpected exception of a reader with its place in the source, as an internal error."""
     try:
         yield
     except (RecordError, MemoryError):
@@ -164,7 +164,7 @@ class _Task:
     images: ImageReader
 
     def row(self, record: Record) -> tuple[dict[str, Any], Bill, list[ImageFile | PdfPage]]:
-        """The columns of a record, what it costs, and its images."""
+        """Return the columns of a record, its token cost, and its images."""
         options = self.job.options
         shown = [self.images.read(image) for image in record.images]
         record = replace(record, turns=with_pages(record.turns, [len(pages) for pages in shown]))
@@ -194,7 +194,7 @@ class _Task:
     def _lowered(
         self, files: Sequence[ImageFile | PdfPage], layouts: Sequence[PatchLayout], room: int
     ) -> list[PatchLayout]:
-        """The layouts with the hd_num of the costliest image lowered, again and again, until they fit or cannot."""
+        """Lower the hd_num of the costliest image repeatedly until the layouts fit or cannot shrink further."""
         lowered = list(layouts)
         while sum(layout.tokens for layout in lowered) > room:
             able = [index for index, layout in enumerate(lowered) if layout.crops > 1]

@@ -1,4 +1,4 @@
-"""Chunks of work in order, by this process or by several, with a bounded number of them under way."""
+"""Process chunks in order, in this process or in several, with a bounded number in flight."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _work: Work  # in a worker process only, set by _begin
 
 
 def results(tasks: Iterable[tuple[Job, list[Entry]]], tokenizer: Path, workers: int) -> Iterator[tuple[Job, Chunk]]:
-    """The result of every task, in the order of the tasks.
+    """Yield the result of every task, in the order of the tasks.
 
-    Processes are started only when there is a second task: a small source is done before they would be.
+    Processes are started only for the second task: a small source is finished before they would be running.
 
     Args:
-        tasks: Read no further ahead than the workers can use, so that memory stays flat.
+        tasks: Iterated no further ahead than the workers need, so that memory use stays constant.
         tokenizer: The tokenizer.model of the base.
-        workers: Processes; 1 works in this one.
+        workers: Number of processes; 1 means this process.
 
     Raises:
-        IxtuneError: A worker process died, or what a task raised.
+        IxtuneError: A worker process died, or a task raised it.
     """
     waiting = iter(tasks)
     first = next(waiting, None)
@@ -74,8 +74,8 @@ def results(tasks: Iterable[tuple[Job, list[Entry]]], tokenizer: Path, workers: 
 
 def _begin(tokenizer: Path) -> None:
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's affair
-    # a killed driver would leave its workers waiting for ever: each holds the other end of its own queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
+    # if the driver were killed, its workers would wait forever: each holds the other end of its own queue
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
     _work = Work(tokenizer)
 

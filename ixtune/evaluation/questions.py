@@ -1,4 +1,4 @@
-"""Questions to be answered: one on the command line, a file of them, one for each of many images, or a prepared set.
+"""Load the questions to answer: one from the command line, a file, one for each of many images, or a prepared set.
 
 A file of questions is read as `ixtune prepare` reads a source: JSON Lines, CSV, conversations and all other forms. An
 answer is not needed; the last answer of a conversation is left out.
@@ -36,15 +36,15 @@ from ixtune.family import FOUR_KHD, Member
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How images are laid out and opened.
+    """Settings for opening images and computing their layouts.
 
     Attributes:
         hd_num: Maximum number of crops per image.
         upscale: Whether small images are enlarged to fill hd_num.
         corrections: Departures from the reference's way of opening.
         member: The model, with its layout rule.
-        hd_num_among: The most crops of each of several images; None for `hd_num`.
-        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
+        hd_num_among: Maximum number of crops per image when a prompt has several; None for `hd_num`.
+        dpi: Resolution of PDF pages; None for the one that fills their layouts.
     """
 
     hd_num: int
@@ -55,14 +55,14 @@ class View:
     dpi: int | None = None
 
     def of(self, images: int) -> View:
-        """Return how each image of a prompt with this number of images is laid out."""
+        """Return the settings for each image of a prompt with this number of images."""
         among = self.hd_num_among if images > 1 else None
         return self if among is None else replace(self, hd_num=among)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something to answer, and the name it goes by."""
+    """A prompt to answer, and its name."""
 
     id: str
     prompt: Prompt
@@ -73,8 +73,8 @@ class Asked:
     """Questions to answer.
 
     Attributes:
-        questions: In the order of their source.
-        files: Where their images are.
+        questions: Questions in the order of their source.
+        files: Locations of their images.
         rejects: Entries of the source that cannot be asked.
     """
 
@@ -84,7 +84,7 @@ class Asked:
 
 
 def require_given(source: Path | None, images: Sequence[str | Path] = ()) -> None:
-    """Refuse images and questions that are not there, before anything is loaded.
+    """Raise if an image or question file is missing, before anything is loaded.
 
     Raises:
         IxtuneError: There is no such file or folder, or an image is an address in a network.
@@ -108,7 +108,7 @@ def prompt_of(question: str, images: Sequence[str | Path], view: View, earlier: 
         question: With `<ImageHere>` where images stand, or without.
         images: Paths; of a PDF all pages are shown, or those after `#page=`.
         view: How they are laid out.
-        earlier: Turns before the question.
+        earlier: Turns that precede the question.
 
     Raises:
         RecordError: An image cannot be read, or has no layout at this hd_num.
@@ -121,14 +121,14 @@ def prompt_of(question: str, images: Sequence[str | Path], view: View, earlier: 
 
 
 def with_placeholders(question: str, images: int) -> str:
-    """Return the question with its images in front, if it does not say where they stand."""
+    """Return the question with placeholders for its images in front, unless it contains some."""
     return question if PLACEHOLDER in question else PLACEHOLDER * images + question
 
 
 def _prompt(
     reader: ImageReader, view: View, turns: Sequence[Turn], images: Sequence[ImageRef], hd_num: int | None = None
 ) -> Prompt:
-    """The prompt of turns that end with a question.
+    """Return the prompt for turns that end with a question.
 
     Raises:
         RecordError: An image cannot be read, or has no layout.
@@ -157,8 +157,8 @@ def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | N
     """Read questions as `prepare` reads a source; an entry that cannot be asked becomes a reject.
 
     Args:
-        source: Where they are; an answer is not needed.
-        view: How images are laid out.
+        source: Source of the questions; answers are not needed.
+        view: Settings for the image layouts.
         tokenizer: The base's, to find what the template does not take before anything is answered.
         folder: For images that the source carries itself; made if it is needed. None for a temporary one.
 
@@ -211,14 +211,14 @@ def from_images(question: str, images: Sequence[str], view: View, tokenizer: Tok
 
 
 def _temporary_folder() -> Path:
-    """A folder that is not made yet, and is removed when this process ends."""
+    """Return a folder that does not exist yet and is removed when this process ends."""
     folder = Path(tempfile.gettempdir(), f"ixtune-{secrets.token_hex(8)}")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _up_to_the_question(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """The turns up to the last question."""
+    """Return the turns up to the last question."""
     last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=None)
     if last is None:
         raise RecordError(Reason.MISSING_FIELD, "there is no question", hint="write a turn of the user")
@@ -231,5 +231,5 @@ def _require_new(name: str, known: dict[str, Question]) -> None:
 
 
 def names_of(images: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield what to call the images of a prompt."""
+    """Yield the name of each image of a prompt."""
     return (image.get("name") or image["path"] for image in images)

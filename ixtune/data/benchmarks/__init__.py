@@ -27,19 +27,19 @@ _BY_LETTER = "{question}\nPlease select the correct answer from the options abov
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A kind of file, and how the field uses it.
+    """One benchmark: its file format and how it is usually evaluated.
 
     Attributes:
-        name: As commands call it.
-        title: As tables head it.
-        file: Which of its files is read, in a few words.
-        scores: Names of scores, the benchmark's own first.
+        name: Name on the command line.
+        title: Heading in tables.
+        file: Short description of the file to read.
+        scores: Names of the metrics, the benchmark's official one first.
         prompt: What the field asks with, `{question}` being the question. VLMEvalKit's for this model, but for MMBench:
             there it writes options and hint in words of its own and begins the answer with "The answer is".
         hd_num: What the field evaluates this model with (VLMEvalKit); None where it has no say.
-        source: Where the file and its description are published.
-        entries: The file -> its entries.
-        draft: An entry's fields -> a draft.
+        source: Address at which the file and its description are published.
+        entries: Function that reads the entries of the file.
+        draft: Function that converts the fields of an entry to a draft.
     """
 
     name: str
@@ -138,10 +138,10 @@ BENCHMARKS = {
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The benchmark of a name.
+    """Return the benchmark with this name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such benchmark.
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
@@ -150,14 +150,14 @@ def benchmark_named(name: str) -> Benchmark:
 
 
 def read(name: str, path: Path, image_root: Path | None = None, *, images: Path, circular: bool = False) -> Items:
-    """The questions of a benchmark file.
+    """Read the questions of a benchmark file.
 
     Args:
         name: One of `BENCHMARKS`.
         path: The file, or ChartQA's folder.
         image_root: What paths of images are relative to and never lead out of; None for the folder of the file.
         images: A folder for images that the file carries itself, made if it is needed; files are named by content.
-        circular: Ask questions of multiple choice once with each order of their options (`Item.group` tells which
+        circular: Ask questions of multiple choice once with each order of their options (`Item.group` shows which
             belong together, `scores.circular` judges them), not in the first order alone.
 
     Raises:

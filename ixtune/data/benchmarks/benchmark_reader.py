@@ -1,4 +1,4 @@
-"""Entries of a benchmark file -> items and rejects: what is the same for all of them."""
+"""Convert the entries of any benchmark file to items and rejects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ixtune.data.sources.entry import Entry
 from ixtune.errors import DataError, IxtuneError
 
 _SHOWN_CHARACTERS = 100
-# whether an odd image can be taken is for the one to say who lays it out; here it only must be an image
+# the layout decides whether an unusual image is accepted; here it only has to be an image
 _ANY = Corrections(depth=True, first_frame=True)
 
 
@@ -33,7 +33,7 @@ def read_items(
     image_folder: Path,
     circular: bool,
 ) -> Items:
-    """See `read`; `root` is resolved.
+    """Implement `read`; `root` is a resolved path.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -52,7 +52,7 @@ def read_items(
             if name in shown_by:
                 raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} was there before", hint="give it another")
             shown_by[name] = tuple(_file(image, root, image_folder) for image in draft.images)
-            # bytes that are on the disk now are not kept in memory too
+            # the bytes are on the disk now: do not keep them in memory too
             drafts.append((Entry(entry.number, entry.file, entry.place), replace(draft, images=()), shown_by[name]))
         except RecordError as error:
             unanswered += isinstance(error, NoAnswer)
@@ -74,7 +74,7 @@ def read_items(
         except RecordError as error:
             rejects.append(reject_of(error, entry.file, entry.place, entry.number, draft.id))
             continue
-        # a file that brings the other orders itself is taken at its word
+        # a file that already contains the other orders is used as it is
         orders = draft.rotated() if circular and groups[group] == 1 else [draft]
         items += [one.item(images, entry) for one in orders]
     return Items(tuple(items), tuple(sorted(rejects, key=lambda reject: reject.record)), skipped)
@@ -92,7 +92,7 @@ def _fields(entry: Entry) -> Mapping[str, Any]:
 
 
 def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
-    """The file of an image: kept if it came as bytes, else the first of its paths at which there is one."""
+    """Return the file of an image: its bytes, stored, or else the first of its paths that exists."""
     if isinstance(image, bytes):
         read_header(image, _ANY, name="the image in the file")
         return _kept(image, images)
@@ -105,7 +105,7 @@ def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
         except RecordError as error:
             if error.reason is not Reason.PICTURE_MISSING:
                 raise
-        except OSError as error:  # a name that is too long, a folder that may not be entered
+        except OSError as error:  # the name is too long, or the folder is not accessible
             raise RecordError(
                 Reason.PICTURE_UNREADABLE,
                 f"the image cannot be looked for: {(error.strerror or str(error)).lower()}",
@@ -132,7 +132,7 @@ def _kept(content: bytes, images: Path) -> str:
 
 
 def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The images of another entry."""
+    """Return the images of the entry that this one refers to."""
     if not shown_by.get(name):
         raise RecordError(
             Reason.PICTURE_MISSING,

@@ -1,4 +1,4 @@
-"""One question of a benchmark file: as its reader drafts it, and as it is asked and scored."""
+"""One question of a benchmark file: the draft made by its reader, and the item that is asked and scored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ixtune.data.sources.entry import Entry
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question with the answers that are right.
+    """A question with its reference answers.
 
     Attributes:
         id: Its name, unique within the file.
-        question: All that is asked, with the options if there are any; the images stand before it.
+        question: The full question, with its options if there are any; the images come before it.
         images: The files of its images, absolute: below the image root, or where images given as bytes are kept.
-        references: Answers that are right, as many as the benchmark gives; of multiple choice the option's letter.
-        options: Letter -> text of multiple choice, else empty.
-        kind: The benchmark's own type of the question, "" if it tells none.
+        references: All reference answers of the benchmark; for multiple choice, the letter of the option.
+        options: Letter -> text for multiple choice, else empty.
+        kind: The benchmark's own type of the question, "" if it has none.
         group: The question's name without regard to the order of its options; `id` unless it is asked several times.
         source: The file it was read from.
-        place: Where in that file.
+        place: Position in that file.
         record: Its number among the entries of the file, counted from 1.
     """
 
@@ -39,17 +39,17 @@ class Item:
     record: int
 
     def reject(self, error: RecordError) -> Reject:
-        """The row of rejects.jsonl if something turns out to be wrong with it later."""
+        """Return a row of rejects.jsonl for an item that fails later."""
         return reject_of(error, self.source, self.place, self.record, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """What a benchmark file holds.
+    """The content of a benchmark file.
 
     Attributes:
         items: The questions to ask, in the order of the file.
-        rejects: The entries that are none.
+        rejects: The entries that are not valid questions.
         skipped: Entries that only repeat a question with its options in another order.
     """
 
@@ -60,12 +60,12 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a reader makes of an entry, before the images are looked for.
+    """A question as its reader drafts it, before the images are located.
 
     Attributes:
         id: As in `Item`.
         question: Without the options.
-        images: For each image its file's content, or the paths where it may lie, the likeliest first.
+        images: For each image its file's content, or its possible paths, the likeliest first.
         same_as: The id of the entry whose images it shows, where it has none of its own.
         references: As in `Item`.
         options: As in `Item`.
@@ -83,7 +83,7 @@ class Draft:
     group: str = ""
 
     def item(self, images: tuple[str, ...], entry: Entry) -> Item:
-        """The item, now that its images are found."""
+        """Return the item for this draft, given the files of its images."""
         listed = "".join(f"\n{letter}. {text}" for letter, text in self.options.items())
         return Item(
             id=self.id,
@@ -99,7 +99,7 @@ class Draft:
         )
 
     def rotated(self) -> list[Draft]:
-        """Itself, and its options moved on by one, by two, ... letters (CircularEval)."""
+        """Return the draft in every rotation of its options, itself first (CircularEval)."""
         letters, texts = list(self.options), list(self.options.values())
         found = [self]
         for by in range(1, len(letters)):
@@ -117,6 +117,6 @@ class Draft:
 
 
 def reject_of(error: RecordError, source: str, place: Place, record: int, name: str | None) -> Reject:
-    """A row of rejects.jsonl for what is wrong with an entry."""
+    """Return a row of rejects.jsonl for a faulty entry."""
     found = f"{error.what} ({error.where})" if error.where else error.what
     return Reject(source, place, record, name, error.reason, found, error.hint)

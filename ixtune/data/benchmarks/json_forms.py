@@ -1,4 +1,4 @@
-"""The JSON files of DocVQA, InfographicVQA, ChartQA, TextVQA and OCRBench, each entry -> a draft."""
+"""Convert the entries of the JSON files of DocVQA, InfographicVQA, ChartQA, TextVQA and OCRBench to drafts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHARTQA_KINDS = ("human", "augmented")
 
 
 def docvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`{"data": [{questionId, question, image, answers, question_types}]}`; `image` begins with documents/."""
+    """Read `{"data": [{questionId, question, image, answers, question_types}]}`; `image` begins with documents/."""
     del entry
     image = text_in(fields, "image")
     name = PurePosixPath(image).name
@@ -25,14 +25,14 @@ def docvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
         id_in(fields, "questionId"),
         question_in(fields),
         references_in(fields, "answers"),
-        # of two releases the one has the folder documents/, the other spdocvqa_images/
+        # one of the two releases has the folder documents/, the other spdocvqa_images/
         images=((image, name, f"spdocvqa_images/{name}"),),
         kind=kind_in(fields, "question_types"),
     )
 
 
 def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`{"data": [{questionId, question, image_local_name, answers, answer_type}]}`; the types in `_withQT` only."""
+    """Read `{"data": [{questionId, question, image_local_name, answers, answer_type}]}`; types only in `_withQT`."""
     del entry
     name = text_in(fields, "image_local_name")
     return Draft(
@@ -45,7 +45,7 @@ def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`[{imgname, query, label}]`; whether a person asked is told by the file's name alone."""
+    """Read `[{imgname, query, label}]`; only the file's name shows whether a person wrote the questions."""
     name = text_in(fields, "imgname")
     kind = _chartqa_kind(Path(entry.file))
     return Draft(
@@ -58,7 +58,7 @@ def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`{"data": [{question_id, question, image_id, answers}]}` with ten answers; images are named by OpenImages."""
+    """Read `{"data": [{question_id, question, image_id, answers}]}`: ten answers each, images named by OpenImages."""
     del entry
     name = f"{text_in(fields, 'image_id')}.jpg"
     return Draft(
@@ -70,7 +70,7 @@ def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def ocrbench(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """`[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its data set."""
+    """Read `[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its data set."""
     del entry
     image = text_in(fields, "image_path")
     return Draft(
@@ -83,15 +83,15 @@ def ocrbench(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def data_entries(path: Path) -> Iterator[Entry]:
-    """The entries of the field `data`."""
+    """Yield the entries of the field `data`."""
     return field_entries(path, "data")
 
 
 def chartqa_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a file, or of both files in a folder of ChartQA, whose score is the mean of the two.
+    """Yield the entries of a file, or of both files in a ChartQA folder, whose score is the mean of the two.
 
     Raises:
-        UsageError: The folder holds none of the two.
+        UsageError: The folder contains neither of the two files.
     """
     if not path.is_dir():
         yield from list_entries(path)

@@ -3,7 +3,7 @@
     index  question  hint  A  B  C  D  answer  category  l2-category  image
 
 The released files hold every question as often as it has options, with the options in another order each time: index
-241, 1000241, 2000241, ... The image stands in the first, the others give its index. Official figures (CircularEval)
+241, 1000241, 2000241, ... The first holds the image, the others give its index. Official figures (CircularEval)
 count a question as right if it is answered rightly in every order; a plain pass asks each once.
 """
 
@@ -29,12 +29,12 @@ _EMPTY = ("", "nan")  # as the tables were written by pandas
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """The rows; one of more than 32 MiB, image included, is a fault and never decoded."""
+    """Yield the rows; a row over 32 MiB, image included, is a fault and is never decoded."""
     return csv_entries(path, "\t")
 
 
 def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """A row -> a draft."""
+    """Convert a row to a draft."""
     del entry
     cells = {name: cell for name, cell in fields.items() if cell.strip() not in _EMPTY}
     index = cells.get("index", "").strip()
@@ -62,7 +62,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def options_of(value: Any) -> dict[str, str]:
-    """Letter -> text from a mapping of letters, or from a list that is lettered in its order.
+    """Return letter -> text for options given as a mapping of letters, or as a list that gets letters in its order.
 
     Raises:
         RecordError: It is neither, has fewer than two options, or one that is no text.
@@ -85,7 +85,7 @@ def options_of(value: Any) -> dict[str, str]:
 
 
 def letters_of(references: tuple[str, ...], options: Mapping[str, str]) -> tuple[str, ...]:
-    """The letters of the right options, which are given by letter or by text.
+    """Return the letters of the right options, which are given by letter or by text.
 
     Raises:
         RecordError: One is no option, or a text that several options have.

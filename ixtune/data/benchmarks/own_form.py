@@ -1,4 +1,4 @@
-"""Our own form: JSON Lines, one question a line.
+"""Read ixtune's own benchmark format: JSON Lines, one question per line.
 
     {"question": "What is the total?", "image": "a.png", "answers": ["12.50", "$12.50"], "kind": "amount"}
 
@@ -20,7 +20,7 @@ from ixtune.data.sources.entry import Entry
 
 
 def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """A line -> a draft."""
+    """Convert a line to a draft."""
     references = references_in(fields, "answers", "answer", "references")
     options = {} if is_missing(fields.get("options")) else options_of(fields["options"])
     return Draft(

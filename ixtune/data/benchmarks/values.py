@@ -1,4 +1,4 @@
-"""Single values of benchmark files: texts, ids, answers."""
+"""Check and convert single values of benchmark files: texts, ids, answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NO_ANSWERS = "answers of test sets are mostly kept by the organisers: give the v
 
 
 class NoAnswer(RecordError):
-    """A question without anything to compare an answer with, as in test sets."""
+    """A question without reference answers, as in test sets."""
 
 
 def text_in(fields: Mapping[str, Any], name: str) -> str:
-    """A text that must be there.
+    """Return a required text.
 
     Raises:
         RecordError: It is absent, empty, no text, or holds what no text can.
@@ -32,7 +32,7 @@ def text_in(fields: Mapping[str, Any], name: str) -> str:
 
 
 def question_in(fields: Mapping[str, Any], name: str = "question") -> str:
-    """The question, without outer white space.
+    """Return the question, stripped of surrounding white space.
 
     Raises:
         RecordError: There is none.
@@ -41,7 +41,7 @@ def question_in(fields: Mapping[str, Any], name: str = "question") -> str:
 
 
 def id_in(fields: Mapping[str, Any], name: str) -> str:
-    """An id that must be there, as text.
+    """Return a required id as text.
 
     Raises:
         RecordError: It is absent, or neither text nor a whole number.
@@ -59,7 +59,7 @@ def id_in(fields: Mapping[str, Any], name: str) -> str:
 
 
 def kind_in(fields: Mapping[str, Any], name: str) -> str:
-    """The type of a question: a text, or a list of them, joined by commas; "" if it is absent.
+    """Return the type of a question, a list of types joined by commas; "" if the field is absent.
 
     Raises:
         RecordError: It is neither.
@@ -76,14 +76,14 @@ def kind_in(fields: Mapping[str, Any], name: str) -> str:
 
 
 def references_in(fields: Mapping[str, Any], *names: str) -> tuple[str, ...]:
-    """The right answers in the first of some fields that is there: one, or a list of them.
+    """Return the reference answers, one or a list, from the first of some fields that is present.
 
     Numbers become their text, and a JSON object its JSON. A blank one counts if there are others, as it does for the
     agreement of annotators.
 
     Raises:
-        NoAnswer: There is none of the fields, or no answer in it.
-        RecordError: There is something else in it.
+        NoAnswer: None of the fields is present, or the first holds no answer.
+        RecordError: The field holds something else.
     """
     name = next((name for name in names if not is_missing(fields.get(name))), names[0])
     value = fields.get(name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROWS_WITH_BYTES = 8
 _ROWS_WITHOUT = 512
 PICTURES_BYTES = 8 * limits.MAX_ENTRY_BYTES
-"""A row with more is rejected: a record may carry several images, but not any number."""
+"""Maximum size of a row; larger ones are rejected: the number of images per record is limited."""
 
 
 def batch_rows(schema: pyarrow.Schema) -> int:
@@ -31,11 +31,11 @@ def column_names(schema: pyarrow.Schema, where: str) -> list[str]:
     """Return the names of the columns.
 
     Args:
-        schema: Of a table.
-        where: What to call the table.
+        schema: Schema of a table.
+        where: Name of the table in messages.
 
     Raises:
-        UsageError: There is none, or one stands twice.
+        UsageError: There is none, or one occurs twice.
     """
     names: list[str] = schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -65,7 +65,7 @@ def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict[s
 
 
 def too_large(size: int, most: int) -> Fault:
-    """Return the fault of a row with too many bytes."""
+    """Return the fault for a row with too many bytes."""
     return Fault(
         Reason.RECORD_TOO_LARGE,
         f"the row has {size:,} bytes, more than {most:,}",

@@ -1,4 +1,4 @@
-"""Detect how the entries of a source are stored, from the content of the file or folder; its name decides nothing."""
+"""Detect the container of a source from the content of the file or folder, never from its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ixtune.errors import IxtuneError, UsageError
 
 PEEK_ENTRIES = 200
 PEEK_BYTES = 16 << 20
-"""So much of a source is looked at to tell what it is."""
+"""Number of bytes read from a source for detection."""
 
 _HEAD_BYTES = 1 << 16
 _SMALL_JSON_BYTES = 32 << 20
@@ -53,13 +53,13 @@ _IMAGE_HINT = "give a CSV with the columns image, question, answer that names it
 
 
 def container_of(given: str) -> tuple[Container, str]:
-    """Return how the entries of a source are stored, and the path to read: the source itself or a folder's only table.
+    """Return the container of a source and the path to read: the source itself or a folder's only table.
 
     Args:
         given: A file, a folder, or the name of a dataset on the hub.
 
     Raises:
-        UsageError: There is nothing there, it is something else, or several things.
+        UsageError: The path does not exist, is of another kind, or matches several kinds.
         IxtuneError: The file is empty or cannot be read.
     """
     path = Path(given)
@@ -197,7 +197,7 @@ def _of_file(path: Path) -> Container:
 
 
 def _refuse_foreign(path: Path, head: bytes) -> None:
-    """Raise for kinds of files that people try and that hold no records as they are."""
+    """Raise for common kinds of files that do not hold records directly."""
     where = str(path)
     for magic, what, hint in _FOREIGN:
         if head.startswith(magic):
@@ -217,7 +217,7 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
 
 
 def _of_object_or_lines(path: Path) -> Container:
-    """Tell JSON Lines from one object around its records: the first line is a record and another follows."""
+    """Distinguish JSON Lines from one object with records: the first line is a record and another follows."""
     lines = list(islice(line_entries(path), 2))
     first, _ = decoded(lines[0])
     if isinstance(first, dict) and len(lines) > 1:
@@ -225,7 +225,7 @@ def _of_object_or_lines(path: Path) -> Container:
     try:
         if records_lists(path):
             return Container.OBJECT
-    except IxtuneError:  # broken, or lines after all: what is wrong is said below
+    except IxtuneError:  # broken, or lines after all: the checks below report it
         pass
     _require_lines(path)
     return Container.JSONL
@@ -274,7 +274,7 @@ def one_object(whole: dict[str, object], where: str) -> UsageError:
 
 
 def _of_table(where: str, text: bytes) -> Container:
-    """Tell CSV from TSV by what separates the names in the first line."""
+    """Distinguish CSV from TSV by the separator in the first line."""
     if separator_line(text) is not None:
         return Container.CSV
     header = re.split(rb"[\r\n]", text, maxsplit=1)[0].decode("utf-8", "replace")

@@ -28,12 +28,12 @@ class Rows:
     """An opened data set.
 
     Attributes:
-        columns: Their names.
+        columns: Column names.
         total: The number of rows.
-        fingerprint: What `datasets` tells versions of it apart by.
-        files: What holds it; () for the hub, whose files are the cache's.
-        name: What to call it in messages.
-        dataset: The data set, giving Arrow tables.
+        fingerprint: Fingerprint by which `datasets` distinguishes versions.
+        files: Files of the data set; () for the hub, whose files belong to the cache.
+        name: Name in messages.
+        dataset: The data set, which yields Arrow tables.
         roots: Folders of the cache, from which the hub's image files may be read.
     """
 
@@ -180,7 +180,7 @@ def _builder(source: Source) -> datasets.DatasetBuilder:
     try:
         return datasets.load_dataset_builder(source.path, source.config)
     except ValueError as error:
-        # the list of configurations stands in brackets in some messages and bare in others, cached or not
+        # some messages have the list of configurations in brackets and some without, cached or not
         if "config" not in str(error).lower():
             raise
         raise UsageError(

@@ -28,7 +28,7 @@ HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "eva
 _IMAGE_COLUMNS = ("file_name", "file_names", "image", "images")
 _IMAGE_ENDINGS = ("_file_name", "_file_names")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""What a file's name ends with, in small letters, if it is to be an image."""
+"""Suffixes of image files, in lower case."""
 
 
 def metadata_file(folder: Path) -> Path | None:
@@ -60,7 +60,7 @@ def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
 
     Args:
         folder: The folder of the metadata, or of the sub-folders with metadata.
-        image_columns: Columns with names of images besides `file_name`, `image` and their like.
+        image_columns: Further columns with image names, in addition to `file_name`, `image` and similar ones.
 
     Raises:
         UsageError: See `metadata_files`; or there is no header in a metadata.csv.

@@ -1,4 +1,4 @@
-"""Folders of images without metadata -> entries: a JSON or text file beside each image, or a folder for each class.
+"""Read image folders without metadata: a JSON or text file next to each image, or a folder for each class.
 
 train/X0.jpg  train/X0.json        beside: in one folder, or in two such as SROIE's img/ and key/
 img/X0.jpg    key/X0.txt
@@ -27,12 +27,12 @@ _TEXTS = (".json", ".txt")
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Images with a file of the same name each.
+    """Images that each have a JSON or text file of the same name.
 
     Attributes:
         images: The folder of the images.
         texts: The folder of the JSON or text files.
-        suffix: Of these files: .json or .txt.
+        suffix: Suffix of these files: .json or .txt.
     """
 
     images: Path
@@ -92,11 +92,11 @@ def splits_in(folder: Path) -> list[Path]:
 
 
 def beside_entries(found: Beside, root: Path) -> Iterator[Entry]:
-    """A row for each image in the order of the names: `id`, `image`, and the fields of the JSON or `text`.
+    """Yield a row per image, ordered by name: `id`, `image`, and the fields of the JSON or `text`.
 
     Args:
         found: See `beside_in`.
-        root: What the images' paths become relative to.
+        root: Folder that the images' paths become relative to.
     """
     names = sorted(name for name in os.listdir(found.images) if _is_image(name))
     for number, name in enumerate(names, start=1):
@@ -107,7 +107,7 @@ def beside_entries(found: Beside, root: Path) -> Iterator[Entry]:
 
 
 def class_entries(folders: tuple[Path, ...], root: Path) -> Iterator[Entry]:
-    """A row for each image: `id`, `image`, and the name of its folder as `answer`."""
+    """Yield a row per image: `id`, `image`, and the name of its folder as `answer`."""
     number = 0
     for folder in folders:
         for name in sorted(filter(_is_image, os.listdir(folder))):
@@ -150,7 +150,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _stems(folder: Path) -> dict[str, set[str]]:
-    """The names of a folder's files without suffix: of images, and of each kind of text."""
+    """Return the names of a folder's files without suffix: of images, and of each kind of text."""
     stems: dict[str, set[str]] = {"image": set(), **{suffix: set() for suffix in _TEXTS}}
     for name in os.listdir(folder):
         if name.startswith(".") or not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""One JSON object around its records -> entries: official files of benchmarks, VQA v2's pair, COCO captions.
+"""Read the records in one JSON object: official benchmark files, the VQA v2 pair, COCO captions.
 
     {"data": [{"question": ..., "image": ..., "answers": [...]}]}      DocVQA, InfographicVQA, TextVQA
     {"questions": [{question_id, image_id, question}]}                 VQA v2, with a second file
@@ -132,7 +132,7 @@ def _lists_or_none(path: Path) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _annotations_beside(path: Path) -> Path:
-    """The file of answers in the folder of the questions.
+    """Return the answer file in the folder of the questions.
 
     Raises:
         UsageError: There is none, or there are several.
@@ -157,7 +157,7 @@ def _words(path: Path) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _answers_of(path: Path, modified: int) -> dict[Any, tuple[str | None, tuple[str, ...]]]:
-    """Id of a question -> (most common answer, all answers); texts that repeat are held once."""
+    """Return question id -> (most common answer, all answers); repeated texts are stored once."""
     del modified
     answers: dict[Any, tuple[str | None, tuple[str, ...]]] = {}
     for entry in field_entries(path, "annotations"):
@@ -172,7 +172,7 @@ def _answers_of(path: Path, modified: int) -> dict[Any, tuple[str | None, tuple[
 
 
 def _answered_questions(questions: Path, annotations: Path) -> Iterator[Entry]:
-    """The questions of VQA v2 with their answers."""
+    """Yield the questions of VQA v2 with their answers."""
     answers = _answers_of(annotations, annotations.stat().st_mtime_ns)
     for entry in field_entries(questions, "questions"):
         if entry.fault is not None or not isinstance(entry.value, Mapping):
@@ -190,7 +190,7 @@ def _answered_questions(questions: Path, annotations: Path) -> Iterator[Entry]:
 
 
 def _captions(path: Path) -> Iterator[Entry]:
-    """The captions of COCO with the files of their images, a row for each caption."""
+    """Yield the captions of COCO with their image files, one row per caption."""
     files: dict[Any, Any] = {}
     for entry in field_entries(path, "images"):
         if isinstance(entry.value, Mapping):

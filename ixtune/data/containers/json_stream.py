@@ -14,10 +14,10 @@ from ixtune.data.sources.entry import Fault
 from ixtune.errors import IxtuneError
 
 _BLOCK = 1 << 20
-# of 1e+5 cut before the 5, only the 1 is a value; so much may be left over of a number that goes on
+# of 1e+5 cut before the 5, only the 1 is a value; this is the longest remainder of a number that continues
 _CUT_NUMBER_CHARACTERS = 3
 _SPACES = re.compile(r"[ \t\r\n]*+")
-# the surrogates that stand for single bytes which are not UTF-8, see "surrogateescape"
+# the surrogates for single bytes that are not UTF-8, see "surrogateescape"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _INSIDE = re.compile(r'["\[\]{}]')
 _OUTSIDE = re.compile(r'["\[\]{},]')
@@ -91,7 +91,7 @@ class ListReader:
                     return None
 
     def _skip(self) -> None:
-        """Step over a value without decoding it."""
+        """Skip a value without decoding it."""
         scan = _Scan()
         while True:
             self._advance(scan.until_end(self.text, self.at))
@@ -181,7 +181,7 @@ class ListReader:
                 return len(self.text)
 
     def _passed_by(self, scan: _Scan, at: int) -> Fault:
-        """Skip the rest of an element that is too large, holding a block at a time."""
+        """Skip the rest of an element that is too large, keeping one block in memory at a time."""
         size, line, column = self._size_until(at), self.line, self.column
         self._advance(at)
         while not scan.ended and self._more():
@@ -231,14 +231,14 @@ class ListReader:
 
 
 class _Scan:
-    """Finder of the end of a JSON value by its strings and brackets alone, in any number of blocks."""
+    """Scanner that finds the end of a JSON value by its strings and brackets alone, over any number of blocks."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.in_string = self.escaped = self.ended = False
 
     def until_end(self, text: str, at: int) -> int:
-        """Scan `text` from `at` to the value's end or the text's; `ended` says which."""
+        """Scan `text` from `at` to the end of the value or of the text; `ended` shows which."""
         while at < len(text):
             if self.in_string:
                 at = self._string(text, at)

@@ -13,9 +13,9 @@ from ixtune.data.schemas.fields import listed, shown
 from ixtune.data.sources.entry import Fault
 
 PICTURES = tuple(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
-"""What the name of an image's member ends with."""
+"""Suffixes of image members."""
 KINDS = (*PICTURES, "json", "txt", "text", "caption")
-"""What the names of all members that are read end with."""
+"""Suffixes of all members that are read."""
 
 _CONVERSATIONS = ("conversations", "messages")
 _IMAGE_FIELDS = ("image", "images")
@@ -32,8 +32,8 @@ def fields_of_members(key: str, members: Mapping[str, tuple[str, bytes]]) -> tup
     """Return the fields of a record, or the fault of its members.
 
     Args:
-        key: What the names of all members begin with.
-        members: By ending, such as jpg or front.jpg: the whole name, and the content.
+        key: Common prefix of the member names.
+        members: Ending, such as jpg or front.jpg -> the full name and the content.
     """
     images = [
         {"bytes": content, "path": name} for ending, (name, content) in members.items() if kind_of(ending) in PICTURES
@@ -71,7 +71,7 @@ def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -
 
 
 def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]) -> Fault | None:
-    """Put the images where the fields name them, or else under `image`, in the order of the members."""
+    """Put the images in the fields that name them, or else under `image`, in member order."""
     named = list(_naming_parts(fields.get("messages")))
     beside = next((name for name in _IMAGE_FIELDS if _names(fields.get(name))), None)
     if images and named:

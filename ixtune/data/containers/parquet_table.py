@@ -28,7 +28,7 @@ def parquet_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
 
     Args:
         path: A file or a folder.
-        split: Which of several splits, where the names of the files tell them apart as `datasets` does.
+        split: Split to read, if the file names have splits as in `datasets`.
 
     Raises:
         UsageError: The folder holds no Parquet file, or several splits of which none is chosen.
@@ -73,7 +73,7 @@ def parquet_columns(files: Sequence[Path]) -> list[str]:
     """Return the column names of Parquet files.
 
     Raises:
-        UsageError: They differ from file to file, or a name stands twice.
+        UsageError: They differ from file to file, or a name occurs twice.
         IxtuneError: A file is no Parquet.
     """
     first: list[str] = []

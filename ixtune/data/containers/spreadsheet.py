@@ -1,4 +1,4 @@
-"""Sheets of Excel and OpenDocument workbooks -> entries, one for each row below the header; needs python-calamine."""
+"""Read sheets of Excel and OpenDocument workbooks, one entry per row below the header; needs python-calamine."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def sheet_columns(path: Path, sheet: str) -> list[str]:
 
 
 def sheet_entries(path: Path, sheet: str) -> Iterator[Entry]:
-    """The rows below the header as mappings of column names to values; empty cells are None."""
+    """Yield the rows below the header as mappings of column names to values; empty cells are None."""
     start, (header, *rows) = _rows(path, sheet)
     names = [str(cell).strip() for cell in header]
     number = 0
@@ -96,14 +96,14 @@ def sheet_rows(path: Path, sheet: str) -> int:
 
 
 def _rows(path: Path, sheet: str) -> tuple[int, list[list[Any]]]:
-    """(number of the header's row, the rows from the header on)."""
+    """Return (number of the header's row, the rows from the header on)."""
     rows: list[list[Any]] = _opened(path).get_sheet_by_name(sheet).to_python(skip_empty_area=False)
     start = next((at for at, row in enumerate(rows) if any(cell != "" for cell in row)), len(rows))
     return start + 1, rows[start:]
 
 
 def _cell(value: Any) -> Any:
-    """A cell as JSON would hold it."""
+    """Convert a cell to a JSON value."""
     if isinstance(value, str):
         return value if value.strip() else None
     if isinstance(value, float) and value.is_integer():

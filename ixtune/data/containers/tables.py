@@ -39,7 +39,7 @@ def csv_entries(path: Path, delimiter: str | None = None, encoding: str | None =
     Args:
         path: The file.
         delimiter: "," or ";" or "\t"; None to tell , from ; by the header, or by Excel's first line `sep=;`.
-        encoding: Of the text; None for UTF-8, or UTF-16 where the file begins with its byte order mark.
+        encoding: Text encoding; None for UTF-8, or UTF-16 if the file begins with its byte order mark.
 
     Raises:
         UsageError: There is no usable header.
@@ -102,7 +102,7 @@ class _Rows:
         return None
 
     def _piece(self) -> str:
-        """A line, or a block of a long one; "" at the end of the file."""
+        """Return the next line, or a block of a long one; "" at the end of the file."""
         begins_line, piece = self.at_line_start, self.file.readline(_BLOCK)
         if self.cut_in_line_end and piece == "\n":
             piece = self.file.readline(_BLOCK)
@@ -112,7 +112,7 @@ class _Rows:
         return piece
 
     def _state(self, piece: str, state: str) -> str:
-        """Where a piece of a row ends: at the "start" of a cell, in a bare "cell", "quoted", or behind a "quote"."""
+        """Return the state after a piece of a row: "start" of a cell, in a bare "cell", "quoted", or after a "quote"."""
         at = 0
         if state == "start" and piece.startswith('"'):
             at, state = 1, "quoted"
@@ -161,7 +161,7 @@ def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
 
 
 def _delimiter_of(header: str, where: str) -> str:
-    """Tell , from ; by the header, where both are unlikely to be part of a name."""
+    """Choose , or ; as the delimiter by the header, where both are unlikely to be part of a name."""
     bare = re.sub(r'"(?:[^"]|"")*"', "", header)
     found = [mark for mark in ",;\t" if mark in bare]
     if len(found) > 1 or "\t" in found:
@@ -175,7 +175,7 @@ def _delimiter_of(header: str, where: str) -> str:
 
 
 def _values(row: _Row, names: list[str], delimiter: str) -> Iterator[tuple[int, Any, Fault | None]]:
-    """(line, value, fault) of a row; one for each line it covers if its quoting breaks, none if it is empty."""
+    """Yield (line, value, fault) of a row; one for each of its lines if its quoting is broken, none if it is empty."""
     mend_quotes = 'put a cell that holds quotes or line ends into quotes, and double those inside: "a 12"" screen"'
     if not row.closed:
         fault = Fault(
@@ -252,7 +252,7 @@ def _undecodable(text: str) -> int:
 
 @contextmanager
 def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes], IO[str]]]:
-    """Open a text as bytes, which tell how far it is read, and as lines with any kind of end."""
+    """Open a text as bytes, for the read position, and as lines with any line ending."""
     try:
         with open(path, "rb") as raw:
             wide = encoding is None and raw.read(2) in _BOMS_UTF16

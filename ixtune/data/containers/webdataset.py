@@ -71,9 +71,9 @@ class _Sample:
     Attributes:
         key: Their path up to the first dot of the name.
         names: The path of each, by what follows that dot.
-        members: Path and content of those that are read, likewise.
-        size: The bytes in them.
-        fault: Why the sample cannot be taken.
+        members: Path and content of the members to read, by the same key.
+        size: Total size in bytes.
+        fault: The reason why the sample is not usable.
     """
 
     key: str
@@ -83,7 +83,7 @@ class _Sample:
     fault: Fault | None = None
 
     def refuse(self, reason: Reason, found: str, hint: str = _MEND) -> None:
-        """Note why the sample cannot be taken, unless that is known; its members are not needed then."""
+        """Set the fault, unless there is one already, and drop the members, which are no longer needed."""
         self.fault = self.fault or Fault(reason, found, hint)
         self.members.clear()
 
@@ -154,14 +154,14 @@ def _end(file: IO[bytes], offset: int) -> tuple[bool, str | None]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, ending) of a member; no key for hidden files, which archivers add on their own."""
+    """Return (key, ending) of a member; no key for hidden files, which archivers add on their own."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, ending = base.partition(".")
     return (f"{folder}{slash}{stem}" if stem else "", ending.lower())
 
 
 def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-    """Add a member to its sample; members of no use for a record are not read."""
+    """Add a member to its sample; members that no record needs are not read."""
     name = shown(member.name)
     if ending in sample.names:
         sample.refuse(Reason.BAD_FIELD, f"two members of the sample end with .{ending}: {name} is the second")

@@ -1,4 +1,4 @@
-"""The content key of an image: a hash of its file's bytes, equal for equal bytes wherever they are."""
+"""Compute the content key of an image: a hash of its file's bytes."""
 
 from __future__ import annotations
 

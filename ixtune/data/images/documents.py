@@ -1,4 +1,4 @@
-"""Pages of documents as images: PDF through pypdfium2 (extra `pdf`), TIFF of several pages through Pillow.
+"""Open pages of documents as images: PDF with pypdfium2 (extra `pdf`), multi-page TIFF with Pillow.
 
 A page is named as in a link: `report.pdf#page=3` (RFC 8118), `report.pdf#page=2-5`, or `report.pdf` for all pages.
 A PDF page has no pixels of its own. It is rendered at exactly the size that its layout would be resized to, so that
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PAGES = 500
-"""Most pages of one record: at hd_num 1 they take 156,000 tokens, far more than the model's context."""
+"""Maximum number of pages per record: at hd_num 1 they take 156,000 tokens, far more than the model's context."""
 
 PDF, TIFF = "PDF", "TIFF"
 
@@ -50,7 +50,7 @@ class Pages:
     last: int
 
     def __str__(self) -> str:
-        """As in the path, such as `#page=2-5`."""
+        """Return the pages as written in a path, such as `#page=2-5`."""
         return f"#page={self.first}" if self.first == self.last else f"#page={self.first}-{self.last}"
 
 
@@ -64,7 +64,7 @@ def split_pages(given: str) -> tuple[str, Pages | None]:
 
 
 def page_name(name: str, number: int) -> str:
-    """The name of one page of a document."""
+    """Return the name of one page of a document."""
     return f"{split_pages(name)[0]}#page={number}"
 
 
@@ -135,10 +135,10 @@ def page_size(
     """Return the width and height in pixels at which a page of a PDF is rendered.
 
     Args:
-        shape: Of the page, in points.
+        shape: Size of the page in points.
         name: What to call it in errors.
         hd_num: Maximum number of crops; without `dpi` the page fills them.
-        dpi: Pixels an inch, in place of that.
+        dpi: Resolution that overrides `hd_num`.
         member: The model, whose crops they are.
 
     Raises:
@@ -271,7 +271,7 @@ def page_count(source: Path | bytes, name: str) -> int:
 
 
 def _filling(wide: float, high: float, hd_num: int, member: Member, name: str) -> tuple[int, int]:
-    """The size of a page of this shape that fills its layout."""
+    """Return the size of a page of this shape that fills its layout."""
     # any size of this shape will do to begin with; a large one keeps the shape through the rounding
     scale = _SCALED_SIDE / max(wide, high)
     try:
@@ -286,7 +286,7 @@ def _at(wide: float, high: float, dpi: float) -> tuple[int, int]:
 
 @contextmanager
 def _pdf(source: Path | bytes, name: str, forms: bool = False) -> Iterator[Any]:
-    """A PDF, opened and closed under PDFium's lock."""
+    """Yield an open PDF; it is opened and closed under PDFium's lock."""
     try:
         import pypdfium2
     except ImportError as error:

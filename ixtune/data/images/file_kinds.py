@@ -1,4 +1,4 @@
-"""Files that are offered as images and are none that can be read: what they are, by their first bytes, and the cure."""
+"""Identify files that are not readable images by their first bytes, and suggest a fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ixtune.data.rejects import Reason
 
 START_BYTES = 1024
-"""How much of a file `kind_of` wants to see."""
+"""Number of bytes that `kind_of` needs."""
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -18,12 +18,12 @@ _HTML = re.compile(rb"<(!doctype\s+html|html|head|body)[\s>]", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a file is.
+    """A kind of file that is not readable as an image.
 
     Attributes:
         reason: The reason code of a record that names it.
-        found: What it is, with its article.
-        hint: What to do about it.
+        found: Description of the kind, with its article.
+        hint: How to fix it.
     """
 
     reason: Reason
@@ -90,12 +90,12 @@ def kind_of(start: bytes) -> FileKind | None:
 
 
 def is_heic(start: bytes) -> bool:
-    """Whether this is how a HEIC image begins (ISO 23008-12: its brand in the `ftyp` box)."""
+    """Return whether these are the first bytes of a HEIC image (ISO 23008-12: its brand in the `ftyp` box)."""
     return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not is_avif(start)
 
 
 def is_avif(start: bytes) -> bool:
-    """Whether this is how an AVIF image begins; `mif1` is any HEIF, and its further brands say which."""
+    """Return whether these are the first bytes of an AVIF image; `mif1` is any HEIF, so further brands decide."""
     if start[4:8] != b"ftyp":
         return False
     if start[8:12] in _AVIF_BRANDS:
@@ -107,5 +107,5 @@ def is_avif(start: bytes) -> bool:
 
 
 def is_pdf(start: bytes) -> bool:
-    """Whether this is how a PDF begins; readers allow up to a kilobyte in front of its header."""
+    """Return whether these are the first bytes of a PDF; readers allow up to a kilobyte before its header."""
     return b"%PDF-" in start[:START_BYTES]

@@ -29,7 +29,7 @@ NOTES = {
     **SPELLINGS,
     DOCUMENT_PAGE: "a page of a PDF or TIFF file; prepare stores it in the set as PNG",
 }
-"""Codes of what a person may want to know about an accepted image, and what each means."""
+"""Note codes for accepted images, with their meaning."""
 
 _SUFFIXES = {
     "PNG": (".png", ".apng"),
@@ -45,7 +45,7 @@ _SUFFIXES = {
 }
 _SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # what Pillow calls a JPEG with further views behind it
 KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-"""Endings of the names of image files, in small letters."""
+"""Suffixes of image files, in lower case."""
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
@@ -58,9 +58,9 @@ class Header:
     """Size of a usable image.
 
     Attributes:
-        width: In pixels, as `open_image` with the same corrections will give it.
-        height: In pixels.
-        notes: What a person may want to know, codes of `NOTES` in its order.
+        width: Width in pixels, as returned by `open_image` with the same corrections.
+        height: Height in pixels.
+        notes: Codes of `NOTES`, in its order.
     """
 
     width: int
@@ -164,7 +164,7 @@ def _last(file: IO[bytes], size: int, count: int) -> bytes:
 
 
 def _tiff_end(image: Image.Image) -> float:
-    """Where the last strip or tile ends; nowhere if that cannot be told."""
+    """Return the offset at which the last strip or tile ends, infinity if it is unknown."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     for starts, counts in _TIFF_PARTS:
         if starts in tags and counts in tags and len(tags[starts]) == len(tags[counts]):
@@ -173,7 +173,7 @@ def _tiff_end(image: Image.Image) -> float:
 
 
 def _raw_end(image: Image.Image) -> float:
-    """Where the rows of a bitmap end; nowhere if they are compressed."""
+    """Return the offset at which the rows of a bitmap end, infinity if they are compressed."""
     (tile,) = image.tile  # type: ignore[attr-defined]
     if tile.codec_name != "raw":
         return float("inf")

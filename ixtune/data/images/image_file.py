@@ -1,4 +1,4 @@
-"""Open an image file or its bytes with Pillow as far as the header, and explain what is wrong with it."""
+"""Open an image file or its bytes with Pillow, reading only the header, and explain what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow itself refuses a decompression bomb: 0.5 GiB as RGB. (A0 at 300 dpi: 139 million.)"""
+"""Pillow's own limit for decompression bombs: 0.5 GiB as RGB. (A0 at 300 dpi: 139 million.)"""
 
 # Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -52,7 +52,7 @@ def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[by
 
 
 def _quiet_pillow() -> None:
-    """Have Pillow's warnings ignored from now on: it warns from half its limit on, and of odd metadata.
+    """Silence Pillow's warnings, which appear from half its limit on and for unusual metadata.
 
     For good, and not while an image is open: images are opened in threads too, which share the filters, and what
     `catch_warnings` of one of them puts back is not what was there. Adding a filter that is there changes nothing.

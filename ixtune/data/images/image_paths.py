@@ -1,4 +1,4 @@
-"""Find the file that a path means: below the image root always, and under the spellings that people's data have."""
+"""Resolve image paths: always below the image root, with the spelling variants found in real data."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SPELLINGS = {
     "path_unicode": "a path spells its accents in another Unicode form than the file's name",
     "path_letter_case": "a path differs from the file's name in upper and lower case only",
 }
-"""Codes of what was done to a path to find its file, and what each means."""
+"""Codes of the changes made to a path to find its file, with their meaning."""
 
 Folders = dict[str, tuple[str, str]]
-"""Folder as given -> its prefix below the image root, and its real path."""
+"""Cache: folder as given -> its prefix below the image root, and its real path."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -36,7 +36,7 @@ _MOST_NAMES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """The file that a path means; it need not be there.
+    """The file that a path refers to; it need not exist.
 
     Attributes:
         path: Relative to the image root, with slashes.
@@ -50,7 +50,7 @@ class Located:
 
 
 def inside(root: Path, given: str) -> tuple[str, Path]:
-    """Resolve a path literally: relative to the image root, and the file, which need not be there.
+    """Resolve a path literally, relative to the image root; the file need not exist.
 
     Args:
         root: The image root, resolved.
@@ -77,12 +77,12 @@ def inside(root: Path, given: str) -> tuple[str, Path]:
 
 
 def locate(root: Path, given: str, folders: Folders | None = None) -> Located:
-    """Find the file that a path means, trying the literal path first and then `SPELLINGS`.
+    """Find the file that a path refers to: try the literal path first, then `SPELLINGS`.
 
     Args:
         root: The image root, resolved.
         given: Relative to it, or absolute below it.
-        folders: Kept between calls about files of the same folders, which are then resolved once.
+        folders: Cache to share between calls, so that each folder is resolved once.
 
     Raises:
         RecordError: There is no such file under any spelling, several fit, or the path leads out of the root.
@@ -107,7 +107,7 @@ def locate(root: Path, given: str, folders: Folders | None = None) -> Located:
 
 
 def _beside_others(root: Path, given: str, folders: Folders) -> Located | None:
-    """The literal file, if it is a plain one in a folder that was resolved before: one system call in place of ten."""
+    """Return the literal file if it is a regular one in a known folder: one system call instead of ten."""
     head, _, name = given.rpartition("/")
     if name in ("", ".", "..") or "\0" in given or given.startswith("/"):
         return None
@@ -127,7 +127,7 @@ def _beside_others(root: Path, given: str, folders: Folders) -> Located | None:
 
 
 def is_file_below(root: Path, given: str) -> bool:
-    """Whether a path is a file below the image root exactly as it is spelled."""
+    """Return whether a path, exactly as spelled, is a file below the image root."""
     try:
         return _is_there(inside(root, given)[1])
     except RecordError:
@@ -145,7 +145,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _spellings(given: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The path as given and as it may be meant, each change added to the ones before."""
+    """Yield the path as given and its likely variants; changes accumulate."""
     text = given
     notes: tuple[str, ...] = ()
     yield text, notes
@@ -170,7 +170,7 @@ def _unquoted(text: str) -> str:
 
 
 def _look_up(root: Path, text: str) -> tuple[str, Path, tuple[str, ...]] | None:
-    """The file of a path, found name by name; its notes say which names are spelled otherwise on the disk.
+    """Find the file of a path name by name; its notes list the names that are spelled differently on the disk.
 
     Raises:
         RecordError: Two files fit, or the file is reached through a link that leads out of the root.
@@ -210,7 +210,7 @@ def _folded(name: str) -> str:
 
 
 def _names_in(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The names in a folder by what they have in common under all spellings; empty if it cannot be listed."""
+    """Return the names in a folder by their normalized spelling; empty if the folder is not readable."""
     try:
         return _listed(str(folder), os.stat(folder).st_mtime_ns)
     except OSError:
@@ -227,7 +227,7 @@ def _listed(folder: str, changed_at: int) -> dict[str, tuple[str, ...]]:
 
 
 def _missing(root: Path, given: str) -> RecordError:
-    """The error for a path that means no file, with the likeliest cure."""
+    """Return the error for a path without a file, with the likeliest fix."""
     if _DRIVE.match(given):
         hint = _prefix_hint(root, given)
         return RecordError(
@@ -250,7 +250,7 @@ def _missing(root: Path, given: str) -> RecordError:
 
 
 def _prefix_hint(root: Path, given: str) -> str | None:
-    """The cure for a path of another machine whose last names are below the image root."""
+    """Return the hint for a path from another machine whose last names exist below the image root."""
     pure = PureWindowsPath(given) if _DRIVE.match(given) or "\\" in given else PurePosixPath(given)
     names = [name for name in pure.parts if name != pure.anchor]
     if not pure.anchor or ".." in names:
@@ -265,7 +265,7 @@ def _prefix_hint(root: Path, given: str) -> str | None:
 
 
 def _near(root: Path, given: str) -> str | None:
-    """A file beside the one that is not there, whose name is much like it."""
+    """Return a file with a similar name in the folder of the missing file."""
     wanted = PurePosixPath(os.path.normpath(given.replace("\\", "/")))
     if wanted.is_absolute() or ".." in wanted.parts:
         return None

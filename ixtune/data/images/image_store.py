@@ -1,4 +1,4 @@
-"""Store images that a prepared set carries itself, each once, under the hash of its content."""
+"""Store the images that a prepared set contains itself, each once, under the hash of its content."""
 
 from __future__ import annotations
 

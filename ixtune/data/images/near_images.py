@@ -19,7 +19,7 @@ SIDE = 16
 """The hash has SIDE * SIDE bits."""
 
 MOST_BITS = 8
-"""Images whose hashes differ in at most so many bits count as the same."""
+"""Maximum number of differing bits for two images to count as the same."""
 
 # of hashes at most MOST_BITS apart, one of MOST_BITS + 1 parts is equal: only those are compared
 _PARTS = MOST_BITS + 1
@@ -51,7 +51,7 @@ def near_hash(image: Image.Image) -> int:
 
 @dataclass(slots=True)
 class NearImages:
-    """Perceptual hashes seen so far, and which of them are near another one."""
+    """Perceptual hashes seen so far, searchable by distance."""
 
     _by_part: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class NearImages:
         return list(found)
 
     def add(self, value: int) -> list[int]:
-        """Remember a hash; return it and those of before that are near it."""
+        """Add a hash; return it and the earlier hashes near it."""
         found = self.near(value)
         if value in found:
             return found

@@ -1,4 +1,4 @@
-"""Images to uint8 crops, bit for bit as in the reference: open, resize, pad, cut (MODEL.md 2.1 to 2.4)."""
+"""Convert images to uint8 crops, bit for bit as in the reference: open, resize, pad, cut (MODEL.md 2.1 to 2.4)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WHITE = 255
-"""Of the padding, in each channel."""
+"""Value of the padding in each channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """Departures from the reference's way of opening an image, each to be asked for.
+    """Optional departures from the reference's way of opening an image.
 
     Attributes:
-        exif: Turn the image as its EXIF orientation says, which the reference ignores.
+        exif: Apply the EXIF orientation, which the reference ignores.
         alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colours appear.
         depth: Scale greys of 16 and 32 bits to 8; the reference cuts them off at 255, and nearly all turn white.
         first_frame: Take the first frame or page of several, rather than refuse the image.
@@ -38,12 +38,12 @@ class Corrections:
     first_frame: bool = False
 
     def names(self) -> tuple[str, ...]:
-        """Those that are on, as they are spelled on the command line and in manifests."""
+        """Names of the enabled corrections, as on the command line and in manifests."""
         return tuple(name for name, field in _FIELDS.items() if getattr(self, field))
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Corrections:
-        """The corrections of these names.
+        """Return the corrections with these names.
 
         Raises:
             UsageError: There is none of such a name.
@@ -62,18 +62,18 @@ class Corrections:
 _FIELDS = {"exif": "exif", "alpha": "alpha", "depth": "depth", "first-frame": "first_frame"}
 
 NONE = Corrections()
-"""The reference's way."""
+"""No corrections: open images as the reference does."""
 
 
 def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str | None = None) -> Image.Image:
-    """The image as RGB, by Pillow's plain conversion and what is corrected.
+    """Open an image and convert it to RGB with Pillow and the given corrections.
 
     Without corrections as in the reference: EXIF orientation is ignored, alpha dropped, not composited, and of
     several frames the first is taken (MODEL.md 2.1).
 
     Args:
         source: The file, or its content.
-        corrections: What is to be done better than that.
+        corrections: Departures from Pillow's plain conversion.
         name: What to call it in errors; the path by default.
 
     Raises:
@@ -91,7 +91,7 @@ def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str 
 
 
 def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Image:
-    """An image that is open already, as `open_image` would give its file.
+    """Convert an image that is already open, with the result of `open_image` for its file.
 
     Raises:
         ValueError: Pillow cannot convert its colours.
@@ -102,7 +102,7 @@ def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Imag
 
 
 def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
-    """The RGB `image` resized and padded with white as `layout` says: uint8 [final_height, final_width, 3].
+    """Resize the RGB `image` and pad it with white according to `layout`: uint8 [final_height, final_width, 3].
 
     Raises:
         ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
@@ -115,7 +115,7 @@ def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
 
 
 def crops(placed: NDArray[np.uint8], side: int = FOUR_KHD.crop) -> NDArray[np.uint8]:
-    """The crops of a placed image [rows * side, cols * side, 3], row by row: uint8 [crops, 3, side, side].
+    """Return the crops of a placed image [rows * side, cols * side, 3], row by row: uint8 [crops, 3, side, side].
 
     Raises:
         ValueError: A side of the image is no multiple of `side`, or there are not three channels.
@@ -130,7 +130,7 @@ def crops(placed: NDArray[np.uint8], side: int = FOUR_KHD.crop) -> NDArray[np.ui
 
 
 def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
-    """The same as `crops(place(image, layout), layout.member.crop)`, one row of crops after the other.
+    """Compute `crops(place(image, layout), layout.member.crop)` one row of crops at a time.
 
     The whole image is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
 
@@ -156,7 +156,7 @@ def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
 
 
 def _resized(image: Image.Image, layout: PatchLayout) -> Image.Image:
-    """`image` in the size before the padding.
+    """Resize `image` to its size before the padding.
 
     A portrait is really transposed and back. Pillow resizes in two rounded passes, the horizontal one first,
     so a resize with swapped arguments differs by one level in a fifth of the pixels (MODEL.md 2.2).
@@ -194,12 +194,12 @@ def _rgb(image: Image.Image, corrections: Corrections) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an opened image is a grey one of 16 or 32 bits; of colours that deep Pillow keeps the upper 8 bits."""
+    """Return whether an open image is gray with 16 or 32 bits; of such colors Pillow keeps the upper 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether pixels of an opened image may be transparent; Pillow's own test fails on a lost palette."""
+    """Return whether an open image may have transparent pixels; Pillow's own test fails on a lost palette."""
     return (
         image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
         or "transparency" in image.info
@@ -208,7 +208,7 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits from the whole of their range; others, which have no given range, from their own extremes."""
+    """Scale gray values to 8 bits: 16-bit ones from their full range, others, which have none, from their extremes."""
     import numpy as np
     from PIL import Image
 
@@ -224,7 +224,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _turns() -> dict[int, Image.Transpose]:
-    """EXIF orientation -> what puts such an image upright (EXIF 2.3, tag 0x0112)."""
+    """Return EXIF orientation -> the transposition that puts such an image upright (EXIF 2.3, tag 0x0112)."""
     from PIL import Image
 
     how = Image.Transpose

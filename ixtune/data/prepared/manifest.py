@@ -1,4 +1,4 @@
-"""manifest.json of a prepared set: its sources, versions and options."""
+"""Read and write manifest.json of a prepared set: its sources, versions and options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ixtune.files import atomic_write_json
 from ixtune.layout import LAYOUT_VERSION
 
 FORMAT = 3
-"""Raised when the columns or the manifest change.
+"""Format version; it increases when the columns or the manifest change.
 
 3: every image has `content` (hash of its file's bytes), `bytes` and `name`; image roots are stored relative to the set.
 """
@@ -27,7 +27,7 @@ READABLE_FORMATS = (2, 3)
 MANIFEST = "manifest.json"
 KIND = "ixtune prepared set"
 SPLIT_KIND = "ixtune prepared split"
-"""Of the folder around a training and a validation set."""
+"""Kind of the manifest in a folder that contains a training and a validation set."""
 
 
 OVER_LENGTH = ("reject", "lower")
@@ -37,24 +37,24 @@ _OF_MEMBER = ("model", "layout_rule")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The choices that decide what a prepared set holds; equal input and options give equal bytes.
+    """Options that determine the content of a prepared set; equal input and options give equal bytes.
 
     Attributes:
-        hd_num: The most crops an image may fill, where source and record say nothing; None if all sources do.
+        hd_num: Maximum number of crops per image, unless source or record has its own; None if all sources have one.
         upscale: Enlarge small images until they fill their crops, as the reference does.
         corrections: Departures from the reference in opening images, see `pixels.Corrections`.
-        max_tokens: Most tokens of a record, image tokens included.
+        max_tokens: Maximum number of tokens per record, image tokens included.
         over_length: What happens to a longer record: `reject`, or `lower` the hd_num of its images until it fits.
         verify: Decode every image, not only its header.
         embed_images: Copy all images into the set.
-        val_fraction: Share of the records that become a validation set.
-        seed: Of the draws by weight and of the split.
+        val_fraction: Fraction of the records to put in a validation set.
+        seed: Random seed for weighted sampling and for the split.
         pages: Of a TIFF with several pages that a record names without one: `all` of them, or `one`, which rejects it.
-        dpi: Pixels an inch of PDF pages; None for as many as fill their layouts.
-        exclude: Prepared sets whose images no record may show.
+        dpi: Resolution of PDF pages; None for the one that fills their layouts.
+        exclude: Prepared sets whose images must not appear in any record.
         near_duplicates: Count images that look the same as one image in the split and for `exclude`.
-        model: The member of the family that images and text are laid out for.
-        layout_rule: Its rule for images.
+        model: The member of the family that the set is prepared for.
+        layout_rule: Its layout rule for images.
     """
 
     hd_num: int | None = None
@@ -80,14 +80,14 @@ class Options:
 
 
 def options_of(manifest: Mapping[str, Any]) -> Options:
-    """Return the options that a manifest records."""
+    """Return the options stored in a manifest."""
     given = manifest["options"]
     tuples = {name: tuple(given.get(name, ())) for name in ("corrections", "exclude")}
     return Options(**{**given, **tuples})
 
 
 def describe_root(root: Path, folder: Path, example: str | None) -> dict[str, str | None]:
-    """Return how a manifest stores an image root so that it is found again after set and images moved together.
+    """Return the manifest entry of an image root, which is still found after set and images moved together.
 
     Args:
         root: The image root, absolute.
@@ -108,7 +108,7 @@ def roots_of(manifest: Mapping[str, Any], folder: Path, image_root: Path | None 
     root's example image is taken.
 
     Args:
-        manifest: Of the set.
+        manifest: Manifest of the set.
         folder: The set.
         image_root: Where the images are now. It replaces the set's image root; of several roots, the folder that they
             have in common.
@@ -126,7 +126,7 @@ def _absolute(root: str | Mapping[str, str]) -> str:
 
 
 def _current(root: str | Mapping[str, str | None], folder: Path) -> Path:
-    """Where an image root is now."""
+    """Return the current location of an image root."""
     if isinstance(root, str):  # format 2
         return folder / root
     places = [Path(str(root["absolute"]))]
@@ -137,7 +137,7 @@ def _current(root: str | Mapping[str, str | None], folder: Path) -> Path:
 
 
 def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], kind: str = KIND) -> None:
-    """Write manifest.json: `content`, and what it takes to tell whether a later ixtune may read the set."""
+    """Write manifest.json: `content`, and the versions by which a later ixtune decides whether it can read the set."""
     from ixtune import __version__
 
     versions = {
@@ -181,7 +181,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str, member: Member) -> None:
-    """Refuse a set whose tokens or layouts are not those that this ixtune would make for this base.
+    """Raise if the tokens or layouts of a set differ from those that this ixtune computes for this base.
 
     Raises:
         IxtuneError: Tokenizer, template, layout or model differ; each difference with both values.

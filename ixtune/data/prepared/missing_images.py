@@ -37,7 +37,7 @@ class ImageFault:
 
 
 def missing_images(sets: Iterable[PreparedSet]) -> list[ImageFault]:
-    """Return every image of the sets that is not there or is not the file it was; each file once, in their order.
+    """Return every image of the sets that is missing or has changed; each file once, in set order.
 
     A file has to exist and to have the size in bytes recorded at preparation. A file that was modified after the set
     was written is hashed and compared. Sets of format 2 record neither; there the size in pixels is compared.
@@ -46,7 +46,7 @@ def missing_images(sets: Iterable[PreparedSet]) -> list[ImageFault]:
 
 
 def require_images(sets: Sequence[PreparedSet], *, hint: str) -> None:
-    """Raise unless every image of the sets is there and unchanged.
+    """Raise unless every image of the sets exists and is unchanged.
 
     Args:
         sets: Prepared sets.
@@ -107,13 +107,13 @@ def _faults(prepared: PreparedSet) -> Iterator[ImageFault]:
 
     images = _images(prepared)
     with ThreadPoolExecutor(_THREADS) as pool:
-        # in rounds: a future for each of a million images would be a gigabyte
+        # in batches: a future for each of a million images would take a gigabyte
         while some := list(islice(images, _ROUND)):
             yield from filter(None, pool.map(check, some))
 
 
 def _images(prepared: PreparedSet) -> Iterator[_Image]:
-    """Each image of a set once."""
+    """Yield each image of a set once."""
     seen: set[tuple[int, str]] = set()
     for chunk in prepared.dataset.data.column("pictures").chunks:
         stored = chunk.flatten()

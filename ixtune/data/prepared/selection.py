@@ -18,8 +18,8 @@ def draw(count: int, total: int, seed: str) -> array[int]:
     of them plus random repeats.
 
     Args:
-        count: Records there are; 0 gives nothing.
-        total: Records wanted.
+        count: Number of records; 0 gives nothing.
+        total: Number of records to draw.
         seed: Any text.
     """
     if not count:
@@ -45,8 +45,8 @@ class Groups:
         """Add the next record.
 
         Args:
-            keys: What its images are recognized by.
-            name: What a record without images is recognized by.
+            keys: Keys that identify its images.
+            name: Key that identifies a record without images.
         """
         digests = [self._digest(f"image {key}") for key in keys]
         known = [self._root(self.of_image[digest]) for digest in digests if digest in self.of_image]

@@ -1,4 +1,4 @@
-"""Which images prepared sets have in common, by the content of their files."""
+"""Find the images that prepared sets have in common, by the content of their files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What two sets have in common.
+    """Counts of the images and records that two sets have in common.
 
     Attributes:
-        records: Of each set.
-        images: Different images of each set.
-        shared_images: Images that are in both.
-        showing: Records of each set that show one of these.
-        equal_records: Records of the second set that have a twin in the first: the same images and turns.
+        records: Number of records of each set.
+        images: Number of distinct images of each set.
+        shared_images: Number of images in both sets.
+        showing: Number of records of each set that show a shared image.
+        equal_records: Number of records of the second set with a duplicate in the first: the same images and turns.
     """
 
     records: tuple[int, int]
@@ -44,11 +44,11 @@ class Overlap:
 
 @dataclass(slots=True)
 class ExcludedImages:
-    """Images of sets that other records must not show.
+    """Images of sets that must not appear in other records.
 
     Attributes:
         contents: Hashes of their files.
-        near: Perceptual hashes, if near-duplicates are looked for.
+        near: Perceptual hashes, if near-duplicates are searched for.
     """
 
     contents: set[str] = field(default_factory=set)
@@ -78,7 +78,7 @@ class ExcludedImages:
         return excluded
 
     def finds(self, contents: Iterable[str], near: Iterable[int]) -> bool:
-        """Whether one of some images is excluded."""
+        """Return whether any of these images is excluded."""
         if not self.contents.isdisjoint(contents):
             return True
         return self.near is not None and any(self.near.near(value) for value in near)
@@ -95,7 +95,7 @@ def sets_in(folder: Path) -> list[PreparedSet]:
 
 
 def compare(first: Path, second: Path) -> Overlap:
-    """Count what two prepared sets, or folders around splits, have in common.
+    """Count the images and records that two prepared sets, or folders around splits, have in common.
 
     Raises:
         IxtuneError: One of them is no prepared set, or an image that is not hashed yet cannot be read.
@@ -115,7 +115,7 @@ def compare(first: Path, second: Path) -> Overlap:
 
 
 def _keys(prepared: PreparedSet) -> Iterator[tuple[list[str], bytes]]:
-    """Of each record the hashes of its images, and one of all that is in it."""
+    """Yield for each record the hashes of its images, and one hash of the whole record."""
     for turns, images in _records(prepared):
         contents = [content for _, content in images]
         text = json.dumps([contents, turns], ensure_ascii=False)
@@ -123,7 +123,7 @@ def _keys(prepared: PreparedSet) -> Iterator[tuple[list[str], bytes]]:
 
 
 def _records(prepared: PreparedSet) -> Iterator[tuple[Any, list[tuple[dict[str, Any], str]]]]:
-    """Of each record its turns, and its images with their content hashes; sets of format 2 are hashed here."""
+    """Yield for each record its turns, and its images with their content hashes; hash the images of format 2."""
     hashed: dict[tuple[int, str], str] = {}
 
     def content_of(image: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from ixtune.family import Member
 from ixtune.layout import LayoutError, PatchLayout, most_steps, plan
 
 HD_NUMS = range(4, 56)
-"""For which hd_num the cost of the images is counted: up to the released model's largest."""
+"""The hd_num values for which image tokens are counted: up to the released model's largest."""
 
 _LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _CROPS = (1, 2, 4, 6, 9, 12, 16, 20, 25, 30, 36, 42, 49, 55)
@@ -29,10 +29,10 @@ class Bill:
 
     Attributes:
         text: Text tokens.
-        supervised: Those of them that are targets.
+        supervised: Number of them that are targets.
         images: (width, height, rows, cols, tokens) of each image.
         by_hd_num: Tokens of its images at each of `HD_NUMS`; -1 where one of them has no layout there.
-        notes: Codes of what was done to its images, see `header.NOTES`.
+        notes: Codes of the corrections of its images, see `header.NOTES`.
         lowered: Whether the hd_num of an image was lowered to make it fit.
     """
 
@@ -45,19 +45,19 @@ class Bill:
 
     @property
     def image(self) -> int:
-        """Image tokens."""
+        """Number of image tokens."""
         return sum(image[4] for image in self.images)
 
     @property
     def length(self) -> int:
-        """All tokens."""
+        """Total number of tokens."""
         return self.text + self.image
 
 
 def bill_of(
     text: int, supervised: int, layouts: Sequence[PatchLayout], notes: Sequence[str], lowered: bool, upscale: bool
 ) -> Bill:
-    """The bill of a record from its layouts."""
+    """Return the token bill of a record, from its layouts."""
     columns = [_costs(layout.width, layout.height, upscale, layout.member) for layout in layouts]
     costs = tuple(-1 if -1 in tokens else sum(tokens) for tokens in zip(*columns, strict=True))
     images = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
@@ -83,7 +83,7 @@ def _costs(width: int, height: int, upscale: bool, member: Member) -> tuple[int,
 
 
 def _next_change(layout: PatchLayout) -> int:
-    """The lowest hd_num above this layout's that gives its image another one (MODEL.md 2.2, step 3)."""
+    """Return the lowest hd_num above this layout's that changes the layout of its image (MODEL.md 2.2, step 3)."""
     own_size = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     if own_size and not layout.upscale:
         return HD_NUMS.stop
@@ -112,7 +112,7 @@ class Statistics:
     by_hd_num: list[int] = field(default_factory=lambda: [0] * len(HD_NUMS))
 
     def add(self, bill: Bill, times: int = 1) -> None:
-        """Count one record, as often as it stands in the set."""
+        """Count one record as often as it appears in the set."""
         for _ in range(times):
             self.lengths.append(bill.length)
         self.text += times * bill.text
@@ -133,11 +133,11 @@ class Statistics:
 
     @property
     def rows(self) -> int:
-        """Records counted."""
+        """Number of records counted."""
         return len(self.lengths)
 
     def as_manifest(self) -> dict[str, Any]:
-        """The keys `tokens`, `length`, `grids` and `statistics` of a manifest."""
+        """Return the keys `tokens`, `length`, `grids` and `statistics` of a manifest."""
         ordered = sorted(self.lengths) or [0]
         return {
             "tokens": {
@@ -164,12 +164,12 @@ class Statistics:
 
 
 def commonest_first(counts: Counter[str]) -> dict[str, int]:
-    """Return counts sorted from the commonest, ties by name."""
+    """Return the counts, the most common first, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _whole_bins(edges: Sequence[int], counts: Counter[int]) -> list[list[int | None]]:
-    """[lowest, highest, count] of whole numbers from 1 on; the last bin is open."""
+    """Return [lowest, highest, count] bins of whole numbers from 1 on; the last bin is open."""
     lower = [1, *(edge + 1 for edge in edges)]
     sums: Counter[int] = Counter()
     for value, count in counts.items():
@@ -180,11 +180,11 @@ def _whole_bins(edges: Sequence[int], counts: Counter[int]) -> list[list[int | N
 
 
 def _bins(edges: Sequence[float | None], counts: Counter[int]) -> list[list[float | int | None]]:
-    """[lower, upper, count] of fractions, the upper edge excluded."""
+    """Return [lower, upper, count] bins of fractions, upper edge excluded."""
     return [[edges[index], edges[index + 1], counts[index]] for index in range(len(edges) - 1)]
 
 
 def _trim(bins: list[list[int | None]]) -> list[list[int | None]]:
-    """Without the empty bins at both ends."""
+    """Remove the empty bins at both ends."""
     full = [index for index, one in enumerate(bins) if one[2]]
     return bins[full[0] : full[-1] + 1] if full else []

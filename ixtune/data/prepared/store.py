@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 REJECTS = "rejects.jsonl"
 IMAGES = "images"
-"""The folder in a set with the images that it carries itself."""
+"""Folder in a set for the images that it contains itself."""
 ARROW = "data-00000-of-00001.arrow"
 OWN_ROOT = 0
 """The image root that is the set's own folder."""
@@ -39,14 +39,14 @@ OWN_ROOT = 0
 _MEND = "give a folder that `ixtune prepare` wrote, or prepare the data again"
 _STATE = "state.json"
 _INFO = "dataset_info.json"
-# as `datasets` itself writes them; a few megabytes of text tokens at most
+# the batch size of `datasets`; a few megabytes of text tokens at most
 _ROWS_PER_BATCH = 1000
 _SIZES = ("width", "height", "hd_num", "resized_width", "resized_height", "pad_left", "pad_top", "rows", "cols")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Where the images of a set lie, and what is corrected when they are opened.
+    """Locations of the images of a set, and the corrections applied on opening.
 
     Attributes:
         roots: The folders that stored paths are relative to; a stored `root` is an index into these.
@@ -57,7 +57,7 @@ class ImageFiles:
     corrections: Corrections = Corrections()
 
     def path(self, stored: Mapping[str, Any]) -> Path:
-        """The file of one stored image."""
+        """Return the file of one stored image."""
         root: int = stored["root"]
         return self.roots[root].joinpath(stored["path"])
 
@@ -76,13 +76,13 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSet:
-    """A prepared set, opened; rows are read from the disk when they are asked for.
+    """An open prepared set; rows are read from the disk on access.
 
     Attributes:
         dataset: The samples, see `row_of` for the columns.
-        manifest: What manifest.json says.
+        manifest: Content of manifest.json.
         root: The folder.
-        image_root: Where its images are now, if not where the manifest says.
+        image_root: Current location of its images, if they moved.
     """
 
     dataset: Dataset
@@ -92,12 +92,12 @@ class PreparedSet:
 
     @property
     def files(self) -> ImageFiles:
-        """Where its images lie and how they are opened."""
+        """Locations of its images, and how to open them."""
         roots = roots_of(self.manifest, self.root, self.image_root)
         return ImageFiles(roots, Corrections.of(options_of(self.manifest).corrections))
 
     def image_path(self, record_index: int, image_index: int) -> Path:
-        """Where an image of a record lies."""
+        """Return the file of an image of a record."""
         return self.files.path(self.dataset[record_index]["pictures"][image_index])
 
 
@@ -169,8 +169,8 @@ def row_of(record: Record, sample: Sample, images: Sequence[Mapping[str, Any]]) 
     """Return the columns of one sample.
 
     Args:
-        record: What was read.
-        sample: What the template made of it.
+        record: The record as read.
+        sample: Its tokens from the chat template.
         images: Elements of the column `pictures`, see `stored_image`.
     """
     return {
@@ -196,11 +196,11 @@ def stored_image(
 
     Args:
         root: Index of the image root.
-        path: Of the file, relative to the image root.
-        layout: How the image is laid out.
+        path: Path of the file, relative to the image root.
+        layout: Layout of the image.
         content: Hash of the file's bytes, see `content_hash`: equal for equal images under any name.
-        size: Of the file, in bytes.
-        name: What the source calls the image; "" if that is the path.
+        size: Size of the file in bytes.
+        name: Name of the image in the source; "" if that is the path.
     """
     return {
         "root": root,
@@ -226,14 +226,14 @@ def layout_of(stored: Mapping[str, Any]) -> PatchLayout:
 
 
 def batch_of(rows: Iterable[Mapping[str, Any]]) -> pyarrow.RecordBatch:
-    """Rows of `row_of` as Arrow."""
+    """Convert rows of `row_of` to Arrow."""
     import pyarrow
 
     return pyarrow.RecordBatch.from_pylist(list(rows), schema=features().arrow_schema)
 
 
 def require(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared set, all of whose files are there; none of them but this is opened.
+    """Return the manifest of a prepared set after checking that all its files exist; opens no other file.
 
     Raises:
         IxtuneError: It is no prepared set, or one of another format; the message names what is missing.
@@ -254,7 +254,7 @@ def require(folder: Path) -> dict[str, Any]:
 
 
 def count_images(folder: Path) -> int:
-    """How many images the records of a set show; one that several records show counts once.
+    """Return the number of distinct images in the records of a set.
 
     Raises:
         IxtuneError: Its Arrow part is not there, or is broken.
@@ -281,7 +281,7 @@ def load(folder: Path, image_root: Path | None = None) -> PreparedSet:
 
     Args:
         folder: The set.
-        image_root: Where its images are now, if not where the manifest says; see `roots_of`.
+        image_root: Current location of its images, if they moved; see `roots_of`.
 
     Raises:
         IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
@@ -308,7 +308,7 @@ def load(folder: Path, image_root: Path | None = None) -> PreparedSet:
 
 @functools.cache
 def features() -> Features:
-    """The columns and their types; TRL would ask for a processor if one were called image (TRAPS 9)."""
+    """Return the columns and their types; no column is called image, or TRL would require a processor (TRAPS 9)."""
     from datasets import Features, List, Value
 
     text, int32 = Value("string"), Value("int32")

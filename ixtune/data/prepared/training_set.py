@@ -22,7 +22,7 @@ from ixtune.family import Member
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What is learned from.
+    """The records to train on.
 
     Attributes:
         sets: The prepared sets.
@@ -30,8 +30,8 @@ class TrainingSet:
         row_of: For each record its row in that set.
         lengths: For each record its tokens, image tokens included.
         supervised: For each record its supervised tokens.
-        files: Where the images of all sets lie; an image's `root` from `record` is an index into this.
-        prefixes: Groups of records that begin alike; None where every record is computed by itself.
+        files: Locations of the images of all sets; an image's `root` from `record` is an index into this.
+        prefixes: Groups of records with a common prefix; None if every record is computed separately.
     """
 
     sets: tuple[PreparedSet, ...]
@@ -52,14 +52,14 @@ class TrainingSet:
         *,
         share_prefixes: bool = False,
     ) -> TrainingSet:
-        """Open prepared sets and draw from each as its weight says.
+        """Open prepared sets and draw from each according to its weight.
 
         Args:
             paths: Their folders.
-            weights: How often a record of each stands in the list; None for once each.
-            seed: Of the draws by fractions.
-            image_root: Where the images of all sets are now, if not where their manifests say.
-            share_prefixes: Find the records that begin alike.
+            weights: How often each set's records appear in the list; None for once.
+            seed: Random seed for fractional weights.
+            image_root: Current location of the images of all sets, if they moved.
+            share_prefixes: Find records with a common prefix.
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
@@ -81,7 +81,7 @@ class TrainingSet:
                     hint="raise its weight in data.weights, or leave the set out of data.train",
                 )
             times = draw(count, total, f"{seed} {number}")
-            # whole passes one after the other, so that the copies of a record do not stand side by side
+            # whole passes one after the other, so that copies of a record are not neighbors
             rows = [row for passed in range(max(times)) for row in range(count) if times[row] > passed]
             length, asked = _column(opened, "length"), _column(opened, "supervised_tokens")
             set_of.extend([number] * total)
@@ -98,11 +98,11 @@ class TrainingSet:
 
     @property
     def manifests(self) -> tuple[dict[str, Any], ...]:
-        """The manifest of each set."""
+        """Manifest of each set."""
         return tuple(opened.manifest for opened in self.sets)
 
     def record(self, index: int) -> dict[str, Any]:
-        """The row of a record, see `store.row_of`; its images' roots are those of `files`."""
+        """Return the row of a record, see `store.row_of`; the roots of its images are those of `files`."""
         number = self.set_of[index]
         row: dict[str, Any] = self.sets[number].dataset[self.row_of[index]]
         before = sum(len(opened.files.roots) for opened in self.sets[:number])
@@ -111,11 +111,11 @@ class TrainingSet:
         return row
 
     def files_of(self, index: int) -> ImageFiles:
-        """Where the images of a record lie: the same for all."""
+        """Return the locations of the images of a record, equal for all records."""
         return self.files
 
     def identity(self, index: int) -> str:
-        """What a person finds a record by: its set, its id, and the place it was read from."""
+        """Return a description that identifies a record: its set, its id, and its place in the source."""
         opened = self.sets[self.set_of[index]]
         row = opened.dataset[self.row_of[index]]
         return f"{opened.root}: record {row['id']} ({row['source']}, {row['place']})"
@@ -126,7 +126,7 @@ class TrainingSet:
         return manifest.options_of(self.manifests[0]).member
 
     def check_compatible(self, tokenizer_sha256: str, member: Member) -> None:
-        """Refuse sets that were not prepared for this base by an ixtune like this one.
+        """Raise if a set was prepared for another base or by an incompatible ixtune.
 
         Raises:
             IxtuneError: One was not; it is named, with each difference.
@@ -158,7 +158,7 @@ def _require_distinct(sets: Sequence[PreparedSet]) -> None:
 
 
 def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
-    """An adapter remembers one way in which its images were opened, and asks for it ever after."""
+    """Raise if the sets open images differently: an adapter records one set of corrections and always requires it."""
 
     def way(described: Mapping[str, Any]) -> dict[str, Any]:
         options = manifest.options_of(described)

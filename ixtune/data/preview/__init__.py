@@ -45,13 +45,13 @@ _QUALITIES = (75, 55, 40, 25)
 
 @dataclass(slots=True)
 class PreviewReport:
-    """What was written.
+    """Summary of the written preview.
 
     Attributes:
-        out: The folder.
-        records: Records in the page's table.
-        images: Images drawn.
-        problems: For images that could not be drawn, what is wrong, in one line each.
+        out: The output folder.
+        records: Number of records in the page's table.
+        images: Number of images drawn.
+        problems: One line for each image that could not be drawn, with the reason.
     """
 
     out: Path
@@ -68,8 +68,8 @@ def preview(
     Args:
         folder: A prepared set, or the folder around a training and a validation set.
         out: By default a sibling of `folder` with `-preview` behind its name.
-        limit: About how many images are drawn of each set, its extremes not counted.
-        progress: Told how many images are drawn, and of how many.
+        limit: Approximate number of images to draw per set, extremes not counted.
+        progress: Callback that receives the number of images drawn and their total.
 
     Raises:
         UsageError: `out` exists.
@@ -100,21 +100,21 @@ def preview(
         manifests = {name: prepared.manifest for name, prepared in sets.items()}
         rejects = list(islice(_rejects(folder, next(iter(manifests.values()))), _REJECTS_SHOWN))
         html = page(folder.resolve().name, manifests, listed, rejects)
-        # what rejects.jsonl tells may hold half a surrogate pair
+        # a text of rejects.jsonl may contain half a surrogate pair
         atomic_write_text(partial / PAGE, html.encode("utf-8", "replace").decode())
     report.records = len(listed)
     return report
 
 
 def _open(folder: Path) -> dict[str, PreparedSet]:
-    """The sets in a folder by the name of their split; one without a split is under ""."""
+    """Open the sets in a folder, by the name of their split; a set without a split is under ""."""
     if not (folder / _SPLITS).is_file():
         return {"": store.load(folder)}
     return {path.parent.name: store.load(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))}
 
 
 def _rejects(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of rejects.jsonl; a half of a split has them beside it."""
+    """Yield the rows of rejects.jsonl; for one side of a split, from the folder above."""
     path = (
         folder.resolve().parent if manifest.get("split") and not (folder / _SPLITS).is_file() else folder
     ) / store.REJECTS
@@ -124,7 +124,7 @@ def _rejects(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, An
 
 
 def _listed(name: str, prepared: PreparedSet, choice: Choice, folder: Path, report: PreviewReport) -> Iterator[Listed]:
-    """The records to list, each with its images drawn."""
+    """Return the records to list, each with its drawn images."""
     files = prepared.files
     for index in choice.listed:
         row = prepared.dataset[index]
@@ -145,7 +145,7 @@ def _listed(name: str, prepared: PreparedSet, choice: Choice, folder: Path, repo
 
 
 def _placed(files: ImageFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """An image as the model gets it.
+    """Return an image as the model receives it.
 
     Raises:
         ImageError: It cannot be opened, or is not the image that the set was prepared with.
@@ -165,7 +165,7 @@ def _placed(files: ImageFiles, stored: Mapping[str, Any]) -> NDArray[np.uint8]:
 def _draw(
     placed: NDArray[np.uint8], row: Mapping[str, Any], image: int, called: str, folder: Path, file: str
 ) -> Drawing:
-    """Write the PNG of one image; what the page shows of it."""
+    """Write the PNG of one image; return its drawing for the page."""
     stored = row["pictures"][image]
     layout = layout_of(stored)
     images = f", image {image + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
@@ -178,7 +178,7 @@ def _draw(
 
 
 def _webp(image: Image.Image) -> bytes:
-    """The image at the best quality that stays within the size an embedded image may have."""
+    """Encode the image as WebP at the best quality that fits the size limit for embedded images."""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=quality)

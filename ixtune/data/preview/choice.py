@@ -1,4 +1,4 @@
-"""Which records of a set a preview lists, and which of their images it draws: spread evenly, and the extremes."""
+"""Choose the records that a preview lists and the images that it draws: an even sample, and the extremes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_LISTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """The record that is the most of something.
+    """A record with an extreme value.
 
     Attributes:
-        title: Of what.
+        title: Name of the value.
         row: Its index in the dataset.
-        value: How much it is, in words.
+        value: The value as text.
     """
 
     title: str
@@ -34,11 +34,11 @@ class Extreme:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of a set is shown; the same set and limit give the same choice.
+    """Records and images to show; the same set and limit give the same choice.
 
     Attributes:
         listed: Indices of records, ascending.
-        drawn: For some of them the indices of the images to draw, ascending.
+        drawn: For some of these records, the indices of the images to draw, ascending.
         extremes: Each is listed, and its image is drawn.
     """
 
@@ -48,12 +48,12 @@ class Choice:
 
     @property
     def images(self) -> int:
-        """How many images are to be drawn."""
+        """Number of images to draw."""
         return sum(map(len, self.drawn.values()))
 
 
 def choose(dataset: Dataset, limit: int) -> Choice:
-    """About `limit` images, of records spread evenly over the set, and those of its extremes.
+    """Choose about `limit` images from records spread evenly over the set, and the images of its extremes.
 
     Spread, because a set of several sources has them one after the other.
     """
@@ -86,7 +86,7 @@ def choose(dataset: Dataset, limit: int) -> Choice:
 
 
 def _spread(values: Sequence[int], count: int) -> list[int]:
-    """`count` of `values` at equal distances, the first one included; all of them if there are no more."""
+    """Return `count` of `values` at equal distances, starting with the first; all of them if there are no more."""
     if count >= len(values):
         return list(values)
     return [values[number * len(values) // count] for number in range(count)]
@@ -94,7 +94,7 @@ def _spread(values: Sequence[int], count: int) -> list[int]:
 
 @dataclass(slots=True)
 class _Best:
-    """The greatest value so far, and the record and image it is of; of equal ones the first stays."""
+    """The greatest value so far, with its record and image; the first of equal values is kept."""
 
     value: float = -1.0
     row: int = 0
@@ -108,7 +108,7 @@ class _Best:
 
 
 def _survey(dataset: Dataset) -> tuple[NDArray[np.int64], _Best, _Best, _Best]:
-    """Images of each record; the most tokens, the largest share of padding, and the longest side by the shortest."""
+    """Return the image count per record, and the records with most tokens, most padding, largest aspect ratio."""
     import numpy as np
 
     counts = [np.zeros(0, dtype=np.int64)]

@@ -1,4 +1,4 @@
-"""Draw one image as the model gets it: placed, with its crop grid, beside it the global view and the token bill."""
+"""Draw one image as the model receives it: resized and padded, with crop grid, global view and token bill."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MIN_TITLE_WIDTH = 860  # of a sheet with a single crop, so that ids and sizes s
 
 _PAPER, _INK, _QUIET = (255, 255, 255), (26, 28, 36), (98, 102, 116)
 GRID_COLOUR = (214, 20, 90)
-"""Of the crops' borders: a colour that images seldom have, on a light casing for those that do."""
+"""Color of the crop borders: rare in images, and drawn on a light outline for images that contain it."""
 HATCH_COLOUR = (140, 146, 166)
-"""Of the strokes over the padding."""
+"""Color of the hatching over the padding."""
 _CASING = (255, 255, 255, 150)
 _LABEL = (20, 22, 30, 190)
 _HATCH_PERIOD, _HATCH_STROKE = 12, 2
@@ -42,14 +42,14 @@ _PART_NAMES = {
 
 
 def bill(layout: PatchLayout) -> list[tuple[str, int]]:
-    """What the tokens of an image are spent on; the numbers add up to `layout.tokens`."""
+    """Return the image's token count by purpose; the numbers add up to `layout.tokens`."""
     parts = layout.member.token_parts(layout.rows, layout.cols)
     names = _PART_NAMES | {"crops": "1 crop" if layout.crops == 1 else f"{layout.crops:,} crops"}
     return [(names[key], count) for key, count in parts.items()]
 
 
 def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What a record costs besides one of its images; `row` is one of the store's."""
+    """Return the lines of the token bill that concern the whole record; `row` is a row of the store."""
     images = row["pictures"]
     image = [("image tokens of the record", sum(stored["tokens"] for stored in images))] if len(images) > 1 else []
     return [
@@ -61,7 +61,7 @@ def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def steps_of(layout: PatchLayout) -> str:
-    """From the image's own size to its crops, in one line."""
+    """Describe the way from the original size to the crops in one line."""
     sides = ("left", "top", "right", "bottom")
     padding = [f"{count:,} {side}" for side in sides if (count := getattr(layout, f"pad_{side}"))]
     own, resized = (layout.width, layout.height), (layout.resized_width, layout.resized_height)
@@ -73,12 +73,12 @@ def steps_of(layout: PatchLayout) -> str:
 
 
 def padding_share(layout: PatchLayout) -> float:
-    """The share of the crops' pixels that is padding, 0 to 1."""
+    """Return the fraction of the crops' pixels that is padding, 0 to 1."""
     return 1 - layout.resized_width * layout.resized_height / (layout.final_width * layout.final_height)
 
 
 def global_view(placed: NDArray[np.uint8], side: int = VIEW) -> NDArray[np.uint8]:
-    """The placed image squeezed to the size of a crop as the model sees it: uint8 [side, side, 3].
+    """Return the global view: the placed image resized to one crop, as the model sees it, uint8 [side, side, 3].
 
     Bicubic with a = -0.75 and without antialiasing (MODEL.md 2.4), so a large image looks as rough here as it
     is for the model. What the cubic overshoots is cut off, which the model does not do.
@@ -91,7 +91,7 @@ def global_view(placed: NDArray[np.uint8], side: int = VIEW) -> NDArray[np.uint8
 
 
 def drawn_view(placed: NDArray[np.uint8], layout: PatchLayout) -> Image.Image:
-    """The global view of a placed image, [VIEW, VIEW] pixels for people."""
+    """Return the global view of a placed image, enlarged to [VIEW, VIEW] pixels for display."""
     from PIL import Image
 
     view = Image.fromarray(global_view(placed, layout.member.crop))
@@ -99,7 +99,7 @@ def drawn_view(placed: NDArray[np.uint8], layout: PatchLayout) -> Image.Image:
 
 
 def _squeezed(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """The first axis resampled to `side` by cubic convolution."""
+    """Resample the first axis to `side` by cubic convolution."""
     import numpy as np
 
     size = values.shape[0]
@@ -117,15 +117,15 @@ def _squeezed(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 
 def draw_grid(placed: NDArray[np.uint8], layout: PatchLayout, max_width: int, max_height: int) -> Image.Image:
-    """The placed image, never enlarged, with its padding hatched and its crops framed and numbered.
+    """Draw the placed image, never enlarged, with hatched padding and framed, numbered crops.
 
     A strip whose crops would be too small to see is folded: a wide one into lines, a tall one into columns.
 
     Args:
         placed: uint8 [final_height, final_width, 3] of `pixels.place`.
         layout: What it was placed by.
-        max_width: Of the drawing, in pixels.
-        max_height: Of the drawing, in pixels.
+        max_width: Maximum width of the drawing in pixels.
+        max_height: Maximum height of the drawing in pixels.
     """
     import numpy as np
     from PIL import Image, ImageDraw
@@ -155,7 +155,7 @@ def draw_grid(placed: NDArray[np.uint8], layout: PatchLayout, max_width: int, ma
 
 
 def _fold(layout: PatchLayout, max_width: int, max_height: int) -> tuple[int, float]:
-    """In how many parts a drawing is folded along its longer side, and the side of a crop in it."""
+    """Return the number of parts that a drawing is folded into along its longer side, and the side of a crop."""
     wide = layout.cols >= layout.rows
     long, short = (layout.cols, layout.rows) if wide else (layout.rows, layout.cols)
     room_long, room_short = (max_width, max_height) if wide else (max_height, max_width)
@@ -176,7 +176,7 @@ def _fold(layout: PatchLayout, max_width: int, max_height: int) -> tuple[int, fl
 def _folded(
     image: Image.Image, layout: PatchLayout, across: Sequence[int], down: Sequence[int], parts: int
 ) -> Image.Image:
-    """`image` cut between crops into `parts`, one below the other, or one beside the other if it is tall."""
+    """Cut `image` between crops into `parts`, stacked vertically, or side by side if it is tall."""
     from PIL import Image
 
     wide = layout.cols >= layout.rows
@@ -199,7 +199,7 @@ def _folded(
 
 
 def _hatch(layout: PatchLayout, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels of a drawing of `size` (width, height) are strokes over the padding."""
+    """Return the mask of the hatching over the padding in a drawing of `size` (width, height)."""
     import numpy as np
 
     x, y = np.arange(size[0])[None, :], np.arange(size[1])[:, None]
@@ -218,11 +218,11 @@ def _hatch(layout: PatchLayout, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _number(draw: ImageDraw.ImageDraw, across: Sequence[int], down: Sequence[int], side: float) -> None:
-    """The crops' numbers in reading order, in their upper left corners; only some of them if they are too small."""
+    """Number the crops in reading order, in their upper left corners; only some of them if the crops are small."""
     font = _font(min(22, max(9, round(side / 6))))
     last = len(across) * len(down)
     pad = max(1, round(font.size / 5))
-    # numbers of neighbours must not run into each other
+    # neighboring numbers must not overlap
     every = math.ceil((font.getlength(str(last)) + 2 * pad + 4) / side)
     height = sum(font.getmetrics())
     for row, y in enumerate(down):
@@ -239,12 +239,12 @@ def _number(draw: ImageDraw.ImageDraw, across: Sequence[int], down: Sequence[int
 def draw_sheet(
     placed: NDArray[np.uint8], layout: PatchLayout, heading: Sequence[str], record: Sequence[tuple[str, int]]
 ) -> Image.Image:
-    """A sheet at most `MAX_SHEET_WIDTH` wide: heading, the grid, and in a column the global view and the token bill.
+    """Draw a sheet at most `MAX_SHEET_WIDTH` wide: heading, grid, and a column with global view and token bill.
 
     Args:
         placed: uint8 [final_height, final_width, 3] of `pixels.place`.
         layout: What it was placed by.
-        heading: Lines above, the first in larger print.
+        heading: Lines above the grid, the first in larger type.
         record: Further lines of the bill, about the whole record.
     """
     from PIL import Image, ImageDraw
@@ -290,7 +290,7 @@ def draw_sheet(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font: no file of the machine is needed."""
+    """Return Pillow's built-in font, so that no font file of the machine is needed."""
     from PIL import ImageFont
 
     font = ImageFont.load_default(size)
@@ -299,7 +299,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text` on one line within `width`, its middle left out if need be; the font has ASCII only."""
+    """Return `text` in one line of at most `width`, shortened in the middle if necessary; the font is ASCII only."""
     plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:2000])
     if font.getlength(plain) <= width:
         return plain

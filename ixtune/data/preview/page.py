@@ -1,4 +1,4 @@
-"""The preview's page: one HTML file that needs no other, whatever the data hold."""
+"""Render the preview's page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def page(
 
     Args:
         name: Title of the set.
-        manifests: Of the one set under "", or of the sets by split.
+        manifests: Manifest of the only set under "", or manifests by split.
         records: The rows of its table.
         rejects: The first rows of rejects.jsonl.
     """

@@ -1,4 +1,4 @@
-"""The upper half of the preview's page: numbers and charts of the manifest."""
+"""Render the upper half of the preview's page: numbers and charts from the manifest."""
 
 from __future__ import annotations
 

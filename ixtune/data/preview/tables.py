@@ -1,4 +1,4 @@
-"""The lower half of the preview's page: values of the records and the rejects, to be sorted and filtered."""
+"""Render the lower half of the preview's page: sortable, filterable tables of the records and the rejects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERS = ("Images", "Size", "Grid", "Padding", "Tokens", "Image", "Text", "Sup
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One drawn image.
+    """A drawn image.
 
     Attributes:
         file: The PNG, relative to the page.
@@ -36,14 +36,14 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One record of the table.
+    """A record in the table.
 
     Attributes:
         split: Name of its set, if there are several.
-        number: Its place in that set, counted from 1.
+        number: Its position in that set, counted from 1.
         row: Its columns.
-        drawings: Drawings of some of its images, or why there is none.
-        extremes: What it is the most of.
+        drawings: Drawings of some of its images, or the reason why there is none.
+        extremes: Names of the values in which it is extreme.
     """
 
     split: str
@@ -54,7 +54,7 @@ class Listed:
 
     @property
     def anchor(self) -> str:
-        """Its name in the page."""
+        """Anchor name in the page."""
         return f"record-{self.split or 'set'}-{self.number}"
 
 

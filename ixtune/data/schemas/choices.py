@@ -1,4 +1,4 @@
-"""Questions of multiple choice: options below the question, and the answer among them.
+"""Convert multiple-choice questions: options below the question, and the answer among them.
 
     Which number is shown?
     A. five
@@ -24,8 +24,8 @@ def options_of(value: Any, name: str) -> dict[str, str]:
     """Return letter -> text of a list of options, of an object of letters, or of a text that spells one of them.
 
     Args:
-        value: What stands in the field; null, "" and [] are no options.
-        name: Of the field.
+        value: Value of the field; null, "" and [] mean no options.
+        name: Name of the field.
 
     Raises:
         RecordError: It is something else, or one option alone.
@@ -67,8 +67,8 @@ def answered(answer: str, options: Mapping[str, str], name: str) -> str:
 
     Args:
         answer: A letter, the text of an option, or an index from 0.
-        options: Of the question.
-        name: Of the answer's field.
+        options: Options of the question.
+        name: Name of the answer's field.
 
     Raises:
         RecordError: It is none of the options, or may be two of them.

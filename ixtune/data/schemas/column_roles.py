@@ -1,4 +1,4 @@
-"""Which column of a table is which: exact names, the usual other names, or what `--columns` says.
+"""Assign roles to the columns of a table, by exact names, common other names, or `--columns`.
 
 Where exactly one column fits, it is taken and the choice is printed; where several fit, the user is asked.
 """
@@ -19,11 +19,11 @@ from ixtune.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class _Role:
-    """The names that a column goes by.
+    """Known names of a column.
 
     Attributes:
-        exact: Names that mean this and nothing else; the first is ours.
-        others: Names that are taken where exactly one of them is there.
+        exact: Unambiguous names; the first is ours.
+        others: Names that are accepted if exactly one of them is present.
     """
 
     exact: tuple[str, ...]
@@ -56,11 +56,11 @@ _ROLES = {
     "messages": _Role(()),
 }
 EXACT_NAMES = {ours: role.exact for ours, role in _ROLES.items()}
-"""Names that mean one of our columns and nothing else."""
+"""Unambiguous names of our columns."""
 COLUMNS = tuple(_ROLES)
 """The names on the left of `--columns OURS=THEIRS`. `messages` names the field of a conversation."""
 CONVERSATION_COLUMNS = ("image", "id", "system", "hd_num", "messages")
-"""Those that a conversation has."""
+"""Roles that a conversation has."""
 
 _EITHER = ("image", "images")
 _MANY = ("image", "choices")
@@ -75,7 +75,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
 
     Args:
         available: The table's columns.
-        source: What the user says of them. "" as the name of theirs says that there is none.
+        source: The user's settings. "" as a column's name means that there is no such column.
         images: Columns whose values are images.
 
     Returns:
@@ -142,8 +142,8 @@ def named_columns(found: Sequence[str], source: Source, known: Sequence[str]) ->
 
     Args:
         found: Names of columns or fields.
-        source: What the user says.
-        known: Our names that are possible.
+        source: The user's settings.
+        known: Our names that are allowed.
     """
     columns: dict[str, str] = {}
     wrong: list[str] = []
@@ -169,8 +169,8 @@ def image_columns(candidates: Sequence[str], found: Sequence[str], wrong: list[s
 
     Args:
         candidates: Columns whose values are images.
-        found: All columns that are not taken for something else: of a series, some may be empty at first.
-        wrong: Gets the question to ask where several fit.
+        found: All columns without another role: some columns of a series may be empty at first.
+        wrong: Receives the question to ask if several fit.
     """
     numbered = [match for name in candidates if (match := _NUMBER_AT_END.fullmatch(name))]
     if candidates and len(numbered) == len(candidates) and len({match[1] for match in numbered}) == 1:
@@ -202,7 +202,7 @@ def describe_columns(columns: Mapping[str, str], available: Iterable[str], sourc
 
 
 def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> str:
-    """The column of a role, "" if there is none or several."""
+    """Return the column of a role, "" if there is none or several."""
     lower = {name.lower(): name for name in reversed(found)}
     exact = [lower[name] for name in role.exact if name in lower]
     others = [lower[name] for name in role.others if name in lower]
@@ -215,7 +215,7 @@ def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> 
 
 
 def _options_in(found: Sequence[str]) -> list[str]:
-    """Columns with one option of multiple choice each: A, B, C, D; option_a, ...; none if there are fewer than two."""
+    """Return the columns with one option each: A, B, C, D; option_a, ...; none if there are fewer than two."""
     letters = [name for name in found if len(name) == 1 and name in "ABCDEFGHIJ"]
     if "".join(letters) == "ABCDEFGHIJ"[: len(letters)] and len(letters) > 1:
         return letters
@@ -224,7 +224,7 @@ def _options_in(found: Sequence[str]) -> list[str]:
 
 
 def _offer(ours: str, found: Sequence[str]) -> str:
-    """A column that may be meant, as a question."""
+    """Return the question to ask about a column that may be meant."""
     lower = {name.lower(): name for name in reversed(found)}
     role = _ROLES[ours]
     near = [name for known in role.exact for name in difflib.get_close_matches(known, lower, n=1, cutoff=0.7)]

@@ -1,4 +1,4 @@
-"""Tables with a question and an answer in columns -> drafts.
+"""Convert tables with a question and an answer in columns to drafts.
 
     image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
     page        of the document in `image`, counted from 1: a number, or a range such as 2-5
@@ -51,9 +51,9 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     """Read a row.
 
     Args:
-        fields: Names of columns -> values; what is read is removed.
-        entry: Where the row stands.
-        reading: What the columns mean, and what holds for all rows.
+        fields: Column name -> value; fields that are read are removed.
+        entry: Entry of the row, for messages.
+        reading: Roles of the columns, and settings for all rows.
 
     Raises:
         RecordError: A cell is empty that may not be, or of the wrong type.
@@ -115,7 +115,7 @@ def _refuse_other_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) 
 
 
 def _only(asked: list[str], columns: Mapping[str, str]) -> str:
-    """The one question of a row that is to be answered."""
+    """Return the only question of a row that is to be answered."""
     if len(asked) > 1:
         raise RecordError(
             Reason.BAD_CONVERSATIONS,
@@ -131,7 +131,7 @@ def _take(fields: dict[str, Any], columns: Mapping[str, str], ours: str) -> Any:
 
 
 def _images(fields: dict[str, Any], theirs: str | None, pattern: str | None) -> tuple[ImageRef, ...]:
-    """The images of a row, column by column; an empty cell is no image."""
+    """Return the images of a row, column by column; an empty cell is no image."""
     if pattern is not None:
         return images_of(filled(pattern, fields), "--image-pattern")
     if theirs == "image,images" and all(not _is_empty(fields.get(name)) for name in ("image", "images")):
@@ -147,7 +147,7 @@ def _images(fields: dict[str, Any], theirs: str | None, pattern: str | None) -> 
 
 
 def _questions(fields: dict[str, Any], columns: Mapping[str, str], reading: Reading) -> list[str]:
-    """The question of a row, or several where the cell holds a list of them."""
+    """Return the question of a row, or several if the cell holds a list."""
     theirs = columns.get("question")
     if not theirs:
         return [reading.question or ""]
@@ -175,7 +175,7 @@ def _questions(fields: dict[str, Any], columns: Mapping[str, str], reading: Read
 
 
 def _answers(cell: Any, where: str) -> tuple[list[str], bool]:
-    """The answers of a row, the one to be trained on first; and whether the cell holds a list of them."""
+    """Return the answers of a row, the one to train on first, and whether the cell holds a list."""
     if isinstance(cell, Mapping) and isinstance(cell.get("text"), list | tuple):
         cell = cell["text"]  # SQuAD: {"text": [...], "answer_start": [...]}
     if not isinstance(cell, list | tuple):
@@ -186,7 +186,7 @@ def _answers(cell: Any, where: str) -> tuple[list[str], bool]:
 
 
 def _answer(value: Any, where: str, *, in_list: bool) -> str:
-    """An answer as text; an object becomes its JSON, with its keys in their order."""
+    """Return an answer as text; an object becomes JSON, with its key order kept."""
     if isinstance(value, Mapping) and value:
         named = [value[key] for key in _ANSWER_KEYS if isinstance(value.get(key), str)]
         if in_list and len(named) == 1:
@@ -213,7 +213,7 @@ def _json(value: Any, where: str) -> str:
 
 
 def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
-    """Letter -> text of multiple choice; empty if the row has no options."""
+    """Return letter -> text of the options; empty if the row has none."""
     if not theirs:
         return {}
     if theirs in fields or "," not in theirs:
@@ -223,7 +223,7 @@ def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
 
 
 def _history(value: Any) -> list[Turn]:
-    """The turns of earlier questions and answers."""
+    """Return the turns of earlier questions and answers."""
     if _is_empty(value):
         return []
     turns = []
@@ -236,7 +236,7 @@ def _history(value: Any) -> list[Turn]:
 
 
 def _turns_of_lists(questions: list[str], answers: list[str], columns: Mapping[str, str]) -> list[Turn]:
-    """The turns of a list of questions and a list of answers."""
+    """Return the turns of a list of questions and a list of answers."""
     if len(questions) != len(answers):
         raise RecordError(
             Reason.BAD_CONVERSATIONS,
@@ -256,12 +256,12 @@ def _turns_of_lists(questions: list[str], answers: list[str], columns: Mapping[s
 
 
 def _ours(text: str) -> str:
-    """A text with our placeholder; in an answer or a system prompt it is then refused as one."""
+    """Return a text with our placeholder; a placeholder in an answer or a system prompt is refused later."""
     return text.replace(IMAGE, PLACEHOLDER)
 
 
 def _text(value: Any, where: str) -> str:
-    """A text, or a number as it is written."""
+    """Return a text, or a number in its written form."""
     if is_missing(value):
         found = f"{where} is {'NaN' if isinstance(value, float) else 'null or absent'}"
         raise RecordError(Reason.MISSING_FIELD, found, hint="write a text, or take the row out")
@@ -291,10 +291,10 @@ def _hd_num(value: Any) -> int | None:
 
 
 def _whole(value: Any) -> Any:
-    """A whole number that a table holds as a float."""
+    """Convert a float to an int if it is a whole number, as tables store them."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_FLOATS else value
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing, in any of the ways that tables have."""
+    """Return whether a cell is empty, in any of the forms that tables use."""
     return is_missing(value) or (isinstance(value, str) and not value.strip()) or value in ([], (), {})

@@ -1,4 +1,4 @@
-r"""Conversations of {from, value}: InternLM-XComposer's own format, LLaVA's, and ShareGPT's.
+r"""Read conversations of {from, value}: the formats of InternLM-XComposer, LLaVA, and ShareGPT.
 
     IXC       {"id": "7", "image": ["a.png"], "conversations": [{"from": "user", "value": "<ImageHere>What is it?"},
                                                                 {"from": "assistant", "value": "A receipt."}]}
@@ -30,7 +30,7 @@ from ixtune.data.text.template import PLACEHOLDER
 FIELD = "conversations"
 TURN_KEYS = (("from", "value"), ("role", "content"))
 TURN_IMAGES = ("images", "image")
-"""Where a turn or message keeps images of its own."""
+"""Keys of a turn or message that hold its own images."""
 
 # The reference takes every name but the user's as the assistant's (MODEL.md 3.2), a misspelt "usr" included.
 # Here an unknown name is refused.
@@ -50,7 +50,7 @@ _TAGGED_ROLES: dict[str, Role] = {"user_tag": "user", "assistant_tag": "assistan
 
 @dataclass(frozen=True, slots=True)
 class _Spelling:
-    """How a format writes its conversations."""
+    """Keys, role names and placeholder of a conversation format."""
 
     placeholder: str
     image_fields: tuple[str, ...]
@@ -92,9 +92,9 @@ def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -
     """Read a conversation.
 
     Args:
-        fields: Of the entry; what is read is removed.
-        entry: Where it stands.
-        reading: With the schema IXC, LLAVA or SHAREGPT.
+        fields: Fields of the entry; fields that are read are removed.
+        entry: The entry, for messages.
+        reading: Settings with the schema IXC, LLAVA or SHAREGPT.
 
     Raises:
         RecordError: A field is absent or wrong.
@@ -126,7 +126,7 @@ def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -
 
 
 def take_images(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[ImageRef, ...]:
-    """Take the images out of the one field of several that has any.
+    """Remove the images from the only one of these fields that has any, and return them.
 
     Raises:
         RecordError: Two of them have, or one is wrong.
@@ -147,12 +147,12 @@ def take_images(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[ImageRe
 def with_images_of_turns(
     turns: list[Turn], own: list[tuple[ImageRef, ...]], beside: tuple[ImageRef, ...]
 ) -> tuple[list[Turn], tuple[ImageRef, ...]]:
-    """Give images that turns keep themselves their placeholders, in front of the turn unless its text has them.
+    """Add placeholders for images listed in turns, at the start of the turn unless its text has them.
 
     Args:
-        turns: With our placeholder.
+        turns: Turns with our placeholder.
         own: The images of each turn.
-        beside: The images of the record.
+        beside: The images listed outside the turns.
 
     Raises:
         RecordError: There are both, an answer has images, or a turn has another number of placeholders.
@@ -186,7 +186,7 @@ def with_images_of_turns(
 
 @lru_cache(maxsize=64)
 def _spelling(schema: Schema, tags: tuple[tuple[str, str], ...]) -> _Spelling:
-    """The spelling of a schema, with the tags of a dataset_info.json in the place of its own names."""
+    """Return the spelling of a schema, with its names replaced by the tags of a dataset_info.json."""
     plain = _SPELLINGS[schema]
     if not tags:
         return plain
@@ -201,7 +201,7 @@ def _spelling(schema: Schema, tags: tuple[tuple[str, str], ...]) -> _Spelling:
 def _turn(
     turn: Mapping[str, Any], number: int, spelling: _Spelling
 ) -> tuple[Turn, tuple[ImageRef, ...], dict[str, Any]]:
-    """A turn, the images it keeps itself, and what else it holds."""
+    """Return a turn, its own images, and its remaining fields."""
     keys = spelling.turn_keys
     role_key, text_key = (
         keys[0] if keys[0][0] in turn or len(keys) == 1 else next((pair for pair in keys if pair[0] in turn), keys[0])

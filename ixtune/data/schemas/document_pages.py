@@ -1,4 +1,4 @@
-"""The page of a document that a table names in a column of its own."""
+"""Combine a document's path with the page number in another column of the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = re.compile(r"\s*\d{1,7}(-\d{1,7})?\s*")
 
 
 def names_document(path: Any) -> bool:
-    """Whether a value is the path of a PDF or a TIFF, without pages."""
+    """Return whether a value is the path of a PDF or a TIFF, without pages."""
     return isinstance(path, str) and path.strip().lower().endswith(_ENDINGS)
 
 
@@ -25,8 +25,8 @@ def with_page(images: Sequence[ImageRef], page: Any, field: str) -> tuple[ImageR
     """Return the images of a record with the page written behind the document, such as `report.pdf#page=3`.
 
     Args:
-        images: Of the record.
-        page: The value of its page field; nothing where it is empty, or where no image is a document.
+        images: Images of the record.
+        page: The value of its page field; ignored if it is empty or no image is a document.
         field: The name of that field.
 
     Raises:

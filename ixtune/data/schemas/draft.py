@@ -1,4 +1,4 @@
-"""Draft: what a schema reads from an entry, and the steps that turn every draft into a record."""
+"""The draft that a schema reads from an entry, and its conversion to a record."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ixtune.data.text.template import PLACEHOLDER
 
 @dataclass(slots=True)
 class Draft:
-    """A conversation as its schema has it.
+    """A conversation as read by its schema.
 
     Attributes:
         id: The record's id.
         images: The images it lists, in the order of the placeholders.
-        turns: With our placeholder in the place of the source's.
-        system: A system prompt beside the turns.
+        turns: Turns with our placeholder instead of the source's.
+        system: A system prompt outside the turns.
         hd_num: Maximum number of crops per image.
-        references: All answers that count as right.
+        references: All reference answers.
         written: The source's placeholder, for messages.
-        in_front: Images without placeholders stand in front of the first question: the rule of the schema.
+        in_front: Images without placeholders go before the first question, by the schema's rule.
         notes: Keys of `record.NOTES`.
     """
 
@@ -41,11 +41,11 @@ class Draft:
     notes: list[str] = field(default_factory=list)
 
     def record(self, entry: Entry, reading: Reading) -> Record:
-        """Place the images, look for marks that are none, and put the system prompt in front.
+        """Place the images, check for other image marks, and put the system prompt in front.
 
         Raises:
             RecordError: Placeholders and images differ, a text holds a mark of an image that is not there, or the
-                system prompt stands in the wrong place.
+                system prompt is in the wrong place.
         """
         turns, images = list(self.turns), self.images
         if any("<img>" in turn.text for turn in turns):
@@ -75,7 +75,7 @@ class Draft:
         )
 
     def _without_images(self, turns: list[Turn], reading: Reading) -> list[Turn]:
-        """Take the placeholders of a record without images as text, if the user means that."""
+        """Treat the placeholders of a record without images as text, if the user allows it."""
         asked = sum(turn.text.count(PLACEHOLDER) for turn in turns if turn.role == "user")
         if not reading.allow_image_text or self.written == PLACEHOLDER:
             if not asked:  # in an answer or a system prompt alone: the check of all records says so
@@ -89,7 +89,7 @@ class Draft:
         return [replace(turn, text=turn.text.replace(PLACEHOLDER, self.written)) for turn in turns]
 
     def _with_front(self, turns: list[Turn], images: int, reading: Reading) -> list[Turn]:
-        """Put placeholders in front of the first question, where that is the rule."""
+        """Put placeholders before the first question, if that is the rule."""
         asked = next((at for at, turn in enumerate(turns) if turn.role == "user"), None)
         if asked is None:
             return turns

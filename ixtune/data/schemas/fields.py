@@ -1,4 +1,4 @@
-"""Check single values for all readers: texts, numbers, ids; and show a wrong one in a message."""
+"""Check single values for all readers: texts, numbers, ids; and format a wrong value for a message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_FIELDS = 6
 _SHOWN_BITS = 64
 
 LOSS_KEYS = ("loss", "train", "weight", "loss_scale", "learn", "trainable", "train_on_turn")
-"""Keys by which ms-swift, axolotl and OpenAI say whether an answer is trained on."""
+"""Keys with which ms-swift, axolotl and OpenAI mark the answers to train on."""
 # without these, the answers of a record would be invented
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
 _UNUSABLE = frozenset((*_OTHER_MEDIA, *LOSS_KEYS, "tools", "label"))
@@ -59,7 +59,7 @@ def require_text(text: str, where: str) -> None:
 
     Args:
         text: Any text.
-        where: What to call it.
+        where: Name in messages.
 
     Raises:
         RecordError: It holds a null character, or half of a surrogate pair (JSON can spell that; no file name,
@@ -156,7 +156,7 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
     """Raise for fields that change what is learned and that nothing here can follow.
 
     Args:
-        fields: Of the record.
+        fields: Fields of the record.
 
     Raises:
         RecordError: It shows a film or a sound, offers tools, is marked as a bad example (KTO's `label: false`), or

@@ -1,4 +1,4 @@
-"""Forms in which other tools keep their records, each rewritten into the fields of one of our schemas.
+"""Convert the record formats of other tools to the fields of one of our schemas.
 
 A form is told by the content of the first records and rewrites each record by itself; the readers of the schemas, the
 checks for lost images and `--columns` then work on the result. docs/data-forms.md lists where each comes from.
@@ -26,13 +26,13 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a tool keeps its records.
+    """The record format of a tool.
 
     Attributes:
-        name: For people.
+        name: Name in messages.
         is_in: Whether a record is of this form.
-        rewrite: Turns the fields of a record into those of a schema.
-        schema: The schema; None where the rewritten fields tell it.
+        rewrite: Function that converts the fields of a record to those of a schema.
+        schema: The schema; None if it is detected from the rewritten fields.
     """
 
     name: str
@@ -131,7 +131,7 @@ def _from_donut(fields: Fields, reading: Reading) -> Fields:
 
 
 def _json(value: Any) -> str:
-    """An answer as JSON with its keys in their order; a text stays as it is."""
+    """Return an answer as JSON with its key order kept; a text stays unchanged."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -175,7 +175,7 @@ def _from_label_studio(fields: Fields, reading: Reading) -> Fields:
 
 
 def _results(annotation: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a control -> what it says in one annotation."""
+    """Return control name -> value for one annotation."""
     said: dict[str, list[str]] = {}
     for result in annotation.get("result") or ():
         value = result.get("value") if isinstance(result, Mapping) else None
@@ -190,14 +190,14 @@ def _results(annotation: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chosen(value: Any) -> Any:
-    """A cell of JSON-MIN, in which several choices are {"choices": [...]}."""
+    """Return the value of a JSON-MIN cell, in which several choices are {"choices": [...]}."""
     if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
         return "\n".join(map(str, value["choices"]))
     return value
 
 
 def _served_file(value: Any, root: Path | None) -> Any:
-    """The path of a file that Label Studio served, below the image root."""
+    """Return the path, below the image root, of a file that Label Studio served."""
     if isinstance(value, list):
         return [_served_file(one, root) for one in value]
     if not isinstance(value, str):

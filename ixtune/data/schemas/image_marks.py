@@ -1,4 +1,4 @@
-"""Marks that the field writes into texts for an image: inline paths, numbered placeholders, and tokens of other models.
+"""Handle image marks in texts: inline paths, numbered placeholders, and tokens of other models.
 
     Picture 1: <img>a.png</img>          Qwen-VL: the image itself
     <image_1> <image 2> <|image_3|>      the first, second and third of the record's images
@@ -34,11 +34,11 @@ _MARKUP = re.compile(r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}
 
 
 def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list[Turn], tuple[ImageRef, ...], int]:
-    """Turn `<img>path</img>` in questions into images.
+    """Convert `<img>path</img>` in questions to images.
 
     Args:
-        turns: With our placeholder for the images that the record lists.
-        images: Those.
+        turns: Turns with our placeholder for the images that the record lists.
+        images: The images that the record lists.
 
     Returns:
         Turns, images in the order of all placeholders, and how many of them were inline.
@@ -67,13 +67,13 @@ def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list
 
 
 def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list[Turn], tuple[ImageRef, ...]]:
-    """Turn `<image_1>`, `<|image_2|>` and the like in questions into placeholders, where they number the images.
+    """Convert `<image_1>`, `<|image_2|>` and similar marks in questions to placeholders, if they number the images.
 
     The first mark of an image becomes its placeholder, a later one the words `image 1`.
 
     Args:
-        turns: Without our placeholder.
-        images: Of the record.
+        turns: Turns without our placeholder.
+        images: Images of the record.
 
     Returns:
         Turns, and the images in the order in which they are marked, unmarked ones last.
@@ -101,11 +101,11 @@ def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[li
 
 
 def require_no_mark(turns: Sequence[Turn], images: int) -> None:
-    """Raise if a text holds a mark that stands for an image and is not that image.
+    """Raise if a text contains an image mark that is not one of the record's images.
 
     Args:
-        turns: With our placeholder for every image that was found.
-        images: How many images the record has.
+        turns: Turns with our placeholder for every image that was found.
+        images: Number of images of the record.
 
     Raises:
         RecordError: `LOOKS_LIKE_IMAGE`.

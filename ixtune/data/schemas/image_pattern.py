@@ -1,4 +1,4 @@
-"""`--image-pattern`: the path of an image, put together from other fields: `val2014/COCO_{image_id:012d}.jpg`."""
+"""Build image paths from other fields (`--image-pattern`): `val2014/COCO_{image_id:012d}.jpg`."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def filled(pattern: str, fields: Mapping[str, Any]) -> str:
     """Return the path of a record's image; "" if a field that it needs is empty, as in a record without an image.
 
     Args:
-        pattern: With fields in braces, each with a format behind a colon if need be: {image_id:012d}.
-        fields: Of the record; those that the pattern names stay, for others may read them too.
+        pattern: Path with fields in braces, each with an optional format: {image_id:012d}.
+        fields: Fields of the record; those in the pattern are kept, because others may read them too.
 
     Raises:
         RecordError: A field holds neither text nor number, or does not fit its format.
@@ -85,9 +85,9 @@ def guessed_pattern(records: Sequence[Mapping[str, Any]], root: Path | None, nam
     """Return the pattern that gives an existing file for each of the first records, None if there is none.
 
     Args:
-        records: The first ones.
-        root: The image root; files in it and in the folders directly below are looked for.
-        names: Fields to try, before the usual ones.
+        records: The first records.
+        root: The image root; it and its direct subfolders are searched.
+        names: Fields to try before the usual ones.
     """
     if root is None or not records:
         return None
@@ -118,7 +118,7 @@ def _is_there(root: Path, path: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _parts(pattern: str) -> tuple[tuple[str, str | None, str], ...]:
-    """(text, field, format) of each piece; nothing but plain field names is taken, so that no attribute is read."""
+    """Return (text, field, format) of each piece; only plain field names are allowed, so that no attribute is read."""
     parts = []
     for text, name, form, conversion in string.Formatter().parse(pattern):
         if name is not None and (not name or conversion or any(mark in name for mark in ".[]") or "{" in (form or "")):

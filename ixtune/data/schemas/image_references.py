@@ -32,7 +32,7 @@ def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
     A text that spells a list, as cells of tables do, is read as that list.
 
     Args:
-        value: What stands in the field.
+        value: Value of the field.
         field: Its name.
 
     Raises:
@@ -51,8 +51,8 @@ def image_of(value: Any, name: str) -> ImageRef:
     """Return one image: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
 
     Args:
-        value: What stands there.
-        name: What to call it in messages, and the image itself where it has no path.
+        value: The value.
+        name: Name in messages, and of the image if it has no path.
 
     Raises:
         RecordError: It is none of these, it is an address in a network, its base64 is broken, or its path holds

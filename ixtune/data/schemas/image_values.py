@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".jp2", ".j2k", ".heic", ".heif", ".avif", ".jxl", ".svg", ".ico", ".dcm", ".pdf", ".djvu"),
 )
-"""Suffixes of image and document files, also of kinds that cannot be read: the record still means an image."""
+"""Suffixes of image and document files, including unreadable kinds: the record still refers to an image."""
 
 _FILM_SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg")
 _SUFFIX = "(?:" + "|".join(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *_FILM_SUFFIXES)) + ")"
@@ -40,11 +40,11 @@ def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True
     """Return where a value holds or names an image, such as `pages[0].scan`; None if it does not.
 
     Args:
-        value: Of one field: anything that JSON or Arrow can hold.
+        value: Value of one field: anything that JSON or Arrow can hold.
         name: The field.
-        root: A path to an existing image below it counts whatever it is called; None to look at spelling alone.
-        addresses: Count images behind `http://` and the like.
-        names: Count any value in a field whose name says image, such as `image_id`.
+        root: A path to an existing image below it counts whatever its name; None to judge by spelling alone.
+        addresses: Count images with an `http://` or similar address.
+        names: Count any value in a field with an image name, such as `image_id`.
     """
     return _at(value, name, root, addresses, names, _DEPTH)
 

@@ -1,10 +1,10 @@
-"""Messages of {role, content}, as OpenAI's API has them and TRL's, ms-swift's and other data sets use them.
+"""Read messages of {role, content}, the format of OpenAI's API that TRL, ms-swift and other data sets use.
 
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"},
                                                {"type": "image_url", "image_url": {"url": "file:///data/a.png"}}]},
                   {"role": "assistant", "content": "A receipt."}]}
 
-A content is a text or a list of parts; parts are joined as they stand, an image wherever it stands. A part
+A content is a text or a list of parts; parts are joined in their order, images included. A part
 {"type": "image"} without an image of its own takes the next of the record's `images`. Where no part is an image,
 `<image>` in a text stands for the next of `images`, as many such data sets have it. Consecutive user messages, which
 OpenAI's own vision examples have, are joined.
@@ -39,7 +39,7 @@ _IMAGE_KEYS = ("image_url", "image", "url", "path", "source")
 
 @dataclass(slots=True)
 class _Images:
-    """The images listed beside the messages, and those of the content parts read so far."""
+    """The images listed next to the messages, and those in the content parts read so far."""
 
     beside: tuple[ImageRef, ...]
     of_parts: list[ImageRef] = field(default_factory=list)
@@ -51,9 +51,9 @@ def messages_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dr
     """Read a conversation of messages.
 
     Args:
-        fields: Of the entry; what is read is removed.
-        entry: Where it stands.
-        reading: Of the source.
+        fields: Fields of the entry; fields that are read are removed.
+        entry: The entry, for messages.
+        reading: Settings of the source.
 
     Raises:
         RecordError: A field is absent or wrong.
@@ -89,7 +89,7 @@ def messages_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dr
 
 
 def _joined(turns: list[Turn]) -> list[Turn]:
-    """The turns with consecutive ones of the user joined, a line for each."""
+    """Join consecutive user turns, one line each."""
     joined: list[Turn] = []
     for turn in turns:
         if joined and turn.role == joined[-1].role == "user":
@@ -100,7 +100,7 @@ def _joined(turns: list[Turn]) -> list[Turn]:
 
 
 def _turn(message: dict[str, Any], number: int, images: _Images, written: str | None) -> Turn:
-    """A turn; what is read of the message is removed."""
+    """Return a turn; fields of the message that are read are removed."""
     role = role_in(message, "role", number, _ROLES, HINT)
     _refuse_calls(message, number)
     learn = learn_in(message, number)
@@ -137,7 +137,7 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _is_image(part: Any) -> bool:
-    """Whether a part is an image; Qwen's parts have no type, only {"image": ...} or {"text": ...}."""
+    """Return whether a part is an image; Qwen's parts have no type, only {"image": ...} or {"text": ...}."""
     if not isinstance(part, Mapping):
         return False
     kind = part.get("type")
@@ -161,7 +161,7 @@ def _text(part: Any, where: str) -> str:
 
 
 def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
-    """The image that a part holds itself, or the one beside the messages that it stands for."""
+    """Return the image that a part holds, or the image listed next to the messages that it refers to."""
     for key in _IMAGE_KEYS:
         value = part.get(key)
         if is_missing(value):

@@ -31,8 +31,8 @@ def record_of(entry: Entry, reading: Reading) -> Record:
     """Read the record of an entry.
 
     Args:
-        entry: What a container yielded.
-        reading: How to read it.
+        entry: Entry from a container.
+        reading: Settings for reading it.
 
     Raises:
         RecordError: The entry could not be read, something in it is absent or wrong, or an image in it would be lost.
@@ -65,11 +65,11 @@ def record_of(entry: Entry, reading: Reading) -> Record:
 
 
 def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
-    """Put the fields of a conversation under the names that its schema reads.
+    """Rename the fields of a conversation to the names that its schema reads.
 
     Args:
-        fields: Of the entry; changed.
-        reading: With `columns`; several images are joined by commas, "" for the image leaves its fields out.
+        fields: Fields of the entry; modified in place.
+        reading: Settings with `columns`; several images are joined by commas, "" for the image leaves its fields out.
     """
     for ours, theirs in reading.columns:
         if ours == "image":
@@ -87,7 +87,7 @@ def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
 
 
 def name_of(entry: Entry, reading: Reading) -> str | None:
-    """Return the id of an entry whose record was refused, if it can be told."""
+    """Return the id of an entry whose record was refused, if it can be determined."""
     value, fault = decoded(entry)
     if fault is not None or not isinstance(value, Mapping):
         return None

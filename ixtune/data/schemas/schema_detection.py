@@ -1,4 +1,4 @@
-"""Detect what the fields of a source mean, from its first records. Where they contradict each other, nobody guesses."""
+"""Detect the schema of a source from its first records; contradictions are an error, never a guess."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _OTHER_NAMES = ("conversation", "dialog", "dialogue", "dialogues", "chat", "turn
 
 
 def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Schema, str]:
-    """Return the schema of some records, and what it was told by.
+    """Return the schema of some records, and the reason for it.
 
     Args:
         records: The first ones of a source, at least one, with conversations under their usual names.
-        source: Its `columns` and `question` say table where they name a question or an answer.
+        source: `columns` or `question` with a question or an answer means a table.
 
     Raises:
         UsageError: The records are of several schemas.
@@ -79,7 +79,7 @@ def usual_name(records: Sequence[Mapping[str, Any]], field: str, source: Source)
 
 
 def _keys_of_turns(value: Any) -> tuple[str, str] | None:
-    """The keys of role and text in the first turn, None if it is no turn."""
+    """Return the keys of role and text in the first turn, None if it is no turn."""
     if isinstance(value, str):
         value = object_in_text(value)
     first = value[0] if isinstance(value, list | tuple) and value else None
@@ -116,7 +116,7 @@ def _schema_of_conversations(records: Sequence[Mapping[str, Any]], source: Sourc
 
 
 def _turns(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name of the role, text) of the turns that have both as text."""
+    """Yield (role name, text) of the turns that have both as text."""
     for turn in _mappings(record):
         for role, text in conversation.TURN_KEYS:
             if isinstance(turn.get(role), str) and isinstance(turn.get(text), str):
@@ -137,7 +137,7 @@ def _images_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _is_around_records(record: Mapping[str, Any]) -> bool:
-    """Whether an object is rather a whole file around a list of records."""
+    """Return whether an object is a whole file with a list of records rather than one record."""
     if any(name in record for name in _OF_ONE_RECORD):
         return False
     firsts = [value[0] for value in record.values() if isinstance(value, list) and value]

@@ -12,7 +12,7 @@ from ixtune.data.schemas.value_paths import list_in_text, object_in_text, rows_o
 from ixtune.data.text.template import PLACEHOLDER, require_placeholders
 
 IMAGE = "<image>"
-"""The placeholder of all formats but the official one."""
+"""Placeholder of all formats except the official one."""
 
 _ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q")
 _SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
@@ -40,11 +40,11 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
     """Return the role of a turn.
 
     Args:
-        turn: A turn as the source has it.
-        key: Where it names its role.
+        turn: A turn as written in the source.
+        key: Key of its role.
         number: Which turn of the conversation it is, counted from 1.
-        roles: The names known, in small letters.
-        hint: How turns are written in this format.
+        roles: The known names, in lower case.
+        hint: Description of turns in this format.
 
     Raises:
         RecordError: It says nobody, or nobody known.
@@ -92,7 +92,7 @@ def pairs_in(value: Any, name: str) -> list[tuple[Any, Any]]:
     Args:
         value: [[question, answer], ...], or objects with two of the usual names: {user, assistant}, {question,
             answer}, {human, assistant}, {query, response}, ...; or the JSON of one of these.
-        name: Of the field.
+        name: Name of the field.
 
     Raises:
         RecordError: It is something else.
@@ -128,10 +128,10 @@ def pair_keys(one: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def learn_in(turn: dict[str, Any], number: int) -> bool:
-    """Take the loss mask out of a turn.
+    """Remove the loss mask from a turn and return it.
 
     Args:
-        turn: As the source has it; keys of `LOSS_KEYS` are removed.
+        turn: The turn as written in the source; keys of `LOSS_KEYS` are removed.
         number: Which turn of the conversation it is, counted from 1.
 
     Returns:
@@ -167,8 +167,8 @@ def our_text(text: str, where: str, written: str | None) -> str:
     """Return a text with our placeholder in place of the source's.
 
     Args:
-        text: As the source has it.
-        where: What to call it.
+        text: The text as written in the source.
+        where: Name in messages.
         written: The source's placeholder; None if it has none, so that no text contains one.
 
     Raises:
@@ -195,10 +195,10 @@ def whole_conversation(
     An empty system turn says nothing and is left out.
 
     Args:
-        turns: As read, with our placeholder.
-        own: The system prompt beside the turns.
+        turns: Turns as read, with our placeholder.
+        own: The system prompt outside the turns.
         default: The system prompt for records without one.
-        images: How many the record has.
+        images: Number of images of the record.
         written: The source's placeholder, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Look at what no reader used: an image there must never be lost in silence."""
+"""Check the fields that no reader used: an image in them must never be lost silently."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def require_no_image_lost(
     looked at: other fields are left out knowingly.
 
     Args:
-        unused: The fields that are left.
+        unused: The remaining fields.
         whole: All fields of the entry.
-        record: What was read.
-        reading: How.
+        record: The record as read.
+        reading: Settings for reading it.
 
     Raises:
         RecordError: `IMAGE_NOT_USED`, with the name of the field.
@@ -53,7 +53,7 @@ def require_no_image_lost(
 
 
 def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> bool:
-    """Whether a text names an image that the record has, or one that cannot be read anyway."""
+    """Return whether a text names an image that the record has, or one that cannot be read anyway."""
     if isinstance(value, list | tuple):
         return all(_only_names(one, images, reading) for one in value)
     if not isinstance(value, str):
@@ -63,7 +63,7 @@ def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> b
     stems = {stem_of(image.name if image.path is None else image.path) for image in images}
     if is_path_of_image(value) and stem_of(value) in stems:
         return True
-    # a table that carries its images often tells where they came from
+    # a table that contains its images often names their origin
     return all(image.path is None for image in images)
 
 

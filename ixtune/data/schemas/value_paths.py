@@ -1,4 +1,4 @@
-"""The mapping syntax: paths into structs, lists and JSON text.
+"""Parse and follow the mapping syntax: paths into structs, lists and JSON text.
 
     answer=ground_truth.gt_parse     a field of a struct, or of an object that a text spells as JSON
     question=query.en                likewise
@@ -27,7 +27,7 @@ _LITERAL_CHARACTERS = 1 << 20
 
 @lru_cache(maxsize=1024)
 def steps_of(path: str) -> tuple[Step, ...]:
-    """Parse `name.name[].name`; a text that is no path is one step, the name itself."""
+    """Parse `name.name[].name`; a text that is not a path is one step, the name itself."""
     steps: list[Step] = []
     at = 0
     while at < len(path):
@@ -40,10 +40,10 @@ def steps_of(path: str) -> tuple[Step, ...]:
 
 
 def take(fields: dict[str, Any], path: str) -> Any:
-    """Return the value at a path and remove it from the fields; what stands beside it stays. None if there is none.
+    """Return the value at a path and remove it from the fields, or None if there is none; its siblings stay.
 
     Args:
-        fields: Of a record; changed, but not the values in it.
+        fields: Fields of a record; modified, but not the values in it.
         path: A name, or a path.
     """
     if path in fields:
@@ -105,7 +105,7 @@ def rows_of_struct(value: Mapping[str, Any]) -> Any:
 
 
 def _split(value: Any, steps: list[Step]) -> tuple[Any, Any]:
-    """(what is at the steps, the value without it)."""
+    """Return (value at the steps, the rest of the value)."""
     if not steps:
         return value, None
     if isinstance(value, str) and (read := object_in_text(value)) is not None:

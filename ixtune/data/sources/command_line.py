@@ -18,9 +18,9 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
     """Return the sources that some paths stand for.
 
     Args:
-        paths: Data as `Source.path` has it, data configs (.yaml), the official data.txt, a dataset_info.json of
+        paths: Data as in `Source.path`, data configs (.yaml), the official data.txt, a dataset_info.json of
             LLaMA-Factory; two files of VQA v2 side by side are one source.
-        defaults: What holds for each source that says nothing itself; its path does not count.
+        defaults: Settings for each source that does not set them itself; the path is ignored.
         thousands: The numbers of a data.txt are thousands of records; else they are weights.
         dataset: The data set of a dataset_info.json.
 
@@ -49,7 +49,7 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
 
 
 def _paired(paths: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
-    """The paths without answers whose questions are given too, and for those questions the file of the answers."""
+    """Return the paths without the answer files that belong to given questions, and question file -> answer file."""
     objects = [path for path in paths if path.lower().endswith(".json") and Path(path).is_file()]
     if len(objects) < 2:
         return list(paths), {}
@@ -62,6 +62,6 @@ def _paired(paths: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
 
 
 def _filled(source: Source, defaults: Source) -> Source:
-    """Fill in the defaults where a source says nothing."""
+    """Fill in the defaults for the settings that a source leaves out."""
     empty = {one.name: getattr(defaults, one.name) for one in fields(Source) if getattr(source, one.name) in (None, ())}
     return replace(source, **empty)

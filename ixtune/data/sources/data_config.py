@@ -1,4 +1,4 @@
-"""The data config: several sources in one YAML file, each with its own settings; and the words of --format, --columns.
+"""Parse the data config (several sources in one YAML file, each with its settings), and --format and --columns.
 
     sources:
       - path: receipts.csv          # relative to this file
@@ -71,7 +71,7 @@ def read_config(path: Path) -> tuple[Source, ...]:
 
 
 def format_of(word: str) -> tuple[Container | None, Schema | None]:
-    """Parse --format: how entries are stored, what their fields mean, or both as in `parquet+openai`.
+    """Parse --format: a container, a schema, or both as in `parquet+openai`.
 
     Raises:
         UsageError: It is none of the words.

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's dataset_info.json: the file, the columns and the tags of each of its data sets.
+"""Read LLaMA-Factory's dataset_info.json: file, columns and tags of each of its data sets.
 
     {"mine": {"file_name": "d.jsonl", "formatting": "sharegpt",
               "columns": {"messages": "chat", "images": "pics"},
@@ -50,9 +50,9 @@ def source_of(path: Path, name: str | None, defaults: Source) -> Source:
     """Return the source that a dataset_info.json describes under a name.
 
     Args:
-        path: Of the file.
-        name: Of the data set; None if there is only one.
-        defaults: What the user says of all sources.
+        path: Path of the file.
+        name: Name of the data set; None if there is only one.
+        defaults: The user's settings for all sources.
 
     Raises:
         UsageError: There is no such data set, or it is none that can be trained here.
@@ -123,7 +123,7 @@ def _refuse_other_kinds(described: Mapping[str, Any], where: str) -> None:
 def _columns_and_tags(
     described: Mapping[str, Any], where: str
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """(columns, tags) as a source has them."""
+    """Return (columns, tags) in the form of a source."""
     theirs, tags = described.get("columns") or {}, described.get("tags") or {}
     if not isinstance(theirs, Mapping) or not isinstance(tags, Mapping):
         raise UsageError("`columns` or `tags` is no object", where=where, hint="write objects, {...}")

@@ -23,16 +23,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record that is not interpreted yet.
+    """One record, not yet interpreted.
 
     Attributes:
         number: Its number among the entries of the source, counted from 1.
-        file: The file it stands in, as messages shall name it.
-        place: Where in that file.
-        value: What was read: a JSON value, or a mapping of columns; bytes stand for an image's file.
-        line: A line of JSON not decoded yet, in place of `value`: decoding is left to the worker.
-        fault: Why there is neither.
-        position: Bytes (or rows, where the container does not know bytes) of the source that are behind it.
+        file: The file that contains it, as named in messages.
+        place: Position in that file.
+        value: The value read: a JSON value, or a mapping of columns; bytes are the content of an image file.
+        line: A line of undecoded JSON instead of `value`: the worker decodes it.
+        fault: The reason why there is neither.
+        position: Bytes (or rows, where the container does not know bytes) of the source read so far.
     """
 
     number: int

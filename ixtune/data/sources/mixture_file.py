@@ -1,4 +1,4 @@
-"""The official mixture file, data.txt: one line for each source, its path and perhaps a number.
+"""Read the official mixture file, data.txt: one line per source with its path and an optional number.
 
     receipts.json 10
     chats.json 2.5

@@ -1,4 +1,4 @@
-"""Source: the settings of one source of records, and how its entries are read."""
+"""Settings of one source of records, and the settings for reading its entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Container(StrEnum):
-    """How entries are stored."""
+    """File format or folder layout in which entries are stored."""
 
     JSON = "json"  # one list
     JSONL = "jsonl"  # one value a line
@@ -26,7 +26,7 @@ class Container(StrEnum):
 
 
 class Schema(StrEnum):
-    """What the fields of an entry mean."""
+    """Meaning of the fields of an entry."""
 
     IXC = "ixc"  # image: [paths], conversations: [{from, value}] with <ImageHere>
     LLAVA = "llava"  # image: path, conversations: [{from, value}] with <image>
@@ -37,29 +37,29 @@ class Schema(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One source and how it is to be read; what is None is detected or the run's default.
+    """One source and its settings; None means detected, or the run's default.
 
     Attributes:
         path: A file, a folder, or the name of a dataset on the hub.
-        container: How entries are stored.
-        schema: What their fields mean.
+        container: Format in which entries are stored.
+        schema: Meaning of their fields.
         columns: Pairs (our name, theirs); several of theirs for `image`, joined by commas; "" for none.
         question: Question of every record of a table that has no question column.
-        image_root: The folder that paths are relative to and may not leave; by default the source's own.
+        image_root: The folder that paths are relative to and must not leave; by default the source's own.
         image_pattern: Path of each record's image with fields in braces, see image_pattern.
         hd_num: Maximum number of crops per image.
         weight: Expected repeats of each record in an epoch.
         count: Records in an epoch, in place of a weight.
         system: System prompt for records that have none.
-        split: The split of a dataset, the sheet of a workbook, or the list of a JSON object, where there are several.
+        split: The split of a dataset, the sheet of a workbook, or the list of a JSON object, if it has several.
         config: The configuration of a dataset on the hub with several.
         encoding: Text encoding of a CSV or TSV; by default UTF-8, or UTF-16 with a byte order mark.
         annotations: The second file of a pair: the answers to the questions of VQA v2.
         tags: Pairs (name in a dataset_info.json, value): how turns are spelled.
         missing_placeholder: Images without placeholders: "front" puts any number in front of the first question,
             "reject" refuses them; by default a single image goes in front and several are refused.
-        allow_image_text: Take marks such as <img> in texts as text.
-        answers: Whether records need answers; without them the source holds questions to be asked.
+        allow_image_text: Treat marks such as <img> in texts as plain text.
+        answers: Whether records need answers; if not, the source holds questions to ask.
     """
 
     path: str
@@ -85,18 +85,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the entries of a source are read; small and picklable, for it goes to every worker.
+    """Settings for reading the entries of a source; small and picklable, because every worker gets them.
 
     Attributes:
-        schema: What the fields of an entry mean.
+        schema: Meaning of the fields of an entry.
         columns: Pairs (our name, theirs); "" for none.
         question: Question of every row of a table that has no question column.
         system: System prompt for records that have none.
         form: The key in `forms.FORMS` of the form to rewrite records from.
         tags: How turns are spelled, see `Source.tags`.
         image_pattern: See `Source.image_pattern`.
-        image_root: Where files are looked for that an unused field may name; None to look at spelling alone.
-        image_named: The user said which fields hold the images; others are left out knowingly.
+        image_root: Folder in which files named by unused fields are searched for; None to judge by spelling alone.
+        image_named: The user named the image fields; others are left out on purpose.
         missing_placeholder: See `Source.missing_placeholder`.
         allow_image_text: See `Source.allow_image_text`.
         image_first: See `Member.image_first`.

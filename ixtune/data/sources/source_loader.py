@@ -1,4 +1,4 @@
-"""Open a source: how it is stored, what its fields mean, and its entries; all detected by content, and printed."""
+"""Open a source: detect its container and schema by content, report them, and read its entries."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Opened:
     """An opened source.
 
     Attributes:
-        source: As it was given, but for a folder with one table: that table.
-        container: How its entries are stored.
-        reading: What a worker needs to read them.
-        detected: What was found and why, in one line for people.
-        files: What the manifest hashes; none of a source on the hub.
+        source: The source as given; for a folder with one table, that table.
+        container: Format in which its entries are stored.
+        reading: Settings that a worker needs to read them.
+        detected: Detected format and the reason for it, in one line for the user.
+        files: Files that the manifest hashes; none for a source on the hub.
         image_root: The folder that paths are relative to, resolved; None if there is none.
-        total: What `Entry.position` ends at.
-        fingerprint: Of a data set whose files are not the user's.
-        read: Gives the entries from the beginning.
+        total: Final value of `Entry.position`.
+        fingerprint: Fingerprint of a data set whose files are not the user's.
+        read: Function that yields the entries from the beginning.
     """
 
     source: Source
@@ -70,18 +70,18 @@ class Opened:
 
     @property
     def schema(self) -> Schema:
-        """What the fields of the entries mean."""
+        """Meaning of the fields of the entries."""
         return self.reading.schema
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
-        """Pairs (our name, theirs)."""
+        """Pairs (our column name, theirs)."""
         return self.reading.columns
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What the reader of a container reports; the names of its columns if it has any, and what else to print."""
+    """Result of a container's reader: entries, files, column names if there are any, and notes to print."""
 
     read: Callable[[], Iterator[Entry]]
     files: tuple[Path, ...]
@@ -92,10 +92,10 @@ class _Stored:
 
 
 def open_source(source: Source) -> Opened:
-    """Open a source: detect how it is stored and what its fields mean, unless the user says so.
+    """Open a source; detect its container and schema unless the user names them.
 
     Args:
-        source: What the user says.
+        source: Settings from the user.
 
     Raises:
         UsageError: There is no such source, it is of a kind that is not read, what it is cannot be told, or what the
@@ -242,7 +242,7 @@ def _refuse_pictures(path: Path, reading: Reading) -> None:
 
 
 def _stored_images(path: Path, container: Container) -> _Stored:
-    """A folder of images without metadata."""
+    """Open a folder of images without metadata."""
     from ixtune.data.containers import image_tree
 
     if container is Container.CLASSES:

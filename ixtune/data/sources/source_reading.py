@@ -1,4 +1,4 @@
-"""Decide how the records of a source are read, from the first of them: form, schema, columns, and where images are."""
+"""Detect how to read a source from its first records: form, schema, columns, and image locations."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ SCHEMA_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """How a source is read.
+    """Detected settings for reading a source.
 
     Attributes:
-        reading: For the workers.
-        form: What to call the form or the schema.
-        why: What the schema was told by; for a table, which column was taken for what.
-        notes: What else a person should know, each a part of a sentence.
+        reading: Settings for the workers.
+        form: Name of the form or the schema.
+        why: Reason for the schema; for a table, the role of each column.
+        notes: Further remarks for the user, each a part of a sentence.
     """
 
     reading: Reading
@@ -76,13 +76,13 @@ def understand(
     names: Sequence[str] | None,
     root: Path | None,
 ) -> Understood:
-    """Decide how the records of a source are read.
+    """Detect the settings for reading the records of a source.
 
     Args:
-        source: What the user says.
-        container: How the records are stored.
-        read: Gives the entries from the beginning.
-        names: The columns, where the container has any.
+        source: Settings from the user.
+        container: Format in which the records are stored.
+        read: Function that yields the entries from the beginning.
+        names: Column names, if the container has any.
         root: The image root.
 
     Raises:
@@ -115,7 +115,7 @@ def understand(
 
 
 def _form(records: Rows, source: Source, container: Container, base: Reading) -> tuple[str | None, Rows]:
-    """The form of the records and what it makes of them; a form must not take a field that the user names."""
+    """Detect the form of the records and rewrite them; a form must not use a field that the user names."""
     key = form_of(records) if source.schema in (None, Schema.COLUMNS) and not source.tags else None
     if key is None and not source.columns and container in (Container.BESIDE, Container.WEBDATASET):
         key = FIELDS_AS_JSON if any(map(has_only_fields, records)) else None
@@ -145,7 +145,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
 
 
 def _schema(records: Rows, source: Source, form: str | None) -> tuple[Schema, str, str | None]:
-    """The schema, why, and the field of a conversation that has another name."""
+    """Return the schema, the reason for it, and the field of a conversation that has another name."""
     if form is not None and (meant := FORMS[form].schema) is not None:
         return meant, "", None
     if source.schema is not None:
@@ -165,7 +165,7 @@ def _schema(records: Rows, source: Source, form: str | None) -> tuple[Schema, st
 
 
 def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Understood:
-    """How a table is read."""
+    """Return the settings for reading a table."""
     notes: list[str] = []
     candidates = [] if base.image_named else _candidates(records, names, base)
     columns = check_columns(names, source, candidates)
@@ -189,7 +189,7 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
 
 
 def _conversation(source: Source, base: Reading, records: Rows, field: str | None, why: str) -> Understood:
-    """How conversations are read."""
+    """Return the settings for reading conversations."""
     notes: list[str] = []
     names = _names(records)
     columns, wrong = named_columns(names, source, CONVERSATION_COLUMNS)
@@ -226,7 +226,7 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
 
 
 def _form_name(reading: Reading) -> str:
-    """What to call the form of the records, or their schema."""
+    """Return the name of the form of the records, or of their schema."""
     name = SCHEMA_NAMES[reading.schema]
     if reading.form is None:
         return name
@@ -235,12 +235,12 @@ def _form_name(reading: Reading) -> str:
 
 
 def _names_image(records: Rows, names: Sequence[str]) -> bool:
-    """Whether a field names an image by an address, so that a number in `id` is not the name of another one."""
+    """Return whether a field holds an image's address, so that a number in `id` does not name another image."""
     return any(image_at(record.get(name), name, None, names=False) for record in records for name in names)
 
 
 def _with_guess(reading: Reading, records: Rows, tried: Sequence[str], notes: list[str]) -> Reading:
-    """A reading with the pattern at which the images are found, if there is one."""
+    """Return the settings with the pattern of the image paths, if one matches."""
     pattern = guessed_pattern(records, reading.image_root, tried)
     if pattern is None or pattern in (f"{{{name}}}" for name in tried):
         return reading
@@ -249,7 +249,7 @@ def _with_guess(reading: Reading, records: Rows, tried: Sequence[str], notes: li
 
 
 def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[str]:
-    """Fields, or paths into them, whose values are images, if no record shows an image without them.
+    """Return fields, or paths into them, whose values are images, if no record shows an image without them.
 
     Fields that never stand in one record together are one: different records call the image differently.
     """
@@ -274,7 +274,7 @@ _IMAGE_FIELDS = ("image", "images")
 
 
 def _shows_image(record: Mapping[str, Any], reading: Reading) -> bool:
-    """Whether a record has an image where its schema looks for one."""
+    """Return whether a record has an image in the fields that its schema reads."""
     if any(not is_missing(record.get(name)) and record[name] not in ("", [], ()) for name in _IMAGE_FIELDS):
         return True
     if reading.schema is Schema.COLUMNS:
@@ -290,7 +290,7 @@ def _entry(record: Mapping[str, Any]) -> Entry:
 
 
 def _any_file(records: Rows, column: str, root: Path | None) -> bool:
-    """Whether one of the first records carries its image or names a file that is there."""
+    """Return whether one of the first records contains its image or names an existing file."""
     for record in records[:_IMAGES_LOOKED_FOR]:
         for path in column.split(","):
             value = look_up(record, path)
@@ -312,12 +312,12 @@ def _is_there(root: Path, text: str) -> bool:
 
 
 def _names(records: Rows) -> list[str]:
-    """The fields of some records, in the order in which they come up."""
+    """Return the fields of some records, in order of first appearance."""
     return list(dict.fromkeys(str(name) for record in records for name in record))
 
 
 def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Container) -> Rows:
-    """The first records of a source, without the content of images.
+    """Return the first records of a source, without the content of images.
 
     Raises:
         UsageError: None of the entries is a record, or a table is in another encoding.
@@ -352,7 +352,7 @@ def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Contai
 
 
 def _light(value: Any, depth: int = _BYTES_DEPTH) -> Any:
-    """A value with only the first bytes of images: two hundred pages as PNG would be four gigabytes."""
+    """Truncate images in a value to their first bytes: two hundred pages as PNG would take four gigabytes."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value[:_BYTES_SHOWN])
     if depth and isinstance(value, Mapping):

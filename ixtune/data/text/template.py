@@ -1,9 +1,9 @@
-r"""A conversation -> token ids and supervised spans, by the training reference's chat template.
+r"""Convert a conversation to token ids and supervised spans, with the training reference's chat template.
 
     [146]user\n QUESTION [145]\n [146]assistant\n ANSWER [145]\n ... </s>
 
 [n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4. A system prompt, which the
-training reference does not have, stands in front as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
+training reference does not have, comes first as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
 
 The text is tokenised in runs between the turn pieces and the images. Turn pieces stop every merge of the
 vocabulary, so the ids are those of the whole text split only at the images, as the reference has them.
@@ -21,20 +21,20 @@ from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.family import FOUR_KHD, Member
 
 TEMPLATE_VERSION = 1
-"""Written into prepared data; to be raised when `encode` gives other ids or spans for the same record."""
+"""Version stored in prepared data; increase it whenever `encode` gives other ids or spans for the same record."""
 
 PLACEHOLDER = "<ImageHere>"
 IMAGE_TOKEN_ID = 0
-"""Stands at image positions in `expand`: the unknown piece, which no text that `encode` accepts produces."""
+"""Id of image positions in `expand`: the unknown piece, which no text accepted by `encode` produces."""
 IGNORED = -100
-"""The label of a position that is not supervised, torch's own ignore_index."""
+"""Label of positions that are not supervised: torch's ignore_index."""
 
 _SIDES = {"assistant": "an answer", "system": "the system prompt"}
 _SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
 
 
 class TemplateError(RecordError):
-    """A conversation that the template does not take."""
+    """The chat template does not accept a conversation."""
 
     def __init__(self, reason: Reason, found: str, hint: str) -> None:
         super().__init__(reason, found, hint=hint)
@@ -42,7 +42,7 @@ class TemplateError(RecordError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation as tokens, images left out.
+    """A tokenized conversation, without image positions.
 
     Attributes:
         token_ids: Ids of the text, BOS included, without image positions.
@@ -58,17 +58,17 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Positions in the model: text and image tokens."""
+        """Number of positions in the model: text and image tokens."""
         return len(self.token_ids) + sum(self.image_tokens)
 
     @property
     def supervised_tokens(self) -> int:
-        """Positions that are targets."""
+        """Number of positions that are targets."""
         return sum(end - start for start, end in self.supervised)
 
 
 def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer, member: Member = FOUR_KHD) -> Sample:
-    """The training sample of a record.
+    """Return the training sample of a record.
 
     Supervised are each answer that is to be learned and its end-of-turn piece, and after the last answer also the
     newline and EOS: what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its
@@ -118,7 +118,7 @@ def encode_prompt(
     bos_first: bool = False,
     member: Member = FOUR_KHD,
 ) -> Sample:
-    """The prompt for the next answer: ends with the assistant's header, nothing is supervised.
+    """Return the prompt for the next answer: it ends with the assistant's header, and nothing is supervised.
 
     By default it is the training template, to the token. The original's chat differs from its own training in
     two ways, which `system` and `bos_every_part` restore (MODEL.md 3.7).
@@ -127,7 +127,7 @@ def encode_prompt(
         turns: The conversation so far, from the system turn or the user's first to the user's last.
         image_tokens: Length of each image's image span, in the order of the placeholders.
         tokenizer: The base's.
-        system: A system turn put in front where the turns bring none, as the original's default meta instruction.
+        system: System prompt for turns without one, such as the original's default meta instruction.
         bos_every_part: Put BOS in front of each run of text between images; two BOS if there is no image.
         bos_first: Begin as the original's chats do: BOS in front of an image that no placeholder places, which training
             has behind it; two BOS if there is no image.
@@ -160,7 +160,7 @@ def encode_prompt(
 
 
 def expand(sample: Sample) -> tuple[list[int], list[int]]:
-    """(input_ids, labels), `sample.length` long: images spliced in as id 0, labels unshifted."""
+    """Return (input_ids, labels), `sample.length` long: images spliced in as id 0, labels unshifted."""
     labels_of_text = [IGNORED] * len(sample.token_ids)
     for start, end in sample.supervised:
         labels_of_text[start:end] = sample.token_ids[start:end]
@@ -199,17 +199,17 @@ class _Writer:
             self._answer(text, learn=turn.learn)
 
     def system(self, text: str) -> None:
-        """A system turn, of the conversation or put in front of it."""
+        """Append a system turn, from the conversation or put in front of it."""
         self.where = "the system prompt"
         self._add([self.tokenizer.start_of_turn_id, *self._ids(f"system\n{text.strip()}")])
         self._end_turn()
 
     def answer_header(self) -> None:
-        """What stands in front of an answer."""
+        """Append the assistant's header."""
         self._add([self.tokenizer.start_of_turn_id, *self.tokenizer.encode("assistant\n")])
 
     def close(self, *, learn: bool) -> None:
-        """End the text; the newline and EOS after the last answer are supervised with it, if it is."""
+        """End the text; the newline and EOS after the last answer are supervised if the answer is."""
         self._add([self.tokenizer.eos_id])
         if learn:
             start, _ = self.supervised[-1]
@@ -253,7 +253,7 @@ class _Writer:
         self.token_ids.extend(ids)
 
     def _ids(self, text: str) -> list[int]:
-        """Ids of what somebody wrote, none of them with a meaning for the template."""
+        """Return the ids of a text from the data; raise if it contains special tokens of the template."""
         if special := _SPECIAL.search(text):
             raise TemplateError(
                 Reason.SPECIAL_TOKEN_IN_TEXT,
@@ -323,7 +323,7 @@ def _require_system_first(turn: Turn, number: int) -> None:
 
 
 def _is_unplaced(turns: Sequence[Turn], images: int, member: Member) -> bool:
-    """Whether there is one image, no placeholder for it, and the model takes that to be in front of the whole text."""
+    """Return whether the only image has no placeholder and the model therefore puts it before the whole text."""
     return member.image_first and images == 1 and not any(PLACEHOLDER in turn.text for turn in turns)
 
 
@@ -331,9 +331,9 @@ def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLAC
     """Raise unless the user's turns hold one placeholder for each image, and the others none.
 
     Args:
-        turns: With `<ImageHere>` for each image.
-        images: How many there are.
-        written: What the source writes for the placeholder, for the messages.
+        turns: Turns with `<ImageHere>` for each image.
+        images: Number of images.
+        written: The source's spelling of the placeholder, for error messages.
 
     Raises:
         TemplateError: Too few, too many, or in the wrong place.

@@ -1,4 +1,4 @@
-"""The sentencepiece vocabulary of a base, with the two pieces of the chat template."""
+"""Tokenize text with the sentencepiece vocabulary of a base and the two pieces of the chat template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONTROL_IDS = {"<unk>": 0, "<s>": 1, "</s>": 2}
 
 
 class Tokenizer:
-    """Text to token ids and back, without BOS or any other addition.
+    """Converts text to token ids and back, without adding BOS or anything else.
 
     Ids 0 (unknown, which stands for image positions), 1 (BOS) and 2 (EOS, also the padding) are those of the
     release (MODEL.md 3.1); the two turn pieces are looked up, because a small base numbers them otherwise.
@@ -65,16 +65,16 @@ class Tokenizer:
 
     @classmethod
     def from_base(cls, folder: Path) -> Tokenizer:
-        """The tokenizer of a base folder."""
+        """Load the tokenizer of a base folder."""
         return cls(folder / FILE_NAME)
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the model file: two prepared sets are interchangeable only if it is equal."""
+        """Return the SHA-256 of the model file: prepared sets are interchangeable only if it is equal."""
         return sha256_file(self.path)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no BOS; `<unk>`, `<s>` and `</s>` become 0, 1 and 2 as in the reference.
+        """Return the token ids of `text` without BOS; `<unk>`, `<s>` and `</s>` become 0, 1 and 2 as in the reference.
 
         Raises:
             UnicodeEncodeError: `text` holds half of a surrogate pair, which is no character.
@@ -89,17 +89,17 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control pieces such as BOS vanish."""
+        """Return the text of `ids`; control pieces such as BOS vanish."""
         text: str = self._model.decode(list(ids))
         return text
 
     def piece(self, index: int) -> str:
-        """The piece with this id, in sentencepiece's spelling (spaces as U+2581)."""
+        """Return the piece with this id, in sentencepiece's spelling (spaces as U+2581)."""
         piece: str = self._model.id_to_piece(index)
         return piece
 
     def piece_id(self, piece: str) -> int:
-        """The id of a piece, or `unk_id` if the vocabulary lacks it."""
+        """Return the id of a piece, or `unk_id` if it is not in the vocabulary."""
         index: int = self._model.piece_to_id(piece)
         return index
 
