@@ -1,11 +1,11 @@
-"""Writes that either happen or do not: a temporary sibling, fsync, rename.
+"""Atomic writes: a temporary sibling, fsync, rename.
 
-A process killed at any moment leaves the old state or the new one under the final name. What it can leave
-besides is a hidden sibling, `.NAME.partial-` and two hexadecimal numbers, which is never read. The next write of
-the same NAME removes it, if its owner is dead for certain.
+A process killed at any moment leaves the old state or the new one under the final name. It may also leave
+a hidden sibling, `.NAME.partial-` and two hexadecimal numbers, which is never read. The next write of
+the same NAME removes it, if its owner is certainly dead.
 
-A living owner, or a process it has forked, holds a lock on its sibling (flock), which the kernel lets go at
-death, in whatever container. Another kernel need not see that lock, over a network or from another virtual
+A living owner, or a process it has forked, holds a lock on its sibling (flock), which the kernel releases at
+death, in any container. Another kernel may not see that lock, over a network or from another virtual
 machine; therefore the first of the two numbers identifies the kernel, and what another one has left, or this machine
 before it was started again, is not touched. Such a sibling can be deleted by hand when nothing writes there.
 """
@@ -27,9 +27,9 @@ from typing import Any
 from ixtune.errors import IxtuneError
 
 # 2,000 files of 3 kB on ext4 took 0.42 to 0.56 s one by one, 0.03 to 0.04 s at once, 500 of them 0.13 s. Fewer are
-# not worth it: at once means that one waits for whatever else is on its way to the same disk.
+# not worth it: a sync of everything also waits for other writes to the same disk.
 _SYNCED_ONE_BY_ONE = 500
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one for each kernel and each start; containers share it
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # differs for each kernel and each boot; containers share it
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -81,7 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         refuse_existing(path)  # rename(2) would silently replace an empty folder
         try:
             os.rename(partial, path)
-        except OSError:  # or it appeared just now, with something in it
+        except OSError:  # it has just been created, and is not empty
             refuse_existing(path)
             raise
     _fsync(path.parent)
@@ -134,7 +134,7 @@ def without_detours(path: Path) -> Path:
     short = Path(os.path.normpath(path))
     try:
         return short if short.samefile(path) else path
-    except OSError:  # neither may be there
+    except OSError:  # one of them may not exist
         return path
 
 
@@ -178,7 +178,7 @@ def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple
     while True:
         partial = parent / (stem + secrets.token_hex(4))
         make(partial)
-        # until it is locked another process may take it for dead; then, empty as it is, the next name will do
+        # before it is locked, another process may remove it as dead; it is empty, so use the next name
         try:
             descriptor = os.open(partial, os.O_RDONLY)
         except FileNotFoundError:

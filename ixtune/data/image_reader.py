@@ -36,7 +36,7 @@ from ixtune.data.text.template import PLACEHOLDER
 from ixtune.family import Member
 from ixtune.layout import LayoutError, PatchLayout, plan
 
-# as much as the largest image that is decoded at all takes without compression
+# uncompressed size of the largest image that is decoded
 _MAX_EMBEDDED_BYTES = 512 << 20
 # larger files are hashed block by block
 _MAX_BYTES_AT_ONCE = 16 << 20
@@ -148,7 +148,7 @@ class ImageReader:
     """Reads the images of one source.
 
     Attributes:
-        image_root: The folder that paths may not leave; None if the source can have none.
+        image_root: The folder that paths must not leave; None if the source can have none.
         root_index: Index of the image root in the set.
         folder: Folder for images that are copied into the set.
         corrections: Departures from the reference's way of opening an image.
@@ -192,7 +192,7 @@ class ImageReader:
             raise RecordError(error.reason, error.what, where=where, hint=error.hint) from error
         found = self._of_file(located, pages, image.name)
         if not any(isinstance(one, ImageFile) and one.embedded is not None for one in found):
-            self._known[image.path] = found  # never the files themselves: a chunk of records may show gigabytes
+            self._known[image.path] = found  # without the file contents: a chunk of records may refer to gigabytes
         return found
 
     def store(self, image: ImageFile | PdfPage, layout: PatchLayout) -> Mapping[str, Any]:

@@ -95,7 +95,7 @@ class TooManyRejects(DataError):  # noqa: N818 - it says more than TooManyReject
         super().__init__(
             f"{report.rejected:,} of {report.read:,} records were rejected, more than {max_reject_rate:.2%}",
             where=str(report.out / store.REJECTS),
-            hint="mend the source as that file says and prepare it again, or raise --max-reject-rate",
+            hint="fix the source as that file describes and prepare it again, or raise --max-reject-rate",
             notes=[f"the {report.accepted:,} good records are written to {report.out}"],
         )
         self.report = report
@@ -164,7 +164,7 @@ def prepare(
         rejected_by_reason=gathering.rejected_by_reason,
         sets=gathering.sets,
     )
-    # what --exclude takes out is no fault of the data
+    # records removed by --exclude are not a fault of the data
     wanted_out = report.rejected_by_reason.get(Reason.IN_EXCLUDED_SET.value, 0)
     if report.rejected - wanted_out > max_reject_rate * report.read:
         raise TooManyRejects(report, max_reject_rate)
@@ -172,7 +172,7 @@ def prepare(
 
 
 def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int) -> None:
-    """Raise for options that cannot be meant."""
+    """Raise for invalid combinations of options."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):
         raise UsageError(
             "how many crops an image may fill is not given",

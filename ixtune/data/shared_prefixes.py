@@ -25,7 +25,7 @@ MIN_SHARED_TOKENS = 64
 _TOKEN_BYTES = 4
 _IMAGE_BYTES = 8
 _IMAGE_MARK = b"\xff" * 4  # no token id
-_FILE = ("content", "root", "path", "name")  # columns of an image that say which file it is, and not how it is laid out
+_FILE = ("content", "root", "path", "name")  # image columns that identify the file, not the layout
 
 
 class Group(NamedTuple):

@@ -37,7 +37,7 @@ class Job:
     Attributes:
         source: Index of the source in the run.
         reading: Interpretation of the fields of an entry.
-        image_root: The folder that paths may not leave; None if the source can have none.
+        image_root: The folder that paths must not leave; None if the source can have none.
         root_index: Index of the image root in the set.
         hd_num: The source's own, or the run's.
         options: The run's.

@@ -35,7 +35,7 @@ class Benchmark:
         file: Short description of the file to read.
         scores: Names of the metrics, the benchmark's official one first.
         prompt: What the field asks with, `{question}` being the question. VLMEvalKit's for this model, but for MMBench:
-            there it writes options and hint in words of its own and begins the answer with "The answer is".
+            there it writes options and hint in its own wording and begins the answer with "The answer is".
         hd_num: What the field evaluates this model with (VLMEvalKit); None where it has no say.
         source: Address at which the file and its description are published.
         entries: Function that reads the entries of the file.
@@ -106,7 +106,7 @@ BENCHMARKS = {
             file="OCRBench.json",
             scores=("ocrbench",),
             prompt=_ONE_WORD,
-            hd_num=55,  # as is written there; it compares this name in the wrong case, so that its runs have 25
+            hd_num=55,  # the value written there; its code compares this name in the wrong case, so its runs use 25
             source="https://github.com/Yuliang-Liu/MultimodalOCR (Liu et al., 2023)",
             entries=list_entries,
             draft=json_forms.ocrbench,

@@ -103,7 +103,7 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
             hint=f"say which is meant: {formats(found)}",
         )
     records = [name for name in names if name.lower().endswith(_RECORDS)]
-    # a list of sources may mean the table beside it and others
+    # a list of sources may refer to the table next to it and to others
     lists = [name for name in names if name == "data.txt" or name.lower().endswith((".yaml", ".yml"))]
     if len(records) == 1 and not lists and not _are_beside(folder) and (table := folder / records[0]).is_file():
         return _of_file(table), str(table)

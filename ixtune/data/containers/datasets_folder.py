@@ -94,7 +94,7 @@ def open_hub(source: Source) -> Rows:
 
     Raises:
         UsageError: The name cannot be one, or there are several configurations or splits and none is chosen.
-        IxtuneError: It is neither in the cache nor to be had.
+        IxtuneError: It is not in the cache and cannot be downloaded.
     """
     if Path(source.path).exists() or not _HUB_NAME.fullmatch(source.path):
         raise UsageError(
@@ -149,7 +149,7 @@ def _saved_splits(folder: Path) -> list[str] | None:
         splits = json.loads(listing.read_bytes())["splits"]
     except (OSError, ValueError, KeyError, TypeError):
         splits = None
-    # a split is the name of a folder beside the list, not a path to anywhere
+    # a split is the name of a folder next to the list, not an arbitrary path
     if not isinstance(splits, list) or not all(
         isinstance(one, str) and re.fullmatch(r"\w[\w.-]*", one) for one in splits
     ):
@@ -197,7 +197,7 @@ def _explained(what: str, where: str, hint: str) -> Iterator[None]:
         yield
     except (IxtuneError, MemoryError):
         raise
-    except Exception as error:  # what `datasets` raises differs by version, file system and network
+    except Exception as error:  # the exceptions of `datasets` differ by version, file system and network
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise IxtuneError(f"{what}: {lines[0] if lines else type(error).__name__}", where=where, hint=hint) from error
 
@@ -219,6 +219,6 @@ def _with_file(value: Any, roots: tuple[Path, ...]) -> Any:
         return [_with_file(one, roots) for one in value]
     if isinstance(value, dict) and set(value) == {"bytes", "path"} and value["bytes"] is None and value["path"]:
         path = Path(value["path"]).resolve()
-        if any(path.is_relative_to(root) for root in roots):  # not whatever path a stranger's table names
+        if any(path.is_relative_to(root) for root in roots):  # never an arbitrary path from a downloaded table
             return {"bytes": path.read_bytes(), "path": path.name}
     return value

@@ -23,7 +23,7 @@ from ixtune.data.sources.entry import Entry
 from ixtune.errors import UsageError
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
-# what is measured on must not be trained on because it is in a folder beside
+# evaluation data in a neighboring folder must not become training data
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "heldout", "held_out")
 _IMAGE_COLUMNS = ("file_name", "file_names", "image", "images")
 _IMAGE_ENDINGS = ("_file_name", "_file_names")
@@ -126,7 +126,7 @@ def _moved(cell: Any, below: str) -> Any:
         return [_moved(one, below) for one in cell]
     if isinstance(cell, dict) and isinstance(cell.get("path"), str):
         return {**cell, "path": _moved(cell["path"], below)}
-    # an absolute path stays what it is, and so does an address, which is refused later
+    # absolute paths stay unchanged, and so do addresses, which are refused later
     if isinstance(cell, str) and cell and "://" not in cell and not cell.startswith(("data:", "file:")):
         return str(PurePosixPath(below, cell))
     return cell

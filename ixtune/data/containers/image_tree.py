@@ -57,7 +57,7 @@ def beside_in(folder: Path) -> Beside | None:
         for suffix in _TEXTS
         if len(stems[suffix] & shown_names) * 2 > len(shown_names)
     ]
-    # with boxes of text lines in one folder and the fields in another, JSON is what is asked for
+    # if one folder has boxes of text lines and another the fields, JSON holds the answer
     objects = [one for one in fitting if _begins_with_object(one)]
     fitting = [one for one in fitting if one in objects or one.suffix != ".json"]
     chosen = objects if len(objects) == 1 else fitting

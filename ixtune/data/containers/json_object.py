@@ -26,7 +26,7 @@ from ixtune.data.sources.entry import Entry, Fault
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError, UsageError
 
-# lists that belong to one record, so that an object with one of these is a record itself
+# lists that belong to one record: an object with one of these is itself a record
 _OF_ONE_RECORD = ("conversations", "conversation", "messages", "texts", "images", "image", "history", "qa", "qas")
 _RECORD_FIELDS = (
     *("question", "query", "prompt", "instruction", "conversations", "conversation", "messages", "caption", "answer"),

@@ -1,4 +1,4 @@
-"""Read JSON in blocks: the elements of one list, or the fields of one object. Never more than one element is held."""
+"""Read JSON in blocks: the elements of one list, or the fields of one object, one in memory at a time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ListReader:
                 return
 
     def _name(self) -> Any:
-        """Read the name of a field; a string ends with its quote, whatever the block has cut off behind it."""
+        """Read the name of a field; a string ends with its quote, wherever the block ends."""
         if self._peek() != '"':
             raise self._broken("expected the name of a field")
         while True:
@@ -142,7 +142,7 @@ class ListReader:
             if len(self.text) - end >= _CUT_NUMBER_CHARACTERS:
                 return self._checked(value, end)
         except (ValueError, RecursionError):
-            pass  # perhaps only the block ends here: what it is is known when its end is
+            pass  # perhaps only the block ends here: the value is known once its end is
         scan = _Scan()
         last = self._read_to_end(scan)
         if last - self.at > limits.MAX_ENTRY_BYTES:
@@ -160,7 +160,7 @@ class ListReader:
         return self._checked(value, end)
 
     def _checked(self, value: Any, end: int) -> tuple[Any, Fault | None]:
-        """Step over an element that was read; its bytes may not have been UTF-8."""
+        """Advance past an element that was read; return it, or a fault if it is too large or not UTF-8."""
         fault = None
         if end - self.at > limits.MAX_ENTRY_BYTES:
             value, fault = None, fault_of_size(self._size_until(end))
@@ -176,7 +176,7 @@ class ListReader:
             at = scan.until_end(self.text, at)
             if scan.ended or at - self.at > limits.MAX_ENTRY_BYTES:
                 return at
-            at -= self.at  # reading on drops what is in front of the element
+            at -= self.at  # reading further drops the text before the element
             if not self._more():
                 return len(self.text)
 
@@ -226,7 +226,7 @@ class ListReader:
         return IxtuneError(
             what,
             where=f"{self.source}, line {self.line}, column {self.column}",
-            hint="mend the file there, or write it again with a JSON library",
+            hint="fix the file there, or write it again with a JSON library",
         )
 
 

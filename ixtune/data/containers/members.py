@@ -84,7 +84,7 @@ def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]
         if fault:
             return fault
     is_conversation = any(name in fields for name in _CONVERSATIONS)
-    if images or not (beside or is_conversation):  # rows of a table have it always
+    if images or not (beside or is_conversation):  # rows of a table always have it
         for name in _IMAGE_FIELDS:
             fields.pop(name, None)
         fields["image"] = images
@@ -102,7 +102,7 @@ def _matching(names: list[str], key: str, images: list[dict[str, Any]]) -> tuple
     found = [one for one in chosen if one is not None]
     if len(found) == len(names):
         return found, None
-    if len(names) == len(images) == 1:  # it has been renamed when it was packed
+    if len(names) == len(images) == 1:  # it was renamed when it was packed
         return images, None
     return [], Fault(
         Reason.PICTURE_MISSING,

@@ -17,7 +17,7 @@ from ixtune.errors import IxtuneError, UsageError
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-# read in blocks of this size, so that a row group of large images is never held whole
+# read in blocks of this size, so that a row group of large images is never entirely in memory
 _PARQUET_BUFFER_BYTES = 1 << 20
 # datasets names the files of a split like this: train-00000-of-00003.parquet
 _SPLIT_OF_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")

@@ -3,8 +3,8 @@
     image,question,answer
     a.png,What is the total?,42.50
 
-A row of a CSV may span several lines where it is quoted, and is named by its first. A row whose quoting breaks rejects
-every line it covers, each counted: none of them can be trusted. Never more than one row is held.
+A quoted row of a CSV may span several lines; messages name its first line. A row with broken quoting rejects
+and counts every line it covers: none of them can be trusted. At most one row is in memory at a time.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Rows:
         """Return the next row that is not blank, None at the end of the file."""
         while piece := self._piece():
             first_line, size, state = self.line, 0, "start"
-            text = io.StringIO(newline="")  # a list of lines takes many times their size where they are short
+            text = io.StringIO(newline="")  # a list of short lines takes many times their size
             while piece:
                 size += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogateescape"))
                 if size <= limits.MAX_ENTRY_BYTES:
@@ -112,7 +112,7 @@ class _Rows:
         return piece
 
     def _state(self, piece: str, state: str) -> str:
-        """Return the state after a piece of a row: "start" of a cell, in a bare "cell", "quoted", or after a "quote"."""
+        """Return the state after a piece of a row: "start" of a cell, bare "cell", "quoted", or after a "quote"."""
         at = 0
         if state == "start" and piece.startswith('"'):
             at, state = 1, "quoted"
@@ -231,7 +231,7 @@ def _fault(text: str, cells: list[str], names: list[str], delimiter: str) -> Fau
 
 
 def _cells(text: str, delimiter: str) -> list[str]:
-    # the limit of a cell is one for the whole process, and its default is 128 KiB
+    # the cell limit is global to the process, and its default is 128 KiB
     before = csv.field_size_limit(limits.MAX_ENTRY_BYTES)
     try:
         return next(csv.reader([text], delimiter=delimiter, strict=True))

@@ -54,7 +54,7 @@ def entries(shards: Sequence[Path]) -> Iterator[Entry]:
     """
     number = done = 0
     for shard in shards:
-        # keys are often counted in each shard anew
+        # the numbering of keys often restarts in each shard
         prefix = f"{shard.stem}/" if len(shards) > 1 else ""
         for sample, position in _samples(shard):
             number += 1

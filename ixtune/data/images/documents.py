@@ -1,8 +1,8 @@
 """Open pages of documents as images: PDF with pypdfium2 (extra `pdf`), multi-page TIFF with Pillow.
 
-A page is named as in a link: `report.pdf#page=3` (RFC 8118), `report.pdf#page=2-5`, or `report.pdf` for all pages.
-A PDF page has no pixels of its own. It is rendered at exactly the size that its layout would be resized to, so that
-nothing is blurred and nothing is thrown away.
+Pages are named as in a link: `report.pdf#page=3` (RFC 8118), `report.pdf#page=2-5`, or `report.pdf` for all pages.
+A PDF page has no pixels of its own. It is rendered at exactly the size that its layout would be resized to, so
+that no detail is blurred or lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _POINTS_PER_INCH = 72
 _SCALED_SIDE = 100_000
 _MOST_ROUNDS = 64  # two or three are enough for every shape tried
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-# PDFium is not made for several threads at once, whatever documents they read
+# PDFium is not thread-safe, even for different documents
 _PDFIUM = threading.Lock()
 _WRONG_PASSWORD, _UNSUPPORTED_SECURITY = 4, 5  # fpdfview.h, FPDF_ERR_PASSWORD and FPDF_ERR_SECURITY
 
@@ -84,7 +84,7 @@ def document_kind(source: Path | bytes) -> str | None:
 
 
 def page_numbers(source: Path | bytes, pages: Pages | None, name: str) -> range:
-    """Return the numbers of the pages that are meant, counted from 1.
+    """Return the numbers of the selected pages, counted from 1.
 
     Args:
         source: A PDF or a TIFF, or its content.
@@ -92,7 +92,7 @@ def page_numbers(source: Path | bytes, pages: Pages | None, name: str) -> range:
         name: What to call it in errors.
 
     Raises:
-        ImageError: The document cannot be opened, has no such page, or more than `MAX_PAGES` are meant.
+        ImageError: The document cannot be opened, has no such page, or more than `MAX_PAGES` are selected.
     """
     count = page_count(source, name)
     if pages is None:
@@ -142,7 +142,7 @@ def page_size(
         member: The model, whose crops they are.
 
     Raises:
-        ImageError: It has more than `MAX_PIXELS` at this resolution, or no layout.
+        ImageError: The page has more than `MAX_PIXELS` at this resolution, or no layout.
     """
     size = _filling(*shape, hd_num, member, name) if dpi is None else _at(*shape, dpi)
     if size[0] * size[1] > MAX_PIXELS:

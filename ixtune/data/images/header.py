@@ -43,7 +43,7 @@ _SUFFIXES = {
     "HEIF": (".heic", ".heif", ".hif"),
     "AVIF": (".avif",),
 }
-_SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # what Pillow calls a JPEG with further views behind it
+_SUFFIXES["MPO"] = _SUFFIXES["JPEG"]  # Pillow's name for a JPEG followed by further views
 KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 """Suffixes of image files, in lower case."""
 

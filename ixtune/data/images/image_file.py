@@ -23,7 +23,7 @@ MAX_PIXELS = 178_956_970
 
 # Raster formats that Pillow decodes by itself. Left out: EPS (runs another program), rare readers.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-# How a file begins that was meant to be an image; BMP's two letters could begin any text.
+# First bytes of files that are meant to be images; BMP's two letters could begin any text.
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 # EXIF 2.3
@@ -70,7 +70,7 @@ def decode(image: Image.Image, name: str) -> None:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # what a decoder raises on broken data differs by format and version
+    except Exception as error:  # the exceptions of decoders on broken data differ by format and version
         raise broken(f"the image's data are broken or cut short: {_first_line(error)}", name) from error
 
 
@@ -92,7 +92,7 @@ def orientation(image: Image.Image) -> int:
             tag, kind, value = struct.unpack_from(order + "HH4xH", block, entry)
             if (tag, kind) == (_ORIENTATION, _SHORT):
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # the block is damaged, and the image is seen as it is stored
+    except struct.error:  # the block is damaged: keep the stored orientation
         pass
     return 1
 
@@ -111,7 +111,7 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from error
     except MemoryError:
         raise
-    except Exception as error:  # a header that sends a format's reader astray
+    except Exception as error:  # a header that confuses the format's reader
         file.seek(0)
         start = file.read(START_BYTES)
         if is_heic(start) or is_avif(start):
@@ -159,7 +159,7 @@ def _heif(file: IO[bytes], name: str, kind: str) -> Image.Image:
         raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from error
     except MemoryError:
         raise
-    except Exception as error:  # what the codecs raise on broken data differs by version
+    except Exception as error:  # the exceptions of codecs on broken data differ by version
         raise ImageError(
             Reason.PICTURE_BROKEN,
             f"the {kind} image is broken or cut short",
@@ -178,7 +178,7 @@ def read_file(path: Path, name: str, most_bytes: int) -> bytes | None:
     try:
         if size > most_bytes:
             return None
-        # one call more than the file is long, for it may have grown
+        # one more call than the size requires, because the file may have grown
         parts = list(iter(lambda: os.read(descriptor, size + 1), b""))
     except OSError as error:
         raise _unreadable(error, name) from error
@@ -199,7 +199,7 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
 def _descriptor(source: Path, name: str) -> tuple[int, int]:
     """Open a regular file that is not empty: its descriptor and its size in bytes."""
     try:
-        # without O_NONBLOCK a named pipe would be waited for
+        # without O_NONBLOCK, opening a named pipe would block
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(
@@ -208,7 +208,7 @@ def _descriptor(source: Path, name: str) -> tuple[int, int]:
             where=name,
             hint="check the path; put the file back if it was there before",
         ) from error
-    except (OSError, ValueError) as error:  # a permission refused, a socket, a null character
+    except (OSError, ValueError) as error:  # permission denied, a socket, a null character
         raise _unreadable(error, name) from error
     try:
         found = os.fstat(descriptor)

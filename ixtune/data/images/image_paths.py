@@ -30,7 +30,7 @@ Folders = dict[str, tuple[str, str]]
 _DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _FOLDERS_CACHED = 64
-# listing a folder of more names to say which one may be meant takes longer than it is worth
+# listing a larger folder to suggest a similar name takes longer than it is worth
 _MOST_NAMES = 20_000
 
 
@@ -139,7 +139,7 @@ def _is_there(file: Path) -> bool:
         os.lstat(file)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # a name that is too long, a folder that may not be entered: opening it says so
+    except OSError:  # the name is too long, or the folder is not accessible: opening the file reports it
         return True
     return True
 

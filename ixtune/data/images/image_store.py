@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ixtune.data.images.file_kinds import is_avif, is_heic
 
-# the first bytes of an image's file -> the ending of its copy; content decides, not the name it had
+# first bytes of an image file -> suffix of its copy; the content decides, not the original name
 _ENDINGS = (
     (b"\x89PNG", ".png"),
     (b"\xff\xd8", ".jpg"),

@@ -1,7 +1,7 @@
 """Find images that look the same though their files differ, by a perceptual hash (extra `near-duplicates`).
 
 The hash is imagehash's `phash` of 256 bits. Measured on 16 pages of text and forms: the page as JPEG of quality 20 or
-50, at half the size, at 1.3 times the size and in greys is at most 8 bits away; other pages are at least 96 bits away.
+50, at half the size, at 1.3 times the size and in gray is at most 8 bits away; other pages are at least 96 bits away.
 Pages of one form that differ in a few digits are 6 bits away or more, so that some of those count as the same.
 """
 
@@ -27,10 +27,10 @@ _PART_BITS = -(-SIDE * SIDE // _PARTS)
 
 
 def require_package() -> None:
-    """Refuse the option if the package for it is not installed.
+    """Raise if the package for this option is not installed.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It is not installed.
     """
     try:
         import imagehash  # noqa: F401 - looked for, not used

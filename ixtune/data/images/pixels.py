@@ -46,7 +46,7 @@ class Corrections:
         """Return the corrections with these names.
 
         Raises:
-            UsageError: There is none of such a name.
+            UsageError: There is no correction with such a name.
         """
         given = tuple(names)
         unknown = [name for name in given if name not in _FIELDS]

@@ -95,7 +95,7 @@ def describe_root(root: Path, folder: Path, example: str | None) -> dict[str, st
         example: The path of an image below the root, by which the root is recognized.
     """
     own = folder.resolve()
-    # folders that have nothing in common but / do not move together
+    # folders with only / in common do not move together
     related = len(Path(os.path.commonpath([root, own])).parts) > 1
     relative = Path(os.path.relpath(root, own)).as_posix() if related else None
     return {"absolute": str(root), "relative": relative, "example": example}

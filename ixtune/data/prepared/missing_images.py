@@ -18,7 +18,7 @@ from ixtune.data.rejects import RecordError
 from ixtune.errors import IxtuneError
 
 _NAMED = 5
-# stat waits for the disk, mostly a network's; more threads than this gain nothing on the disks tried
+# stat waits for the disk, usually a network disk; more threads than this gained nothing on the disks tested
 _THREADS = 16
 _ROUND = 4096
 

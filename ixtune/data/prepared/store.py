@@ -1,8 +1,8 @@
 """A prepared set on disk: an Arrow dataset of samples, manifest.json, rejects.jsonl.
 
 The Arrow file has the layout of `datasets.Dataset.save_to_disk`, so the set opens with the plain
-`datasets.load_from_disk` too. It is written as a stream, and depends on nothing but its rows and how they were put
-in batches: the same input gives the same bytes.
+`datasets.load_from_disk` too. It is written as a stream and depends only on its rows and their division
+into batches: the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ImageFiles:
         """Return one stored image as RGB. The path may name a page of a document; a PDF's gets its layout's size.
 
         Raises:
-            ImageError: It cannot be opened.
+            ImageError: The image cannot be opened.
         """
         path = self.path(stored)
         file, pages = split_pages(str(path))
@@ -116,7 +116,7 @@ class Writer:
         self._rows: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> Writer:
-        # Python's own file: what the disk refuses comes back as an OSError with its number
+        # Python's own file: a failed write raises an OSError with its number
         self._file = open(self._folder / ARROW, "wb")  # closed in __exit__
         self._stream = self._arrow.ipc.new_stream(self._file, features().arrow_schema)
         return self

@@ -1,7 +1,7 @@
-"""Several prepared sets, each with its weight, read as one list of records. Rows come from the disk as they are asked.
+"""Read several weighted prepared sets as one list of records. Rows are read from the disk on access.
 
-A record stands in the list as often as its set's weight says, drawn once by the seed: with 2.5 every record stands
-there twice, and half of them a third time.
+The weight of a set is the number of times that its records appear in the list, drawn once with the seed: with 2.5,
+every record appears twice, and half of them a third time.
 """
 
 from __future__ import annotations

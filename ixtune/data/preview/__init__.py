@@ -1,7 +1,7 @@
-"""`ixtune preview`: a prepared set as images with their crop grids, and one page to sort and search it.
+"""Render a prepared set (`ixtune preview`): images with their crop grids, and one page to sort and search it.
 
-Each image is placed by the very code that training uses, from the stored layout: what is drawn is what the model
-gets.
+Each image is placed with the code that training uses, from the stored layout: the drawing shows what the model
+receives.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ VIEW = 336
 
 _MARGIN, _GAP = 20, 24
 _MAX_GRID = (MAX_SHEET_WIDTH - 2 * _MARGIN - _GAP - VIEW, 1200)
-_MIN_TITLE_WIDTH = 860  # of a sheet with a single crop, so that ids and sizes still fit on their lines
+_MIN_TITLE_WIDTH = 860  # for a sheet with a single crop: ids and sizes still fit on their lines
 
 _PAPER, _INK, _QUIET = (255, 255, 255), (26, 28, 36), (98, 102, 116)
 GRID_COLOUR = (214, 20, 90)
@@ -31,7 +31,7 @@ HATCH_COLOUR = (140, 146, 166)
 _CASING = (255, 255, 255, 150)
 _LABEL = (20, 22, 30, 190)
 _HATCH_PERIOD, _HATCH_STROKE = 12, 2
-_SMALL_CROP, _FOLD_GAP = 60, 12  # below this side of a crop a strip is folded
+_SMALL_CROP, _FOLD_GAP = 60, 12  # a strip is folded if its crops are smaller than this
 
 _PART_NAMES = {
     "global_view": "global view",

@@ -1,6 +1,6 @@
 """Assign roles to the columns of a table, by exact names, common other names, or `--columns`.
 
-Where exactly one column fits, it is taken and the choice is printed; where several fit, the user is asked.
+If exactly one column fits, it is used and the choice is printed; if several fit, the user is asked.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ROLES = {
     "input": _Role(()),
     "history": _Role(("history",)),
     "references": _Role(("references",)),
-    # kept only where an image is a document, see source_reading
+    # kept only if an image is a document, see source_reading
     "page": _Role((), ("page", "page_number", "page_no")),
     "messages": _Role(()),
 }
@@ -208,7 +208,7 @@ def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> 
     others = [lower[name] for name in role.others if name in lower]
     fitting = exact or others
     if ours == "image" and set(fitting) == set(_EITHER):
-        return ",".join(_EITHER)  # records have the one or the other
+        return ",".join(_EITHER)  # records have one or the other
     if len(fitting) > 1:
         wrong.append(f"{ours} may be any of {listed(fitting)}: --columns {ours}={fitting[0]}?")
     return fitting[0] if len(fitting) == 1 else ""

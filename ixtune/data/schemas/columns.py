@@ -1,8 +1,8 @@
 """Convert tables with a question and an answer in columns to drafts.
 
     image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
-    page        of the document in `image`, counted from 1: a number, or a range such as 2-5
-    question    where there is none, --question gives the same one for all rows
+    page        page of the document in `image`, counted from 1: a number, or a range such as 2-5
+    question    if there is none, --question sets one for all rows
     answer      a text, a number, or an object, which becomes its JSON; of a list the first is trained on, and all
                 count as right when answers are scored
     choices     options of multiple choice, written below the question as `A. text`; a letter or an index is answered
@@ -10,10 +10,10 @@
     context     put above the question: ScienceQA's and MMBench's `hint`, SQuAD's `context`
     input       put below the question: Alpaca's `input` of an `instruction`
     history     earlier questions and answers, [[question, answer], ...]
-    references  all answers that count as right
+    references  all reference answers
     id, system, hd_num
 
-`<image>` (or `<ImageHere>`) in a question says where an image stands; without it, all stand in front of the first
+`<image>` (or `<ImageHere>`) in a question marks the position of an image; without it, all images precede the first
 question. A column may be a path into a struct, a list or JSON text, see value_paths.
 """
 
@@ -43,7 +43,7 @@ from ixtune.data.text.template import PLACEHOLDER
 _WHOLE_FLOATS = 2**53
 _MOST_BITS = 256
 _GT_PARSE = ("gt_parse", "gt_parses")
-# names under which lists of answers keep the text: VQA v2, TextVQA, SQuAD
+# field names of the text in lists of answers: VQA v2, TextVQA, SQuAD
 _ANSWER_KEYS = ("answer", "text")
 
 
@@ -271,7 +271,7 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
-        # where some cells are empty, tables hold whole numbers as floats, and nobody answers 42.0
+        # if some cells are empty, tables store whole numbers as floats, but 42.0 is not a natural answer
         return str(int(value)) if value.is_integer() and abs(value) < _WHOLE_FLOATS else repr(value)
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _MOST_BITS:
         return format(value, "f")

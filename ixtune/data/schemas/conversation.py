@@ -32,7 +32,7 @@ TURN_KEYS = (("from", "value"), ("role", "content"))
 TURN_IMAGES = ("images", "image")
 """Keys of a turn or message that hold its own images."""
 
-# The reference takes every name but the user's as the assistant's (MODEL.md 3.2), a misspelt "usr" included.
+# The reference treats every name except the user's as the assistant's (MODEL.md 3.2), even a misspelled "usr".
 # Here an unknown name is refused.
 _ROLES: dict[str, Role] = {
     "user": "user",

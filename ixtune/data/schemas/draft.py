@@ -78,7 +78,7 @@ class Draft:
         """Treat the placeholders of a record without images as text, if the user allows it."""
         asked = sum(turn.text.count(PLACEHOLDER) for turn in turns if turn.role == "user")
         if not reading.allow_image_text or self.written == PLACEHOLDER:
-            if not asked:  # in an answer or a system prompt alone: the check of all records says so
+            if not asked:  # only in an answer or a system prompt: the check of all records reports it
                 return turns
             raise RecordError(
                 Reason.TOO_MANY_PLACEHOLDERS,

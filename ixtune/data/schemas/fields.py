@@ -116,7 +116,7 @@ def place_name(entry: Entry) -> str:
         return str(entry.place.at)
     if entry.place.unit == "line" and entry.line is not None:
         return f"line-{entry.place.at}"
-    # rows of several files are counted in each, and a JSON list may stand in one line
+    # rows are numbered per file, and a JSON list may be in one line
     return f"{'row' if entry.place.unit == 'row' else 'record'}-{entry.number}"
 
 
@@ -124,7 +124,7 @@ def record_hd_num(fields: Mapping[str, Any]) -> int | None:
     """Return the `hd_num` of a record, None if it has none.
 
     Raises:
-        RecordError: It is no whole number from 1 to `MAX_HD_NUM`.
+        RecordError: The value is not a whole number from 1 to `MAX_HD_NUM`.
     """
     value = fields.get("hd_num")
     if is_missing(value):

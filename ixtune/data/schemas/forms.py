@@ -1,6 +1,6 @@
 """Convert the record formats of other tools to the fields of one of our schemas.
 
-A form is told by the content of the first records and rewrites each record by itself; the readers of the schemas, the
+A form is detected from the first records and rewrites each record independently; the schema readers, the
 checks for lost images and `--columns` then work on the result. docs/data-forms.md lists where each comes from.
 """
 
@@ -87,7 +87,7 @@ def _from_pairs(fields: Fields, reading: Reading) -> Fields:
         else value
     )
     *history, (question, answer) = pairs_in(value, name)
-    for one in value:  # what is left keeps its place, so that an image in it is not lost
+    for one in value:  # keep the remaining values in place, so that an image in them is not lost
         keys = pair_keys(one) or ()
         for key, inside in one.items():
             if key not in keys and inside is not None:
@@ -168,7 +168,7 @@ def _from_label_studio(fields: Fields, reading: Reading) -> Fields:
     else:
         flat = {name: _chosen(value) for name, value in fields.items() if name not in _MIN_FIELDS}
         controls = [name for name, value in flat.items() if name not in _ASKED and not image_at(value, name, None)]
-    # the only control of a project is its answer, whatever it is called
+    # the only control of a project is its answer, whatever its name
     if len(set(controls)) == 1 and "answer" not in flat and dict(reading.columns).get("answer", "answer") == "answer":
         flat["answer"] = flat.pop(controls[0])
     return {name: _served_file(value, reading.image_root) for name, value in flat.items()}
@@ -274,7 +274,7 @@ def _from_minicpm(fields: Fields, reading: Reading) -> Fields:
     return {**fields, "image": [images[name] for name in order or images]}
 
 
-# ms-swift: <ref-object> and <bbox> in the texts stand for entries of `objects`
+# ms-swift: <ref-object> and <bbox> in the texts refer to entries of `objects`
 
 _GROUNDED = ("messages", "conversations", "query", "response")
 _OBJECT_MARK = re.compile(r"<ref-object>|<bbox>")
@@ -325,7 +325,7 @@ def _from_swift_grounding(fields: Fields, reading: Reading) -> Fields:
     return fields
 
 
-# a JSON file beside each image, as SROIE has: its fields are what is to be read from the image
+# a JSON file next to each image, as in SROIE: its fields are the answer
 
 FIELDS_AS_JSON = "fields-as-json"
 _OF_THE_IMAGE = ("id", "image", "images")

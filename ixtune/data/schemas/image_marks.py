@@ -29,7 +29,7 @@ _TOKENS = re.compile(
     r"|\[/?(?:img|image)(?:[ _-]?(?:\d{1,3}|start|end|break|pad|token))?\]",
     re.IGNORECASE,
 )
-# an answer may be HTML or Markdown: with an image in the question, these belong to what is read from it
+# an answer may be HTML or Markdown: with an image in the question, these marks belong to its transcription
 _MARKUP = re.compile(r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)", re.IGNORECASE)
 
 

@@ -16,7 +16,7 @@ from ixtune.errors import UsageError
 
 _RECORDS_TRIED = 20
 _FOLDERS_TRIED = 50
-# names under which data sets keep the name or the number of an image
+# field names that data sets use for the name or the number of an image
 _KEYS = ("image_id", "imageId", "image_name", "imgname", "image_local_name", "img_id", "file_name", "image", "img")
 _ENDINGS = ("", ".jpg", ".png", ".jpeg")
 _NUMBERED = (

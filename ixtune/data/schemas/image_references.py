@@ -18,7 +18,7 @@ from ixtune.data.schemas.value_paths import list_in_text
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE | re.DOTALL)
-# no system takes longer paths; what is longer is mostly the image itself in base64
+# no system accepts longer paths; a longer value is usually the image itself in base64
 _PATH_CHARACTERS = 4096
 
 _HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out where there is no image'

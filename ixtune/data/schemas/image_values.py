@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (
 
 _FILM_SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg")
 _SUFFIX = "(?:" + "|".join(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *_FILM_SUFFIXES)) + ")"
-# a path or an address ends with the suffix, with `?query` or `#page=3` behind it at most
+# a path or an address ends with the suffix, optionally followed by `?query` or `#page=3`
 _PATH = re.compile(rf"[^\n\r\t]{{1,2000}}\.{_SUFFIX}(?:[?#][^\s]{{0,1000}})?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?|s3|gs|gcs|az|hf|ftp)://\S+", re.IGNORECASE)
 _QUOTED = re.compile(rf"\.{_SUFFIX}(?:[?#][^\s\"']{{0,1000}})?[\"']|data:image/", re.IGNORECASE)
@@ -96,7 +96,7 @@ def _at(value: Any, name: str, root: Path | None, addresses: bool, names: bool, 
     if isinstance(value, list | tuple):
         for number, one in enumerate(value):
             if isinstance(one, int | float):
-                break  # a box or an embedding, and the numbers that follow are no other
+                break  # a box or an embedding: the remaining numbers are alike
             if found := _at(one, f"{name}[{number}]", root, addresses, names, depth - 1):
                 return found
         return None

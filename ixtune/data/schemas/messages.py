@@ -6,7 +6,7 @@
 
 A content is a text or a list of parts; parts are joined in their order, images included. A part
 {"type": "image"} without an image of its own takes the next of the record's `images`. Where no part is an image,
-`<image>` in a text stands for the next of `images`, as many such data sets have it. Consecutive user messages, which
+`<image>` in a text refers to the next of `images`, as in many such data sets. Consecutive user messages, which
 OpenAI's own vision examples have, are joined.
 """
 

@@ -42,7 +42,7 @@ def record_of(entry: Entry, reading: Reading) -> Record:
         raise RecordError(fault.reason, fault.found, hint=fault.hint)
     if not isinstance(value, Mapping):
         raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint=f"write {_SHAPES[reading.schema]}")
-    fields = dict(value)  # readers take out what they use
+    fields = dict(value)  # readers remove the fields that they use
     if reading.form is not None:
         fields = FORMS[reading.form].rewrite(fields, reading)
     if reading.schema is Schema.COLUMNS:
@@ -58,7 +58,7 @@ def record_of(entry: Entry, reading: Reading) -> Record:
             draft = conversation.conversation_draft(fields, entry, reading)
     record = draft.record(entry, reading)
     if not record.images and "." in record.id:
-        fields["id"] = record.id  # the name of an image, perhaps, and the only thing that names it
+        fields["id"] = record.id  # it may be the only field that names an image
     if fields:
         require_no_image_lost(fields, value, record, reading)
     return record
@@ -75,7 +75,7 @@ def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
         if ours == "image":
             _rename_images(fields, theirs)
             continue
-        if not theirs:  # the user says that there is none
+        if not theirs:  # the user excludes the field
             fields.pop(ours, None)
             continue
         value = take(fields, theirs)

@@ -18,7 +18,7 @@ from ixtune.errors import UsageError
 _OFFICIAL_ROLES = ("user", "assistant")
 _OF_RECORDS = (conversation.FIELD, messages.FIELD, "question", "answer", "answers", "image", "images")
 _OF_ONE_RECORD = ("question", "query", "prompt", "instruction", "answer", "response", "image", "file_name")
-# names that others give to a conversation, taken where its turns are spelled as known
+# other names for a conversation, accepted if its turns have a known format
 _OTHER_NAMES = ("conversation", "dialog", "dialogue", "dialogues", "chat", "turns")
 
 

@@ -25,7 +25,7 @@ def value_in(turn: Mapping[str, Any], key: str, number: int, hint: str) -> Any:
     """Return the value of a turn under a key.
 
     Raises:
-        RecordError: It has nothing there.
+        RecordError: The value is missing or empty.
     """
     value = turn.get(key)
     if is_missing(value):
@@ -47,7 +47,7 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
         hint: Description of turns in this format.
 
     Raises:
-        RecordError: It says nobody, or nobody known.
+        RecordError: The role is missing or unknown.
     """
     name = value_in(turn, key, number, hint)
     if not isinstance(name, str):
@@ -72,7 +72,7 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
     """
     value = fields.get(key)
     if isinstance(value, str) and (read := list_in_text(value)) is not None:
-        value = read  # cells of tables hold conversations as text
+        value = read  # table cells contain conversations as text
     elif isinstance(value, Mapping):
         value = rows_of_struct(value)
     if is_missing(value):
@@ -135,7 +135,7 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
         number: Which turn of the conversation it is, counted from 1.
 
     Returns:
-        Whether the turn is trained on; True where nothing is said.
+        Whether the turn is trained on; True if there is no mask.
 
     Raises:
         RecordError: A weight is neither 0 nor 1, or the turn is masked by a key that formats use in opposite ways.
@@ -223,6 +223,6 @@ def whole_conversation(
         turns = turns[1:]
     system = own or default
     whole = (Turn("system", system), *turns) if system else tuple(turns)
-    if written != PLACEHOLDER:  # where it is ours, the template says the same
+    if written != PLACEHOLDER:  # for our own placeholder, the template reports this
         require_placeholders(whole, images, written)
     return whole

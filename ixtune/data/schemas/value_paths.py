@@ -1,11 +1,11 @@
 """Parse and follow the mapping syntax: paths into structs, lists and JSON text.
 
     answer=ground_truth.gt_parse     a field of a struct, or of an object that a text spells as JSON
-    question=query.en                likewise
+    question=query.en                the same
     answer=answers[].answer          a field of every element of a list
     image=pages[0].file              an element by its number, from 0
 
-A column whose whole name is the path is meant first, so names with dots need no quotes.
+A column whose full name equals the path takes precedence, so names with dots need no quotes.
 """
 
 from __future__ import annotations

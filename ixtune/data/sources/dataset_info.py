@@ -4,7 +4,7 @@
               "columns": {"messages": "chat", "images": "pics"},
               "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "me", "assistant_tag": "it"}}}
 
-`formatting` is alpaca by default. Paths are relative to the file. Preference data (`ranking`) are not trained here.
+`formatting` is alpaca by default. Paths are relative to the file. Preference data (`ranking`) are not supported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ixtune.errors import UsageError
 NAME = "dataset_info.json"
 _LARGEST_BYTES = 16 << 20
 _PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")
-# their names -> ours; what is not there by default need not be in the data
+# their names -> ours; default columns may be missing in the data
 _ALPACA = {"prompt": "question", "query": "input", "response": "answer", "history": "history", "system": "system"}
 _ALPACA_DEFAULTS = {"prompt": "instruction", "response": "output"}
 _SHAREGPT = {"messages": "messages", "system": "system"}

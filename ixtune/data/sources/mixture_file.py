@@ -3,12 +3,12 @@
     receipts.json 10
     chats.json 2.5
 
-The official scripts run with `given_num` on, and then a number is thousands of records in an epoch: that is the
-default here, too, and what comes of it is printed. With it off, a number is a ratio: how often each record of the file
-stands in an epoch (MODEL.md 6). In either case fewer are drawn without replacement, and of more than there are, all
-stand in the epoch and the rest are random repeats.
+The official scripts set `given_num`: a number then means thousands of records per epoch. That is the default here
+too, and the result is printed. Without it, a number is a ratio: how often each record of the file appears in an
+epoch (MODEL.md 6). In both cases, fewer records are drawn without replacement; if more are requested than there are,
+all appear in the epoch and the rest are random repeats.
 
-Unlike there, paths are relative to the file itself, so that it can be used from anywhere, and may hold spaces.
+Unlike in the official scripts, paths are relative to the file itself and may contain spaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_mixture(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    except OSError:  # reading it says what is wrong
+    except OSError:  # reading the file reports the error
         return True
 
 

@@ -134,7 +134,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
         with suppress(RecordError):
             rewritten.append(FORMS[key].rewrite(dict(record), base))
     if not rewritten and FORMS[key].schema is None:
-        return key, records  # each record will say what is wrong with it
+        return key, records  # each record will report its own error
     before, after = _names(records), _names(rewritten)
     taken = [
         theirs for _, theirs in source.columns for one in theirs.split(",") if first_name(one, before) not in after
@@ -258,7 +258,7 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
     for record in records:
         if _shows_image(record, reading):
             return []
-        here = {  # a dict, for a set would lose the order of the columns
+        here = {  # a dict, because a set would lose the column order
             path_of(place): None
             for name in names
             if not (name == "file_name" and reading.schema is Schema.COLUMNS)

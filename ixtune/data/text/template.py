@@ -5,7 +5,7 @@ r"""Convert a conversation to token ids and supervised spans, with the training 
 [n] is short for [UNUSED_TOKEN_n], and \n is a newline. Source: MODEL.md 3.2 to 3.4. A system prompt, which the
 training reference does not have, comes first as in the reference's chat: [146]system\n TEXT [145]\n (3.7).
 
-The text is tokenised in runs between the turn pieces and the images. Turn pieces stop every merge of the
+The text is tokenized in runs between the turn pieces and the images. Turn pieces stop every merge of the
 vocabulary, so the ids are those of the whole text split only at the images, as the reference has them.
 """
 
@@ -149,7 +149,7 @@ def encode_prompt(
     else:
         require_placeholders(turns, len(image_tokens))
     if (bos_every_part or bos_first) and not image_tokens:
-        writer.token_ids.append(tokenizer.bos_id)  # the original spells BOS and lets the tokenizer add one
+        writer.token_ids.append(tokenizer.bos_id)  # the original writes BOS and the tokenizer adds another one
     if system and turns[0].role != "system":
         writer.system(system)
     for turn in turns:
@@ -236,7 +236,7 @@ class _Writer:
         self.answer_header()
         start = len(self.token_ids)
         self._add(self._ids(text))
-        # the newline belongs to the template; the end of turn is what the model has to say itself
+        # the newline belongs to the template; the model must generate the end of turn itself
         if learn:
             self.supervised.append((start, len(self.token_ids) + 1))
         self._end_turn()

@@ -41,7 +41,7 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         import sentencepiece
 
-        # The released vocabulary holds a null character; the library comments on it on stderr at each load.
+        # The released vocabulary contains a null character; the library prints a warning to stderr at each load.
         sentencepiece.SetMinLogLevel(2)
         if not path.is_file():
             raise IxtuneError(
@@ -121,7 +121,7 @@ class Tokenizer:
                 where=str(self.path),
                 hint="use a vocabulary trained with unk_id=0, bos_id=1, eos_id=2",
             )
-        # The template is tokenised in runs between turn pieces, which needs every run to stand for itself.
+        # The template is tokenized in runs between turn pieces, so every run must be independent.
         text = " a  b "
         kept = "".join(self._model.encode(text, out_type=str))
         if kept != text.replace(" ", "▁"):

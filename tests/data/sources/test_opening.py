@@ -367,7 +367,7 @@ GOOD = lines(shown("a")).encode()
         (lambda folder: written(folder / "a.json", "[]"), "holds no record", "records"),
         (lambda folder: written(folder / "a.json", "[5]"), "the first entry is no record: 5", "objects"),
         (lambda folder: written(folder / "a.json", "[null, 5]"), "none of the first 2 entries is a record", "objects"),
-        (lambda folder: written(folder / "a.json", "["), "Expecting value", "mend the file"),
+        (lambda folder: written(folder / "a.json", "["), "Expecting value", "fix the file"),
         (lambda folder: write_parquet(folder / "a.parquet", [{"x": 1}], rows=0), "holds no record", "records"),
     ],
 )
