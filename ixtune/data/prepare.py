@@ -172,7 +172,7 @@ def prepare(
 
 
 def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int) -> None:
-    """Raise for invalid combinations of options."""
+    """Raise for options that are missing, out of range or contradictory."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):
         raise UsageError(
             "how many crops an image may fill is not given",

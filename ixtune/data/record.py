@@ -70,7 +70,7 @@ class Record:
         images: Images in the order of the placeholders.
         turns: The conversation.
         source: The file it was read from.
-        place: Where the record begins in that file.
+        place: Position of the record in that file.
         hd_num: Maximum number of crops per image; None for the source's.
         references: All reference answers, if the source has several.
         notes: Keys of `NOTES` that apply to the record.

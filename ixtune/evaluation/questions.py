@@ -105,9 +105,9 @@ def prompt_of(question: str, images: Sequence[str | Path], view: View, earlier: 
     """Return a prompt about images anywhere on this machine; without a placeholder they are put before the question.
 
     Args:
-        question: With `<ImageHere>` where images stand, or without.
+        question: Text, optionally with `<ImageHere>` at the position of each image.
         images: Paths; of a PDF all pages are shown, or those after `#page=`.
-        view: How they are laid out.
+        view: Settings for the image layouts.
         earlier: Turns that precede the question.
 
     Raises:
@@ -191,9 +191,9 @@ def from_images(question: str, images: Sequence[str], view: View, tokenizer: Tok
     """Ask one question about each of many images; one that cannot be opened becomes a reject.
 
     Args:
-        question: With `<ImageHere>` where the image stands, or without.
+        question: Text, optionally with `<ImageHere>` at the position of the image.
         images: Paths, as they are to be named in the answers; all pages of a document are shown together.
-        view: How they are laid out.
+        view: Settings for the image layouts.
         tokenizer: The base's.
     """
     questions: dict[str, Question] = {}

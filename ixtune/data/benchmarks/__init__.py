@@ -34,9 +34,9 @@ class Benchmark:
         title: Heading in tables.
         file: Short description of the file to read.
         scores: Names of the metrics, the benchmark's official one first.
-        prompt: What the field asks with, `{question}` being the question. VLMEvalKit's for this model, but for MMBench:
+        prompt: The usual prompt, with `{question}` for the question. VLMEvalKit's for this model, but for MMBench:
             there it writes options and hint in its own wording and begins the answer with "The answer is".
-        hd_num: What the field evaluates this model with (VLMEvalKit); None where it has no say.
+        hd_num: The value with which VLMEvalKit evaluates this model; None if it sets none.
         source: Address at which the file and its description are published.
         entries: Function that reads the entries of the file.
         draft: Function that converts the fields of an entry to a draft.
@@ -155,7 +155,7 @@ def read(name: str, path: Path, image_root: Path | None = None, *, images: Path,
     Args:
         name: One of `BENCHMARKS`.
         path: The file, or ChartQA's folder.
-        image_root: What paths of images are relative to and never lead out of; None for the folder of the file.
+        image_root: Folder that image paths are relative to and must not leave; None for the folder of the file.
         images: A folder for images that the file carries itself, made if it is needed; files are named by content.
         circular: Ask questions of multiple choice once with each order of their options (`Item.group` shows which
             belong together, `scores.circular` judges them), not in the first order alone.

@@ -63,14 +63,14 @@ class Draft:
     """A question as its reader drafts it, before the images are located.
 
     Attributes:
-        id: As in `Item`.
+        id: See `Item`.
         question: Without the options.
         images: For each image its file's content, or its possible paths, the likeliest first.
         same_as: The id of the entry whose images it shows, where it has none of its own.
-        references: As in `Item`.
-        options: As in `Item`.
-        kind: As in `Item`.
-        group: As in `Item`, "" for the id.
+        references: See `Item`.
+        options: See `Item`.
+        kind: See `Item`.
+        group: See `Item`, "" for the id.
     """
 
     id: str

@@ -89,7 +89,7 @@ def page_numbers(source: Path | bytes, pages: Pages | None, name: str) -> range:
     Args:
         source: A PDF or a TIFF, or its content.
         pages: Which of its pages; None for all.
-        name: What to call it in errors.
+        name: Name in error messages.
 
     Raises:
         ImageError: The document cannot be opened, has no such page, or more than `MAX_PAGES` are selected.
@@ -136,7 +136,7 @@ def page_size(
 
     Args:
         shape: Size of the page in points.
-        name: What to call it in errors.
+        name: Name in error messages.
         hd_num: Maximum number of crops; without `dpi` the page fills them.
         dpi: Resolution that overrides `hd_num`.
         member: The model, whose crops they are.

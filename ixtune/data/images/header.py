@@ -76,8 +76,8 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
 
     Args:
         source: The file, or its content.
-        corrections: How the image will be opened.
-        name: What to call it in errors.
+        corrections: Corrections with which the image will be opened.
+        name: Name in error messages.
 
     Raises:
         ImageError: There is no such file, it is no image, it has too many pixels, several frames or more than

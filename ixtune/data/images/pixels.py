@@ -74,7 +74,7 @@ def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str 
     Args:
         source: The file, or its content.
         corrections: Departures from Pillow's plain conversion.
-        name: What to call it in errors; the path by default.
+        name: Name in error messages; the path by default.
 
     Raises:
         ImageError: There is no such file, it is no image, it has too many pixels, or its data are broken.

@@ -44,12 +44,12 @@ class Options:
         upscale: Enlarge small images until they fill their crops, as the reference does.
         corrections: Departures from the reference in opening images, see `pixels.Corrections`.
         max_tokens: Maximum number of tokens per record, image tokens included.
-        over_length: What happens to a longer record: `reject`, or `lower` the hd_num of its images until it fits.
+        over_length: Action for a longer record: `reject`, or `lower` the hd_num of its images until it fits.
         verify: Decode every image, not only its header.
         embed_images: Copy all images into the set.
         val_fraction: Fraction of the records to put in a validation set.
         seed: Random seed for weighted sampling and for the split.
-        pages: Of a TIFF with several pages that a record names without one: `all` of them, or `one`, which rejects it.
+        pages: Use of a multi-page TIFF that a record names without a page: `all` pages, or `one`, which rejects it.
         dpi: Resolution of PDF pages; None for the one that fills their layouts.
         exclude: Prepared sets whose images must not appear in any record.
         near_duplicates: Count images that look the same as one image in the split and for `exclude`.

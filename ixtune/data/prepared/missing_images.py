@@ -29,7 +29,7 @@ class ImageFault:
 
     Attributes:
         path: The file.
-        found: What is wrong with it, in one line.
+        found: The problem in one line.
     """
 
     path: Path
@@ -50,7 +50,7 @@ def require_images(sets: Sequence[PreparedSet], *, hint: str) -> None:
 
     Args:
         sets: Prepared sets.
-        hint: What to do where images have moved, in one line, such as "set data.image_root=FOLDER".
+        hint: One-line hint for images that have moved, such as "set data.image_root=FOLDER".
 
     Raises:
         IxtuneError: Images are missing or have changed; all are counted, the first are named.

@@ -124,7 +124,7 @@ def _rejects(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, An
 
 
 def _listed(name: str, prepared: PreparedSet, choice: Choice, folder: Path, report: PreviewReport) -> Iterator[Listed]:
-    """Return the records to list, each with its drawn images."""
+    """Yield the records to list, each with its drawn images."""
     files = prepared.files
     for index in choice.listed:
         row = prepared.dataset[index]

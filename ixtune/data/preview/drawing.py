@@ -123,7 +123,7 @@ def draw_grid(placed: NDArray[np.uint8], layout: PatchLayout, max_width: int, ma
 
     Args:
         placed: uint8 [final_height, final_width, 3] of `pixels.place`.
-        layout: What it was placed by.
+        layout: The layout that it was placed with.
         max_width: Maximum width of the drawing in pixels.
         max_height: Maximum height of the drawing in pixels.
     """
@@ -243,7 +243,7 @@ def draw_sheet(
 
     Args:
         placed: uint8 [final_height, final_width, 3] of `pixels.place`.
-        layout: What it was placed by.
+        layout: The layout that it was placed with.
         heading: Lines above the grid, the first in larger type.
         record: Further lines of the bill, about the whole record.
     """

@@ -72,7 +72,7 @@ def usual_name(records: Sequence[Mapping[str, Any]], field: str, source: Source)
     Args:
         records: The first ones of a source.
         field: A name or a path.
-        source: With tags, the turns are those of `conversations`.
+        source: If it has tags, the turns are those of `conversations`.
     """
     keys = {_keys_of_turns(look_up(record, field)) for record in records} - {None}
     return messages.FIELD if keys == {conversation.TURN_KEYS[1]} and not source.tags else conversation.FIELD

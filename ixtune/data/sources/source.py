@@ -93,7 +93,7 @@ class Reading:
         question: Question of every row of a table that has no question column.
         system: System prompt for records that have none.
         form: The key in `forms.FORMS` of the form to rewrite records from.
-        tags: How turns are spelled, see `Source.tags`.
+        tags: Key and role names of turns, see `Source.tags`.
         image_pattern: See `Source.image_pattern`.
         image_root: Folder in which files named by unused fields are searched for; None to judge by spelling alone.
         image_named: The user named the image fields; others are left out on purpose.
