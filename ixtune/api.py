@@ -1,4 +1,4 @@
-"""The functions that `import ixtune` offers: one per command, with the command's defaults.
+"""Public functions of `import ixtune`: one per command, with the command's defaults.
 
 Each imports what it needs when it is called. Errors are `ixtune.errors.IxtuneError`s.
 """

@@ -19,7 +19,7 @@ from ixtune.errors import IxtuneError
 from ixtune.family import FOUR_KHD
 
 HUB_ID = FOUR_KHD.hub_id
-"""The base where none is given."""
+"""Default base."""
 NANO = "nano"
 
 _PACKAGE = Path(__file__).resolve().parent

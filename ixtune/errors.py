@@ -1,4 +1,4 @@
-"""Errors for people: what is wrong and where, a hint, and the exit code of the process."""
+"""Errors for users: what is wrong and where, a hint, and the exit code of the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 
 class IxtuneError(Exception):
-    """An error that a person can fix; the command line prints it without a traceback.
+    """Error that the user can fix; the command line prints it without a traceback.
 
     Args:
         what: What is wrong with which value, in one line, without a full stop.
@@ -35,7 +35,7 @@ class IxtuneError(Exception):
 
 
 class UsageError(IxtuneError):
-    """A wrong command or recipe; nothing was started."""
+    """Wrong command or recipe; nothing was started."""
 
     exit_code = 2
 
@@ -56,7 +56,7 @@ def choice(given: str, names: Iterable[str]) -> str:
 
 
 def describe(error: Exception) -> IxtuneError:
-    """Return an exception as one with a message for people; an `IxtuneError` is returned as it is."""
+    """Convert an exception to an `IxtuneError` with a message for users; an `IxtuneError` is returned unchanged."""
     if isinstance(error, IxtuneError):
         return error
     number = error.errno if isinstance(error, OSError) else None

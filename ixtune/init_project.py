@@ -76,7 +76,7 @@ TASKS: Mapping[str, Task] = {
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A readable source of records.
+    """Readable source of records.
 
     Attributes:
         opened: The source.
@@ -104,7 +104,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The files of a new project.
+    """Files of a new project.
 
     Attributes:
         files: Files written.

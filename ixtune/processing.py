@@ -41,7 +41,7 @@ ImageRef = Image.Image | str | Path
 
 
 class IXC2Tokenizer(PreTrainedTokenizer):
-    """A transformers tokenizer for the sentencepiece vocabulary, as its trainer and pipelines expect one.
+    """transformers tokenizer for the sentencepiece vocabulary.
 
     ixtune's own ids come from `ixtune.data.text.template`; this class encodes plain text to the same ids.
     """
@@ -103,7 +103,7 @@ class IXC2ImageProcessor(BaseImageProcessor):
 
     @property
     def member(self) -> Member:
-        """The model, with its layout rule: of the attributes `model` and `layout_rule`, where there are such."""
+        """Return the model with its layout rule, from the attributes `model` and `layout_rule` if present."""
         return member_of(vars(self))
 
     def layouts(self, images: Sequence[ImageRef]) -> list[tuple[Image.Image, PatchLayout]]:

@@ -43,7 +43,7 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainedPart:
-    """One row of the table of trained parts; rank, alpha and dropout are None without LoRA.
+    """Row of the table of trained parts; rank, alpha and dropout are None without LoRA.
 
     Attributes:
         name: Such as `LoRA wqkv`, `projector`.

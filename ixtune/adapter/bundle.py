@@ -24,7 +24,7 @@ _IN_THE_FILE = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector|modules_to_sa
 
 
 def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
-    """Write an adapter folder, whole or not at all.
+    """Write an adapter folder atomically.
 
     Args:
         model: the wrapped model.
@@ -48,7 +48,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
             (unless `force`).
     """
     info = read_info(folder)
-    read_adapter(folder)  # whole, unaltered, finite, and of a kind we know; PEFT would not say
+    read_adapter(folder)  # complete, unaltered, finite and of a supported kind; PEFT does not check this
     hint = f"use the base it names ({info.get('base')})"
     trained_on = info.get("base_identity")
     if trained_on is not None:

@@ -1,4 +1,4 @@
-"""Model cards of adapters and exports: what it is, from what, under whose terms, and how it is loaded."""
+"""Write model cards of adapters and exports: content, base, license terms, and how to load it."""
 
 from __future__ import annotations
 

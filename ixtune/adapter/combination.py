@@ -1,4 +1,4 @@
-"""A base with adapters merged in: row blocks computed when they are read.
+"""View a base with adapters merged in: row blocks are computed when they are read.
 
 One adapter gives a tensor W
 
@@ -90,7 +90,7 @@ class Merged(Checkpoint):
         return raw_bytes(rows)[start - first * row_bytes : stop - first * row_bytes]
 
     def _combined(self, name: str, start: int, stop: int, ground: torch.Tensor) -> torch.Tensor:
-        """float32 rows of the sum over all adapters."""
+        """Return float32 rows of the sum over all adapters."""
         used = [one for one in self.ingredients if one.weight and changes(one.adapter, name)]
         if all(name in one.adapter.low_rank and name not in one.adapter.magnitudes for one in used):
             for one in used:
@@ -104,7 +104,7 @@ class Merged(Checkpoint):
         return total
 
     def _alone(self, name: str, start: int, stop: int, ground: torch.Tensor, adapter: AdapterWeights) -> torch.Tensor:
-        """float32 rows that one adapter alone makes of its own copy of the base's."""
+        """Return the float32 rows of the base after applying one adapter alone."""
         if name in adapter.whole:
             return adapter.file.read_rows(adapter.whole[name], start, stop).float()
         turned = self._add_update(ground, adapter, adapter.low_rank[name], start, stop, 1.0)
@@ -140,7 +140,7 @@ class Merged(Checkpoint):
 
 
 def _rounds_to_finite(values: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether float32 values are certain to be finite in `dtype`: one quick pass; False says nothing.
+    """Return whether float32 values are certain to be finite in `dtype`, from one quick pass; False proves nothing.
 
     If the squares add up to no more than the largest number squared, no value is beyond that number.
     """

@@ -1,4 +1,4 @@
-"""DoRA (arXiv 2402.09353) that keeps no 16-bit weights: the arithmetic of its forward pass, on PEFT's own parameters.
+"""Compute DoRA (arXiv 2402.09353) on PEFT's own parameters without keeping 16-bit weights.
 
 With dropout PEFT multiplies by the dequantised weight a second time and keeps it for the backward pass: of a 7B in NF4
 that is all of it in 16 bits. Its norms come from an identity matrix of the layer's width, and in the dtype of the
@@ -18,7 +18,7 @@ from peft.tuners.lora.variants import DoraLinearVariant
 
 from ixtune.model.nf4 import dequantised
 
-_BLOCK_NUMBERS = 1 << 22  # fp32 copies of so many weights at a time
+_BLOCK_NUMBERS = 1 << 22  # number of weights copied to fp32 at a time
 
 
 def install(model: PeftModel, *, fresh: bool = False) -> None:
@@ -51,7 +51,7 @@ def row_norms(layer: Any, name: str) -> torch.Tensor:
 
 
 class Dora(DoraLinearVariant):
-    """One layer's forward pass: (magnitude / norm) * (W x + scale * B A dropout(x)), the norm taken as a constant."""
+    """Compute one layer: (magnitude / norm) * (W x + scale * B A dropout(x)), the norm taken as a constant."""
 
     def __init__(self) -> None:
         self._norms: tuple[tuple[int, int], torch.Tensor] | None = None

@@ -1,4 +1,4 @@
-"""Dropout whose mask is kept as one bit a number."""
+"""Apply dropout, keeping one bit per element for the mask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ixtune.model import fused
 
-_STEPS = 1 << 15  # a mask drawn on a CPU rounds the dropout to one part in so many
+_STEPS = 1 << 15  # a mask drawn on a CPU rounds the dropout rate to a multiple of 1 / _STEPS
 _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -25,7 +25,7 @@ from ixtune.model.plora import PLoRA
 
 
 def lean_lora(model: PeftModel) -> int:
-    """Replace the products of every LoRA branch; parameters, their names and what is saved stay as they are.
+    """Replace the products of every LoRA branch; parameters, their names and the saved files do not change.
 
     To be called after the adapter is attached and before the optimizer exists. Variants other than our own DoRA use
     their products in ways of their own: they keep PEFT's, but no longer cast their input under autocast.
@@ -55,7 +55,7 @@ def lean_lora(model: PeftModel) -> int:
 
 
 class _UnlessAutocast:
-    """PEFT casts an input to the dtype of the master weights, an fp32 copy of it, where this is true.
+    """Flag that makes PEFT cast an input to the dtype of the master weights, which copies it to fp32.
 
     Under autocast the product casts it back at once. PEFT asks for autocast on GPUs only, and for some layers only.
     """
@@ -65,7 +65,7 @@ class _UnlessAutocast:
 
 
 class LeanLinear(nn.Linear):
-    """A linear without bias, with dropout on its input."""
+    """Linear without bias, with dropout on its input."""
 
     def __init__(self, plain: nn.Linear, dropout: float) -> None:
         """Reuse the parameter of a linear."""

@@ -65,7 +65,7 @@ PROFILES = {
             code_runs=False,
             command=_FIVE_LINES,
             limits=(
-                "without ixtune: transformers does not know the architecture, and no remote code lies in the folder",
+                "without ixtune: transformers does not know the architecture, and the folder contains no remote code",
             ),
         ),
         Profile(

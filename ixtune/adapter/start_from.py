@@ -65,7 +65,7 @@ def ancestors(start: AdapterWeights, name: str) -> list[dict[str, Any]]:
 
 
 def load_start(model: PeftModel, start: AdapterWeights) -> list[str]:
-    """Put the weights of an older adapter into a fresh one, as far as they have a place there.
+    """Copy the weights of an older adapter into a fresh one, where names and shapes match.
 
     A pair of a lower rank fills the first rows of A and columns of B of a higher one, and B is scaled from the old
     alpha and rank to the new ones, so that the update is the same. A pair of a higher rank has no place. A projector
@@ -155,7 +155,7 @@ def _whole(model: PeftModel, start: AdapterWeights) -> Iterator[tuple[str, str, 
 
 
 def _part(name: str, prefix: str = "") -> str:
-    """Return what a tensor belongs to: a decoder linear, the projector or the separators."""
+    """Return the part that a tensor belongs to: a decoder linear, the projector or the separators."""
     if name.startswith(attach.PROJECTOR):
         return "projector"
     return "separators" if name in ORIGINAL_NAMES.values() else prefix + name.split(".")[-2]

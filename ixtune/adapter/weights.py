@@ -62,7 +62,7 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """An adapter that is whole, finite and understood; the values stay on disk until asked for.
+    """Complete, finite adapter of a supported kind; values stay on the disk until they are read.
 
     Attributes:
         folder: The adapter folder.
@@ -89,7 +89,7 @@ class AdapterWeights:
 
 
 def read_adapter(path: Path) -> AdapterWeights:
-    """Read an adapter folder (or the run folder around it) and refuse what is not understood.
+    """Read an adapter folder (or the run folder around it); refuse unsupported contents.
 
     The scale of a pair is alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA (arXiv 2312.03732);
     `rank_pattern` and `alpha_pattern` are matched as PEFT matches them.

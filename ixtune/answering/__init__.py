@@ -1,1 +1,1 @@
-"""One way to answer for training, evaluation and serving: prompts to ids, batches, shared prefixes, answers."""
+"""Generate answers for training, evaluation and serving: prompts to ids, batches, shared prefixes."""

@@ -29,7 +29,7 @@ class Images(Protocol):
         """Return the images of records, in order, as the model's keyword arguments."""
 
     def key(self, stored: Mapping[str, Any], /) -> Hashable:
-        """Return what tells an image and its layout from others."""
+        """Return a key that identifies an image and its layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Answerer:
             images: Source of the prompts' images.
             settings: Generation settings.
             prefixes: Cache to share with other answerers on the same base; None for one of its own.
-            variant: What tells the weights in use from others that share `prefixes`, such as the adapter's name.
+            variant: Key of the weights in use, such as the adapter's name, since several can share `prefixes`.
             leave: Called before each token; once it returns True, answers end there. None for never.
         """
         self.model, self.tokenizer, self.images, self.settings = model, tokenizer, images, settings
@@ -146,7 +146,7 @@ class Answerer:
 
 
 class _Leave(StoppingCriteria):
-    """End a generation that nobody waits for any more."""
+    """Cancel a generation whose result is no longer needed."""
 
     def __init__(self, leave: Callable[[], bool]) -> None:
         self.leave = leave

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a prompt adds to a batch.
+    """Size of a prompt in a batch.
 
     Attributes:
         prefix: Equal for prompts that start with the same images and text; None without images.

@@ -57,7 +57,7 @@ class Prompt:
 
     @property
     def member(self) -> Member:
-        """The model its images are laid out for."""
+        """Return the model that its images are laid out for."""
         sizes = [(image["rows"], image["cols"], image["tokens"]) for image in self.images[:1]]
         return member_of_layout(*sizes[0]) if sizes else FOUR_KHD
 
@@ -94,7 +94,7 @@ def start_key(turns: Sequence[Turn], images: Sequence[Mapping[str, Any]]) -> Has
     if not images:
         return None
     last = max((index for index, turn in enumerate(turns) if PLACEHOLDER in turn.text), default=-1)
-    if last < 0:  # the image is in front of the whole text
+    if last < 0:  # the image is in front of the text
         return tuple(tuple(sorted(image.items())) for image in images)
     before = [(turn.role, turn.text) for turn in turns[:last]]
     before.append((turns[last].role, turns[last].text.rpartition(PLACEHOLDER)[0]))

@@ -1,4 +1,4 @@
-"""Compare training by ixtune with plain Trainer + PEFT in turns, each in its own process: time, memory, ideal ratio."""
+"""Compare ixtune with plain Trainer + PEFT in alternating processes: time, memory, ideal ratio."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _QUIET = {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way of training.
+    """Way of training to measure.
 
     Attributes:
         name: how it is called in tables.
@@ -55,7 +55,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The measurements of one way.
+    """Measurements of one way.
 
     Attributes:
         way: which.
@@ -70,7 +70,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The ratios of ixtune to one plain way.
+    """Ratios of ixtune to one plain way.
 
     Attributes:
         plain: the plain way.
@@ -98,7 +98,7 @@ SHARING = (
     Way("ixtune", None, False),
     Way("plain, batch 4", 4, False),
 )
-"""What sharing is compared with, on a mix of several questions a page."""
+"""Plain way that prefix sharing is compared with, on a mix of several questions per page."""
 
 
 def ideal(way: Way, records: int, config: dict[str, Any], rank: int) -> float:

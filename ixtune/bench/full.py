@@ -38,7 +38,7 @@ def measure(
     LoRA of rank 64 on all five linears with its default dropout, the whole projector, AdamW in 8 bits.
 
     Args:
-        layers: so many decoder layers only; None for all 32.
+        layers: number of decoder layers; None for all 32.
         config: sizes other than the 7B's, as config.json has them.
         pages: one pack each.
         device: where; without a GPU the memory is not measured.

@@ -1,4 +1,4 @@
-"""The named mixes of records that training is measured on: real lengths for the 7B, the same ones scaled for the twin.
+"""Named mixes of records to measure training on: real lengths for the 7B, scaled ones for the twin.
 
 `mixed` is what a document user has: a quarter of the records text of 200 to 1,500 tokens, a quarter A4 pages at hd_num
 25 (4x6 crops) and half at hd_num 55 (6x9 crops), each page with 100 to 700 tokens of text. One sixteenth of a record's
@@ -22,7 +22,7 @@ from ixtune.planning.flops import PackShape
 NAME = "mixed"
 MIXES = (NAME, "pages-hd25", "pages-hd55", "docvqa")
 SCALE = 8
-"""The twin is so many times narrower than the 7B, and its records so many times shorter, so that shares stay."""
+"""Factor by which the twin is narrower than the 7B and its records are shorter, so that the shares stay the same."""
 
 _SUPERVISED_SHARE = 1 / 16
 _TEXT_TOKENS, _PAGE_TEXT_TOKENS = (200, 1500), (100, 700)
@@ -36,7 +36,7 @@ _QUESTION_TOKENS, _ANSWER_TOKENS = (30, 60), 8
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a mix.
+    """Record of a mix.
 
     Attributes:
         text_tokens: tokens beside the image's.
@@ -94,7 +94,7 @@ def _questions(name: str, scale: int, chance: random.Random) -> Iterator[Record]
 
 
 def prefixes(chosen: Sequence[Record]) -> Prefixes:
-    """Return which of some records share a page."""
+    """Return the groups of records that share a page."""
     numbers: dict[int, int] = {}
     tokens: list[int] = []
     group_of = []

@@ -1,4 +1,4 @@
-"""The plain way: the network built from transformers' blocks, trained by its `Trainer` with PEFT.
+"""Train the plain way: the network built from transformers' blocks, with its `Trainer` and PEFT.
 
 It is what ixtune is measured against, so it stays as it is and shares none of ixtune's own blocks: transformers' Llama
 norm and rotary, autograd's own SwiGLU, PLoRA by a boolean mask, sdpa with a mask over batches padded to the longest,
@@ -27,7 +27,7 @@ from ixtune.model.model import IXC2ForCausalLM
 
 
 class PlainLinear(nn.Module):
-    """A linear of the base with its PLoRA branch at the masked positions."""
+    """Linear of the base with its PLoRA branch at the masked positions."""
 
     def __init__(self, linear: nn.Module, branch: Any) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class PlainLayer(GradientCheckpointingLayer):
 
 
 class PlainIXC2(PreTrainedModel):
-    """The whole network for padded batches."""
+    """Whole network for padded batches."""
 
     config_class = IXC2Config
     supports_gradient_checkpointing = True

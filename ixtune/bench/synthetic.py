@@ -31,7 +31,7 @@ def contents(records: Sequence[Record], vocabulary: int, seed: int = 0) -> list[
 
 
 def pack(chosen: Sequence[dict[str, Any]], groups: Iterable[Group] | None = None) -> dict[str, Any]:
-    """Put records side by side as segments, see `ixtune.training.batch.make_batch`.
+    """Concatenate records as segments, see `ixtune.training.batch.make_batch`.
 
     Args:
         chosen: the records.

@@ -1,4 +1,4 @@
-"""A network of the 7B's proportions that takes a step in seconds on a CPU, with random weights straight in NF4.
+"""Build a network of the 7B's proportions that takes a step in seconds on a CPU, with random weights in NF4.
 
 Eight times narrower, half as deep, records an eighth as long: attention, head, PLoRA, LoRA, projector and vision tower
 then have the shares of a training step that they have in the 7B, within one point (a test holds that).
@@ -41,7 +41,7 @@ _LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
 
 
 def trained(rank: int) -> Trained:
-    """Return what is trained: LoRA on all five linears, and the whole projector."""
+    """Return the trained parts: LoRA on all five linears, and the whole projector."""
     return Trained(ranks=dict.fromkeys(_LINEARS, rank), projector="full")
 
 

@@ -31,7 +31,7 @@ _BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """The result of a conversion, also written to `convert_report.json`.
+    """Result of a conversion, also written to `convert_report.json`.
 
     Attributes:
         out: The folder it made.
@@ -64,7 +64,7 @@ def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Con
 
     Raises:
         IxtuneError: The source is safetensors already, damaged, or holds code; the disk does not allow it; or what
-            came to lie on it differs. `out` does not exist then.
+            is on it differs. `out` does not exist then.
     """
     checkpoint = open_checkpoint(source)
     if checkpoint.shards[0].endswith(".safetensors"):
@@ -216,7 +216,7 @@ def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: C
             advance(len(raw))
         if digest.hexdigest() != expected:
             raise IxtuneError(
-                f"{name} came to lie on the disk otherwise than it was written",
+                f"{name} differs on the disk from what was written",
                 where=str(found.folder / found.by_name[name].shard),
                 hint="suspect the disk or the memory; convert again, to another disk if there is one",
             )

@@ -15,8 +15,8 @@ def base_identity(checkpoint: Checkpoint) -> str:
 
     SHA-256 over one JSON line per tensor, sorted by name: name, shape, dtype, and the SHA-256 of the first 64
     KiB of its row-major bytes followed by the last 64 KiB (overlapping where the tensor is smaller). It is
-    the same for `.bin`, safetensors and any sharding, and reads at most 128 KiB per tensor: it tells bases
-    apart, it does not prove that a download is undamaged.
+    the same for `.bin`, safetensors and any sharding, and reads at most 128 KiB per tensor: it distinguishes
+    bases; it does not prove that a download is undamaged.
 
     Raises:
         IxtuneError: A shard cannot be read.

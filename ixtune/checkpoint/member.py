@@ -1,4 +1,4 @@
-"""Which member of the family a base is, read from the shapes of its tensors; safetensors headers need no torch."""
+"""Detect the model of a base from the shapes of its tensors; safetensors headers need no torch."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def member_for(base: str, folder: Path, model: str | None = None, rule: str | No
 
 
 def _side(shapes: Mapping[str, Shape]) -> int | None:
-    """Side of a crop in pixels; None where the embeddings are not there or not of a square."""
+    """Return the side of a crop in pixels; None if the position embeddings are missing or not of a square."""
     if _POSITIONS not in shapes or _PATCHES not in shapes:
         return None
     positions = shapes[_POSITIONS][0] - 1  # less the class token
@@ -110,7 +110,7 @@ def _side(shapes: Mapping[str, Shape]) -> int | None:
 
 
 def _shapes(folder: Path) -> dict[str, Shape]:
-    """Shapes of the tensors that tell members apart, as far as they can be read."""
+    """Return the shapes of the tensors in which the models differ, as far as they can be read."""
     wanted = (_POSITIONS, _PATCHES, _WQKV, _WO)
     for single in _WEIGHTS:
         index = folder / f"{single}.index.json"

@@ -44,7 +44,7 @@ BLOCK_BYTES = 4 << 20  # block size: small compared with the imports, large comp
 
 
 class Digest(Protocol):
-    """A running hash with the interface of hashlib and xxhash."""
+    """Running hash with the interface of hashlib and xxhash."""
 
     def update(self, data: memoryview | bytes, /) -> None:
         """Add bytes to the hash."""
@@ -55,7 +55,7 @@ class Digest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """The metadata and file position of a tensor, without its bytes.
+    """Metadata and file position of a tensor, without its bytes.
 
     `offset` is the byte position of the first element in the file; None where only loading the whole file
     gives the tensor (torch files from before the zip format). `stride` counts elements, as torch does.
@@ -80,7 +80,7 @@ class TensorInfo:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements are stored in row-major order without gaps."""
+        """Return whether the elements are stored in row-major order without gaps."""
         return self.nbytes == 0 or all(
             size == 1 or step == plain
             for size, step, plain in zip(self.shape, self.stride, row_major(self.shape), strict=True)
@@ -155,7 +155,7 @@ def read_safetensors_index(path: Path) -> list[TensorInfo]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _HEADER_LIMIT_BYTES + 1
             if length > min(_HEADER_LIMIT_BYTES, size - 8):
-                raise _damaged(path, "the file is truncated, or no safetensors file at all")
+                raise _damaged(path, "the file is truncated, or not a safetensors file")
             raw = file.read(length)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -329,7 +329,7 @@ def _unique(pairs: list[tuple[str, object]], path: Path) -> dict[str, object]:
     content: dict[str, object] = {}
     for name, value in pairs:
         if name in content:
-            raise _damaged(path, f"the name {name} stands twice")
+            raise _damaged(path, f"the name {name} occurs twice")
         content[name] = value
     return content
 

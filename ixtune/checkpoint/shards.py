@@ -25,7 +25,7 @@ _SINGLE_THEN_INDEX = (
 
 
 class Checkpoint:
-    """The tensors of one checkpoint by name, in shard order, and their bytes on demand.
+    """Tensors of one checkpoint by name, in shard order, whose bytes are read on demand.
 
     Attributes:
         folder: Where the shards lie.
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """All tensors, in shard order."""
+        """Return all tensors, in shard order."""
         return tuple(self.by_name.values())
 
     @property
@@ -55,7 +55,7 @@ class Checkpoint:
         return [info for info in self.tensors if info.shard == shard]
 
     def read(self, name: str) -> torch.Tensor:
-        """Return a tensor, contiguous and in memory of its own."""
+        """Return a contiguous copy of a tensor."""
         return self.read_rows(name, 0, self.by_name[name].rows)
 
     def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Sizes:
     heads: int = 32
     kv_heads: int = 8
     plora_ranks: tuple[int, int] = FOUR_KHD.plora_ranks
-    """Of wqkv, and of the other linears."""
+    """PLoRA ranks of `wqkv` and of the other linears."""
     vision: VisionSizes = field(default_factory=VisionSizes)
 
     @classmethod
@@ -115,7 +115,7 @@ class Sizes:
 
     @property
     def member(self) -> Member:
-        """The member of the family that this is, with its fine-tuning layout rule.
+        """Return the model of the family that has these sizes, with its fine-tuning layout rule.
 
         Raises:
             ValueError: No member has crops of this size.
@@ -126,7 +126,7 @@ class Sizes:
 
     @property
     def is_released(self) -> bool:
-        """Whether these are the sizes of a released 7B."""
+        """Return whether these are the sizes of a released 7B."""
         member = member_of_crop(self.vision.side)
         return member is not None and self == Sizes.released(member)
 
@@ -203,7 +203,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The parts of the network that an adapter adds or trains.
+    """Parts of the network that an adapter adds or trains.
 
     Attributes:
         ranks: LoRA's rank on each decoder linear that carries it.
@@ -239,11 +239,11 @@ class Trained:
         )
 
     def lora_layers(self, sizes: Sizes) -> int:
-        """Return how many decoder layers carry LoRA."""
+        """Return the number of decoder layers with LoRA."""
         return sizes.layers if self.layers is None else len(self.layers)
 
     def backward_layers(self, sizes: Sizes) -> int:
-        """Return how many decoder layers the backward pass runs through: down to the lowest one that is trained."""
+        """Return the number of decoder layers in the backward pass: down to the lowest trained one."""
         if self.projector != "frozen" or self.separators or self.layers is None:
             return sizes.layers
         return sizes.layers - min(self.layers)

@@ -93,7 +93,7 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
         struct.error,
     ) as error:
         raise IxtuneError(
-            "the file is truncated, or no torch file at all",
+            "the file is truncated, or not a torch file",
             where=str(path),
             hint="download or copy this file again",
         ) from error

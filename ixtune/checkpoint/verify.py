@@ -1,6 +1,6 @@
 """Verify a base folder: names, shapes and dtypes of all tensors, and all known hashes.
 
-`open_checkpoint` stops at the first thing that is wrong; this goes on and names everything. Needs torch to read
+`open_checkpoint` stops at the first problem; this continues and reports all of them. Needs torch to read
 `.bin` headers, but not transformers, and no byte of the weights where hashes are not asked for.
 """
 
@@ -30,7 +30,7 @@ _SHA256_DIGITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The findings of a verification.
+    """Findings of a verification.
 
     Attributes:
         folder: It.

@@ -1,4 +1,4 @@
-"""The command line: one small module per command; heavy imports are inside the functions."""
+"""Command line: one small module per command; heavy imports are inside the functions."""
 
 from __future__ import annotations
 

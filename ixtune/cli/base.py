@@ -27,7 +27,7 @@ app = typer.Typer(
 
 _BaseName = Annotated[str, typer.Argument(metavar="BASE", help="`nano`, a checkpoint folder, or a hub id.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print a JSON object with every finding.")]
-_SHOWN = 12  # findings of a kind; a lost shard makes hundreds of one kind
+_SHOWN = 12  # number of findings to show per kind; a lost shard makes hundreds
 
 
 @app.command("info")

@@ -14,7 +14,9 @@ def command(
         bool,
         typer.Option("--all", help="Include the last checkpoint of a finished run, which can then not be extended."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed. Default: only list it.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove the listed files and folders. Default: list them only.")
+    ] = False,
 ) -> None:
     """List what a run folder does not need any more, and remove it with --yes: old and damaged checkpoints, leftovers.
 

@@ -35,7 +35,7 @@ def command(
         Path | None, typer.Option(help="Check a folder that was exported before, hashes included; write nothing.")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="List the profiles: who loads them, how, and what is known not to work.")
+        bool, typer.Option("--list", help="List the profiles: consumer, command to load, and known limits.")
     ] = False,
 ) -> None:
     """Write an adapter in the form that one consumer loads, and check the result.

@@ -118,9 +118,7 @@ def command(
     if source is not None and out is None:
         raise UsageError("--from and --out belong together", hint="add --out answers.jsonl")
     if source is not None and images:
-        raise UsageError(
-            "--image and --from both say what is asked about", hint="leave out one of them, or name images in the file"
-        )
+        raise UsageError("--image and --from are both given", hint="leave out one of them, or name images in the file")
     if out is not None and source is None and not images:
         raise UsageError("--out writes the answers about --image or --from", hint="leave out --out")
     if out is None:
@@ -170,7 +168,7 @@ def command(
 
 
 def _require_for_a_set(question: str | None, hd_num: int | None, dpi: int | None, columns: str) -> None:
-    """Refuse what a prepared set has decided already."""
+    """Refuse options that a prepared set already determines."""
     from ixtune.errors import UsageError
 
     given = {"the question": question, "--hd-num": hd_num, "--dpi": dpi, "--columns": columns or None}

@@ -344,7 +344,7 @@ def _defaults(format_: str | None, columns: str, **others: Any) -> Source:
 
 
 def _share(source: Source) -> str:
-    """Return how often the records of a source are drawn per epoch, for the line that describes it."""
+    """Return the repeats per epoch of a source's records, for the line that describes it."""
     if source.count is not None:
         return f"; {source.count:,} records of it in an epoch"
     return f"; each record {source.weight:g} times in an epoch" if source.weight is not None else ""

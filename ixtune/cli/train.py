@@ -125,7 +125,7 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
             _incomplete(evaluate)
         try:
             write([run], run, verdicts=False)  # the evaluation has said what the figures say
-        except Exception as error:  # the run itself is whole
+        except Exception as error:  # the run itself is complete
             print_error(describe(error))
             _incomplete(["report", str(run)])
 

@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Panels(TyperCommand):
-    """A verb with many options: its help shows them by `rich_help_panel`, those without one first."""
+    """Command whose help groups its options by `rich_help_panel`, options without a panel first."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options panel by panel, in the order in which they are declared."""
@@ -28,7 +28,7 @@ _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 
 class Verbs(TyperGroup):
-    """A group of commands whose options cost no import."""
+    """Group of commands whose options need no import."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options, with False as the default of every flag.
@@ -46,7 +46,7 @@ class Verbs(TyperGroup):
 
 
 class AllVerbs(Verbs):
-    """The commands of the command line; its own flags are accepted after the command too."""
+    """Commands of the command line; global flags are also accepted after the command."""
 
     flags = ("--quiet", "--debug")
 

@@ -36,7 +36,7 @@ HELP = f"""\
 
 
 class Chat:
-    """The state of one conversation.
+    """State of one conversation.
 
     Attributes:
         view: Layout of the next images.

@@ -135,7 +135,7 @@ def _with_others(
 
 
 def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
-    """Return results, comparisons and answers as they stand in an evaluation file.
+    """Return results, comparisons and answers in the form of an evaluation file.
 
     Args:
         questions: The questions.

@@ -18,7 +18,7 @@ BASE, MAJORITY = "base", "majority answer"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One model to evaluate.
+    """Model to evaluate.
 
     Attributes:
         name: Name in the table.

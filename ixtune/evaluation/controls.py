@@ -1,4 +1,4 @@
-"""The majority control: the score of a model that learned only the distribution of answers."""
+"""Compute the majority control: the score of a model that learned only the distribution of answers."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _USUAL_SCORES = ("exact_match",)  # of a prepared set
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result of an evaluation.
+    """Result of an evaluation.
 
     Attributes:
         content: Content of an evaluation file (format 2): `models`, `results`, `comparisons`, `answers`, and the data.
@@ -219,7 +219,7 @@ def _asked(
 
 
 def _described(one: Contender, loaded: Loaded, answers: Answers, prefixes: PrefixCache) -> dict[str, Any]:
-    """Return what tells this model from others, and what its answers cost."""
+    """Return the description of this model, and the cost of its answers."""
     weights = loaded.description()
     return {
         "name": one.name,

@@ -1,4 +1,4 @@
-"""What is asked in an evaluation: questions with all answers that are right, the same for every model."""
+"""Load the questions of an evaluation, each with all correct answers; they are the same for every model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ixtune.training.monitoring.answers import references_of
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question.
+    """Question of an evaluation.
 
     Attributes:
         id: Its name in the data.
@@ -42,18 +42,18 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The question's own words."""
+        """Return the text of the question without image placeholders."""
         return self.prompt.turns[-1].text.replace(PLACEHOLDER, "").strip()
 
     @property
     def about(self) -> Hashable:
-        """What the question is about: its images, or itself where it has none."""
+        """Return a key of the images of the question, or of the question itself if it has none."""
         return self.prompt.paths or (self.id, self.prompt.turns)
 
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """All questions of an evaluation.
+    """Questions of an evaluation.
 
     Attributes:
         questions: In the order of the data.
@@ -105,7 +105,7 @@ def _beginning(row: Mapping[str, Any], numbers: dict[Hashable, int]) -> Beginnin
 
 
 def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:
-    """The last question of every record of a prepared set, or of the first `limit`.
+    """Return the last question of every record of a prepared set, or of the first `limit`.
 
     Raises:
         IxtuneError: the set is empty.
@@ -123,7 +123,7 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 
 def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, limit: int | None = None) -> Exam:
-    """The questions of a benchmark file, images in front, or the first `limit` of them.
+    """Return the questions of a benchmark file, images in front, or the first `limit` of them.
 
     Args:
         items: Of the file.
@@ -152,7 +152,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
     if not questions:
         raise IxtuneError(
-            "no question can be asked",
+            "no question is usable",
             hint="correct what is listed, or say where the images are: --image-root",
             notes=[reject_line(one) for one in rejects[:5]],
         )
@@ -162,5 +162,5 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
 
 
 def reject_line(reject: Reject) -> str:
-    """A reject in one line for people."""
+    """Format a reject as one line."""
     return f"{reject.source}, {reject.place}: {reject.found}"

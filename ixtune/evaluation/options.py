@@ -52,7 +52,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The questions of an evaluation.
+    """Questions of an evaluation.
 
     Attributes:
         path: A prepared set, or the file of a benchmark.

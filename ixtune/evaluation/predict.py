@@ -139,7 +139,7 @@ def _key(loaded: Loaded, asked: Asked, settings: Settings, batch_size: int) -> d
 
 
 def _identity(image: dict[str, Any], files: ImageFiles) -> dict[str, Any]:
-    """An image by its content, wherever it is; by its place where no content was recorded."""
+    """Return the key of an image: the hash of its content, or its path if no hash was recorded."""
     place = {"root": None, "path": None} if image.get("content") else {"root": str(files.roots[image["root"]])}
     return image | place
 

@@ -30,7 +30,7 @@ CACHE_BYTES = 1 << 30  # bound of the image vectors that base and adapter share
 
 
 class Loaded:
-    """A loaded base with an optional adapter."""
+    """Loaded base with an optional adapter."""
 
     def __init__(self, base_name: str | None, adapter: Path | None, quantize: str | None, force: bool = False) -> None:
         """Load.
@@ -66,7 +66,7 @@ class Loaded:
             self.model = bundle.load(self.base_model, folder_of_adapter, self.identity, force)
 
     def description(self) -> dict[str, Any]:
-        """Return what tells this model from others."""
+        """Return the properties that identify this model."""
         weights = sha256_file(self.adapter / WEIGHTS_FILE) if self.adapter else None
         return {"base_identity": self.identity, "adapter_sha256": weights, "quantize": self.quantize}
 

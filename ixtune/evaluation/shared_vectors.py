@@ -12,7 +12,7 @@ from ixtune.model.model import IXC2ForCausalLM
 from ixtune.planning.gpus import available_bytes
 from ixtune.training.batch import ImageSource
 
-_EDGE = 16 << 10  # values at either end of a tensor that stand for it, as in the identity of a base
+_EDGE = 16 << 10  # number of values at each end of a tensor that identify it, as in the identity of a base
 
 
 class SharedVectors:

@@ -76,7 +76,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """An answer: ids of prompt and answer, and the logits of its first tokens, fp32 [tokens, V]."""
+    """Answer: ids of prompt and answer, and the logits of its first tokens, fp32 [tokens, V]."""
 
     ids: list[int]
     prompt_tokens: int
@@ -201,7 +201,7 @@ class _Ids(BaseStreamer):
         self.ids += value.flatten().tolist()
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no tokens are buffered."""
 
 
 def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], int]:

@@ -18,7 +18,7 @@ def push(folder: Path, repository: str) -> str:
         repository: `owner/name`.
 
     Returns:
-        Where it lies now.
+        The address of the uploaded folder.
 
     Raises:
         UsageError: That is no name of a repository.

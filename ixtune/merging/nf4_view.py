@@ -28,7 +28,7 @@ def is_decoder_linear(name: str) -> bool:
 
 
 class Nf4View(Checkpoint):
-    """A checkpoint whose decoder linears are read after double quantization to NF4 and back.
+    """View a checkpoint with decoder linears double-quantized to NF4 and dequantized.
 
     Bit by bit what `bitsandbytes.nn.Linear4bit` computes with. Other tensors are read as they are stored.
     """
@@ -64,7 +64,7 @@ class Nf4View(Checkpoint):
             if info.shape[1] % BLOCK_ELEMENTS:
                 # bitsandbytes 0.50 dequantizes such rows differently depending on their position in the matrix
                 raise IxtuneError(
-                    f"{info.name} has rows of {info.shape[1]} elements, no whole number of NF4 blocks",
+                    f"{info.name} has rows of {info.shape[1]} elements, which is not a multiple of the NF4 block size",
                     where=str(self.folder),
                     hint="merge onto bf16",
                 )

@@ -59,9 +59,9 @@ class ReadBack:
         """Schedule a file to be read up to this byte.
 
         Args:
-            name: what it is called here, wherever it lies.
-            path: where it lies now.
-            nbytes: of its bytes so many are on the disk and no longer in memory.
+            name: key of the file, independent of its path.
+            path: current path of the file.
+            nbytes: number of its bytes that are on the disk and no longer in memory.
         """
         if name not in self._files:
             self._files[name] = _File(path, self._buffer, self._stop, self._advance)
@@ -88,7 +88,7 @@ class ReadBack:
 
 
 class _File:
-    """A partly read file."""
+    """Partly read file."""
 
     def __init__(self, path: Path, buffer: memoryview, stop: threading.Event, advance: Callable[[int], None]) -> None:
         self._buffer, self._stop = buffer, stop

@@ -1,1 +1,1 @@
-"""The network: configuration, layers, loss, and checkpoints in the original form."""
+"""Network: configuration, layers, loss, and checkpoints in the original form."""

@@ -38,14 +38,14 @@ _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 # From this length on, cuDNN's kernel per segment is faster on Hopper than one varlen call (tests/bench/results).
 _LONG = 2048
 VARLEN_PARENTS = False
-"""Whether packs with shared prefixes use the varlen kernel with gathered keys on CUDA. It relies on the kernel aligning
+"""Use the varlen kernel with gathered keys for packs with shared prefixes on CUDA. This relies on the kernel aligning
 its window at the last query and key where their numbers differ; `make gpu` tests that, and it has not run on a GPU."""
 
 Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
 def attention_of(implementation: str | None, *, packed: bool, shared: bool = False) -> Attend:
-    """Return the function behind a name in transformers' attention interface.
+    """Return the function registered under a name in transformers' attention interface.
 
     Args:
         implementation: the name.

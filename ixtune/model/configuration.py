@@ -1,4 +1,4 @@
-"""The configuration of the model family, read from the original `config.json` of the hub."""
+"""Configuration of the model family, read from the original `config.json` of the hub."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class IXC2Config(PreTrainedConfig):
 
     @property
     def member(self) -> Member:
-        """The member of the family, see `Sizes.member`."""
+        """Return the model of the family, see `Sizes.member`."""
         return self.sizes.member
 
     @property

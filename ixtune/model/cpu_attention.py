@@ -21,7 +21,7 @@ Parents = tuple[int, ...]
 
 
 class Call(NamedTuple):
-    """One call of a kernel: which rows are the queries, which the keys, and whether the mask is causal."""
+    """Kernel call: rows of the queries, rows of the keys, and whether the mask is causal."""
 
     queries: slice
     keys: slice

@@ -1,4 +1,4 @@
-"""The InternLM2 decoder with a PLoRA branch beside each of its five linears.
+"""InternLM2 decoder with a PLoRA branch next to each of its five linears.
 
 Shape letters: B batch, L length, D hidden, H query heads, K key/value heads, G query heads per K, d head width,
 T = B*L, I image positions.
@@ -168,7 +168,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class Decoder(nn.Module):
-    """All decoder layers, from embeddings to normed hidden states."""
+    """Decoder layers, from embeddings to normed hidden states."""
 
     def __init__(self, config: IXC2Config) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The memory-bound parts of a layer as one kernel each on a GPU: plain functions, compiled at the first call.
+"""Memory-bound parts of a layer as one kernel each on a GPU: plain functions, compiled at the first call.
 
 Eager, every operation of these reads and writes all numbers once; `torch.compile` makes one pass of each function and
 does not round between the operations of one. Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) all of

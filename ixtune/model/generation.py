@@ -1,4 +1,4 @@
-"""Generate from prompts of different lengths at once: padded on the left, and cut where the model ended them."""
+"""Generate from prompts of different lengths in one batch: pad on the left, cut at each end-of-sequence token."""
 
 from __future__ import annotations
 

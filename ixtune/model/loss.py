@@ -33,7 +33,7 @@ def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 class _FrozenHead(Function):
-    """The sum of the cross-entropies with a frozen output head.
+    """Sum of the cross-entropies with a frozen output head.
 
     The gradient to the hidden states is computed along with the loss, chunk by chunk, while the logits are there:
     nothing of the vocabulary's width is kept, and nothing is computed again.

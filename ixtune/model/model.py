@@ -1,4 +1,4 @@
-"""The models of the family for training and generation, on transformers' own base classes.
+"""Models of the family for training and generation, on transformers' own base classes.
 
 Images enter as token positions: `input_ids` holds `config.image_token_id` at every position of an image span, and
 the projected image rows are written there. Padding, packing, `generate` and the cache thus stay ordinary.

@@ -91,7 +91,7 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
 
 
 def settle(model: nn.Module, config: IXC2Config) -> Quantized:
-    """Check what was quantized, and keep bitsandbytes from repacking weights behind autograd's back.
+    """Check which linears are quantized, and keep bitsandbytes from repacking weights without autograd's knowledge.
 
     On CPUs with AVX512-BF16 an evaluation repacks a 4-bit weight in place, after which gradients to the layer's
     input are zero for good (TRAPS.md 3); only the attribute of each instance prevents it.

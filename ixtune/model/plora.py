@@ -15,13 +15,13 @@ from torch import nn
 from torch.autograd import Function
 
 FusedProduct = Callable[[Any, "PLoRA", torch.Tensor, "tuple[slice, ...]"], "torch.Tensor | None"]
-"""(linear, its branch, input [.., D], image rows) -> [.., O], or None where the products are to be computed apart."""
+"""(linear, its branch, input [.., D], image rows) -> [.., O], or None to compute the products separately."""
 
 
 class PLoRA(nn.Module):
-    """The branch `scale * B(A(x))` (MODEL.md 4), a sibling of the linear it belongs to.
+    """Branch `scale * B(A(x))` (MODEL.md 4), a sibling of the linear it belongs to.
 
-    It stands beside a plain `nn.Linear` and not inside it, so that bitsandbytes and PEFT see a plain linear
+    It is a sibling of a plain `nn.Linear`, not a wrapper, so that bitsandbytes and PEFT see a plain linear
     (TRAPS.md 1). It is part of the base: frozen, and without dropout.
 
     Attributes:
@@ -45,7 +45,7 @@ class PLoRA(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ImageRows:
-    """The image positions of a batch.
+    """Image positions of a batch.
 
     Attributes:
         rows_I: int64 indices into batch*length.

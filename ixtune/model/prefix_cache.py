@@ -1,4 +1,4 @@
-"""A bounded cache of prompts' prefixes: an image's keys and values are computed for its first question only."""
+"""Cache prompt prefixes within a memory bound: keys and values of an image are computed for its first question only."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class PrefixCache:
         Args:
             model: The network, bare or with an adapter.
             ids: Token ids of the prefix.
-            images: What tells the images from others: content, layout and corrections of each, in order.
+            images: Keys of the images, in order: content, layout and corrections of each.
             load: Returns their crops or vectors.
-            variant: What tells the weights in use from others, such as the name of the active adapter.
+            variant: Key of the weights in use, such as the name of the active adapter.
         """
         key = (variant, tuple(ids), tuple(images))
         if key in self._kept:

@@ -71,7 +71,7 @@ def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], st
 
 
 class SharedPrefixCache(Cache):
-    """The cache of a batch whose rows continue prefixes: stores the rows' own tokens, refers to the prefixes.
+    """KV cache of a batch whose rows continue prefixes: stores the rows' own tokens, refers to the prefixes.
 
     `generate` is given whole prompts padded on the left; the cache reports that all but the last `own` columns were
     seen, and the columns of a row before its own tokens are masked.

@@ -22,7 +22,7 @@ from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
 from ixtune.model.nf4 import quantised
 from ixtune.model.notices import without_kernels_notice
 
-# what bitsandbytes stores besides the codes: block scales in bytes, their scales in floats, two tables
+# stored by bitsandbytes in addition to the codes: block scales in bytes, their scales in floats, two tables
 PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
 
 

@@ -62,7 +62,7 @@ class VisionTower(nn.Module):
 
 
 class Separators(nn.Module):
-    """The two learned vectors of the layout; a module of their own so that PEFT can save them (TRAPS.md 14b)."""
+    """Two learned vectors of the layout, in a separate module so that PEFT can save them (TRAPS.md 14b)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ COLORS = 6
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar.
+    """Bar of a chart.
 
     Attributes:
         label: Text below the bar, if there is room.
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing ready for the template.
+    """Chart ready for the template.
 
     Attributes:
         kind: Name of the macro that draws `parts`.

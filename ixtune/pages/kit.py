@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 MAX_TEXT = 2000
-"""Characters of one text from the data; a page with a thousand records must still open on a phone."""
+"""Maximum characters shown of one text from the data, so that a page with a thousand records opens on a phone."""
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

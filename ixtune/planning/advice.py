@@ -28,7 +28,7 @@ _HD_NUMS = (40, 25, 16, 9, 4, 2, 1)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one setting.
+    """Change of one setting.
 
     Attributes:
         overrides: of the recipe.
@@ -49,7 +49,7 @@ class Change:
 
     Attributes:
         steps: what to change, all of them.
-        need: what the worst pack needs then.
+        need: memory of the largest pack after the change.
         extra_flops: operations more than now, as a share.
     """
 
@@ -64,7 +64,7 @@ class Change:
 
     @property
     def hd_num(self) -> int | None:
-        """The hd_num to prepare the data again with; None to keep the data."""
+        """Return the hd_num to prepare the data again with; None to keep the data."""
         return next((step.hd_num for step in self.steps if step.hd_num is not None), None)
 
 

@@ -15,7 +15,7 @@ from ixtune.checkpoint.sizes import Sizes, Trained
 
 @dataclass(frozen=True, slots=True)
 class PackShape:
-    """The numbers of a pack that decide its cost.
+    """Properties of a pack that determine its cost.
 
     Attributes:
         lengths: tokens of each segment, image tokens included; a prefix that records share is a segment of its own.
@@ -50,7 +50,7 @@ class PackShape:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """For each segment, the tokens of the prefix that it sees besides itself."""
+        """Number of prefix tokens that each segment attends to in addition to itself."""
         return self.prefixes or (0,) * len(self.lengths)
 
     @property

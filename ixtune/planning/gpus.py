@@ -1,4 +1,4 @@
-"""Known GPUs: the peak of their matrix units, and the share of it that training has been measured to reach."""
+"""Known GPUs: peak rate of their matrix units, and the measured fraction of it that training reaches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU.
+    """GPU model.
 
     Attributes:
         name: as people say it.
         tflops: dense products of bf16 summed in fp32, by the maker's data sheet, in 10^12 operations a second.
-        measured_share: of that, what a training run of the 7B has been seen to use; None where nobody has measured.
+        measured_share: fraction of that measured in a training run of the 7B; None if not measured.
     """
 
     name: str
@@ -44,7 +44,7 @@ CARDS = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine a run would use.
+    """Machine for a run.
 
     Attributes:
         device: `cuda` or `cpu`.

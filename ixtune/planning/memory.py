@@ -29,7 +29,7 @@ _MASTER = 4  # bytes of a trained parameter, and of its gradient
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything besides the pack that determines the memory of a step.
+    """Settings, other than the pack, that determine the memory of a step.
 
     Attributes:
         sizes: of the base.
@@ -40,7 +40,7 @@ class Setup:
         accumulates: gradients are kept from one micro-batch to the next.
         dropout: LoRA has some.
         device: `cuda` or `cpu`, whose kernels differ in what they need besides.
-        levers: how memory is traded for time.
+        levers: memory options.
     """
 
     sizes: Sizes
@@ -167,7 +167,7 @@ def _memory(
 
 
 def _slack(setup: Setup, terms: dict[str, int], pack: PackShape) -> int:
-    """Return the bytes that libraries and the allocator take besides tensors."""
+    """Return the bytes that libraries and the allocator take in addition to tensors."""
     if setup.device == "cuda":
         return _CUDA_CONTEXT + _CUDA_IDLE + round(_CUDA_FRAGMENTS * sum(terms.values()))
     libraries = _CPU_LIBRARIES + bool(pack.crops) * _CPU_LIBRARIES * 3 // 4
@@ -219,7 +219,7 @@ def _layer_work(setup: Setup, pack: PackShape) -> int:
 
 
 def _suffix_work(setup: Setup, pack: PackShape) -> int:
-    """Return what attention to a shared prefix takes on a GPU, where it is computed under a mask.
+    """Return the memory of attention to a shared prefix on a GPU, where it is computed under a mask.
 
     For the suffix that takes the most: its keys and values behind those of the prefix, repeated for every head, and
     three matrices of scores. Not run on a GPU.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Levers:
-    """The memory options that a plan chooses.
+    """Memory options that a plan chooses.
 
     Attributes:
         checkpointed_layers: the first n decoder layers compute their activations again in the backward pass.
@@ -34,7 +34,7 @@ def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
 
     Args:
         model: the network itself, without PEFT's wrapper (`PeftModel.get_base_model()`).
-        levers: as a plan decided.
+        levers: memory options, as chosen by a plan.
 
     Raises:
         ValueError: there are fewer layers, or a chunk holds no view.
@@ -59,7 +59,7 @@ def _again(function: Any, *args: Any) -> Any:
 
 
 def _again_from_main_memory(function: Any, *args: Any) -> Any:
-    """Checkpoint a layer as `_again` does, with its inputs in main memory."""
+    """Checkpoint a layer like `_again`, with its inputs offloaded to main memory."""
     from torch.autograd.graph import saved_tensors_hooks
 
     # These hooks see what the checkpoint saves, its inputs; what the layer saves goes to the checkpoint.

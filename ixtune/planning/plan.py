@@ -51,7 +51,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The memory need of the worst pack of a recipe.
+    """Memory need of the largest pack of a recipe.
 
     Attributes:
         packs: indices of the records of each pack.
@@ -69,13 +69,13 @@ class Need:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the run fits; None if the available memory is unknown."""
+        """Return whether the run fits; None if the available memory is unknown."""
         return None if self.available_bytes is None else self.memory.total <= self.available_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The plan of a run.
+    """Plan of a run.
 
     Attributes:
         recipe: of the run.
@@ -108,12 +108,12 @@ class Plan:
 
     @property
     def memory(self) -> Memory:
-        """Memory at the peak of the worst pack."""
+        """Peak memory of the largest pack."""
         return self.need.memory
 
     @property
     def fits(self) -> bool | None:
-        """Whether the run fits; None if the available memory is unknown."""
+        """Return whether the run fits; None if the available memory is unknown."""
         return self.need.fits
 
     @property
@@ -183,7 +183,7 @@ def flops_of(plan: Plan, records: RecordShapes) -> Callable[[Sequence[int]], flo
 
 
 def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Need:
-    """Compute what the worst pack of a recipe needs, and choose the memory options that are `auto`."""
+    """Compute the memory need of the largest pack of a recipe, and choose the memory options that are `auto`."""
     device = cast(Literal["cuda", "cpu"], machine.device)
 
     def worst(levers: Levers) -> tuple[int, Memory]:

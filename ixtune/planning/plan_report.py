@@ -99,13 +99,13 @@ def _work(plan: Plan) -> Iterator[str]:
 def _time(plan: Plan) -> str:
     if plan.seconds is not None:
         assert plan.machine.card is not None
-        how = "predicted" if plan.machine.card.measured_share else "at least; nobody has measured this card"
+        how = "predicted" if plan.machine.card.measured_share else "at least; not measured on this card"
         return f"{_hours(plan.seconds)} on one {plan.machine.card.name} ({how})"
     if plan.machine.device == "cpu":
         return "not predicted without a GPU"
     shown = [card for card in CARDS if card.name in _COMMON]
     bounds = ", ".join(f"{card.name} {_hours(plan.flops.total / card.tflops / 1e12)}" for card in shown)
-    return f"at least, by what the matrix units can do at most: {bounds}"
+    return f"at least, from the peak rate of the matrix units: {bounds}"
 
 
 def _seconds_are(plan: Plan) -> str | None:

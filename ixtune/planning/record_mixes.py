@@ -1,6 +1,6 @@
 """Made-up records for planning without data: named mixes of typical images and texts.
 
-What a recipe costs is told on one of these, so that the figure can be computed again by anybody. Nothing here is
+The cost of a recipe is planned on one of these, so that anybody can compute the figure again. Nothing here is
 measured on a data set: sizes are those of common papers, screens and cameras, and lengths are round numbers.
 """
 
@@ -21,7 +21,7 @@ RECORDS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of record; each range is (minimum, maximum), drawn uniformly.
+    """Kind of record; each range is (minimum, maximum), drawn uniformly.
 
     Attributes:
         share: how many of all, in parts.
@@ -44,7 +44,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A mix of kinds of records.
+    """Mix of kinds of records.
 
     Attributes:
         told: what it is, in one line, with {hd_num}.
@@ -55,7 +55,7 @@ class Mix:
     kinds: tuple[Kind, ...]
 
     def told_for(self, member: Member) -> str:
-        """Return what it is for a member, in one line."""
+        """Describe the mix for a model of the family, in one line."""
         return self.told.format(hd_num=member.like(self.kinds[0].hd_num))
 
 
@@ -88,7 +88,7 @@ MIXES: Mapping[str, Mix] = {
 
 
 def records_of(name: str, member: Member = FOUR_KHD, count: int = RECORDS) -> RecordShapes:
-    """Generate the records of a mix, the same ones each time.
+    """Generate the records of a mix, deterministically.
 
     Args:
         name: of the mix.

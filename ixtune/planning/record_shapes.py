@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ImageRef(NamedTuple):
-    """The properties of a stored image that determine its cost, and those needed to lay it out again."""
+    """Properties of a stored image that determine its cost, and those needed to lay it out again."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class ImageRef(NamedTuple):
 
     @property
     def crops(self) -> int:
-        """Number of local crops; the tower sees one view more."""
+        """Number of local crops; the tower also gets one global view."""
         return self.rows * self.cols
 
     def at(self, hd_num: int, member: Member) -> ImageRef:
@@ -46,7 +46,7 @@ class ImageRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecordShapes:
-    """The shapes of all records of a training set, in its order.
+    """Shapes of all records of a training set, in its order.
 
     Attributes:
         lengths: tokens, image tokens included.
@@ -97,7 +97,7 @@ class RecordShapes:
 
     @property
     def hd_num(self) -> int:
-        """The largest hd_num that an image was prepared with; 0 without images."""
+        """Return the largest hd_num that an image was prepared with; 0 without images."""
         return max((image.hd_num for record in self.images for image in record), default=0)
 
     def at(self, hd_num: int) -> RecordShapes:

@@ -19,7 +19,7 @@ _STAND_INS = {"base": "nano", "output": "run", "data": {"train": "set"}}
 
 
 class Contradiction(NamedTuple):
-    """A contradiction between keys.
+    """Contradiction between keys.
 
     Attributes:
         keys: `section.key` of all that take part; the first is the one to look at.
@@ -95,7 +95,7 @@ def _without(tree: Mapping[str, Any], wrong: list[KeyPath], recipe: type[BaseMod
     """Return the errors of a recipe without its wrong values."""
     rest = copy.deepcopy(dict(tree))
     for keys in wrong:
-        # of a list no single value can be missing, and a value of several forms has a path that goes on behind it
+        # of a list no single value can be missing, and the path of a value of several types has more parts after it
         inside: Any = rest
         for key in keys[:2]:
             if not isinstance(inside, dict):
@@ -134,7 +134,7 @@ _MESSAGES = {
 
 
 def one_line(details: ErrorDetails, known: Mapping[str, str]) -> str:
-    """Return one of pydantic's errors as one line.
+    """Format one of pydantic's errors as one line.
 
     Args:
         details: Of the finding.

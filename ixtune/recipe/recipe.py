@@ -1,4 +1,4 @@
-"""The recipe: everything that describes a training run, in one frozen value read from YAML.
+"""Recipe: everything that describes a training run, in one frozen value read from YAML.
 
 Unknown keys are errors. All mistakes of a file and its overrides are reported at once, each with its line
 and, for a misspelt key, the nearest right one. The docstring under each field is its help text. Paths are
@@ -102,11 +102,11 @@ class DataSection(Section):
     train: Annotated[tuple[RecipePath, ...], Field(strict=False)]
     """Folder of a prepared training set, written by `ixtune prepare`, or a list of folders."""
     weights: Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
-    """How often a record of each set is seen per epoch, fractions allowed, one number per set; null for once."""
+    """Repeats of each record per epoch, one number per set, fractions allowed; null for once."""
     validation: RecipePath | None = None
     """Folder of a prepared set on which loss and scores are measured during training; null for none."""
     image_root: RecipePath | None = None
-    """Folder where the images of the prepared sets are now, if they moved; null for where the sets say."""
+    """Folder of the images, if they moved after preparation; null for the folder stored in the prepared sets."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -137,7 +137,7 @@ class LoraSettings(Section):
 
 
 class AdapterSection(Section):
-    """What is trained, and in which precision the base is held."""
+    """Trained parts, and precision of the base."""
 
     variant: Literal["lora", "rslora", "dora"] = "lora"
     """lora, rslora (rank-stabilized LoRA, scaled by alpha / sqrt(rank)), or dora (direction and magnitude apart)."""
@@ -159,7 +159,7 @@ class AdapterSection(Section):
     projector: Literal["full", "lora", "frozen"] = "full"
     """full: train the whole projector in fp32; lora: train LoRA on it; frozen: leave it. Saved with the adapter."""
     separators: bool = False
-    """Train the newline and separator tokens of the image layout as well."""
+    """Also train the newline and separator tokens of the image layout."""
     quantize: Literal["nf4", "none"] = "nf4"
     """Precision of the frozen decoder linears: nf4 (double quantization), or none for that of compute_dtype."""
 
@@ -188,7 +188,7 @@ class TrainingSection(Section):
     pack_tokens: int = Field(default=8192, ge=1)
     """Maximum number of tokens per micro-batch, image tokens included; records are packed into it without padding."""
     share_prefixes: bool = True
-    """Compute what records have in common, such as the image of several questions, once for all of them in a pack."""
+    """Compute a common prefix of records, such as the image of several questions, once per pack."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step."""
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -229,9 +229,9 @@ class TrainingSection(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Random seed of the initial adapter, dropout and the order of packs."""
     log_every: int = Field(default=10, ge=1)
-    """Log to metrics.jsonl every so many optimizer steps."""
+    """Log to metrics.jsonl every N optimizer steps."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Measure validation loss and scores every so many optimizer steps; null for `save_every`."""
+    """Measure validation loss and scores every N optimizer steps; null for `save_every`."""
     scores: Annotated[tuple[ScoreName, ...], Field(strict=False)] = ()
     """Scores of generated answers to validation records, measured with the validation loss: exact_match, anls,
     relaxed_accuracy, … (those of `ixtune evaluate`)."""
@@ -241,13 +241,13 @@ class TrainingSection(Section):
     """Measurement that selects the best checkpoint and the adapter, and that `early_stopping` watches: loss, or one of
     `scores`."""
     sample_every: int | None = Field(default=None, ge=1)
-    """Generate sample answers to validation records every so many optimizer steps; null for never."""
+    """Generate sample answers to validation records every N optimizer steps; null for never."""
     sample_records: int = Field(default=4, ge=1)
     """Number of validation records to answer for samples."""
     early_stopping: int | None = Field(default=None, ge=1)
     """Stop after this many measurements without improvement of `best_by`; null for never."""
     save_every: int = Field(default=500, ge=1)
-    """Save a checkpoint every so many optimizer steps."""
+    """Save a checkpoint every N optimizer steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints to keep, besides the best one by `best_by`."""
     report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
@@ -266,7 +266,7 @@ class TrainingSection(Section):
 
 
 class Recipe(Section):
-    """A training run."""
+    """Training run."""
 
     base: str = Field(min_length=1)
     """`nano` for the embedded base, a checkpoint folder, or a hub id."""

@@ -1,4 +1,4 @@
-"""Recipes shipped with ixtune: list them, read their heads, copy them."""
+"""List, describe and copy the recipes shipped with ixtune."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FACTS = ("purpose", "gpu", "status", _PLAN)
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """A recipe, and the `# fact: text` lines at its head.
+    """Shipped recipe, and the `# fact: text` lines at its head.
 
     Attributes:
         path: Its file.

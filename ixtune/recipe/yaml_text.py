@@ -1,4 +1,4 @@
-"""The text of a recipe or a data config: YAML and `key=value` overrides, read into plain values with their places."""
+"""Read a recipe or a data config, YAML and `key=value` overrides, into plain values with their positions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KeyPath = tuple[str | int, ...]
 
 
 class Kind(NamedTuple):
-    """What messages say of a kind of file."""
+    """Words for messages about a kind of file."""
 
     noun: str
     hint_file: str
-    """Where to get one."""
+    """Hint: how to get such a file."""
     hint_keys: str
-    """What it has to hold."""
+    """Hint: the keys it must contain."""
 
 
 RECIPE = Kind(
@@ -35,7 +35,7 @@ RECIPE = Kind(
 
 
 class Place(NamedTuple):
-    """Where a value stands; sorts as a reader meets them, overrides last."""
+    """Position of a value; sorts in reading order, overrides last."""
 
     order: int
     text: str
@@ -81,7 +81,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 class Reading:
-    """One reading of a file: the place of every value, and the mistakes so far."""
+    """Parser state of one file: the position of every value, and the mistakes found so far."""
 
     def __init__(self, path: Path, kind: Kind = RECIPE) -> None:
         self.path, self.kind = path, kind
@@ -93,13 +93,13 @@ class Reading:
         self.mistakes.append((place, text))
 
     def place(self, keys: KeyPath) -> Place:
-        """Where `keys` stands, or else the innermost section around it."""
+        """Return the position of `keys`, or of the innermost section around it if it is missing."""
         while keys not in self.places:
             keys = keys[:-1]
         return self.places[keys]
 
     def file(self) -> dict[str, Any]:
-        """The file as plain values; raises UsageError if it has no keys at all to speak of."""
+        """Return the file as plain values; raise UsageError if it contains no keys."""
         self.places[()] = self._line(0)
         text = _read_text(self.path, self.kind)
         try:
@@ -148,7 +148,7 @@ class Reading:
         return Place(index, f"{self.path}:{index + 1}")
 
     def _parse(self, text: str, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
-        """The plain value of a YAML text that stands at `keys`."""
+        """Parse the YAML text of the value at `keys`."""
         loader = _Loader(text)
         loader.noun = self.kind.noun
         try:
@@ -158,7 +158,7 @@ class Reading:
             loader.dispose()
 
     def _value(self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
-        """The plain value of `node`, noting the place of everything in it."""
+        """Convert `node` to a plain value, recording the position of everything in it."""
         place = place_of(node)
         self.places.setdefault(keys, place)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -185,7 +185,7 @@ class Reading:
 
 
 def _read_text(path: Path, kind: Kind) -> str:
-    """The content of a file; a UsageError if it cannot be one of its kind."""
+    """Return the text of a file; raise UsageError if it cannot be of its kind."""
     where, noun, hint = str(path), kind.noun, kind.hint_file
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The report of a run, or of several side by side: report.html, report.md and report.json."""
+"""Write the report of one or several runs: report.html, report.md and report.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE, TEXT, DATA = "report.html", "report.md", "report.json"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """Files written.
 
     Attributes:
         out: The folder.

@@ -1,4 +1,4 @@
-"""The content of a report as one mapping, for report.json, the page and the Markdown."""
+"""Collect the content of a report as one mapping, for report.json, the page and the Markdown."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _title(run: Run) -> str:
 
 
 def _about(run: Run) -> str:
-    """Return what was trained and on which data, in one line."""
+    """Describe the trained parts and the data in one line."""
     adapter, data = run.recipe.get("adapter") or {}, run.recipe.get("data") or {}
     train = data.get("train") or []
     facts = [

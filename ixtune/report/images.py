@@ -28,7 +28,7 @@ _WAYS = (Corrections(exif=True, alpha=True, depth=True, first_frame=True), Corre
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An image of the page.
+    """Image of the page.
 
     Attributes:
         uri: Its `data:` address.
@@ -85,7 +85,7 @@ class Album:
 
 
 def layout_of(stored: Mapping[str, Any], hd_num: int | None) -> PatchLayout | None:
-    """Return the layout that gives an image the crops it had; None if there is none."""
+    """Return the layout with the crops that the image had; None if there is none."""
     grid = stored["rows"], stored["columns"]
     try:
         member = member_of_layout(*grid, stored["tokens"])

@@ -1,4 +1,4 @@
-"""The report as Markdown, without images and the table of all answers."""
+"""Write the report as Markdown, without images and the table of all answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs no other, whatever the data hold."""
+"""Write the report as one self-contained HTML file, whatever the data contain."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NEEDED = {"models": list, "results": list, "comparisons": list, "answers": list
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The readable parts of a run folder.
+    """Readable parts of a run folder.
 
     Attributes:
         name: Name in the report, distinct among the runs.

@@ -15,7 +15,7 @@ from ixtune.scores.vqa import vqa_accuracy
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A way to judge answers.
+    """Score: a way to judge answers.
 
     Attributes:
         name: Name in commands and recipes.

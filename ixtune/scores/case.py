@@ -1,4 +1,4 @@
-"""An answer to judge, with its references."""
+"""Define an answer to judge, with its references."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Part = tuple[float, float]
-"""What one answer adds to a score's numerator and denominator."""
+"""Numerator and denominator that one answer adds to a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An answer to judge.
+    """Answer to judge.
 
     Attributes:
         answer: The model's answer.

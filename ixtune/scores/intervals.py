@@ -20,7 +20,7 @@ Sums = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """Value with its 95 % interval."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""Judge answers: the parts of a score, and whether a score fits the references at all."""
+"""Judge answers: the parts of a score, and whether the score fits the references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LISTED = 5  # questions in a message
 
 
 def parts(score: str, cases: Iterable[Case]) -> list[Part]:
-    """Return what each answer adds to numerator and denominator of a score.
+    """Return the numerator and denominator that each answer adds to a score.
 
     Raises:
         ValueError: A reference does not have the form that the score needs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ixtune.scores.case import Case, Part
 
 FORMULAS = "Handwritten Mathematical Expression Recognition"
-"""The type of question whose answers are LaTeX."""
+"""Question type with LaTeX answers."""
 
 
 def ocrbench(case: Case) -> Part:

@@ -49,7 +49,7 @@ def record(recipe: Recipe, inputs: Inputs, trainer: AdapterTrainer, step: int) -
 
 
 def measured(trainer: AdapterTrainer, step: int) -> dict[str, Any]:
-    """Return what was measured of a step on the validation set; only the best step has measurements."""
+    """Return the validation measurements of a step; only the best step has any."""
     progress = trainer.progress
     if step != progress.best_step:
         return {"validation_loss": None, "validation_scores": {}, "best_by": None}

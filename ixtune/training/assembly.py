@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The base with its adapter.
+    """Base with its adapter.
 
     Attributes:
         base: The bare model, which computes images' vectors for a cache.

@@ -45,7 +45,7 @@ class ImageSource:
         self.vectors: dict[Hashable, torch.Tensor] = {}
 
     def key(self, stored: Mapping[str, Any]) -> Hashable:
-        """Return what tells an image and its layout from others, and from the same file after an edit."""
+        """Return a key that identifies an image, its layout, and the version of its file."""
         version: tuple[int, ...] = ()
         with suppress(OSError):  # reading the image reports it
             file = self.files.path(stored).stat()
@@ -115,7 +115,7 @@ def make_batch(
     image_token_id: int = 0,
     groups: Sequence[Group] | None = None,
 ) -> Batch:
-    """Put records side by side as segments.
+    """Concatenate records as segments.
 
     Args:
         records: rows of prepared sets.
@@ -153,7 +153,7 @@ def make_batch(
 
 
 class Segments:
-    """The segments of a pack, in the order in which they are added."""
+    """Segments of a pack, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -164,7 +164,7 @@ class Segments:
         self.parents: list[int] = []
 
     def add_prefix(self, records: Sequence[list[int]], tokens: int) -> int:
-        """Add what records have in common and return the number of its segment."""
+        """Add the common prefix of records and return the index of its segment."""
         prefix = records[0][:tokens]
         if any(ids[:tokens] != prefix for ids in records):
             raise ValueError(f"records that share {tokens} tokens do not begin alike")
@@ -216,7 +216,7 @@ class PackCollator:
     def __init__(self, training_set: TrainingSet, images: ImageSource) -> None:
         self.training_set, self.images = training_set, images
         self.take: Callable[[tuple[int, ...]], Batch] = self.make
-        """What is called for a pack's records; another one may have begun before."""
+        """Makes the batch of a pack's records; prefetching replaces it by a function that may have started earlier."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Read the pack's records and put them together."""

@@ -28,7 +28,7 @@ class Rehearsal(TrainerCallback):
         self.trainer, self.pack, self.plan, self.view = trainer, pack, plan, view
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Run forward and backward; weights, gradients and random states stay as they are."""
+        """Run forward and backward; weights, gradients and random states do not change."""
         trainer, began = self.trainer, time.monotonic()
         if trainer.stop.asked:  # before the first step there is nothing to save: leave as soon as all know
             return
@@ -116,7 +116,7 @@ class GracefulStop(TrainerCallback):
         self._begun = False
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leave before the first step where a signal came during the warm-up; the loop would take that step."""
+        """Stop before the first step if a signal came during the warm-up; the loop would take that step."""
         if not self._begun:
             self._begun = True
             if self.trainer.stop.agree():
@@ -124,13 +124,13 @@ class GracefulStop(TrainerCallback):
                 raise StopRequested(self.trainer.stop.number)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop where asked."""
+        """Save and stop if a signal was received."""
         if state.global_step >= state.max_steps or self.trainer.progress.stopped_early:
             control.should_log = True  # the last line shows the result of the run, whatever log_every is
         if self.trainer.stop.agree():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop where a signal came during the save; the checkpoint is there already."""
+        """Stop if a signal came during the save; the checkpoint is already written."""
         if self.trainer.stop.agree():
             control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""A run that ended by an error: what was raised, the step it ended at, and the checkpoint that continues it."""
+"""Report a run that ended with an error: the exception, the step, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RunFailedError(IxtuneError):
 
     Attributes:
         step: The last finished optimizer step.
-        checkpoint: The newest whole checkpoint, or None where there is none yet.
+        checkpoint: Newest complete checkpoint, or None if there is none yet.
     """
 
     def __init__(self, error: IxtuneError, step: int, checkpoint: Path | None, unsaved: str | None = None) -> None:

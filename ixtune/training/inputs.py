@@ -31,7 +31,7 @@ _NAMED_RECORDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The opened inputs of a run.
+    """Opened inputs of a run.
 
     Attributes:
         base: Folder of the base.
@@ -114,7 +114,7 @@ def check_images(inputs: Inputs) -> None:
 
 
 def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return how the images of the sets were laid out and opened; inference has to do the same.
+    """Return the layout and image settings of the sets, which inference has to use as well.
 
     Args:
         manifests: of the sets, which agree in all but hd_num. Where it differs, between sets or between the sources of
@@ -134,7 +134,7 @@ def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _require_supervised(records: TrainingSet) -> None:
-    """Refuse records without a target: they train nothing, and a pack of them has the loss 0/0."""
+    """Refuse records without a supervised token: they train nothing, and a pack of them has the loss 0/0."""
     nothing = [index for index, count in enumerate(records.supervised) if count == 0]
     if nothing:
         raise IxtuneError(

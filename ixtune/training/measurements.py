@@ -34,7 +34,7 @@ class Validation(TrainerCallback):
         self.asked = answers.draw(len(inputs.validation), training.score_records, training.seed)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure where it is due; weights and random states stay as they are."""
+        """Measure if due; weights and random states do not change."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         due = control.should_log
@@ -112,11 +112,11 @@ class Samples(TrainerCallback):
         self.indices = answers.draw(len(inputs.validation), training.sample_records, training.seed)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Forget what a resumed run will repeat."""
+        """Drop the samples that a resumed run will repeat."""
         self.lines.rewind(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Answer where it is due."""
+        """Answer if due."""
         every = self.trainer.recipe.training.sample_every
         if every is not None and not state.global_step % every:
             self.take()

@@ -20,12 +20,12 @@ _CURE = (
     "compute more layers again (training.gradient_checkpointing=true), let their inputs wait in main memory "
     "(training.offload_layer_inputs=true), lower training.pack_tokens, or prepare the data with a smaller --hd-num"
 )
-# What libraries below torch say in place of its own error.
+# Messages of libraries below torch, which raise them instead of torch's own error.
 _OTHER_WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
 
 
 def rehearse(model: torch.nn.Module, batch: Batch, step: Step, reserve_bytes: int = 0) -> int | None:
-    """Run one step on the largest pack of a run, and leave everything as it was.
+    """Run one step on the largest pack of a run, and restore weights, gradients and random states.
 
     Args:
         model: whose gradients are put back.

@@ -1,4 +1,4 @@
-"""The collator of a run: an image that cannot be read is reported with the record that shows it."""
+"""Collate packs; an error in an image names the record that shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups: learning rate and weight decay of every trained tensor."""
+"""Create the optimizer and its parameter groups: learning rate and weight decay of every trained tensor."""
 
 from __future__ import annotations
 

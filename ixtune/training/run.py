@@ -37,7 +37,7 @@ from ixtune.training.trainer import AdapterTrainer
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
         adapter: Its folder, or None where the run was stopped before the end.

@@ -1,4 +1,4 @@
-"""The plan at the start of a run: shown, saved in the run folder, and kept when the run resumes."""
+"""Make the plan at the start of a run: show it, save it in the run folder, and keep it when the run resumes."""
 
 from __future__ import annotations
 

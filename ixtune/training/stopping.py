@@ -1,4 +1,4 @@
-"""Stop requests: the signals that end a run, noticed where the run can be left without losing a step.
+"""Handle the signals that end a run: stop at a place where no step is lost.
 
 Schedulers send SIGTERM (Kubernetes, spot machines, `scancel`) or a signal of the user's choice (SLURM's `--signal`)
 some seconds before they kill. The handler only notes the request while training. The run looks at it between
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequested(BaseException):
-    """A signal asked the run to end; raised where no step is lost by it.
+    """Raised after a signal asked the run to end, at a place where no step is lost.
 
     It is no `Exception`, so that no handler on the way takes it for a failure.
     """
@@ -72,12 +72,12 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether this process got a signal."""
+        """Return whether this process got a signal."""
         return bool(self.number)
 
     @property
     def overdue(self) -> bool:
-        """Whether the grace period is over, so that the current step has to be abandoned."""
+        """Return whether the grace period is over, so that the current step has to be abandoned."""
         return self.asked and self.grace_s is not None and time.monotonic() - self._since >= self.grace_s
 
     @contextmanager
@@ -110,7 +110,7 @@ class StopRequest:
 
 
 def raise_together(error: BaseException | None) -> None:
-    """Raise in all processes what was raised in one of them. All processes have to call this at the same place.
+    """Raise an exception of one process in all processes. All processes have to call this at the same place.
 
     A process that failed while the others wait in a collective would leave them waiting. It therefore keeps its error
     until they meet, and all leave together, with a checkpoint.
@@ -138,7 +138,7 @@ _FAILED = 1000  # more than the number of any signal
 
 
 def _leave_terminal() -> None:
-    """Point output at nothing where it went to a terminal: it has been hung up, and every write to it would fail."""
+    """Redirect terminal output to the null device after a hangup, since every write to it would fail."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         try:

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on packs: own batches, loss on supervised rows, and checkpoints that are whole or absent."""
+"""Train packs with TRL's SFTTrainer: own batches, loss on supervised rows, atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ class AdapterTrainer(SFTTrainer):
         self.boundary = Boundary(self, self.progress)
         self.extensions: Sequence[Extension] = ()
         self.left_together = False
-        """Whether an exception was raised in all processes at the same place, so that they can still save together."""
+        """True if an exception was raised in all processes at the same place, so that they can save together."""
         self.checkpoint_bytes = 0
-        """About how large a checkpoint is, for the message where the disk is full."""
+        """Approximate size of a checkpoint, for the message about a full disk."""
         self._trouble: BaseException | None = None
         self._collected = False
         self._random_states: list[bytes] = []
@@ -188,7 +188,7 @@ class AdapterTrainer(SFTTrainer):
             raise
 
     def _meet(self, error: BaseException | None) -> None:
-        """Raise in all processes what was raised in one of them."""
+        """Raise an exception of one process in all processes."""
         self._trouble = None
         try:
             raise_together(error)
@@ -317,7 +317,7 @@ class AdapterTrainer(SFTTrainer):
     def _sync_replicated_trainable_parameters(self, model: torch.nn.Module) -> None:
         parallel.start_equal(parameter for _, parameter in attach.trainable(self.model))
         if not parallel.is_first():
-            set_seed(self.args.seed + launch.rank())  # a dropout of its own; a resumed run loads its own state later
+            set_seed(self.args.seed + launch.rank())  # different dropout per process; a resumed run loads its own later
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the learning-rate schedule; that of an extended run passes from the old one to the new one."""
@@ -331,7 +331,7 @@ class AdapterTrainer(SFTTrainer):
         return scheduler
 
     def _multiplier(self, steps: int) -> extension.Multiplier:
-        """Return the schedule of a run of so many steps as a function of the step."""
+        """Return the schedule of a run of `steps` steps as a function of the step."""
         nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
         scheduler = get_scheduler(
             self.args.lr_scheduler_type, nothing, self.args.get_warmup_steps(steps), num_training_steps=steps

@@ -1,6 +1,6 @@
 """The most memory that a training step takes, measured from outside: VmHWM of a process of its own.
 
-Run as a script it reads one case as JSON from stdin and prints what it found as JSON. The C library is told to give
+Run as a script it reads one case as JSON from stdin and prints what it found as JSON. The C library is set to give
 every large block back at once, so that resident memory follows the tensors; importing and a first step of a tiny model
 happen before the base line is taken, so that what libraries set up once is in it.
 """

@@ -115,6 +115,6 @@ def test_a_byte_that_turns_on_the_disk_is_found(in_bins: Path, tmp_path: Path, m
         return rows
 
     monkeypatch.setattr(Checkpoint, "read_rows", one_bit_off)
-    with pytest.raises(IxtuneError, match="model.norm.weight came to lie on the disk otherwise"):
+    with pytest.raises(IxtuneError, match="model.norm.weight differs on the disk from what was written"):
         convert(in_bins, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bins"]

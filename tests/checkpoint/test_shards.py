@@ -335,7 +335,7 @@ def craft(path: Path, header: str, data: bytes = b"") -> None:
         ('{"a": {"dtype": "F32"}}', "no safetensors header"),
         ("[]", "no safetensors header"),
         ("{", "no safetensors header"),
-        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {}}', "the name a stands twice"),
+        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {}}', "the name a occurs twice"),
     ],
 )
 def test_a_safetensors_header_that_does_not_fit_is_refused(tmp_path: Path, header: str, words: str) -> None:

@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = ixtune(
         "train",
         recipe,
-        "training.epochs=8",  # so many that no answer hangs on the last bits, which merging changes
+        "training.epochs=8",  # enough that no answer depends on the last bits, which merging changes
         "training.compute_dtype=bf16",
         f"data.validation={folder}/prepared",
         "training.save_every=6",

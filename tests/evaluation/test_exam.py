@@ -62,7 +62,7 @@ def test_what_the_template_does_not_take_is_a_reject_with_its_line(tmp_path: Pat
     assert [question.id for question in exam.questions] == ["good"]
     (reject,) = exam.rejects
     assert (reject.id, reject.reason.value, str(reject.place)) == ("bad", "special_token_in_text", "line 2")
-    with pytest.raises(IxtuneError, match="no question can be asked") as raised:
+    with pytest.raises(IxtuneError, match="no question is usable") as raised:
         exam_of_items(read("questions", questions(tmp_path, bad), images=tmp_path), "{question}", View(1), tokenizer)
     assert "line 1: turn 1" in raised.value.notes[0]
 

@@ -270,7 +270,7 @@ def test_a_time_on_a_card_that_nobody_has_measured_is_called_a_bound():
     machine = Machine("cuda", 24 * GIB, card.name, card)
     made = make_plan(recipe(), Sizes(), pages(8), machine)
     assert made.seconds == pytest.approx(made.flops.total / (card.tflops * 1e12))
-    assert "at least; nobody has measured" in "\n".join(plan_report.lines(made))
+    assert "at least; not measured on this card" in "\n".join(plan_report.lines(made))
     assert plan_report.as_json(made)["seconds_are"] == "lower bound"
 
 

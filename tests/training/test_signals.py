@@ -66,7 +66,7 @@ def send_at(moment: str, call: int, delay_s: float, number: int) -> None:
 
 
 def train(recipe: Path, log: Path, processes: int, sent: tuple[Any, ...] = (), target: int = 0) -> list[int]:
-    """Run `ixtune train` to its end in so many processes, one of which is sent a signal; return the exit codes."""
+    """Run `ixtune train` to its end in several processes, one of which gets a signal; return the exit codes."""
     port = str(launch._free_port())
     started = []
     for rank in range(processes):

@@ -58,7 +58,7 @@ def answer(answerer: Answerer, records: Sequence[dict[str, Any]]) -> list[Answer
 
 
 def size_of(record: Mapping[str, Any]) -> Size:
-    """Return what a record adds to a batch, its longest answer included; text before an image counts as its own."""
+    """Return the size of a record in a batch, its longest answer included; text before an image counts as its own."""
     image_tokens = sum(image["tokens"] for image in record["pictures"])
     turns = [Turn(turn["role"], turn["text"]) for turn in record["turns"]]
     # prompt and answer, and at most as much again and `SPARE_TOKENS`: see `_request`

@@ -69,7 +69,7 @@ class Meter:
     """Measure throughput, memory and MFU between two lines."""
 
     def __init__(self, progress: Progress, flops_per_s: float | None = None) -> None:
-        """`flops_per_s` is what the card can do at most; None where nobody knows."""
+        """`flops_per_s` is the peak rate of the card; None if unknown."""
         self.progress, self.flops_per_s = progress, flops_per_s
         self.start()
 

@@ -28,7 +28,7 @@ class Records(Protocol):
 
     @property
     def prefixes(self) -> Prefixes | None:
-        """Return which records share a prefix; None to compute each alone."""
+        """Return the groups of records that share a prefix; None to compute each alone."""
 
     def record(self, index: int, /) -> dict[str, Any]:
         """Return a record."""

@@ -75,7 +75,7 @@ class View:
 
     @contextmanager
     def busy(self, with_what: str) -> Iterator[None]:
-        """Show what is done between two steps."""
+        """Show the activity between two steps."""
         yield
 
     def _left(self) -> str:
@@ -91,7 +91,7 @@ class LiveView(View):
         self.best_by = best_by
         self.last: dict[str, Any] = {}
         self.warning = self.activity = ""
-        self.validation: list[float] = []  # of what is the best by
+        self.validation: list[float] = []  # values of the `best_by` measurement
         self.losses: deque[float] = deque(maxlen=_CURVE_POINTS)
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
 

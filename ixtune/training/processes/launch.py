@@ -29,7 +29,7 @@ _GRACE_S = 15.0
 
 
 class LostPeerError(IxtuneError):
-    """Another process of the run failed and reported why."""
+    """Raised if another process of the run failed and reported the reason."""
 
     exit_code = LOST_PEER
 
@@ -146,7 +146,7 @@ def _start(
         stdout=subprocess.DEVNULL if said else None,
         stderr=said,
         pass_fds=(parent,),
-        # a group of its own: the terminal's Ctrl-C would otherwise reach it a second time
+        # a separate process group: the terminal's Ctrl-C would otherwise reach it twice
         process_group=0,
     )
 

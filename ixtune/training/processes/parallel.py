@@ -1,8 +1,8 @@
 """Collectives of a run in several processes: each takes its share of the packs of every optimizer step.
 
 The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
-of their gradients, once: so a pack without images leaves the projector alone, a pack that is split for want of
-memory is nobody else's concern, and a process whose epoch has a pack less simply adds nothing.
+of their gradients, once: so a pack without images leaves the projector alone, a pack that is split for lack of
+memory does not affect the others, and a process whose epoch has a pack less simply adds nothing.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def lost_peers() -> Iterator[None]:
     except BaseException as error:
         told = launch.LostPeerError() if is_lost_peer(error) else error
         if _several():
-            # a communicator that is not whole may abort the interpreter while that is being taken down
+            # an incomplete communicator may abort the interpreter during its shutdown
             atexit.register(os._exit, 130 if isinstance(told, KeyboardInterrupt) else getattr(told, "exit_code", 1))
         if told is error:
             raise

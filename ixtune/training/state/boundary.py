@@ -1,4 +1,4 @@
-"""The boundary between two optimizer steps: what a checkpoint needs to be saved after the next step has begun."""
+"""Keep the state between two optimizer steps, so that a checkpoint can be saved after the next step has begun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Boundary(TrainerCallback):
         self._updating = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take over what a checkpoint says of the steps since the last line of the log."""
+        """Restore from a checkpoint the state of the steps since the last log line."""
         state.compute_steps(args, state.max_steps)  # the intervals of this recipe, not those the checkpoint names
         trainer, progress = self.trainer, self.progress
         if state.global_step and progress.unlogged_losses:
@@ -39,11 +39,11 @@ class Boundary(TrainerCallback):
         self.end_step()
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """From here on the weights belong to neither step."""
+        """Mark the start of the optimizer's update: until it ends, the weights belong to neither step."""
         self._updating = True
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The step is finished."""
+        """Mark the step as finished."""
         self.end_step()
 
     def end_step(self) -> None:
@@ -62,7 +62,7 @@ class Boundary(TrainerCallback):
         self._counted = copy.deepcopy(asdict(self.progress)), self.trainer._tr_loss.clone()
 
     def restore(self) -> bool:
-        """Put back what the current step has moved; return False where the optimizer has begun to change weights."""
+        """Restore the state before the current step; return False if the optimizer has begun to change weights."""
         if self._updating:
             return False
         if self._counted is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: temporary sibling, checksums, fsync, rename, then rotation."""
+"""Write checkpoints atomically: temporary sibling, checksums, fsync, rename, then rotation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None."""
+    """Return a message about the damage of a checkpoint, or None."""
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What of a run folder is not needed any more, and its removal."""
+"""Find and remove files of a run folder that are no longer needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ixtune.training.state.lock import only_run_in
 
 @dataclass(frozen=True, slots=True)
 class Unneeded:
-    """A file or folder that can go.
+    """File or folder that can be removed.
 
     Attributes:
         path: Where it is.
@@ -29,7 +29,7 @@ class Unneeded:
 
 
 def unneeded(run: Path, *, last_too: bool = False) -> list[Unneeded]:
-    """Return what is not needed in a run folder, the largest first.
+    """Return the files and folders of a run that are no longer needed, the largest first.
 
     That is what killed processes left half written or half deleted, damaged checkpoints, and checkpoints but the newest
     whole one, which continues or extends the run. An unfinished run keeps its best one on the validation set too.
@@ -65,7 +65,7 @@ def unneeded(run: Path, *, last_too: bool = False) -> list[Unneeded]:
                 if last_too:
                     found.append(_entry(path, "the run is finished; only resume=extend needs it"))
             elif path.name != best:
-                found.append(_entry(path, "the run is finished" if finished else "older than the newest whole one"))
+                found.append(_entry(path, "the run is finished" if finished else "older than the newest complete one"))
     return sorted(found, key=lambda one: -one.bytes)
 
 

@@ -1,4 +1,4 @@
-"""Disk space for checkpoints: what a run will write, and one clear error where the disk cannot hold it."""
+"""Check the disk space for the checkpoints that a run will write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALL_FILES = 2**18  # configuration, random states, progress, checksums, and t
 
 
 class DiskFullError(IxtuneError):
-    """The disk cannot hold a checkpoint."""
+    """Not enough disk space for a checkpoint."""
 
     def __init__(self, folder: Path, needed_bytes: int, what: str) -> None:
         free = free_bytes(folder)

@@ -16,7 +16,7 @@ Multiplier = Callable[[int], float]
 
 
 class Extension(NamedTuple):
-    """One extension of a run.
+    """Extension of a run.
 
     Attributes:
         step: The last step taken before it.

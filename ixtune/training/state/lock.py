@@ -1,4 +1,4 @@
-"""Lock of a run folder, which the kernel releases when the process ends, however it ends."""
+"""Lock a run folder; the kernel releases the lock when the process ends for any reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resume a run: where it continues, whether it is still the same run, and whether it may be extended."""
+"""Resume a run: find the starting point, and check that the run is the same or may be extended."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _FREE_KEYS = {
 }
 """Keys without effect on what is learned: a resumed run may change them."""
 _LENGTH_KEYS = {"training.epochs", "training.max_steps", "training.early_stopping"}
-"""Keys that `resume=extend` may change besides."""
+"""Keys that `resume=extend` may also change."""
 _LONGER = "to train longer, raise training.epochs or training.max_steps with resume=extend"
 _ONWARD = "to train on from its adapter, start a new run with adapter.start_from="
 
 
 class Start(NamedTuple):
-    """Where a run starts.
+    """Starting point of a run.
 
     Attributes:
         checkpoint: The checkpoint to continue from; None for the beginning.
@@ -75,7 +75,7 @@ def is_finished(run: Path) -> bool:
 
 
 def require_run(run: Path) -> None:
-    """Refuse to resume a run that is not there, or finished.
+    """Refuse to resume a run that does not exist or is finished.
 
     Raises:
         IxtuneError: There is no unfinished run in this folder.
@@ -86,7 +86,7 @@ def require_run(run: Path) -> None:
 
 
 def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callable[[str], None]) -> Start:
-    """Return where a run continues; the beginning where it never reached a checkpoint.
+    """Return the starting point of a resumed run; step 0 if it never reached a checkpoint.
 
     Raises:
         IxtuneError: Its recipe, base or data are other ones now, or it has just been finished.
@@ -97,7 +97,7 @@ def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callabl
 
 
 def extension_point(recipe: Recipe, inputs: dict[str, Any], run: Path, steps: int, say: Callable[[str], None]) -> Start:
-    """Return where a stopped or finished run continues with more steps than it had.
+    """Return the starting point of a stopped or finished run that is extended.
 
     Args:
         recipe: The recipe now.
@@ -176,7 +176,7 @@ def _newest_checkpoint(run: Path, say: Callable[[str], None]) -> Path | None:
     for folder, problem in damaged:
         say(f"damaged checkpoint skipped: {folder}: {problem}")
         checkpoints.set_aside(folder)
-    say(f"resume   {found or 'from the start: no whole checkpoint yet'}")
+    say(f"resume   {found or 'from the start: no complete checkpoint yet'}")
     return found
 
 
