@@ -232,7 +232,7 @@ def train(
         quiet: Print nothing.
 
     Returns:
-        How the run ended: the adapter folder and its step, or after Ctrl-C the last checkpoint. None after a dry run,
+        Result of the run: the adapter folder and its step, or after Ctrl-C the last checkpoint. None after a dry run,
         or if `resume=auto` finds the run finished.
 
     Raises:
@@ -436,7 +436,7 @@ def merge(
         force: Accept another base than the one trained on.
 
     Returns:
-        What was merged and what the check found.
+        Adapters merged and result of the check.
 
     Raises:
         IxtuneError: An adapter or the base is wrong, the disk is full, or the check fails; `out` does not exist then.

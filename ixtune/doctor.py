@@ -27,7 +27,7 @@ _GIB = 2**30
 _PYTHON = ((3, 11), (3, 15))  # from, and before
 _LIBRARIES = ("transformers", "peft", "trl", "datasets", "accelerate")
 _BASE_GB = 17.2
-_RUN_GIB = 5  # checkpoints with optimizer state, and a prepared set
+_RUN_GIB = 5  # space for checkpoints with optimizer state, and for a prepared set
 _HUB_TIMEOUT_S = 4.0
 _NF4_LOSS = 0.15  # relative error; 0.09 for normally distributed weights
 

@@ -74,7 +74,7 @@ def describe(error: Exception) -> IxtuneError:
             where=where,
             hint="change the permissions, or use another file or folder",
         )
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+    if type(error).__name__ == "OutOfMemoryError":  # torch's error, which must not be imported here
         return IxtuneError(
             "out of GPU memory",
             hint="run `ixtune plan` to see what fits: more checkpointed layers, smaller packs, a smaller hd_num",

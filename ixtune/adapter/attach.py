@@ -93,7 +93,7 @@ def lora_config(section: AdapterSection) -> LoraConfig:
     alphas: dict[str, float] = {}
     for target, names in modules:
         own = lora_of(section, target)
-        # of the patterns, the ends of the names will do
+        # the ends of the names suffice as patterns
         names = (target,) if target != "projector" else names
         ranks |= dict.fromkeys(names, own.rank) if own.rank != section.rank else {}
         alphas |= dict.fromkeys(names, own.alpha) if own.alpha != section.alpha else {}
@@ -101,7 +101,7 @@ def lora_config(section: AdapterSection) -> LoraConfig:
         r=section.rank,
         lora_alpha=section.alpha,  # type: ignore[arg-type]  # annotated int, only ever divided
         lora_dropout=section.dropout,
-        # PEFT's word for an adapter without LoRA; an empty list it refuses
+        # PEFT's value for an adapter without LoRA; it refuses an empty list
         target_modules=[name for _, names in modules for name in names] or DUMMY_TARGET_MODULES,
         rank_pattern=ranks,
         alpha_pattern=alphas,

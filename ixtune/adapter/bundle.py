@@ -57,7 +57,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         raise IxtuneError(
             f"the adapter was trained on another base: {str(trained_on)[:16]}…, this one is {base_identity[:16]}…",
             where=str(folder),
-            hint=f"{hint}, or go on with --force",
+            hint=f"{hint}, or continue with --force",
         )
     try:
         with warnings.catch_warnings():

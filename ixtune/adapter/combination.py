@@ -45,7 +45,7 @@ class Merged(Checkpoint):
         self.ground = ground
         self.ingredients = tuple(ingredients)
         self._sum = torch.empty(0)
-        self._a: dict[str, torch.Tensor] = {}  # of the tensor read last
+        self._a: dict[str, torch.Tensor] = {}  # scales of the tensor read last
         self._a_of = ""
 
     def changes(self, name: str) -> bool:

@@ -35,7 +35,7 @@ def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> tor
         x: the input.
         spans: its rows where the branch acts.
     """
-    if not isinstance(layer, LoraLayer):  # the adapter was taken off again
+    if not isinstance(layer, LoraLayer):  # the adapter was removed
         return None
     names = layer.active_adapters
     if not torch.is_grad_enabled() or layer.disable_adapters or layer.merged or len(names) != 1:
@@ -85,7 +85,7 @@ class _Joined(Function):
                 out_NO[span].addmm_(x_ND[span] @ inner.t(), outer.t(), alpha=plora.scale)
             inside_NR = (x_ND if bits is None else drop(x_ND, bits)) @ a_RD.to(ctx.dtype).t()
             if dropout:
-                inside_NR.mul_(1 / (1 - dropout))  # of the few columns behind the product, not of the many before it
+                inside_NR.mul_(1 / (1 - dropout))  # scales the few columns after the product, not the many before it
             out_NO.addmm_(inside_NR, b_OR.to(ctx.dtype).t(), alpha=scale)
         ctx.save_for_backward(None if make else x, a_RD, b_OR, bits, inside_NR)
         return out_NO.view(*x.shape[:-1], -1)

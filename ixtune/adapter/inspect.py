@@ -54,7 +54,7 @@ def inspect_adapter(path: Path) -> Inspection:
     """Inspect an adapter folder or a run; one pair is in memory at a time.
 
     Raises:
-        IxtuneError: It is not whole, altered, or not understood.
+        IxtuneError: It is incomplete, altered, or of an unsupported kind.
     """
     adapter = read_adapter(path)
     updates = tuple(_update(adapter, name) for name in adapter.low_rank)

@@ -31,7 +31,7 @@ def lean_lora(model: PeftModel) -> int:
     their products in ways of their own: they keep PEFT's, but no longer cast their input under autocast.
 
     Returns:
-        How many branches were replaced.
+        Number of branches replaced.
     """
     replaced = 0
     for module, layer in model.named_modules():
@@ -103,7 +103,7 @@ class _Product(Function):
                 dropped_ND = drop(dropped_ND, bits)
             out_NR = dropped_ND @ weight_RD.to(ctx.dtype).t()
         if dropout:
-            out_NR.mul_(1 / (1 - dropout))  # of the few columns behind the product, not of the many before it
+            out_NR.mul_(1 / (1 - dropout))  # scales the few columns after the product, not the many before it
         return out_NR.view(*x.shape[:-1], -1)
 
     @staticmethod

@@ -92,7 +92,7 @@ PROFILES = {
             limits=(
                 "hd_num is fixed at 25 in its code (for 2.5 it is 24 unless a request gives another): an adapter "
                 "trained at another one sees other images there",
-                "images are put in front of the text, wherever they stood in training",
+                "images are put in front of the text, regardless of their position in training",
                 "the vision tower runs in float16",
                 "later versions have dropped the model",
             ),
@@ -117,7 +117,7 @@ PROFILES = {
 
 REFUSED = {
     "gguf": "we know of no code in llama.cpp for PLoRA, which acts on image positions only, or for this vision layout; "
-    "without either a model reads images wrongly and does not say so",
+    "with a wrong one a model reads images wrongly without an error",
     "vllm": "we know of no release of vLLM with code for the model (asked for in vllm#3101); merged weights alone do "
     "not help, PLoRA needs the image positions in every layer",
 }

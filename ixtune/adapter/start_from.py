@@ -79,7 +79,7 @@ def load_start(model: PeftModel, start: AdapterWeights) -> list[str]:
         Lines that name what was taken, what starts new and why, and what of the older adapter is left out.
 
     Raises:
-        UsageError: Nothing has a place.
+        UsageError: No weight of the older adapter fits.
     """
     taken: dict[str, int] = {}
     new: dict[str, int] = {}
@@ -96,7 +96,7 @@ def load_start(model: PeftModel, start: AdapterWeights) -> list[str]:
             left[part] = left.get(part, 0) + 1
     if not taken:
         raise UsageError(
-            "nothing of the adapter to start from has a place in this one",
+            "none of the weights of the adapter to start from fits this one",
             where=f"{_KEY}: {start.folder}",
             hint="train the same targets, layers and projector, with at least the same rank",
             notes=[f"starts new: {what}" for what in new],
@@ -150,7 +150,7 @@ def _whole(model: PeftModel, start: AdapterWeights) -> Iterator[tuple[str, str, 
             a_RI, b_OR = (start.file.read(one).float() for one in (pair.a, pair.b))
             parameter.add_((b_OR @ a_RI).to(parameter.device), alpha=pair.scale)
             yield name, _part(name), ""
-        elif not name.endswith(".bias"):  # LoRA leaves them as they are
+        elif not name.endswith(".bias"):  # LoRA does not change them
             yield name, _part(name), "not in the older adapter"
 
 

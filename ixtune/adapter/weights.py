@@ -29,7 +29,7 @@ from ixtune.files import sha256_file
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MAGNITUDE = ".lora_magnitude_vector"
-# trained modules that the checkpoint calls otherwise; ixtune.checkpoint.name_mapping has all, but needs transformers
+# trained modules with other names in the checkpoint; ixtune.checkpoint.name_mapping has all, but needs transformers
 ORIGINAL_NAMES = {"separators.glb": "plora_glb_GN", "separators.sub": "plora_sub_GN"}
 # settings of PEFT's LoraConfig under which the update is not scale * B @ A added to the weight
 _OTHER_ARITHMETIC = (
@@ -47,7 +47,7 @@ _OTHER_ARITHMETIC = (
 )
 # the other ways to initialise (pissa, olora, corda, loftq, ...) subtract something from the base first
 _NEUTRAL_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-_COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # as the recipe calls them
+_COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # names in the recipe
 _MERGEABLE = (torch.float16, torch.bfloat16, torch.float32)
 
 

@@ -16,7 +16,7 @@ Template = Literal["training", "original"]
 """`training`: the template of ixtune's and the reference's fine-tuning. `original`: the template of the reference's
 chat, with its system prompt and a BOS in front of each part (MODEL.md 3.7)."""
 
-# the default of the chat of those members that have one, verbatim
+# the default chat prompt of the models that have one, verbatim
 _ORIGINAL_SYSTEM = (
     "You are an AI assistant whose name is InternLM-XComposer (浦语·灵笔).\n"
     "- InternLM-XComposer (浦语·灵笔) is a multi-modality conversational language model that is developed by "

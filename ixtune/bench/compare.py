@@ -41,7 +41,7 @@ class Way:
     """Way of training to measure.
 
     Attributes:
-        name: how it is called in tables.
+        name: name in tables.
         batch: records of a padded batch; None for ixtune's packs.
         checkpointed: whether every layer is computed again in the backward pass.
         share: whether packs compute the page of several questions once.
@@ -58,7 +58,7 @@ class Figures:
     """Measurements of one way.
 
     Attributes:
-        way: which.
+        way: the measured way.
         cpu_s_per_1000_tokens: process CPU time of one thread per 1,000 real tokens, the median of the rounds.
         peak_mib: most memory over the state after imports.
     """
@@ -74,9 +74,9 @@ class Ratio:
 
     Attributes:
         plain: the plain way.
-        time: of CPU time.
-        ideal: of the operations that are left without padding, recomputation and the head on what is not asked.
-        memory: of peak memory, against the plain way with the same checkpointing.
+        time: ratio of CPU time.
+        ideal: fraction of operations left without padding, recomputation, and the head on unsupervised rows.
+        memory: ratio of peak memory to the plain way with the same checkpointing.
     """
 
     plain: Way

@@ -40,12 +40,12 @@ def measure(
     Args:
         layers: number of decoder layers; None for all 32.
         config: sizes other than the 7B's, as config.json has them.
-        pages: one pack each.
-        device: where; without a GPU the memory is not measured.
-        told: takes lines for the reader.
+        pages: pages to measure, one pack each.
+        device: device to measure on; without a GPU the memory is not measured.
+        told: callback that receives the lines to print.
 
     Raises:
-        IxtuneError: there is no GPU.
+        IxtuneError: No GPU was found.
 
     Returns:
         For each page and either checkpointing: tokens, peak_gib (of tensors), reserved_gib (by the allocator),

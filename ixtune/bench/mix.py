@@ -26,10 +26,10 @@ SCALE = 8
 
 _SUPERVISED_SHARE = 1 / 16
 _TEXT_TOKENS, _PAGE_TEXT_TOKENS = (200, 1500), (100, 700)
-# grids of crops, of the 7B's pages and of the twin's
+# grids of crops: pages of the 7B, pages of the twin
 _HD25, _HD55 = ((4, 6), (1, 2)), ((6, 9), (2, 3))
 _CYCLE = (None, _HD55, _HD25, _HD55)
-# of the mixes with several questions a page: its grids, and how many questions the pages have in turn
+# mixes with several questions per page: grids, and number of questions of the pages in turn
 _ASKED = {"pages-hd25": (_HD25, (4,)), "pages-hd55": (_HD55, (4,)), "docvqa": (_HD25, (3, 1, 6, 2, 12, 3, 1, 4, 2, 5))}
 _QUESTION_TOKENS, _ANSWER_TOKENS = (30, 60), 8
 
@@ -68,7 +68,7 @@ def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) 
         count: a multiple of four keeps the shares exact, in `docvqa` a multiple of 39.
         name: one of `MIXES`.
         scale: 1 for the 7B's own lengths, `SCALE` for the twin's.
-        seed: of lengths and order.
+        seed: random seed of lengths and order.
     """
     chance = random.Random(f"{name} {seed}")
     if name != NAME:

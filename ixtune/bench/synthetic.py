@@ -35,7 +35,7 @@ def pack(chosen: Sequence[dict[str, Any]], groups: Iterable[Group] | None = None
 
     Args:
         chosen: the records.
-        groups: what neighbors share; None for nothing.
+        groups: common prefixes of neighboring records; None for none.
     """
     segments = Segments()
     shown: list[Any] = []

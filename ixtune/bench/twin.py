@@ -60,10 +60,10 @@ def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int =
     """Build the frozen network with random bf16 weights, quantizing the decoder linears to NF4 one by one.
 
     Args:
-        config: as config.json has it; empty for the 7B.
+        config: overrides in the form of config.json; empty for the 7B.
         nf4: whether the decoder linears are quantised.
-        device: where the weights are drawn and stay.
-        seed: of the weights.
+        device: device on which the weights are drawn and stay.
+        seed: random seed of the weights.
     """
     import torch
     from torch import nn

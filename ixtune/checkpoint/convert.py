@@ -113,7 +113,7 @@ def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Con
         raise IxtuneError(
             f"the converted base could not be written: {error.strerror or error}",
             where=str(out),
-            hint="see that the disk has room and permits it, then convert again; nothing was left behind",
+            hint="check free space and permissions, then convert again; nothing was left behind",
         ) from error
     return report
 
@@ -224,5 +224,5 @@ def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: C
         raise IxtuneError(
             "the converted base has another identity than its source",
             where=str(found.folder),
-            hint="see that nobody writes to the source, then convert again",
+            hint="make sure that nothing writes to the source, then convert again",
         )

@@ -44,7 +44,7 @@ def completed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             f"config.json says image_size {said}, but {found}: {member.title}",
             where=str(folder / CONFIG_FILE),
-            hint="correct vision_config.image_size, or copy config.json again from where the weights came",
+            hint="correct vision_config.image_size, or copy config.json again from the source of the weights",
         )
     ranks = (shapes[_WQKV][0], shapes[_WO][0]) if _WQKV in shapes and _WO in shapes else member.plora_ranks
     other = next((one for one in MEMBERS.values() if one.plora_ranks == ranks != member.plora_ranks), None)
@@ -69,7 +69,7 @@ def member_in(folder: Path) -> Member | None:
         config = json.loads(path.read_bytes()) if path.is_file() else {}
         side = completed(config, folder).get("vision_config", {}).get("image_size")
     except (ValueError, TypeError, AttributeError):
-        return None  # whoever needs the file reports it
+        return None  # the code that needs the file reports it
     if side is None:
         return FOUR_KHD if config else None
     return member_of_crop(side)
@@ -104,7 +104,7 @@ def _side(shapes: Mapping[str, Shape]) -> int | None:
     """Return the side of a crop in pixels; None if the position embeddings are missing or not of a square."""
     if _POSITIONS not in shapes or _PATCHES not in shapes:
         return None
-    positions = shapes[_POSITIONS][0] - 1  # less the class token
+    positions = shapes[_POSITIONS][0] - 1  # without the class token
     patches = math.isqrt(max(positions, 0))
     return patches * shapes[_PATCHES][-1] if patches and patches**2 == positions else None
 

@@ -249,7 +249,7 @@ def _reserve(descriptor: int, nbytes: int) -> None:
     """Allocate the file's space at once, to find out early if the disk is too small and to keep blocks together.
 
     Raises:
-        OSError: There is not as much room.
+        OSError: The disk has less free space.
     """
     try:
         os.posix_fallocate(descriptor, 0, nbytes)

@@ -192,7 +192,7 @@ class Sizes:
 
         Args:
             nf4: decoder linears in NF4 with double quantisation.
-            float_bytes: of one number in everything else: 2 for bf16, 4 for fp32.
+            float_bytes: bytes of a number in everything else: 2 for bf16, 4 for fp32.
         """
         sizes = {part: count * float_bytes for part, count in self.parameters().items()}
         if nf4:

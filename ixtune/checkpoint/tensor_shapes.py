@@ -13,7 +13,7 @@ from ixtune.checkpoint.sizes import DECODER_LINEARS, Sizes, VisionSizes
 Shape = tuple[int, ...]
 
 _VIT = "vit.vision_tower.vision_model."
-_PARENT = {"wqkv": "attention", "wo": "attention"}  # the others are of the feed_forward
+_PARENT = {"wqkv": "attention", "wo": "attention"}  # the others belong to feed_forward
 
 
 def tensor_shapes(sizes: Sizes) -> dict[str, Shape]:

@@ -107,9 +107,9 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
     config = read_config_json(folder)
     if "quantization_config" in config:
         raise IxtuneError(
-            "this model is stored in 4 bits, it is no 16-bit base",
+            "this model is stored in 4 bits; it is not a 16-bit base",
             where=str(folder),
-            hint="if ixtune exported it, `ixtune export --check` looks at it",
+            hint="if ixtune exported it, check it with `ixtune export --check`",
         )
     sizes = Sizes.from_config_json(config)
     expected = tensor_shapes(sizes)
@@ -171,7 +171,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             "there is no config.json: this is not the folder of a base",
             where=str(folder),
-            hint="give the folder of a checkpoint; an adapter is looked at by `ixtune inspect`",
+            hint="give the folder of a checkpoint; for an adapter, use `ixtune inspect`",
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

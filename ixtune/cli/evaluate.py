@@ -109,7 +109,7 @@ def command(
         found = evaluate(replace(source, images=images), models, options, bar)
     if out is not None:
         atomic_write_json(out, found.content)
-        rejects_of(out).unlink(missing_ok=True)  # of an earlier evaluation
+        rejects_of(out).unlink(missing_ok=True)  # from an earlier evaluation
         if found.rejects:
             atomic_write_bytes(rejects_of(out), b"".join(reject.row() for reject in found.rejects))
     if as_json:

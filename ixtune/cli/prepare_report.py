@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _GRIDS_SHOWN = 12
 _BAR = 16
-# of all that the manifest has, those that people use
+# the entries of the manifest that users need
 _HD_NUMS_SHOWN = ("4", "9", "16", "25", "36", "49", "55")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ixtune.training.run import Outcome
 
 _INTERRUPTED = 130
-_REPORT_RECORDS = 200  # of the validation set: more narrow the intervals, and take longer
+_REPORT_RECORDS = 200  # validation records: more of them narrow the intervals and take longer
 
 
 def command(
@@ -62,7 +62,7 @@ def command(
     if chosen.training.push_to_hub and not dry_run:
         require_login(chosen.training.push_to_hub)
     words = [str(recipe), *overrides, *(["--grace", f"{grace:g}"] if grace is not None else [])]
-    if processes > 1:  # an option that the worker processes do not get
+    if processes > 1:  # an option that is not passed to the worker processes
         options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
         options += ["--quiet"] * is_quiet()
         raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
@@ -121,10 +121,10 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
         failed = main([*evaluate, *["--quiet"] * is_quiet()])
         if failed == _INTERRUPTED:
             raise typer.Exit(_INTERRUPTED)
-        if failed:  # without scores there are still the curves to report
+        if failed:  # without scores the report still has the curves
             _incomplete(evaluate)
         try:
-            write([run], run, verdicts=False)  # the evaluation has said what the figures say
+            write([run], run, verdicts=False)  # the evaluation has already printed the verdicts
         except Exception as error:  # the run itself is complete
             print_error(describe(error))
             _incomplete(["report", str(run)])

@@ -21,7 +21,7 @@ from ixtune.scores.case import Case, Part
 from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
 
-_LARGEST = 700.0  # e to this is about the largest number there is
+_LARGEST = 700.0  # exp of this is about the largest float
 CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
 Tally = tuple[Sequence[Part], Sequence[Hashable]]
 """Parts of a score, and the group that each belongs to."""

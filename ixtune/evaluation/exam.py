@@ -133,7 +133,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         limit: How many at most; a question in several orders of its options counts once.
 
     Raises:
-        IxtuneError: no question is left that can be asked.
+        IxtuneError: No question is usable.
     """
     questions, rows, rejects = [], [], list(items.rejects)
     wanted = set(list(dict.fromkeys(item.group for item in items.items))[:limit])
@@ -156,7 +156,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
             hint="correct what is listed, or say where the images are: --image-root",
             notes=[reject_line(one) for one in rejects[:5]],
         )
-    # paths of items are absolute, and stay so whatever root they are joined to
+    # paths of items are absolute, so joining them to a root does not change them
     files = ImageFiles((Path("/"),), view.corrections)
     return Exam(tuple(questions), files, Rows(rows), None, tuple(rejects), tokenizer.sha256)
 

@@ -21,7 +21,7 @@ def push(folder: Path, repository: str) -> str:
         The address of the uploaded folder.
 
     Raises:
-        UsageError: That is no name of a repository.
+        UsageError: Not a valid repository name.
         IxtuneError: The hub cannot be reached or refuses.
     """
     check_name(repository)

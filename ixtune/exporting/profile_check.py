@@ -44,7 +44,7 @@ def checks_of(folder: Path, profile: str) -> list[ProfileCheck]:
     """Run all checks of a profile on an exported folder.
 
     Raises:
-        IxtuneError: It cannot be looked at: a file is missing or damaged.
+        IxtuneError: A file is missing or damaged.
     """
     checks: dict[str, Callable[[Path], Iterator[ProfileCheck]]] = {
         "peft-original": _peft_original,

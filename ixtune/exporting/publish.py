@@ -18,7 +18,7 @@ def require_login(repository: str) -> None:
     """Refuse an upload that cannot succeed, before anything is trained.
 
     Raises:
-        UsageError: The hub is switched off, or nobody is logged in.
+        UsageError: The hub is switched off, or there is no login.
     """
     from huggingface_hub import constants, get_token
 
@@ -30,7 +30,7 @@ def require_login(repository: str) -> None:
         )
     if get_token() is None:
         raise UsageError(
-            f"{_KEY}={repository}, but nobody is logged in to the hub",
+            f"{_KEY}={repository}, but you are not logged in to the hub",
             where=_KEY,
             hint="run `hf auth login`, or set HF_TOKEN",
         )
@@ -43,7 +43,7 @@ def publish(run: Path, repository: str) -> str:
         IxtuneError: The hub cannot be reached or refuses. What was to be uploaded stays in `run/upload`.
     """
     staged = run / _STAGED
-    shutil.rmtree(staged, ignore_errors=True)  # of an upload that failed
+    shutil.rmtree(staged, ignore_errors=True)  # left by an upload that failed
     with atomic_folder(staged) as partial:
         shutil.copytree(run / "adapter", partial, dirs_exist_ok=True)
         for name in _REPORT:

@@ -110,7 +110,7 @@ def merge(
         progress: Progress callback.
 
     Returns:
-        What was done and found.
+        Result of the merge and of its check.
 
     Raises:
         UsageError: The arguments contradict each other.

@@ -156,7 +156,7 @@ def _ingredients(
         )
     if len(folders) > 1 and not in_turn and weights is None:
         raise UsageError(
-            f"{len(folders)} adapters, and no word on how they go together",
+            f"{len(folders)} adapters, but neither --weights nor --in-turn",
             hint="pass --weights such as 0.5,0.5, or --in-turn if each was trained on the result of those before it",
         )
     return [

@@ -18,7 +18,7 @@ from ixtune.model.notices import without_kernels_notice
 
 BLOCK_ELEMENTS = 64  # elements per scale: the default of bitsandbytes and of QLoRA (arXiv 2305.14314)
 _SCALES_PER_BLOCK = 256  # scales per second-level scale, same sources
-_CACHED_BLOCKS = 1024  # quantized at a time: 256 KiB of float32; twice and half as many were slower
+_CACHED_BLOCKS = 1024  # elements quantized at a time: 256 KiB of float32; twice and half as many were slower
 _DECODER_LINEAR = re.compile(r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.weight")
 
 

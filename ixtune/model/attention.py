@@ -49,7 +49,7 @@ def attention_of(implementation: str | None, *, packed: bool, shared: bool = Fal
 
     Args:
         implementation: the name.
-        packed: there are segment boundaries.
+        packed: whether there are segment boundaries.
         shared: segments have parents.
 
     Raises:

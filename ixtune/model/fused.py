@@ -37,7 +37,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         except torch._dynamo.exc.TorchDynamoException as error:
             _off.append(str(error))  # for all functions: a recomputed value must be rounded as it was the first time
             warnings.warn(
-                f"{function.__name__} could not be compiled; nothing is, which is slower: {str(error).splitlines()[0]}",
+                f"{function.__name__} could not be compiled; all run uncompiled, slower: {str(error).splitlines()[0]}",
                 stacklevel=2,
             )
             return function(x, *args)

@@ -84,8 +84,8 @@ def load_base(
         folder: a base in the original form.
         quantize: decoder linears in NF4, quantised as they stream in; where the folder holds them in NF4 already,
             they stay as they are, whatever this says.
-        dtype: of everything else, and of the quantised layers' products.
-        device: where to; None is the GPU if there is one.
+        dtype: dtype of everything else, and of the quantized layers' products.
+        device: target device; None for the GPU if there is one.
 
     Returns:
         (the model, what was quantised or None)

@@ -133,7 +133,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
                 f"input_ids holds {len(image_rows)} image positions, but the images have {len(image_vectors)} tokens"
             )
         # Under an adapter this may be PEFT's wrapper around two projectors, of which the trained one comes last, or
-        # hold LoRA, which is in fp32 beside the frozen layers and has no bias.
+        # hold LoRA, which is in fp32 next to the frozen layers and has no bias.
         projector_dtype = [p.dtype for name, p in self.vision_proj.named_parameters() if name.endswith("bias")][-1]
         projected_ID = self.vision_proj(image_vectors.to(projector_dtype)).to(embeds.dtype)
         flat_TD = embeds.reshape(-1, embeds.shape[-1]).index_copy(0, image_rows, projected_ID)

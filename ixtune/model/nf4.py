@@ -42,7 +42,7 @@ def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
 
     Args:
         model: the network on the meta device.
-        compute_dtype: what the dequantised product is computed in.
+        compute_dtype: dtype of the dequantized product.
     """
     with without_kernels_notice():
         from bitsandbytes.nn import Linear4bit

@@ -49,7 +49,7 @@ class ImageRows:
 
     Attributes:
         rows_I: int64 indices into batch*length.
-        spans: the same as runs of neighbours, as numbers that no layer has to ask a GPU for.
+        spans: the same positions as (start, stop) runs, in plain integers, so that no layer waits for the GPU.
     """
 
     rows_I: torch.Tensor
@@ -72,7 +72,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
         linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be.
         plora: its branch.
         x: [batch, length, D].
-        images: where they are; None where there is no image.
+        images: image positions; None without images.
 
     Returns:
         [batch, length, O]

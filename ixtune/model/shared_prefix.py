@@ -19,7 +19,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _HAS_KERNEL = ("cpu",)  # devices whose fused attention returns the log-sum-exp by the operation below
-_SCORE_BYTES = 256 << 20  # of fp32 scores that the portable path holds at a time
+_SCORE_BYTES = 256 << 20  # bytes of fp32 scores that the portable path holds at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -107,7 +107,7 @@ def chunks_of_views(
     waiting: list[torch.Tensor] = []
     room = chunk
     for crops, (rows, cols) in zip(crops_N3HW.split([r * c for r, c in grids]), grids, strict=True):
-        start = -1  # of the global view
+        start = -1  # for the global view
         while start < len(crops):
             if start < 0:
                 part, start = overview_of(crops, rows, cols), 0

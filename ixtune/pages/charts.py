@@ -78,7 +78,7 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> Cha
     for index, bar in enumerate(bars):
         x, middle = _LEFT + index * wide, _LEFT + (index + 0.5) * wide
         tall = high * (bar.value or 0) / top
-        if tall:  # a bar of few must be visible
+        if tall:  # a bar for a small count must stay visible
             tall = max(tall, 1.5)
         drawn.append({"bar": bar, "x": x, "left": x + wide * 0.08, "top": _TOP + high - tall, "height": tall})
         half = len(bar.label) * _LETTER / 2

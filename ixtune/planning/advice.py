@@ -31,9 +31,9 @@ class Step:
     """Change of one setting.
 
     Attributes:
-        overrides: of the recipe.
-        cost: of the results: 0 for none, 1 for precision of frozen weights or optimizer, 2 and more for less learning.
-        effect: what else it means, in words.
+        overrides: overrides of the recipe.
+        cost: loss in quality: 0 for none, 1 for precision of frozen weights or optimizer, 2 and more for less learning.
+        effect: side effect, in words.
         hd_num: prepare the data again with this one; None for as they are.
     """
 
@@ -48,7 +48,7 @@ class Change:
     """Changes that together make a run fit.
 
     Attributes:
-        steps: what to change, all of them.
+        steps: changes, all of which are needed.
         need: memory of the largest pack after the change.
         extra_flops: operations more than now, as a share.
     """

@@ -19,7 +19,7 @@ class PackShape:
 
     Attributes:
         lengths: tokens of each segment, image tokens included; a prefix that records share is a segment of its own.
-        image_tokens: of all its images.
+        image_tokens: tokens of all its images.
         supervised: rows on which the loss is taken.
         crops: (local crops) of each of its images; the tower sees one view more of each.
         prefixes: for each segment, the tokens of the prefix that it sees besides itself; empty where all are 0.
@@ -66,12 +66,12 @@ class Flops:
     Attributes:
         linears: the frozen decoder linears, forward and backward to the input.
         lora: forward, backward to input and weights; with DoRA the norms of the adapted weights too.
-        plora: on the image rows, forward and backward to the input.
+        plora: PLoRA on the image rows, forward and backward to the input.
         attention: scores and weighted values, causal inside each segment and to all of its prefix, forward and
             backward.
         vit: forward only.
         projector: forward, and backward as far as it is trained.
-        head: on the supervised rows, forward and backward to the input.
+        head: output head on the supervised rows, forward and backward to the input.
         recompute: the forward pass of checkpointed layers once more.
     """
 
@@ -106,9 +106,9 @@ def flops(
     """Count the operations of one pack, or of several side by side.
 
     Args:
-        sizes: of the base.
-        trained: of the adapter.
-        pack: what is computed.
+        sizes: sizes of the base.
+        trained: trained parts of the adapter.
+        pack: the pack to compute.
         checkpointed_layers: layers whose forward pass is repeated.
         micro_batches: packs that these are; DoRA takes the norms of its weights once in each.
     """

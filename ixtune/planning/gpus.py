@@ -14,7 +14,7 @@ class Card:
     """GPU model.
 
     Attributes:
-        name: as people say it.
+        name: common name.
         tflops: dense products of bf16 summed in fp32, by the maker's data sheet, in 10^12 operations a second.
         measured_share: fraction of that measured in a training run of the 7B; None if not measured.
     """
@@ -48,8 +48,8 @@ class Machine:
 
     Attributes:
         device: `cuda` or `cpu`.
-        memory_bytes: what a run may use there; None where nobody knows.
-        source: where that figure comes from, in words.
+        memory_bytes: memory that a run may use; None if unknown.
+        source: source of that figure, in words.
         card: the GPU, if it is a known one.
     """
 

@@ -32,11 +32,11 @@ class Setup:
     """Settings, other than the pack, that determine the memory of a step.
 
     Attributes:
-        sizes: of the base.
-        trained: of the adapter.
+        sizes: sizes of the base.
+        trained: trained parts of the adapter.
         nf4: decoder linears in NF4.
-        float_bytes: of one number in the activations and the other weights.
-        optimizer: as a recipe calls it.
+        float_bytes: bytes of a number in the activations and the other weights.
+        optimizer: name in the recipe.
         accumulates: gradients are kept from one micro-batch to the next.
         dropout: LoRA has some.
         device: `cuda` or `cpu`, whose kernels differ in what they need besides.
@@ -76,7 +76,7 @@ class Memory:
     """Bytes in use at one moment of a step.
 
     Attributes:
-        moment: what the step is doing then.
+        moment: phase of the step.
         terms: bytes of each of `TERMS`.
     """
 
@@ -186,7 +186,7 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
     """Return the bytes that one layer saves for its backward pass."""
     sizes, number = setup.sizes, setup.float_bytes
     hidden, inner, kv = sizes.hidden, sizes.intermediate, sizes.kv_width
-    norms = 2 * (number * hidden + 4)  # their inputs, the residual stream
+    norms = 2 * (number * hidden + 4)  # inputs of the layers: the residual stream
     attention = number * (2 * hidden + 2 * kv) + 4 * sizes.heads
     if pack.prefixes and setup.device == "cuda":  # outputs of segments, joined (not run on a GPU)
         attention += number * hidden

@@ -18,7 +18,7 @@ class Levers:
     Attributes:
         checkpointed_layers: the first n decoder layers compute their activations again in the backward pass.
         vision_chunk: views that the frozen tower sees at a time.
-        offload_layer_inputs: inputs of checkpointed layers wait in main memory.
+        offload_layer_inputs: offload inputs of checkpointed layers to main memory.
     """
 
     checkpointed_layers: int
@@ -37,7 +37,7 @@ def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
         levers: memory options, as chosen by a plan.
 
     Raises:
-        ValueError: there are fewer layers, or a chunk holds no view.
+        ValueError: The decoder has fewer layers, or a chunk holds no view.
     """
     layers = model.model.layers
     if not 0 <= levers.checkpointed_layers <= len(layers):

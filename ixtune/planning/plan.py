@@ -55,10 +55,10 @@ class Need:
 
     Attributes:
         packs: indices of the records of each pack.
-        worst: which of them takes the most memory.
-        levers: as the recipe says, and where it says `auto`, as little as has to be.
-        memory: of the worst pack under them.
-        available_bytes: what there is; None where nobody knows.
+        worst: the pack that takes the most memory.
+        levers: memory options of the recipe; for `auto`, as few as needed.
+        memory: peak memory of that pack with these options.
+        available_bytes: available memory; None if unknown.
     """
 
     packs: Packs
@@ -78,10 +78,10 @@ class Plan:
     """Plan of a run.
 
     Attributes:
-        recipe: of the run.
-        sizes: of the base.
-        machine: where it would run.
-        records: of the training set, as often as they are drawn.
+        recipe: recipe of the run.
+        sizes: sizes of the base.
+        machine: machine for the run.
+        records: records of the training set, as often as they are drawn.
         need: packs, levers, memory.
         record_tokens: tokens of all records of an epoch, each counted by itself.
         epoch: all packs of an epoch side by side, prefixes that records share counted once a pack.
@@ -140,12 +140,12 @@ def make_plan(
     """Plan a run.
 
     Args:
-        recipe: of the run.
-        sizes: of its base.
-        records: what is learned from.
-        machine: where it would run.
+        recipe: recipe of the run.
+        sizes: sizes of its base.
+        records: training records.
+        machine: machine for the run.
         packs: the records in packs, if they are already made.
-        processes: how many share the packs of a step.
+        processes: number of processes that share the packs of a step.
 
     Raises:
         UsageError: the recipe names a layer that the base does not have.

@@ -27,8 +27,8 @@ def open_for_plan(
     """Open the inputs of a plan.
 
     Args:
-        recipe: of the run.
-        gpu_gib: in place of the recipe's own.
+        recipe: recipe of the run.
+        gpu_gib: override of the recipe's `training.gpu_gib`.
         mix: plan on this mix of made-up records in place of the recipe's data.
 
     Returns:

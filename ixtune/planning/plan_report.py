@@ -76,7 +76,7 @@ def _work(plan: Plan) -> Iterator[str]:
         yield f"data     {_many(plan.records, 'record')}, {tokens}, {epoch.supervised:,} of them supervised"
         yield (
             f"shared   {epoch.tokens / plan.record_tokens:.0%} of the tokens are computed, {epoch.tokens:,}: records "
-            f"that begin alike share their prefix; {epoch.image_tokens:,} of images"
+            f"with a common prefix share it; {epoch.image_tokens:,} of images"
         )
     full = epoch.tokens / (packs * training.pack_tokens)
     yield (
@@ -124,7 +124,7 @@ def _hours(seconds: float) -> str:
 def _memory(plan: Plan) -> Iterator[str]:
     pack, memory = plan.worst_pack, plan.memory
     yield (
-        f"memory   worst of the packs: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
+        f"memory   largest pack: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
         f"{_many(pack.views, 'view')}, "
         f"{pack.supervised:,} supervised; highest at: {memory.moment}"
     )

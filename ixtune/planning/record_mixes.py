@@ -24,9 +24,9 @@ class Kind:
     """Kind of record; each range is (minimum, maximum), drawn uniformly.
 
     Attributes:
-        share: how many of all, in parts.
-        images: in a record.
-        width: of an image, in pixels.
+        share: fraction of all records.
+        images: number of images in a record.
+        width: width of an image, in pixels.
         aspect: height / width.
         hd_num: most crops of an image; of a member with larger crops, fewer with as many tokens.
         text: tokens beside those of images, the answer's included.
@@ -47,8 +47,8 @@ class Mix:
     """Mix of kinds of records.
 
     Attributes:
-        told: what it is, in one line, with {hd_num}.
-        kinds: of its records.
+        told: description in one line, with {hd_num}.
+        kinds: kinds of its records.
     """
 
     told: str
@@ -91,12 +91,12 @@ def records_of(name: str, member: Member = FOUR_KHD, count: int = RECORDS) -> Re
     """Generate the records of a mix, deterministically.
 
     Args:
-        name: of the mix.
+        name: name of the mix.
         member: the model they are laid out for.
-        count: of records.
+        count: number of records.
 
     Raises:
-        UsageError: there is no such mix.
+        UsageError: The mix is unknown.
     """
     if name not in MIXES:
         raise UsageError("there is no such mix of records", where=name, hint=choice(name, MIXES))

@@ -53,7 +53,7 @@ class RecordShapes:
         supervised: tokens the loss is taken on.
         image_tokens: tokens of all its images.
         images: its images.
-        prefixes: which records begin alike; None where every record is computed by itself.
+        prefixes: groups of records with a common prefix; None to compute every record separately.
         member: the model they were prepared for, with its layout rule.
     """
 

@@ -120,7 +120,7 @@ def _meet(one: KeyPath, other: KeyPath) -> bool:
     return all(a == b for a, b in zip(one, other, strict=False))
 
 
-# messages that say it in the words of a recipe; the others are pydantic's own
+# messages in the terms of a recipe; the others are pydantic's own
 _MESSAGES = {
     "bool_type": "should be true or false",
     "finite_number": "should be a finite number",

@@ -67,9 +67,7 @@ def _among(*known: str) -> AfterValidator:
             return name
         nearest = difflib.get_close_matches(name.lower(), known, n=1)
         raise ValueError(
-            f"should be a name that there is, perhaps {nearest[0]}"
-            if nearest
-            else f"should be one of {', '.join(known)}"
+            f"should be a known name, perhaps {nearest[0]}" if nearest else f"should be one of {', '.join(known)}"
         )
 
     return AfterValidator(validate)

@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 RECIPE = Kind(
     "recipe",
-    "give the file of a recipe; `ixtune recipes ls` lists those that ixtune brings",
+    "give the file of a recipe; `ixtune recipes ls` lists the shipped ones",
     "start from one of `ixtune recipes ls`; base, data.train and output are needed",
 )
 

@@ -22,7 +22,7 @@ PAGE_BYTES = 6 << 20
 _SIZE = (560, 420)
 _PICTURE_BYTES = 96 << 10
 _QUALITIES = (80, 60, 40, 25)
-# with every correction first, as people see the file
+# with every correction applied, as people see the file
 _WAYS = (Corrections(exif=True, alpha=True, depth=True, first_frame=True), Corrections(first_frame=True))
 
 

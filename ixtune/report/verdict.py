@@ -100,10 +100,7 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
         )
     if SWAPPED in control:
         yes = f"{model} looks at the images: it beats itself with the images swapped"
-        no = (
-            f"{model} is not shown to look at the images: with the images of other records it does not do "
-            "measurably worse"
-        )
+        no = f"{model} is not shown to use the images: with the images of other records it does not do measurably worse"
     else:
         yes = f"{model} beats the {control}"
         no = f"{model} does not beat the {control}: it may have learned no more than which answers are common"

@@ -34,7 +34,7 @@ class ImageSource:
         """Read the images of a prepared set.
 
         Args:
-            files: where they lie, and how they are opened.
+            files: image folders and the corrections for opening images.
             cache_for: compute vectors before the projector with this model, once an image, and keep them in memory;
                 equal to what the model computes from crops, as long as tower and separators are frozen.
             cache_bytes: keep at most so much, the oldest going first; None keeps all.
@@ -121,8 +121,8 @@ def make_batch(
         records: rows of prepared sets.
         images: reads their images.
         image_token_id: token at image positions.
-        groups: what neighbors share; None for nothing. Only the number of records of each group is read, in the order
-            of `records`.
+        groups: common prefixes of neighboring records; None for none. Only the number of records of each
+            group is read, in the order of `records`.
 
     Returns:
         input_ids, position_ids [1, T]; image_rows [I]; cu_seq_lens_q [segments + 1] (int32); max_length_q;
@@ -224,7 +224,7 @@ class PackCollator:
         return self.take(indices) if indices else {"records": ()}
 
     def make(self, indices: tuple[int, ...]) -> Batch:
-        """Return the batch of some records; neighbors that begin alike share their prefix."""
+        """Return the batch of some records; neighbors with a common prefix share it."""
         prefixes = self.training_set.prefixes
         groups = list(prefixes.groups(indices)) if prefixes else None
         batch = make_batch([self.training_set.record(index) for index in indices], self.images, groups=groups)

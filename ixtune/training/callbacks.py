@@ -67,7 +67,7 @@ class Journal(TrainerCallback):
             self.event("resumed", tokens=self.trainer.progress.tokens)
         latest = self.trainer.extensions[-1] if self.trainer.extensions else None
         if latest and latest.step == state.global_step:
-            self.lines.drop("steps_after", latest.step)  # of a start that was killed before its first checkpoint
+            self.lines.drop("steps_after", latest.step)  # left by a start that was killed before its first checkpoint
             self.event("extended", steps_before=latest.steps_before, steps_after=latest.steps_after)
         self.view.begin(state.global_step, state.max_steps)
 

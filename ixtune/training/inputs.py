@@ -75,7 +75,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     hashes: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
         "train_manifest_sha256": {str(path): sha256_file(path / manifest.MANIFEST) for path in data.train},
-        "processes": launch.world_size(),  # with others the steps would be others
+        "processes": launch.world_size(),  # other settings would change the steps
         "validation_manifest_sha256": sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
     }
     start = _open_start(recipe, hashes)
@@ -107,7 +107,7 @@ def check_images(inputs: Inputs) -> None:
     """Check that every image of the training and the validation set is there and unchanged, without decoding it.
 
     Raises:
-        IxtuneError: Images are missing or have changed; all are counted, the first are named.
+        IxtuneError: Images are missing or have changed; the message counts them and names the first.
     """
     sets = [opened for records in (inputs.train, inputs.validation) if records for opened in records.sets]
     require_images(sets, hint="set data.image_root=FOLDER")
@@ -117,8 +117,8 @@ def images_as_trained(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the layout and image settings of the sets, which inference has to use as well.
 
     Args:
-        manifests: of the sets, which agree in all but hd_num. Where it differs, between sets or between the sources of
-            one, the largest counts, so that no image gets fewer crops than one like it had in training.
+        manifests: manifests of the sets, which agree in all but hd_num. Where it differs, between sets or between the
+            sources of one, the largest counts, so that no image gets fewer crops than one like it had in training.
     """
     options = [manifest.options_of(described) for described in manifests]
     largest = [

@@ -20,7 +20,7 @@ from ixtune.training.processes import parallel
 from ixtune.training.state import checkpoints
 from ixtune.training.trainer import AdapterTrainer
 
-_VALIDATION, _SAMPLES = "validation", "samples"  # as progress.json has them
+_VALIDATION, _SAMPLES = "validation", "samples"  # in the form of progress.json
 
 
 class Validation(TrainerCallback):

@@ -17,7 +17,7 @@ from ixtune.training.batch import Batch
 Step = Callable[[Batch], torch.Tensor]
 
 _CURE = (
-    "compute more layers again (training.gradient_checkpointing=true), let their inputs wait in main memory "
+    "compute more layers again (training.gradient_checkpointing=true), offload their inputs to main memory "
     "(training.offload_layer_inputs=true), lower training.pack_tokens, or prepare the data with a smaller --hd-num"
 )
 # Messages of libraries below torch, which raise them instead of torch's own error.
@@ -28,7 +28,7 @@ def rehearse(model: torch.nn.Module, batch: Batch, step: Step, reserve_bytes: in
     """Run one step on the largest pack of a run, and restore weights, gradients and random states.
 
     Args:
-        model: whose gradients are put back.
+        model: model whose gradients are restored.
         batch: the pack.
         step: forward and backward, with no part of the optimizer.
         reserve_bytes: what later steps hold besides, such as the optimizer's state, which its first step makes.
@@ -89,16 +89,16 @@ def step_in_parts(
     Args:
         step: forward and backward of a pack or a part of one; weights tokens by those of the whole optimizer step.
         batch: the pack, with `records`.
-        model: whose parameters are trained.
+        model: model with trainable parameters.
         make: returns the batch of some of the records.
         told: is called with a sentence for the reader at each cut. From then on a run cannot be repeated bit by bit.
-        named: where a record that does not fit comes from.
+        named: function that returns the origin of a record that does not fit.
 
     Returns:
         The loss of the pack, summed over its parts.
 
     Raises:
-        IxtuneError: one record alone does not fit.
+        IxtuneError: A single record does not fit.
     """
     have_theirs: set[torch.nn.Parameter] = set()
     handles = [
@@ -124,7 +124,7 @@ def step_in_parts(
             hint=_CURE,
         )
     told(f"memory ran out on a pack of {_size(batch)}: it is cut in two, so this run cannot be repeated bit by bit")
-    # Switched off they could leave a part's loss without any gradient, which is an error.
+    # Switched off, a part's loss could be without any gradient, which is an error.
     handles = [parameter.register_hook(torch.zeros_like) for parameter in have_theirs]
     try:
         losses = [step_in_parts(step, make(part), model, make=make, told=told, named=named) for part in parts]

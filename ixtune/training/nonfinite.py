@@ -51,12 +51,12 @@ def require_finite(
     suspects = [micro for micro, loss in zip(step, losses, strict=True) if not (bad and math.isfinite(loss))]
     records = [index for micro in suspects for index in micro.records]
     offenders = list(_offenders(trainer, collator, records, gradients=not bad)) if mine else []
-    # asked by all of them, before any leaves
+    # all processes ask this, before any leaves
     if parallel.any_of(bool(offenders)) and not offenders or not mine:
         raise LostPeerError
     raise IxtuneError(
         f"training diverged: {f'the loss is {bad[0]}' if bad else f'the gradient norm is {norm_value}'} "
-        f"in step {trainer.state.global_step + 1}, which was not taken",
+        f"in step {trainer.state.global_step + 1}, which was not applied",
         where=str(run_folder),
         hint="look at the records named above, or lower training.learning_rate; the checkpoints so far are kept",
         notes=_named(collator.training_set, records, offenders),

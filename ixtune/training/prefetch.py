@@ -42,7 +42,7 @@ class Prefetcher:
         """Return the batch of a pack, in the announced order or not.
 
         Raises:
-            IxtuneError: what making it raised.
+            IxtuneError: Error raised while making the batch.
         """
         begun = self._begun.pop(pack, None)
         if pack in self._order[self._next :]:

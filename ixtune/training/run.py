@@ -91,7 +91,7 @@ def train(
             is of the step before. None for no limit.
 
     Returns:
-        How the run ended; None where `resume: auto` finds it finished already, or where it was only tried.
+        Result of the run; None if `resume: auto` finds it finished already, or after a dry run.
 
     Raises:
         IxtuneError: Data, base or run folder do not fit; nothing was started.
@@ -217,7 +217,7 @@ def _is_left_to_train(
         trainer._load_from_checkpoint(str(start))
         if not catch_up(trainer, validation, samples, start):
             return False
-    patience = trainer.recipe.training.early_stopping  # which an extension may have raised
+    patience = trainer.recipe.training.early_stopping  # number of steps, which an extension may have raised
     progress.stopped_early = patience is not None and progress.worse_measurements >= patience
     if checkpoints.step_of(start) < steps and not progress.stopped_early:
         return True

@@ -26,7 +26,7 @@ def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan
     """Make the plan of a run in the first process, show it, and return it in all processes.
 
     Raises:
-        IxtuneError: it does not fit the GPU. Main memory can be swapped and shared, so there it is only said.
+        IxtuneError: The run does not fit the GPU. For main memory, which can be swapped, this is only a note.
     """
 
     def make() -> Plan:

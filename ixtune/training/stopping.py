@@ -97,7 +97,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _leave_terminal()
-        if self.asked:  # schedulers repeat themselves
+        if self.asked:  # schedulers send signals repeatedly
             return
         self.number, self._since = number, time.monotonic()
         if number == signal.SIGINT:

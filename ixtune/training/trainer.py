@@ -83,7 +83,7 @@ def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
         warmup_steps=training.warmup_ratio,
         lr_scheduler_type=_SCHEDULES[training.schedule],
         optim=optimizer.OPTIMIZERS[training.optimizer],
-        activation_checkpointing=False,  # the levers': transformers would switch it on for all layers
+        activation_checkpointing=False,  # the memory options do this; transformers would switch it on for all layers
         bf16=training.compute_dtype == "bf16",
         fp16=False,
         use_cpu=not torch.cuda.is_available(),
@@ -183,7 +183,7 @@ class AdapterTrainer(SFTTrainer):
         try:
             return super().get_batch_samples(*args, **kwargs)
         except Exception as error:
-            if not self._collected:  # the others are about to add their tokens up
+            if not self._collected:  # the others are about to sum their tokens
                 self._meet(error)
             raise
 
@@ -221,7 +221,9 @@ class AdapterTrainer(SFTTrainer):
         """Compute the model's own loss on supervised rows; TRL's fused head would bypass the images."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
-        if torch.is_grad_enabled() and not loss.requires_grad:  # only the projector learns, and here is no image
+        if (
+            torch.is_grad_enabled() and not loss.requires_grad
+        ):  # only the projector is trained, and this pack has no image
             loss = loss + 0 * next(parameter for _, parameter in attach.trainable(self.model)).sum()
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # what follows takes the mean over the processes
@@ -239,7 +241,7 @@ class AdapterTrainer(SFTTrainer):
             sum(self.flops_of(batch["records"]) for batch in batches) if self.flops_of else 0.0,
             not self.progress.reproducible,
         )
-        self.progress.reproducible = not cut  # in all of them, as the first one writes it down
+        self.progress.reproducible = not cut  # in all processes, since the first one records it
         self.progress.tokens += int(tokens)
         self.progress.computed_tokens += int(computed)
         self.progress.supervised_tokens += int(supervised)
@@ -292,7 +294,7 @@ class AdapterTrainer(SFTTrainer):
         records = [tuple(indices) for indices in packs["records"]]  # at once: row by row would take seconds
 
         def announced(order: Sequence[int]) -> None:
-            mine = order[launch.rank() :: self.args.world_size]  # they are dealt out in turn
+            mine = order[launch.rank() :: self.args.world_size]  # packs are distributed round-robin
             prefetcher.follow([records[index] for index in mine if records[index]])
 
         return announced
@@ -307,7 +309,7 @@ class AdapterTrainer(SFTTrainer):
                 self.collator.take = self.collator.make
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        # transformers' word for a model whose gradients are not accelerate's to reduce: no DistributedDataParallel
+        # transformers' flag for gradients that accelerate does not reduce: no DistributedDataParallel
         self.is_distributed_loading_by_transformers = self.args.world_size > 1
         try:
             return super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -458,7 +460,7 @@ class AdapterTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
-        if not self.args.should_save:  # of several processes only the first one writes
+        if not self.args.should_save:  # only the first process writes
             return
         assert output_dir is not None  # transformers names the folder at every save
         self.model.save_pretrained(output_dir, state_dict=state_dict)

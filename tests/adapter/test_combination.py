@@ -96,7 +96,7 @@ def test_merging_in_turn_what_was_trained_side_by_side_is_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "no word on how they go together"),
+        ({}, "but neither --weights nor --in-turn"),
         ({"weights": (1.0,)}, "2 adapters and 1 weights"),
         ({"weights": (1.0, float("nan"))}, "not a finite number"),
         ({"weights": (0.5, 0.5), "in_turn": True}, "without weights"),

@@ -110,7 +110,7 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
         in done.stdout
     )
     for options, words in (
-        ((), "no word on how they go together"),
+        ((), "but neither --weights nor --in-turn"),
         (("--weights", "0.5,half"), "is not a list of numbers"),
         (("--in-turn", "--weights", "1,1"), "without weights"),
     ):

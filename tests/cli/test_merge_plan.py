@@ -81,7 +81,7 @@ def test_a_plan_refuses_what_the_merge_would_refuse(
         ((adapter, "--out", adapter), 1, "exists already"),
         ((misshapen, "--out", out), 1, "has the shape [4096, 4096] in the adapter and [6144, 4096] in the base"),
         ((adapter, "--base", "nano", "--out", out), 1, "[4096, 4096] in the adapter and [192, 192] in the base"),
-        ((adapter, adapter, "--out", out), 2, "no word on how they go together"),
+        ((adapter, adapter, "--out", out), 2, "but neither --weights nor --in-turn"),
     ):
         ended = call("merge", *arguments, "--dry-run")
         assert ended.returncode == code, ended.stderr

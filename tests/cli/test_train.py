@@ -232,7 +232,7 @@ def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     fails(
         1,
-        "training diverged: the loss is nan in step 2, which was not taken",
+        "training diverged: the loss is nan in step 2, which was not applied",
         f"{data}: record r",
         "rather the weights are to blame",
         "lower training.learning_rate",

@@ -190,7 +190,7 @@ def test_report_card_and_inspect_tell_the_scores(
 @pytest.mark.parametrize(
     ("change", "code", "told"),
     [
-        ("training.scores=[exact_match, anl]", 2, "training.scores.1 should be a name that there is, perhaps anls"),
+        ("training.scores=[exact_match, anl]", 2, "training.scores.1 should be a known name, perhaps anls"),
         ("training.best_by=anls", 2, "training.best_by names anls, which training.scores does not"),
         ("data.validation=null", 2, "training.scores needs data.validation"),
         ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 24 of the 24 records"),

@@ -70,7 +70,7 @@ def test_an_upload_that_cannot_succeed_is_refused_before_training(
 ) -> None:
     publish.require_login("me/mine")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(UsageError, match="nobody is logged in"):
+    with pytest.raises(UsageError, match="not logged in to the hub"):
         publish.require_login("me/mine")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):

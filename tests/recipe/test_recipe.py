@@ -242,11 +242,11 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("adapter.targets=[wo, [w1]]", "adapter.targets.1 should be 'wqkv'"),
         (
             "training.scores=[anls, exact]",
-            "training.scores.1 should be a name that there is, perhaps exact_match, found 'exact'",
+            "training.scores.1 should be a known name, perhaps exact_match, found 'exact'",
         ),
         ("training.scores=[anls, xyzzy]", "training.scores.1 should be one of exact_match, anls, relaxed_accuracy, "),
         ("training.scores=[cer, cer]", "training.scores should name no score twice, found ['cer', 'cer']"),
-        ("training.best_by=ANSL", "training.best_by should be a name that there is, perhaps anls, found 'ANSL'"),
+        ("training.best_by=ANSL", "training.best_by should be a known name, perhaps anls, found 'ANSL'"),
         ("training.best_by=xyzzy", "training.best_by should be one of loss, exact_match, anls, "),
         ("data.train=3", "data.train.0 should be a path, found 3"),
         ("base=", "base should be a text, found None"),

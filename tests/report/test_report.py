@@ -196,7 +196,7 @@ def test_a_model_that_beats_its_controls_is_told_so(tmp_path: Path):
 def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path):
     found = verdicts(evaluation(tmp_path, blind=0.74))
     assert found[1]["kind"] == "bad"
-    assert "adapter is not shown to look at the images" in found[1]["text"]
+    assert "adapter is not shown to use the images" in found[1]["text"]
 
 
 @pytest.mark.parametrize(

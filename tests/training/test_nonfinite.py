@@ -79,7 +79,7 @@ def test_the_record_whose_loss_is_nan_is_named_alone(data: Path, tmp_path: Path)
         return embeddings
 
     error = _fail(tmp_path, data, lambda trainer: _at_record(trainer, 4, spoil))
-    assert "the loss is nan in step 1, which was not taken" in error.what
+    assert "the loss is nan in step 1, which was not applied" in error.what
     assert _records(error) == ["t4"]
     assert str(data) in error.notes[0]
     assert "data.json" in error.notes[0]

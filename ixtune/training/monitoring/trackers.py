@@ -33,7 +33,7 @@ def require(names: Sequence[str]) -> None:
     """Refuse trackers that cannot work here, before anything is loaded.
 
     Raises:
-        UsageError: A package, a login or a server is missing; the hint is what cures it.
+        UsageError: A package, a login or a server is missing; the hint names the cure.
     """
     for name in names:
         for alternatives in _DISTRIBUTIONS[name]:

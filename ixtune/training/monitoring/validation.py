@@ -92,7 +92,7 @@ def take_note(progress: Progress, measured: Mapping[str, float], step: int, by: 
     Args:
         progress: the account of the run.
         measured: `loss` and the scores, by name.
-        step: of the measurement.
+        step: step of the measurement.
         by: which of them says what is better. Of equal scores, which are common, that with the lower loss is.
         patience: measurements without a better one after which to stop; None for no end.
     """

@@ -114,7 +114,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
                 )
                 code = _wait(workers)
         finally:
-            os.close(writing)  # those that are still there end by it
+            os.close(writing)  # the remaining workers end by it
             os.close(reading)
             for worker in workers:
                 worker.wait()

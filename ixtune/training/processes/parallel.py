@@ -31,7 +31,7 @@ def join() -> None:
     """Join the other processes of the run, if there are any, and select this process's GPU.
 
     Raises:
-        UsageError: there are more processes than GPUs, or accelerate's configuration asks for sharding.
+        UsageError: More processes than GPUs, or accelerate's configuration asks for sharding.
     """
     launch.refuse_sharding()
     launch.follow_parent()
@@ -85,7 +85,7 @@ def from_first(ask: Callable[[], _Result]) -> _Result:
     """Call a function in the first process and return its result in all processes.
 
     Raises:
-        LostPeerError: it failed; raised in the others, while it raises its own error.
+        LostPeerError: The first process failed; raised in the others, while it raises its own error.
     """
     if not _several():
         return ask()
@@ -93,7 +93,7 @@ def from_first(ask: Callable[[], _Result]) -> _Result:
     if is_first():
         try:
             answer = [(ask(),)]
-        finally:  # also where it failed: the others wait for a word
+        finally:  # also after a failure: the others wait for the broadcast
             distributed.broadcast_object_list(answer, src=0)
     else:
         distributed.broadcast_object_list(answer, src=0)

@@ -67,7 +67,7 @@ class Boundary(TrainerCallback):
             return False
         if self._counted is not None:
             counters, loss = self._counted
-            counters["seconds"] = self.progress.seconds  # they have been spent all the same
+            counters["seconds"] = self.progress.seconds  # time was spent in any case
             for name, value in counters.items():
                 setattr(self.progress, name, value)
             self.trainer._tr_loss = loss

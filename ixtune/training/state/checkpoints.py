@@ -64,7 +64,7 @@ def rotate(run: Path, keep: int, best_step: int | None = None) -> None:
 
     Each is renamed away first, so that none is seen half deleted.
     """
-    for left in run.glob(f".{PREFIX}*.deleted"):  # by a process that was killed while it deleted
+    for left in run.glob(f".{PREFIX}*.deleted"):  # left by a process that was killed while it deleted
         shutil.rmtree(left)
     for folder in listing(run)[:-keep]:
         if step_of(folder) != best_step:
@@ -96,7 +96,7 @@ def require_empty(run: Path) -> None:
     """Refuse a run folder that already holds a checkpoint or an adapter; a run that reached neither may start again.
 
     Raises:
-        IxtuneError: it does.
+        IxtuneError: The folder holds one.
     """
     if (run / "adapter").exists() or listing(run):
         raise IxtuneError(

@@ -47,7 +47,7 @@ def require_space(plan: Plan, run: Path) -> str:
     kept besides. Checkpoints that are there already take no new space.
 
     Raises:
-        DiskFullError: The disk does not have it.
+        DiskFullError: The disk has less free space.
     """
     training = plan.recipe.training
     one, adapter = checkpoint_bytes(plan), _WEIGHT * sum(plan.trained.values())

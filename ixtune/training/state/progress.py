@@ -14,18 +14,18 @@ class Progress:
     """Counters and best measurement of a run.
 
     Attributes:
-        tokens: of the records trained on, image tokens included, over all processes.
+        tokens: tokens of the records trained on, image tokens included, over all processes.
         computed_tokens: computed for them; fewer where records of a pack share a prefix.
-        supervised_tokens: of them those with a loss.
+        supervised_tokens: number of these with a loss.
         flops: computed for them.
-        seconds: of training, validation and saving.
+        seconds: duration of training, validation and saving.
         best_step: the step with the best measurement on the validation set, by what the recipe's `best_by` names.
         best_loss: the validation loss at that step.
         best_scores: the scores at that step, by name.
         worse_measurements: since the best one.
         stopped_early: whether that was enough of them.
         reproducible: False once a pack had to be split because memory ran out.
-        pending: what was due at this step and not measured because the run was asked to stop: `validation`, `samples`.
+        pending: measurements due at this step but skipped because of a stop: `validation`, `samples`.
         logged_step: the step of the last logged line.
         unlogged_losses: for each process, the sum of its losses since then.
     """

@@ -89,7 +89,7 @@ def resume_point(recipe: Recipe, inputs: dict[str, Any], run: Path, say: Callabl
     """Return the starting point of a resumed run; step 0 if it never reached a checkpoint.
 
     Raises:
-        IxtuneError: Its recipe, base or data are other ones now, or it has just been finished.
+        IxtuneError: Its recipe, base or data have changed, or it is finished.
     """
     require_run(run)
     _require_same_run(recipe, inputs, run, free=_FREE_KEYS)
