@@ -63,7 +63,7 @@ def show(browser: Chrome, page: Path, width: int = 1280, height: int = 900, *, d
 
 
 def problems(browser: Chrome) -> list[str]:
-    """What the console has said since the page was opened: errors, refused scripts, warnings."""
+    """Return the console messages since the page was opened: errors, refused scripts, warnings."""
     return [f"{entry['level']}: {entry['message']}" for entry in browser.get_log("browser")]
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, and where the fixtures lie."""
+"""Shared by all tests: no network, one thread, and the folder of the fixtures."""
 
 from __future__ import annotations
 

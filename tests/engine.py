@@ -1,4 +1,4 @@
-"""A small training set with images and without, and the real trainer on it, in this process."""
+"""A small training set with and without images, and the real trainer on it, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint with the released 7B's 942 names and shapes that takes no room: its headers are real, its values holes.
+"""A checkpoint with the released 7B's 942 names and shapes that takes no space: real headers, sparse values.
 
 A hole in a file reads as zeros. What is shown with it is honest for names, shapes, sizes and offsets, not for values.
 """

@@ -1,4 +1,4 @@
-"""The command line in this process, which has torch already: seconds less than a process of its own."""
+"""Run the command line in this process, which has torch loaded already and so saves seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ixtune import cli
 
 
 class Ended(NamedTuple):
-    """As of `subprocess.run`."""
+    """Result like that of `subprocess.run`."""
 
     returncode: int
     stdout: str

@@ -1,4 +1,4 @@
-"""A small set of printed numbers, and a run of the real command line: what the tests of the main job share."""
+"""A small set of printed numbers and a run of the real command line, shared by the tests of the main job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small base as the original lies on the hub: with a tokenizer, a licence, and code that must never run."""
+"""A small base in the form of the original on the hub: with a tokenizer, a license, and code that must never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a prepared set that begin alike, for `small_base.small_model`, with images made up from their names."""
+"""Rows of a prepared set with common prefixes, for `small_base.small_model`, with images made up from their names."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def prefixes_of(rows: Sequence[dict[str, Any]]) -> Prefixes:
 
 
 def shared_batch(rows: Sequence[dict[str, Any]], source: ImageSource) -> dict[str, Any]:
-    """Return all rows in one pack, in which those that begin alike share it."""
+    """Return all rows in one pack, with common prefixes shared."""
     prefixes = prefixes_of(rows)
     lengths = [len(expand(sample_of(row))[0]) for row in rows]
     (indices,) = pack(lengths, sum(lengths), prefixes)

@@ -1,4 +1,4 @@
-"""A command on a pseudo-terminal: what a person would see, colours included."""
+"""Run a command on a pseudo-terminal, to see its output with colors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from main_job import environment
 
 ESCAPE = "\x1b["
 COLOURS = tuple(f"{ESCAPE}{code}" for code in ("3", "4", "9", "0;3", "1;3"))
-"""How a sequence that sets a colour begins; those that move the cursor or make bold are others."""
+"""Start of an escape sequence that sets a color; those for the cursor or bold text differ."""
 
 
 def on_terminal(

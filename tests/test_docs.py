@@ -1,4 +1,4 @@
-"""What README.md and docs/ show is what there is: their commands run, their tables agree with the code."""
+"""Test README.md and docs/: their commands run, their tables agree with the code."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_links_of_the_readme_and_the_contributing_guide_lead_to_files() -> None:
-    """Those between the pages of docs/ are checked by `make docs`."""
+    """Check links; those between the pages of docs/ are checked by `make docs`."""
     for page in (README, ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (ROOT / target.partition("#")[0]).exists(), f"{page.name}: {target}"

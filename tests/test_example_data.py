@@ -1,4 +1,4 @@
-"""The data sets in examples/data: each prepares by the command in its README, and its script makes what is there."""
+"""Test the data sets in examples/data: the README's command prepares them, and the script reproduces the files."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, owner: subpr
 
 
 def dead(folder: Path, name: str = "out") -> Path:
-    """What a killed owner leaves: the sibling's name, and nobody's lock on it."""
+    """Make what a killed owner leaves: the temporary sibling, without a lock."""
     with atomic_folder(folder / name) as partial:
         left = partial.with_name(partial.name[:-8] + "0" * 8)
     (folder / name).rmdir()

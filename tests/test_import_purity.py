@@ -1,4 +1,4 @@
-"""What an import drags along, seen in a fresh interpreter."""
+"""Test which modules an import loads, in a fresh interpreter."""
 
 from __future__ import annotations
 

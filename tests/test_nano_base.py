@@ -1,4 +1,4 @@
-"""The embedded base: what ships, and that the script which made it runs."""
+"""Test the embedded base: its files, and that the script which made it runs."""
 
 from __future__ import annotations
 

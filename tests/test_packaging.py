@@ -1,4 +1,4 @@
-"""What the wheel and the source archive hold, and that the wheel works without the repository."""
+"""Test the content of wheel and source archive, and that the wheel works without the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trainable once an adapter is on, in which type, and that the gradient gets there."""
+"""Test which parts are trainable with an adapter, their dtype, and that gradients reach them."""
 
 from __future__ import annotations
 

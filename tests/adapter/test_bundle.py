@@ -1,4 +1,4 @@
-"""The adapter folder: what it holds, and that nothing unfitting loads."""
+"""Test the content of an adapter folder, and that nothing that does not fit loads."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_card_states_terms_data_and_recipe(small: Path, tmp_path: Path) -> N
 
 
 def test_a_misshapen_tensor_is_named_with_both_shapes(small: Path, tmp_path: Path) -> None:
-    """Trained on a wider base; the record lies that it is this one."""
+    """The adapter was trained on a wider base, but its record names this one."""
     folder = tmp_path / "adapter"
     bundle.save(attach.attach(_base(small), section("plain")), folder, INFO)
     tensors = load_file(folder / WEIGHTS_FILE)

@@ -1,4 +1,4 @@
-"""DoRA's own forward pass against PEFT's, and what it does not keep."""
+"""Compare our DoRA forward pass with PEFT's, and check which tensors it does not keep."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_fresh_one_changes_nothing_in_bf16_either(small: Path) -> None:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_no_weight_is_kept_in_floats_for_the_backward_pass(small: Path, own: bool) -> None:
-    """With dropout PEFT keeps each of them: a 7B would be in memory in 16 bits after all."""
+    """With dropout, PEFT keeps every 16-bit weight: a 7B would be in memory in 16 bits."""
     model = _wrapped(small, torch.bfloat16, own, dropout=0.1, projector="frozen", separators=False, per_target={})
     shapes = {
         (layer.get_base_layer().out_features, layer.get_base_layer().in_features)

@@ -1,4 +1,4 @@
-"""A linear, its PLoRA and its LoRA as one product, against the three apart."""
+"""Compare the fused product of a linear, its PLoRA and its LoRA with the three separate ones."""
 
 from __future__ import annotations
 

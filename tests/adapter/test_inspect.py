@@ -1,4 +1,4 @@
-"""Norm and effective rank of updates, against the plain product."""
+"""Compare norm and effective rank of updates with those of the plain product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lean LoRA against PEFT's own: values, gradients, names, and what a dropout does."""
+"""Compare low-memory LoRA with PEFT's own: values, gradients, names, and dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new adapter that starts from an older one: what it takes computes the same, and the rest is named."""
+"""Test adapters that start from an older one: the weights taken over compute the same, the others are listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain way from an image to crops: the whole of it as one normalised float32 tensor, then cut."""
+"""Convert an image to crops the plain way: one normalized float32 tensor of the whole image, then cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fair measuring on a noisy machine: one thread, CPU time, the two ways in turn, peak memory in own processes."""
+"""Measure fairly on a noisy machine: one thread, CPU time, both ways in turn, peak memory in separate processes."""
 
 from __future__ import annotations
 

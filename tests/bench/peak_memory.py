@@ -1,4 +1,4 @@
-"""The most memory that a training step takes, measured from outside: VmHWM of a process of its own.
+"""Measure the peak memory of a training step from outside: VmHWM of a separate process.
 
 Run as a script it reads one case as JSON from stdin and prints what it found as JSON. The C library is set to give
 every large block back at once, so that resident memory follows the tensors; importing and a first step of a tiny model
@@ -67,7 +67,7 @@ def case(
 
 
 def setup(case: dict[str, Any]) -> Setup:
-    """What the plan goes by."""
+    """Return the inputs of the plan."""
     training = {
         "compute_dtype": case["compute"],
         "optimizer": case["optimizer"],
@@ -90,7 +90,7 @@ def shape(case: dict[str, Any]) -> PackShape:
 
 
 def planned(case: dict[str, Any]) -> Memory:
-    """What the plan says of a case."""
+    """Return the plan of a case."""
     return peak(setup(case), shape(case))
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks: each a ratio to the plain way. They fail only if the better way is no better."""
+"""Benchmarks: each is a ratio to the plain way. They fail only if ixtune is not better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about one page: answered from one prefix against one by one, and an evaluation of four models.
+"""Benchmark questions about one page, with a shared prefix against one by one, and an evaluation of four models.
 
 CPU seconds, one thread, both ways in turn. The way without sharing is what ixtune did before: batches padded on the
 left in which every question pays for its page.

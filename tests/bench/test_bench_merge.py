@@ -1,4 +1,4 @@
-"""Merging against copying: a merge that reads, adds, writes, syncs, reads back and hashes, beside `cp` and `sync`."""
+"""Benchmark a merge (read, add, write, sync, read back, hash) against `cp` and `sync`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan's memory against the peak that a process really reaches, over packs, forms, ranks and levers."""
+"""Compare planned memory with the measured peak of a process, over packs, forms, ranks and memory options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds from the shell to the help text of every command, and of `import ixtune`."""
+"""Measure the seconds to the help text of every command, and of `import ixtune`."""
 
 from __future__ import annotations
 

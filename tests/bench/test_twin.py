@@ -1,4 +1,4 @@
-"""The twin is the 7B in small, the mix is what it says, and both ways of training do the same job."""
+"""Test that the twin has the 7B's proportions, the mix matches its description, and both ways train the same."""
 
 from __future__ import annotations
 

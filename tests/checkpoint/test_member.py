@@ -1,4 +1,4 @@
-"""Which member of the family a base is: read from its tensors, and never against its config.json."""
+"""Test that the model of a base is detected from its tensors, and that a contradicting config.json is an error."""
 
 from __future__ import annotations
 

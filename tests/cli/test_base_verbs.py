@@ -1,4 +1,4 @@
-"""`ixtune base` as a person meets it, on the nano base and on one with the released 7B's names and shapes."""
+"""Test `ixtune base` by the command line, on the nano base and on one with the released 7B's names and shapes."""
 
 from __future__ import annotations
 

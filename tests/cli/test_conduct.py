@@ -1,4 +1,4 @@
-"""What all verbs do alike: --quiet, --json, NO_COLOR on a terminal, and completion in a shell."""
+"""Test what all commands share: --quiet, --json, NO_COLOR on a terminal, and shell completion."""
 
 from __future__ import annotations
 

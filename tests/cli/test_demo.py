@@ -1,4 +1,4 @@
-"""`make demo`, cut down: every step of it runs, and it fails honestly where nothing was learned."""
+"""Test a short `make demo`: every step runs, and it fails if nothing was learned."""
 
 from __future__ import annotations
 

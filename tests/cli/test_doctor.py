@@ -1,4 +1,4 @@
-"""`ixtune doctor`: what it finds here, and that it finds what is broken."""
+"""Test `ixtune doctor`: its findings on this machine, and that it finds broken parts."""
 
 from __future__ import annotations
 

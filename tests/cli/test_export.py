@@ -1,4 +1,4 @@
-"""`ixtune export` as a person meets it."""
+"""Test `ixtune export` by the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, version, errors, exit codes."""
+"""Test the command line: help, version, errors, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ixtune init`: what it writes runs as it is, by flags and by answers."""
+"""Test `ixtune init`: its files run unchanged, made by options or by answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a merge or an export, by the command line: a clear line, and everything as it was."""
+"""Test failures of merge and export by the command line: a clear error, and nothing changed."""
 
 from __future__ import annotations
 

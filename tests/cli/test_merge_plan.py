@@ -1,4 +1,4 @@
-"""`ixtune merge --dry-run`: what would be done, on a base with the released 7B's 942 names and shapes."""
+"""Test `ixtune merge --dry-run` on a base with the released 7B's 942 names and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ixtune report` as a person calls it."""
+"""Test `ixtune report` by the command line."""
 
 from __future__ import annotations
 

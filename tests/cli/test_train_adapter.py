@@ -1,4 +1,4 @@
-"""Every kind of adapter by the real command line: all of it moves, nothing else does, and what is written answers."""
+"""Train every kind of adapter by the command line: all its parts change, nothing else does, and it answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run repeated by the resolved recipe that it has left in its folder."""
+"""Repeat a run from the resolved recipe in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Twenty kills at random places of one run: what it ends with is what a run never interrupted ends with."""
+"""Kill one run at twenty random places: its result equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _tensors(run: Path) -> dict[str, bytes]:
 
 
 def _state(run: Path) -> str:
-    """What of a run is on the disk."""
+    """Return the name of the newest checkpoint, or `nothing`."""
     names = sorted((p.name for p in run.glob("checkpoint-*")), key=lambda name: int(name.split("-")[1]))
     return names[-1] if names else "nothing"
 

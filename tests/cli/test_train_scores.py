@@ -1,4 +1,4 @@
-"""Scores during training, by the real command line: what is measured, what is kept, when it ends, what is refused."""
+"""Test scores during training by the command line: measurements, best checkpoint, early stopping, refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _texts(folder: Path, answers: list[tuple[str, str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What is learned, and a validation set of the same questions in which three of four answers are another's.
+    """Return a training set, and a validation set of the same questions in which three of four answers are another's.
 
     The surer the model is of what it learned, the higher is the loss on the wrong answers, while more and more of the
     right ones are given: loss and score are at their best at different steps, as in the field with noisy references.

@@ -1,4 +1,4 @@
-"""A conversation: what is remembered, what is shown, and that mistakes do not end it."""
+"""Test a conversation: its history and output, and that mistakes do not end it."""
 
 from __future__ import annotations
 

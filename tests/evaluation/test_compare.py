@@ -1,4 +1,4 @@
-"""The blind control: other images, same questions."""
+"""Test the blind control: other images, same questions."""
 
 from __future__ import annotations
 

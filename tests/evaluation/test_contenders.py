@@ -1,4 +1,4 @@
-"""Who is evaluated, and by which name."""
+"""Test which models are evaluated, and their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ixtune.evaluation.evaluate import Options, Source, _blinded, _groups
 
 
 def adapter(folder: Path, base: str = "nano") -> Path:
-    """As much of a run as is looked at before anything is loaded."""
+    """Make the files of a run that are checked before anything is loaded."""
     made = folder / "adapter"
     made.mkdir(parents=True)
     (made / "ixtune.json").write_text(json.dumps({"format": 1, "base": base, "base_identity": "b" * 64}))

@@ -1,4 +1,4 @@
-"""What the controls answer."""
+"""Test the answers of the controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image of today is opened and laid out as the adapter's training saw its images."""
+"""Test that images are opened and laid out as in the adapter's training."""
 
 from __future__ import annotations
 

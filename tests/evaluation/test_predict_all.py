@@ -1,4 +1,4 @@
-"""A file of questions: answered in batches, gone on with after a kill, and what is no question is told."""
+"""Test a file of questions: answered in batches, resumed after a kill, invalid questions reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
 
 
 class Killed(BaseException):
-    """As if the process ended here."""
+    """Raised to simulate the end of the process."""
 
 
 @pytest.mark.parametrize("sampled", [False, True])

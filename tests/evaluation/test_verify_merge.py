@@ -1,4 +1,4 @@
-"""A merged model must say what base and adapter said; one that does not is found out."""
+"""Test that a merged model gives the answers of base and adapter, and that a wrong one is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of the Python API makes the bytes that the command line makes."""
+"""Test that the Python API example writes the same bytes as the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def by_python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What the script wrote, and what it printed."""
+    """Return the files and the output of the script."""
     out = tmp_path_factory.mktemp("python") / "out"
     done = subprocess.run(
         [sys.executable, str(EXAMPLE / "run.py"), "--out", str(out), *SHORT],
@@ -34,7 +34,7 @@ def by_python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def by_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The same by the commands of its README, in another folder."""
+    """Run the commands of its README in another folder."""
     out = tmp_path_factory.mktemp("commands") / "out"
     commands = [
         line.removeprefix("ixtune ").replace("runs/python-api", str(out)).replace("examples/", f"{ROOT}/examples/")

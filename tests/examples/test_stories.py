@@ -1,4 +1,4 @@
-"""The worked stories, cut down: every command runs on real data, and they fail honestly where nothing was learned."""
+"""Test short worked stories: every command runs on real data, and they fail if nothing was learned."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_folder_that_no_example_has_made_is_left_alone(tmp_path: Path) -> None
 
 
 def check_end(done: subprocess.CompletedProcess[str], out: Path, score: str, questions: int, names: set[str]) -> None:
-    """It failed honestly, and scored what it should have scored, and reported it."""
+    """Check that it failed, and that it scored and reported."""
     assert done.returncode == 1, done.stderr
     assert f"FAILED: {score} at least " in done.stdout
     found = read(out / "evaluation.json")
@@ -97,7 +97,7 @@ def test_the_multi_page_document_runs_every_step_and_fails_when_hardly_trained(t
 
 
 def drawn(name: str, code: str) -> str:
-    """What some Python prints that knows a story's `draw` module."""
+    """Return the output of Python code that imports a story's `draw` module."""
     folder = ROOT / "examples" / name
     done = subprocess.run(
         [sys.executable, "-c", f"import draw\n{code}"],

@@ -1,4 +1,4 @@
-"""Every profile: what its folder holds, that the checks see what is wrong, and what is refused and why."""
+"""Test every export profile: content of the folder, detection of damage, and refusals with their reasons."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_lmdeploy_warns_of_its_hd_num_and_looks_for_what_lmdeploy_goes_by(
     assert {"recognised by lmdeploy", "recognised as 4KHD"} <= {check.what for check in report.checks}
     base = tmp_path / "base"
     shutil.copytree(original, base)
-    (base / "ixc_utils.py").write_text("def Image_transform(): ...\n")  # by which lmdeploy tells the 2.5 release
+    (base / "ixc_utils.py").write_text("def Image_transform(): ...\n")  # lmdeploy recognizes the 2.5 release by it
     with pytest.raises(IxtuneError) as caught:
         export(adapter, base, tmp_path / "other", "lmdeploy-0.13")
     assert caught.value.notes == ("recognised as 4KHD: ixc_utils.py must define HD_transform and not Image_transform",)

@@ -15,7 +15,7 @@ from ixtune.exporting.hub import push
 
 
 class Hub:
-    """What was asked of it."""
+    """Stand-in for the hub that records its requests."""
 
     asked: list[tuple[str, dict[str, Any]]] = []
     refuses = False

@@ -1,4 +1,4 @@
-"""4-bit weights on the disk: bit for bit what quantising the merged model at loading gives, by us and transformers."""
+"""Test that stored 4-bit weights equal, bit for bit, those quantized at loading, by us and by transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merged = adapter, in float32: the reference's own LoRA, and one that trains everything, on every sample."""
+"""Test that merged equals adapter in float32: the reference's own LoRA, and one that trains everything."""
 
 from __future__ import annotations
 

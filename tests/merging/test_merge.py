@@ -132,7 +132,7 @@ def load_folder(folder: Path) -> Tensors:
 
 
 def plain_merge(base: Tensors, adapter: Tensors, scale: float = ALPHA / RANK) -> Tensors:
-    """The same in four lines, with everything in memory."""
+    """Merge in four lines, with everything in memory."""
     merged = dict(base)
     for name in base:
         key = "base_model.model." + name.removesuffix(".weight")

@@ -1,4 +1,4 @@
-"""Every kind of adapter that training makes, merged: the model must answer as base and adapter together did."""
+"""Merge every kind of adapter: the merged model must answer as base and adapter did."""
 
 from __future__ import annotations
 

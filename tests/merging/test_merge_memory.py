@@ -1,4 +1,4 @@
-"""A merge holds row blocks, never a tensor: measured as the peak of a process of its own."""
+"""Test that a merge holds row blocks, never a whole tensor: peak memory of a separate process."""
 
 from __future__ import annotations
 

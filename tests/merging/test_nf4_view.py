@@ -1,4 +1,4 @@
-"""The base that a QLoRA is merged into is the one it was trained on, bit for bit."""
+"""Test that a QLoRA is merged into the base it was trained on, bit for bit."""
 
 from __future__ import annotations
 

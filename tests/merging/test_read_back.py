@@ -1,4 +1,4 @@
-"""What is read back in a thread has the hashes of the file, in whatever pieces it was known to be on the disk."""
+"""Test that hashes read back in a thread equal those of the file, whatever pieces it is read in."""
 
 from __future__ import annotations
 

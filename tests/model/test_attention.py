@@ -1,4 +1,4 @@
-"""Segments see themselves and their parent only, whatever the attention is called."""
+"""Test that segments attend to themselves and their parent only, with every attention implementation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEVICES = [
 
 
 def qkv(device: str, dtype: torch.dtype, kv_heads: int) -> list[torch.Tensor]:
-    """As the network lays them out in memory: [B, L, heads, d], seen as [B, heads, L, d]."""
+    """Lay tensors out in memory like the network: [B, L, heads, d], viewed as [B, heads, L, d]."""
     torch.manual_seed(0)
     shapes = [(1, BOUNDS[-1], count, 16) for count in (4, kv_heads, kv_heads)]
     return [torch.randn(shape, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for shape in shapes]
@@ -63,7 +63,7 @@ def segments(
 def by_segment(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parents: Parents | None = None
 ) -> torch.Tensor:
-    """What devices without a kernel of their own do."""
+    """Compute attention on the path of devices without a fused kernel."""
     return attention._by_segment(query, key, value, None, tuple(BOUNDS), parents)
 
 

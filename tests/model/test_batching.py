@@ -1,4 +1,4 @@
-"""Runs that must give one result: padded, packed, cached, with several images, in beams."""
+"""Test that padded, packed, cached, multi-image and beam-search runs give the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU runs as one kernel against what a CPU runs in blocks: the same functions, compiled on a GPU."""
+"""Compare the fused kernels of a GPU with the blocks of a CPU: the same functions, compiled on a GPU."""
 
 from __future__ import annotations
 

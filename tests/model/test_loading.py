@@ -1,4 +1,4 @@
-"""Every form a checkpoint comes in, and every way it can be wrong."""
+"""Test every checkpoint format, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _logits(model: IXC2ForCausalLM) -> torch.Tensor:
 
 
 def _as(small: Path, out: Path, form: str) -> Path:
-    """The same tensors in another form."""
+    """Write the same tensors in another format."""
     shutil.copytree(small, out)
     state = load_file(out / "model.safetensors")
     names = sorted(state)

@@ -1,4 +1,4 @@
-"""Lean functions against the plain way: values, gradients, and what is kept."""
+"""Compare low-memory functions with the plain way: values, gradients, and saved tensors."""
 
 from __future__ import annotations
 

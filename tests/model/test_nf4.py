@@ -1,4 +1,4 @@
-"""NF4 under PLoRA: the traps of TRAPS.md 1 to 4, each as it bites."""
+"""Test NF4 under PLoRA: the traps of TRAPS.md 1 to 4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Used from Python, too, no line stands on the screen that ixtune did not write."""
+"""Test that only ixtune's own lines are printed when it is used from Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A 7B must never sit in memory in 16 bits while it is quantised."""
+"""Test that a 7B is never in memory in 16 bits while it is quantized."""
 
 from __future__ import annotations
 

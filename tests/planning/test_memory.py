@@ -1,4 +1,4 @@
-"""The memory of a step, as planned: the ledger against the tensors that autograd keeps, the peak against a process."""
+"""Test planned memory: saved tensors against those that autograd keeps, the peak against a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Levers change memory and time, and nothing else."""
+"""Test that memory options change memory and time, and nothing else."""
 
 from __future__ import annotations
 

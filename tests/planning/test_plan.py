@@ -1,4 +1,4 @@
-"""The plan of a run: what it counts, the levers it chooses, and advice that keeps its word."""
+"""Test the plan of a run: its counts, the memory options it chooses, and that its advice works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The made-up records that recipes are planned on: the same each time, and as they are described."""
+"""Test the made-up records that recipes are planned on: deterministic, and as described."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_contradictions_are_told_with_their_lines_beside_wrong_values(write):
     ],
 )
 def test_a_contradiction_of_a_wrong_value_is_not_made_up(write, overrides: list[str]):
-    """What was meant by the wrong value is not known: only it is told."""
+    """The intended value is unknown, so only the wrong value is reported."""
     (found,) = mistakes(write(SMALLEST), overrides)
     assert found.startswith(f"override {overrides[1]}: ")
 

@@ -1,4 +1,4 @@
-"""What the head of every shipped recipe says is so: its command, its GPU, and the figures of its plan."""
+"""Test the head of every shipped recipe: its command, its GPU, and the figures of its plan."""
 
 from __future__ import annotations
 

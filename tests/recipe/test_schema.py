@@ -1,4 +1,4 @@
-"""The schema says what the reader of recipes says: checked by the part of JSON schema that it uses."""
+"""Test that the JSON schema and the recipe reader agree, with the part of JSON schema that it uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALLEST = {"base": "nano", "data": {"train": "set"}, "output": "run"}
 
 
 def faults(value: Any, part: dict[str, Any], where: str = "") -> Iterator[str]:
-    """What is wrong with a value by a part of the schema."""
+    """Return the errors of a value under a part of the schema."""
     if "$ref" in part:
         part = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]] | {k: v for k, v in part.items() if k != "$ref"}
     assert part.keys() <= CHECKED | TOLD, part.keys() - CHECKED - TOLD

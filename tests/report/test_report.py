@@ -1,4 +1,4 @@
-"""The figures of a report, and that page and Markdown say the same."""
+"""Test the figures of a report, and that page and Markdown agree."""
 
 from __future__ import annotations
 

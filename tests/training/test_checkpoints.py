@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which are whole, and what of the lines beside them."""
+"""Test which checkpoints are kept, which are complete, and the log lines that belong to them."""
 
 from __future__ import annotations
 

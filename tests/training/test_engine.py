@@ -1,4 +1,4 @@
-"""The real trainer on the real batch: images matter, packs do not (TRAPS.md 7)."""
+"""Test the real trainer on real batches: images matter, packs do not (TRAPS.md 7)."""
 
 from __future__ import annotations
 

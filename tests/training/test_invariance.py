@@ -1,4 +1,4 @@
-"""What a step learns depends on its records alone: not on packs, their order, accumulation, padding or recomputation.
+"""Test that a step depends on its records only, not on packs, their order, accumulation, padding or recomputation.
 
 Equal means 1e-6 of each tensor's norm, in fp32. The rank is 16: MKL's product for the gradient of a B of rank 8 or less
 sums over the tokens one by one, so that putting the records in another order alone moves it by 3e-6.

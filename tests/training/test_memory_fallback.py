@@ -1,4 +1,4 @@
-"""Memory that runs out costs time, never a gradient."""
+"""Test that running out of memory costs time, but changes no gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line says of speed: of the time that tokens were trained in, and of what the cards can do."""
+"""Test the speed in a log line: tokens per second of training time, and MFU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NEFTune: how large the noise is, where it is, and that it can be had again."""
+"""Test NEFTune: size and positions of the noise, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model() -> PeftModel:
 def _noise(
     model: PeftModel, ends: list[int], image_rows: torch.Tensor | None = None, seed: int = 0, **more: Any
 ) -> torch.Tensor:
-    """What is added to each position."""
+    """Return the noise added to each position."""
     torch.manual_seed(seed)
     boundaries = torch.tensor([0, *ends], dtype=torch.int32)
     embeds = torch.full((1, ends[-1], WIDTH), 2.0)

@@ -1,4 +1,4 @@
-"""Which learning rate and decay every trained tensor gets, and that every optimizer steps, saves and goes on."""
+"""Test learning rate and decay of every trained tensor, and that every optimizer steps, saves and resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run in several processes equals one process with as much more accumulation."""
+"""Test that a run in N processes equals one process with N times the accumulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches that are made ahead are those that are made in turn, and no more of them than are expected."""
+"""Test that prefetched batches equal those made in turn, and that their number is bounded."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_error_comes_when_its_pack_is_taken_and_whole() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_each_process_makes_its_own_packs_once(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As accelerate deals them out: it draws a whole round before it gives any process its own."""
+    """Distribute batches like accelerate: draw a whole round before any process gets its own."""
     count = 10
     packs = pack_dataset([[number] for number in range(count)], processes)
     fillers = len(packs) - count

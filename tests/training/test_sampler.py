@@ -1,4 +1,4 @@
-"""Which packs a step sees: resumed anywhere, and dealt out to several processes."""
+"""Test the packs of each step, resumed anywhere and distributed over several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of the model in the making: who is asked, in what batches, what is better, and what cannot be judged."""
+"""Test scores during training: chosen records, batches, the best step, and references that cannot be judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What records share is computed once, and everything learned is what the separate records teach."""
+"""Test that shared prefixes are computed once, and that training equals that on separate records."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_records_that_do_not_begin_alike_are_refused() -> None:
 
 
 def test_dropout_is_drawn_once_for_a_prefix_and_again_in_the_backward_pass() -> None:
-    """Checkpointing draws what was drawn before, and the loss lies near that without dropout."""
+    """Checkpointing draws the same dropout again, and the loss is close to that without dropout."""
     batch = shared_batch(ROWS, Pixels())
     total = len(batch["supervised"][1])
     model = small_adapter(dropout=0.1)

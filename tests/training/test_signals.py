@@ -1,4 +1,4 @@
-"""Twenty signals of each kind at random moments, in one process and in two: what a run ends with does not change."""
+"""Send twenty signals of each kind at random moments, in one process and in two: the result does not change."""
 
 from __future__ import annotations
 

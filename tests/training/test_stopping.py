@@ -1,4 +1,4 @@
-"""A run that a signal or an error ends leaves a checkpoint, and resumed it is bit for bit one that was not ended."""
+"""Test that a run ended by a signal or an error leaves a checkpoint, and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def straight(sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What must be equal: weights, log lines without speeds and memory, samples, and the best step."""
+    """Return what must be equal: weights, log lines without speeds and memory, samples, and the best step."""
     spent = {"seconds", "tokens_per_s", "computed_tokens_per_s", "memory_gib", "mfu"}
     lines = [{k: v for k, v in line.items() if k not in spent} for line in lines_of(folder / "metrics.jsonl")]
     return {

@@ -1,4 +1,4 @@
-"""Trackers: all of transformers', by name; those that work without a server are run for real."""
+"""Test trackers: all of transformers', by name; those that work without a server really run."""
 
 from __future__ import annotations
 
