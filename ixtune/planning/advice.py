@@ -49,7 +49,7 @@ class Change:
 
     Attributes:
         steps: changes, all of which are needed.
-        need: memory of the largest pack after the change.
+        need: memory of the pack with the highest peak after the change.
         extra_flops: operations more than now, as a share.
     """
 

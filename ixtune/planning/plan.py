@@ -51,7 +51,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory need of the largest pack of a recipe.
+    """Memory need of the pack with the highest peak.
 
     Attributes:
         packs: indices of the records of each pack.
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def memory(self) -> Memory:
-        """Peak memory of the largest pack."""
+        """Peak memory of the pack with the highest peak."""
         return self.need.memory
 
     @property
@@ -183,7 +183,7 @@ def flops_of(plan: Plan, records: RecordShapes) -> Callable[[Sequence[int]], flo
 
 
 def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Need:
-    """Compute the memory need of the largest pack of a recipe, and choose the memory options that are `auto`."""
+    """Compute the highest memory peak over the packs of a recipe, and choose the memory options that are `auto`."""
     device = cast(Literal["cuda", "cpu"], machine.device)
 
     def worst(levers: Levers) -> tuple[int, Memory]:

@@ -124,7 +124,7 @@ def _hours(seconds: float) -> str:
 def _memory(plan: Plan) -> Iterator[str]:
     pack, memory = plan.worst_pack, plan.memory
     yield (
-        f"memory   largest pack: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
+        f"memory   pack with the highest peak: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
         f"{_many(pack.views, 'view')}, "
         f"{pack.supervised:,} supervised; highest at: {memory.moment}"
     )

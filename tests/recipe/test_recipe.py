@@ -115,8 +115,8 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         (
             "base: nano\ndata: {}\nadapter: {rnak: 8}\noutput: y\n",
             [
-                "r.yaml:2: data.train is missing: Folder of the prepared training set, written by `ixtune prepare`; "
-                "or a list of several.",
+                "r.yaml:2: data.train is missing: Folder of a prepared training set, written by `ixtune prepare`, "
+                "or a list of folders.",
                 "r.yaml:3: unknown key adapter.rnak; did you mean adapter.rank?",
             ],
         ),
