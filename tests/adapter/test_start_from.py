@@ -90,7 +90,7 @@ def test_a_start_that_cannot_be_one_is_refused(small: Path, tmp_path: Path) -> N
         open_start(str(tmp_path / "nowhere at all"), "aa" * 32)
     with pytest.raises(IxtuneError, match="HF_HUB_OFFLINE is set"):
         open_start("somebody/some-adapter", "aa" * 32)
-    with pytest.raises(UsageError, match="nothing of the adapter to start from has a place"):
+    with pytest.raises(UsageError, match="none of the weights of the adapter to start from fits"):
         load_start(model(small, targets=["w1"]), open_start(str(run), "aa" * 32))
 
 
