@@ -85,7 +85,7 @@ def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tm
         ((run, "--profile", "lmdeploy-0.13", "--out", out), 1, "ixc_utils.py must define HD_transform"),
         ((tmp_path, "--profile", "original", "--out", out), 1, "there is no adapter"),
         ((run, "--profile", "original", "--out", run), 1, "exists already"),
-        ((run, "--profile", "original", "--out", out, "--push-to-hub", "x"), 2, "give OWNER/NAME"),
+        ((run, "--profile", "original", "--out", out, "--push-to-hub", "x"), 2, "pass OWNER/NAME"),
     ):
         ended, _, error = call("export", *arguments)
         assert ended == code, error
