@@ -73,7 +73,7 @@ def test_a_base_of_other_sizes_is_named(small: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_effect_is_called_so(small: Path, tmp_path: Path) -> None:
-    assert "it changes nothing" in call("inspect", _adapter(small, tmp_path / "zero", "decoder only", 0)).stdout
+    assert "the adapter has no effect" in call("inspect", _adapter(small, tmp_path / "zero", "decoder only", 0)).stdout
     moved = call("inspect", _adapter(small, tmp_path / "moved", "decoder only", 0.05))
     assert moved.returncode == 0, moved.stderr
-    assert "it changes nothing" not in moved.stdout
+    assert "the adapter has no effect" not in moved.stdout

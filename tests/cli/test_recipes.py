@@ -86,7 +86,7 @@ def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path
     copied.write_text("precious")
     again = ixtune("recipes", "cp", "charts.yaml", copied)
     assert again.returncode == 2
-    assert "there is a file of this name already" in again.stderr
+    assert "the file exists already" in again.stderr
     assert copied.read_text() == "precious"
     nowhere = ixtune("recipes", "cp", "charts", tmp_path / "none" / "x.yaml")
     assert nowhere.returncode == 2

@@ -114,7 +114,7 @@ def test_the_adapter_is_the_best_by_the_score_where_the_loss_would_choose_anothe
     }  # fmt: skip
     assert _tensors(run / "adapter") == _tensors(run / checkpoint)
     told = f"exact match {scores['exact_match']:.4f}, loss {best['validation_loss']:.4f}, CER {scores['cer']:.4f}"
-    assert f"it is of step {best['step']}, the best on validation: {told}" in done.stdout
+    assert f"from step {best['step']}, the best on validation: {told}" in done.stdout
     assert f"validation loss {lowest['validation_loss']:.4f}  exact match {lowest['validation_exact_match']:.4f}" in (
         done.stdout
     )
@@ -193,7 +193,7 @@ def test_report_card_and_inspect_tell_the_scores(
         ("training.scores=[exact_match, anl]", 2, "training.scores.1 should be a known name, perhaps anls"),
         ("training.best_by=anls", 2, "training.best_by names anls, which training.scores does not"),
         ("data.validation=null", 2, "training.scores needs data.validation"),
-        ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 24 of the 24 records"),
+        ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 24 of 24 questions"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(

@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tokenizer_base: Path) -> Path
         entry("empty", "<ImageHere>What?", "", image=["a.png"]),
     ]
     folder = root / "<b onclick=alert(1)>set"
-    source = Source(path=str(write_source(root, entries)))
+    source = Source(path=str(write_source(root, entries)), allow_image_text=True)  # <img> in a text is meant
     prepare([source], folder, base=tokenizer_base, options=Options(hd_num=4, upscale=False), max_reject_rate=1)
     return preview(folder, tmp_path_factory.mktemp("out") / "preview").out / "index.html"
 
