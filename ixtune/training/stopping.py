@@ -91,13 +91,17 @@ class StopRequest:
 
     def agree(self) -> bool:
         """Return whether any process got a signal. All processes have to call this at the same place."""
-        self.number = parallel.largest(self.number)
-        return self.asked
+        found = parallel.largest(self.number)
+        if found:  # never written back as 0: a signal may have arrived while this process waited for the others
+            self.number = found
+        return bool(found)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _leave_terminal()
-        if self.asked:  # schedulers send signals repeatedly
+        if self.asked:  # schedulers send signals repeatedly; a Ctrl-C is a person who cannot wait
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
             return
         self.number, self._since = number, time.monotonic()
         if number == signal.SIGINT:

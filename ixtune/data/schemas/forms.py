@@ -115,6 +115,8 @@ def _from_donut(fields: Fields, reading: Reading) -> Fields:
             hint='write {"gt_parse": {...}} as JSON',
         )
     fields.pop("ground_truth")
+    rest = {f"ground_truth.{name}": value for name, value in truth.items() if name not in ("gt_parse", "gt_parses")}
+    _require_no_image(rest, "take it out: only gt_parse is learned")
     parses = truth.get("gt_parses")
     parses = [truth["gt_parse"]] if parses is None else parses
     if not isinstance(parses, list | tuple) or not parses:
@@ -128,6 +130,15 @@ def _from_donut(fields: Fields, reading: Reading) -> Fields:
     *earlier, (question, answers) = asked.items()
     history = [(text, said[0]) for text, said in earlier]
     return {**fields, "history": history or None, "question": question, "answer": answers}
+
+
+def _require_no_image(fields: Mapping[str, Any], hint: str) -> None:
+    """Raise if one of some fields holds or names an image, which would become text or be lost."""
+    for name, value in fields.items():
+        if place := image_at(value, name, None, addresses=False, names=False):
+            raise RecordError(
+                Reason.IMAGE_NOT_USED, f"`{place}` holds or names an image, and it is not read", hint=hint
+            )
 
 
 def _json(value: Any) -> str:
@@ -146,7 +157,7 @@ _ASKED = ("id", "question", "query", "prompt", "instruction", "text", "system", 
 
 def _is_label_studio(record: Mapping[str, Any]) -> bool:
     task = isinstance(record.get("data"), Mapping) and ("annotations" in record or "completions" in record)
-    return task or sum(name in record for name in _MIN) > 1
+    return task or ("annotation_id" in record and sum(name in record for name in _MIN) > 1)
 
 
 def _from_label_studio(fields: Fields, reading: Reading) -> Fields:
@@ -344,6 +355,7 @@ def has_only_fields(record: Mapping[str, Any]) -> bool:
 def _from_fields(fields: Fields, reading: Reading) -> Fields:
     del reading
     answer = {name: value for name, value in fields.items() if name not in _OF_THE_IMAGE}
+    _require_no_image(answer, "take it out of the JSON: all of it becomes the answer")
     try:
         text = _json(answer)
     except (TypeError, ValueError, RecursionError) as error:

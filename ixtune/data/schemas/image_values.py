@@ -28,6 +28,7 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIF
 _MAGIC_BYTES = 12
 _PATH_CHARACTERS = 1024
 _DEPTH = 12
+_NUMBERS = 8
 _WORDS = {
     *("image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "screenshot"),
     *("screenshots", "scan", "scans", "pixels", "pixel", "imagefile", "imagepath", "imagename", "imgname", "imgpath"),
@@ -56,7 +57,8 @@ def says_image(name: str) -> bool:
 
 def is_path_of_image(text: str) -> bool:
     """Return whether a text is spelled like a path or an address of an image or document file."""
-    return text.isprintable() and "." in text and _PATH.fullmatch(text.strip()) is not None
+    text = text.strip()
+    return text.isprintable() and "." in text and _PATH.fullmatch(text) is not None
 
 
 def is_base64_of_image(text: str) -> bool:
@@ -66,6 +68,7 @@ def is_base64_of_image(text: str) -> bool:
 
 def is_file_of_image(text: str, root: Path | None) -> bool:
     """Return whether a text is the path of an existing image file at or below the root, by the file's first bytes."""
+    text = text.strip()
     if root is None or not 0 < len(text) <= _PATH_CHARACTERS or not text.isprintable():
         return False
     path = os.path.join(root, text)
@@ -94,9 +97,9 @@ def _at(value: Any, name: str, root: Path | None, addresses: bool, names: bool, 
     if isinstance(value, Mapping):
         return _in_struct(value, name, root, addresses, names, depth)
     if isinstance(value, list | tuple):
+        if all(isinstance(one, int | float) for one in value[:_NUMBERS]):
+            return None  # a box or an embedding: the remaining numbers are alike
         for number, one in enumerate(value):
-            if isinstance(one, int | float):
-                break  # a box or an embedding: the remaining numbers are alike
             if found := _at(one, f"{name}[{number}]", root, addresses, names, depth - 1):
                 return found
         return None

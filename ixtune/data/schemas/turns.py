@@ -17,6 +17,7 @@ IMAGE = "<image>"
 _ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q")
 _SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
 _LEARNED = (True, 1, None)
+_LOSS_OR_MASK = {"loss", "mask"}
 _MASKS = ("mask", "masked", "ignore", "skip", "exclude", "train_detail")
 _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_call", "tool_response")
 
@@ -141,7 +142,7 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
         RecordError: A weight is neither 0 nor 1, or the turn is masked by a key that formats use in opposite ways.
     """
     learn = True
-    if masked := next((key for key in _MASKS if turn.get(key)), None):
+    if masked := next((key for key, value in turn.items() if value is not None and _says_mask(key, value)), None):
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"turn {number} has `{masked}`: {shown(turn[masked])}",
@@ -161,6 +162,13 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
             )
         learn = False
     return learn
+
+
+def _says_mask(key: str, value: Any) -> bool:
+    """Return whether a key says in a way of its own that a turn is not learned, such as `no_loss` or `loss_mask`."""
+    if key in _MASKS:
+        return bool(value)
+    return key not in LOSS_KEYS and not _LOSS_OR_MASK.isdisjoint(key.lower().split("_"))
 
 
 def our_text(text: str, where: str, written: str | None) -> str:

@@ -148,6 +148,8 @@ def lost_peers() -> Iterator[None]:
     """Turn errors of lost connections into a `LostPeerError`; leave the process group at the end of the block."""
     try:
         yield
+        if _several():
+            distributed.barrier()
     except BaseException as error:
         told = launch.LostPeerError() if is_lost_peer(error) else error
         if _several():
@@ -158,7 +160,6 @@ def lost_peers() -> Iterator[None]:
         raise told from error
     else:
         if _several():
-            distributed.barrier()
             distributed.destroy_process_group()
 
 

@@ -62,8 +62,8 @@ class Boundary(TrainerCallback):
         self._counted = copy.deepcopy(asdict(self.progress)), self.trainer._tr_loss.clone()
 
     def restore(self) -> bool:
-        """Restore the state before the current step; return False if the optimizer has begun to change weights."""
-        if self._updating:
+        """Restore the state before the current step; return False if there is none, or the optimizer has begun."""
+        if self._updating or not self._random:  # before the first step: the checkpoint resumed from is still valid
             return False
         if self._counted is not None:
             counters, loss = self._counted

@@ -430,6 +430,8 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ({"messages": BARE, "images": ["img/a.png"], "label": False}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "images": ["img/a.png"], "weight": 0.5}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"mask": 1}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": [BARE[0], BARE[1] | {"loss_mask": 0}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "boxes": [3, "scan.png"]}, {}, Reason.BAD_IMAGE_FIELD),
         ({"messages": BARE, "id": "img/a.png"}, {}, Reason.IMAGE_NOT_USED),
         (
             {"file_name": "img/a.png", "ground_truth": json.dumps({"gt_parse": GT, "meta": 1})},
