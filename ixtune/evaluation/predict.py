@@ -84,21 +84,21 @@ def predict_all(
         with loaded.autocast(), journal:
             for chosen in batches([prompt.size for prompt in prompts], max_rows=batch_size):
                 # the same batches as in a run without a kill, so that sums and samples are equal
-                wanted = [index for index in chosen if asked.questions[index].id not in done]
+                wanted = [index for index in chosen if index not in done]
                 if not wanted:
                     continue
                 answers = answerer.answer([prompts[index] for index in chosen])
                 for index, answer in zip(chosen, answers, strict=True):
                     tokens += answer.tokens
                     if index in wanted:
-                        done[asked.questions[index].id] = journal.add(asked.questions[index].id, answer)
+                        done[index] = journal.add(index, answer)
                 journal.sync()
                 if progress is not None:
                     progress(len(wanted))
         seconds = time.perf_counter() - start
         if asked.rejects:
             atomic_write_bytes(rejects_of(out), b"".join(reject.row() for reject in asked.rejects))
-        lines = [json.dumps(_line(question, done[question.id]), ensure_ascii=False) for question in asked.questions]
+        lines = [json.dumps(_line(one, done[at]), ensure_ascii=False) for at, one in enumerate(asked.questions)]
         atomic_write_bytes(out, "".join(line + "\n" for line in lines).encode())
         journal.path.unlink()
     except OSError as error:
@@ -151,8 +151,10 @@ class _Journal:
         self.path = out.with_name(f".{out.name}.unfinished")
         self.key = key
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Return the answers of an earlier process by question id; drop a line that a kill cut off.
+    def read(self) -> dict[int, dict[str, Any]]:
+        """Return the answers of an earlier process by the index of their question; drop a line that a kill cut off.
+
+        An id would not do: records of several sources may have the same one.
 
         Raises:
             IxtuneError: It belongs to other questions or settings.
@@ -168,7 +170,7 @@ class _Journal:
             if torn:
                 os.truncate(self.path, self.path.stat().st_size - len(torn))
             found = [json.loads(line) for line in lines[1:]]
-            return {line.pop("id"): line for line in found}
+            return {line.pop("index"): line for line in found}
         return {}
 
     def __enter__(self) -> None:
@@ -181,10 +183,10 @@ class _Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, name: str, answer: Answer) -> dict[str, Any]:
+    def add(self, index: int, answer: Answer) -> dict[str, Any]:
         """Append one answer."""
         content = {"answer": answer.text, "finish": answer.finish, "tokens": answer.tokens}
-        self._write({"id": name, **content})
+        self._write({"index": index, **content})
         return content
 
     def sync(self) -> None:

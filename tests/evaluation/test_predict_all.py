@@ -100,13 +100,21 @@ def test_a_killed_run_goes_on_to_the_same_answers(loaded: Loaded, asked: Asked, 
     assert not (tmp_path / "out.jsonl").exists()
     journal = tmp_path / ".out.jsonl.unfinished"
     with open(journal, "ab") as file:
-        file.write(b'{"id": "last", "answ')
+        file.write(b'{"index": 4, "answ')
     with pytest.raises(IxtuneError, match="another prediction into this file was not finished"):
         predict.predict_all(loaded, asked, tmp_path / "out.jsonl", replace(settings, seed=4), batch_size=2)
     outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
     assert outcome.resumed == sum(calls) == 4
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
     assert not journal.exists()
+    # records of several sources may have the same id; each keeps its own answer
+    twins = replace(asked, questions=tuple(replace(question, id="same") for question in asked.questions))
+    predict.predict_all(loaded, twins, tmp_path / "twins.jsonl", settings, batch_size=2)
+    made = [
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("straight", "twins")
+    ]
+    assert [one["answer"] for one in made[1]] == [one["answer"] for one in made[0]]
     with pytest.raises(IxtuneError, match="exists already"):
         predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
 

@@ -111,8 +111,8 @@ def test_a_process_never_takes_over_five_percent_more_than_planned_nor_much_less
         measured = peak_memory.measure(wanted)["peak_bytes"]
         if measured <= planned * 1.05:
             break
-    # The plan may be too high, but never too low. Usually it is within 5 % either way; on one machine (2026-11-29) the code
-    # of that day and of the day before both took 9 to 10 % less than planned in two cases. The cause is not known.
+    # The plan may be too high, but not too low. Usually it is within 5 % either way; on one machine (2026-11-29) code
+    # of that day and of the day before both took 9 to 10 % less than planned in two cases. The cause is unknown.
     assert 0.88 * planned <= measured <= 1.05 * planned
 
 

@@ -41,7 +41,7 @@ def require(names: Sequence[str]) -> None:
                 raise UsageError(
                     f"training.report_to asks for {name}, which is not installed",
                     hint=f'pip install "ixtune[{name}]", or take it out of training.report_to'
-                    if name in ("tensorboard", "wandb", "mlflow", "trackio")
+                    if name in ("tensorboard", "wandb")
                     else f"pip install {alternatives[0]}, or take {name} out of training.report_to",
                 )
     if "kubeflow" in names and not os.environ.get(_KUBEFLOW):
