@@ -20,6 +20,7 @@ from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.family import TWO_FIVE
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
+from ixtune.planning.record_shapes import RecordShapes
 
 RECIPE = """
 base: {base}
@@ -103,6 +104,13 @@ def run(base: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) ->
     again = load_file(folder / "run" / "adapter" / "adapter_model.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     return folder / "run"
+
+
+def test_the_plan_notes_a_record_longer_than_the_model_was_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch):
+    long = RecordShapes([30_000], [3_000], [()])
+    monkeypatch.setattr(RecordShapes, "of", lambda train: long)
+    planned = well("plan", run.parent / "recipe.yaml", "training.pack_tokens=32000")
+    assert "longest record has 30,000 tokens; InternLM-XComposer-2.5 was trained on at most 24,576" in planned
 
 
 def test_the_set_and_the_adapter_remember_model_and_layout_rule(prepared: Path, run: Path):
