@@ -132,6 +132,7 @@ class AdapterTrainer(SFTTrainer):
         self._trouble: BaseException | None = None
         self._collected = False
         self._random_states: list[bytes] = []
+        self._sampler: EpochPermutation | None = None
         self._step: list[MicroBatch] = []
         self._rates: dict[str, float] = {}
         self._partial: Path | None = None
@@ -277,7 +278,8 @@ class AdapterTrainer(SFTTrainer):
         transformers and accelerate set the epoch too, but do not reach the sampler of a run of several processes that
         resumes in the middle of an epoch: it would repeat the order of the first one.
         """
-        self._sampler.set_epoch(kwargs["epoch"])
+        if self._sampler is not None:  # None where a caller brings a sampler, as the benchmark does
+            self._sampler.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _announced(self, packs: Dataset) -> Callable[[Sequence[int]], None]:

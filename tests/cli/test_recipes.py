@@ -90,7 +90,7 @@ def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path
     assert copied.read_text() == "precious"
     nowhere = ixtune("recipes", "cp", "charts", tmp_path / "none" / "x.yaml")
     assert nowhere.returncode == 2
-    assert "there is no folder for the file" in nowhere.stderr
+    assert "the folder of the file does not exist" in nowhere.stderr
 
 
 @pytest.mark.parametrize("given", ["reciepts", "Receipts", "reciepts.yaml"])
