@@ -170,6 +170,8 @@ def _from_label_studio(fields: Fields, reading: Reading) -> Fields:
                 "every annotation of the task is cancelled" if given else "the task has no annotation",
                 hint="annotate the task, or leave it out of the export",
             )
+        rest = {name: fields.get(name) for name in ("meta", "predictions")}
+        _require_no_image(rest, "take it out of the export: only `data` and annotations are read")
         flat: Fields = {"id": fields.get("id"), **fields["data"]}
         values = [_results(one) for one in kept]
         for name in dict.fromkeys(name for one in values for name in one):

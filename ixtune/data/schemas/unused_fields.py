@@ -43,7 +43,7 @@ def require_no_image_lost(
         if value is None or isinstance(value, bool):
             continue
         place = image_at(value, name, reading.image_root, addresses=not record.images, names=not record.images)
-        if place is None or (record.images and _only_names(value, record.images, reading)):
+        if place is None or (record.images and _only_names(value, name, record.images, reading)):
             continue
         raise RecordError(
             Reason.IMAGE_NOT_USED,
@@ -52,10 +52,10 @@ def require_no_image_lost(
         )
 
 
-def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> bool:
+def _only_names(value: Any, name: str, images: tuple[ImageRef, ...], reading: Reading) -> bool:
     """Return whether a text names an image that the record has, or one that cannot be read anyway."""
     if isinstance(value, list | tuple):
-        return all(_only_names(one, images, reading) for one in value)
+        return all(_only_names(one, name, images, reading) for one in value)
     if not isinstance(value, str):
         return False
     if is_file_of_image(value, reading.image_root):  # before/1.png and after/1.png are two images
@@ -64,7 +64,10 @@ def _only_names(value: Any, images: tuple[ImageRef, ...], reading: Reading) -> b
     if is_path_of_image(value) and stem_of(value) in stems:
         return True
     # a table that contains its images often names their origin
-    return all(image.path is None for image in images)
+    return all(image.path is None for image in images) and not _ORIGIN.isdisjoint(name.lower().split("_"))
+
+
+_ORIGIN = {"source", "url", "origin", "original", "file", "filename", "path", "name", "document", "doc"}
 
 
 def _hint(place: str, value: Any, whole: Mapping[str, Any], reading: Reading) -> str:

@@ -266,7 +266,7 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
             and (place := image_at(record.get(name), name, reading.image_root, addresses=False, names=False))
         }
         together = together or len(here) > 1
-        found.update(here)
+        found.update(list(here))
     return list(found) if together or len(found) < 2 else [",".join(found)]
 
 

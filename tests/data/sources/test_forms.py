@@ -432,6 +432,15 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ({"messages": [BARE[0], BARE[1] | {"mask": 1}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"loss_mask": 0}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
         ({"messages": BARE, "boxes": [3, "scan.png"]}, {}, Reason.BAD_IMAGE_FIELD),
+        (
+            {
+                "data": {"image": LOCAL, "question": ASKED, "answer": SAID},
+                "meta": {"back": "img/a.png"},
+                "annotations": [{"result": []}],
+            },
+            {},
+            Reason.IMAGE_NOT_USED,
+        ),
         ({"messages": BARE, "id": "img/a.png"}, {}, Reason.IMAGE_NOT_USED),
         (
             {"file_name": "img/a.png", "ground_truth": json.dumps({"gt_parse": GT, "meta": 1})},
