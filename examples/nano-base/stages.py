@@ -95,7 +95,7 @@ READ_BATCH = 6
 VALIDATION_PAGES = 16  # of trained and of unseen fonts
 FIT_BATCHES = 12  # that the projector is solved for before the first step
 FIT_STEPS = 200  # over which it stays tied to the ideal cells
-CTC_SHARE = 0.5  # of the CTC loss beside the answers': the tower goes on learning to read
+CTC_SHARE = 0.5  # weight of the CTC loss next to that of the answers, so that the tower keeps learning to read
 # Muon's and AdamW's rates: of the tower a tenth of those of `see`, of the decoder half of those of `copy`.
 READ_RATES = {"tower": (0.002, 3e-4), "decoder": (0.003, 1e-3), "projector": 5e-4}
 

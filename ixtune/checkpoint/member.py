@@ -79,7 +79,7 @@ def member_for(base: str, folder: Path, model: str | None = None, rule: str | No
     """Return the member that data are to be prepared for.
 
     Args:
-        base: What the base is called.
+        base: Name of the base.
         folder: Where it is; of a hub id perhaps the tokenizer alone.
         model: What a person calls the member; None for the base's.
         rule: The layout rule; None for that of the official fine-tuning.

@@ -26,7 +26,7 @@ def render(package: str, template: str, *, style: tuple[str, ...], script: tuple
         template: A template that extends `document.html`.
         style: Names of CSS files in `package` or in this one, in order.
         script: Names of JavaScript files, run after the page is read.
-        **values: What the template shows.
+        **values: Values for the template.
     """
     css, code = ("\n".join(_source(package, name) for name in names) for names in (style, script))
     policy = (
