@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from ixtune.layout import MAX_HD_NUM
+from ixtune.cli.options import (
+    AdapterOption,
+    BaseOption,
+    DoSampleOption,
+    ForceOption,
+    HdNumOption,
+    MaxNewTokensOption,
+    QuantizeOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TemplateOption,
+    TopKOption,
+    TopPOption,
+)
 
 
 def command(
-    adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
-    ] = None,
+    adapter: AdapterOption = None,
+    base: BaseOption = None,
     image: Annotated[
         list[str] | None,
         typer.Option(help="Image to start with, or page of a document (scan.pdf#page=2); repeat for several."),
     ] = None,
-    hd_num: Annotated[
-        int | None, typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per image. Default: as trained, or 25.")
-    ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
-    ] = None,
-    template: Annotated[
-        Literal["training", "original"],
-        typer.Option(help="Chat template: training, or original with the system prompt of the original's chat."),
-    ] = "training",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens per answer.")] = 512,
-    do_sample: Annotated[
-        bool, typer.Option("--do-sample", help="Sample tokens. Default: take the most likely one.")
-    ] = False,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1: make tokens that occurred before less likely.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
-    ] = False,
+    hd_num: HdNumOption = None,
+    quantize: QuantizeOption = None,
+    template: TemplateOption = "training",
+    max_new_tokens: MaxNewTokensOption = 512,
+    do_sample: DoSampleOption = False,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
 ) -> None:
     """Chat about images with a base, an adapter or a merged model.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ixtune.cli.options import ImageRootOption
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
@@ -37,13 +38,7 @@ def command(
             help="docvqa, infographicvqa, chartqa, textvqa, ocrbench, mmbench, or questions for your own JSON Lines."
         ),
     ] = None,
-    image_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that image paths are relative to. Default: the folder of the file; for a prepared set, where "
-            "its images were."
-        ),
-    ] = None,
+    image_root: ImageRootOption = None,
     hd_num: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per --benchmark image. Default: as trained, or usual."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixtune.cli.console import print_red
+from ixtune.cli.options import DpiOption
 from ixtune.family import FOUR_KHD, member_named
 from ixtune.layout import MAX_HD_NUM
 
@@ -34,10 +35,7 @@ def command(
         str | None,
         typer.Option(metavar="fine-tuning|inference", help="How 2.5 lays out images. Default: fine-tuning."),
     ] = None,
-    dpi: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pixels per inch of PDF pages. Default: as many as fill the layout at hd_num."),
-    ] = None,
+    dpi: DpiOption = None,
     upscale: Annotated[
         bool, typer.Option("--upscale/--no-upscale", help="Enlarge small images, as the reference does.")
     ] = True,

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixtune.layout import MAX_HD_NUM
+from ixtune.cli.options import (
+    AdapterOption,
+    BaseOption,
+    DoSampleOption,
+    DpiOption,
+    ForceOption,
+    HdNumOption,
+    ImageRootOption,
+    MaxNewTokensOption,
+    QuantizeOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TemplateOption,
+    TopKOption,
+    TopPOption,
+)
 
 if TYPE_CHECKING:
     from ixtune.answering.settings import Settings
@@ -45,48 +61,23 @@ def command(
             metavar="OURS=THEIRS,...", help="Names of fields with --from, as in prepare: question=q,image=file,id=key."
         ),
     ] = "",
-    image_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that image paths are relative to. Default: the folder of the file; for a prepared set, where "
-            "its images were."
-        ),
-    ] = None,
+    image_root: ImageRootOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Answer only the first N questions. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of questions answered at once.")] = 8,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter or run folder.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="`nano`, a checkpoint folder (a merged one too) or a hub id.")
-    ] = None,
-    hd_num: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_HD_NUM, help="Maximum number of crops per image. Default: as trained, or 25."),
-    ] = None,
-    dpi: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pixels per inch of PDF pages. Default: as many as fill the layout at hd_num."),
-    ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
-    ] = None,
-    template: Annotated[
-        Literal["training", "original"],
-        typer.Option(help="Chat template: training, or original with the system prompt of the original's chat."),
-    ] = "training",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens per answer.")] = 256,
-    do_sample: Annotated[
-        bool, typer.Option("--do-sample", help="Sample tokens. Default: take the most likely one.")
-    ] = False,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1: make tokens that occurred before less likely.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")
-    ] = False,
+    adapter: AdapterOption = None,
+    base: BaseOption = None,
+    hd_num: HdNumOption = None,
+    dpi: DpiOption = None,
+    quantize: QuantizeOption = None,
+    template: TemplateOption = "training",
+    max_new_tokens: MaxNewTokensOption = 256,
+    do_sample: DoSampleOption = False,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
 ) -> None:
     """Answer one question, or every question in a file, about images and pages of documents.
 
