@@ -31,10 +31,9 @@ class Profile:
 
 
 _FIVE_LINES = """\
-import ixtune.processing
 from transformers import AutoModelForCausalLM, AutoProcessor
-model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")
-processor = AutoProcessor.from_pretrained("DIR")
+model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("DIR", trust_remote_code=True)
 inputs = processor(images=["receipt.png"], text="What is the total?")
 print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs)[0])"""
 
@@ -59,13 +58,14 @@ PROFILES = {
         ),
         Profile(
             name="transformers",
-            makes="the merged model with its processor, for the model class of ixtune",
-            consumer="transformers 5.23 with ixtune imported",
+            makes="the merged model with its processor, and the code that loads it without ixtune",
+            consumer="transformers 5.23 with trust_remote_code=True, or after `import ixtune.processing`",
             run_here=True,
             code_runs=False,
             command=_FIVE_LINES,
             limits=(
-                "without ixtune: transformers does not know the architecture, and the folder contains no remote code",
+                "without ixtune and without trust_remote_code=True: transformers does not know the architecture",
+                "programs that bring their own code for each architecture, such as vLLM and llama.cpp",
             ),
         ),
         Profile(
@@ -100,7 +100,7 @@ PROFILES = {
         Profile(
             name="nf4",
             makes="the merged model with its decoder linears in 4 bits, about 6 GB for the 7B, and its processor",
-            consumer="transformers 5.23 and bitsandbytes 0.50 with ixtune imported; ixtune's own verbs as --base DIR",
+            consumer="as transformers, with bitsandbytes 0.50; ixtune's own verbs as --base DIR",
             run_here=True,
             code_runs=False,
             command=_FIVE_LINES,

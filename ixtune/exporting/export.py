@@ -26,7 +26,7 @@ from ixtune.checkpoint.terms import terms_of
 from ixtune.checkpoint.verify import read_config_json
 from ixtune.data.processor_files import write_processor_files
 from ixtune.errors import IxtuneError
-from ixtune.exporting import nf4_shards, peft_original
+from ixtune.exporting import nf4_shards, peft_original, standalone
 from ixtune.exporting.original_code import code_files, require_code
 from ixtune.exporting.profile_check import (
     BASE_CONFIG_FILE,
@@ -209,7 +209,7 @@ def _nf4_bytes(sizes: Sizes) -> int:
 
 
 def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, hd_num: int) -> None:
-    """Write configuration and processor files for our Auto classes; no code, because nobody would run it."""
+    """Write configuration, processor files and code for our Auto classes in place of the base's own."""
     from ixtune.data.text.tokenizer import Tokenizer
 
     for file in folder.glob("*.py"):
@@ -237,6 +237,7 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
         corrections=tuple(record.get("corrections", ())),
         member=member_of(record),
     )
+    standalone.write(folder)
 
 
 def _name_the_folder(path: Path, *, keep_hashes: bool) -> None:

@@ -28,7 +28,7 @@ from ixtune.model import stored_nf4
 REPORT_FILE = "export_report.json"
 BASE_CONFIG_FILE = "base_config.json"  # next to an adapter, so that its shapes can be checked without the base
 _ORIGINAL_CLASS = "InternLMXComposer2ForCausalLM"
-_RUN_KEYS = ("auto_map", "attn_implementation", "max_length")
+_RUN_KEYS = ("attn_implementation", "max_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +203,12 @@ def _ours(folder: Path) -> Iterator[ProfileCheck]:
     left = [key for key in _RUN_KEYS if key in config]
     found = type(AutoConfig.from_pretrained(folder))
     yield ProfileCheck("AutoConfig", found is IXC2Config and not left, f"leads to {found.__name__}")
-    code = sorted(file.name for file in folder.glob("*.py"))
-    yield ProfileCheck("code", not code, ", ".join(code) or "none, none needed")
+    present, missing = code_files(folder)
+    strange = sorted({file.name for file in folder.glob("*.py")} - set(present))
+    notes = [f"missing: {name}" for name in missing] + [f"not part of it: {name}" for name in strange]
+    yield ProfileCheck(
+        "code", not notes, "; ".join(notes) or f"{len(present)} files, for where ixtune is not installed"
+    )
     processor = AutoProcessor.from_pretrained(folder)
     yield ProfileCheck("AutoProcessor", True, f"leads to {type(processor).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ class IXC2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the constants that the original keeps in code."""
-        for key in _RUN_KEYS:
+        for key in self._dropped():
             kwargs.pop(key, None)
         self.use_cache = True
         if not isinstance(self.vision_config, CLIPVisionConfig):
@@ -81,8 +82,13 @@ class IXC2Config(PreTrainedConfig):
         folder = Path(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "")
         if folder.name and folder.is_dir():
             config_dict = completed(config_dict, folder)
-        clean = {key: value for key, value in config_dict.items() if key not in _RUN_KEYS}
+        clean = {key: value for key, value in config_dict.items() if key not in cls._dropped()}
         return super().from_dict(clean, **kwargs)
+
+    @classmethod
+    def _dropped(cls) -> Sequence[str]:
+        """Return the keys to drop: `auto_map` too, unless transformers found this very class through it."""
+        return [key for key in _RUN_KEYS if key != "auto_map" or cls._auto_class is None]
 
     @property
     def vision(self) -> CLIPVisionConfig:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 from ixtune.errors import IxtuneError
-from ixtune.files import sha256_file
 
 END_OF_TURN = "[UNUSED_TOKEN_145]"
 START_OF_TURN = "[UNUSED_TOKEN_146]"
@@ -71,6 +70,8 @@ class Tokenizer:
     @cached_property
     def sha256(self) -> str:
         """Return the SHA-256 of the model file: prepared sets are interchangeable only if it is equal."""
+        from ixtune.files import sha256_file  # not needed to answer, see ixtune.exporting.standalone
+
         return sha256_file(self.path)
 
     def encode(self, text: str) -> list[int]:
