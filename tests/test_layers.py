@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "merging",
         "exporting training",
         "evaluation folder_inspection init_project doctor bench",
-        "report",
+        "report serving",
         "api",
         "cli",
         "__main__",

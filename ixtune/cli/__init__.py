@@ -30,6 +30,7 @@ from ixtune.cli import (
     preview,
     recipes,
     report,
+    serve,
     train,
 )
 from ixtune.cli.console import print_error
@@ -56,6 +57,7 @@ app.command("evaluate")(evaluate.command)
 app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("chat")(chat.command)
+app.command("serve")(serve.command)
 app.command("inspect")(inspect.command)
 app.command("clean")(clean.command)
 app.command("merge")(merge.command)

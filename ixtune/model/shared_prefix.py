@@ -87,6 +87,44 @@ class SharedPrefixCache(Cache):
         """
         super().__init__(layer_class_to_replicate=DynamicLayer)
         self._seen = columns - max(own)
+        self._arrange(prefixes, own)
+
+    def join(self, other: SharedPrefixCache) -> None:
+        """Append the rows of another batch; their last own tokens end in the same column as those of this one.
+
+        The caller passes position ids from then on: a column no longer has one position for all rows.
+        """
+        for mine, theirs in zip(self._filled(), other._filled(), strict=True):
+            longest = max(mine.keys.shape[2], theirs.keys.shape[2])
+            mine.keys = torch.cat([_wider(mine.keys, longest), _wider(theirs.keys, longest)])
+            mine.values = torch.cat([_wider(mine.values, longest), _wider(theirs.values, longest)])
+        own = [*self.own, *other.own]
+        self._arrange([*self._prefixes, *other._prefixes], own)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order, and drop columns that no row uses any more."""
+        own = self.own
+        kept = [own[row] for row in rows]
+        for layer in self._filled():
+            first = layer.keys.shape[2] - max(kept)
+            index = torch.tensor(list(rows), device=layer.keys.device)
+            layer.keys = layer.keys[:, :, first:].index_select(0, index)
+            layer.values = layer.values[:, :, first:].index_select(0, index)
+        self._arrange([self._prefixes[row] for row in rows], kept)
+
+    @property
+    def own(self) -> list[int]:
+        """Number of tokens of each row after its prefix so far."""
+        columns = self._filled()[0].keys.shape[2]
+        return [columns - pad for pad in self._pads]
+
+    def _filled(self) -> list[Any]:
+        layers: list[Any] = self.layers
+        return layers
+
+    def _arrange(self, prefixes: Sequence[Prefix | None], own: Sequence[int]) -> None:
+        """Note which rows share a prefix, and how many columns of each row are padding."""
+        self._prefixes = list(prefixes)
         self._pads = [max(own) - count for count in own]
         self._runs: list[tuple[Prefix | None, slice]] = []
         for _, group in groupby(range(len(own)), key=lambda row: id(prefixes[row])):
@@ -135,6 +173,11 @@ class SharedPrefixCache(Cache):
             part = (slice(row, row + 1), slice(None), slice(pad, None))
             out[part], log_sum[part] = _attend_causally(query[part], key[part], value[part], scaling)
         return out, log_sum
+
+
+def _wider(tensor: torch.Tensor, columns: int) -> torch.Tensor:
+    """Pad [B, K, M, d] with zeros on the left of M up to this number of columns."""
+    return torch.nn.functional.pad(tensor, (0, 0, columns - tensor.shape[2], 0))
 
 
 def _attend_all(

@@ -1,0 +1,145 @@
+"""What every request passes first: host name, key, number of requests, size of the body; and the last resort."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ixtune.serving.engine import Limits
+from ixtune.serving.errors import ApiError, bad_request, internal, too_busy
+from ixtune.serving.metrics import Metrics
+
+LOG = logging.getLogger("ixtune.serving")
+_OPEN = ("/", "/healthz")  # without a key; so are the page's files
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_BODY_SECONDS = 60.0
+_SECURITY = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+
+
+class Door:
+    """ASGI middleware in front of all routes."""
+
+    def __init__(self, app: ASGIApp, settings: Any, metrics: Metrics, limits: Limits) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self.most = limits.waiting + limits.rows
+        self.inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status, started = time.monotonic(), 500, False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", ()), *_SECURITY]
+            await send(message)
+
+        self.inside += 1
+        try:
+            request = Request(scope)
+            self._admit(request)
+            await self.app(scope, receive, watched)
+        except ApiError as error:
+            await JSONResponse(error.body(), error.status, error.headers)(scope, receive, watched)
+        except Exception as error:
+            # only where it happened: the message may repeat a part of the request
+            LOG.error("internal error: %s%s", type(error).__name__, _place(error))
+            if not started:
+                await JSONResponse(internal().body(), 500)(scope, receive, watched)
+        finally:
+            self.inside -= 1
+            seconds = time.monotonic() - began
+            self.metrics.request(scope["path"], status, seconds)
+            LOG.info("%s %s %d %.3f s", scope["method"], _known(scope["path"]), status, seconds)
+
+    def _admit(self, request: Request) -> None:
+        """Raise unless the request may come in."""
+        host = request.headers.get("host", "")
+        if self.settings.local_only and host.rpartition(":")[0 if ":" in host.rpartition("]")[2] else 2] not in (
+            _LOCAL_NAMES
+        ):
+            raise ApiError(
+                403,
+                "this server answers under localhost only; start it with --api-key-file to use another name",
+                kind="permission_error",
+                code="host_not_allowed",
+            )
+        path = request.url.path
+        if self.settings.api_key is not None and path not in _OPEN and not path.startswith("/page/"):
+            self._require_key(request.headers.get("authorization", ""))
+        if request.method == "POST":
+            if self.inside > self.most:
+                raise too_busy(self.metrics.retry_after())
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":  # also keeps out forms of other web pages
+                raise ApiError(415, "send the body as application/json", code="unsupported_media_type")
+
+    def _require_key(self, header: str) -> None:
+        scheme, _, given = header.partition(" ")
+        # bytes, since compare_digest takes no other characters than ASCII in texts
+        same = hmac.compare_digest(given.strip().encode(), self.settings.api_key.encode())
+        if scheme.lower() != "bearer" or not same:
+            raise ApiError(
+                401,
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body.
+
+    Raises:
+        ApiError: It is larger than `max_bytes`, or takes too long to arrive.
+    """
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(part)
+    except TimeoutError as error:
+        raise ApiError(408, "the body did not arrive in time", code="timeout") from error
+    if not size:
+        raise bad_request("the body is empty; send a JSON object", code="invalid_json")
+    return b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body has more than {max_bytes >> 20} MiB; scale the images down, or start the server with a larger "
+        "--max-body-mib",
+        code="body_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def _known(path: str) -> str:
+    """Return a path for the log: other paths than ours may hold anything."""
+    return path if path in ("/", "/healthz", "/metrics") or path.startswith(("/v1/c", "/v1/l")) else "(other)"
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
