@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -57,6 +58,24 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
+def config_of(app: FastAPI, timeout: float) -> uvicorn.Config:
+    """Return uvicorn's settings.
+
+    Args:
+        app: The application.
+        timeout: Seconds to wait for running requests at the end.
+    """
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(timeout),
+        lifespan="off",
+        ws="none",
+    )
+
+
 def serve(app: FastAPI, engine: Engine, sock: socket.socket, timeout: float, ready: Callable[[], None]) -> Server:
     """Answer requests until a signal comes; then refuse new ones, finish those that run, and return.
 
@@ -67,16 +86,7 @@ def serve(app: FastAPI, engine: Engine, sock: socket.socket, timeout: float, rea
         timeout: Seconds to wait for running requests at the end.
         ready: Called once the server listens.
     """
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(timeout),
-        lifespan="off",
-        ws="none",
-    )
-    server = Server(config)
+    server = Server(config_of(app, timeout))
     engine.start()
     try:
         ready()

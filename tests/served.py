@@ -1,0 +1,100 @@
+"""A real server on loopback, in a thread of this process: the nano base and two adapters on it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from adapters import section, stir
+
+from ixtune.adapter import attach, bundle
+from ixtune.base import resolve
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.evaluation.contenders import contenders
+from ixtune.model.loading import load_base
+from ixtune.serving.app import AppSettings, build
+from ixtune.serving.engine import Engine, Limits
+from ixtune.serving.images import ImageOpener
+from ixtune.serving.models import Models
+from ixtune.serving.server import Server, config_of, listen
+
+HD_NUM = 2
+SETTINGS = AppSettings(api_key=None, max_context=4096, timeout=120, max_body=4 << 20, local_only=True)
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    engine: Engine
+    server: Server
+    image_root: Path
+
+    def client(self, **settings: Any) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=100, **settings)
+
+
+def save_adapter(folder: Path, kind: str, size: float) -> Path:
+    """An adapter on the nano base whose tensors are random; `size` says how far it is from the base."""
+    base = resolve("nano")
+    model, _ = load_base(base, quantize=False, dtype=torch.float32)
+    wrapped = attach.attach(model, section(kind, rank=2))
+    stir(wrapped, size)
+    recipe = {"training": {"compute_dtype": "fp32"}}
+    identity = base_identity(open_checkpoint(base))
+    info = {"base": "nano", "base_identity": identity, "quantize": "none", "recipe": recipe, "hd_num": HD_NUM}
+    bundle.save(wrapped, folder, info)
+    return folder
+
+
+def load_models(folder: Path) -> Models:
+    adapters = [
+        f"plain={save_adapter(folder / 'plain', 'plain', 0.02)}",
+        f"whole={save_adapter(folder / 'whole', 'rslora with everything', 0.01)}",
+    ]
+    return Models(contenders(None, adapters, []), None)
+
+
+@contextmanager
+def running(
+    models: Models, image_root: Path, limits: Limits | None = None, allow_http: bool = False, **changes: Any
+) -> Iterator[Served]:
+    engine = Engine(models, limits or Limits())
+    settings = replace(SETTINGS, **changes)
+    app = build(engine, ImageOpener(image_root, allow_http, settings.max_body), settings)
+    sock = listen("127.0.0.1", 0)
+    server = Server(config_of(app, settings.timeout))
+    engine.start()
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", engine, server, image_root)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        engine.stop()
+    assert not thread.is_alive()
+
+
+def data_url(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def ask(text: str, *urls: str) -> list[dict[str, Any]]:
+    """Messages with one question about images."""
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
