@@ -46,7 +46,14 @@ def test_the_recipe_loads_no_tensor_library():
 
 @pytest.mark.parametrize(
     "module",
-    ["adapter.folder", "evaluation.contenders", "evaluation.options", "evaluation.questions", "answering.settings"],
+    [
+        "adapter.folder",
+        "answering.json_schema",
+        "answering.settings",
+        "evaluation.contenders",
+        "evaluation.options",
+        "evaluation.questions",
+    ],
 )
 def test_what_checks_the_options_of_answering_loads_no_tensor_library(module: str):
     assert not loaded_by(f"import ixtune.{module}") & TENSORS

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ixtune.answering.batches import batches
+from ixtune.answering.json_logits import JsonLogits
+from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
 from ixtune.data.text.tokenizer import Tokenizer
@@ -40,11 +43,13 @@ class Request:
         ids: Token ids, the image token's at image positions.
         images: Its images in order, as a prepared set stores them.
         max_new_tokens: Maximum length of the answer.
+        grammar: Grammar of a JSON schema that the answer follows; None for a free answer.
     """
 
     ids: Sequence[int]
     images: Sequence[Mapping[str, Any]]
     max_new_tokens: int
+    grammar: JsonGrammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,13 @@ class Answer:
         text: The answer, without surrounding white space.
         tokens: Number of generated tokens, including the one that ended it.
         finish: `stop` if the model ended it, `length` if `max_new_tokens` did.
+        added: The end of `text` that the model did not write: what completes JSON that was cut off.
     """
 
     text: str
     tokens: int
     finish: Literal["stop", "length"]
+    added: str = ""
 
 
 class Answerer:
@@ -95,6 +102,7 @@ class Answerer:
         self.prefixes = prefixes if prefixes is not None else PrefixCache(PREFIX_BYTES)
         self.variant = variant
         self.stopping = {} if leave is None else {"stopping_criteria": StoppingCriteriaList([_Leave(leave)])}
+        self.grammar = JsonGrammar(settings.json_schema, tokenizer) if settings.json_schema else None
         self.stops = (tokenizer.eos_id, tokenizer.end_of_turn_id)
 
     def answer(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
@@ -107,7 +115,9 @@ class Answerer:
         longest, template = self.settings.max_new_tokens, self.settings.template
         member = self.model.config.member
         ids = [prompt.ids(self.tokenizer, template, member) for prompt in prompts]
-        requests = [Request(of_one, prompt.images, longest) for of_one, prompt in zip(ids, prompts, strict=True)]
+        requests = [
+            Request(of_one, prompt.images, longest, self.grammar) for of_one, prompt in zip(ids, prompts, strict=True)
+        ]
         return self.answer_requests(requests, streamer)
 
     def answer_requests(self, requests: Sequence[Request], streamer: BaseStreamer | None = None) -> list[Answer]:
@@ -124,9 +134,10 @@ class Answerer:
             streamer=streamer,
             max_new_tokens=max(request.max_new_tokens for request in requests),
             **self.stopping,
+            **_held([request.grammar for request in requests]),
             **self.settings.arguments(),
         )
-        return [self._answer(ids[: request.max_new_tokens]) for ids, request in zip(made, requests, strict=True)]
+        return [self._answer(ids, request) for ids, request in zip(made, requests, strict=True)]
 
     def _prefix(self, request: Request) -> Prefix | None:
         length = prefix_length(request.ids, self.model.config.image_token_id)
@@ -139,10 +150,21 @@ class Answerer:
         shown = [self.images.key(stored) for stored in request.images]
         return self.prefixes.get(self.model, request.ids[:length], shown, load, self.variant)
 
-    def _answer(self, ids: Sequence[int]) -> Answer:
-        said, ended = generation.until_stop(ids, self.stops)
+    def _answer(self, ids: Sequence[int], request: Request) -> Answer:
+        said, ended = generation.until_stop(ids[: request.max_new_tokens], self.stops)
         text = self.tokenizer.decode(said).strip()
-        return Answer(text, len(said) + 1, "stop") if ended else Answer(text, len(said), "length")
+        if ended:
+            return Answer(text, len(said) + 1, "stop")
+        whole = text
+        if request.grammar is not None and (closing := request.grammar.closing(said)):
+            whole = self.tokenizer.decode([*said, *closing]).strip()
+        added = whole[len(os.path.commonprefix((text, whole))) :]
+        return Answer(whole, len(said), "length", added)
+
+
+def _held(grammars: Sequence[JsonGrammar | None]) -> dict[str, Any]:
+    """Return the argument of `generate` that holds each row to its grammar; none if all are free."""
+    return {"logits_processor": LogitsProcessorList([JsonLogits(grammars)])} if any(grammars) else {}
 
 
 class _Leave(StoppingCriteria):

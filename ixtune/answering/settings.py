@@ -23,6 +23,7 @@ class Settings:
             none.
         seed: Random seed of each batch when sampling.
         template: Chat template of the prompts.
+        json_schema: JSON schema that answers follow, from `json_schema.read_schema`; None for free answers.
     """
 
     max_new_tokens: int = 256
@@ -33,6 +34,7 @@ class Settings:
     repetition_penalty: float = 1.0
     seed: int = 0
     template: Template = "training"
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that transformers would misread.
@@ -60,7 +62,8 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """Return keyword arguments of `generate`, without `max_new_tokens`, which each request has."""
         values = asdict(self)
-        del values["seed"], values["template"], values["max_new_tokens"]
+        for name in ("seed", "template", "max_new_tokens", "json_schema"):
+            del values[name]
         if not self.do_sample:
             for name in ("temperature", "top_p", "top_k"):  # transformers warns of them
                 del values[name]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ixtune.api.arguments import Quantize, StrPath, path_of, several_of
+from ixtune.api.arguments import JsonSchema, Quantize, StrPath, path_of, schema_of, several_of
 
 if TYPE_CHECKING:
     from ixtune.answering.answerer import Answer
@@ -28,6 +28,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 8,
     max_new_tokens: int | None = None,
+    json_schema: JsonSchema | None = None,
     quantize: Quantize | None = None,
     controls: bool = True,
     force: bool = False,
@@ -50,6 +51,7 @@ def evaluate(
         limit: Maximum number of questions.
         batch_size: Number of questions to answer at a time.
         max_new_tokens: Maximum new tokens per answer; by default enough for the longest reference, at least 64.
+        json_schema: JSON schema that every answer follows, or its file; by default answers are free text.
         quantize: `nf4` or `none`; by default as each adapter was trained.
         controls: Add the blind control (images swapped) and the majority answer.
         force: Accept another base than an adapter was trained on.
@@ -75,7 +77,8 @@ def evaluate(
     from ixtune.evaluation.options import Options, Source, require_data
     from ixtune.files import atomic_write_json
 
-    options = Options(tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, force)
+    schema = schema_of(json_schema)
+    options = Options(tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
     source = Source(
         path=Path(data),
         benchmark=benchmark,
@@ -116,6 +119,7 @@ def predict(
     quantize: Quantize | None = None,
     template: Literal["training", "original"] = "training",
     max_new_tokens: int = 256,
+    json_schema: JsonSchema | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -136,6 +140,7 @@ def predict(
         quantize: `nf4` or `none`; by default as the adapter was trained.
         template: `training`, or `original` with the system prompt of the original's chat.
         max_new_tokens: Maximum new tokens.
+        json_schema: JSON schema that the answer follows, or its file; by default the answer is free text.
         do_sample: Sample tokens instead of taking the most likely one.
         temperature: Divide the logits by this when sampling.
         top_p: Sample from the most likely tokens that together have this probability.
@@ -162,7 +167,15 @@ def predict(
     from ixtune.evaluation.questions import require_given
 
     settings = Settings(
-        max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
+        max_new_tokens,
+        do_sample,
+        temperature,
+        top_p,
+        top_k,
+        repetition_penalty,
+        seed=seed,
+        template=template,
+        json_schema=schema_of(json_schema),
     )
     files = [str(image) for image in several_of(images)]
     require_given(None, files)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from ixtune.recipe.recipe import Recipe
 
 StrPath: TypeAlias = str | Path
 Quantize: TypeAlias = Literal["nf4", "none"]
+JsonSchema: TypeAlias = StrPath | Mapping[str, Any]
 
 
 def recipe_of(recipe: Recipe | StrPath, overrides: Sequence[str]) -> Recipe:
@@ -37,3 +38,12 @@ def several_of(given: StrPath | Sequence[StrPath]) -> list[StrPath]:
 def path_of(given: StrPath | None) -> Path | None:
     """Return a path given as text or as a Path; None stays None."""
     return None if given is None else Path(given)
+
+
+def schema_of(given: JsonSchema | None) -> str | None:
+    """Return a JSON schema, given as such or by its file, as checked text."""
+    from ixtune.answering.json_schema import checked_schema, read_schema
+
+    if given is None:
+        return None
+    return read_schema(Path(given)) if isinstance(given, str | Path) else checked_schema(dict(given), "json_schema")

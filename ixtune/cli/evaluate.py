@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ixtune.cli.options import ImageRootOption
+from ixtune.cli.options import ImageRootOption, JsonSchemaOption
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def command(
             min=1, help="Maximum new tokens per answer. Default: enough for the longest reference, at least 64."
         ),
     ] = None,
+    json_schema: JsonSchemaOption = None,
     quantize: Annotated[
         str | None,
         typer.Option(help="Quantization of the base: nf4 or none. Default: as trained; none for a base alone."),
@@ -77,6 +78,7 @@ def command(
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
+    from ixtune.answering.json_schema import read_schema
     from ixtune.base import resolve
     from ixtune.cli.console import is_quiet, progress, quiet_libraries
     from ixtune.errors import UsageError
@@ -87,7 +89,8 @@ def command(
     if out is not None and out.is_dir():
         raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
     # check the options before slow imports and before loading a model
-    options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force)
+    schema = read_schema(json_schema) if json_schema else None
+    options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
     source = Source(
         path=data, benchmark=benchmark, image_root=image_root, hd_num=hd_num, prompt=prompt, circular=circular
     )

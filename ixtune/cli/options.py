@@ -62,6 +62,12 @@ TemplateOption = Annotated[
     ),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum new tokens per answer.")]
+JsonSchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-schema", metavar="FILE", help="JSON schema that every answer follows. Default: answers are free text."
+    ),
+]
 DoSampleOption = Annotated[bool, typer.Option("--do-sample", help="Sample tokens. Default: take the most likely one.")]
 TemperatureOption = Annotated[float, typer.Option("--temperature", help="Sampling temperature.")]
 TopPOption = Annotated[

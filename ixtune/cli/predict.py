@@ -15,6 +15,7 @@ from ixtune.cli.options import (
     ForceOption,
     HdNumOption,
     ImageRootOption,
+    JsonSchemaOption,
     MaxNewTokensOption,
     QuantizeOption,
     RepetitionPenaltyOption,
@@ -71,6 +72,7 @@ def command(
     quantize: QuantizeOption = None,
     template: TemplateOption = "training",
     max_new_tokens: MaxNewTokensOption = 256,
+    json_schema: JsonSchemaOption = None,
     do_sample: DoSampleOption = False,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 1.0,
@@ -89,7 +91,10 @@ def command(
     Example: ixtune predict --from questions.csv --adapter runs/receipts --out answers.jsonl
 
     Example: ixtune predict "What is the total?" --image 'scans/*.pdf' --adapter runs/receipts --out answers.jsonl
+
+    Example: ixtune predict "Read this receipt." --image receipt.png --adapter runs/receipts --json-schema receipt.json
     """
+    from ixtune.answering.json_schema import read_schema
     from ixtune.answering.settings import Settings
     from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
@@ -119,7 +124,15 @@ def command(
     if source is not None and is_prepared(source):
         _require_for_a_set(question, hd_num, dpi, columns)
     settings = Settings(
-        max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty, seed=seed, template=template
+        max_new_tokens,
+        do_sample,
+        temperature,
+        top_p,
+        top_k,
+        repetition_penalty,
+        seed=seed,
+        template=template,
+        json_schema=read_schema(json_schema) if json_schema else None,
     )
     require_form(quantize)
     named = contender(base, adapter)
@@ -146,7 +159,8 @@ def command(
         answer = predict_one(loaded, question, images, view, settings)
         typer.echo(answer.text)
         if answer.finish == "length":
-            typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens", err=True)
+            closed = f"; {answer.added} was added to complete the JSON" * bool(answer.added)
+            typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens{closed}", err=True)
         return
     if source is None:
         assert question is not None
@@ -215,7 +229,8 @@ def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, setting
     if reused:
         lines.append(f"{computed + reused} prompts with images, {computed} prefixes computed")
     if outcome.unfinished:
-        lines.append(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}")
+        closed = ", their JSON completed" * bool(settings.json_schema)
+        lines.append(f"{outcome.unfinished} cut off by --max-new-tokens {settings.max_new_tokens}{closed}")
     ending(lines, out)
     if outcome.rejects:
         typer.echo(f"{outcome.rejects} could not be asked: {rejects_of(out)}", err=True)

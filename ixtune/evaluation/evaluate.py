@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import torch
 import ixtune
 from ixtune import base
 from ixtune.answering.answerer import Answerer
+from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
 from ixtune.checkpoint.member import member_in
@@ -87,6 +89,8 @@ def evaluate(
             notes.append("The blind control is left out: it needs questions about different images.")
         else:
             blind = dict.fromkeys((one.name for one in _blinded(models)), others)
+    if options.json_schema:
+        notes += _schema_notes(options.json_schema, exam, Tokenizer.from_base(base.resolve(models[0].base)))
     total = (len(models) + len(blind)) * len(exam.questions)
 
     def advance(count: int) -> None:
@@ -117,6 +121,7 @@ def evaluate(
         "data": str(source.path),
         **about,
         "max_new_tokens": longest,
+        "json_schema": json.loads(options.json_schema) if options.json_schema else None,
         "records": len(exam.questions),
         "rejected": len(exam.rejects),
         "notes": notes,
@@ -156,6 +161,16 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
         "skipped": items.skipped,
     }
     return exam, about, benchmark.scores
+
+
+def _schema_notes(schema: str, exam: Exam, tokenizer: Tokenizer) -> list[str]:
+    """Return that answers were held to a schema, and how many questions have no reference that follows it."""
+    grammar = JsonGrammar(schema, tokenizer)
+    fit = [any(grammar.fits(tokenizer.encode(one)) for one in question.references) for question in exam.questions]
+    notes = ["Every answer was held to the JSON schema of --json-schema."]
+    if missing := fit.count(False):
+        notes.append(f"{missing} of {len(fit)} questions have no reference that follows the schema, keys in its order.")
+    return notes
 
 
 def _longest(exam: Exam) -> int:
@@ -204,7 +219,7 @@ def _asked(
     require_same(shown, loaded.member, "the layout of the images", group[-1].base, hint)
     images = vectors.source(loaded)
     assert options.max_new_tokens is not None
-    settings = Settings(options.max_new_tokens)
+    settings = Settings(options.max_new_tokens, json_schema=options.json_schema)
     for one in group:
         with loaded.autocast(), loaded.as_base() if one.adapter is None else nullcontext(loaded.model) as model:
             answerer = Answerer(model, loaded.tokenizer, images, settings)

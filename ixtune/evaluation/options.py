@@ -26,6 +26,7 @@ class Options:
         quantize: `nf4` or `none`; None as each adapter was trained.
         controls: Run the blind control and the majority answer.
         force: Accept another base than an adapter was trained on.
+        json_schema: JSON schema that answers follow, from `json_schema.read_schema`; None for free answers.
     """
 
     scores: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Options:
     quantize: str | None = None
     controls: bool = True
     force: bool = False
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values.

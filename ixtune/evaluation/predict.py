@@ -186,6 +186,8 @@ class _Journal:
     def add(self, index: int, answer: Answer) -> dict[str, Any]:
         """Append one answer."""
         content = {"answer": answer.text, "finish": answer.finish, "tokens": answer.tokens}
+        if answer.added:
+            content["added"] = answer.added
         self._write({"index": index, **content})
         return content
 

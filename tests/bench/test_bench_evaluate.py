@@ -59,7 +59,7 @@ def separately(answerer: Answerer, requests: Sequence[Request], streamer: Any = 
             **answerer.settings.arguments(),
             **answerer.images.of([{"pictures": one.images} for one in requests]),
         )
-    return [answerer._answer(ids) for ids in made[:, longest:].tolist()]
+    return [answerer._answer(ids, one) for ids, one in zip(made[:, longest:].tolist(), requests, strict=True)]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ FILE_NAME = "tokenizer.model"
 
 # Control pieces: sentencepiece never finds them in text, the reference's tokenizer does.
 _CONTROL = re.compile("(<unk>|<s>|</s>)")
+_UNUSED = re.compile(r"\[UNUSED_TOKEN_\d+\]")
 _CONTROL_IDS = {"<unk>": 0, "<s>": 1, "</s>": 2}
 
 
@@ -98,6 +99,16 @@ class Tokenizer:
         """Return the piece with this id, in sentencepiece's spelling (spaces as U+2581)."""
         piece: str = self._model.id_to_piece(index)
         return piece
+
+    def piece_bytes(self, index: int) -> bytes | None:
+        """Return the bytes that this id adds to a text; None for control, unused and template pieces."""
+        model = self._model
+        if model.is_control(index) or model.is_unknown(index) or model.is_unused(index):
+            return None
+        piece = self.piece(index)
+        if model.is_byte(index):  # spelled <0xE2>
+            return bytes([int(piece[3:5], 16)])
+        return None if _UNUSED.fullmatch(piece) else piece.replace("▁", " ").encode()
 
     def piece_id(self, piece: str) -> int:
         """Return the id of a piece, or `unk_id` if it is not in the vocabulary."""
