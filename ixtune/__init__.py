@@ -1,11 +1,14 @@
 """ixtune fine-tunes InternLM-XComposer2-4KHD-7B on your data, with LoRA or QLoRA on one GPU.
 
 The functions below are those of the command line; `import ixtune` itself loads nothing. See `ixtune.api`.
+transformers' Auto classes load ixtune's models from then on.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ixtune.auto_classes import register_when_imported
 
 __version__ = "0.1.0.dev0"
 
@@ -41,3 +44,6 @@ else:
     def __dir__() -> list[str]:
         """List the public names, those not yet imported included."""
         return sorted({*globals(), *__all__})
+
+
+register_when_imported()

@@ -1,18 +1,19 @@
 """Tokenizer, image processor and processor for transformers' Auto classes.
 
-Importing this module registers them; five lines of transformers then answer a question:
+`import ixtune` registers them; transformers alone then answers a question:
 
-    import ixtune.processing
-    from transformers import AutoModelForCausalLM, AutoProcessor
+    import ixtune
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained("merged")
-    model = AutoModelForCausalLM.from_pretrained("merged")
-    inputs = processor(images=["receipt.png"], text="What is the total?")
+    model = AutoModelForImageTextToText.from_pretrained("merged")
+    inputs = processor(images="receipt.png", text="What is the total?", return_tensors="pt")
     print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs))
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessorMixin
 
-from ixtune.data.images.pixels import Corrections, converted, open_image, place_and_cut
-from ixtune.data.record import Turn
-from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
-from ixtune.data.text.tokenizer import Tokenizer
+from ixtune.data.images.image_inputs import pil_image
+from ixtune.data.images.pixels import Corrections, converted, place_and_cut
+from ixtune.data.text.chat_template import CHAT_TEMPLATE
+from ixtune.data.text.template import IMAGE_TOKEN_ID, PLACEHOLDER
+from ixtune.data.text.tokenizer import END_OF_TURN, START_OF_TURN
 from ixtune.family import FOUR_KHD, Member, member_of
 from ixtune.layout import PatchLayout, plan
 from ixtune.model.configuration import IXC2Config
@@ -39,20 +41,25 @@ __all__ = ["IXC2ForCausalLM", "IXC2ImageProcessor", "IXC2Processor", "IXC2Tokeni
 VOCABULARY_FILE = "tokenizer.model"
 ImageRef = Image.Image | str | Path
 
+_PLACEHOLDERS = re.compile(f"((?:{re.escape(PLACEHOLDER)})+)")
+
 
 class IXC2Tokenizer(PreTrainedTokenizer):
     """transformers tokenizer for the sentencepiece vocabulary.
 
-    ixtune's own ids come from `ixtune.data.text.template`; this class encodes plain text to the same ids.
+    It adds neither BOS nor EOS: the chat template writes them. `<ImageHere>` becomes the id of image positions, and
+    separates the texts around it as in training.
     """
 
     vocab_files_names = {"vocab_file": VOCABULARY_FILE}  # noqa: RUF012 - transformers' own convention
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    padding_side = "left"  # for generation
 
     def __init__(self, vocab_file: str, **kwargs: Any) -> None:
         self.vocab_file = vocab_file
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=vocab_file)
         kwargs = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", **kwargs}
+        kwargs.setdefault("extra_special_tokens", [START_OF_TURN, END_OF_TURN])
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
@@ -64,11 +71,21 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         """Return the ids by piece."""
         return {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
 
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Convert a text to pieces; image positions are split off first, since transformers looks at each character."""
+        pieces: list[str] = []
+        for run in _PLACEHOLDERS.split(text):
+            if run.startswith(PLACEHOLDER):
+                pieces += [PLACEHOLDER] * (len(run) // len(PLACEHOLDER))
+            elif run:
+                pieces += super().tokenize(run, **kwargs)  # type: ignore[no-untyped-call]
+        return pieces
+
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return list(self.pieces.encode(text, out_type=str))
 
     def _convert_token_to_id(self, token: str) -> int:
-        return self.pieces.piece_to_id(token)
+        return IMAGE_TOKEN_ID if token == PLACEHOLDER else self.pieces.piece_to_id(token)
 
     def _convert_id_to_token(self, index: int) -> str:
         return self.pieces.id_to_piece(index)
@@ -85,9 +102,24 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         return (str(target),)
 
 
-class IXC2ImageProcessor(BaseImageProcessor):
-    """Turn images into the crops that the model takes, laid out as in training."""
+class IXC2ImageProcessorKwargs(ImagesKwargs, total=False):
+    """Arguments of the image processor, see `IXC2ImageProcessor`; of transformers' own, `return_tensors` has effect."""
 
+    hd_num: int
+    upscale: bool
+    corrections: list[str]
+
+
+class IXC2ImageProcessor(BaseImageProcessor):
+    """Turn images into the crops that the model takes, laid out as in training.
+
+    Attributes:
+        hd_num: Maximum number of crops per image.
+        upscale: Whether small images are enlarged to fill `hd_num`.
+        corrections: Departures from the reference's way of opening images, see `Corrections`.
+    """
+
+    valid_kwargs = IXC2ImageProcessorKwargs
     model_input_names = ["crops", "grids"]  # noqa: RUF012 - transformers' own convention
 
     def __init__(
@@ -106,116 +138,172 @@ class IXC2ImageProcessor(BaseImageProcessor):
         """Return the model with its layout rule, from the attributes `model` and `layout_rule` if present."""
         return member_of(vars(self))
 
-    def layouts(self, images: Sequence[ImageRef]) -> list[tuple[Image.Image, PatchLayout]]:
-        """Return each image as RGB, with its layout.
+    def layout(self, width: int, height: int, hd_num: int | None = None, upscale: bool | None = None) -> PatchLayout:
+        """Return the layout of an image of this size, by default with the settings of this processor.
 
         Raises:
-            ImageError: a file is no image.
-            LayoutError: an image is too thin for this hd_num.
+            LayoutError: The image is too thin for this hd_num.
         """
-        corrections = Corrections.of(self.corrections)
-        opened = [
-            converted(image, corrections) if isinstance(image, Image.Image) else open_image(Path(image), corrections)
-            for image in images
-        ]
-        return [
-            (image, plan(image.width, image.height, self.hd_num, upscale=self.upscale, member=self.member))
-            for image in opened
-        ]
+        upscale = self.upscale if upscale is None else upscale
+        return plan(width, height, hd_num or self.hd_num, upscale=upscale, member=self.member)
 
-    def preprocess(self, images: ImageRef | Sequence[ImageRef], **kwargs: Any) -> BatchFeature:
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open images in any form that transformers takes, keeping the nesting of lists.
+
+        Args:
+            image_url_or_urls: Paths, `file:` and `data:` addresses, base64, URLs, bytes, Pillow images and arrays.
+
+        Raises:
+            ImageError: A file is no image.
+        """
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(one) for one in image_url_or_urls]
+        return pil_image(image_url_or_urls)
+
+    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
         """Return `crops`, uint8 [N, 3, side, side] of all images together, and `grids`, (rows, cols) of each.
 
-        Crops are uint8 and are normalized in the model. Other arguments are refused.
+        Crops are uint8 and are normalized in the model.
+
+        Args:
+            images: One image or several, nested as they may be, in any form of `fetch_images`.
+            kwargs: `hd_num`, `upscale` and `corrections` instead of the processor's; `return_tensors`.
+
+        Raises:
+            TypeError: An argument has no effect on this model's images.
+            ImageError: A file is no image.
+            LayoutError: An image is too thin for this hd_num.
         """
-        if unknown := [name for name in kwargs if name != "return_tensors"]:
-            raise TypeError(f"unknown arguments: {', '.join(unknown)}")
-        several = [images] if isinstance(images, Image.Image | str | Path) else list(images)
-        laid_out = self.layouts(several)
-        return BatchFeature(_crops(laid_out))
+        return_tensors = kwargs.pop("return_tensors", None)
+        hd_num, upscale = kwargs.pop("hd_num", None), kwargs.pop("upscale", None)
+        corrections = Corrections.of(kwargs.pop("corrections", None) or self.corrections)
+        if unknown := [name for name, value in kwargs.items() if value is not None]:
+            raise TypeError(f"unknown arguments: {', '.join(unknown)}; use hd_num, upscale, corrections")
+        fetched = self.fetch_images(images if isinstance(images, list | tuple) else [images])
+        opened = [converted(image, corrections) for image in _flat(fetched)]
+        layouts = [self.layout(image.width, image.height, hd_num, upscale) for image in opened]
+        crops = [torch.from_numpy(place_and_cut(one, layout)) for one, layout in zip(opened, layouts, strict=True)]
+        made = {"crops": torch.cat(crops), "grids": [(layout.rows, layout.cols) for layout in layouts]}
+        return BatchFeature(made, tensor_type=return_tensors)
 
 
 class IXC2Processor(ProcessorMixin):
-    """Encode questions and images for `generate` with the training template, and decode its ids to text."""
+    """Encode conversations, prompts and questions with their images for the model, and decode its ids to text.
 
-    def __init__(self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, **kwargs: Any) -> None:
-        super().__init__(image_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
-        self._tokenizer = Tokenizer(Path(tokenizer.vocab_file))
+    Attributes:
+        image_token: Placeholder of an image in texts.
+        image_token_id: Id of image positions.
+    """
 
-    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
-        """Encode one question, or a batch of them padded on the left.
+    def __init__(
+        self, image_processor: IXC2ImageProcessor, tokenizer: IXC2Tokenizer, chat_template: str | None = None
+    ) -> None:
+        self.image_token = PLACEHOLDER
+        self.image_token_id = IMAGE_TOKEN_ID
+        template = chat_template or CHAT_TEMPLATE
+        super().__init__(image_processor, tokenizer, chat_template=template)  # type: ignore[no-untyped-call]
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Encode one text or a batch of them, with the images they show.
+
+        A text with turn marks, as `apply_chat_template` renders it, is taken as it is. Any other text is a question: it
+        becomes the user's turn of a prompt, with its images in front unless it contains <ImageHere>.
+        `add_special_tokens=False` takes every text as it is.
 
         Args:
-            images: Images or paths: a list for one question, a list of lists for several.
-            text: The question or questions. <ImageHere> marks where an image stands; by default in front.
-            kwargs: Only `return_tensors`, which may be "pt".
+            images: One image, a list of images, or a list of them for each text; see `fetch_images`.
+            text: A text or a list of texts, with <ImageHere> at the position of each image.
+            kwargs: Arguments of transformers' processors, of the tokenizer (`padding`, `padding_side`, `truncation`,
+                `max_length`, `return_tensors`, ...) and of the image processor (`hd_num`, ...).
 
         Returns:
-            input_ids and attention_mask [questions, length], and if there are images crops and grids.
+            input_ids and attention_mask [texts, length]; if there are images, crops and grids of all of them.
 
         Raises:
-            TemplateError: images and placeholders differ in number, or the text spells a piece of the template.
+            ValueError: Images and placeholders differ in number.
+            jinja2.TemplateError: A question contains a piece of the chat template.
         """
-        if unknown := [name for name in kwargs if name not in ("return_tensors", "padding")]:
-            raise TypeError(f"unknown arguments: {', '.join(unknown)}")
         if text is None:
-            raise TypeError("a question is needed: text=")
-        texts = [text] if isinstance(text, str) else list(text)
-        by_question = _by_question(images, len(texts), isinstance(text, str))
-        laid_out = [self.image_processor.layouts(of_one) for of_one in by_question]
-        rows = [
-            self._ids(question, [layout.tokens for _, layout in of_one])
-            for question, of_one in zip(texts, laid_out, strict=True)
-        ]
-        longest = max(map(len, rows))
-        pad = self._tokenizer.pad_id
-        made: dict[str, Any] = {
-            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
-            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
-        }
-        together = [one for of_one in laid_out for one in of_one]
-        return BatchFeature({**made, **(_crops(together) if together else {})})
+            raise TypeError("a text is needed: text=")
+        made: BatchFeature = super().__call__(images=_none_if_empty(images), text=text, **kwargs)
+        return made
 
-    def batch_decode(self, ids: Any, inputs: Any = None, **_: Any) -> list[str]:
-        """Decode rows of ids up to the first one that ends a turn or the text.
+    def prepare_inputs_layout(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> tuple[Any, Any, Any, Any]:
+        """Open the images, and put questions into the chat template, see `__call__`."""
+        images, text, videos, audio = super().prepare_inputs_layout(images, text, videos, audio, **kwargs)
+        as_it_is = kwargs.get("add_special_tokens", (kwargs.get("text_kwargs") or {}).get("add_special_tokens", True))
+        if text is None or as_it_is is False or not all(isinstance(one, str) for one in text):
+            return images, text, videos, audio
+        unplaced = [START_OF_TURN not in one and PLACEHOLDER not in one for one in text]
+        shown = _shown(images, len(text)) if images is not None and any(unplaced) else [0] * len(text)
+        for at, one in enumerate(text):
+            if START_OF_TURN not in one:
+                question = PLACEHOLDER * shown[at] + one if unplaced[at] else one
+                turn = {"role": "user", "content": question}
+                text[at] = self.apply_chat_template([turn], add_generation_prompt=True)
+        return images, text, videos, audio
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """Return the placeholder once for each position of an image."""
+        rows, cols = (int(side) for side in image_inputs["grids"][image_idx])
+        return PLACEHOLDER * self.image_processor.member.tokens(rows, cols)
+
+    def batch_decode(self, ids: Any, inputs: Any = None, **kwargs: Any) -> list[str]:
+        """Decode rows of ids as the tokenizer does; with `inputs`, decode the answers alone.
 
         Args:
-            ids: [questions, length], as returned by `generate`.
-            inputs: The encoded questions, if `ids` begin with them.
+            ids: [texts, length], as returned by `generate`.
+            inputs: The encoded texts, if `ids` begin with them; each text is the end of the beginning.
+            kwargs: Arguments of the tokenizer's `batch_decode`.
         """
-        start = inputs["input_ids"].shape[1] if inputs is not None else 0
-        return [self.decode(row) for row in torch.as_tensor(ids)[:, start:]]
+        if inputs is None:
+            decoded: list[str] = self.tokenizer.batch_decode(ids, **kwargs)
+            return decoded
+        start = torch.as_tensor(inputs["input_ids"]).shape[1]
+        stops = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(END_OF_TURN)}
+        answers = []
+        for row in torch.as_tensor(ids)[:, start:].tolist():
+            end = next((at for at, token in enumerate(row) if token in stops), len(row))
+            answers.append(self.tokenizer.decode(row[:end], skip_special_tokens=True, **kwargs).strip())
+        return answers
 
-    def decode(self, ids: Any, **_: Any) -> str:
-        """Decode one answer, see `batch_decode`."""
-        row = torch.as_tensor(ids).tolist()
-        stops = (self._tokenizer.eos_id, self._tokenizer.end_of_turn_id)
-        end = next((at for at, token in enumerate(row) if token in stops), len(row))
-        return self._tokenizer.decode(row[:end]).strip()
-
-    def _ids(self, question: str, image_tokens: list[int]) -> list[int]:
-        if PLACEHOLDER not in question:
-            question = PLACEHOLDER * len(image_tokens) + question
-        return expand(encode_prompt([Turn("user", question)], image_tokens, self._tokenizer))[0]
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
+        """Return the tokens and crops of images of these sizes, (height, width) each, for servers that ask."""
+        if image_sizes is None:
+            return MultiModalData()
+        settings = {name: kwargs.get(name) for name in ("hd_num", "upscale")}
+        layouts = [self.image_processor.layout(width, height, **settings) for height, width in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[layout.tokens for layout in layouts], num_image_patches=[one.crops for one in layouts]
+        )
 
 
-def _crops(laid_out: Sequence[tuple[Image.Image, PatchLayout]]) -> dict[str, Any]:
-    crops = [torch.from_numpy(place_and_cut(image, layout)) for image, layout in laid_out]
-    return {"crops": torch.cat(crops), "grids": [(layout.rows, layout.cols) for _, layout in laid_out]}
+def _flat(images: Any) -> list[Any]:
+    """Return nested lists of images as one list."""
+    return [one for part in images for one in (_flat(part) if isinstance(part, list | tuple) else [part])]
 
 
-def _by_question(images: Any, questions: int, one: bool) -> list[list[ImageRef]]:
-    """Return the images of each question as a list of lists."""
-    if images is None:
-        return [[] for _ in range(questions)]
-    if isinstance(images, Image.Image | str | Path):
-        images = [images]
-    nested: list[Any] = [list(of_one) if isinstance(of_one, list | tuple) else of_one for of_one in images]
-    if all(isinstance(of_one, list) for of_one in nested) and len(nested) == questions:
-        return nested
-    if one and not any(isinstance(of_one, list) for of_one in nested):
-        return [nested]
-    raise TypeError(f"{questions} questions: give images as a list of {questions} lists of images")
+def _none_if_empty(images: Any) -> Any:
+    return None if isinstance(images, list | tuple) and not _flat(images) else images
+
+
+def _shown(images: Any, texts: int) -> list[int]:
+    """Return the number of images of each text.
+
+    Raises:
+        ValueError: It cannot be told which text shows which image.
+    """
+    of_texts = list(images) if isinstance(images, list | tuple) else [images]
+    nested = [isinstance(one, list | tuple) for one in of_texts]
+    if all(nested) and len(of_texts) == texts:
+        return [len(one) for one in of_texts]
+    if texts == 1 and not any(nested):
+        return [len(of_texts)]
+    if len(of_texts) == texts and not any(nested):
+        return [1] * texts
+    raise ValueError(f"{texts} texts: give images as a list of {texts} lists of images, or place them by {PLACEHOLDER}")
 
 
 # The tokenizer classes that the original's tokenizer_config.json names. A merged model keeps that file, and for an

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ixtune"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
+        "auto_classes",  # imports the classes for transformers by name, once transformers is imported
         "__init__",  # the version and the lazy public API
         "errors",
         "family",

@@ -31,10 +31,10 @@ class Profile:
 
 
 _FIVE_LINES = """\
-from transformers import AutoModelForCausalLM, AutoProcessor
-model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto", trust_remote_code=True)
+from transformers import AutoModelForImageTextToText, AutoProcessor
+model = AutoModelForImageTextToText.from_pretrained("DIR", dtype="auto", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("DIR", trust_remote_code=True)
-inputs = processor(images=["receipt.png"], text="What is the total?")
+inputs = processor(images=["receipt.png"], text="What is the total?", return_tensors="pt")
 print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs)[0])"""
 
 PROFILES = {
@@ -59,7 +59,7 @@ PROFILES = {
         Profile(
             name="transformers",
             makes="the merged model with its processor, and the code that loads it without ixtune",
-            consumer="transformers 5.23 with trust_remote_code=True, or after `import ixtune.processing`",
+            consumer="transformers 5.23 with trust_remote_code=True, or after `import ixtune`",
             run_here=True,
             code_runs=False,
             command=_FIVE_LINES,

@@ -181,7 +181,7 @@ def load_processor(
     Examples:
         >>> import ixtune
         >>> processor = ixtune.load_processor(adapter="run")
-        >>> inputs = processor(images=["photos/0.png"], text="What is this?")
+        >>> inputs = processor(images=["photos/0.png"], text="What is this?", return_tensors="pt")
         >>> sorted(inputs)
         ['attention_mask', 'crops', 'grids', 'input_ids']
     """

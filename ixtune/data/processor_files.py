@@ -1,11 +1,12 @@
-"""Write the small JSON files that let transformers find our processor, without importing transformers."""
+"""Write the small files that let transformers find our processor, without importing transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ixtune.data.text.chat_template import CHAT_TEMPLATE, CHAT_TEMPLATE_FILE
 from ixtune.family import FOUR_KHD, Member
-from ixtune.files import atomic_write_json
+from ixtune.files import atomic_write_json, atomic_write_text
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -20,7 +21,7 @@ def write_processor_files(
     member: Member = FOUR_KHD,
     replace_tokenizer_config: bool = True,
 ) -> None:
-    """Write the files that `AutoProcessor` and `AutoTokenizer` read after `import ixtune.processing`.
+    """Write the files that `AutoProcessor` and `AutoTokenizer` read after `import ixtune`.
 
     Args:
         folder: Folder of the model.
@@ -33,6 +34,7 @@ def write_processor_files(
     described = {"image_processor_type": "IXC2ImageProcessor", "processor_class": "IXC2Processor", "hd_num": hd_num}
     laid_out = {"upscale": upscale, "corrections": list(corrections), **member.record()}
     atomic_write_json(folder / PREPROCESSOR_FILE, {**described, **laid_out})
+    atomic_write_text(folder / CHAT_TEMPLATE_FILE, CHAT_TEMPLATE)
     if replace_tokenizer_config or not (folder / TOKENIZER_FILE).is_file():
         atomic_write_json(
             folder / TOKENIZER_FILE, {"tokenizer_class": "IXC2Tokenizer", "processor_class": "IXC2Processor"}

@@ -196,7 +196,6 @@ def _ours(folder: Path) -> Iterator[ProfileCheck]:
     """Load configuration and processor with transformers and our classes, as the consumer does, without the weights."""
     from transformers import AutoConfig, AutoProcessor
 
-    import ixtune.processing  # noqa: F401 - registers the classes
     from ixtune.model.configuration import IXC2Config
 
     config = read_config_json(folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -25,7 +25,8 @@ from ixtune.model.loss import supervised_loss, supervised_rows
 from ixtune.model.plora import PLoRA
 from ixtune.model.vision import Separators, VisionTower, image_vectors
 
-Grids = Sequence[tuple[int, int]]
+Grids = Sequence[tuple[int, int]] | torch.Tensor
+"""(rows, cols) of each image; the processor gives a tensor [images, 2] where tensors are asked for."""
 
 
 class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
@@ -94,7 +95,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         The tower runs without gradients while none of its parameters asks for one.
         """
-        return image_vectors(self.vit, self.separators, crops, grids, self.vision_chunk)
+        return image_vectors(self.vit, self.separators, crops, _pairs(grids), self.vision_chunk)
 
     def embed(
         self,
@@ -238,7 +239,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             if vectors is not None:
                 vectors = _repeat_pieces(vectors, tokens_of_rows, expand_size)
             else:
-                images_of_rows = _split_by_tokens(grids or (), tokens_of_rows, self.config.member)
+                pairs = _pairs(() if grids is None else grids)
+                images_of_rows = _split_by_tokens(pairs, tokens_of_rows, self.config.member)
                 crops = _repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
                 grids = [grid for row in images_of_rows for _ in range(expand_size) for grid in row]
         return ids, {**expanded, "crops": crops, "grids": grids, "image_vectors": vectors}
@@ -251,7 +253,9 @@ def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -
     return torch.cat([piece for piece in stacked.split(sizes) for _ in range(times)])
 
 
-def _split_by_tokens(grids: Grids, tokens_of_rows: list[int], member: Member) -> list[list[tuple[int, int]]]:
+def _split_by_tokens(
+    grids: list[tuple[int, int]], tokens_of_rows: list[int], member: Member
+) -> list[list[tuple[int, int]]]:
     """Distribute the images over the batch rows by the number of image positions of each row."""
     remaining = list(grids)
     rows: list[list[tuple[int, int]]] = []
@@ -263,4 +267,9 @@ def _split_by_tokens(grids: Grids, tokens_of_rows: list[int], member: Member) ->
     return rows
 
 
+def _pairs(grids: Grids) -> list[tuple[int, int]]:
+    return [(int(rows), int(cols)) for rows, cols in (grids.tolist() if isinstance(grids, torch.Tensor) else grids)]
+
+
 AutoModelForCausalLM.register(IXC2Config, IXC2ForCausalLM)
+AutoModelForImageTextToText.register(IXC2Config, IXC2ForCausalLM)

@@ -203,6 +203,7 @@ def test_a_single_bin_becomes_model_safetensors_without_an_index(tmp_path: Path)
     assert (
         names
         == {"model.safetensors", "ixtune.json", REPORT_FILE, "preprocessor_config.json", "tokenizer_config.json"}
+        | {"chat_template.jinja"}
         | copied
     )
 
