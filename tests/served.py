@@ -6,7 +6,7 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,12 +59,13 @@ def save_adapter(folder: Path, kind: str, size: float) -> Path:
     return folder
 
 
-def load_models(folder: Path) -> Models:
-    adapters = [
-        f"plain={save_adapter(folder / 'plain', 'plain', 0.02)}",
-        f"whole={save_adapter(folder / 'whole', 'rslora with everything', 0.01)}",
-    ]
-    return Models(contenders(None, adapters, []), None)
+ADAPTERS = {"plain": 0.02, "rslora with everything": 0.01}
+
+
+def load_models(folder: Path, kinds: Sequence[str] = tuple(ADAPTERS)) -> Models:
+    """The nano base with adapters of these kinds, each named by the first word of its kind."""
+    adapters = [f"{kind.split()[0]}={save_adapter(folder / kind.split()[0], kind, ADAPTERS[kind])}" for kind in kinds]
+    return Models(contenders(None if kinds else "nano", adapters, []), None)
 
 
 @contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,8 @@ from ixtune.family import member_of, require_same
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
 from ixtune.model.model import IXC2ForCausalLM
 
-FIRST = "default"
-"""PEFT's name for the first adapter on a base."""
-
-# the parameters of an adapter in the wrapped model
-_IN_THE_FILE = r"\.(lora_A|lora_B|lora_magnitude_vector|modules_to_save)\.{}\."
+# the adapter's parameters in the wrapped model
+_IN_THE_FILE = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector|modules_to_save)\.default\.")
 
 
 def save(model: PeftModel, folder: Path, info: dict[str, Any]) -> None:
@@ -52,39 +47,6 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         IxtuneError: a key is unused, missing or misshapen, the base is another model, or not the one it was trained on
             (unless `force`).
     """
-    _require_fit(model, folder, base_identity, force)
-    with _explained(folder):
-        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    _check_keys(wrapped, folder, FIRST)
-    dora.install(wrapped)
-    wrapped.eval()
-    return wrapped
-
-
-def load_onto(wrapped: PeftModel, name: str, folder: Path, base_identity: str, force: bool = False) -> None:
-    """Add another saved adapter to a base that has one; `set_adapter(name)` switches to it.
-
-    Args:
-        wrapped: the model from `load`.
-        name: PEFT's name of the adapter, without a dot.
-        folder: the adapter.
-        base_identity: of the loaded base.
-        force: accept another base than it was trained on.
-
-    Raises:
-        IxtuneError: see `load`.
-    """
-    model: Any = wrapped.get_base_model()
-    _require_fit(model, folder, base_identity, force)
-    with _explained(folder):
-        wrapped.load_adapter(str(folder), adapter_name=name, is_trainable=False)
-    _check_keys(wrapped, folder, name)
-    dora.install(wrapped)
-    wrapped.eval()
-
-
-def _require_fit(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool) -> None:
-    """Raise unless the adapter is complete and was trained on this base."""
     info = read_info(folder)
     read_adapter(folder)  # complete, unaltered, finite and of a supported kind; PEFT does not check this
     hint = f"use the base it names ({info.get('base')})"
@@ -97,16 +59,11 @@ def _require_fit(model: IXC2ForCausalLM, folder: Path, base_identity: str, force
             where=str(folder),
             hint=f"{hint}, or continue with --force",
         )
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn PEFT's errors while it reads an adapter into an `IxtuneError`."""
     try:
         with warnings.catch_warnings():
-            # PEFT only warns about missing keys; the exact comparison of the caller reports them by name.
+            # PEFT only warns about missing keys; the exact comparison below reports them by name.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            yield
+            wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except KeyError as error:  # PEFT looks for every tensor of a module that is saved whole
         raise IxtuneError(
             f"the adapter lacks {error.args[0]}",
@@ -120,13 +77,16 @@ def _explained(folder: Path) -> Iterator[None]:
             hint="use the base it was trained on, or copy the adapter again",
             notes=[line.strip() for line in str(error).splitlines()[1:9]],  # torch names each tensor and both shapes
         ) from error
+    _check_keys(wrapped, folder)
+    dora.install(wrapped)
+    wrapped.eval()
+    return wrapped
 
 
-def _check_keys(wrapped: PeftModel, folder: Path, name: str) -> None:
+def _check_keys(wrapped: PeftModel, folder: Path) -> None:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         stored = set(file.keys())
-    own = re.compile(_IN_THE_FILE.format(name))
-    wanted = {_stored_name(tensor, name) for tensor, _ in wrapped.named_parameters() if own.search(tensor)}
+    wanted = {_stored_name(name) for name, _ in wrapped.named_parameters() if _IN_THE_FILE.search(name)}
     notes = [f"not used by the model: {name}" for name in sorted(stored - wanted)]
     notes += [f"missing in the adapter: {name}" for name in sorted(wanted - stored)]
     if notes:
@@ -138,7 +98,7 @@ def _check_keys(wrapped: PeftModel, folder: Path, name: str) -> None:
         )
 
 
-def _stored_name(tensor: str, name: str) -> str:
-    """Return the name under which PEFT saves a parameter of the adapter `name`."""
-    tensor = tensor.replace(f".lora_magnitude_vector.{name}.weight", ".lora_magnitude_vector")
-    return tensor.replace(f".{name}.", ".").replace(".modules_to_save.", ".")
+def _stored_name(name: str) -> str:
+    """Return the name under which PEFT saves a parameter of the wrapped model."""
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
+    return name.replace(".default.", ".").replace(".modules_to_save.", ".")

@@ -40,7 +40,7 @@ class Row:
 
 
 class RunningBatch:
-    """Rows that are generated together; mode of the model, its adapter and autocast are the caller's business.
+    """Rows that are generated together; mode of the model and autocast are the caller's business.
 
     Attributes:
         rows: The rows, those with the same prefix next to each other.

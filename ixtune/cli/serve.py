@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ixtune.cli.options import ForceOption, QuantizeOption
+
 
 def command(
     adapter: Annotated[
@@ -20,9 +22,7 @@ def command(
         str | None,
         typer.Option(help="`nano`, a checkpoint folder or a hub id; served as `base`. Default: named by the adapter."),
     ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Quantization of the base: nf4 or none. Default: as trained.")
-    ] = None,
+    quantize: QuantizeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     api_key_file: Annotated[
@@ -52,9 +52,7 @@ def command(
     ] = 1.0,
     max_body_mib: Annotated[int, typer.Option(min=1, max=1024, help="Maximum size of a request in MiB.")] = 32,
     timeout: Annotated[float, typer.Option(min=1, help="Maximum seconds for one request.")] = 300.0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept another base than the adapters were trained on.")
-    ] = False,
+    force: ForceOption = False,
 ) -> None:
     """Serve a base and its adapters over HTTP in OpenAI's form, with a page to try them.
 
@@ -86,6 +84,7 @@ def command(
     if image_root is not None and not image_root.is_dir():
         raise UsageError("there is no such folder", where=f"--image-root {image_root}", hint="check the path")
     _require_extra()
+    _log_requests()
     resolve(served[0].base)
     quiet_libraries()
     from ixtune.serving.models import Models, require_one_base
@@ -94,11 +93,20 @@ def command(
     from ixtune.serving.app import AppSettings, build
     from ixtune.serving.engine import Engine, Limits
     from ixtune.serving.images import ImageOpener
+    from ixtune.serving.memory_plan import plan_of
     from ixtune.serving.server import listen, serve
 
     sock = listen(host, port)
-    limits = Limits(max_batch, max_waiting, running_tokens, int(cache_gib * 2**30), int(vectors_gib * 2**30))
+    limits = Limits(
+        rows=max_batch,
+        waiting=max_waiting,
+        running_tokens=running_tokens,
+        prefix_bytes=int(cache_gib * 2**30),
+        vector_bytes=int(vectors_gib * 2**30),
+    )
     engine = Engine(Models(served, quantize, force), limits)
+    plan = plan_of(engine.models, limits)
+    plan.require_room()
     settings = AppSettings(
         api_key=key,
         max_context=min(max_context, engine.models.member.trained_tokens),
@@ -108,11 +116,15 @@ def command(
     )
     app = build(engine, ImageOpener(image_root, allow_http, max_body_mib << 20), settings)
     address = f"http://{'localhost' if local else host}:{sock.getsockname()[1]}"
-    serve(app, engine, sock, timeout, lambda: _announce(address, list(engine.models.by_name)))
+    serve(app, engine, sock, timeout, lambda: _announce(address, list(engine.models.by_name), plan.lines()))
     typer.echo("stopped; no request was left", err=True)
 
 
-def _announce(address: str, names: list[str]) -> None:
+def _announce(address: str, names: list[str], memory: list[str]) -> None:
+    from ixtune.cli.console import is_quiet
+
+    for line in () if is_quiet() else memory:
+        typer.echo(line, err=True)
     typer.echo(f"serving {', '.join(names)} on {address}; the API is under {address}/v1, Ctrl-C stops it", err=True)
 
 
@@ -143,6 +155,20 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _log_requests() -> None:
+    """Print a line for each request on stderr: method, address, status, time; nothing of its content."""
+    import logging
+
+    from ixtune.cli.console import is_quiet
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log = logging.getLogger("ixtune.serving")
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if is_quiet() else logging.INFO)
+    log.propagate = False
 
 
 def _require_extra() -> None:

@@ -15,7 +15,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,14 +30,15 @@ from ixtune.serving import layouts, pages
 from ixtune.serving.answers import Responses
 from ixtune.serving.door import Door, read_body
 from ixtune.serving.engine import Engine, Full, Job, Piece, Stopped
-from ixtune.serving.errors import ApiError, internal, of_record, timed_out, too_busy
+from ixtune.serving.errors import ApiError, bad_request, internal, of_record, timed_out, too_busy
 from ixtune.serving.images import ImageOpener
 from ixtune.serving.metrics import Metrics
 from ixtune.serving.prompts import Asked, asked_of, model_named
 from ixtune.serving.schema import ChatRequest, LayoutRequest, parse
 
 LOG = logging.getLogger("ixtune.serving")
-_OPENING_THREADS = 2  # each holds at most one decoded image, of up to 0.5 GiB
+_THREADS = 16  # most wait for a download, or for their turn to decode
+_KNOWN_IMAGES = 4096
 _SEED_BITS = 62
 _Result = TypeVar("_Result")
 
@@ -74,7 +76,8 @@ class Interface:
     def __init__(self, engine: Engine, opener: ImageOpener, settings: AppSettings) -> None:
         self.engine, self.opener, self.settings = engine, opener, settings
         self.metrics = Metrics(engine)
-        self._threads = ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="ixtune-images")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ixtune-images")
+        self._known: OrderedDict[Hashable, None] = OrderedDict()  # images that were decoded without an error
 
     async def models(self) -> JSONResponse:
         """List the models."""
@@ -108,39 +111,44 @@ class Interface:
             asked = parse(body, LayoutRequest)
             return layouts.describe(asked, model_named(asked.model, self.engine.models), self.opener)
 
-        return JSONResponse(await self._in_thread(made))
+        return JSONResponse(await self._in_thread(made, time.monotonic() + self.settings.timeout))
 
     async def chat(self, request: Request) -> Response:
         """Answer `/v1/chat/completions`."""
-        began = time.monotonic()
-        body = await read_body(request, self.settings.max_body)
-
-        def made() -> tuple[ChatRequest, Asked]:
-            parsed = parse(body, ChatRequest)
-            seed = secrets.randbits(_SEED_BITS)
-            asked = asked_of(parsed, self.engine.models, self.opener, self.settings.max_context, seed)
-            self._check_images(asked)
-            return parsed, asked
-
-        parsed, asked = await self._in_thread(made)
-        if asked.choices > self.engine.limits.rows:
-            raise ApiError(400, f"n is more than this server generates at once ({self.engine.limits.rows})", param="n")
-        pieces = _Pieces(self.engine, asked, began + self.settings.timeout, self.settings.timeout, self.metrics)
+        deadline = time.monotonic() + self.settings.timeout
+        job = await self._job(request, deadline)
+        pieces = _Pieces(self.engine, job.asked, job.stream, deadline, self.settings.timeout, self.metrics)
         pieces.submit()
-        responses = Responses(asked, self.engine.models.tokenizer)
-        if parsed.stream:
-            usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
-            first = await _unless_gone(request, pieces)
-            # errors before the first token still have a status
+        responses = Responses(job.asked, self.engine.models.tokenizer)
+        # errors before the first token have a status
+        piece = await _unless_gone(request, pieces)
+        if job.stream:
             return StreamingResponse(
-                _events(first, pieces, responses, usage),
+                _events(piece, pieces, responses, job.usage),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
+        responses.add(piece)
         while not responses.finished:
             responses.add(await _unless_gone(request, pieces))
         pieces.close(responses)
         return JSONResponse(responses.whole())
+
+    async def _job(self, request: Request, deadline: float) -> _Wanted:
+        """Read a chat request; its body is not kept."""
+        body = await read_body(request, self.settings.max_body)
+
+        def made() -> _Wanted:
+            parsed = parse(body, ChatRequest)
+            seed = secrets.randbits(_SEED_BITS)
+            asked = asked_of(parsed, self.engine.models, self.opener, self.settings.max_context, seed)
+            if asked.choices > (most := self.engine.limits.rows):
+                raise bad_request(f"n is more than this server generates at once ({most})", "n", "invalid_value")
+            self._check_images(asked)
+            usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
+            return _Wanted(asked, bool(parsed.stream), usage)
+
+        return await self._in_thread(made, deadline)
 
     async def healthz(self) -> JSONResponse:
         """Answer 200 while the engine runs, else 503."""
@@ -154,19 +162,39 @@ class Interface:
     def _check_images(self, asked: Asked) -> None:
         """Decode the images, so that a broken one is refused before anything is computed."""
         for number, picture in enumerate(asked.pictures):
+            if picture.key in self._known:
+                continue
             try:
                 picture.crops()
             except RecordError as error:
                 raise of_record(error, f"image {number + 1}") from error
+            self._known[picture.key] = None
+            if len(self._known) > _KNOWN_IMAGES:
+                self._known.popitem(last=False)
 
-    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, work: Callable[[], _Result], deadline: float) -> _Result:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError as error:
+            raise timed_out(self.settings.timeout) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A chat request: what to answer, and how."""
+
+    asked: Asked
+    stream: bool
+    usage: bool
 
 
 class _Pieces:
     """Pieces of one job, from the engine's thread to this loop."""
 
-    def __init__(self, engine: Engine, asked: Asked, deadline: float, seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, asked: Asked, stream: bool, deadline: float, seconds: float, metrics: Metrics
+    ) -> None:
         self.engine, self.deadline, self.seconds, self.metrics = engine, deadline, seconds, metrics
         self._queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -175,7 +203,7 @@ class _Pieces:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-        self.job = Job(asked, emit)
+        self.job = Job(asked, emit, stream)
         self._first = True
 
     def submit(self) -> None:
@@ -203,7 +231,7 @@ class _Pieces:
             raise
         if isinstance(event, Exception):
             raise of_record(event) if isinstance(event, RecordError) else internal()
-        if self._first:
+        if self._first and self.job.streams:
             self._first = False
             self.metrics.first_token(time.monotonic() - self.job.since)
         return event

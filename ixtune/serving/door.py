@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ixtune.serving.engine import Limits
-from ixtune.serving.errors import ApiError, bad_request, internal, too_busy
+from ixtune.serving.errors import ApiError, bad_request, internal, place_of, too_busy
 from ixtune.serving.metrics import Metrics
 
 LOG = logging.getLogger("ixtune.serving")
@@ -54,7 +54,7 @@ class Door:
             await JSONResponse(error.body(), error.status, error.headers)(scope, receive, watched)
         except Exception as error:
             # only where it happened: the message may repeat a part of the request
-            LOG.error("internal error: %s%s", type(error).__name__, _place(error))
+            LOG.error("internal error: %s%s", type(error).__name__, place_of(error))
             if not started:
                 await JSONResponse(internal().body(), 500)(scope, receive, watched)
         finally:
@@ -65,10 +65,7 @@ class Door:
 
     def _admit(self, request: Request) -> None:
         """Raise unless the request may come in."""
-        host = request.headers.get("host", "")
-        if self.settings.local_only and host.rpartition(":")[0 if ":" in host.rpartition("]")[2] else 2] not in (
-            _LOCAL_NAMES
-        ):
+        if self.settings.local_only and _host_name(request.headers.get("host", "")) not in _LOCAL_NAMES:
             raise ApiError(
                 403,
                 "this server answers under localhost only; start it with --api-key-file to use another name",
@@ -123,6 +120,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
+def _host_name(header: str) -> str:
+    """Return the name in a Host header, without its port."""
+    name, colon, port = header.rpartition(":")
+    return name if colon and port.isdecimal() else header
+
+
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(
         413,
@@ -136,10 +139,3 @@ def _too_large(max_bytes: int) -> ApiError:
 def _known(path: str) -> str:
     """Return a path for the log: other paths than ours may hold anything."""
     return path if path in ("/", "/healthz", "/metrics") or path.startswith(("/v1/c", "/v1/l")) else "(other)"
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"

@@ -1,8 +1,7 @@
-"""Generate answers in one thread that owns the model: batches that requests join and leave, one model at a time.
+"""Generate answers in one thread that owns the model.
 
-A batch holds answers of one model. A request for the same model joins it at the next token. As soon as a request for
-another model has waited for `SWITCH_SECONDS`, nothing joins any more, and the models are switched once the batch is
-empty, so that none waits forever.
+Each model has a batch, which its requests join and leave between two tokens. The batches take turns, a token each, so
+that no model waits for another.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ from ixtune.answering.sampler import Sampler, TokenScores
 from ixtune.answering.text_stream import TextStream
 from ixtune.model.prefix_cache import PrefixCache, prefix_length
 from ixtune.model.shared_prefix import Prefix
+from ixtune.serving.errors import place_of
 from ixtune.serving.models import Models
 from ixtune.serving.prompts import Asked
 from ixtune.serving.vectors import VectorCache
 
 LOG = logging.getLogger("ixtune.serving")
-SWITCH_SECONDS = 2.0
-"""Time that a request for another model waits at most before others stop joining the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,7 @@ class Limits:
         running_tokens: Tokens of all running answers, prompts and prefixes included, whose keys and values are held.
         prefix_bytes: Bytes of kept prefixes.
         vector_bytes: Bytes of kept image vectors, in main memory.
+        waiting_bytes: Bytes of the images of waiting requests, in main memory.
     """
 
     rows: int = 8
@@ -47,6 +46,7 @@ class Limits:
     running_tokens: int = 65_536
     prefix_bytes: int = 1 << 30
     vector_bytes: int = 1 << 30
+    waiting_bytes: int = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,21 @@ class Job:
     Attributes:
         asked: What to answer.
         emit: Receives pieces, or an exception that ends the job; called in the engine's thread.
+        streams: Send pieces as they come; else one for each answer.
         cancelled: Set to end it: nobody waits for the answer any more.
         since: Time of arrival.
     """
 
     asked: Asked
     emit: Emit
+    streams: bool = True
     cancelled: threading.Event = field(default_factory=threading.Event)
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def tokens(self) -> int:
+        """Upper bound of the tokens whose keys and values it holds."""
+        return len(self.asked.ids) + self.asked.choices * self.asked.settings.max_new_tokens
 
 
 @dataclass(eq=False)
@@ -108,7 +115,16 @@ class _Answer:
     text: TextStream
     cached: int
     seen: int = 0  # tokens whose text has been read
+    unsent: str = ""
     sent_scores: int = 0
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Answers of one model, and their rows."""
+
+    rows: RunningBatch
+    answers: list[_Answer] = field(default_factory=list)
 
 
 class Engine:
@@ -119,7 +135,6 @@ class Engine:
         limits: Bounds.
         prefixes: Keys and values of prompt beginnings that end with an image.
         vectors: Image vectors, shared by the models that may.
-        switches: How often another model was made active.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -127,10 +142,8 @@ class Engine:
         self.models, self.limits = models, limits
         self.prefixes = PrefixCache(limits.prefix_bytes)
         self.vectors = VectorCache(models.base_model, limits.vector_bytes)
-        self.switches = 0
-        self._active: str | None = None
         self._waiting: list[Job] = []
-        self._running: list[_Answer] = []
+        self._batches: dict[str, _Batch] = {}
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="ixtune-engine", daemon=True)
@@ -158,7 +171,8 @@ class Engine:
             if self._stopping or not self._thread.is_alive():
                 raise Stopped
             self._waiting = [one for one in self._waiting if not one.cancelled.is_set()]
-            if len(self._waiting) >= self.limits.waiting:
+            held = sum(one.asked.nbytes for one in (*self._waiting, job))
+            if len(self._waiting) >= self.limits.waiting or (self._waiting and held > self.limits.waiting_bytes):
                 raise Full
             self._waiting.append(job)
             self._wake.notify()
@@ -171,94 +185,77 @@ class Engine:
     @property
     def counts(self) -> tuple[int, int]:
         """Number of waiting requests and of running answers."""
-        return len(self._waiting), len(self._running)
+        return len(self._waiting), len(self._running())
+
+    def cancel_all(self) -> None:
+        """End all jobs without an answer."""
+        for job in [*self._waiting, *(one.job for one in self._running())]:
+            job.cancelled.set()
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._stopping:
+                while not self._waiting and not self._running() and not self._stopping:
                     self._wake.wait()
-                self._drop_cancelled()
-                if not self._waiting:
-                    if self._stopping:
-                        return
-                    continue
-                name = self._waiting[0].asked.model.name
-            if name != self._active:
-                self._active, self.switches = name, self.switches + 1
-            try:
-                with self.models.use(name) as network:
-                    self._serve(name, RunningBatch(network, self.models.tokenizer.pad_id))
-            except Exception as error:
-                self._fail(error)
+                if self._stopping and not self._waiting and not self._running():
+                    return
+            with self.models.autocast():
+                for job in self._take():
+                    self._start(job)
+                for name, batch in list(self._batches.items()):
+                    self._advance(name, batch)
 
-    def _serve(self, name: str, batch: RunningBatch) -> None:
-        """Answer jobs for one model until there is none, or another model's turn has come."""
-        while True:
-            self._leave_cancelled(batch)
-            new = self._take(name)
-            if new:
-                self._start(new, batch)
-            if not batch.rows:
-                return
-            self._report(batch)
-            if batch.rows:
-                batch.step()
-                self._report(batch)
+    def _running(self) -> list[_Answer]:
+        return [one for batch in list(self._batches.values()) for one in batch.answers]
 
-    def _drop_cancelled(self) -> None:
-        self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]
+    def _take(self) -> list[Job]:
+        """Return the waiting jobs that start now, in the order of their arrival.
 
-    def _leave_cancelled(self, batch: RunningBatch) -> None:
-        gone = [one for one in self._running if one.job.cancelled.is_set()]
-        self._remove(gone, batch)
-
-    def _take(self, name: str) -> list[Job]:
-        """Return the waiting jobs that start now."""
-        taken: list[Job] = []
+        One at a time where others run or it has images, so that the others go on between two prompts.
+        """
         with self._wake:
-            self._drop_cancelled()
-            others = [job.since for job in self._waiting if job.asked.model.name != name]
-            if self._running and others and time.monotonic() - min(others) > SWITCH_SECONDS:
-                return []
-            rows, tokens = len(self._running), self._running_tokens()
+            self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]
+            running = self._running()
+            rows, tokens = len(running), sum(job.tokens for job in {id(one.job): one.job for one in running}.values())
+            taken = []
             for job in self._waiting:
-                if job.asked.model.name != name:
-                    continue
-                asked = job.asked
-                tokens += len(asked.ids) + asked.choices * asked.settings.max_new_tokens
-                rows += asked.choices
+                rows, tokens = rows + job.asked.choices, tokens + job.tokens
                 fits = rows <= self.limits.rows and tokens <= self.limits.running_tokens
-                if not fits and (self._running or taken):
+                if not fits and (running or taken):
                     break
                 taken.append(job)
-                if self._running or not fits or asked.pictures:
-                    break  # one prompt at a time between the tokens of those that run
-            gone = set(map(id, taken))
-            self._waiting = [job for job in self._waiting if id(job) not in gone]
+                if running or job.asked.pictures:
+                    break
+            del self._waiting[: len(taken)]
         return taken
 
-    def _running_tokens(self) -> int:
-        """Return an upper bound of the tokens whose keys and values the running answers hold."""
-        found, jobs = 0, set()
-        for one in self._running:
-            found += one.job.asked.settings.max_new_tokens
-            if id(one.job) not in jobs:
-                jobs.add(id(one.job))
-                found += len(one.job.asked.ids)
-        return found
+    def _start(self, job: Job) -> None:
+        """Compute a job's prompt and add its answers to the batch; a job that fails does not harm others."""
+        name = job.asked.model.name
+        network = self.models.network(name)
+        batch = self._batches.setdefault(name, _Batch(RunningBatch(network, self.models.tokenizer.pad_id)))
+        try:
+            made = self._answers(job, network)
+            batch.rows.join([one.row for one in made])
+        except Exception as error:
+            self._report_failure(job, error)
+            return
+        batch.answers += made
+        self._report(batch)
 
-    def _start(self, jobs: Sequence[Job], batch: RunningBatch) -> None:
-        """Compute the prompts of jobs and add their answers to the batch; a job that fails does not harm others."""
-        made: list[_Answer] = []
-        for job in jobs:
-            try:
-                made += self._answers(job, batch.model)
-            except Exception as error:
+    def _advance(self, name: str, batch: _Batch) -> None:
+        """Add a token to every answer of a batch."""
+        self._remove([one for one in batch.answers if one.job.cancelled.is_set()], batch)
+        try:
+            if batch.answers:
+                batch.rows.step()
+                self._report(batch)
+        except Exception as error:
+            for job in {id(one.job): one.job for one in batch.answers}.values():
                 self._report_failure(job, error)
-        if made:
-            self._running += made
-            batch.join([one.row for one in made])
+            batch.answers.clear()
+        if not batch.answers:
+            del self._batches[name]
 
     def _answers(self, job: Job, network: Any) -> list[_Answer]:
         asked, tokenizer = job.asked, self.models.tokenizer
@@ -284,67 +281,56 @@ class Engine:
 
         shown: list[Hashable] = [picture.key for picture in asked.pictures]
         prefix = self.prefixes.get(network, asked.ids[:length], shown, load, asked.model.name)
+        for picture in asked.pictures:
+            picture.release()
         return prefix, sum(picture.layout.tokens for picture in asked.pictures[:first_missing])
 
-    def _report(self, batch: RunningBatch) -> None:
+    def _report(self, batch: _Batch) -> None:
         """Send what is new of every answer, and take out those that have ended."""
         ended = []
-        stops = (self.models.tokenizer.eos_id, self.models.tokenizer.end_of_turn_id)
-        for one in self._running:
-            if one.seen == len(one.row.ids):
-                continue
-            text, finish = "", None
-            for token in one.row.ids[one.seen :]:
-                one.seen += 1
-                if token in stops:
-                    finish = "stop"
-                else:
-                    text += one.text.add(token)
-                    if one.text.stopped:
-                        finish = "stop"
-                    elif one.seen >= one.job.asked.settings.max_new_tokens:
-                        finish = "length"
-                if finish:
-                    break
+        for one in batch.answers:
+            try:
+                text, finish = self._read(one)
+                self._send(one, text, finish)
+            except Exception as error:
+                self._report_failure(one.job, error)
+                finish = "stop"
             if finish:
-                text += one.text.end()
-                finish = "stop" if one.text.stopped else finish
                 ended.append(one)
-            self._send(one, text, finish)
         self._remove(ended, batch)
 
-    def _send(self, one: _Answer, text: str, finish: Any) -> None:
-        scores = one.row.scores
-        if not text and finish is None and len(scores) == one.sent_scores and one.seen > 1:
-            return
-        new = tuple(scores[one.sent_scores :])
-        one.sent_scores = len(scores)
-        one.job.emit(Piece(one.choice, text, new, finish, one.seen, one.cached))
+    def _read(self, one: _Answer) -> tuple[str, Literal["stop", "length"] | None]:
+        """Return the text of the tokens that were not read yet, and whether the answer has ended."""
+        stops = (self.models.tokenizer.eos_id, self.models.tokenizer.end_of_turn_id)
+        text = ""
+        for token in one.row.ids[one.seen :]:
+            one.seen += 1
+            if token in stops:
+                return text + one.text.end(), "stop"
+            text += one.text.add(token)
+            if one.text.stopped:
+                return text, "stop"
+            if one.seen >= one.job.asked.settings.max_new_tokens:
+                text += one.text.end()
+                return text, "stop" if one.text.stopped else "length"
+        return text, None
 
-    def _remove(self, gone: Sequence[_Answer], batch: RunningBatch) -> None:
-        if not gone:
+    def _send(self, one: _Answer, text: str, finish: Literal["stop", "length"] | None) -> None:
+        one.unsent += text
+        new = tuple(one.row.scores[one.sent_scores :])
+        if finish is None and (not one.job.streams or not (one.unsent or new or one.seen == 1)):
             return
-        batch.leave([one.row for one in gone])
+        one.job.emit(Piece(one.choice, one.unsent, new, finish, one.seen, one.cached))
+        one.unsent, one.sent_scores = "", one.sent_scores + len(new)
+
+    def _remove(self, gone: Sequence[_Answer], batch: _Batch) -> None:
+        batch.rows.leave([one.row for one in gone])
         ids = set(map(id, gone))
-        self._running = [one for one in self._running if id(one) not in ids]
-
-    def _fail(self, error: Exception) -> None:
-        """Report a failure to every running job; the engine goes on."""
-        jobs = {id(one.job): one.job for one in self._running}
-        self._running = []
-        for job in jobs.values():
-            self._report_failure(job, error)
-        if isinstance(error, torch.OutOfMemoryError):
-            self.prefixes = PrefixCache(self.limits.prefix_bytes)
+        batch.answers = [one for one in batch.answers if id(one) not in ids]
 
     def _report_failure(self, job: Job, error: Exception) -> None:
         # without the message, which may repeat a part of the request
-        LOG.error("a request failed: %s%s", type(error).__name__, _place(error))
+        LOG.error("a request failed: %s%s", type(error).__name__, place_of(error))
         job.emit(error)
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        if isinstance(error, torch.OutOfMemoryError):
+            self.prefixes = PrefixCache(self.limits.prefix_bytes)

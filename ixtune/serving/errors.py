@@ -76,3 +76,11 @@ def timed_out(seconds: float) -> ApiError:
 def internal() -> ApiError:
     """Return the error for a mistake of the server, without details."""
     return ApiError(500, "internal error; the server's log names it", kind="server_error", code="internal_error")
+
+
+def place_of(error: BaseException) -> str:
+    """Return where an exception was raised, for the log: unlike its message, that holds nothing of a request."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"

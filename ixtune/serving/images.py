@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -45,6 +46,7 @@ _DATA = re.compile(r"data:(?P<type>[^;,]{0,100})(?P<parameters>(?:;[^;,]{0,100})
 _TYPES = ("image/", "application/pdf", "application/octet-stream")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PATH_CHARACTERS = 4096
+_DECODING = threading.BoundedSemaphore(2)  # each holds a decoded image, of up to 0.5 GiB
 _PAGE_SUFFIX = 24  # characters of the longest `#page=`
 
 
@@ -87,14 +89,26 @@ class Picture:
         Raises:
             RecordError: Its data are broken.
         """
-        if self._crops is None:
-            self._crops = torch.from_numpy(place_and_cut(self.image(), self.layout))
-        return self._crops, (self.layout.rows, self.layout.cols)
+        crops = self._crops
+        if crops is None:
+            with _DECODING:
+                self._crops = crops = torch.from_numpy(place_and_cut(self.image(), self.layout))
+        return crops, (self.layout.rows, self.layout.cols)
+
+    def release(self) -> None:
+        """Forget the crops; they are made again if they are asked for."""
+        self._crops = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file and of the crops in memory."""
+        return len(self.content) + (0 if self._crops is None else self._crops.nbytes)
 
     def preview(self, side: int) -> str:
         """Return the image as a JPEG of at most `side` pixels, as a data address."""
-        image = self.image()
-        image.thumbnail((side, side))
+        with _DECODING:
+            image = self.image()
+            image.thumbnail((side, side))
         file = BytesIO()
         image.save(file, "JPEG", quality=85)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
@@ -114,13 +128,14 @@ class ImageOpener:
         self.image_root = image_root.resolve() if image_root else None
         self.allow_http, self.max_bytes = allow_http, max_bytes
 
-    def open(self, url: str, view: View, param: str) -> list[Opened]:
+    def open(self, url: str, view: View, param: str, max_pages: int) -> list[Opened]:
         """Return the image behind an address, or the pages of a document.
 
         Args:
             url: `data:`, a path, or an http address; of documents optionally with `#page=2` or `#page=2-5` behind.
             view: Settings for opening it.
             param: Its place in the request, for error messages.
+            max_pages: Maximum number of pages.
 
         Raises:
             ApiError: It cannot be used.
@@ -128,7 +143,7 @@ class ImageOpener:
         url, pages = _split_pages(url)
         content = self._content(url, param)
         try:
-            return _opened(content, pages, param, view.corrections)
+            return _opened(content, pages, param, view.corrections, max_pages)
         except RecordError as error:
             raise of_record(error, param) from error
 
@@ -202,8 +217,13 @@ class Opened:
         return Picture(self.file.name, self.content, page, layout, view.corrections, key, self.file.notes)
 
 
-def _opened(content: bytes, pages: Pages | None, name: str, corrections: Corrections) -> list[Opened]:
+def _opened(content: bytes, pages: Pages | None, name: str, corrections: Corrections, max_pages: int) -> list[Opened]:
     kind = document_kind(content)
+    numbers = page_numbers(content, pages, name) if kind == PDF or pages is not None else range(1)
+    if len(numbers) > max_pages:
+        raise bad_request(
+            f"{len(numbers)} pages, more than fit; select some with #page=1-{max(1, max_pages)}", name, "too_many_pages"
+        )
     digest = hashlib.sha256(content).hexdigest()  # of clients that need not trust each other
     if kind == PDF:
         return [
@@ -220,10 +240,9 @@ def _opened(content: bytes, pages: Pages | None, name: str, corrections: Correct
                 ),
                 content,
             )
-            for number in page_numbers(content, pages, name)
+            for number in numbers
         ]
     if pages is not None:
-        numbers = page_numbers(content, pages, name)
         return [
             _image(
                 png_of(frame(content, number, name)), f"{digest}#page={number}", page_name(name, number), corrections

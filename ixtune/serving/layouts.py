@@ -7,13 +7,13 @@ from typing import Any
 
 from ixtune.data.images.header import NOTES
 from ixtune.data.rejects import RecordError
-from ixtune.serving.errors import bad_request, of_record
+from ixtune.serving.errors import of_record
 from ixtune.serving.images import ImageOpener
 from ixtune.serving.models import ServedModel
 from ixtune.serving.schema import LayoutRequest
 
-MAX_PREVIEWS = 20
-"""Pages that are rendered for one request."""
+MAX_PAGES = 20
+"""Pages of one request, each of which may be rendered."""
 
 
 def describe(asked: LayoutRequest, model: ServedModel, opener: ImageOpener) -> dict[str, Any]:
@@ -22,10 +22,11 @@ def describe(asked: LayoutRequest, model: ServedModel, opener: ImageOpener) -> d
     The request is a JSON object:
 
         image    As `url` in a chat message: a data: address or a path; of documents also with #page=2-5 behind.
+                 At most 20 pages.
         model    Whose layout rule, corrections and default hd_num; by default the first of `/v1/models`.
         hd_num   Maximum number of crops; by default as the model was trained.
         preview  Longest side in pixels of a JPEG of each page as the model sees it before it is resized; without it,
-                 there is none. At most 20 pages.
+                 there is none.
 
     The answer:
 
@@ -42,11 +43,7 @@ def describe(asked: LayoutRequest, model: ServedModel, opener: ImageOpener) -> d
         ApiError: The image cannot be used.
     """
     view = model.view if asked.hd_num is None else replace(model.view, hd_num=asked.hd_num)
-    opened = opener.open(asked.image, view, "image")
-    if asked.preview and len(opened) > MAX_PREVIEWS:
-        raise bad_request(
-            f"{len(opened)} pages, more than {MAX_PREVIEWS}; select some: #page=1-{MAX_PREVIEWS}", "image"
-        )
+    opened = opener.open(asked.image, view, "image", MAX_PAGES)
     pages = []
     for one in opened:
         picture = one.laid_out(view, "image")

@@ -31,7 +31,6 @@ class Metrics:
         gauges = {
             "waiting_requests": ("Requests that wait.", lambda: engine.counts[0]),
             "running_answers": ("Answers being generated.", lambda: engine.counts[1]),
-            "model_switches": ("How often another model was made active.", lambda: engine.switches),
             "prefixes_computed": ("Image prefixes computed.", lambda: engine.prefixes.computed),
             "prefixes_reused": ("Image prefixes found in the cache.", lambda: engine.prefixes.reused),
             "prefix_bytes": ("Bytes of kept prefixes.", lambda: engine.prefixes.nbytes),

@@ -1,7 +1,13 @@
-"""Load a base once, with any number of adapters on it, and switch between them."""
+"""Load a base once, with any number of adapters on it.
+
+Each adapter gets a network of its own whose modules are copies and whose weights are the base's, the same tensors.
+PEFT can hold several adapters in one network, but not every pair: where one trains the projector itself and another has
+LoRA on it, the second has no effect.
+"""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from ixtune import base
 from ixtune.adapter import bundle
@@ -23,6 +28,7 @@ from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.questions import View
 from ixtune.evaluation.session import record_of, view_of
 from ixtune.model.loading import load_base
+from ixtune.model.model import IXC2ForCausalLM
 from ixtune.training.monitoring.validation import DTYPES
 
 
@@ -90,43 +96,39 @@ class Models:
         self.base_model, _ = load_base(folder, quantize=self.quantize == "nf4", dtype=self.dtype)
         self.member = self.base_model.config.member
         self.created = int(time.time())
-        self._network: Any = self.base_model
-        self._peft_names: dict[str, str] = {}
         identity = base_identity(open_checkpoint(folder))
+        self._networks: dict[str, Any] = {}
         for one in served:
+            network: Any = self.base_model
             if one.adapter is not None:
-                self._add(one.name, one.adapter, identity, force)
+                network = bundle.load(sharing_copy(self.base_model), one.adapter, identity, force)
+            self._networks[one.name] = network
         order = sorted(served, key=lambda one: one.adapter is None)
         self.by_name = {one.name: self._served(one, records[one.name]) for one in order}
 
+    def network(self, name: str) -> Any:
+        """Return the network of a model, bare or with its adapter."""
+        return self._networks[name]
+
     @contextmanager
-    def use(self, name: str) -> Iterator[Any]:
-        """Yield the network with a model's adapter active, in its dtype; for one thread at a time."""
+    def autocast(self) -> Iterator[None]:
+        """Run under autocast in the dtype of training, which adapters' fp32 parts need on a bf16 base."""
         device = next(self.base_model.parameters()).device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
-            if name in self._peft_names:
-                self._network.set_adapter(self._peft_names[name])
-                yield self._network
-            elif self._peft_names:
-                with self._network.disable_adapter():
-                    yield self._network
-            else:
-                yield self._network
-
-    def _add(self, name: str, folder: Path, identity: str, force: bool) -> None:
-        if not self._peft_names:
-            self._network = bundle.load(self.base_model, folder, identity, force)
-            self._peft_names[name] = bundle.FIRST
-            return
-        assert isinstance(self._network, PeftModel)
-        internal = f"adapter_{len(self._peft_names)}"  # PEFT's names allow no dot
-        bundle.load_onto(self._network, internal, folder, identity, force)
-        self._peft_names[name] = internal
+            yield
 
     def _served(self, one: Contender, record: dict[str, Any]) -> ServedModel:
         # trained separators are part of the vectors
         own = one.adapter is not None and any("plora_" in name for name in read_adapter(one.adapter).whole)
         return ServedModel(one.name, one.adapter, view_of(record, None, self.member), not own)
+
+
+def sharing_copy(model: IXC2ForCausalLM) -> IXC2ForCausalLM:
+    """Return a copy of a network whose parameters and buffers are those of the original, the same tensors."""
+    tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    # scales of NF4 weights are no buffers
+    states = [tensor.quant_state for tensor in tensors if getattr(tensor, "quant_state", None) is not None]
+    return copy.deepcopy(model, {id(one): one for one in (*tensors, *states)})
 
 
 def _dtype(record: dict[str, Any]) -> str:

@@ -52,6 +52,11 @@ class Asked:
         """Number of image positions in the prompt."""
         return sum(picture.layout.tokens for picture in self.pictures)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images, as files and as crops."""
+        return sum(picture.nbytes for picture in self.pictures)
+
 
 def asked_of(request: ChatRequest, models: Models, opener: ImageOpener, max_context: int, seed: int) -> Asked:
     """Read a request: open its images, lay them out, and tokenize its messages.
@@ -67,10 +72,13 @@ def asked_of(request: ChatRequest, models: Models, opener: ImageOpener, max_cont
         ApiError: A message or an image cannot be used, or there are too many tokens.
     """
     model = model_named(request.model, models)
+    if request.response_format is not None and request.response_format.type != "text":
+        raise bad_request("only response_format text is supported", "response_format", "unsupported_parameter")
     characters = sum(len(text) for text in _texts(request.messages))
     if characters > _CHARACTERS_PER_TOKEN * max_context:
         raise _too_long(f"a text of {characters:,} characters", max_context)
-    turns, pictures = _turns(request, model.view, opener)
+    max_pages = max_context // models.member.tokens(1, 1)  # more are too long in any layout
+    turns, pictures = _turns(request, model.view, opener, max_pages)
     try:
         tokens = [picture.layout.tokens for picture in pictures]
         if sum(tokens) >= max_context:
@@ -121,7 +129,7 @@ def _texts(messages: Sequence[Message]) -> list[str]:
     return found
 
 
-def _turns(request: ChatRequest, view: View, opener: ImageOpener) -> tuple[list[Turn], list[Picture]]:
+def _turns(request: ChatRequest, view: View, opener: ImageOpener, max_pages: int) -> tuple[list[Turn], list[Picture]]:
     """Return turns with placeholders, and the images in their order."""
     turns: list[Turn] = []
     opened: list[tuple[Opened, str]] = []
@@ -139,7 +147,7 @@ def _turns(request: ChatRequest, view: View, opener: ImageOpener) -> tuple[list[
             place = f"{where}.{at}.image_url"
             if role != "user":
                 raise bad_request(f"{place}: images belong to messages of the user", place, "placeholder_in_answer")
-            pages = opener.open(part.image_url.url, view, place)
+            pages = opener.open(part.image_url.url, view, place, max_pages - len(opened))
             opened += [(page, place) for page in pages]
             text += PLACEHOLDER * len(pages)
         turns.append(Turn(role, text))

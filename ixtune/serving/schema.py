@@ -56,7 +56,12 @@ class Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
     name: str | None = None
+    # an answer of ours that is sent back as the client library holds it
     refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
 
 
 class StreamOptions(_Strict):
@@ -174,6 +179,7 @@ def _refuse_constant(name: str) -> None:
 def _explained(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = re.sub(r"\.(?:str|list\[.*?\])(?=\.|$)", "", ".".join(map(str, first["loc"])))
+    where = where.encode("ascii", "replace").decode()[:100]  # names of fields may be anything
     if first["type"] == "extra_forbidden":
         return bad_request(f"the field {where} is not supported; leave it out", where, "unsupported_parameter")
     return bad_request(f"{where}: {first['msg'][:200]}", where, "invalid_value")

@@ -46,11 +46,11 @@ def answer(served: Served, model: str, messages: Any, **more: Any) -> Any:
 
 
 def test_the_models_are_the_base_and_the_adapters(served: Served) -> None:
-    assert [one.id for one in served.client().models.list()] == ["plain", "whole", "base"]
+    assert [one.id for one in served.client().models.list()] == ["plain", "rslora", "base"]
     assert served.client().models.retrieve("plain").owned_by == "ixtune"
 
 
-@pytest.mark.parametrize("name", ["base", "plain", "whole"])
+@pytest.mark.parametrize("name", ["base", "plain", "rslora"])
 def test_answers_are_those_of_predict(served: Served, models: Models, name: str) -> None:
     adapter = models.by_name[name].adapter
     loaded = Loaded("nano" if adapter is None else None, adapter, None)
@@ -108,9 +108,10 @@ def test_log_probabilities_are_those_of_the_chosen_and_the_best_tokens(served: S
 
 
 def test_a_stop_text_ends_the_answer_in_front_of_it(served: Served) -> None:
-    whole = answer(served, "base", ask("Say something."), max_tokens=30).choices[0].message.content
+    messages = ask(QUESTION, url(served, "page.png"))
+    whole = answer(served, "plain", messages, max_tokens=30).choices[0].message.content
     assert len(whole) > 4
-    found = answer(served, "base", ask("Say something."), max_tokens=30, stop=[whole[2:4]])
+    found = answer(served, "plain", messages, max_tokens=30, stop=[whole[2:4]])
     assert found.choices[0].message.content == whole[: whole.index(whole[2:4])].rstrip()
     assert found.choices[0].finish_reason == "stop"
 
@@ -122,7 +123,7 @@ def test_a_conversation_with_a_system_prompt(served: Served) -> None:
         {"role": "assistant", "content": "A gradient."},
         {"role": "user", "content": "Which color?"},
     ]
-    assert answer(served, "whole", messages).usage.prompt_tokens_details.image_tokens > 0
+    assert answer(served, "rslora", messages).usage.prompt_tokens_details.image_tokens > 0
 
 
 def test_errors_are_those_of_the_client_library(served: Served) -> None:
