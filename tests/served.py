@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ class Served:
     server: Server
     image_root: Path
 
-    def client(self, **settings: Any) -> Any:
+    @cached_property
+    def client(self) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=100, **settings)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=100)
 
 
 def save_adapter(folder: Path, kind: str, size: float) -> Path:
@@ -82,9 +84,12 @@ def running(
     thread.start()
     while not server.started:
         time.sleep(0.01)
+    made = Served(f"http://127.0.0.1:{sock.getsockname()[1]}", engine, server, image_root)
     try:
-        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", engine, server, image_root)
+        yield made
     finally:
+        if "client" in vars(made):
+            made.client.close()
         server.should_exit = True
         thread.join(30)
         engine.stop()

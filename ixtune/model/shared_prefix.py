@@ -94,11 +94,11 @@ class SharedPrefixCache(Cache):
 
         The caller passes position ids from then on: a column no longer has one position for all rows.
         """
+        own = [*self.own, *other.own]
         for mine, theirs in zip(self._filled(), other._filled(), strict=True):
             longest = max(mine.keys.shape[2], theirs.keys.shape[2])
             mine.keys = torch.cat([_wider(mine.keys, longest), _wider(theirs.keys, longest)])
             mine.values = torch.cat([_wider(mine.values, longest), _wider(theirs.values, longest)])
-        own = [*self.own, *other.own]
         self._arrange([*self._prefixes, *other._prefixes], own)
 
     def select(self, rows: Sequence[int]) -> None:

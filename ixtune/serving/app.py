@@ -31,6 +31,7 @@ from ixtune.serving.answers import Responses
 from ixtune.serving.door import Door, read_body
 from ixtune.serving.engine import Engine, Full, Job, Piece, Stopped
 from ixtune.serving.errors import ApiError, bad_request, internal, of_record, timed_out, too_busy
+from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener
 from ixtune.serving.metrics import Metrics
 from ixtune.serving.prompts import Asked, asked_of, model_named
@@ -77,6 +78,7 @@ class Interface:
         self.engine, self.opener, self.settings = engine, opener, settings
         self.metrics = Metrics(engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ixtune-images")
+        self._grammars = Grammars(engine.models.tokenizer)
         self._known: OrderedDict[Hashable, None] = OrderedDict()  # images that were decoded without an error
 
     async def models(self) -> JSONResponse:
@@ -141,7 +143,7 @@ class Interface:
         def made() -> _Wanted:
             parsed = parse(body, ChatRequest)
             seed = secrets.randbits(_SEED_BITS)
-            asked = asked_of(parsed, self.engine.models, self.opener, self.settings.max_context, seed)
+            asked = asked_of(parsed, self.engine.models, self.opener, self._grammars, self.settings.max_context, seed)
             if asked.choices > (most := self.engine.limits.rows):
                 raise bad_request(f"n is more than this server generates at once ({most})", "n", "invalid_value")
             self._check_images(asked)

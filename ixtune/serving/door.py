@@ -20,6 +20,7 @@ LOG = logging.getLogger("ixtune.serving")
 _OPEN = ("/", "/healthz")  # without a key; so are the page's files
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _BODY_SECONDS = 60.0
+_DRAINED = 4  # a body of up to so many times the limit is read and dropped; of a larger one the connection is closed
 _SECURITY = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -103,18 +104,21 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         ApiError: It is larger than `max_bytes`, or takes too long to arrive.
     """
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+    if declared.isdecimal() and int(declared[:20]) > _DRAINED * max_bytes:
         raise _too_large(max_bytes)
     parts, size = [], 0
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > max_bytes:
+                if size > _DRAINED * max_bytes:
                     raise _too_large(max_bytes)
-                parts.append(part)
+                if size <= max_bytes:
+                    parts.append(part)
     except TimeoutError as error:
         raise ApiError(408, "the body did not arrive in time", code="timeout") from error
+    if size > max_bytes:  # read to its end, since most clients read no answer before they have sent everything
+        raise _too_large(max_bytes)
     if not size:
         raise bad_request("the body is empty; send a JSON object", code="invalid_json")
     return b"".join(parts)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from ixtune.answering.json_logits import JsonLogits
 from ixtune.answering.running_batch import Row, RunningBatch
 from ixtune.answering.sampler import Sampler, TokenScores
 from ixtune.answering.text_stream import TextStream
@@ -187,11 +188,6 @@ class Engine:
         """Number of waiting requests and of running answers."""
         return len(self._waiting), len(self._running())
 
-    def cancel_all(self) -> None:
-        """End all jobs without an answer."""
-        for job in [*self._waiting, *(one.job for one in self._running())]:
-            job.cancelled.set()
-
     def _run(self) -> None:
         while True:
             with self._wake:
@@ -262,7 +258,8 @@ class Engine:
         prefix, cached = self._prefix(asked, network)
         found = []
         for choice in range(asked.choices):
-            sampler = Sampler(asked.settings, asked.seed + choice, asked.top_logprobs)
+            held = JsonLogits([asked.grammar]) if asked.grammar else None
+            sampler = Sampler(asked.settings, asked.seed + choice, asked.top_logprobs, held)
             row = Row(asked.ids, prefix, sampler)
             found.append(_Answer(job, choice, row, TextStream(tokenizer, asked.stop), cached))
         return found
@@ -311,9 +308,15 @@ class Engine:
             if one.text.stopped:
                 return text, "stop"
             if one.seen >= one.job.asked.settings.max_new_tokens:
-                text += one.text.end()
+                text += self._completed(one) + one.text.end()
                 return text, "stop" if one.text.stopped else "length"
         return text, None
+
+    def _completed(self, one: _Answer) -> str:
+        """Return what completes JSON that was cut off; '' for free answers."""
+        grammar = one.job.asked.grammar
+        closing = grammar.closing(one.row.ids[: one.seen]) if grammar else None
+        return "".join(one.text.add(token) for token in closing or ())
 
     def _send(self, one: _Answer, text: str, finish: Literal["stop", "length"] | None) -> None:
         one.unsent += text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.settings import Settings
 from ixtune.data.record import Turn
 from ixtune.data.rejects import RecordError
@@ -12,6 +13,7 @@ from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.errors import UsageError
 from ixtune.evaluation.questions import View
 from ixtune.serving.errors import ApiError, bad_request, of_record
+from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener, Opened, Picture
 from ixtune.serving.models import Models, ServedModel
 from ixtune.serving.schema import ChatRequest, Message, TextPart
@@ -36,6 +38,7 @@ class Asked:
         seed: Random seed of the first answer.
         stop: Texts that end an answer.
         top_logprobs: Number of most likely tokens to report at each position; None for no log-probabilities.
+        grammar: Grammar that the answers follow; None for free answers.
     """
 
     model: ServedModel
@@ -46,6 +49,7 @@ class Asked:
     seed: int
     stop: tuple[str, ...]
     top_logprobs: int | None
+    grammar: JsonGrammar | None
 
     @property
     def image_tokens(self) -> int:
@@ -58,13 +62,16 @@ class Asked:
         return sum(picture.nbytes for picture in self.pictures)
 
 
-def asked_of(request: ChatRequest, models: Models, opener: ImageOpener, max_context: int, seed: int) -> Asked:
+def asked_of(
+    request: ChatRequest, models: Models, opener: ImageOpener, grammars: Grammars, max_context: int, seed: int
+) -> Asked:
     """Read a request: open its images, lay them out, and tokenize its messages.
 
     Args:
         request: The body.
         models: The loaded models.
         opener: Opens images.
+        grammars: Compiles JSON schemas.
         max_context: Maximum number of tokens of prompt and answer.
         seed: Seed for a request without one.
 
@@ -72,8 +79,6 @@ def asked_of(request: ChatRequest, models: Models, opener: ImageOpener, max_cont
         ApiError: A message or an image cannot be used, or there are too many tokens.
     """
     model = model_named(request.model, models)
-    if request.response_format is not None and request.response_format.type != "text":
-        raise bad_request("only response_format text is supported", "response_format", "unsupported_parameter")
     characters = sum(len(text) for text in _texts(request.messages))
     if characters > _CHARACTERS_PER_TOKEN * max_context:
         raise _too_long(f"a text of {characters:,} characters", max_context)
@@ -99,6 +104,7 @@ def asked_of(request: ChatRequest, models: Models, opener: ImageOpener, max_cont
         seed=seed if request.seed is None else request.seed,
         stop=_stops(request.stop),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        grammar=grammars.of(request.response_format),
     )
 
 

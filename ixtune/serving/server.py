@@ -46,11 +46,17 @@ def listen(host: str, port: int) -> socket.socket:
         IxtuneError: The address is in use, or is not one of this machine.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        made = socket.socket(found[0], found[1], found[2])
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(found[4])
-        made.listen(_BACKLOG)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+            made.listen(_BACKLOG)
+        except OSError:
+            made.close()
+            raise
     except OSError as error:
         raise IxtuneError(
             f"cannot listen: {error.strerror or error}", where=f"{host}:{port}", hint="pass another --host or --port"
@@ -65,6 +71,7 @@ def config_of(app: FastAPI, timeout: float) -> uvicorn.Config:
         app: The application.
         timeout: Seconds to wait for running requests at the end.
     """
+    logging.getLogger("uvicorn.access").disabled = True  # its lines hold whole addresses
     return uvicorn.Config(
         app,
         log_config=None,

@@ -45,7 +45,7 @@ def forget(served: Served) -> None:
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept images", "new images"])
 def test_clients_at_once(served: Served, kept: bool) -> None:
-    client = served.client()
+    client = served.client
     made: dict[str, list[Any]] = {}
 
     def one(number: int) -> Any:
@@ -78,7 +78,7 @@ def test_clients_at_once(served: Served, kept: bool) -> None:
 
 
 def test_the_second_question_about_a_page(served: Served) -> None:
-    client = served.client()
+    client = served.client
 
     def first_token(number: int, question: str) -> tuple[float, float]:
         messages = ask(question, page(served, number))

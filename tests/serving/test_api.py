@@ -42,12 +42,12 @@ def url(served: Served, name: str) -> str:
 
 def answer(served: Served, model: str, messages: Any, **more: Any) -> Any:
     more = {"max_tokens": 12} | more
-    return served.client().chat.completions.create(model=model, messages=messages, **more)
+    return served.client.chat.completions.create(model=model, messages=messages, **more)
 
 
 def test_the_models_are_the_base_and_the_adapters(served: Served) -> None:
-    assert [one.id for one in served.client().models.list()] == ["plain", "rslora", "base"]
-    assert served.client().models.retrieve("plain").owned_by == "ixtune"
+    assert [one.id for one in served.client.models.list()] == ["plain", "rslora", "base"]
+    assert served.client.models.retrieve("plain").owned_by == "ixtune"
 
 
 @pytest.mark.parametrize("name", ["base", "plain", "rslora"])
@@ -56,7 +56,7 @@ def test_answers_are_those_of_predict(served: Served, models: Models, name: str)
     loaded = Loaded("nano" if adapter is None else None, adapter, None)
     loaded.base_model.float()  # the adapters' dtype, in which the server has the base
     loaded.dtype = models.dtype
-    for image in ("a.png", "page.png", "two.pdf"):
+    for image in ("page.png", "two.pdf"):
         expected = predict_one(
             loaded, QUESTION, [served.image_root / image], loaded.view(HD_NUM), Settings(max_new_tokens=12)
         )
@@ -110,10 +110,38 @@ def test_log_probabilities_are_those_of_the_chosen_and_the_best_tokens(served: S
 def test_a_stop_text_ends_the_answer_in_front_of_it(served: Served) -> None:
     messages = ask(QUESTION, url(served, "page.png"))
     whole = answer(served, "plain", messages, max_tokens=30).choices[0].message.content
-    assert len(whole) > 4
-    found = answer(served, "plain", messages, max_tokens=30, stop=[whole[2:4]])
-    assert found.choices[0].message.content == whole[: whole.index(whole[2:4])].rstrip()
+    assert len(whole) > 3
+    found = answer(served, "plain", messages, max_tokens=30, stop=[whole[2:]])
+    assert found.choices[0].message.content == whole[: whole.index(whole[2:])].rstrip()
     assert found.choices[0].finish_reason == "stop"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"total": {"type": "number"}, "kind": {"enum": ["receipt", "letter"]}},
+    "required": ["total", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("tokens", [2, 60])
+def test_answers_follow_a_json_schema_and_are_those_of_predict(served: Served, models: Models, tokens: int) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "page", "schema": SCHEMA, "strict": True}}
+    messages = ask(QUESTION, url(served, "page.png"))
+    found = answer(served, "plain", messages, response_format=wanted, max_tokens=tokens)
+    said = json.loads(found.choices[0].message.content)
+    assert set(said) == {"total", "kind"}
+    stream = answer(served, "plain", messages, response_format=wanted, max_tokens=tokens, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == found.choices[0].message.content
+    loaded = Loaded(None, models.by_name["plain"].adapter, None)
+    settings = Settings(max_new_tokens=tokens, json_schema=json.dumps(SCHEMA))
+    expected = predict_one(loaded, QUESTION, [served.image_root / "page.png"], loaded.view(None), settings)
+    assert (found.choices[0].message.content, found.choices[0].finish_reason) == (expected.text, expected.finish)
+
+
+def test_any_json_object(served: Served) -> None:
+    found = answer(served, "base", ask("Say something."), response_format={"type": "json_object"}, n=2, temperature=1)
+    assert all(isinstance(json.loads(choice.message.content), dict) for choice in found.choices)
 
 
 def test_a_conversation_with_a_system_prompt(served: Served) -> None:

@@ -34,7 +34,7 @@ def question(served: Served, number: int, pages: int, **more: Any) -> tuple[str,
     """Ask one of the models about one of the pages; return the question's name and the answer."""
     model = ("base", *(kind.split()[0] for kind in ADAPTERS))[number % 3]
     page = data_url((served.image_root / f"{number % pages}.png").read_bytes())
-    found = served.client().chat.completions.create(
+    found = served.client.chat.completions.create(
         model=model,
         messages=ask(f"What is in row {number % 5}?", page),
         max_tokens=12,
@@ -86,13 +86,13 @@ def test_a_signal_lets_the_running_answer_finish(tmp_path: Path, number: int) ->
         rest: list[str] = []
         reader = threading.Thread(target=lambda: rest.extend(process.stderr))  # type: ignore[arg-type]
         reader.start()
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key-of-enough-characters", max_retries=0)
-        stream = client.chat.completions.create(
-            model="base", messages=ask("Say something."), temperature=2, seed=1, max_tokens=300, stream=True
-        )
-        chunks = [next(iter(stream))]
-        process.send_signal(number)
-        chunks += list(stream)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="a-key-of-enough-characters", max_retries=0) as client:
+            stream = client.chat.completions.create(
+                model="base", messages=ask("Say something."), temperature=2, seed=1, max_tokens=300, stream=True
+            )
+            chunks = [next(iter(stream))]
+            process.send_signal(number)
+            chunks += list(stream)
         assert chunks[-1].choices[0].finish_reason in ("stop", "length")
         assert process.wait(60) == 0
         reader.join()
