@@ -29,6 +29,7 @@ NOTES = {
     "inline_image": "<img>path</img> in a question is read as an image",
     "questions_joined": "consecutive questions are joined into one turn",
     "turns_not_learned": "turns marked as not to be learned (loss, train or weight) stay as context only",
+    "earlier_references": "an earlier question has several answers: only the first is used",
     "options_in_question": "the options of multiple choice are written below the question",
 }
 """Note codes for accepted records, with their meaning."""

@@ -71,8 +71,8 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     answers, several = _answers(cell, f"`{columns['answer']}`") if reading.answers else ([], False)
     if options:
         answers = [answered(one, options, columns["answer"]) for one in answers]
-    turns = _history(_take(fields, columns, "history"))
-    notes = []
+    turns, several_earlier = _history(_take(fields, columns, "history"))
+    notes = ["earlier_references"] if several_earlier else []
     if options:
         asked[0] = with_options(asked[0], options)
         notes.append("options_in_question")
@@ -222,17 +222,17 @@ def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
     return options_of([_text(cell, "`choices`") for cell in cells if not _is_empty(cell)], theirs)
 
 
-def _history(value: Any) -> list[Turn]:
-    """Return the turns of earlier questions and answers."""
+def _history(value: Any) -> tuple[list[Turn], bool]:
+    """Return the turns of earlier questions and answers, and whether one of these answers is one of several."""
     if _is_empty(value):
-        return []
+        return [], False
     turns = []
+    more = False
     for question, answer in pairs_in(value, "history"):
-        turns += [
-            Turn("user", _ours(_text(question, "`history`"))),
-            Turn("assistant", _ours(_text(answer, "`history`"))),
-        ]
-    return turns
+        answers, _ = _answers(answer, "`history`")
+        more = more or len(set(answers)) > 1
+        turns += [Turn("user", _ours(_text(question, "`history`"))), Turn("assistant", _ours(answers[0]))]
+    return turns, more
 
 
 def _turns_of_lists(questions: list[str], answers: list[str], columns: Mapping[str, str]) -> list[Turn]:

@@ -59,7 +59,7 @@ class Draft:
         elif placed and not images:
             turns = self._without_images(turns, reading)
         if not reading.allow_image_text:
-            require_no_mark(turns, len(images))
+            require_no_mark(turns, len(images), reading.image_root)
         if not all(turn.learn for turn in turns):
             self.notes.append("turns_not_learned")
         marked = 0 if "image_first" in self.notes else len(images)

@@ -12,25 +12,35 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
 from ixtune.data.schemas.image_references import image_of
+from ixtune.data.schemas.image_values import mentioned_files
 from ixtune.data.text.template import PLACEHOLDER
 
 _INLINE = re.compile(r"<img>\s*([^<>\n]{1,4096}?)\s*</img>")
 _INLINE_OR_PLACEHOLDER = re.compile(rf"{_INLINE.pattern}|({PLACEHOLDER})")
-_NUMBERED = re.compile(r"<\|?image[ _-]?(\d{1,3})\|?>|\[image[ _-]?(\d{1,3})\]", re.IGNORECASE)
+_WORD = "(?:image|img|picture|pic|photo|media)"
+_NUMBERED = re.compile(rf"<\|?{_WORD}[ _-]?(\d{{1,3}})\|?>|\[{_WORD}[ _-]?(\d{{1,3}})\]", re.IGNORECASE)
+# tokens of other models: no tool means them as text
 _TOKENS = re.compile(
-    r"<\|?/?(?!ImageHere>)(?:image|img|picture|video|audio|vision)(?:[ _:-]?\w{0,20})?\s*/?\|?>"
-    r"|<\|?(?:start|begin|end)_of_(?:image|img|video)\|?>"
-    r"|<im_(?:start|end|patch)>|<\|?(?:bbox|ref-object|point-object)\|?>"
-    r"|\[/?(?:img|image)(?:[ _-]?(?:\d{1,3}|start|end|break|pad|token))?\]",
+    rf"<\|/?[^<>|\n]{{0,30}}(?:{_WORD}|vision|video|audio|figure|frame)[^<>|\n]{{0,30}}/?\|>"
+    rf"|<image\s*/?>|<{_WORD}(?: ?\d|[_:-])[^<>\n]{{0,200}}>"
+    r"|<(?:vision|video|audio)_\w{1,20}>|<vision>|</?(?:start|begin|end)_of_(?:image|img|video)>"
+    r"|<im_(?:start|end|patch)>|<\|?(?:bbox|ref-object|point-object)\d{0,3}\|?>"
+    r"|\[IMG\]|\[IMG_\w{1,20}\]|\[image_(?:start|end|pad|token|break)\]",
     re.IGNORECASE,
 )
-# an answer may be HTML or Markdown: with an image in the question, these marks belong to its transcription
-_MARKUP = re.compile(r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)", re.IGNORECASE)
+# marks that are HTML, Markdown or brackets in plain text: an answer about an image may transcribe them
+_PLAIN = re.compile(
+    rf"</?(?:{_WORD}|figure_?\d{{1,3}}|vision|video|audio)(?:\s[^<>]{{0,2000}})?/?>"
+    rf"|\[/?{_WORD}(?:[ _-]?\d{{1,3}})?(?::[^\]\n]{{0,300}})?\]"
+    r"|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)|!\[\[[^\]\n]{1,500}\]\]|\\includegraphics\b",
+    re.IGNORECASE,
+)
 
 
 def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list[Turn], tuple[ImageRef, ...], int]:
@@ -100,28 +110,35 @@ def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[li
     return taken, tuple(images[at] for at in (*order, *rest))
 
 
-def require_no_mark(turns: Sequence[Turn], images: int) -> None:
+def require_no_mark(turns: Sequence[Turn], images: int, root: Path | None = None) -> None:
     """Raise if a text contains an image mark that is not one of the record's images.
+
+    An answer about an image may contain HTML, Markdown and `[image]`, as in a transcription. In a record without images
+    these count too, and so does the path of an existing image in a question.
 
     Args:
         turns: Turns with our placeholder for every image that was found.
         images: Number of images of the record.
+        root: The image root.
 
     Raises:
         RecordError: `LOOKS_LIKE_IMAGE`.
     """
     for number, turn in enumerate(turns, start=1):
         text = turn.text
-        if "<" not in text and "[" not in text:
-            continue
-        mark = _TOKENS.search(text)
-        if mark is None and not (images and turn.role == "assistant"):
-            mark = _MARKUP.search(text)
-        if mark is None:
+        found = None
+        if "<" in text or "[" in text or "\\" in text:
+            mark = _TOKENS.search(text) or _INLINE.search(text)
+            if mark is None and not (images and turn.role == "assistant"):
+                mark = _PLAIN.search(text)
+            found = mark.group() if mark else None
+        if found is None and not images and turn.role == "user":
+            found = next(iter(mentioned_files(text, root)), None)
+        if found is None:
             continue
         raise RecordError(
             Reason.LOOKS_LIKE_IMAGE,
-            f"turn {number} holds {shown(mark.group())[1:-1]}, and no image of the record belongs to it",
+            f"turn {number} holds {shown(found)[1:-1]}, and no image of the record belongs to it",
             hint="name the image with --columns image=FIELD and mark it <image>, write <img>path</img> into the "
             "question, or pass --allow-image-text if these characters are meant as text",
         )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
+
+from ixtune.data.schemas.value_paths import list_in_text, object_in_text
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
@@ -19,13 +22,24 @@ _FILM_SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".mp3", ".wav", ".fla
 _SUFFIX = "(?:" + "|".join(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *_FILM_SUFFIXES)) + ")"
 # a path or an address ends with the suffix, optionally followed by `?query` or `#page=3`
 _PATH = re.compile(rf"[^\n\r\t]{{1,2000}}\.{_SUFFIX}(?:[?#][^\s]{{0,1000}})?", re.IGNORECASE)
+# a path inside a longer text, and the marks by which HTML, Markdown and LaTeX show an image
+_MENTION = re.compile(rf"[^\s\"'<>()\[\]{{}}|,;=]{{1,500}}\.{_SUFFIX}(?![\w])", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)|!\[\[[^\]\n]{1,500}\]\]|\\includegraphics\b",
+    re.IGNORECASE,
+)
+_MOST_MENTIONS = 20
+# in longer texts only an existing file counts: prose may speak of files that are nobody's image
+_SHORT_CHARACTERS = 300
 _ADDRESS = re.compile(r"(?:https?|s3|gs|gcs|az|hf|ftp)://\S+", re.IGNORECASE)
+_SUFFIXED = re.compile(rf"\.{_SUFFIX}(?![\w])", re.IGNORECASE)
 _QUOTED = re.compile(rf"\.{_SUFFIX}(?:[?#][^\s\"']{{0,1000}})?[\"']|data:image/", re.IGNORECASE)
 # the first characters of PNG, JPEG, GIF, WebP, TIFF and PDF files in base64
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "JVBERi")
 _BASE64_CHARACTERS = 100
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"\0\0\0\x0cjP", b"%PDF")
 _MAGIC_BYTES = 12
+_BOX_TYPE = (4, b"ftyp")  # HEIC and AVIF
 _PATH_CHARACTERS = 1024
 _DEPTH = 12
 _NUMBERS = 8
@@ -37,8 +51,24 @@ _NO_VALUE = {"none", "null", "nan", "n/a", "no", "false", "-", "0"}
 _NAME_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True, names: bool = True) -> str | None:
-    """Return where a value holds or names an image, such as `pages[0].scan`; None if it does not.
+class FoundImage(NamedTuple):
+    """Something in a value that holds or names an image.
+
+    Attributes:
+        place: Where it is, such as `pages[0].scan`.
+        value: The image, its path or its address; of a longer text only the path in it, if there is one.
+        mentioned: It stands in a longer text.
+    """
+
+    place: str
+    value: Any
+    mentioned: bool = False
+
+
+def images_in(
+    value: Any, name: str, root: Path | None, *, addresses: bool = True, names: bool = True
+) -> Iterator[FoundImage]:
+    """Yield everything in a value that holds or names an image.
 
     Args:
         value: Value of one field: anything that JSON or Arrow can hold.
@@ -47,7 +77,13 @@ def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True
         addresses: Count images with an `http://` or similar address.
         names: Count any value in a field with an image name, such as `image_id`.
     """
-    return _at(value, name, root, addresses, names, _DEPTH)
+    return _in(value, name, root, addresses, names, _DEPTH)
+
+
+def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True, names: bool = True) -> str | None:
+    """Return the first place of `images_in` that is more than a mention in a longer text; None if there is none."""
+    found = images_in(value, name, root, addresses=addresses, names=names)
+    return next((one.place for one in found if not one.mentioned), None)
 
 
 def says_image(name: str) -> bool:
@@ -76,9 +112,18 @@ def is_file_of_image(text: str, root: Path | None) -> bool:
         if not os.path.isfile(path):
             return False
         with open(path, "rb") as file:
-            return file.read(_MAGIC_BYTES).startswith(_MAGIC)
+            start = file.read(_MAGIC_BYTES)
     except (OSError, ValueError):
         return False
+    return start.startswith(_MAGIC) or start.startswith(_BOX_TYPE[1], _BOX_TYPE[0])
+
+
+def mentioned_files(text: str, root: Path | None) -> list[str]:
+    """Return the paths in a text that are existing image files at or below the root."""
+    if "." not in text:
+        return []
+    found = (match.group() for match in islice(_MENTION.finditer(text), _MOST_MENTIONS))
+    return [path for path in found if is_file_of_image(path, root)]
 
 
 def stem_of(path: str) -> str:
@@ -87,25 +132,59 @@ def stem_of(path: str) -> str:
     return name.split(".")[0] or name
 
 
-def _at(value: Any, name: str, root: Path | None, addresses: bool, names: bool, depth: int) -> str | None:
+def _in(value: Any, name: str, root: Path | None, addresses: bool, names: bool, depth: int) -> Iterator[FoundImage]:
     if value is None or value is False or value is True or value == "" or depth == 0:
-        return None
+        return
     if isinstance(value, str):
-        return name if _is_image_text(value, name, root, addresses, names) else None
-    if isinstance(value, bytes | bytearray | memoryview):
-        return name if len(value) else None
-    if isinstance(value, Mapping):
-        return _in_struct(value, name, root, addresses, names, depth)
-    if isinstance(value, list | tuple):
+        yield from _in_text(value, name, root, addresses, names, depth)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        if len(value):
+            yield FoundImage(name, value)
+    elif isinstance(value, Mapping):
+        kind = value.get("type")
+        if (set(value) == {"bytes", "path"} and any(value.values())) or (
+            isinstance(kind, str) and kind in ("image", "image_url", "input_image")
+        ):
+            yield FoundImage(name, value)
+            return
+        for key, one in value.items():
+            yield from _in(one, f"{name}.{key}", root, addresses, names, depth - 1)
+    elif isinstance(value, list | tuple):
         if all(isinstance(one, int | float) for one in value[:_NUMBERS]):
-            return None  # a box or an embedding: the remaining numbers are alike
+            return  # a box or an embedding: the remaining numbers are alike
         for number, one in enumerate(value):
-            if found := _at(one, f"{name}[{number}]", root, addresses, names, depth - 1):
-                return found
-        return None
-    if isinstance(value, int | float):
-        return name if names and value and value == value and says_image(name) else None
-    return name if type(value).__module__.startswith("PIL.") else None
+            yield from _in(one, f"{name}[{number}]", root, addresses, names, depth - 1)
+    elif isinstance(value, int | float):
+        if names and value and value == value and says_image(name):
+            yield FoundImage(name, value)
+    elif type(value).__module__.startswith("PIL."):
+        yield FoundImage(name, value)
+
+
+def _in_text(text: str, name: str, root: Path | None, addresses: bool, names: bool, depth: int) -> Iterator[FoundImage]:
+    if text[:1] in ("[", "{") and _QUOTED.search(text):
+        read = object_in_text(text)
+        read = list_in_text(text) if read is None else read
+        inside = list(_in(read, name, root, addresses, names, depth - 1))
+        yield from (FoundImage(name, one.value, one.mentioned) for one in inside)
+        if not inside:
+            yield FoundImage(name, text)
+    elif _is_image_text(text, name, root, addresses, names):
+        yield FoundImage(name, text)
+    elif addresses or not _ADDRESS.match(text):
+        yield from _mentioned(text, name, root, addresses)
+
+
+def _mentioned(text: str, name: str, root: Path | None, addresses: bool) -> Iterator[FoundImage]:
+    """Yield the images that a longer text names: by a path, or by a mark of HTML, Markdown or LaTeX."""
+    marked = _MARKUP.search(text) if "<" in text or "[" in text or "\\" in text else None
+    if "." in text and _SUFFIXED.search(text):
+        for match in islice(_MENTION.finditer(text), _MOST_MENTIONS):
+            path = match.group()
+            if (len(text) <= _SHORT_CHARACTERS and (addresses or "://" not in path)) or is_file_of_image(path, root):
+                yield FoundImage(name, path, True)
+    if marked:
+        yield FoundImage(name, marked.group(), True)
 
 
 def _is_image_text(text: str, name: str, root: Path | None, addresses: bool, names: bool) -> bool:
@@ -115,25 +194,9 @@ def _is_image_text(text: str, name: str, root: Path | None, addresses: bool, nam
         return addresses and (is_path_of_image(text) or says_image(name))
     if is_path_of_image(text) or is_base64_of_image(text):
         return True
-    if text[:1] in ("[", "{") and _QUOTED.search(text):
-        return True
     if names and says_image(name) and text.strip() and text.strip().lower() not in _NO_VALUE:
         return True
     return is_file_of_image(text, root)
-
-
-def _in_struct(
-    value: Mapping[str, Any], name: str, root: Path | None, addresses: bool, names: bool, depth: int
-) -> str | None:
-    if set(value) == {"bytes", "path"} and any(value.values()):
-        return name
-    kind = value.get("type")
-    if isinstance(kind, str) and kind in ("image", "image_url", "input_image"):
-        return name
-    for key, one in value.items():
-        if found := _at(one, f"{name}.{key}", root, addresses, names, depth - 1):
-            return found
-    return None
 
 
 @lru_cache(maxsize=4096)

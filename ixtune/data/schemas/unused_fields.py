@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ixtune.data.images.documents import split_pages
+from ixtune.data.images.image_paths import locate
 from ixtune.data.record import ImageRef, Record
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
-from ixtune.data.schemas.image_values import image_at, is_file_of_image, is_path_of_image, stem_of
+from ixtune.data.schemas.image_values import FoundImage, image_at, images_in, is_path_of_image, stem_of
 from ixtune.data.schemas.value_paths import path_of
 from ixtune.data.sources.source import Reading
 
@@ -39,44 +43,82 @@ def require_no_image_lost(
     named = dict(reading.columns).get("image") if reading.image_named else None
     if named == "" or (record.images and named):
         return
+    with_images = bool(record.images)
     for name, value in unused.items():
         if value is None or isinstance(value, bool):
             continue
-        place = image_at(value, name, reading.image_root, addresses=not record.images, names=not record.images)
-        if place is None or (record.images and _only_names(value, name, record.images, reading)):
-            continue
-        raise RecordError(
-            Reason.IMAGE_NOT_USED,
-            f"`{place}` holds or names an image ({_shown(value)}), and it is not read",
-            hint=_hint(place, value, whole, reading),
-        )
+        for found in images_in(value, name, reading.image_root, addresses=not with_images, names=not with_images):
+            if with_images and _is_shown(found, record.images, reading.image_root):
+                continue
+            raise RecordError(
+                Reason.IMAGE_NOT_USED,
+                f"`{found.place}` holds or names an image ({_shown(found.value)}), and it is not read",
+                hint=_hint(found, whole, reading),
+            )
 
 
-def _only_names(value: Any, name: str, images: tuple[ImageRef, ...], reading: Reading) -> bool:
-    """Return whether a text names an image that the record has, or one that cannot be read anyway."""
-    if isinstance(value, list | tuple):
-        return all(_only_names(one, name, images, reading) for one in value)
-    if not isinstance(value, str):
+def _is_shown(found: FoundImage, images: tuple[ImageRef, ...], root: Path | None) -> bool:
+    """Return whether a text names an image that the record has, or only says where its images come from."""
+    if not isinstance(found.value, str):
         return False
-    if is_file_of_image(value, reading.image_root):  # before/1.png and after/1.png are two images
-        return os.path.normpath(value) in {os.path.normpath(image.path) for image in images if image.path is not None}
+    file = _file_of(found.value, root)
+    if file is not None:  # before/1.png and after/1.png are two images
+        return any(_is_same(found.value, file, image, root) for image in images)
     stems = {stem_of(image.name if image.path is None else image.path) for image in images}
-    if is_path_of_image(value) and stem_of(value) in stems:
+    if found.mentioned or (is_path_of_image(found.value) and stem_of(found.value) in stems):
         return True
-    # a table that contains its images often names their origin
-    return all(image.path is None for image in images) and not _ORIGIN.isdisjoint(name.lower().split("_"))
+    # there is no such file: the report that a crop was cut from, the address it was downloaded from
+    words = {word.lower() for word in _WORDS.findall(found.place)}
+    return not words.isdisjoint(_ORIGIN) or (
+        # a table that contains its images often names their files
+        all(image.path is None for image in images) and not words.isdisjoint(_NAMES)
+    )
 
 
-_ORIGIN = {"source", "url", "origin", "original", "file", "filename", "path", "name", "document", "doc"}
+_WORDS = re.compile(r"[A-Z]?[a-z]+")
+_ORIGIN = {"source", "url", "origin", "original", "document", "doc"}
+_NAMES = {"file", "filename", "path", "name"}
 
 
-def _hint(place: str, value: Any, whole: Mapping[str, Any], reading: Reading) -> str:
+def _file_of(text: str, root: Path | None) -> Path | None:
+    """Return the existing file that a path names in any of its spellings, without its page."""
+    if root is None:
+        return None
+    try:
+        file = locate(root, split_pages(text.strip())[0]).file
+        return file if file.is_file() else None
+    except (RecordError, OSError, ValueError):
+        return None
+
+
+def _is_same(text: str, file: Path, image: ImageRef, root: Path | None) -> bool:
+    """Return whether an image is this file, a page of it, or its embedded copy."""
+    pages = split_pages(text.strip())[1]
+    if pages is not None and split_pages(image.path or "")[1] not in (None, pages):
+        return False
+    try:
+        if image.content is not None:
+            return (
+                stem_of(image.name) == stem_of(text)
+                and file.stat().st_size == len(image.content)
+                and file.read_bytes() == image.content
+            )
+        other = _file_of(image.path or "", root)
+        return other is not None and os.path.samefile(file, other)
+    except OSError:
+        return False
+
+
+def _hint(found: FoundImage, whole: Mapping[str, Any], reading: Reading) -> str:
+    place, value = found.place, found.value
     path = path_of(place)
+    given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None) or ""
+    if found.mentioned:
+        return f"write the path alone into a field of its own, or leave it out with --columns image={given}"
     if image_at(value, place, reading.image_root, names=False) is None and path in whole:
         return f"name its file, e.g. --image-pattern 'FOLDER/{{{path}}}.jpg', or leave it out with --columns image="
     if image_at(value, place, reading.image_root, addresses=False, names=False) is None:
         return "download the images and write their paths into the records, or leave it out with --columns image="
-    given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None)
     if given:
         return f"use it too with --columns image={given},{path}, or leave it out with --columns image={given}"
     return f"use it with --columns image={path}, or leave it out with --columns image="

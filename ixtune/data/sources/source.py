@@ -97,6 +97,7 @@ class Reading:
         image_pattern: See `Source.image_pattern`.
         image_root: Folder in which files named by unused fields are searched for; None to judge by spelling alone.
         image_named: The user named the image fields; others are left out on purpose.
+        answer_named: The user named the answer; other annotations are left out on purpose.
         missing_placeholder: See `Source.missing_placeholder`.
         allow_image_text: See `Source.allow_image_text`.
         image_first: See `Member.image_first`.
@@ -112,6 +113,7 @@ class Reading:
     image_pattern: str | None = None
     image_root: Path | None = None
     image_named: bool = False
+    answer_named: bool = False
     missing_placeholder: str | None = None
     allow_image_text: bool = False
     image_first: bool = False

@@ -100,12 +100,15 @@ def understand(
         image_pattern=pattern,
         image_root=root,
         image_named=pattern is not None or any(ours == "image" for ours, _ in source.columns),
+        answer_named=any(ours == "answer" for ours, _ in source.columns),
         missing_placeholder=source.missing_placeholder,
         allow_image_text=bool(source.allow_image_text),
         answers=source.answers,
     )
     form, rewritten = _form(records, source, container, base)
     base = replace(base, form=form)
+    if not rewritten:  # each record will report its own error
+        return Understood(base, _form_name(base), "no record can be read", ())
     schema, why, field = _schema(rewritten, source, form)
     base = replace(base, schema=schema)
     if schema is Schema.COLUMNS:
@@ -139,7 +142,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
     taken = [
         theirs for _, theirs in source.columns for one in theirs.split(",") if first_name(one, before) not in after
     ]
-    if not rewritten or any(first_name(one, before) in before for one in taken):
+    if any(first_name(one, before) in before for one in taken):
         return None, records
     return key, rewritten
 

@@ -36,6 +36,23 @@ def annotation(text: Any, kind: str = "textarea", name: str = "answer", **more: 
     return {"result": [{"type": kind, "from_name": name, "to_name": "image", "value": {key: text}}], **more}
 
 
+BOX = {"x": 10.5, "y": 20, "width": 30, "height": 5, "rotation": 0}
+BOXED = {"type": "rectanglelabels", "from_name": "label", "value": BOX | {"rectanglelabels": ["Total"]}}
+BOXES_TEXT = json.dumps([BOX | {"rectanglelabels": ["Total"]}])
+
+
+def boxed_task() -> dict[str, Any]:
+    """A task of Label Studio with a text and a region."""
+    one = annotation([SAID])
+    return {"id": 9, "data": {"image": LOCAL, "question": ASKED}, "annotations": [{"result": [*one["result"], BOXED]}]}
+
+
+def grounded(**objects: Any) -> dict[str, Any]:
+    """A record of ms-swift with one box."""
+    turns = [{"role": "user", "content": "<image>Find it."}, {"role": "assistant", "content": "<bbox>"}]
+    return {"messages": turns, "images": ["img/a.png"], "objects": {"ref": [], "bbox": [[1, 2, 3, 4]], **objects}}
+
+
 # name -> (record, settings of the source, turns, images, references)
 FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tuple[str, ...]]] = {
     "ms-swift": (
@@ -177,6 +194,57 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         [SHOWN, SAID],
         ["img/a.png"],
         (SAID, "42.5"),
+    ),
+    "Donut with several questions": (
+        {
+            "image": "img/a.png",
+            "ground_truth": {
+                "gt_parses": [
+                    {"question": "And?", "answer": "No."},
+                    {"question": "And?", "answer": "None."},
+                    {"question": ASKED, "answer": SAID},
+                ]
+            },
+        },
+        {},
+        ["<ImageHere>And?", "No.", ASKED, SAID],
+        ["img/a.png"],
+        (SAID,),
+    ),
+    "ms-swift grounding, types of boxes": (
+        grounded(bbox_type="norm1", image_id=[0]),
+        {},
+        ["<ImageHere>Find it.", "[1, 2, 3, 4]"],
+        ["img/a.png"],
+        (),
+    ),
+    "Label Studio regions": (
+        boxed_task(),
+        {"columns": (("answer", "label"),)},
+        [SHOWN, BOXES_TEXT],
+        ["img/a.png"],
+        (),
+    ),
+    "Label Studio regions left out": (
+        boxed_task(),
+        {"columns": (("answer", "answer"),)},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "Label Studio, minimal, texts of regions": (
+        {
+            "annotation_id": 1,
+            "annotator": 1,
+            "lead_time": 2.5,
+            "image": LOCAL,
+            "question": ASKED,
+            "transcription": [BOX | {"text": ["42"]}, BOX | {"text": [".50"]}],
+        },
+        {},
+        [SHOWN, "42\n.50"],
+        ["img/a.png"],
+        (),
     ),
     "the_cauldron": (
         {
@@ -404,6 +472,7 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
     assert [turn.text for turn in read.turns] == turns
     assert [image.path for image in read.images] == images
     assert read.references == references
+    assert ("earlier_references" in read.notes) == (form == "Donut with several questions")
 
 
 @pytest.mark.parametrize(
@@ -442,6 +511,25 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
             Reason.IMAGE_NOT_USED,
         ),
         ({"messages": BARE, "id": "img/a.png"}, {}, Reason.IMAGE_NOT_USED),
+        (boxed_task(), {}, Reason.FIELD_NOT_USED),
+        (
+            {"annotation_id": 1, "lead_time": 2, "image": LOCAL, "question": ASKED, "answer": SAID, "label": [BOX]},
+            {},
+            Reason.FIELD_NOT_USED,
+        ),
+        (
+            {
+                "data": {"image": LOCAL, "question": ASKED},
+                "annotations": [
+                    {"result": [*annotation([SAID])["result"], {"type": "relation", "from_id": "a", "to_id": "b"}]}
+                ],
+            },
+            {},
+            Reason.FIELD_NOT_USED,
+        ),
+        (grounded(bbox_type="xywh"), {}, Reason.FIELD_NOT_USED),
+        (grounded(image_id=[3]), {}, Reason.FIELD_NOT_USED),
+        (grounded(depth=[1.5]), {}, Reason.FIELD_NOT_USED),
         (
             {"file_name": "img/a.png", "ground_truth": json.dumps({"gt_parse": GT, "meta": 1})},
             {"question": ASKED, "columns": (("answer", "ground_truth"),)},

@@ -63,6 +63,7 @@ MESSAGES = [{"role": "user", "content": "What?"}, {"role": "assistant", "content
 MARKS = """<img>a.png</img> <img>gone.png</img> <img> <IMG> <image> <image_1> <image1> <|image_1|> <|image|>
 <|image_pad|> <|vision_start|><|image_pad|><|vision_end|> [IMG] [image] ![](a.png) ![page](a.png) <video> <audio>
 <image_00> <IMG_CONTEXT> <start_of_image> <im_patch> <image_soft_token> <|video_pad|> <bbox> <vision>""".split()
+MARKS += ["<|media_1|>", "<photo_2>", "[img: a.png]", "<image:a.png>", "![[a.png]]", "<bbox0>", "<picture>", "</img>"]
 MARKS += ["<image 1>", '<img src="a.png">', "<image>\n<image>"]
 
 
@@ -152,17 +153,57 @@ def test_a_mark_in_a_question_is_an_image_or_refused(root: Path, where: str, mar
 
 @pytest.mark.parametrize(
     "text",
-    ["See [1] and <b>bold</b>.", "a < b > c", "The imagery [sic] is <good>.", "x[image_count]", "use <i>mage</i>"],
+    [
+        "See [1] and <b>bold</b>.",
+        "a < b > c",
+        "The imagery [sic] is <good>.",
+        "x[image_count]",
+        "use <i>mage</i>",
+        "an <imagery> of nowhere.png",
+    ],
 )
 def test_texts_without_a_mark_stay_texts(root: Path, text: str):
     assert read({"question": text, "answer": text}, root).turns[0].text == text
 
 
-def test_an_answer_to_an_image_may_be_html_or_markdown(root: Path):
-    value = {"image": "a.png", "question": "As HTML?", "answer": '<p><img src="logo.png"></p> ![x](y.png)'}
+@pytest.mark.parametrize(
+    "answer",
+    ['<p><img src="logo.png"></p> ![x](y.png)', "[image] Total: 5", "<picture><source></picture>", "<video></video>"],
+)
+def test_an_answer_to_an_image_may_be_html_or_markdown(root: Path, answer: str):
+    value = {"image": "a.png", "question": "As HTML?", "answer": answer}
     assert read(value, root).images
     with pytest.raises(RecordError):
         read(value | {"image": None}, root)
+
+
+@pytest.mark.parametrize("answer", ["<|image_pad|>", "<image_1>", "<img>c.png</img>", "<|media_1|>"])
+def test_a_token_of_another_model_in_an_answer_is_refused(root: Path, answer: str):
+    with pytest.raises(RecordError):
+        read({"image": "a.png", "question": "What?", "answer": answer}, root)
+
+
+def test_a_question_without_image_that_names_an_existing_image_is_refused(root: Path):
+    with pytest.raises(RecordError) as caught:
+        read({"question": "What is in img/a.png?", "answer": "A cat."}, root)
+    assert caught.value.reason is Reason.LOOKS_LIKE_IMAGE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['<p><img src="a.png"></p>', "![x](a.png)", "a.png (front)", "photos/9.jpg, in front", "\\includegraphics{x}"],
+)
+def test_an_unused_text_that_shows_or_names_an_image_refuses_the_record(root: Path, text: str):
+    with pytest.raises(RecordError) as caught:
+        read({"question": "q", "answer": "a", "note": text}, root)
+    assert caught.value.reason is Reason.IMAGE_NOT_USED
+    assert read({"question": "q", "answer": "a", "note": text}, root, columns=(("image", ""),)).images == ()
+    with_image = {"image": "c.png", "question": "q", "answer": "a", "note": text}
+    if "a.png" in text:  # an existing image beside the one that is shown
+        with pytest.raises(RecordError):
+            read(with_image, root)
+    else:
+        assert read(with_image, root).images
 
 
 @pytest.mark.parametrize(
@@ -195,6 +236,12 @@ def test_an_image_of_the_same_name_in_another_folder_is_another_image(root: Path
     "extra",
     [
         {"original": "scans/a.tiff"},  # the same image under its old name
+        {"meta": {"file_name": "a.png", "size": [8, 8]}},
+        {"meta": '{"file_name": "old/a.jpg"}'},
+        {"windows": ".\\a.png"},
+        {"source": "report.pdf"},  # a crop of a report that is not there
+        {"meta": {"document": "reports/2020.pdf"}},
+        {"html": '<img src="logo.png"> and more'},
         {"coco_url": "http://images.example.org/z.jpg"},
         {"image_id": 17, "image_width": 640},
         {"boxes": [[1, 2, 3, 4]], "embedding": [0.5] * 8},
@@ -202,6 +249,23 @@ def test_an_image_of_the_same_name_in_another_folder_is_another_image(root: Path
 )
 def test_what_only_describes_the_image_of_a_record_is_no_second_one(root: Path, extra: dict[str, Any]):
     assert len(read({"image": "a.png", "question": "q", "answer": "a"} | extra, root).images) == 1
+
+
+def test_the_same_image_in_another_spelling_is_no_second_one(root: Path):
+    value = {"image": "img/a.png", "question": "q", "answer": "a"}
+    for other in (str(root / "img" / "a.png"), "img\\a.png", "img//a.png"):
+        assert read(value | {"local": other}, root).images
+    with pytest.raises(RecordError):
+        read(value | {"local": str(root / "a.png")}, root)
+
+
+def test_the_document_of_a_page_is_no_second_image(root: Path):
+    (root / "doc.pdf").write_bytes(b"%PDF-1.4")
+    value = {"image": "doc.pdf#page=3", "question": "q", "answer": "a"}
+    assert read(value | {"document": "doc.pdf"}, root).images
+    assert read(value | {"document": "doc.pdf#page=3"}, root).images
+    with pytest.raises(RecordError):
+        read(value | {"document": "doc.pdf#page=4"}, root)
 
 
 @pytest.mark.parametrize(
