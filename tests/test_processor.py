@@ -88,7 +88,7 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     from ixtune.data.prepared.store import ImageFiles
     from ixtune.training.batch import ImageSource
 
-    source = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections))
+    source = ImageSource(ImageFiles((Path("/"),), loaded.view(None).corrections))
     with loaded.autocast():
         answer = Answerer(loaded.model, loaded.tokenizer, source, Settings(8)).answer([prompt])[0]
     assert done.stdout.splitlines()[1] == repr([answer.text])
@@ -105,7 +105,7 @@ def test_ids_and_crops_are_those_of_predict(folder: Path, images: list[Path]) ->
     from ixtune.data.prepared.store import ImageFiles
     from ixtune.training.batch import ImageSource
 
-    expected = ImageSource(ImageFiles((Path(),), loaded.view(None).corrections)).of([{"pictures": prompt.images}])
+    expected = ImageSource(ImageFiles((Path("/"),), loaded.view(None).corrections)).of([{"pictures": prompt.images}])
     assert torch.equal(inputs["crops"], expected["crops"])
     assert inputs["grids"].tolist() == [list(grid) for grid in expected["grids"]]
     opened = [Image.open(path) for path in images]

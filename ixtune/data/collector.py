@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.near_images import NearImages
 from ixtune.data.prepared import selection, store
-from ixtune.data.prepared.manifest import SPLIT_KIND, Options, describe_root, write_manifest
+from ixtune.data.prepared.manifest import SPLIT_KIND, Example, Options, describe_root, write_manifest
 from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
 from ixtune.data.rejects import Reason, Reject
 from ixtune.data.sources.entry import Entry
-from ixtune.data.sources.source import Schema
+from ixtune.data.sources.source import REPEATED_IDS
 from ixtune.data.sources.source_loader import Opened
 from ixtune.data.worker import Chunk, Job, Row
 from ixtune.errors import UsageError
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPLITS = ("train", "validation")
-# LLaVA uses the image names as ids: a quarter of a million of them repeat in one set derived from it
-_IDS_OF_PICTURES = (Schema.LLAVA,)
 _STAGED = ".staged"
 _CHUNK_ENTRIES = 256
 # decoding takes a hundred times longer than reading a header, so smaller chunks keep all workers busy to the end
@@ -94,7 +92,7 @@ class Gathering:
         self.source_of_row = array("H")
         self.own_of_row: list[tuple[str, ...]] = []
         self.own_images: dict[str, int] = {}
-        self.examples: dict[int, str] = {}
+        self.examples: dict[int, Example] = {}
 
     @property
     def read(self) -> int:
@@ -143,7 +141,7 @@ class Gathering:
                 rejects.append(self._excluded(row))
                 continue
             first = source.numbers_by_id.setdefault(row.id, row.number)
-            if first != row.number and source.opened.schema not in _IDS_OF_PICTURES:
+            if first != row.number and source.opened.schema not in REPEATED_IDS:
                 rejects.append(_duplicate(row, first))
                 continue
             kept.append(at)
@@ -196,8 +194,8 @@ class Gathering:
     def _keep(self, index: int, row: Row) -> None:
         """Count an accepted row, or store what is needed to count it after drawing and splitting."""
         own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
-        for root, path in row.images:
-            self.examples.setdefault(root, path)
+        for root, example in row.examples.items():
+            self.examples.setdefault(root, example)
         if not self.selects:
             self.sets[""].add(row.bill)
             self.own_images.update(dict.fromkeys(own, 0))

@@ -230,7 +230,9 @@ class ImageReader:
             png = png_of(render(page.source, page.number, size, page.name))
             self._rendered[known] = (self._kept(png), hash_of_bytes(png), len(png))
         path, content, in_bytes = self._rendered[known]
-        return store.stored_image(store.OWN_ROOT, path, layout, content=content, size=in_bytes, name=page.name)
+        return store.stored_image(
+            store.OWN_ROOT, path, layout, content=content, size=in_bytes, name=page.name, document=page.key
+        )
 
     def _kept(self, content: bytes) -> str:
         return f"{store.IMAGES}/{keep(self.folder, content)}"

@@ -55,7 +55,7 @@ class Chat:
         self.compares = False
         # trained separators are part of the vectors, so base and adapter have different ones
         cache = None if loaded.trains_separators() else loaded.base_model
-        self._source = ImageSource(ImageFiles((Path(),), view.corrections), cache, CACHE_BYTES)
+        self._source = ImageSource(ImageFiles((Path("/"),), view.corrections), cache, CACHE_BYTES)
         self._prefixes = PrefixCache(PREFIX_BYTES)
 
     def line(self, text: str) -> bool:

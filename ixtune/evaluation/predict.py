@@ -48,7 +48,7 @@ class Outcome:
 
 def predict_one(loaded: Loaded, question: str, images: Sequence[str | Path], view: View, settings: Settings) -> Answer:
     """Answer one question about images anywhere on this machine."""
-    source = ImageSource(ImageFiles((Path(),), view.corrections))  # the prompt's paths are absolute
+    source = ImageSource(ImageFiles((Path("/"),), view.corrections))  # the prompt's paths are absolute
     with loaded.autocast():
         answerer = Answerer(loaded.model, loaded.tokenizer, source, settings)
         return answerer.answer([prompt_of(question, images, view)])[0]

@@ -26,7 +26,7 @@ from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef, Place, Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.record_reader import name_of, record_of
-from ixtune.data.sources.source import Source
+from ixtune.data.sources.source import REPEATED_IDS, Source
 from ixtune.data.sources.source_loader import open_source
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.data.text.tokenizer import Tokenizer
@@ -169,22 +169,25 @@ def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | N
     root = opened.image_root or Path(source.path).resolve().parent
     folder = folder or _temporary_folder()
     reader = ImageReader(root, 1, folder / store.IMAGES, corrections=view.corrections, dpi=view.dpi, render=False)
-    questions: dict[str, Question] = {}
+    questions: list[Question] = []
+    names: set[str] = set()
     rejects: list[Reject] = []
     for entry in opened.entries():
         name = None
         try:
             record = record_of(entry, opened.reading)
             name = record.id
-            _require_new(name, questions)
+            if opened.schema not in REPEATED_IDS:
+                _require_new(name, names)
             turns = _up_to_the_question(record.turns)
             prompt = _prompt(reader, view, turns, record.images, record.hd_num)
             prompt.ids(tokenizer)
-            questions[name] = Question(name, prompt)
+            questions.append(Question(name, prompt))
+            names.add(name)
         except RecordError as error:
             known = name or name_of(entry, opened.reading)
             rejects.append(reject_of(error, entry.file, entry.place, entry.number, known))
-    return Asked(tuple(questions.values()), store.ImageFiles((folder, root), view.corrections), tuple(rejects))
+    return Asked(tuple(questions), store.ImageFiles((folder, root), view.corrections), tuple(rejects))
 
 
 def from_images(question: str, images: Sequence[str], view: View, tokenizer: Tokenizer) -> Asked:
@@ -225,11 +228,11 @@ def _up_to_the_question(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(turns[: last + 1])
 
 
-def _require_new(name: str, known: dict[str, Question]) -> None:
+def _require_new(name: str, known: set[str]) -> None:
     if name in known:
         raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
 
 
 def names_of(images: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield the name of each image of a prompt."""
-    return (image.get("name") or image["path"] for image in images)
+    return map(store.name_of_image, images)

@@ -17,6 +17,7 @@ from ixtune.data.prepare import PrepareReport, prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.missing_images import missing_images
+from ixtune.data.preview import PAGE, preview
 from ixtune.data.sources.source import Source
 
 PAGES = ((595, 842), (960, 540), (595, 842))
@@ -74,6 +75,13 @@ def test_each_page_that_is_meant_is_an_image_of_the_record(data: Path, tokenizer
     assert (page["width"], page["height"]) == (page["resized_width"], page["resized_height"]) == (672, 378)
     assert rows[0]["pictures"][1]["path"] == rows[2]["pictures"][1]["path"] == page["path"]
     assert missing_images([prepared]) == []
+
+
+def test_the_preview_names_the_page_of_a_document(data: Path, tokenizer_base: Path):
+    run(data, tokenizer_base, [{"image": "Report.pdf#page=2"}])
+    made = preview(data.parent / "set")
+    assert made.problems == []
+    assert "Report.pdf#page=2" in (made.out / PAGE).read_text()
 
 
 def test_a_copy_of_a_document_and_other_chunks_of_records_give_the_same_images(data: Path, tokenizer_base: Path):

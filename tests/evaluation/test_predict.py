@@ -41,7 +41,7 @@ def test_the_reference_s_way_is_the_default(lying: Path) -> None:
     (stored,) = prompt.images
     assert prompt.turns[0].text == "<ImageHere>What?"
     assert prompt.image_tokens == (plan(400, 300, 4).tokens,)
-    made, grid = ImageSource(ImageFiles((Path(),))).crops({"pictures": [stored]}, 0)
+    made, grid = ImageSource(ImageFiles((Path("/"),))).crops({"pictures": [stored]}, 0)
     plain = plan(400, 300, 4)
     assert grid == (plain.rows, plain.cols)
     assert torch.equal(made, torch.from_numpy(crops(place(open_image(lying), plain))))
@@ -50,7 +50,7 @@ def test_the_reference_s_way_is_the_default(lying: Path) -> None:
 def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
     corrections = Corrections(exif=True)
     (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).images
-    made, grid = ImageSource(ImageFiles((Path(),), corrections)).crops({"pictures": [stored]}, 0)
+    made, grid = ImageSource(ImageFiles((Path("/"),), corrections)).crops({"pictures": [stored]}, 0)
     assert grid == (2, 1)
     upright = open_image(lying, corrections)
     assert torch.equal(made, torch.from_numpy(crops(place(upright, plan(300, 400, 4, upscale=False)))))

@@ -206,6 +206,14 @@ def test_a_table_and_conversations_are_asked_as_they_are_prepared(loaded: Loaded
     ]
     (one,) = ask(tmp_path / "plain.csv", loaded, columns=(("image", "file"), ("id", "key")), question="What?").questions
     assert (one.id, one.prompt.turns[0].text) == ("x7", "<ImageHere>What?")
+    llava = {
+        "id": "0001",
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": "<image>\nOne?"}, {"from": "gpt", "value": "1"}],
+    }
+    (tmp_path / "llava.json").write_text(json.dumps([llava, llava]))  # ids are those of images, and may repeat
+    asked = ask(tmp_path / "llava.json", loaded)
+    assert ([question.id for question in asked.questions], asked.rejects) == (["0001", "0001"], ())
     (last,) = ask(tmp_path / "chat.jsonl", loaded).questions
     assert [turn.text for turn in last.prompt.turns] == ["<ImageHere>One?", "1", "Two?"]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.text.template import TEMPLATE_VERSION
 from ixtune.errors import IxtuneError
 from ixtune.family import FOUR_KHD, Member, member_named, member_of, require_same
@@ -16,7 +17,7 @@ from ixtune.files import atomic_write_json
 from ixtune.layout import LAYOUT_VERSION
 
 FORMAT = 3
-"""Format version; it increases when the columns or the manifest change.
+"""Format version; it increases when the columns or the manifest change so that an older ixtune cannot read the set.
 
 3: every image has `content` (hash of its file's bytes), `bytes` and `name`; image roots are stored relative to the set.
 """
@@ -86,26 +87,38 @@ def options_of(manifest: Mapping[str, Any]) -> Options:
     return Options(**{**given, **tuples})
 
 
-def describe_root(root: Path, folder: Path, example: str | None) -> dict[str, str | None]:
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image by which an image root is recognized: its path below the root, its size in bytes, its content hash."""
+
+    path: str
+    size: int
+    content: str
+
+
+def describe_root(root: Path, folder: Path, example: Example | None) -> dict[str, Any]:
     """Return the manifest entry of an image root, which is still found after set and images moved together.
 
     Args:
         root: The image root, absolute.
         folder: The prepared set.
-        example: The path of an image below the root, by which the root is recognized.
+        example: An image below the root; None if no record shows one.
     """
     own = folder.resolve()
     # folders with only / in common do not move together
     related = len(Path(os.path.commonpath([root, own])).parts) > 1
     relative = Path(os.path.relpath(root, own)).as_posix() if related else None
-    return {"absolute": str(root), "relative": relative, "example": example}
+    described: dict[str, Any] = {"absolute": str(root), "relative": relative, "example": None}
+    if example is not None:
+        described |= {"example": example.path, "example_bytes": example.size, "example_content": example.content}
+    return described
 
 
 def roots_of(manifest: Mapping[str, Any], folder: Path, image_root: Path | None = None) -> tuple[Path, ...]:
     """Return the folders that the paths of images are relative to; the first is the set's own.
 
     A root is looked for relative to the set first, then where it was at preparation: the first place that has the
-    root's example image is taken.
+    root's example image with its recorded content is taken, or else the first that has a file of its name.
 
     Args:
         manifest: Manifest of the set.
@@ -125,15 +138,36 @@ def _absolute(root: str | Mapping[str, str]) -> str:
     return root if isinstance(root, str) else root["absolute"]
 
 
-def _current(root: str | Mapping[str, str | None], folder: Path) -> Path:
+def moved_roots(manifest: Mapping[str, Any], roots: Sequence[Path]) -> set[int]:
+    """Return the indices of the image roots that are elsewhere than at preparation, where other files may lie.
+
+    Args:
+        manifest: Manifest of the set.
+        roots: The current roots, see `roots_of`.
+    """
+    given = list(enumerate(zip(manifest["image_roots"], roots, strict=True)))
+    return {at for at, (root, now) in given[1:] if os.path.realpath(now) != _absolute(root)}
+
+
+def _current(root: str | Mapping[str, Any], folder: Path) -> Path:
     """Return the current location of an image root."""
     if isinstance(root, str):  # format 2
         return folder / root
     places = [Path(str(root["absolute"]))]
     if root["relative"] is not None:
         places.insert(0, Path(os.path.normpath(folder.resolve() / root["relative"])))
-    example = root["example"] or "."
-    return next((place for place in places if (place / example).exists()), places[-1])
+    here = [place for place in dict.fromkeys(places) if (place / (root["example"] or ".")).exists()]
+    if len(here) > 1 and root.get("example_content"):  # a folder with the same names may be there by chance
+        here = [place for place in here if _is_example(place, root)] or here
+    return here[0] if here else places[-1]
+
+
+def _is_example(place: Path, root: Mapping[str, Any]) -> bool:
+    file = place / root["example"]
+    try:
+        return file.stat().st_size == root["example_bytes"] and hash_of_file(file) == root["example_content"]
+    except OSError:
+        return False
 
 
 def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], kind: str = KIND) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.images.header import read_header
-from ixtune.data.prepared.manifest import MANIFEST
-from ixtune.data.prepared.store import PreparedSet
+from ixtune.data.prepared.manifest import MANIFEST, moved_roots
+from ixtune.data.prepared.store import OWN_ROOT, PreparedSet
 from ixtune.data.rejects import RecordError
 from ixtune.errors import IxtuneError
 
@@ -39,8 +39,9 @@ class ImageFault:
 def missing_images(sets: Iterable[PreparedSet]) -> list[ImageFault]:
     """Return every image of the sets that is missing or has changed; each file once, in set order.
 
-    A file has to exist and to have the size in bytes recorded at preparation. A file that was modified after the set
-    was written is hashed and compared. Sets of format 2 record neither; there the size in pixels is compared.
+    A file has to exist and to have the size in bytes recorded at preparation. A file that was modified or replaced
+    after the set was written is hashed and compared, and so is every file of an image root that is elsewhere now. Sets
+    of format 2 record neither; there the size in pixels is compared.
     """
     return [fault for prepared in sets for fault in _faults(prepared)]
 
@@ -79,11 +80,16 @@ class _Image:
 
 
 def _faults(prepared: PreparedSet) -> Iterator[ImageFault]:
-    written = (prepared.root / MANIFEST).stat().st_mtime_ns
+    manifest = (prepared.root / MANIFEST).stat()
+    written = max(manifest.st_mtime_ns, manifest.st_ctime_ns)
     files = prepared.files
+    moved = moved_roots(prepared.manifest, files.roots)
 
     def check(image: _Image) -> ImageFault | None:
-        file = files.roots[image.root] / image.path
+        try:
+            file = files.path({"root": image.root, "path": image.path})
+        except RecordError as error:
+            return ImageFault(Path(image.path), error.what)
         try:
             found = os.stat(file)
             if image.size is None:
@@ -95,7 +101,10 @@ def _faults(prepared: PreparedSet) -> Iterator[ImageFault]:
                 return None
             if found.st_size != image.size:
                 return ImageFault(file, f"{found.st_size:,} bytes, prepared with {image.size:,}")
-            if image.content and found.st_mtime_ns > written and hash_of_file(file) != image.content:
+            # a copy that keeps the old time of modification still has a new time of change
+            changed_at = found.st_mtime_ns if image.root == OWN_ROOT else max(found.st_mtime_ns, found.st_ctime_ns)
+            suspect = image.root in moved or changed_at > written
+            if image.content and suspect and hash_of_file(file) != image.content:
                 return ImageFault(file, "other content than when it was prepared")
         except FileNotFoundError:
             return ImageFault(file, "there is no such file")

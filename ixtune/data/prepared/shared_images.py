@@ -47,7 +47,7 @@ class ExcludedImages:
     """Images of sets that must not appear in other records.
 
     Attributes:
-        contents: Hashes of their files.
+        contents: Hashes of their files; for a page of a PDF that of the document with the page, too.
         near: Perceptual hashes, if near-duplicates are searched for.
     """
 
@@ -72,7 +72,7 @@ class ExcludedImages:
                 for image, content in images:
                     if content in excluded.contents:
                         continue
-                    excluded.contents.add(content)
+                    excluded.contents.update(filter(None, (content, image.get("document"))))
                     if excluded.near is not None:
                         excluded.near.add(near_hash(files.open(image)))
         return excluded
@@ -115,9 +115,9 @@ def compare(first: Path, second: Path) -> Overlap:
 
 
 def _keys(prepared: PreparedSet) -> Iterator[tuple[list[str], bytes]]:
-    """Yield for each record the hashes of its images, and one hash of the whole record."""
+    """Yield for each record the hashes of its images (of a PDF page in any size), and one hash of the whole record."""
     for turns, images in _records(prepared):
-        contents = [content for _, content in images]
+        contents = [str(image.get("document") or content) for image, content in images]
         text = json.dumps([contents, turns], ensure_ascii=False)
         yield contents, hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

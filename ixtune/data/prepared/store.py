@@ -8,6 +8,7 @@ into batches: the same input gives the same bytes.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.documents import open_page, split_pages
+from ixtune.data.images.image_file import ImageError
 from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared.manifest import MANIFEST, options_of, read_manifest, roots_of
 from ixtune.data.record import Record
+from ixtune.data.rejects import Reason
 from ixtune.data.text.template import Sample
 from ixtune.errors import IxtuneError
 from ixtune.family import member_of_layout
@@ -57,9 +60,19 @@ class ImageFiles:
     corrections: Corrections = Corrections()
 
     def path(self, stored: Mapping[str, Any]) -> Path:
-        """Return the file of one stored image."""
-        root: int = stored["root"]
-        return self.roots[root].joinpath(stored["path"])
+        """Return the file of one stored image, which is below its image root.
+
+        Raises:
+            ImageError: The stored path leads out of the root; `ixtune prepare` writes no such path.
+        """
+        root, path = int(stored["root"]), str(stored["path"])
+        if not 0 <= root < len(self.roots):
+            raise _foreign(f"there is no image root {root}", path)
+        if path.startswith("/") or ".." in path:
+            file = Path(os.path.normpath(self.roots[root] / path))
+            if not file.is_relative_to(os.path.normpath(self.roots[root])):
+                raise _foreign(f"the stored path leads out of the image root {self.roots[root]}", path)
+        return self.roots[root].joinpath(path)
 
     def open(self, stored: Mapping[str, Any]) -> Image.Image:
         """Return one stored image as RGB. The path may name a page of a document; a PDF's gets its layout's size.
@@ -72,6 +85,12 @@ class ImageFiles:
         if pages is not None and not path.exists():
             return open_page(Path(file), pages.first, (stored["width"], stored["height"]), str(path), self.corrections)
         return open_image(path, self.corrections)
+
+
+def _foreign(found: str, path: str) -> ImageError:
+    return ImageError(
+        Reason.PATH_OUTSIDE_ROOT, found, where=path, hint="prepare the data again; use no set that others have changed"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +208,13 @@ def row_of(record: Record, sample: Sample, images: Sequence[Mapping[str, Any]]) 
     }
 
 
+def name_of_image(stored: Mapping[str, Any]) -> str:
+    """Return the name of a stored image in its source, such as `report.pdf#page=3`."""
+    return str(stored.get("name") or stored["path"])
+
+
 def stored_image(
-    root: int, path: str, layout: PatchLayout, *, content: str = "", size: int = 0, name: str = ""
+    root: int, path: str, layout: PatchLayout, *, content: str = "", size: int = 0, name: str = "", document: str = ""
 ) -> dict[str, Any]:
     """Return one element of the column `pictures`.
 
@@ -201,6 +225,7 @@ def stored_image(
         content: Hash of the file's bytes, see `content_hash`: equal for equal images under any name.
         size: Size of the file in bytes.
         name: Name of the image in the source; "" if that is the path.
+        document: Hash of the PDF that the image is a page of, with the page: equal for one page in several sizes.
     """
     return {
         "root": root,
@@ -208,6 +233,7 @@ def stored_image(
         "content": content,
         "bytes": size,
         "name": name,
+        "document": document,
         "upscale": layout.upscale,
         **{name: getattr(layout, name) for name in _SIZES},
         "tokens": layout.tokens,
@@ -320,7 +346,7 @@ def features() -> Features:
             "supervised_starts": List(int32),
             "supervised_ends": List(int32),
             "pictures": List(
-                {"root": int32, "path": text, "content": text, "bytes": Value("int64"), "name": text}
+                {"root": int32, "path": text, "content": text, "bytes": Value("int64"), "name": text, "document": text}
                 | {"upscale": Value("bool")}
                 | dict.fromkeys((*_SIZES, "tokens"), int32)
             ),

@@ -19,7 +19,7 @@ from ixtune.data.images.image_file import ImageError
 from ixtune.data.images.pixels import place
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import MANIFEST
-from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of
+from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of, name_of_image
 from ixtune.data.preview.choice import Choice, choose
 from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, drawn_view, steps_of
 from ixtune.data.preview.page import page
@@ -170,7 +170,10 @@ def _draw(
     layout = layout_of(stored)
     images = f", image {image + 1} of {len(row['pictures'])}" if len(row["pictures"]) > 1 else ""
     sheet = draw_sheet(
-        placed, layout, (f"{row['id']} - {called}{images}", stored["path"], steps_of(layout)), bill_of_record(row)
+        placed,
+        layout,
+        (f"{row['id']} - {called}{images}", name_of_image(stored), steps_of(layout)),
+        bill_of_record(row),
     )
     sheet.save(folder / file, compress_level=4)  # a third of the time of the default, a tenth more bytes
     grid = draw_grid(placed, layout, *_EMBEDDED_GRID)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ixtune.data.prepared.store import layout_of
+from ixtune.data.prepared.store import layout_of, name_of_image
 from ixtune.data.preview.choice import Extreme
 from ixtune.data.preview.drawing import bill, bill_of_record, padding_share, steps_of
 from ixtune.data.text.template import PLACEHOLDER
@@ -128,7 +128,7 @@ def _reject(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shot(row: Mapping[str, Any], index: int, drawing: Drawing | str) -> dict[str, Any]:
-    path, layout = row["pictures"][index]["path"], layout_of(row["pictures"][index])
+    path, layout = name_of_image(row["pictures"][index]), layout_of(row["pictures"][index])
     if isinstance(drawing, str):
         return {"problem": drawing, "path": path}
     return {

@@ -35,6 +35,11 @@ class Schema(StrEnum):
     COLUMNS = "columns"  # question, answer, image, ...: see columns.py
 
 
+# LLaVA uses the image names as ids: a quarter of a million of them repeat in one set derived from it
+REPEATED_IDS = (Schema.LLAVA,)
+"""Schemas whose ids may repeat within a source."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """One source and its settings; None means detected, or the run's default.

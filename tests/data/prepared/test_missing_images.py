@@ -11,6 +11,7 @@ from prepared_sets import as_format_2
 from records import shown, write_image, write_source
 
 from ixtune.data.images.content_hash import hash_of_file
+from ixtune.data.images.image_file import ImageError
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
@@ -118,6 +119,41 @@ def test_a_set_finds_its_images_after_a_move(project: Path, move) -> None:
     prepared = store.load(move(project))
     assert faults(prepared) == {}
     assert all(prepared.image_path(row, 0).is_file() for row in range(4))
+
+
+def test_a_folder_with_the_same_names_beside_a_moved_set_is_not_taken_for_its_images(project: Path) -> None:
+    there = project.parent / "there"
+    for name in NAMES:  # other images of the same names
+        write_image(there / "photos" / name, 80, 50)
+    (project / "set").rename(there / "set")
+    prepared = store.load(there / "set")
+    assert prepared.files.roots[1] == project / "photos"
+    assert faults(prepared) == {}
+    # of these, only the image by which the folder is recognized is the same
+    shutil.copy(project / "photos" / NAMES[0], there / "photos" / NAMES[0])
+    assert sorted(faults(store.load(there / "set"))) == ["b.png", "c.png"]
+
+
+def test_an_image_of_the_same_size_and_an_old_date_in_a_moved_folder_is_found(project: Path) -> None:
+    moved = project.rename(project.parent / "elsewhere")
+    file = moved / "photos" / NAMES[-1]
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    os.utime(file, (1e9, 1e9))
+    assert faults(store.load(moved / "set")) == {"c.png": "other content than when it was prepared"}
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "deep/../../secret.png"])
+def test_a_stored_path_that_leads_out_of_its_root_is_refused(project: Path, path: str) -> None:
+    write_image(project / "secret.png")
+    prepared = store.load(project / "set")
+    stored = prepared.dataset[0]["pictures"][0] | {"path": path}
+    with pytest.raises(ImageError, match="leads out of the image root") as caught:
+        prepared.files.open(stored)
+    assert "prepare the data again" in caught.value.hint
+    with pytest.raises(ImageError, match="no image root 7"):
+        prepared.files.path(stored | {"root": 7})
 
 
 def test_images_anywhere_else_are_found_by_image_root(project: Path) -> None:

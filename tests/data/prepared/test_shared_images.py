@@ -75,6 +75,17 @@ def test_records_that_show_an_image_of_an_excluded_set_are_left_out_and_no_fault
     assert all(str(two[1]) in reject["found"] for reject in rejects)
 
 
+def test_a_page_of_a_document_is_excluded_and_counted_at_any_size(tmp_path: Path, tokenizer_base: Path):
+    for folder, name in (("one", "report.pdf"), ("other", "copy.pdf")):
+        write_pdf(tmp_path / folder / name, (300, 400), (300, 401))
+    run([write(tmp_path / "one", ["report.pdf#page=1"])], tmp_path / "small", tokenizer_base, hd_num=1)
+    source = write(tmp_path / "other", ["copy.pdf#page=1", "copy.pdf#page=2"])
+    run([source], tmp_path / "large", tokenizer_base, hd_num=4)
+    assert compare(tmp_path / "small", tmp_path / "large").shared_images == 1
+    report = run([source], tmp_path / "rest", tokenizer_base, hd_num=4, exclude=(str(tmp_path / "small"),))
+    assert (report.accepted, report.rejected_by_reason) == (1, {"in_excluded_set": 1})
+
+
 def test_near_duplicates_are_excluded_and_kept_on_one_side_if_asked(tmp_path: Path, tokenizer_base: Path):
     names = []
     for seed in range(6):
