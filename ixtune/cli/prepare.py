@@ -6,257 +6,102 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ixtune.base import HUB_ID
+from ixtune.cli.prepare_options import (
+    AllowImageTextOption,
+    AsJsonOption,
+    BaseOption,
+    ColumnsOption,
+    ConfigOption,
+    CorrectOption,
+    DatasetOption,
+    DpiOption,
+    EmbedImagesOption,
+    EncodingOption,
+    EngineOption,
+    ExcludeOption,
+    FormatOption,
+    HdNumOption,
+    ImagePatternOption,
+    ImageRootOption,
+    LayoutRuleOption,
+    MaxRejectRateOption,
+    MaxTokensOption,
+    MissingPlaceholderOption,
+    ModelOption,
+    NearDuplicatesOption,
+    OutOption,
+    OverLengthOption,
+    PagesOption,
+    QuestionOption,
+    SeedOption,
+    SourcesArgument,
+    SplitOption,
+    SystemOption,
+    ThousandsOption,
+    UpscaleOption,
+    ValFractionOption,
+    VerifyOption,
+    WorkersOption,
+)
 from ixtune.errors import UsageError
-from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
     from ixtune.data.prepare import Progress
     from ixtune.data.sources.source import Source
     from ixtune.data.sources.source_loader import Opened
 
-_READING = "How the data are read"
-_IMAGES = "Images"
-_RUN = "The run"
 # tokenising scales with the cores; more processes than this only wait for the one that reads
 _MOST_WORKERS = 8
 _PLAIN_LINE_EVERY_S = 30.0
 
 
 def command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE",
-            help="CSV, TSV, Excel, Parquet, JSON, JSON Lines, a folder (datasets, images with metadata or with a file "
-            "each, class folders, Parquet or tar shards), a hub name, a data.txt, or a YAML list of sources.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Output folder; it must not exist yet.")],
-    hd_num: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MAX_HD_NUM,
-            help="Maximum number of crops per image, e.g. 9, 16, 25 or 55, or 4, 6, 9 or 18 for 2.5. "
-            "A record's own `hd_num` takes precedence.",
-        ),
-    ] = None,
-    base: Annotated[
-        str, typer.Option(help="Base model: a hub id, a folder with its tokenizer.model, or `nano`.")
-    ] = HUB_ID,
-    model: Annotated[
-        str | None, typer.Option(metavar="4khd|2.5", help="Model to prepare for. Default: that of the base.")
-    ] = None,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder that image paths are relative to. Default: the source's folder.")
-    ] = None,
-    columns: Annotated[
-        str,
-        typer.Option(
-            metavar="OURS=THEIRS,...",
-            help="Names of fields: image=file,question=query.en,answer=answers[].answer,id=key. Default: detected.",
-        ),
-    ] = "",
-    question: Annotated[
-        str | None, typer.Option(help="Question of every record, for a table without a question column.")
-    ] = None,
-    val_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=0.9,
-            help="Fraction of records to put in OUT/validation. Records that share an image stay on the same side.",
-        ),
-    ] = 0.0,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum length of a record, image tokens included. Default: no limit."),
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="Format of the data, e.g. csv, llava or openai. Default: detected.",
-            rich_help_panel=_READING,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of a dataset, sheet of a workbook, or list of a JSON object, where there are several.",
-            rich_help_panel=_READING,
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="Configuration of a hub dataset that has several.", rich_help_panel=_READING),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Data set to read from LLaMA-Factory's dataset_info.json.", rich_help_panel=_READING
-        ),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="Text encoding of CSV and TSV files, e.g. cp1252. Default: UTF-8, or UTF-16 with a byte order mark.",
-            rich_help_panel=_READING,
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="System prompt for records that have none.", rich_help_panel=_READING)
-    ] = None,
-    thousands: Annotated[
-        bool,
-        typer.Option(
-            "--thousands/--ratios",
-            help="Meaning of the numbers in a data.txt: thousands of records, or ratios.",
-            rich_help_panel=_READING,
-        ),
-    ] = True,
-    image_pattern: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Path of each image with fields in braces, e.g. val2014/COCO_val2014_{image_id:012d}.jpg.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    missing_placeholder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="front|reject",
-            help="Images that no <image> places: put them in front of the first question, or reject the record. "
-            "Default: a single image goes in front, several are rejected.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    allow_image_text: Annotated[
-        bool,
-        typer.Option(
-            "--allow-image-text",
-            help="Train marks such as <img> or <|image_pad|> as text. Default: records with them are rejected.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = False,
-    over_length: Annotated[
-        str,
-        typer.Option(
-            metavar="reject|lower",
-            help="What to do with records longer than --max-tokens: reject them, or lower the hd_num of their images.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = "reject",
-    layout_rule: Annotated[
-        str | None,
-        typer.Option(
-            metavar="fine-tuning|inference",
-            help="How images are laid out for 2.5: as its official fine-tuning or its chat does. Default: fine-tuning.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    upscale: Annotated[
-        bool,
-        typer.Option(
-            "--upscale/--no-upscale", help="Enlarge small images, as the reference does.", rich_help_panel=_IMAGES
-        ),
-    ] = True,
-    correct: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="Corrections that the reference does not make: exif (rotate), alpha (put on white), depth (scale 16 "
-            "to 8 bits), first-frame. Default: none.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = "",
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Decode every pixel to find damaged images. Default: headers only.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = False,
-    embed_images: Annotated[
-        bool,
-        typer.Option(
-            "--embed-images", help="Copy the images into the prepared set, each once.", rich_help_panel=_IMAGES
-        ),
-    ] = False,
-    pages: Annotated[
-        str,
-        typer.Option(
-            metavar="one|all",
-            help="What to do with a TIFF of several pages that is named without #page=: take all pages, or reject it "
-            "(one).",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = "one",
-    dpi: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Resolution of PDF pages in pixels per inch. Default: the one that fills the layout at hd_num.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PREPARED",
-            help="Reject records that show an image of this prepared set, e.g. a benchmark; repeat for several.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    near_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--near-duplicates",
-            help="Treat images that look the same as one image in the split and for --exclude; decodes every image. "
-            "Default: images with the same bytes only.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = False,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Random seed for the train/validation split and for weighted sampling.", rich_help_panel=_RUN
-        ),
-    ] = 0,
-    max_reject_rate: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Exit with code 3 if a larger fraction is rejected; the accepted records are written all the same.",
-            rich_help_panel=_RUN,
-        ),
-    ] = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel=_RUN)] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            "-j",
-            min=1,
-            help="Number of processes; any number gives the same set. Default: one per core, at most 8.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+    sources: SourcesArgument,
+    out: OutOption,
+    hd_num: HdNumOption = None,
+    base: BaseOption = HUB_ID,
+    model: ModelOption = None,
+    image_root: ImageRootOption = None,
+    columns: ColumnsOption = "",
+    question: QuestionOption = None,
+    val_fraction: ValFractionOption = 0.0,
+    max_tokens: MaxTokensOption = None,
+    format_: FormatOption = None,
+    split: SplitOption = None,
+    config: ConfigOption = None,
+    dataset: DatasetOption = None,
+    encoding: EncodingOption = None,
+    system: SystemOption = None,
+    thousands: ThousandsOption = True,
+    image_pattern: ImagePatternOption = None,
+    missing_placeholder: MissingPlaceholderOption = None,
+    allow_image_text: AllowImageTextOption = False,
+    over_length: OverLengthOption = "reject",
+    layout_rule: LayoutRuleOption = None,
+    upscale: UpscaleOption = True,
+    correct: CorrectOption = "",
+    verify: VerifyOption = False,
+    embed_images: EmbedImagesOption = False,
+    pages: PagesOption = "one",
+    dpi: DpiOption = None,
+    exclude: ExcludeOption = None,
+    near_duplicates: NearDuplicatesOption = False,
+    seed: SeedOption = 0,
+    max_reject_rate: MaxRejectRateOption = 0.01,
+    as_json: AsJsonOption = False,
+    workers: WorkersOption = None,
+    engine: EngineOption = "processes",
 ) -> None:
     """Convert data into a prepared set: token ids, image layouts, and a list of the rejected records with reasons.
 
     The simplest source is a CSV with the columns image, question and answer; conversations come as JSON. The format is
     detected from the content and printed. No record is truncated, no image is left out in silence, and only hub
-    datasets are downloaded. `ixtune preview OUT` shows the result.
+    datasets and object stores are downloaded from. `ixtune preview OUT` shows the result.
 
     Example: ixtune prepare receipts.csv --image-root photos --out data/receipts --hd-num 16
 
@@ -268,6 +113,7 @@ def command(
     from ixtune.cli.prepare_report import print_report
     from ixtune.data.prepare import TooManyRejects, prepare
     from ixtune.data.prepared.manifest import Options
+    from ixtune.data.remote_files import is_remote
     from ixtune.data.sources.command_line import sources_given
 
     defaults = _defaults(
@@ -277,7 +123,8 @@ def command(
         system=system,
         split=split,
         config=config,
-        image_root=image_root,
+        image_root=Path(image_root) if image_root is not None and not is_remote(image_root) else None,
+        remote_root=image_root if is_remote(image_root) else None,
         image_pattern=image_pattern,
         encoding=encoding,
         missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),
@@ -311,7 +158,8 @@ def command(
                 base=folder,
                 options=options,
                 max_reject_rate=max_reject_rate,
-                workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
+                workers=workers or _workers(engine),
+                engine=engine,
                 opened=opened,
                 progress=progress,
             )
@@ -324,6 +172,15 @@ def command(
         print_report(report, options)
     if error is not None:
         raise error
+
+
+def _workers(engine: str) -> int:
+    """Return the default number of processes."""
+    if engine == "ray":
+        from ixtune.data.ray_pool import cluster_cpus
+
+        return cluster_cpus()
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def _one_of(option: str, value: str | None) -> str | None:
@@ -367,7 +224,7 @@ def _progress(*, told: bool) -> Iterator[tuple[Any, Progress]]:
         def opened(found: Sequence[Opened]) -> None:
             for one in found if told else ():
                 aside().print(
-                    f"source   {one.source.path}: {one.detected}{_share(one.source)}", markup=False, soft_wrap=True
+                    f"source   {one.source.name}: {one.detected}{_share(one.source)}", markup=False, soft_wrap=True
                 )
             totals = [one.total for one in found]
             if None not in totals:

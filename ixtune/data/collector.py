@@ -79,7 +79,9 @@ class Gathering:
         self.excluded = excluded
         self.near = NearImages()
         self.sources = [CountedSource(one) for one in opened]
-        roots = sorted({str(one.image_root) for one in opened if one.image_root is not None})
+        # images of a local copy of a remote source are embedded, and the copy is removed
+        here = [one for one in opened if one.source.origin is None]
+        roots = sorted({str(one.image_root) for one in here if one.image_root is not None})
         self.image_roots = [".", *roots]
         self.rejected: Counter[str] = Counter()
         self.first_rejects: dict[str, Reject] = {}
@@ -185,9 +187,10 @@ class Gathering:
             source=index,
             reading=replace(opened.reading, image_first=self.options.member.image_first),
             image_root=root,
-            root_index=self.image_roots.index(str(root)) if root is not None else store.OWN_ROOT,
+            root_index=self.image_roots.index(str(root)) if str(root) in self.image_roots else store.OWN_ROOT,
             hd_num=hd_num,
             options=self.options,
+            remote_root=opened.source.remote_root,
             images=self.folder / store.IMAGES,
         )
 
@@ -291,11 +294,12 @@ class Gathering:
     def _describe(self, counted: CountedSource) -> dict[str, Any]:
         opened, source = counted.opened, counted.opened.source
         return {
-            "path": str(Path(source.path).resolve()) if opened.files else source.path,
+            "path": source.origin or (str(Path(source.path).resolve()) if opened.files else source.path),
             "format": [opened.container.value, opened.schema.value],
             "files": len(opened.files),
             "sha256": _hash(opened.files) if opened.files else opened.fingerprint,
-            "image_root": str(opened.image_root) if opened.image_root is not None else None,
+            "image_root": source.remote_root
+            or (str(opened.image_root) if opened.image_root and not source.origin else None),
             "hd_num": source.hd_num or self.options.hd_num,
             "system": source.system,
             "question": source.question,
@@ -328,6 +332,10 @@ def _distribute(staged: Path, folders: Sequence[Path], times: array[int], sides:
                 for first in range(0, len(indices), _ROWS_PER_BATCH):
                     writer.add_batch(batch.take(pyarrow.array(indices[first : first + _ROWS_PER_BATCH])))
             start = at.stop
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _duplicate(row: Row, first: int) -> Reject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ixtune.data.images.pixels import Corrections, open_image
 from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.remote_files import RemoteFolder
 from ixtune.data.text.template import PLACEHOLDER
 from ixtune.family import Member
 from ixtune.layout import LayoutError, PatchLayout, plan
@@ -158,6 +159,7 @@ class ImageReader:
         dpi: Resolution of PDF pages; None for the one that fills their layouts.
         render: Have the set carry pages of documents. Without it the stored path names the page, and `ImageFiles.open`
             opens it.
+        remote: The image root in an object store, instead of `image_root`; its images are copied into the set.
     """
 
     image_root: Path | None
@@ -169,6 +171,7 @@ class ImageReader:
     all_pages: bool = False
     dpi: int | None = None
     render: bool = True
+    remote: RemoteFolder | None = None
     _folders: Folders = field(default_factory=dict)
     _known: dict[str, list[ImageFile | PdfPage]] = field(default_factory=dict)
     _near: dict[str, int] = field(default_factory=dict)
@@ -183,6 +186,9 @@ class ImageReader:
         if image.path is None:
             assert image.content is not None
             return self._of_bytes(image.content, image.name)
+        if self.remote is not None:
+            path, pages = split_pages(image.path)
+            return self._of_bytes(self.remote.read(path, _MAX_EMBEDDED_BYTES), image.name, pages)
         if image.path in self._known:
             return self._known[image.path]
         try:
@@ -194,6 +200,12 @@ class ImageReader:
         if not any(isinstance(one, ImageFile) and one.embedded is not None for one in found):
             self._known[image.path] = found  # without the file contents: a chunk of records may refer to gigabytes
         return found
+
+    def read_ahead(self, images: Iterable[ImageRef]) -> None:
+        """Read images of an object store at the same time, before `read` asks for each."""
+        if self.remote is not None:
+            paths = (split_pages(image.path)[0] for image in images if image.path is not None)
+            self.remote.read_ahead(paths, _MAX_EMBEDDED_BYTES)
 
     def store(self, image: ImageFile | PdfPage, layout: PatchLayout) -> Mapping[str, Any]:
         """Return what the prepared set stores of an image, after writing it where the set is to carry it."""
@@ -274,10 +286,13 @@ class ImageReader:
         header = self._header(file, name, notes)
         return [ImageFile(name, path, header, hash_of_file(file), file.stat().st_size, None)]
 
-    def _of_bytes(self, content: bytes, name: str) -> list[ImageFile | PdfPage]:
+    def _of_bytes(self, content: bytes, name: str, pages: Pages | None = None) -> list[ImageFile | PdfPage]:
         kind = document_kind(content)
-        if kind == PDF or (kind is not None and self.all_pages and page_count(content, name) > 1):
-            return self._of_document(kind, "", content, None, name, ())
+        all_pages = self.all_pages and kind is not None and page_count(content, name) > 1
+        if kind is not None and (kind == PDF or pages is not None or all_pages):
+            return self._of_document(kind, "", content, pages, name, ())
+        if pages is not None:
+            page_numbers(content, pages, name)  # says that it has no pages
         return [self._image_of_bytes(content, name, ())]
 
     def _image_of_bytes(self, content: bytes, name: str, notes: tuple[str, ...]) -> ImageFile:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixtune.data import worker_pool
+from ixtune.data import ray_pool, worker_pool
 from ixtune.data.collector import Gathering
 from ixtune.data.images.near_images import require_package
 from ixtune.data.images.pixels import Corrections
@@ -21,6 +21,7 @@ from ixtune.data.prepared.manifest import OVER_LENGTH, PAGES, Options
 from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Statistics
 from ixtune.data.rejects import Reason
+from ixtune.data.remote_files import local_copies, require_embedded
 from ixtune.data.sources.source import Source
 from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.data.text.tokenizer import Tokenizer
@@ -30,6 +31,10 @@ from ixtune.layout import MAX_HD_NUM
 
 Progress = Callable[[int, int, int], None]
 """Callback that receives the number of records read and rejected so far, and the position in all sources."""
+
+
+ENGINES = ("processes", "ray")
+"""Where chunks are prepared: in processes of this machine, or on a Ray cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ def prepare(
     options: Options,
     max_reject_rate: float = 0.01,
     workers: int = 1,
+    engine: str = "processes",
     opened: Callable[[Sequence[Opened]], None] | None = None,
     progress: Progress | None = None,
 ) -> PrepareReport:
@@ -124,6 +130,7 @@ def prepare(
         options: The choices that decide what the set holds.
         max_reject_rate: Share of rejects, 0 to 1, above which `TooManyRejects` is raised.
         workers: Processes; any number gives the same bytes.
+        engine: Where they run, one of `ENGINES`; each gives the same bytes.
         opened: Told what was detected, before anything is read.
         progress: Told how far it is.
 
@@ -133,22 +140,24 @@ def prepare(
         DataError: No record was accepted, and nothing was written.
         TooManyRejects: The set was written, but the sources are worse than `max_reject_rate`.
     """
-    _require_sense(sources, options, max_reject_rate, workers)
+    _require_sense(sources, options, max_reject_rate, workers, engine)
     if os.path.lexists(out):
         raise UsageError("the output exists already", where=str(out), hint="choose another --out")
+    require_embedded(sources, embed=options.embed_images)
     tokenizer = Tokenizer.from_base(base)
     if options.near_duplicates:
         require_package()
     excluded = None
     if options.exclude:
         excluded = ExcludedImages.of([Path(one) for one in options.exclude], near=options.near_duplicates)
-    found = [open_source(source) for source in sources]
-    if opened is not None:
-        opened(found)
-    with atomic_folder(out) as folder:
+    results = ray_pool.results if engine == "ray" else worker_pool.results
+    with local_copies(sources) as local, atomic_folder(out) as folder:
+        found = [open_source(source) for source in local]
+        if opened is not None:
+            opened(found)
         gathering = Gathering(found, options, folder, excluded)
         with gathering.writer() as writer, open(folder / store.REJECTS, "wb") as rejects:
-            for job, chunk in worker_pool.results(gathering.tasks(), tokenizer.path, workers):
+            for job, chunk in results(gathering.tasks(), tokenizer.path, workers):
                 batch, refused = gathering.take(job, chunk)
                 writer.add_batch(batch)
                 rejects.writelines(reject.row() for reject in refused)
@@ -171,7 +180,9 @@ def prepare(
     return report
 
 
-def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int) -> None:
+def _require_sense(
+    sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int, engine: str
+) -> None:
     """Raise for options that are missing, out of range or contradictory."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):
         raise UsageError(
@@ -191,6 +202,7 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
             (not 0 <= options.val_fraction < 1, f"val_fraction is {options.val_fraction}, not from 0 to below 1"),
             (not 0 <= max_reject_rate <= 1, f"max_reject_rate is {max_reject_rate}, not from 0 to 1"),
             (options.over_length not in OVER_LENGTH, f"over_length is {options.over_length!r}, none of {OVER_LENGTH}"),
+            (engine not in ENGINES, f"engine is {engine!r}, none of {ENGINES}"),
             (options.pages not in PAGES, f"pages is {options.pages!r}, none of {PAGES}"),
             (options.dpi is not None and options.dpi < 1, f"dpi is {options.dpi}, not 1 or more"),
             (options.over_length != "reject" and options.max_tokens is None, "over_length needs max_tokens"),
@@ -205,7 +217,7 @@ def _require_sense(sources: Sequence[Source], options: Options, max_reject_rate:
 
 def _require_some(gathering: Gathering) -> None:
     """Raise if there is nothing to write."""
-    where = ", ".join(one.opened.source.path for one in gathering.sources)
+    where = ", ".join(one.opened.source.name for one in gathering.sources)
     if gathering.read == 0:
         raise IxtuneError("the source holds no record", where=where, hint="give a source with records")
     if not any(one.accepted for one in gathering.sources):

@@ -59,7 +59,7 @@ class Reason(StrEnum):
     # the images
     IMAGE_NOT_USED = "image_not_used", "a field holds or names an image, and it is not read"
     LOOKS_LIKE_IMAGE = "looks_like_image", "a text holds a mark that stands for an image, and not that image"
-    PICTURE_REMOTE = "picture_remote", "a network address; images are never downloaded"
+    PICTURE_REMOTE = "picture_remote", "a network address that is not below the image root"
     PATH_OUTSIDE_ROOT = "path_outside_root", "the path leads out of the image root, perhaps through a link"
     PICTURE_MISSING = "picture_missing", "there is no file at this path"
     PICTURE_IS_FOLDER = "picture_is_folder", "the path is a folder"

@@ -6,7 +6,7 @@ The result depends only on the entries and the job, so any number of workers giv
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Example, Options
 from ixtune.data.prepared.statistics import Bill, bill_of
-from ixtune.data.record import Place, Record
+from ixtune.data.record import ImageRef, Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
+from ixtune.data.remote_files import RemoteFolder
 from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading
@@ -42,6 +43,7 @@ class Job:
         hd_num: The source's own, or the run's.
         options: The run's.
         images: The folder for images that the set carries itself.
+        remote_root: The image root in an object store, instead of `image_root`.
     """
 
     source: int
@@ -51,6 +53,7 @@ class Job:
     hd_num: int
     options: Options
     images: Path
+    remote_root: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Work:
     def __call__(self, job: Job, entries: Sequence[Entry]) -> Chunk:
         """Prepare some entries of one source."""
         task = _Task(job, self.tokenizer, _images_of(job))
+        if job.remote_root is not None:
+            task.images.read_ahead(_images_in(entries, job.reading))
         stored, rows, rejects = [], [], []
         for entry in entries:
             name: str | None = None
@@ -228,7 +233,15 @@ def _images_of(job: Job) -> ImageReader:
         embed=options.embed_images,
         all_pages=options.pages == "all",
         dpi=options.dpi,
+        remote=RemoteFolder(job.remote_root) if job.remote_root is not None else None,
     )
+
+
+def _images_in(entries: Sequence[Entry], reading: Reading) -> Iterator[ImageRef]:
+    """Yield the images of entries that can be read."""
+    for entry in entries:
+        with suppress(RecordError):
+            yield from record_of(entry, reading).images
 
 
 def _require_length(sample: Sample, max_tokens: int, lowered: bool) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import entry, shown, write_image, write_source
+from in_process import call
+from records import draw_page, entry, shown, write_image, write_source
 
 from ixtune.data.prepared.store import load
 
@@ -203,6 +204,58 @@ def test_every_option_reaches_the_set(run, image_root: Path, tmp_path: Path):
     assert prepared.dataset[0]["turns"][0] == {"role": "system", "text": "Be brief."}
     assert len(load(tmp_path / "out" / "validation").dataset) == 10
     assert max(prepared.dataset["length"]) <= 700
+
+
+def turns_of(folder: Path) -> list[str]:
+    return [row["turns"][0]["text"] for row in load(folder).dataset]
+
+
+def test_options_for_images_and_texts_reach_the_reader(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    def prepared(name: str, records: list[Any], *options: str) -> Any:
+        source = write_source(image_root, records, f"{name}.json")
+        return call(
+            "prepare", source, "--out", tmp_path / name, "--base", tokenizer_base, "--hd-num", 1,
+            "--max-reject-rate", "1", *options,
+        )  # fmt: skip
+
+    write_image(image_root / "b.png", 61, 40)
+    bare = [{"role": "user", "content": "Alike?"}, {"role": "assistant", "content": "No."}]
+    two = {"messages": bare, "images": ["a.png", "b.png"]}
+    assert "missing_placeholder" in prepared("two", [two]).stderr
+    assert prepared("front", [two], "--missing-placeholder", "front").returncode == 0
+    assert turns_of(tmp_path / "front") == ["<ImageHere><ImageHere>Alike?"]
+    one = {"messages": bare, "images": ["a.png"]}
+    assert "missing_placeholder" in prepared("reject", [one], "--missing-placeholder", "reject").stderr
+    assert "one of front, reject" in prepared("wrong", [one], "--missing-placeholder", "back").stderr
+
+    marked = {"question": "What does <|image_pad|> mean?", "answer": "An image."}
+    assert "looks_like_image" in prepared("mark", [marked]).stderr
+    assert prepared("text", [marked], "--allow-image-text").returncode == 0
+    assert turns_of(tmp_path / "text") == ["What does <|image_pad|> mean?"]
+
+    (image_root / "deep").mkdir()
+    write_image(image_root / "deep" / "scan_007.png")
+    numbered = {"number": 7, "question": "What?", "answer": "A scan."}
+    done = prepared("pattern", [numbered], "--image-pattern", "deep/scan_{number:03d}.png")
+    assert done.returncode == 0, done.stderr
+    assert "image at deep/scan_{number:03d}.png" in done.stdout
+    assert [image["path"] for image in load(tmp_path / "pattern").dataset[0]["pictures"]] == ["deep/scan_007.png"]
+
+
+def test_near_duplicates_are_left_out_with_exclude(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+    pytest.importorskip("imagehash")
+    draw_page(1).save(image_root / "page.png")
+    draw_page(1).resize((250, 350)).save(image_root / "page.jpg", quality=60)
+    draw_page(2).save(image_root / "other.png")
+    for name, images in (("held-out", ["page.png"]), ("train", ["page.jpg", "other.png"])):
+        write_source(image_root, [shown(image, image) for image in images], f"{name}.json")
+    common = ("--base", tokenizer_base, "--hd-num", 1)
+    assert call("prepare", image_root / "held-out.json", "--out", tmp_path / "held-out", *common).returncode == 0
+    exclude = (image_root / "train.json", *common, "--exclude", tmp_path / "held-out")
+    for name, option, accepted in (("same", (), 2), ("near", ("--near-duplicates",), 1)):
+        done = call("prepare", *exclude, "--out", tmp_path / name, *option)
+        assert done.returncode == 0, done.stderr
+        assert len(load(tmp_path / name).dataset) == accepted
 
 
 def test_the_format_can_be_said(run, image_root: Path, tmp_path: Path, tokenizer_base: Path):

@@ -20,6 +20,7 @@ from PIL import Image
 from records import entry, shown, write_image, write_source
 
 from ixtune.data import worker
+from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.prepare import PrepareReport, TooManyRejects, prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import Options
@@ -100,7 +101,9 @@ def test_the_manifest_says_what_the_set_was_made_from(run, root: Path, tmp_path:
     manifest = store.load(tmp_path / "out").manifest
     assert manifest["options"]["hd_num"] == 4
     assert manifest["options"]["max_tokens"] == 5000
-    assert manifest["image_roots"] == [".", {"absolute": str(root), "relative": "../data", "example": "a.png"}]
+    example = {"example": "a.png", "example_bytes": (root / "a.png").stat().st_size}
+    example |= {"example_content": hash_of_file(root / "a.png")}
+    assert manifest["image_roots"] == [".", {"absolute": str(root), "relative": "../data", **example}]
     assert manifest["tokenizer_sha256"] == tokenizer.sha256
     (source,) = manifest["sources"]
     assert source["path"] == str(root / "source.json")

@@ -1,6 +1,7 @@
 """Read the records in one JSON object: official benchmark files, the VQA v2 pair, COCO captions.
 
     {"data": [{"question": ..., "image": ..., "answers": [...]}]}      DocVQA, InfographicVQA, TextVQA
+    {"data": [{"paragraphs": [...]}]}                                  SQuAD, see paragraphs
     {"questions": [{question_id, image_id, question}]}                 VQA v2, with a second file
     {"annotations": [{question_id, multiple_choice_answer, answers}]}
     {"images": [{id, file_name}], "annotations": [{image_id, caption}]}  COCO captions
@@ -30,7 +31,7 @@ from ixtune.errors import IxtuneError, UsageError
 _OF_ONE_RECORD = ("conversations", "conversation", "messages", "texts", "images", "image", "history", "qa", "qas")
 _RECORD_FIELDS = (
     *("question", "query", "prompt", "instruction", "conversations", "conversation", "messages", "caption", "answer"),
-    *("answers", "image", "images", "file_name", "text", "texts", "imgname"),
+    *("answers", "image", "images", "file_name", "text", "texts", "imgname", "paragraphs"),
 )
 _ANNOTATION_FIELDS = ("multiple_choice_answer", "answers", "answer")
 

@@ -165,7 +165,7 @@ def _current(root: str | Mapping[str, Any], folder: Path) -> Path:
 def _is_example(place: Path, root: Mapping[str, Any]) -> bool:
     file = place / root["example"]
     try:
-        return file.stat().st_size == root["example_bytes"] and hash_of_file(file) == root["example_content"]
+        return bool(file.stat().st_size == root["example_bytes"]) and hash_of_file(file) == root["example_content"]
     except OSError:
         return False
 

@@ -99,7 +99,8 @@ def _of_text(value: str, name: str) -> ImageRef:
         raise RecordError(
             Reason.PICTURE_REMOTE,
             f"{name} is an address: {shown(path)}",
-            hint=f"nothing is ever downloaded: fetch the images behind {scheme[1].lower()}:// and write their paths",
+            hint=f"records are never downloaded from: fetch the images behind {scheme[1].lower()}:// and write their "
+            "paths, or give the folder of an object store as --image-root with --embed-images",
         )
     if is_base64_of_image(path):
         return ImageRef(name, content=decoded_base64(path, name))

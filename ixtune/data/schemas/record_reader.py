@@ -8,6 +8,7 @@ from typing import Any
 from ixtune.data.containers.json_text import decoded
 from ixtune.data.record import Record
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.remote_files import below
 from ixtune.data.schemas import conversation, messages
 from ixtune.data.schemas.columns import columns_draft
 from ixtune.data.schemas.fields import id_of, is_missing, shown
@@ -42,6 +43,8 @@ def record_of(entry: Entry, reading: Reading) -> Record:
         raise RecordError(fault.reason, fault.found, hint=fault.hint)
     if not isinstance(value, Mapping):
         raise RecordError(Reason.NOT_A_RECORD, f"the entry is {shown(value)}", hint=f"write {_SHAPES[reading.schema]}")
+    if reading.remote_root is not None:
+        value = below(value, reading.remote_root)
     fields = dict(value)  # readers remove the fields that they use
     if reading.form is not None:
         fields = FORMS[reading.form].rewrite(fields, reading)

@@ -7,8 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ixtune.data.containers.json_object import is_annotations, is_questions
+from ixtune.data.remote_files import is_remote
 from ixtune.data.sources.data_config import is_config, read_config
 from ixtune.data.sources.dataset_info import is_dataset_info, source_of
+from ixtune.data.sources.internvl_meta import is_meta, sources_of
 from ixtune.data.sources.mixture_file import is_mixture, read_mixture
 from ixtune.data.sources.source import Source
 from ixtune.errors import UsageError
@@ -19,10 +21,10 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
 
     Args:
         paths: Data as in `Source.path`, data configs (.yaml), the official data.txt, a dataset_info.json of
-            LLaMA-Factory; two files of VQA v2 side by side are one source.
+            LLaMA-Factory, a meta JSON of InternVL; two files of VQA v2 side by side are one source.
         defaults: Settings for each source that does not set them itself; the path is ignored.
         thousands: The numbers of a data.txt are thousands of records; else they are weights.
-        dataset: The data set of a dataset_info.json.
+        dataset: The data set of a dataset_info.json or a meta JSON.
 
     Raises:
         UsageError: A list of sources is wrong, or a data set is named and no dataset_info.json is given.
@@ -31,18 +33,23 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
     named = False
     paths, pairs = _paired(paths)
     for path in paths:
-        if is_config(Path(path)):
+        if is_remote(path):
+            found.append(replace(defaults, path=path))
+        elif is_config(Path(path)):
             found += [_filled(source, defaults) for source in read_config(Path(path))]
         elif is_mixture(Path(path)):
             found += [_filled(source, defaults) for source in read_mixture(Path(path), thousands)]
         elif is_dataset_info(Path(path)):
             named = True
             found.append(source_of(Path(path), dataset, defaults))
+        elif is_meta(Path(path)):
+            named = True
+            found += sources_of(Path(path), dataset, defaults)
         else:
             found.append(replace(defaults, path=path, annotations=pairs.get(path)))
     if dataset is not None and not named:
         raise UsageError(
-            f"--dataset {dataset}, and no dataset_info.json is given",
+            f"--dataset {dataset}, and no dataset_info.json or meta JSON is given",
             hint="give the path of a dataset_info.json, or leave --dataset out",
         )
     return found
@@ -64,4 +71,6 @@ def _paired(paths: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
 def _filled(source: Source, defaults: Source) -> Source:
     """Fill in the defaults for the settings that a source leaves out."""
     empty = {one.name: getattr(defaults, one.name) for one in fields(Source) if getattr(source, one.name) in (None, ())}
+    if source.image_root is not None or source.remote_root is not None:  # a source has one image root
+        empty = {name: value for name, value in empty.items() if name not in ("image_root", "remote_root")}
     return replace(source, **empty)

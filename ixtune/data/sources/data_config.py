@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ixtune.data.remote_files import is_remote
 from ixtune.data.schemas.column_roles import COLUMNS
 from ixtune.data.schemas.fields import shown
 from ixtune.data.sources.source import Container, Schema, Source
@@ -143,6 +144,8 @@ def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
             reading.place((*keys, "count")), f"{name} has a weight and a count, which contradict each other; keep one"
         )
     path = _path(reading, keys, value.get("path"), fields)
+    if is_remote(fields.get("image_root")):
+        fields["remote_root"] = fields.pop("image_root")
     if fields.get("image_root") is not None:
         fields["image_root"] = root = without_detours(reading.path.parent / fields["image_root"])
         if not root.is_dir():
@@ -158,7 +161,7 @@ def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -
         found = "is missing: a file, a folder, or the name of a data set on the hub"
         reading.mistake(place, f"{name} {found}" if value is None else f"{name} should be a text, found {shown(value)}")
         return ""
-    if fields["container"] is Container.HUB:
+    if fields["container"] is Container.HUB or is_remote(value):
         return value
     path = reading.path.parent / value
     try:

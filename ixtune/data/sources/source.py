@@ -51,6 +51,8 @@ class Source:
         columns: Pairs (our name, theirs); several of theirs for `image`, joined by commas; "" for none.
         question: Question of every record of a table that has no question column.
         image_root: The folder that paths are relative to and must not leave; by default the source's own.
+        remote_root: The image root, if it is an address of an object store.
+        origin: The address of an object store that the local copy in `path` is from.
         image_pattern: Path of each record's image with fields in braces, see image_pattern.
         hd_num: Maximum number of crops per image.
         weight: Expected repeats of each record in an epoch.
@@ -65,6 +67,7 @@ class Source:
             "reject" refuses them; by default a single image goes in front and several are refused.
         allow_image_text: Treat marks such as <img> in texts as plain text.
         answers: Whether records need answers; if not, the source holds questions to ask.
+        remark: What the list that names the source says of it, printed with the detected format.
     """
 
     path: str
@@ -73,6 +76,8 @@ class Source:
     columns: tuple[tuple[str, str], ...] = ()
     question: str | None = None
     image_root: Path | None = None
+    remote_root: str | None = None
+    origin: str | None = None
     image_pattern: str | None = None
     hd_num: int | None = None
     weight: float | None = None
@@ -86,6 +91,12 @@ class Source:
     missing_placeholder: str | None = None
     allow_image_text: bool | None = None
     answers: bool = True
+    remark: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path or address as the user gave it."""
+        return self.origin or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,7 @@ class Reading:
         tags: Key and role names of turns, see `Source.tags`.
         image_pattern: See `Source.image_pattern`.
         image_root: Folder in which files named by unused fields are searched for; None to judge by spelling alone.
+        remote_root: See `Source.remote_root`; it is cut off from the paths in records.
         image_named: The user named the image fields; others are left out on purpose.
         answer_named: The user named the answer; other annotations are left out on purpose.
         missing_placeholder: See `Source.missing_placeholder`.
@@ -117,6 +129,7 @@ class Reading:
     tags: tuple[tuple[str, str], ...] = ()
     image_pattern: str | None = None
     image_root: Path | None = None
+    remote_root: str | None = None
     image_named: bool = False
     answer_named: bool = False
     missing_placeholder: str | None = None

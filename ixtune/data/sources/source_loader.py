@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from ixtune.data.containers.container_detection import container_of
-from ixtune.data.containers.json_text import line_entries, list_entries
+from ixtune.data.containers.json_text import decoded, line_entries, list_entries
+from ixtune.data.containers.paragraphs import has_paragraphs, questions_in
 from ixtune.data.schemas.column_roles import CONVERSATION_COLUMNS
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Container, Reading, Schema, Source
@@ -107,7 +108,7 @@ def open_source(source: Source) -> Opened:
     source = replace(source, path=path)
     _require_sense(source, container)
     root = _image_root(source, container)
-    stored = _stored(source, container)
+    stored = _unfolded(_stored(source, container), container)
     understood = understand(source, container, stored.read, stored.columns, root)
     reading, why = understood.reading, understood.why
     if container is Container.SHEET:
@@ -118,17 +119,36 @@ def open_source(source: Source) -> Opened:
     elif why:
         what += f": {why}"
     folder = f"{Path(path).name} is the only table in the folder" if path != given else ""
+    read = stored.read
+    if source.origin is not None:  # no record is named after a temporary folder
+        read = partial(_with_origin, read, given, source.origin)
     return Opened(
         source=source,
         container=container,
         reading=reading,
-        detected="; ".join(filter(None, (what, *understood.notes, folder))) + stored.note,
+        detected="; ".join(filter(None, (what, *understood.notes, folder, source.remark))) + stored.note,
         files=stored.files,
         image_root=root,
         total=stored.total,
         fingerprint=stored.fingerprint,
-        read=stored.read,
+        read=read,
     )
+
+
+def _unfolded(stored: _Stored, container: Container) -> _Stored:
+    """Return what is stored with an entry for each question, if the entries are articles with paragraphs."""
+    if container not in (Container.JSON, Container.JSONL, Container.OBJECT):
+        return stored
+    first = next(stored.read(), None)
+    if first is None or not has_paragraphs(decoded(first)[0]):
+        return stored
+    read = partial(questions_in, stored.read)
+    return replace(stored, read=read, note=f"{stored.note}; a record for each question of the paragraphs")
+
+
+def _with_origin(read: Callable[[], Iterator[Entry]], local: str, origin: str) -> Iterator[Entry]:
+    for entry in read():
+        yield replace(entry, file=origin + entry.file.removeprefix(local) if entry.file.startswith(local) else origin)
 
 
 def _require_sense(source: Source, container: Container) -> None:
@@ -157,6 +177,8 @@ def _require_sense(source: Source, container: Container) -> None:
 
 
 def _image_root(source: Source, container: Container) -> Path | None:
+    if source.remote_root is not None:
+        return None
     if source.image_root is not None:
         root = source.image_root.resolve()
         if not root.is_dir():

@@ -99,6 +99,7 @@ def understand(
         tags=source.tags,
         image_pattern=pattern,
         image_root=root,
+        remote_root=source.remote_root,
         image_named=pattern is not None or any(ours == "image" for ours, _ in source.columns),
         answer_named=any(ours == "answer" for ours, _ in source.columns),
         missing_placeholder=source.missing_placeholder,

@@ -266,6 +266,13 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         ["img/a.png"],
         (),
     ),
+    "pairs under any name": (
+        {"image": "img/a.png", "qa_data": [{"question": ASKED, "answer": SAID}, {"question": "And?", "answer": "No."}]},
+        {},
+        [SHOWN, SAID, "And?", "No."],
+        ["img/a.png"],
+        (),
+    ),
     "lists of questions": (
         {"image": "img/a.png", "questions": [ASKED, "And?"], "answers": [SAID, "No."]},
         {},
@@ -661,6 +668,60 @@ def test_a_dataset_info_names_file_columns_and_tags(tmp_path: Path):
         given_sources(write(tmp_path / "f.json", [{"question": "q", "answer": "a"}]), dataset="mine")
 
 
+def test_a_meta_json_of_internvl_names_data_sets_with_folder_and_repeats(tmp_path: Path):
+    record = {"id": 0, "image": "a.png", "conversations": TURNS}
+    for name in ("one", "two"):
+        write_image(tmp_path / "data" / name / "a.png")
+        write(tmp_path / f"{name}.jsonl", json.dumps(record) + "\n")
+    listing = {
+        name: {"root": f"data/{name}/", "annotation": f"{name}.jsonl", "repeat_time": times, "length": 1}
+        for name, times in (("one", 1), ("two", 2.5))
+    }
+    meta = write(tmp_path / "meta.json", listing)
+    opened = given_sources(meta)
+    assert [one.source.weight for one in opened] == [None, 2.5]
+    assert [one.image_root for one in opened] == [tmp_path / "data" / "one", tmp_path / "data" / "two"]
+    assert "two of meta.json, not used: length" in opened[1].detected
+    assert [record.images[0].path for one in opened for record in records_of(one)] == ["a.png", "a.png"]
+    assert [one.source.path for one in given_sources(meta, dataset="two")] == [str(tmp_path / "two.jsonl")]
+    with pytest.raises(UsageError, match="did you mean two"):
+        given_sources(meta, dataset="tow")
+    for wrong in ({"annotation": "none.jsonl"}, {"annotation": "one.jsonl", "repeat_time": 0}):
+        with pytest.raises(UsageError):
+            given_sources(write(tmp_path / "wrong.json", {"x": wrong}))
+
+
+def test_the_questions_of_paragraphs_are_records(tmp_path: Path):
+    write_image(tmp_path / "a.png")
+    asked = [
+        {
+            "id": "q1",
+            "question": ASKED,
+            "answers": [{"text": SAID, "answer_start": 0}, {"text": "42", "answer_start": 0}],
+        },
+        {"id": "q2", "question": "And?", "answers": [], "is_impossible": True},
+    ]
+    article = {
+        "title": "Tea",
+        "image": "a.png",
+        "paragraphs": [{"context": "A receipt.", "qas": asked}, {"context": 5}],
+    }
+    for name, content in (("squad.json", {"version": "1", "data": [article]}), ("list.json", [article])):
+        (opened,) = given_sources(write(tmp_path / name, content))
+        assert "a record for each question" in opened.detected
+        entries = list(opened.entries())
+        assert [entry.number for entry in entries] == [1, 2, 3]
+        read = record_of(entries[0], opened.reading)
+        assert [turn.text for turn in read.turns] == [f"<ImageHere>A receipt.\n{ASKED}", SAID]
+        assert (read.id, read.references) == ("q1", (SAID, "42"))
+        reasons = []
+        for entry in entries[1:]:
+            with pytest.raises(RecordError) as caught:
+                record_of(entry, opened.reading)
+            reasons.append(caught.value.reason)
+        assert reasons == [Reason.MISSING_FIELD, Reason.NOT_A_RECORD]
+
+
 def test_folders_of_images_say_what_to_answer_by_files_or_names(tmp_path: Path):
     for folder, text in (("sroie/img", None), ("both", {"company": "A", "total": "1"}), ("texts", "A sheet.")):
         write_image(tmp_path / folder / "X0.png")
@@ -718,6 +779,46 @@ def workbook(path: Path, rows: list[list[Any]], sheets: int = 1) -> str:
             sheet = f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>'
             archive.writestr(f"xl/worksheets/s{n}.xml", sheet)
     return str(path)
+
+
+def open_document(path: Path, rows: list[list[Any]]) -> str:
+    """An OpenDocument workbook with one sheet, as LibreOffice stores it: texts and numbers have types of their own."""
+    office = "urn:oasis:names:tc:opendocument:xmlns:"
+
+    def written(cell: Any) -> str:
+        kind = f'float" office:value="{cell}' if isinstance(cell, float) else "string"
+        return f'<table:table-cell office:value-type="{kind}"><text:p>{cell}</text:p></table:table-cell>'
+
+    cells = "".join(f"<table:table-row>{''.join(map(written, row))}</table:table-row>" for row in rows)
+    kind = "application/vnd.oasis.opendocument.spreadsheet"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", kind)
+        archive.writestr(
+            "META-INF/manifest.xml",
+            f'<manifest:manifest xmlns:manifest="{office}manifest:1.0" manifest:version="1.2">'
+            f'<manifest:file-entry manifest:full-path="/" manifest:media-type="{kind}"/>'
+            '<manifest:file-entry manifest:full-path="content.xml" manifest:media-type="text/xml"/>'
+            "</manifest:manifest>",
+        )
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content xmlns:office="{office}office:1.0" xmlns:table="{office}table:1.0" '
+            f'xmlns:text="{office}text:1.0" office:version="1.2"><office:body><office:spreadsheet>'
+            f'<table:table table:name="Receipts">{cells}</table:table>'
+            "</office:spreadsheet></office:body></office:document-content>",
+        )
+    return str(path)
+
+
+def test_a_sheet_of_libreoffice_is_a_table(tmp_path: Path):
+    pytest.importorskip("python_calamine")
+    write_image(tmp_path / "a.png")
+    rows: list[list[Any]] = [["image", "question", "answer"], ["a.png", ASKED, 42.5], ["a.png", "How many?", 3.0]]
+    (opened,) = given_sources(open_document(tmp_path / "t.ods", rows))
+    assert "the sheet Receipts" in opened.detected
+    records = records_of(opened)
+    assert [record.turns[-1].text for record in records] == ["42.5", "3"]
+    assert [image.path for record in records for image in record.images] == ["a.png", "a.png"]
 
 
 def test_a_sheet_of_a_workbook_is_a_table(tmp_path: Path):

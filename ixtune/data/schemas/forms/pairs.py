@@ -12,14 +12,26 @@ from ixtune.data.schemas.value_paths import object_in_text, rows_of_struct
 from ixtune.data.sources.source import Reading
 
 _NAMES = ("texts", "conversation", "qa_pairs", "qas", "qa", "questions")
+# a record with one of these has a question, an answer or a conversation of its own
+_OWN = {"question", "query", "prompt", "instruction", "answer", "response", "conversations", "messages", "history"}
 
 
 def _field(record: Mapping[str, Any]) -> str | None:
-    for name in _NAMES:
-        value = _rows(record.get(name))
-        if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and pair_keys(value[0]):
-            return name
-    return None
+    """Return the field with the pairs: one of the usual names, or the only such list of a record without question."""
+    named = next((name for name in _NAMES if _has_pairs(record.get(name))), None)
+    if named is not None or not _OWN.isdisjoint(record):
+        return named
+    others = [name for name, value in record.items() if _has_pairs(value)]
+    return others[0] if len(others) == 1 else None
+
+
+def _has_pairs(value: Any) -> bool:
+    if not isinstance(value, str | list | tuple | Mapping):
+        return False
+    value = _rows(value)
+    return (
+        isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping) and bool(pair_keys(value[0]))
+    )
 
 
 def _rows(value: Any) -> Any:
