@@ -49,8 +49,8 @@ def chromium(profile: Path) -> Iterator[Chrome]:
         browser.quit()
 
 
-def show(browser: Chrome, page: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-    """Open a page at a size and in a colour scheme; what was logged before is forgotten."""
+def show(browser: Chrome, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+    """Open a file or an address at a size and in a colour scheme; what was logged before is forgotten."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -59,7 +59,7 @@ def show(browser: Chrome, page: Path, width: int = 1280, height: int = 900, *, d
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme]})
     browser.get_log("browser")
     browser.get_log("performance")
-    browser.get(page.resolve().as_uri())
+    browser.get(page.resolve().as_uri() if isinstance(page, Path) else page)
 
 
 def problems(browser: Chrome) -> list[str]:
