@@ -98,15 +98,15 @@ def reasons() -> str:
     return "\n".join(f"| `{reason.value}` | {_plain(reason.description)} |" for reason in Reason)
 
 
-def floors() -> str:
+def layers() -> str:
     """List the layers, lowest first, from the test that enforces them."""
     found: Any = importlib.util.spec_from_file_location("test_layers", ROOT / "tests" / "test_layers.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    lines = ["| Layer | Rooms |", "|---|---|"]
+    lines = ["| Layer | Modules |", "|---|---|"]
     lines += [
-        f"| {number} | {' '.join(f'`{room}`' for room in sorted(rooms))} |"
-        for number, rooms in enumerate(module.FLOORS)
+        f"| {number} | {' '.join(f'`{name}`' for name in sorted(names))} |"
+        for number, names in enumerate(module.LAYERS)
     ]
     return "\n".join(lines)
 
@@ -121,5 +121,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
     "recipe keys": recipe_keys,
     "reasons": reasons,
-    "floors": floors,
+    "layers": layers,
 }

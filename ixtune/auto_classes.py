@@ -17,7 +17,7 @@ from typing import Any
 _REGISTERS = "ixtune.processing"
 _PACKAGES = ("transformers", "ixtune")
 _AUTO = "transformers.models.auto."
-# The helpers of the Auto classes alone, which other parts of transformers import too, are no reason.
+# The helpers of the Auto classes alone, which other parts of transformers import too, do not count.
 _WANTED = tuple(
     f"{_AUTO}{name}_auto" for name in ("configuration", "modeling", "processing", "tokenization", "image_processing")
 )
@@ -53,7 +53,7 @@ class _Waiting:
         return exec_module
 
     def register(self) -> None:
-        """Import what registers the classes, if the Auto classes are imported."""
+        """Import the module that registers the classes, if the Auto classes are imported."""
         if self in sys.meta_path and any(name in sys.modules for name in _WANTED):
             sys.meta_path.remove(self)  # type: ignore[arg-type]
             importlib.import_module(_REGISTERS)

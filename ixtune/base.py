@@ -1,6 +1,6 @@
 """Find a base checkpoint: the embedded one, a folder, or a snapshot of the Hugging Face hub.
 
-A base is a folder in the original form: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors` weights, with
+A base is a folder in the original format: `config.json`, `tokenizer.model`, and `.bin` or `.safetensors` weights, with
 or without an index. Preparing data needs its `tokenizer.model` only. Remote code is never downloaded: no `.py` file is
 among the patterns.
 """
@@ -28,7 +28,7 @@ _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TOKENIZER = "tokenizer.model"
 _CONFIG = "config.json"
 _HUB_FILES = ["*.json", "*.safetensors", "*.bin", _TOKENIZER]
-# owner/name as the hub allows it; a leading dot is left to paths, so that ../x can never be taken for an id
+# owner/name as the hub allows it; a leading dot is reserved for paths, so that ../x is never taken for an id
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 

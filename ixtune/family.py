@@ -15,7 +15,7 @@ _TOKEN_SIDE = 28
 """Side of the pixels behind one image token: a 2x2 block of patches of 14 pixels."""
 
 _TERMS = (
-    "the weights of {} are open for academic research, and free commercial use asks for an "
+    "the weights of {} are open for academic research, and free commercial use requires an "
     "application to their authors; the code they came with is Apache-2.0"
 )
 
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
     Attributes:
         name: Name in manifests and in `--layout-rule`.
         growth: The longer side gets at most as many crops as this multiple of it fills; None for as many as hd_num has.
-        centered: Pad on both sides, not at the bottom (of a portrait: at the right) alone.
+        centered: Pad on both sides, not only at the bottom (of a portrait: at the right).
     """
 
     name: str
@@ -60,12 +60,12 @@ class Member:
         rule: The layout rule in use.
         hd_num: Usual hd_num of the original's chat for a single image.
         hd_num_among: Usual hd_num of each of several images; None for `hd_num`.
-        image_first: An image that no placeholder places goes in front of the whole text; else it is refused.
+        image_first: An image without a placeholder goes in front of the whole text; else it is refused.
         chat_system: The original's chat has a system prompt unless the caller removes it.
         chat_bos: The original's chat puts BOS in front of every run of text between images.
         trained_tokens: Length of the contexts it was trained on.
         tokenizer_sha256: SHA-256 of the released tokenizer.model; None if unknown.
-        lmdeploy_hd_num: hd_num of lmdeploy 0.13, which serves it last.
+        lmdeploy_hd_num: hd_num of lmdeploy 0.13, the last version that serves it.
         lmdeploy_function: The function of the original's ixc_utils.py by which lmdeploy recognizes it.
     """
 
@@ -149,7 +149,7 @@ class Member:
         return replace(self, rule=known[name] if name is not None else self.rules[0])
 
     def record(self) -> dict[str, str]:
-        """Return how manifests and adapters store it; nothing of the first member, the only one in older files."""
+        """Return how manifests and adapters store it; nothing for the first member, the only one in older files."""
         return {} if self == FOUR_KHD else {"model": self.name, "layout_rule": self.rule.name}
 
 
@@ -225,7 +225,7 @@ def member_of(record: Mapping[str, Any]) -> Member:
 
 
 def member_of_crop(side: int) -> Member | None:
-    """Return the member whose crops have this side; None where no member has."""
+    """Return the member whose crops have this side; None if there is none."""
     return next((member for member in MEMBERS.values() if member.crop == side), None)
 
 

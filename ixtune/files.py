@@ -6,8 +6,8 @@ the same NAME removes it, if its owner is certainly dead.
 
 A living owner, or a process it has forked, holds a lock on its sibling (flock), which the kernel releases at
 death, in any container. Another kernel may not see that lock, over a network or from another virtual
-machine; therefore the first of the two numbers identifies the kernel, and what another one has left, or this machine
-before it was started again, is not touched. Such a sibling can be deleted by hand when nothing writes there.
+machine; therefore the first of the two numbers identifies the kernel, and siblings left by another kernel, or by this
+machine before a reboot, are not touched. Such a sibling can be deleted by hand when nothing writes there.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     """Yield a folder like `atomic_folder`, but keep what a killed process wrote for the next call.
 
     The sibling has one name, `.NAME.unfinished`. Only a kill or a power failure leaves it: on an exception it is
-    removed as well. Whether its content can be used is for the caller to find out, who has synced what it relies on.
+    removed as well. The caller has to check whether its content can be used, and to sync what it relies on.
 
     Raises:
         IxtuneError: `path` exists, or a living process is writing it.
@@ -105,7 +105,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     try:
         if _lock(descriptor) is False:
             raise IxtuneError(
-                "another process is writing this output", where=str(path), hint="wait for it, or give another name"
+                "another process is writing this output", where=str(path), hint="wait for it, or choose another name"
             )
         try:
             yield partial
@@ -148,7 +148,7 @@ def refuse_existing(path: Path) -> None:
         raise IxtuneError(
             "the output exists already",
             where=str(path),
-            hint="give another name, or remove it if it is not needed",
+            hint="choose another name, or remove it if it is not needed",
         )
 
 

@@ -156,7 +156,7 @@ def _merged(folder: Path) -> Found:
         if not (folder / name).is_file():
             found.damage.append(f"{name} is missing; copy the folder again, or merge again")
         elif sha256_file(folder / name) != wanted:
-            found.damage.append(f"{name} is not what was merged; copy the folder again, or merge again")
+            found.damage.append(f"{name} has changed since the merge; copy the folder again, or merge again")
         else:
             found.checks.append(f"{name}: SHA-256 as in {_REPORT}")
     wanted = record.get("merged_identity", report.get("merged_identity"))
@@ -175,7 +175,7 @@ def _prepared(folder: Path) -> Found:
         name = f"{part.name}: " if splits else ""
         fingerprint = _json(part / "state.json").get("_fingerprint")
         if (part / store.ARROW).is_file() and not sha256_file(part / store.ARROW).startswith(str(fingerprint)):
-            found.damage.append(f"{name}{store.ARROW} is not what was prepared; prepare the data again")
+            found.damage.append(f"{name}{store.ARROW} has changed since it was prepared; prepare the data again")
             continue
         manifest = store.load(part).manifest
         found.checks.append(f"{name}{store.ARROW}: SHA-256 begins with {fingerprint}, as in state.json")
@@ -220,7 +220,7 @@ def _facts_of_adapter(weights: AdapterWeights) -> dict[str, Any]:
         **{f"validation {name}": value for name, value in _mapping(record.get("validation_scores")).items()},
         "best by": record.get("best_by"),
         "learning rate": _mapping(recipe.get("training")).get("learning_rate"),
-        "made by": f"ixtune {record['ixtune_version']}" if "ixtune_version" in record else "something else",
+        "made by": f"ixtune {record['ixtune_version']}" if "ixtune_version" in record else "another tool",
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -1,7 +1,7 @@
 """Image layout: the single source of truth for image sizes, crops and token counts.
 
-An image is resized so that it fills at most `hd_num` crops, padded with white to whole crops, and cut. How large a
-crop is, how far an image may grow and where its padding goes is a `Member`'s.
+An image is resized so that it fills at most `hd_num` crops, padded with white to whole crops, and cut. The `Member`
+defines the size of a crop, how far an image may grow and where its padding goes.
 Source: MODEL.md 2.2 (HD_transform) and 2.5 (sequence), MODEL25.md, to the letter, unless `upscale` is off.
 """
 
@@ -108,12 +108,11 @@ def plan(width: int, height: int, hd_num: int, *, upscale: bool = True, member: 
     crops. The quotients are float64 without tolerance, because the reference's are: exact arithmetic would give other
     grids.
 
-    Without `upscale`, which departs from the reference, an image that fits into `hd_num` crops as it is keeps its
-    size and gets white on all sides. One that does not fit has the reference's layout, and that only shrinks: crops
-    that hold it enlarged would hold it as it is.
+    Without `upscale`, which departs from the reference, an image that fits into `hd_num` crops keeps its size and is
+    padded with white on all sides. Any other image has the reference's layout, which only shrinks it.
 
     Raises:
-        TypeError: A number is not an int (a bool is none).
+        TypeError: A number is not an int (a bool is not one).
         LayoutError: A size is not positive, hd_num is below 1, or the image is so thin that its shorter
             side vanishes in the resize.
     """

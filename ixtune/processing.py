@@ -148,13 +148,13 @@ class IXC2ImageProcessor(BaseImageProcessor):
         return plan(width, height, hd_num or self.hd_num, upscale=upscale, member=self.member)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open images in any form that transformers takes, keeping the nesting of lists.
+        """Open images in any form that transformers accepts, keeping the nesting of lists.
 
         Args:
-            image_url_or_urls: Paths, `file:` and `data:` addresses, base64, URLs, bytes, Pillow images and arrays.
+            image_url_or_urls: Paths, URLs (also `file:` and `data:`), base64, bytes, Pillow images and arrays.
 
         Raises:
-            ImageError: A file is no image.
+            ImageError: A file is not an image.
         """
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(one) for one in image_url_or_urls]
@@ -166,12 +166,12 @@ class IXC2ImageProcessor(BaseImageProcessor):
         Crops are uint8 and are normalized in the model.
 
         Args:
-            images: One image or several, nested as they may be, in any form of `fetch_images`.
+            images: One image or several, nested or not, in any form of `fetch_images`.
             kwargs: `hd_num`, `upscale` and `corrections` instead of the processor's; `return_tensors`.
 
         Raises:
             TypeError: An argument has no effect on this model's images.
-            ImageError: A file is no image.
+            ImageError: A file is not an image.
             LayoutError: An image is too thin for this hd_num.
         """
         return_tensors = kwargs.pop("return_tensors", None)
@@ -293,7 +293,7 @@ def _shown(images: Any, texts: int) -> list[int]:
     """Return the number of images of each text.
 
     Raises:
-        ValueError: It cannot be told which text shows which image.
+        ValueError: It is not clear which text shows which image.
     """
     of_texts = list(images) if isinstance(images, list | tuple) else [images]
     nested = [isinstance(one, list | tuple) for one in of_texts]
@@ -303,7 +303,7 @@ def _shown(images: Any, texts: int) -> list[int]:
         return [len(of_texts)]
     if len(of_texts) == texts and not any(nested):
         return [1] * texts
-    raise ValueError(f"{texts} texts: give images as a list of {texts} lists of images, or place them by {PLACEHOLDER}")
+    raise ValueError(f"{texts} texts: pass images as a list of {texts} lists of images, or place them by {PLACEHOLDER}")
 
 
 # The tokenizer classes that the original's tokenizer_config.json names. A merged model keeps that file, and for an

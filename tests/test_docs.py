@@ -227,12 +227,12 @@ def _literal(node: ast.AST) -> str:
 
 
 def test_how_it_works_describes_every_room() -> None:
-    section = (DOCS / "how-it-works.md").read_text(encoding="utf-8").partition("## The rooms")[2].partition("\n## ")[0]
-    rooms = {
+    section = (DOCS / "how-it-works.md").read_text(encoding="utf-8").partition("## Packages")[2].partition("\n## ")[0]
+    names = {
         path.stem for path in (ROOT / "ixtune").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
     described = set(re.findall(r"`([a-z_]+)`", section))
-    assert {room for room in rooms if not room.startswith("_")} <= described
+    assert {name for name in names if not name.startswith("_")} <= described
 
 
 def test_the_make_targets_in_the_pages_exist() -> None:

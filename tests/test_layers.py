@@ -11,10 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ixtune"
 
-# The rooms, lowest floor first. A room may import itself and every room on a lower floor, never one beside or above it.
-FLOORS: tuple[frozenset[str], ...] = tuple(
-    frozenset(floor.split())
-    for floor in (
+# Modules and packages, lowest layer first. Each may import itself and everything on a lower layer, nothing else.
+LAYERS: tuple[frozenset[str], ...] = tuple(
+    frozenset(layer.split())
+    for layer in (
         "auto_classes",  # imports the classes for transformers by name, once transformers is imported
         "__init__",  # the version and the lazy public API
         "errors",
@@ -35,8 +35,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "__main__",
     )
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# What a floor would allow and a room must not do.
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+# Imports that the layers would allow but that are forbidden.
 FORBIDDEN = {
     "model": {"data"},  # data and model meet in training and evaluation only
     "checkpoint": {"scores"},
@@ -114,12 +114,12 @@ def broken(rule: str, found: list[Import]) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_file_imports_its_own_room_or_a_lower_one(file: Path):
-    room = part_of(file)
-    found = [i for i in imports(file) if i.part and i.part != room]
-    if room == "__init__":  # the public names for editors and type checkers; at run time they are imported on first use
+    part = part_of(file)
+    found = [i for i in imports(file) if i.part and i.part != part]
+    if part == "__init__":  # the public names for editors and type checkers; at run time they are imported on first use
         found = [i for i in found if not i.typing]
-    upward = [i for i in found if FLOOR_OF[i.part] >= FLOOR_OF[room] or i.part in FORBIDDEN.get(room, ())]
-    broken(f"{room} is on floor {FLOOR_OF[room]} and imports from its own or a higher one", upward)
+    upward = [i for i in found if LAYER_OF[i.part] >= LAYER_OF[part] or i.part in FORBIDDEN.get(part, ())]
+    broken(f"{part} is on layer {LAYER_OF[part]} and imports from its own or a higher one", upward)
 
 
 def test_no_two_files_import_each_other():

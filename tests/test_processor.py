@@ -137,7 +137,7 @@ def test_what_is_saved_is_loaded_again(folder: Path, tmp_path: Path) -> None:
 
 def test_images_and_questions_that_do_not_fit_are_refused(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
-    with pytest.raises(ValueError, match="2 texts: give images as a list of 2 lists"):
+    with pytest.raises(ValueError, match="2 texts: pass images as a list of 2 lists"):
         processor(images=images[:1], text=["a", "b"])
     with pytest.raises(TypeError, match="a text is needed"):
         processor(images=images)

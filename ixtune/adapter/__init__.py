@@ -1,1 +1,1 @@
-"""Adapters as files: read, attach, save, merge."""
+"""Read, attach, save and merge adapters."""

@@ -1,4 +1,4 @@
-"""Attach the trainable parts to a base: LoRA on chosen linears, projector, separators; check that nothing else is."""
+"""Attach the trainable parts to a base: LoRA on chosen linears, projector, separators; check that only they train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROJECTOR = "vision_proj"
 SEPARATORS = "separators"
 
 _PROJECTOR_LINEARS = (f"{PROJECTOR}.0", f"{PROJECTOR}.2")
-ADAPTER = "default"  # PEFT's name for the only one
+ADAPTER = "default"  # PEFT's name of the single adapter
 _VARIANTS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 _ROLES = {"lora_A": "A", "lora_B": "B", "lora_magnitude_vector": "magnitude"}
 
@@ -32,8 +32,8 @@ class Tensor(NamedTuple):
 
     Attributes:
         part: `lora`, `projector` or `separators`.
-        place: The decoder linear, or the part again.
-        role: A, B or magnitude of LoRA; `whole` for a tensor that is trained itself.
+        place: The decoder linear; for other parts, the part itself.
+        role: A, B or magnitude of LoRA; `whole` for a tensor that is trained in full.
     """
 
     part: Literal["lora", "projector", "separators"]
@@ -48,12 +48,12 @@ class TrainedPart:
     Attributes:
         name: Such as `LoRA wqkv`, `projector`.
         part: `lora`, `projector` or `separators`.
-        tensors: How many.
-        parameters: How many in all of them.
-        dtype: Of the masters.
-        rank: Of LoRA.
-        alpha: Of LoRA.
-        dropout: In front of LoRA's A.
+        tensors: Number of tensors.
+        parameters: Total number of parameters.
+        dtype: Dtype of the trained weights.
+        rank: LoRA rank.
+        alpha: LoRA alpha.
+        dropout: Dropout before LoRA's A.
     """
 
     name: str
@@ -82,7 +82,7 @@ def lora_of(section: AdapterSection, target: Target) -> Lora:
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
-    """Return PEFT's configuration of an adapter section; PEFT has no dropout per target."""
+    """Return PEFT's configuration for an adapter section; PEFT has no dropout per target."""
     modules: list[tuple[Target, tuple[str, ...]]] = [
         (target, (target,) if section.layers is None else tuple(_in_layers(target, section.layers)))
         for target in section.targets
@@ -93,7 +93,7 @@ def lora_config(section: AdapterSection) -> LoraConfig:
     alphas: dict[str, float] = {}
     for target, names in modules:
         own = lora_of(section, target)
-        # the ends of the names suffice as patterns
+        # suffixes of the names are enough as patterns
         names = (target,) if target != "projector" else names
         ranks |= dict.fromkeys(names, own.rank) if own.rank != section.rank else {}
         alphas |= dict.fromkeys(names, own.alpha) if own.alpha != section.alpha else {}
@@ -114,13 +114,13 @@ def lora_config(section: AdapterSection) -> LoraConfig:
 
 
 def _in_layers(target: str, layers: Sequence[int]) -> Iterator[str]:
-    """Yield the ends of the names of a target's modules in some layers; PEFT compares whole parts of names."""
+    """Yield the name suffixes of a target's modules in some layers; PEFT matches whole name components."""
     part = "attention" if target in ("wqkv", "wo") else "feed_forward"
     return (f"layers.{layer}.{part}.{target}" for layer in layers)
 
 
 def attach(model: IXC2ForCausalLM, section: AdapterSection) -> PeftModel:
-    """Wrap the base with a fresh adapter (B = 0, so that it changes nothing yet).
+    """Wrap the base with a new adapter (B = 0, so that it changes nothing yet).
 
     Raises:
         IxtuneError: something outside the adapter is trainable, or a target is missing.
@@ -147,10 +147,10 @@ def trained(model: nn.Module) -> Iterator[tuple[Tensor, nn.Parameter]]:
 
 
 def restore_fp32(model: nn.Module) -> None:
-    """Make every trained tensor an fp32 master.
+    """Cast every trained tensor to fp32.
 
     TRL casts them to bf16 on a 4-bit base; at a learning rate of 2e-5 a projector then never moves (TRAPS.md 10b).
-    To be called before the optimizer exists.
+    Call this before the optimizer is created.
     """
     for _, parameter in trainable(model):
         parameter.data = parameter.data.float()
@@ -172,7 +172,7 @@ def check(model: PeftModel, section: AdapterSection) -> None:
             f"the trainable part is not the adapter: {len(strangers)} other or non-fp32 tensors, "
             f"{len(missing)} of the adapter's {len(expected)} missing",
             where=", ".join((strangers + missing)[:3]),
-            hint="this is a fault of ixtune with this version of peft or trl: please report it",
+            hint="this is a bug in ixtune with this version of peft or trl: please report it",
         )
 
 

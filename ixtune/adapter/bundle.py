@@ -68,7 +68,7 @@ def load(model: IXC2ForCausalLM, folder: Path, base_identity: str, force: bool =
         raise IxtuneError(
             f"the adapter lacks {error.args[0]}",
             where=str(folder / WEIGHTS_FILE),
-            hint="copy the adapter again, or train it anew with this version",
+            hint="copy the adapter again, or train it again with this version",
         ) from error
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise IxtuneError(
@@ -93,7 +93,7 @@ def _check_keys(wrapped: PeftModel, folder: Path) -> None:
         raise IxtuneError(
             f"the adapter and the model differ in {len(notes)} tensors",
             where=str(folder / WEIGHTS_FILE),
-            hint="copy the adapter again, or train it anew with this version",
+            hint="copy the adapter again, or train it again with this version",
             notes=notes[:8],
         )
 

@@ -19,12 +19,12 @@ class Facts:
     """Content of a card.
 
     Attributes:
-        profile: The form of the export.
-        base: What the adapter calls its base.
-        terms: Of the base, in a line.
+        profile: Export profile.
+        base: Name of the base in the adapter.
+        terms: License terms of the base, in one line.
         record: The adapter's ixtune.json.
-        hd_num: Most crops an image.
-        warnings: Of the export.
+        hd_num: Maximum number of crops per image.
+        warnings: Warnings of the export.
     """
 
     profile: Profile
@@ -53,7 +53,7 @@ def of_adapter(record: Mapping[str, Any]) -> str:
             "",
             "## Loading",
             "",
-            *([f"Trained and to be used with `hd_num` {hd_num}.", ""] if hd_num else []),
+            *([f"Trained with `hd_num` {hd_num}; use the same value.", ""] if hd_num else []),
             "```",
             'ixtune predict "What is the total?" --image receipt.png --adapter THIS_FOLDER',
             "ixtune merge THIS_FOLDER --out merged",
@@ -88,7 +88,7 @@ def text(facts: Facts) -> str:
             "",
             "## Loading",
             "",
-            f"For {facts.profile.consumer}. Trained and to be used with `hd_num` {facts.hd_num}.",
+            f"For {facts.profile.consumer}. Trained with `hd_num` {facts.hd_num}; use the same value.",
             "",
             "```",
             facts.profile.command,
@@ -132,7 +132,7 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if chain := record.get("ancestors"):
         starts = [f"{_shown_base(str(one.get('adapter')))} ({one.get('steps')} steps)" for one in chain]
         found["started from"] = ", then ".join(starts)
-    return list(found.items()) or [("data and metrics", "the adapter does not say")]
+    return list(found.items()) or [("data and metrics", "not recorded in the adapter")]
 
 
 def _numbers(given: Any) -> dict[str, str]:

@@ -6,8 +6,8 @@ One adapter gives a tensor W
     DoRA    m (W + s B A) / |W + s B A|, row by row    m the trained length of each row (arXiv 2402.09353)
     whole   V                                          the trained tensor itself
 
-Several adapters of one base, with the weights w_i, give W + sum of w_i (W_i - W), where W_i is what the i-th alone
-makes of W. All of it is computed in float32 and rounded once to the dtype the base stores.
+Several adapters of one base, with the weights w_i, give W + sum of w_i (W_i - W), where W_i is W with only the i-th
+adapter merged in. Everything is computed in float32 and rounded once to the dtype the base stores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ixtune.errors import IxtuneError
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """An adapter and the weight of its change; 1 merges it as it was trained."""
+    """Hold an adapter and its merge weight; 1 merges it as trained."""
 
     adapter: AdapterWeights
     weight: float = 1.0
@@ -36,7 +36,7 @@ class Merged(Checkpoint):
     """A checkpoint with adapters merged into it, read like any other; nothing is written.
 
     Attributes:
-        ground: What they are merged into.
+        ground: The checkpoint they are merged into.
         ingredients: The adapters.
     """
 
@@ -68,7 +68,7 @@ class Merged(Checkpoint):
             raise IxtuneError(
                 f"{name} is not finite after merging, in rows {start} to {stop - 1}",
                 where=str(self.folder),
-                hint=f"see that the base is finite; {str(dtype).removeprefix('torch.')} may be too narrow for the sum",
+                hint=f"check that the base is finite; {str(dtype).removeprefix('torch.')} may be too small for it",
             )
         return merged
 
@@ -110,7 +110,7 @@ class Merged(Checkpoint):
         turned = self._add_update(ground, adapter, adapter.low_rank[name], start, stop, 1.0)
         if name not in adapter.magnitudes:
             return turned
-        # summed in float64: this norm is the only place where 4096 values meet
+        # summed in float64: this norm is the only sum over 4096 values
         norms = torch.linalg.vector_norm(turned, dim=1, keepdim=True, dtype=torch.float64)
         lengths = adapter.file.read_rows(adapter.magnitudes[name], start, stop).double()[:, None]
         scaled: torch.Tensor = turned * (lengths / norms).float()
@@ -140,7 +140,7 @@ class Merged(Checkpoint):
 
 
 def _rounds_to_finite(values: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Return whether float32 values are certain to be finite in `dtype`, from one quick pass; False proves nothing.
+    """Return whether float32 values are certain to be finite in `dtype`, by one quick check; False is inconclusive.
 
     If the squares add up to no more than the largest number squared, no value is beyond that number.
     """

@@ -1,7 +1,8 @@
 """Compute DoRA (arXiv 2402.09353) on PEFT's own parameters without keeping 16-bit weights.
 
-With dropout PEFT multiplies by the dequantised weight a second time and keeps it for the backward pass: of a 7B in NF4
-that is all of it in 16 bits. Its norms come from an identity matrix of the layer's width, and in the dtype of the
+With dropout PEFT multiplies by the dequantised weight a second time and keeps it for the backward pass: for a 7B in
+NF4 that is the whole model in 16
+bits. Its norms come from an identity matrix of the layer's width, and in the dtype of the
 activations. Here dropout acts in front of LoRA's A only, as it does without DoRA, and norms are fp32, in row blocks.
 
 Shape letters: O out features, I in features, R rank.
@@ -26,7 +27,7 @@ def install(model: PeftModel, *, fresh: bool = False) -> None:
 
     Args:
         model: the wrapped model.
-        fresh: set the magnitudes to the norms, so that the adapter changes nothing yet, to the bit.
+        fresh: set the magnitudes to the norms, so that a new adapter changes nothing, bit for bit.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:

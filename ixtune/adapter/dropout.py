@@ -27,7 +27,7 @@ def draw(x: torch.Tensor, dropout: float) -> torch.Tensor:
 def drop(x_ND: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Return a copy of x with zeros where a bit is 0."""
     if x_ND.device.type != "cpu":
-        # flat and without history: what it is compiled for then differs in the length alone
+        # flat and detached: compiled versions then differ only in the length
         dropped: torch.Tensor = fused.drop(x_ND.detach().reshape(-1), bits, _powers(x_ND.device))
         return dropped.view_as(x_ND)
     # All ones or all zeros, and a bitwise `and`: a multiplication by a mask takes four times as long.

@@ -30,7 +30,7 @@ def find_adapter(path: Path) -> Path:
     raise IxtuneError(
         "there is no adapter",
         where=str(path),
-        hint=f"give the folder with {WEIGHTS_FILE} and {CONFIG_FILE}, or the run folder around it",
+        hint=f"pass the folder with {WEIGHTS_FILE} and {CONFIG_FILE}, or the run folder around it",
     )
 
 
@@ -38,14 +38,14 @@ def read_info(folder: Path) -> dict[str, Any]:
     """Return `ixtune.json` of an adapter folder.
 
     Raises:
-        IxtuneError: this is no adapter folder.
+        IxtuneError: this is not an adapter folder.
     """
     missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE) if not (folder / name).is_file()]
     if missing:
         raise IxtuneError(
-            f"this is no adapter folder: {', '.join(missing)} missing",
+            f"this is not an adapter folder: {', '.join(missing)} missing",
             where=str(folder),
-            hint="give the `adapter` folder of a finished `ixtune train` run",
+            hint="pass the `adapter` folder of a finished `ixtune train` run",
         )
     try:
         info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -55,6 +55,6 @@ def read_info(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(info, dict):
         raise IxtuneError(
-            f"{RECORD_FILE} holds no mapping", where=str(folder / RECORD_FILE), hint="copy the adapter again"
+            f"{RECORD_FILE} is not a JSON object", where=str(folder / RECORD_FILE), hint="copy the adapter again"
         )
     return info

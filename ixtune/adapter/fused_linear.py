@@ -1,8 +1,8 @@
 """Fused product of a frozen decoder linear: W x, PLoRA at image rows, and LoRA.
 
-Apart, each of the three writes a matrix of the layer's full width that is then scaled and added, and each has a
-gradient to the input that is added again. Here both branches are added by the matrix products themselves, into the one
-output and into the one gradient, and rows of images are runs of neighbours, not gathered and scattered.
+Computed separately, each of the three writes a matrix of the layer's full width that is then scaled and added, and
+each adds a gradient to the input. Here the matrix products accumulate both branches into one output and one gradient,
+and image rows are contiguous slices, neither gathered nor scattered.
 
 Shape letters: N rows, D in features, O out features, R rank.
 """
@@ -24,16 +24,16 @@ Spans = tuple[slice, ...]
 
 
 def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Tensor | None:
-    """Return the layer's product, [.., D] -> [.., O]; None where PEFT has to compute it.
+    """Return the layer's product, [.., D] -> [.., O]; None if PEFT has to compute it.
 
-    That is without gradients (where one row goes through bitsandbytes' own kernel), without exactly one active adapter
-    whose branch is lean and plain LoRA, and where something of the base is trained.
+    PEFT computes it without gradients (a single row then uses bitsandbytes' own kernel), unless exactly one adapter
+    is active and its branch is low-memory plain LoRA, and if a part of the base is trained.
 
     Args:
-        layer: The linear, in PEFT's wrapper as long as there is an adapter.
-        plora: the branch beside it.
+        layer: The linear, in PEFT's wrapper unless the adapter was removed.
+        plora: its PLoRA branch.
         x: the input.
-        spans: its rows where the branch acts.
+        spans: the rows of x that the PLoRA branch is applied to.
     """
     if not isinstance(layer, LoraLayer):  # the adapter was removed
         return None
@@ -47,7 +47,7 @@ def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> tor
     if base.weight.requires_grad or plora.A.weight.requires_grad or plora.B.weight.requires_grad:
         return None
     a, b = layer.lora_A[name], layer.lora_B[name]
-    if not hasattr(a, "dropout"):  # another adapter, as PEFT makes it
+    if not hasattr(a, "dropout"):  # another adapter, made by PEFT
         return None
     dropout = a.dropout if a.training else 0.0
     whole: torch.Tensor = _Joined.apply(
@@ -57,7 +57,7 @@ def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> tor
 
 
 class _Joined(Function):
-    """Keeps the input, or what makes it again, the mask in bits and A's product; of the weights no copy."""
+    """Keep the input or a function that recomputes it, the mask as bits, and A's product; no copy of a weight."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Norm and effective rank of every update of an adapter, without the base and without computing B A."""
+"""Compute norm and effective rank of every update of an adapter, without the base and without computing B A."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Update:
         name: The original name of the tensor it is added to.
         rank: Of A and B.
         norm: Frobenius norm of scale * B @ A.
-        effective_rank: exp of the entropy of its normalised singular values (Roy, Vetterli, EUSIPCO 2007); 0 of none.
+        effective_rank: exp of the entropy of its normalized singular values (Roy, Vetterli, EUSIPCO 2007); 0 if zero.
         magnitudes: With DoRA the number of trained row lengths; their change needs the base.
     """
 
@@ -40,7 +40,7 @@ class Inspection:
     Attributes:
         folder: Adapter folder.
         updates: In the adapter's order.
-        whole: Tensors that take the place of the base's, with their shapes.
+        whole: Tensors that replace those of the base, with their shapes.
         has_effect: Whether an update is not zero, or a tensor is replaced or scaled.
     """
 
@@ -68,8 +68,8 @@ class Change:
     """Change of one tensor relative to the base's.
 
     Attributes:
-        norm: Frobenius norm of what was added, DoRA's magnitudes included.
-        ratio: The same, over the norm of the base's tensor.
+        norm: Frobenius norm of the change, including DoRA's magnitudes.
+        ratio: `norm` divided by the norm of the base tensor.
         magnitude: With DoRA the norm of the row lengths' change over that of the base's row lengths; None without.
     """
 
@@ -94,7 +94,7 @@ def changes_of(adapter: AdapterWeights, base: Checkpoint) -> dict[str, Change]:
             raise IxtuneError(
                 f"the adapter changes {name} of {'x'.join(map(str, shape))}; the base has {has}",
                 where=str(base.folder),
-                hint="give the base it was trained on",
+                hint="pass the base it was trained on",
             )
         moved = before = turned = 0.0
         for start, stop in info.row_blocks():

@@ -1,8 +1,9 @@
 """LoRA with small activations: PEFT's mathematics on PEFT's own parameters.
 
 PEFT's branch keeps, for each target, the input in the dtype of its master weights, the mask of the dropout, the dropped
-input, and copies of its weights in the dtype of the computation. Here several targets share one input, which is made
-again where that costs a pass over memory; the mask is one bit a number; and weights are cast where they are used.
+input, and copies of its weights in the dtype of the computation. Here several targets share one input, which is
+recomputed where that costs only a pass over memory; the mask takes one bit per element; and weights are cast when
+they are used.
 
 Shape letters: N rows, D in features, R out features.
 """
@@ -27,8 +28,8 @@ from ixtune.model.plora import PLoRA
 def lean_lora(model: PeftModel) -> int:
     """Replace the products of every LoRA branch; parameters, their names and the saved files do not change.
 
-    To be called after the adapter is attached and before the optimizer exists. Variants other than our own DoRA use
-    their products in ways of their own: they keep PEFT's, but no longer cast their input under autocast.
+    Call this after the adapter is attached and before the optimizer is created. Variants other than our own DoRA use
+    their products differently: they keep PEFT's, but no longer cast their input under autocast.
 
     Returns:
         Number of branches replaced.
@@ -57,7 +58,7 @@ def lean_lora(model: PeftModel) -> int:
 class _UnlessAutocast:
     """Flag that makes PEFT cast an input to the dtype of the master weights, which copies it to fp32.
 
-    Under autocast the product casts it back at once. PEFT asks for autocast on GPUs only, and for some layers only.
+    Under autocast the product casts it back at once. PEFT checks for autocast only on GPUs, and only for some layers.
     """
 
     def __bool__(self) -> bool:
@@ -83,12 +84,12 @@ class LeanLinear(nn.Linear):
         return out
 
     def extra_repr(self) -> str:
-        """Return torch's text of a linear, with the dropout."""
+        """Return torch's description of a linear, with the dropout."""
         return f"{super().extra_repr()}, dropout={self.dropout}"
 
 
 class _Product(Function):
-    """Keeps the input, or what makes it again, and the mask in bits; the weight itself and no copy of it."""
+    """Keep the input or a function that recomputes it, the mask as bits, and the weight itself without a copy."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight_RD: torch.Tensor, dropout: float, make: Maker | None) -> torch.Tensor:

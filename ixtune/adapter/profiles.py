@@ -70,7 +70,7 @@ PROFILES = {
         ),
         Profile(
             name="original",
-            makes="the merged model in the base's own names, config.json and files, its code carried along as bytes",
+            makes="the merged model with the base's original names, config.json and files; its code is copied as bytes",
             consumer="the original code, transformers 4.33 to 4.40, trust_remote_code=True",
             run_here=False,
             code_runs=True,
@@ -78,14 +78,14 @@ PROFILES = {
             limits=(
                 "transformers after about 4.40 does not run the original code",
                 "the original code fetches openai/clip-vit-large-patch14-336 when it starts, offline too",
-                "several images in one prompt fail in the original code of 4KHD; that of 2.5 takes them",
-                "hd_num is an argument of its chat(), 25 by default (24 for 2.5): give the one trained with",
+                "several images in one prompt fail in the original code of 4KHD; that of 2.5 accepts them",
+                "hd_num is an argument of its chat(), 25 by default (24 for 2.5): pass the one used in training",
             ),
         ),
         Profile(
             name="lmdeploy-0.13",
-            makes="as original, with what lmdeploy looks for",
-            consumer="lmdeploy 0.13.0, the last that serves the model; it wants the package decord",
+            makes="like original, checked for what lmdeploy requires",
+            consumer="lmdeploy 0.13.0, the last version that serves the model; it needs the package decord",
             run_here=False,
             code_runs=True,
             command="lmdeploy serve api_server DIR",
@@ -100,16 +100,16 @@ PROFILES = {
         Profile(
             name="nf4",
             makes="the merged model with its decoder linears in 4 bits, about 6 GB for the 7B, and its processor",
-            consumer="as transformers, with bitsandbytes 0.50; ixtune's own verbs as --base DIR",
+            consumer="as transformers, with bitsandbytes 0.50; ixtune with --base DIR",
             run_here=True,
             code_runs=False,
             command=_FIVE_LINES,
             limits=(
-                "quantising the merged weights rounds once more than training did (1 to 2 % of a weight's size): where "
-                "every answer counts, use the adapter beside its base, or transformers",
+                "quantizing the merged weights rounds once more than training did (1 to 2 % of a weight's size): where "
+                "every answer counts, use the adapter with its base, or the profile transformers",
                 "merging another adapter into it",
                 "CPUs with AVX512-BF16 under plain transformers: bitsandbytes repacks a weight at its first use; "
-                "ixtune's own verbs prevent it",
+                "ixtune's own commands prevent it",
             ),
         ),
     )

@@ -37,7 +37,7 @@ def open_start(name: str, base_identity: str) -> AdapterWeights:
         folder = bases.hub_snapshot(name, files, lambda found: [one for one in files if not (found / one).is_file()])
     else:
         raise UsageError(
-            "there is no such adapter", where=f"{_KEY}: {name}", hint="give a run folder, an adapter folder or a hub id"
+            "there is no such adapter", where=f"{_KEY}: {name}", hint="pass a run folder, an adapter folder or a hub id"
         )
     start = read_adapter(find_adapter(folder))
     trained_on = start.record.get("base_identity")
@@ -65,18 +65,18 @@ def ancestors(start: AdapterWeights, name: str) -> list[dict[str, Any]]:
 
 
 def load_start(model: PeftModel, start: AdapterWeights) -> list[str]:
-    """Copy the weights of an older adapter into a fresh one, where names and shapes match.
+    """Copy the weights of an older adapter into a new one, where names and shapes match.
 
     A pair of a lower rank fills the first rows of A and columns of B of a higher one, and B is scaled from the old
-    alpha and rank to the new ones, so that the update is the same. A pair of a higher rank has no place. A projector
-    that was trained through LoRA and is now trained whole takes the sum.
+    alpha and rank to the new ones, so that the update is the same. A pair of a higher rank is left out. A projector
+    that was trained through LoRA and is now trained in full gets the sum.
 
     Args:
-        model: The base with the fresh adapter, before its first step.
+        model: The base with the new adapter, before its first step.
         start: The older adapter.
 
     Returns:
-        Lines that name what was taken, what starts new and why, and what of the older adapter is left out.
+        Lines that name the weights copied, those that start new and why, and those left out of the older adapter.
 
     Raises:
         UsageError: No weight of the older adapter fits.
@@ -136,7 +136,7 @@ def _fill(layer: Any, start: AdapterWeights, name: str) -> str:
 
 
 def _whole(model: PeftModel, start: AdapterWeights) -> Iterator[tuple[str, str, str]]:
-    """Fill the modules that are trained whole; yield (original name, part, reason why not)."""
+    """Fill the modules that are trained in full; yield (original name, part, reason why not)."""
     for tensor, parameter in attach.trainable(model):
         if ".modules_to_save." not in tensor:
             continue

@@ -2,8 +2,8 @@
 
 Three kinds of tensors: low-rank pairs (`X.lora_A.weight` [R, in], `X.lora_B.weight` [out, R]) that are added to
 the base's `X.weight`, with DoRA the magnitudes `X.lora_magnitude_vector` [out] that belong to them, and whole
-tensors (the projector, the separators) that take a base tensor's place. Anything else is refused by name: an
-adapter of which a part is ignored gives a wrong model without a word.
+tensors (the projector, the separators) that replace a base tensor. Anything else is refused by name: ignoring a part
+of an adapter would silently give a wrong model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OTHER_ARITHMETIC = (
     "kasa_config",
     "monteclora_config",
 )
-# the other ways to initialise (pissa, olora, corda, loftq, ...) subtract something from the base first
+# the other initializations (pissa, olora, corda, loftq, ...) subtract something from the base first
 _NEUTRAL_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # names in the recipe
 _MERGEABLE = (torch.float16, torch.bfloat16, torch.float32)
@@ -62,7 +62,7 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """Complete, finite adapter of a supported kind; values stay on the disk until they are read.
+    """Complete, finite adapter of a supported kind; values stay on disk until they are read.
 
     Attributes:
         folder: The adapter folder.
@@ -70,7 +70,7 @@ class AdapterWeights:
         low_rank: Original tensor name -> update to add.
         whole: Original tensor name -> adapter tensor that replaces it.
         magnitudes: Original tensor name -> length of each of its rows, with DoRA.
-        record: The content of ixtune.json; empty for an adapter trained with something else.
+        record: The content of ixtune.json; empty for an adapter trained with another tool.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class AdapterWeights:
     record: Mapping[str, Any]
 
     def compute_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """Return the dtype training held the base in, or `stored` if the record does not say."""
+        """Return the dtype of the base in training, or `stored` if it is not recorded."""
         recipe = self.record.get("recipe")
         training = recipe.get("training") if isinstance(recipe, dict) else None
         name = training.get("compute_dtype") if isinstance(training, dict) else None
@@ -91,7 +91,7 @@ class AdapterWeights:
 def read_adapter(path: Path) -> AdapterWeights:
     """Read an adapter folder (or the run folder around it); refuse unsupported contents.
 
-    The scale of a pair is alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA (arXiv 2312.03732);
+    The scale of a pair is alpha / rank, or alpha / sqrt(rank) with rank-stabilized LoRA (arXiv 2312.03732);
     `rank_pattern` and `alpha_pattern` are matched as PEFT matches them.
 
     Raises:
@@ -133,7 +133,7 @@ def named_base(adapter: Path) -> str:
     """Return the base an adapter was trained on, as its recipe named it.
 
     Raises:
-        IxtuneError: There is no adapter, or it does not say.
+        IxtuneError: There is no adapter, or it names no base.
     """
     path = find_adapter(adapter) / RECORD_FILE
     base = _read_json(path).get("base") if path.is_file() else None
@@ -141,7 +141,7 @@ def named_base(adapter: Path) -> str:
         raise IxtuneError(
             "the adapter does not say which base it was trained on",
             where=str(path),
-            hint="give the base with --base: a folder, a hub id, or nano",
+            hint="pass the base with --base: a folder, a hub id, or nano",
         )
     return base
 
@@ -151,7 +151,7 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
 
     Args:
         adapter: The adapter.
-        base: The base it is to be merged into.
+        base: The base to merge it into.
         identity: The base's identity, see `base_identity`.
         force: Whether another base of the same form is accepted, with a warning.
 
@@ -162,7 +162,7 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
         IxtuneError: A target is missing in the base or differs in shape, or the base is another one.
     """
     if adapter.record and (member := member_in(base.folder)) is not None:
-        hint = "give the base it was trained on with --base"
+        hint = "pass the base it was trained on with --base"
         require_same(member_of(adapter.record), member, "the adapter", str(adapter.folder), hint)
     for name, pair in adapter.low_rank.items():
         a, b = adapter.file.by_name[pair.a], adapter.file.by_name[pair.b]
@@ -182,7 +182,7 @@ def check_fit(adapter: AdapterWeights, base: Checkpoint, identity: str, *, force
         raise IxtuneError(
             f"the adapter was trained on another base: {str(trained_on)[:12]}, this one is {identity[:12]}",
             where=str(base.folder),
-            hint="give the base it was trained on with --base, or --force to merge into this one",
+            hint="pass the base it was trained on with --base, or --force to merge into this one",
             notes=(f"trained on {trained_on}", f"this base {identity}"),
         )
     return [f"forced: trained on the base {str(trained_on)[:12]}, merged into {identity[:12]}"]
@@ -194,19 +194,19 @@ def _check_target(adapter: AdapterWeights, base: Checkpoint, name: str, shape: t
         raise IxtuneError(
             f"the adapter changes {name}, which the base does not have",
             where=str(base.folder),
-            hint="give the base the adapter was trained on",
+            hint="pass the base the adapter was trained on",
         )
     if target.shape != shape:
         raise IxtuneError(
             f"{name} has the shape {list(shape)} in the adapter and {list(target.shape)} in the base",
             where=str(adapter.folder),
-            hint="give the base the adapter was trained on",
+            hint="pass the base the adapter was trained on",
         )
     if target.dtype not in _MERGEABLE:
         raise IxtuneError(
             f"nothing can be merged into {name}, stored as {str(target.dtype).removeprefix('torch.')}",
             where=str(base.folder),
-            hint="give the base in bfloat16, float16 or float32",
+            hint="pass the base in bfloat16, float16 or float32",
         )
 
 
@@ -255,7 +255,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any], path: Path) -> None:
     if used := [setting for setting in _OTHER_ARITHMETIC if config.get(setting)]:
         raise _not_plain(path, f"the adapter uses {', '.join(used)}")
     if (start := config.get("init_lora_weights", True)) not in _NEUTRAL_STARTS:
-        raise _not_plain(path, f"the adapter was started with {start!r}, which changes the base")
+        raise _not_plain(path, f"the adapter was initialized with {start!r}, which changes the base")
 
 
 def _not_plain(path: Path, what: str) -> IxtuneError:
@@ -280,8 +280,8 @@ def _refuse_not_finite(file: Checkpoint) -> None:
 def all_finite(tensor: torch.Tensor) -> bool:
     """Return whether all elements are finite.
 
-    The sum of such a tensor is neither finite, and a sum is much cheaper than looking at every element, which
-    is left for the case that finite elements add up to infinity.
+    If an element is not finite, neither is the sum, which is much cheaper than checking every element; that is done
+    only if the sum is infinite.
     """
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 

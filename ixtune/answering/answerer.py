@@ -70,7 +70,7 @@ class Answer:
 
 
 class Answerer:
-    """Answers prompts with one model, whose mode and autocast are the caller's business.
+    """Answers prompts with one model, whose mode and autocast the caller controls.
 
     Attributes:
         stops: Token ids that end an answer.
@@ -94,7 +94,7 @@ class Answerer:
             tokenizer: The base's.
             images: Source of the prompts' images.
             settings: Generation settings.
-            prefixes: Cache to share with other answerers on the same base; None for one of its own.
+            prefixes: Cache to share with other answerers on the same base; None for a new one.
             variant: Key of the weights in use, such as the adapter's name, since several can share `prefixes`.
             leave: Called before each token; once it returns True, answers end there. None for never.
         """
@@ -163,7 +163,7 @@ class Answerer:
 
 
 def _held(grammars: Sequence[JsonGrammar | None]) -> dict[str, Any]:
-    """Return the argument of `generate` that holds each row to its grammar; none if all are free."""
+    """Return the argument of `generate` that constrains each row to its grammar; none if all are unconstrained."""
     return {"logits_processor": LogitsProcessorList([JsonLogits(grammars)])} if any(grammars) else {}
 
 

@@ -25,7 +25,7 @@ def batches(sizes: Sequence[Size], *, max_rows: int | None = None, max_tokens: i
     """Return indices of prompts batch by batch; prompts with the same prefix are neighbors.
 
     Args:
-        sizes: Of all prompts.
+        sizes: Sizes of all prompts.
         max_rows: Maximum number of prompts in a batch.
         max_tokens: Maximum number of tokens in a batch: each prefix once, own tokens padded to the longest. A prompt
             that exceeds it is alone.

@@ -18,7 +18,7 @@ class JsonLogits(LogitsProcessor):
         """Start an answer in each row.
 
         Args:
-            grammars: Grammar of each row; None for a row that is free.
+            grammars: Grammar of each row; None for an unconstrained row.
         """
         self.states = [None if grammar is None else grammar.start() for grammar in grammars]
         self._seen: int | None = None  # length of prompts and tokens so far
@@ -31,11 +31,13 @@ class JsonLogits(LogitsProcessor):
             scores: Logits of the next token, [rows, vocabulary].
 
         Raises:
-            ValueError: The number of rows is another one, as with beams, or a row has left its grammar.
+            ValueError: The number of rows has changed, as with beams, or a row violates its grammar.
         """
         rows, length = input_ids.shape
         if rows != len(self.states):
-            raise ValueError(f"{rows} rows for {len(self.states)} answers: beams cannot be held to a JSON schema")
+            raise ValueError(
+                f"{rows} rows for {len(self.states)} answers: beams cannot be constrained to a JSON schema"
+            )
         held = [(row, state) for row, state in enumerate(self.states) if state is not None]
         if self._seen is not None:
             new = input_ids[:, self._seen :].tolist()

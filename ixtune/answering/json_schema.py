@@ -1,6 +1,6 @@
-"""Hold answers to a JSON schema: read and check the schema, compile it, follow it token by token with llguidance.
+"""Constrain answers to a JSON schema: read, check and compile the schema, and follow it token by token with llguidance.
 
-Imports no tensor library, so that a wrong schema is reported before a model is loaded.
+Imports no tensor library, so that an invalid schema is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ANY_OBJECT = '{"type":"object"}'
 # A space, or a line break with indentation. Unbounded white space lets a small model write spaces until it is cut off.
 _WHITE_SPACE = r" |\r?\n[ \t]{0,40}"
 _CLOSING_LIMIT = 1000  # tokens; an ending has as many as the required keys and fixed texts of the schema
-_SUBSCHEMAS_SEARCHED = 1000  # for the place of a mistake
-_RECURSION = "recursion limit exceeded"  # as llguidance says it
+_SUBSCHEMAS_SEARCHED = 1000  # to locate an error
+_RECURSION = "recursion limit exceeded"  # llguidance's wording
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# Outside strings, in this order: end what is open, go on to what is required, and give it the emptiest value.
+# Outside strings, in this order: close what is open, continue with what is required, with the emptiest value.
 _OUTSIDE = b'}],:n"0123456789ft[{-.e'
 _INSIDE = b'"' + bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
 
@@ -36,7 +36,7 @@ def read_schema(path: Path) -> str:
     """Return the schema in a file as compact JSON, checked as in `checked_schema`.
 
     Raises:
-        UsageError: There is no such file, it is not JSON, or answers cannot be held to its schema.
+        UsageError: There is no such file, it is not JSON, or answers cannot be constrained to its schema.
         IxtuneError: llguidance is not installed.
     """
     try:
@@ -45,7 +45,7 @@ def read_schema(path: Path) -> str:
         raise UsageError("there is no such file", where=str(path), hint="check the path of the JSON schema") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the JSON schema cannot be read: {error}", where=str(path), hint="name a JSON file in UTF-8"
+            f"the JSON schema cannot be read: {error}", where=str(path), hint="pass a JSON file in UTF-8"
         ) from error
     try:
         content = json.loads(text)
@@ -61,7 +61,7 @@ def read_schema(path: Path) -> str:
 
 
 def checked_schema(content: Any, where: str) -> str:
-    """Return a schema as compact JSON, after checking that answers can be held to it.
+    """Return a schema as compact JSON, after checking that answers can be constrained to it.
 
     Args:
         content: The schema, as parsed from JSON.
@@ -82,7 +82,7 @@ def checked_schema(content: Any, where: str) -> str:
             raise _too_deep(where)
         short = next(iter(message.splitlines()), "").strip()
         raise UsageError(
-            f"answers cannot be held to this schema: {short}",
+            f"answers cannot be constrained to this schema: {short}",
             where=f"{where}, at {_place(content, message)}",
             hint="correct the schema there, or remove the keyword if it is not supported",
         )
@@ -115,7 +115,7 @@ class JsonGrammar:
         self._start = llguidance.LLMatcher(self._vocabulary, _grammar(json.loads(schema)), log_level=0)
         if self._start.is_error():
             raise UsageError(
-                f"answers cannot be held to this schema: {self._start.get_error()}",
+                f"answers cannot be constrained to this schema: {self._start.get_error()}",
                 where="JSON schema",
                 hint="simplify the schema",
             )
@@ -130,7 +130,7 @@ class JsonGrammar:
         return bool(matcher.try_consume_tokens(list(ids)) == len(ids) and matcher.is_accepting())
 
     def closing(self, ids: Sequence[int]) -> list[int] | None:
-        """Return token ids that complete an answer cut off after `ids`; None if none are found.
+        """Return token ids that complete an answer cut off after `ids`; None if there are none.
 
         Each open string, list and object is ended as soon as the schema allows. Required keys that are missing get the
         emptiest value that the schema allows, such as null, "" or 0.
@@ -152,14 +152,14 @@ class JsonGrammar:
         return made
 
     def _choose(self, mask: bytes, before: bytes, used: Counter[int]) -> int | None:
-        """Return the allowed token that ends the answer soonest, as far as one can tell without a search."""
+        """Return the allowed token that probably ends the answer soonest, without a search."""
         inside = b'"' in _STRING.sub(b"", before)
         order = _INSIDE if inside else _OUTSIDE
         wanted = [token for code in order if (token := self._single.get(code)) is not None and _allows(mask, token)]
         if wanted and (not inside or wanted[0] == self._single.get(order[0])):
             return wanted[0]
         if wanted:
-            # in turn, so that a pattern such as [a-z]+@[a-z]+ is not fed with the same letter for ever
+            # rotated, so that a pattern such as [a-z]+@[a-z]+ does not get the same letter forever
             return min(wanted, key=lambda token: used[token])
         others = (token for token in range(self.size) if _allows(mask, token))
         return min(others, key=lambda token: used[token], default=None)
@@ -203,7 +203,7 @@ def _library() -> Any:
         import llguidance
     except ImportError as error:
         raise IxtuneError(
-            "answers are held to a JSON schema by llguidance, which is not installed",
+            "JSON schemas need llguidance, which is not installed",
             hint='pip install "ixtune[json]"',
         ) from error
     return llguidance
@@ -216,11 +216,11 @@ def _grammar(content: Any) -> str:
 
 
 def _too_deep(where: str) -> UsageError:
-    return UsageError("the JSON schema is nested too deeply", where=where, hint="give a flatter schema")
+    return UsageError("the JSON schema is nested too deeply", where=where, hint="use a flatter schema")
 
 
 def _mistake(content: Any) -> str:
-    """Return what llguidance finds wrong with a schema; empty if nothing."""
+    """Return llguidance's error about a schema; empty if it has none."""
     try:
         wrong, messages = _library().LLMatcher.validate_grammar_with_warnings(_grammar(content))
     except RecursionError:
@@ -231,7 +231,7 @@ def _mistake(content: Any) -> str:
 
 
 def _place(content: Any, message: str) -> str:
-    """Return the innermost part of a schema with this mistake, as a path from the root `$`."""
+    """Return the innermost part of a schema with this error, as a path from the root `$`."""
     root = content if isinstance(content, dict) else {}
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     found = "$"
@@ -262,7 +262,7 @@ class _Pieces:
         self.eos_token_id, self.bos_token_id = tokenizer.eos_id, tokenizer.bos_id
         pieces = [tokenizer.piece_bytes(index) for index in range(tokenizer.vocab_size)]
         self.special_token_ids = [index for index, piece in enumerate(pieces) if piece is None]
-        # llguidance never takes a piece that begins with 0xFF for text
+        # llguidance never treats a piece that begins with 0xFF as text
         self.tokens = [
             b"\xff" + tokenizer.piece(index).encode() if piece is None else piece for index, piece in enumerate(pieces)
         ]

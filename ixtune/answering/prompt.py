@@ -66,8 +66,8 @@ class Prompt:
 
         Args:
             tokenizer: The base's.
-            template: Whose.
-            member: The base's; None for that of the images.
+            template: Chat template to use.
+            member: The base's; None for the one that the images were laid out for.
 
         Raises:
             TemplateError: The conversation is malformed.

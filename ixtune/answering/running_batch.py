@@ -17,7 +17,7 @@ from ixtune.model.shared_prefix import Prefix, SharedPrefixCache
 
 @dataclass(eq=False)
 class Row:
-    """One answer in the making.
+    """An answer being generated.
 
     Attributes:
         prompt: Token ids, the image token's at image positions.
@@ -40,7 +40,7 @@ class Row:
 
 
 class RunningBatch:
-    """Rows that are generated together; mode of the model and autocast are the caller's business.
+    """Rows that are generated together; the caller controls the model's mode and autocast.
 
     Attributes:
         rows: The rows, those with the same prefix next to each other.
@@ -88,7 +88,7 @@ class RunningBatch:
         self._choose(self.rows, self._logits(ids, positions, self._cache))
 
     def leave(self, rows: Sequence[Row]) -> None:
-        """Take rows out of the batch."""
+        """Remove rows from the batch."""
         gone = set(map(id, rows))
         kept = [at for at, row in enumerate(self.rows) if id(row) not in gone]
         if len(kept) == len(self.rows):

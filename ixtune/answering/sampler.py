@@ -1,4 +1,4 @@
-"""Choose the next token of one answer: greedy, or sampled with a seed of its own, whatever else is in the batch."""
+"""Choose the next token of one answer: greedy, or sampled with its own seed, independent of the rest of the batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TokenScores:
     Attributes:
         token: The chosen token.
         logprob: Its log-probability.
-        top: The most likely tokens with their log-probabilities, in falling order.
+        top: The most likely tokens with their log-probabilities, in descending order.
     """
 
     token: int
@@ -38,7 +38,7 @@ class Sampler:
     """Chooses the tokens of one answer.
 
     Attributes:
-        is_plain: The most likely token is chosen and nothing else is asked, so that a batch can be done at once.
+        is_plain: The most likely token is chosen and nothing else is needed, so a whole batch can be done in one call.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Sampler:
         """
         scores_1V = logits_V.float()[None]
         if self._processors:
-            so_far: Any = torch.tensor([[*prompt, *ids]], device=scores_1V.device)  # transformers asks for LongTensor
+            so_far: Any = torch.tensor([[*prompt, *ids]], device=scores_1V.device)  # transformers requires LongTensor
             scores_1V = self._processors(so_far, scores_1V.clone())
         if self._sample:
             # on the CPU, so that a seed gives the same answer with any device

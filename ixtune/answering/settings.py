@@ -49,7 +49,7 @@ class Settings:
         ):
             if not low < value <= high:
                 raise UsageError(
-                    f"{name} is {value}", where=_option(name), hint=f"give more than {low:g}, at most {high:g}"
+                    f"{name} is {value}", where=_option(name), hint=f"pass more than {low:g}, at most {high:g}"
                 )
         given = {"temperature": self.temperature != 1.0, "top_p": self.top_p != 1.0, "top_k": self.top_k != 0}
         changed = [name for name, value in given.items() if value]
@@ -65,7 +65,7 @@ class Settings:
         for name in ("seed", "template", "max_new_tokens", "json_schema"):
             del values[name]
         if not self.do_sample:
-            for name in ("temperature", "top_p", "top_k"):  # transformers warns of them
+            for name in ("temperature", "top_p", "top_k"):  # transformers warns about them
                 del values[name]
         if self.repetition_penalty == 1.0:
             del values["repetition_penalty"]

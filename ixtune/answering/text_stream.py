@@ -17,7 +17,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        """Start an answer that ends in front of the first of the `stop` strings."""
+        """Start an answer that ends before the first `stop` string."""
         self.tokenizer = tokenizer
         self.stopped = False
         self._stop = tuple(stop)

@@ -131,7 +131,7 @@ def predict(
     """Load a model and answer one question about images. For many questions load it once, with `load_model`.
 
     Args:
-        question: The question; `<ImageHere>` marks where an image stands, by default in front.
+        question: The question; `<ImageHere>` marks the position of an image; by default images come first.
         images: Image files; of a PDF all pages are shown, of `file.pdf#page=2` one.
         adapter: Adapter or run folder.
         base: `nano`, a checkpoint or merged folder, or a hub id; by default the base the adapter names.

@@ -55,15 +55,15 @@ def prepare(
         sources: One or several files, folders, hub datasets or data configs (YAML), in any form `ixtune prepare` reads.
         out: Folder to write; it must not exist.
         base: Base whose tokenizer to use: `nano`, a folder, or a hub id.
-        hd_num: Maximum number of 336x336 crops per image, unless a source or record says otherwise.
+        hd_num: Maximum number of 336x336 crops per image, unless a source or record sets its own.
         image_root: Folder that image paths are relative to; by default the source's own.
-        format: Form of the data, such as `csv` or `llava`; detected by default.
+        format: Format of the data, such as `csv` or `llava`; detected by default.
         columns: Our column names to theirs, for tables: `{"question": "q"}`.
         question: Question to ask of each row of a table without a question column.
         system: System prompt for records that have none.
         split: Split of a dataset, sheet of a workbook, or list of a JSON object, if there are several.
         config: Configuration of a hub dataset that has several.
-        dataset: Data set to read from LLaMA-Factory's dataset_info.json.
+        dataset: Dataset to read from LLaMA-Factory's dataset_info.json.
         encoding: Text encoding of CSV and TSV files; by default UTF-8, or UTF-16 with a byte order mark.
         image_pattern: Path of each image with fields in braces, such as `{image_id:012d}.jpg`.
         missing_placeholder: Put images that no placeholder places in `front` of the first question, or `reject` the
@@ -82,9 +82,9 @@ def prepare(
         near_duplicates: Treat images that look the same as one image in the split and for `exclude`.
         val_fraction: Fraction of records to put in `out/validation`; the others go to `out/train`.
         seed: Random seed for the split and for weighted sampling.
-        max_reject_rate: Fraction of rejects above which `TooManyRejects` is raised; the set is written all the same.
+        max_reject_rate: Fraction of rejects above which `TooManyRejects` is raised; the set is still written.
         workers: Number of processes; any number gives the same bytes.
-        model: `4khd` or `2.5`; by default as the base's tensors say.
+        model: `4khd` or `2.5`; by default detected from the base's tensors.
         layout_rule: How 2.5 lays out images: `fine-tuning` (the default) or `inference`.
 
     Returns:

@@ -31,7 +31,7 @@ def plan(
         processes: Number of processes that share the packs of a step.
 
     Returns:
-        The plan; `fits` is None if nobody knows the memory there is.
+        The plan; `fits` is None if the memory size is unknown.
 
     Raises:
         IxtuneError: The recipe, the data or the base are wrong, or a record is longer than a pack.
@@ -59,7 +59,7 @@ def train(
     grace: float | None = None,
     quiet: bool = False,
 ) -> Outcome | None:
-    """Train an adapter as the recipe says.
+    """Train an adapter according to a recipe.
 
     Unlike the command, this does not write a report at the end: call `evaluate` with `report=` for one.
 

@@ -153,7 +153,7 @@ def load_model(
     if named.adapter is None:
         return network
     model = bundle.load(network, named.adapter, base_identity(open_checkpoint(folder)), force)
-    for parameter in model.parameters():  # trained parts come in fp32; without autocast all must have one type
+    for parameter in model.parameters():  # trained parts are loaded in fp32; without autocast all must have one dtype
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(form)
     return model

@@ -21,7 +21,7 @@ from ixtune.planning.flops import flops
 
 PACK_TOKENS = 16384 // mix.SCALE
 # Freed blocks go back to the system at once, so that resident memory follows the tensors. That costs time, so memory
-# is measured in runs of its own.
+# is measured in separate runs.
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -43,7 +43,7 @@ class Way:
     Attributes:
         name: name in tables.
         batch: records of a padded batch; None for ixtune's packs.
-        checkpointed: whether every layer is computed again in the backward pass.
+        checkpointed: whether every layer is recomputed in the backward pass.
         share: whether packs compute the page of several questions once.
     """
 
@@ -121,7 +121,7 @@ def measure(
     rank: int,
     name: str = mix.NAME,
     memory: bool = True,
-    told: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Figures]:
     """Time every way in turn, `rounds` times, and then its memory (NaN if `memory` is off).
 
@@ -133,13 +133,13 @@ def measure(
         for way in chosen:
             found = _run(_case(way, records, config, rank, name), {})
             seconds[way.name].append(1000 * found["cpu_s"] / found["tokens"])
-            told(f"round {turn + 1}/{rounds}  {way.name}: {seconds[way.name][-1]:.2f} s per 1,000 tokens")
+            log(f"round {turn + 1}/{rounds}  {way.name}: {seconds[way.name][-1]:.2f} s per 1,000 tokens")
     figures = []
     for way in chosen:
         peak = math.nan
         if memory:
             peak = _run(_case(way, records, config, rank, name), _ALLOCATOR)["peak_mib"]
-            told(f"memory  {way.name}: {peak:,.0f} MiB")
+            log(f"memory  {way.name}: {peak:,.0f} MiB")
         figures.append(Figures(way, statistics.median(seconds[way.name]), peak))
     return figures
 
@@ -197,9 +197,9 @@ def _run(case: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise IxtuneError(
-            f"a way of the benchmark failed: {last}",
+            f"a run of the benchmark failed: {last}",
             where=json.dumps({key: value for key, value in case.items() if key != "config"}),
             hint="measure fewer records with --records, or report it",
         )

@@ -31,7 +31,7 @@ def measure(
     config: dict[str, Any] | None = None,
     pages: Sequence[Record] = PAGES,
     device: str = "cuda",
-    told: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Measure peak memory and speed of training steps on one page, with and without checkpointing every layer.
 
@@ -42,7 +42,7 @@ def measure(
         config: sizes other than the 7B's, as config.json has them.
         pages: pages to measure, one pack each.
         device: device to measure on; without a GPU the memory is not measured.
-        told: callback that receives the lines to print.
+        log: callback that receives the lines to print.
 
     Raises:
         IxtuneError: No GPU was found.
@@ -54,7 +54,7 @@ def measure(
     if device == "cuda" and not torch.cuda.is_available():
         raise IxtuneError(
             "the 7B's own shapes are measured on a GPU, and torch sees none",
-            hint="run it where `python -c 'import torch; print(torch.cuda.is_available())'` says True; "
+            hint="run it where `python -c 'import torch; print(torch.cuda.is_available())'` prints True; "
             "without --full-size the twin is measured on the CPU",
         )
     given = {**(config or {}), **({"num_hidden_layers": layers} if layers else {})}
@@ -65,13 +65,13 @@ def measure(
     lean_lora(wrapped)
     wrapped.train()
     limit = _matmul_flops_per_s(device)
-    told(f"base     {sizes.layers} layers with random weights in NF4; matmul limit {limit / 1e12:.1f} TFLOP/s")
+    log(f"base     {sizes.layers} layers with random weights in NF4; matmul limit {limit / 1e12:.1f} TFLOP/s")
     rows = []
     for page in pages:
         for checkpointed in (True, False):
             row = _page(wrapped, network, sizes, rank, page, checkpointed=checkpointed, device=device)
             row["limit_share"] = row.pop("flops_per_s") / limit
-            told(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['used_gib']:.2f} GiB")
+            log(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['used_gib']:.2f} GiB")
             rows.append(row)
     return rows
 

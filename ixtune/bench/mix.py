@@ -1,8 +1,8 @@
 """Named mixes of records to measure training on: real lengths for the 7B, scaled ones for the twin.
 
-`mixed` is what a document user has: a quarter of the records text of 200 to 1,500 tokens, a quarter A4 pages at hd_num
+`mixed` imitates document data: a quarter of the records text of 200 to 1,500 tokens, a quarter A4 pages at hd_num
 25 (4x6 crops) and half at hd_num 55 (6x9 crops), each page with 100 to 700 tokens of text. One sixteenth of a record's
-tokens is supervised, or all its text but one token where that is less. Every record has a page of its own.
+tokens is supervised, or all its text but one token where that is less. Every record has its own page.
 
 The other mixes ask several questions about each A4 page, 30 to 60 tokens with their answers: `pages-hd25` and
 `pages-hd55` four, and `docvqa` 1 to 12, 3.9 on average, as DocVQA does (39,463 questions on 10,194 pages; hd_num 25).
@@ -39,10 +39,10 @@ class Record:
     """Record of a mix.
 
     Attributes:
-        text_tokens: tokens beside the image's.
+        text_tokens: tokens besides the image's.
         grid: (rows, cols) of its image's crops; None without an image.
         supervised: tokens that the loss is taken on, the last ones.
-        page: number of its page; records with the same one show the same picture.
+        page: number of its page; records with the same one show the same image.
     """
 
     text_tokens: int

@@ -1,9 +1,9 @@
 """Train the plain way: the network built from transformers' blocks, with its `Trainer` and PEFT.
 
-It is what ixtune is measured against, so it stays as it is and shares none of ixtune's own blocks: transformers' Llama
+It is the baseline for ixtune, so it does not change and shares none of ixtune's own blocks: transformers' Llama
 norm and rotary, autograd's own SwiGLU, PLoRA by a boolean mask, sdpa with a mask over batches padded to the longest,
 full logits. Weights, NF4 layers and the vision tower are those of the network it is built from, so both compute the
-same. A test holds that losses agree.
+same. A test checks that losses agree.
 
 Shape letters: B batch, L length, D hidden, K key/value heads, G query heads per K, d head width, V vocabulary.
 """
@@ -127,10 +127,10 @@ class PlainIXC2(PreTrainedModel):
         Args:
             input_ids: [B, L], `config.image_token_id` at image positions.
             attention_mask: [B, L].
-            labels: [B, L] unshifted, -100 where nothing is asked.
+            labels: [B, L] unshifted, -100 at unsupervised positions.
             crops: uint8 [N, 3, 336, 336] of all images.
             grids: (rows, cols) of each image.
-            **_: what Trainer adds.
+            **_: arguments that Trainer adds.
         """
         mask_BL = (input_ids == self.config.image_token_id) & attention_mask.bool()
         hidden = self.tok_embeddings(input_ids)

@@ -1,7 +1,7 @@
 """Build a network of the 7B's proportions that takes a step in seconds on a CPU, with random weights in NF4.
 
 Eight times narrower, half as deep, records an eighth as long: attention, head, PLoRA, LoRA, projector and vision tower
-then have the shares of a training step that they have in the 7B, within one point (a test holds that).
+then have the shares of a training step that they have in the 7B, within one point (a test checks that).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int =
 
     Args:
         config: overrides in the form of config.json; empty for the 7B.
-        nf4: whether the decoder linears are quantised.
+        nf4: whether the decoder linears are quantized.
         device: device on which the weights are drawn and stay.
         seed: random seed of the weights.
     """

@@ -36,12 +36,12 @@ class Conversion:
     Attributes:
         out: The folder it made.
         tensors: Tensors written, each compared with its source after it was on the disk.
-        nbytes: Bytes of all of them.
+        nbytes: Total bytes of the tensors.
         shards: Shard of the source -> shard written.
-        carried: The other files, copied as they are.
-        identity: Of the source and of the result, which is the same.
+        carried: The other files, copied unchanged.
+        identity: Identity of source and result, which is the same.
         file_sha256: Hash of every file written.
-        ixtune_version: Of the software that made it.
+        ixtune_version: Version of ixtune that made it.
     """
 
     out: str
@@ -55,21 +55,21 @@ class Conversion:
 
 
 def convert(source: Path, out: Path, *, progress: Progress | None = None) -> Conversion:
-    """Write a `.bin` checkpoint as safetensors, read it back, and only then give it its name.
+    """Write a `.bin` checkpoint as safetensors, check it, and only then move it into place.
 
     Args:
         source: The folder of a checkpoint in torch files.
         out: The folder to make; it must not exist.
-        progress: Told how far it is.
+        progress: Receives the progress.
 
     Raises:
-        IxtuneError: The source is safetensors already, damaged, or holds code; the disk does not allow it; or what
-            is on it differs. `out` does not exist then.
+        IxtuneError: The source is safetensors already, damaged, or holds code; writing fails; or the written bytes
+            differ. `out` does not exist then.
     """
     checkpoint = open_checkpoint(source)
     if checkpoint.shards[0].endswith(".safetensors"):
         raise IxtuneError(
-            "this base is in safetensors already",
+            "this base is already in safetensors",
             where=str(source),
             hint="use it as it is: `ixtune base verify` checks it",
         )
@@ -128,8 +128,8 @@ def safetensors_names(shards: tuple[str, ...]) -> dict[str, str]:
 def other_files(folder: Path) -> list[Path]:
     """List the files of a checkpoint folder besides weights and index: configuration, tokenizer, code, text.
 
-    Sub-folders and hidden files are none of the checkpoint's. A link counts as the file it leads to, which is how
-    the hub's cache keeps everything.
+    Subfolders and hidden files are not part of the checkpoint. A link counts as its target, since the hub cache
+    stores files as links.
     """
     return [
         file
@@ -165,7 +165,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
         raise IxtuneError(
             f"the disk has {free_bytes / 2**30:.2f} GiB free, {needed_bytes / 2**30:.2f} GiB are needed",
             where=str(existing),
-            hint="free some space, or give --out on another disk",
+            hint="free some space, or pass --out on another disk",
         )
 
 
@@ -218,7 +218,7 @@ def _check(found: Checkpoint, written: dict[str, str], identity: str, advance: C
             raise IxtuneError(
                 f"{name} differs on the disk from what was written",
                 where=str(found.folder / found.by_name[name].shard),
-                hint="suspect the disk or the memory; convert again, to another disk if there is one",
+                hint="the disk or the memory may be faulty; convert again, to another disk if there is one",
             )
     if base_identity(found) != identity:
         raise IxtuneError(

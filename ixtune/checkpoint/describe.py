@@ -18,7 +18,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """Describe a base as a JSON-serializable dict, reading only headers and the edges of its tensors.
 
     Raises:
-        IxtuneError: It is no base, or its weights cannot be opened.
+        IxtuneError: It is not a base, or its weights cannot be opened.
     """
     sizes = Sizes.from_config_json(read_config_json(folder))
     checkpoint = open_checkpoint(folder)

@@ -24,8 +24,8 @@ Shape = tuple[int, ...]
 def completed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a config.json with the size of a crop and the PLoRA ranks that the original keeps in code.
 
-    Both come from the shapes of the folder's tensors. Nothing is added where these cannot be read: what is wrong with
-    them is found by those who need them.
+    Both come from the shapes of the folder's tensors. Nothing is added if these cannot be read: the code that needs
+    them reports the error.
 
     Raises:
         IxtuneError: config.json contradicts the tensors, they contradict each other, or fit no member.
@@ -76,12 +76,12 @@ def member_in(folder: Path) -> Member | None:
 
 
 def member_for(base: str, folder: Path, model: str | None = None, rule: str | None = None) -> Member:
-    """Return the member that data are to be prepared for.
+    """Return the member of the family to prepare data for.
 
     Args:
         base: Name of the base.
-        folder: Where it is; of a hub id perhaps the tokenizer alone.
-        model: What a person calls the member; None for the base's.
+        folder: Where it is; for a hub id it may contain the tokenizer only.
+        model: Name of the member given by the user; None for that of the base.
         rule: The layout rule; None for that of the official fine-tuning.
 
     Raises:
@@ -95,13 +95,13 @@ def member_for(base: str, folder: Path, model: str | None = None, rule: str | No
         raise UsageError(
             f"the base is {found.title}, not {chosen.title}",
             where="--model",
-            hint=f"leave --model out, or give another --base, such as {chosen.hub_id}",
+            hint=f"remove --model, or pass another --base, such as {chosen.hub_id}",
         )
     return chosen
 
 
 def _side(shapes: Mapping[str, Shape]) -> int | None:
-    """Return the side of a crop in pixels; None if the position embeddings are missing or not of a square."""
+    """Return the side of a crop in pixels; None if the position embeddings are missing or do not form a square."""
     if _POSITIONS not in shapes or _PATCHES not in shapes:
         return None
     positions = shapes[_POSITIONS][0] - 1  # without the class token

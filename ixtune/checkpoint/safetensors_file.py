@@ -116,7 +116,7 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 def read_span(path: Path, offset: int, nbytes: int, into: torch.Tensor | None = None) -> torch.Tensor:
     """Return the bytes [offset, offset + nbytes) of a file as uint8 [nbytes].
 
-    They are read into the uint8 memory `into` if that is given and long enough, else into memory of their own.
+    They are read into the uint8 memory `into` if that is given and long enough, else into new memory.
 
     Raises:
         IxtuneError: The file cannot be read or ends too early.
@@ -164,7 +164,7 @@ def read_safetensors_index(path: Path) -> list[TensorInfo]:
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         found = [_entry(name, entry, path, 8 + length) for name, entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, "the header is no safetensors header") from error
+        raise _damaged(path, "this is not a safetensors header") from error
     found.sort(key=lambda pair: (pair[0].offset or 0, pair[1]))
     position = 8 + length
     for info, end in found:
@@ -193,12 +193,12 @@ def write_safetensors(
     Args:
         path: The file; it must not exist.
         tensors: Names, shapes and dtypes, in order.
-        blocks_of: Gives a tensor's rows as consecutive blocks of its dtype; each may be overwritten by the next.
-        digest: What to hash with; SHA-256 if not given.
-        settled: Told how many of the file's bytes are on the disk and no longer in memory.
+        blocks_of: Returns a tensor's rows as consecutive blocks of its dtype; each may be overwritten by the next.
+        digest: Hash to compute; SHA-256 by default.
+        settled: Receives the number of bytes that are on disk and no longer in memory.
 
     Returns:
-        Hash of what was handed to the disk.
+        Hash of the bytes written.
 
     Raises:
         OSError: The disk is full or refuses the write.

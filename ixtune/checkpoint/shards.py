@@ -1,7 +1,7 @@
 """Open a checkpoint folder without loading it: tensors, shards, byte offsets, and reads by rows.
 
-Nothing is loaded to find that out, and a read copies only the rows asked for. safetensors and torch `.bin`
-shards look the same from outside. Needs torch, but neither transformers nor a GPU.
+Opening loads nothing, and a read copies only the requested rows. safetensors and torch `.bin` shards have the same
+interface. Needs torch, but neither transformers nor a GPU.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Checkpoint:
     """Tensors of one checkpoint by name, in shard order, whose bytes are read on demand.
 
     Attributes:
-        folder: Where the shards lie.
+        folder: Folder of the shards.
         shards: Their file names, in order.
-        by_name: Name -> what and where, in shard order and within a shard in file order.
+        by_name: Tensor metadata by name, in shard order and within a shard in file order.
     """
 
     def __init__(self, folder: Path, by_shard: Mapping[str, Sequence[TensorInfo]]) -> None:
@@ -61,8 +61,8 @@ class Checkpoint:
     def read_rows(self, name: str, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
         """Return rows [start, stop) of the first dimension, contiguous; a scalar is one row.
 
-        They are in memory of their own, or in `into` (uint8) where that is given and long enough: who reads a
-        gigabyte in blocks spares a page fault for every 4 KiB. They may be written to.
+        They are in new memory, or in `into` (uint8) if that is given and long enough: reusing memory avoids a page
+        fault for every 4 KiB read. The result may be modified.
 
         Raises:
             IxtuneError: The file cannot be read or has become shorter.
@@ -108,7 +108,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             damaged or holds code. The message names file and tensor.
     """
     if not folder.is_dir():
-        raise IxtuneError("there is no such folder", where=str(folder), hint="give the folder of a checkpoint")
+        raise IxtuneError("there is no such folder", where=str(folder), hint="pass the folder of a checkpoint")
     for single, index in _SINGLE_THEN_INDEX:
         if (folder / single).is_file():
             return open_file(folder / single)
@@ -117,7 +117,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raise IxtuneError(
         "the folder holds no checkpoint: no weights and no index of weights",
         where=str(folder),
-        hint=f"give a folder with one of {', '.join(name for pair in _SINGLE_THEN_INDEX for name in pair)}",
+        hint=f"pass a folder with one of {', '.join(name for pair in _SINGLE_THEN_INDEX for name in pair)}",
     )
 
 
@@ -165,7 +165,7 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _disagreement(path, "the index of the weights is no index") from error
+        raise _disagreement(path, "the index of the weights is not an index") from error
     if not plain:
         raise _disagreement(path, "the index of the weights is empty or names files outside its folder")
     return dict(weight_map)

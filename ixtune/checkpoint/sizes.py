@@ -1,7 +1,7 @@
 """Compute the sizes of the network and its adapter in plain integers, without torch or transformers.
 
-`plan` answers before any library of tensors is loaded. The constants that the released model keeps in code stand
-here, and `configuration` takes them from here.
+`plan` uses this before any tensor library is loaded. The constants that the released model keeps in code are defined
+here, and `configuration` imports them.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ class Sizes:
         }
 
     def weight_bytes(self, *, nf4: bool, float_bytes: int) -> dict[str, int]:
-        """Return the bytes of the base by part: decoder linears in NF4 if asked, everything else in floats.
+        """Return the bytes of the base by part: decoder linears in NF4 if requested, everything else in floats.
 
         Args:
-            nf4: decoder linears in NF4 with double quantisation.
+            nf4: decoder linears in NF4 with double quantization.
             float_bytes: bytes of a number in everything else: 2 for bf16, 4 for fp32.
         """
         sizes = {part: count * float_bytes for part, count in self.parameters().items()}

@@ -1,7 +1,7 @@
 """Compute the names and shapes of all tensors of a checkpoint in the original form from its sizes.
 
-Plain integers: neither torch nor transformers. A test holds the list against the network itself and against the
-released model's 942 tensors (MODEL.md 1.3).
+Plain integers: neither torch nor transformers. A test compares the list with the network itself and with the released
+model's 942 tensors (MODEL.md 1.3).
 """
 
 from __future__ import annotations

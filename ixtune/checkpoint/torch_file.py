@@ -1,9 +1,9 @@
 """Read a torch `.bin` file: tensor positions without running its pickle or loading the tensors.
 
 torch reads the pickle with `weights_only=True` (a fixed list of harmless constructors, nothing else) and puts
-the tensors on the meta device, where each storage carries its position in the zip file. torch derives that
-position from its own writer's habits, so it is believed only after a look at the zip directory. Files whose
-positions cannot be had this way (the format before torch 1.6, repacked zips) are loaded whole, still with
+the tensors on the meta device, where each storage carries its position in the zip file. torch computes that position
+from the conventions of its own writer, so it is trusted only after a check of the zip directory. Files whose
+positions cannot be found this way (the format before torch 1.6, repacked zips) are loaded whole, still with
 `weights_only=True`.
 """
 
@@ -76,11 +76,11 @@ def _load(path: Path, device: str) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         # torch's message explains how to disable the protection, so it is not passed on
         forbidden = _FORBIDDEN.search(str(error))
-        found = f"it asks for {forbidden.group(1)}" if forbidden else "its pickle is not one of tensors"
+        found = f"it references {forbidden.group(1)}" if forbidden else "its pickle contains other objects"
         raise IxtuneError(
-            f"the file holds more than tensors: {found}; nothing of it was run",
+            f"the file holds more than tensors: {found}; none of it was run",
             where=str(path),
-            hint="use a checkpoint from a source you trust, best in safetensors form",
+            hint="use a checkpoint from a source you trust, preferably in safetensors",
         ) from error
     except (
         RuntimeError,
@@ -112,7 +112,7 @@ def _refuse_unknown(path: Path, name: object, tensor: object) -> None:
     if not (isinstance(name, str) and plain):
         kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise IxtuneError(
-            f"entry {name!r} is no plain tensor but {kind}",
+            f"entry {name!r} is not a plain tensor but {kind}",
             where=str(path),
             hint="save only the model's state_dict(), with dense tensors",
         )

@@ -1,7 +1,7 @@
 """Verify a base folder: names, shapes and dtypes of all tensors, and all known hashes.
 
 `open_checkpoint` stops at the first problem; this continues and reports all of them. Needs torch to read
-`.bin` headers, but not transformers, and no byte of the weights where hashes are not asked for.
+`.bin` headers, but not transformers, and reads no byte of the weights unless hashes are requested.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Verification:
     """Findings of a verification.
 
     Attributes:
-        folder: It.
-        sizes: What its config.json asks for.
+        folder: The folder that was verified.
+        sizes: Sizes from its config.json.
         tensors: Tensors found.
         expected: Tensors the network has.
         nbytes: Bytes of the tensors found.
         dtypes: dtype -> tensors stored in it.
         shards: Weights files, in order.
-        identity: Of the base; None where it is not whole.
-        file_sha256: Hash of every file that was read for it.
-        compared: File -> where its hash was known from.
+        identity: Identity of the base; None if it is incomplete.
+        file_sha256: Hash of every file that was read.
+        compared: File -> source of the known hash.
         missing: Tensors and files that should be there, with their shape and, where an index says so, their shard.
         extra: Tensors the network does not have.
-        misshapen: Tensors of another shape than config.json asks for.
+        misshapen: Tensors of another shape than config.json requires.
         other_dtype: Tensors of another dtype than config.json names.
         damaged: Files that cannot be read, or do not agree with their index.
         altered: Files with another hash than the known one.
@@ -98,8 +98,8 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
 
     Args:
         folder: A base in the original form.
-        hashes: Whether every file is read and hashed, and compared where its hash is known.
-        advance: Told the bytes hashed.
+        hashes: Whether to hash every file, and compare the hashes that are known.
+        advance: Receives the number of bytes hashed.
 
     Raises:
         IxtuneError: There is no such folder, or its config.json is not one of this architecture.
@@ -142,7 +142,7 @@ def verify(folder: Path, *, hashes: bool = True, advance: Callable[[int], None] 
         missing=tuple(missing),
         extra=tuple(f"{name} {list(info.shape)}" for name, info in found.items() if name not in expected),
         misshapen=tuple(
-            f"{name} is {list(info.shape)}, config.json asks for {list(expected[name])}"
+            f"{name} is {list(info.shape)}, config.json requires {list(expected[name])}"
             for name, info in found.items()
             if name in expected and tuple(info.shape) != expected[name]
         ),
@@ -171,7 +171,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             "there is no config.json: this is not the folder of a base",
             where=str(folder),
-            hint="give the folder of a checkpoint; for an adapter, use `ixtune inspect`",
+            hint="pass the folder of a checkpoint; for an adapter, use `ixtune inspect`",
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -187,16 +187,16 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             f"this is a {kind!r} checkpoint, not {ANY_TITLE}",
             where=str(path),
-            hint="give the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="pass the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
         )
     return completed(config, folder)
 
 
 def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
-    """Return for each file with a known SHA-256 the hash and where it is known from.
+    """Return the SHA-256 and its source for each file with a known hash.
 
-    Known are: what a report of ixtune's beside them recorded, the name under which the hub's cache stores a large
-    file, and the released tokenizer.
+    Sources are a report of ixtune in the folder, the name under which the hub cache stores a large file, and the
+    released tokenizer.
     """
     known: dict[str, tuple[str, str]] = {}
     if sizes.is_released and (sha256 := sizes.member.tokenizer_sha256):
@@ -216,7 +216,7 @@ def known_hashes(folder: Path, sizes: Sizes) -> dict[str, tuple[str, str]]:
 
 
 def _survey(folder: Path) -> tuple[dict[str, TensorInfo], dict[str, str], list[str]]:
-    """Return the tensors that are found, the shard that an index gives for each name, and what is damaged."""
+    """Return the tensors that are found, the shard that an index gives for each name, and the damaged files."""
     try:
         whole = open_checkpoint(folder)
         return dict(whole.by_name), {}, []
@@ -234,7 +234,7 @@ def _survey(folder: Path) -> tuple[dict[str, TensorInfo], dict[str, str], list[s
     damaged = []
     for shard in shards:
         if not (folder / shard).is_file():
-            damaged.append(f"{shard} is not there; {index.name if index else 'the index'} places tensors in it")
+            damaged.append(f"{shard} is missing; {index.name if index else 'the index'} places tensors in it")
             continue
         try:
             found |= open_file(folder / shard).by_name

@@ -113,9 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options["debug"]:
             traceback.print_exc()
-        told = describe(error)
-        print_error(told)
-        code = told.exit_code
+        problem = describe(error)
+        print_error(problem)
+        code = problem.exit_code
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has gone; keep Python's own flush at exit silent too

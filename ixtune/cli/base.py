@@ -41,33 +41,33 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
     from ixtune.base import resolve
     from ixtune.checkpoint.describe import describe
 
-    told = describe(resolve(base))
+    facts = describe(resolve(base))
     if as_json:
-        _print_json(told)
+        _print_json(facts)
         return
-    vision = told["vision"]
+    vision = facts["vision"]
     lines = [
-        ("folder", told["folder"]),
-        ("model", told["form"]),
+        ("folder", facts["folder"]),
+        ("model", facts["form"]),
         (
             "decoder",
-            f"{told['layers']} layers, hidden {told['hidden']:,}, intermediate {told['intermediate']:,}, "
-            f"{told['heads']} heads with {told['kv_heads']} key/value heads, vocabulary {told['vocabulary']:,}",
+            f"{facts['layers']} layers, hidden {facts['hidden']:,}, intermediate {facts['intermediate']:,}, "
+            f"{facts['heads']} heads with {facts['kv_heads']} key/value heads, vocabulary {facts['vocabulary']:,}",
         ),
         (
             "vision",
             f"{vision['layers']} layers, hidden {vision['width']:,}, "
             f"views of {vision['side']} px in patches of {vision['patch']}",
         ),
-        ("weights", f"{told['tensors']} tensors, {_dtypes(told['dtypes'])}, {_size(told['bytes'])}"),
-        *(("shard", f"{name}  {_size(size)}") for name, size in told["shards"].items()),
-        ("parameters", f"{sum(told['parameters'].values()):,}"),
-        *(("", f"{count:>15,}  {part}") for part, count in told["parameters"].items()),
-        ("in NF4", f"{_size(told['nf4_bytes'])} in memory, decoder linears in 4 bits"),
-        ("tokenizer", told["tokenizer_sha256"] or "none in the folder"),
-        ("identity", told["identity"]),
-        ("code", _code(told["code_files"])),
-        ("terms", told["terms"]),
+        ("weights", f"{facts['tensors']} tensors, {_dtypes(facts['dtypes'])}, {_size(facts['bytes'])}"),
+        *(("shard", f"{name}  {_size(size)}") for name, size in facts["shards"].items()),
+        ("parameters", f"{sum(facts['parameters'].values()):,}"),
+        *(("", f"{count:>15,}  {part}") for part, count in facts["parameters"].items()),
+        ("in NF4", f"{_size(facts['nf4_bytes'])} in memory, decoder linears in 4 bits"),
+        ("tokenizer", facts["tokenizer_sha256"] or "none in the folder"),
+        ("identity", facts["identity"]),
+        ("code", _code(facts["code_files"])),
+        ("terms", facts["terms"]),
     ]
     _print_lines(lines)
 
@@ -207,10 +207,10 @@ def _lines(lines: list[tuple[str, str]]) -> list[str]:
     return [f"{name:<{width}}  {value}" for name, value in lines]
 
 
-def _print_json(told: dict[str, Any]) -> None:
+def _print_json(facts: dict[str, Any]) -> None:
     import json
 
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
 def _dtypes(counts: dict[str, int]) -> str:

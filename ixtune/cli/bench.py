@@ -34,13 +34,13 @@ def command(
 
     from ixtune.cli.console import aside, console, quiet_libraries, table
 
-    out, beside = console(), aside()
-    told: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: beside.print(line, highlight=False))
+    out, stderr = console(), aside()
+    log: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: stderr.print(line, highlight=False))
     if full_size:
         quiet_libraries()
         from ixtune.bench import full
 
-        rows = full.measure(layers=layers, told=told)
+        rows = full.measure(layers=layers, log=log)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return
@@ -70,7 +70,7 @@ def command(
         rounds=rounds,
         config=twin.CONFIG,
         rank=twin.RANK,
-        told=told,
+        log=log,
     )
     found = compare.ratios(figures, records=records, config=twin.CONFIG, rank=twin.RANK)
     if as_json:
@@ -92,8 +92,8 @@ def command(
     )
     out.print(
         table(
-            "ixtune (not checkpointed in time, alike in memory) against",
-            ("plain way", "time", "ideal", "time / ideal", "memory"),
+            "ixtune (time: without checkpointing; memory: same checkpointing) against",
+            ("baseline", "time", "ideal", "time / ideal", "memory"),
             [
                 (
                     one.plain.name,

@@ -18,9 +18,9 @@ def command(
         bool, typer.Option("--yes", help="Remove the listed files and folders. Default: list them only.")
     ] = False,
 ) -> None:
-    """List what a run folder does not need any more, and remove it with --yes: old and damaged checkpoints, leftovers.
+    """List files that a run no longer needs, and remove them with --yes: old and damaged checkpoints, leftovers.
 
-    The adapter, metrics, samples and report always stay.
+    The adapter, metrics, samples and report are always kept.
 
     Example: ixtune clean runs/demo --yes
     """
@@ -36,4 +36,4 @@ def command(
         cleaning.remove(found)
         typer.echo(f"removed  {total}")
     else:
-        typer.echo(f"together {total}; nothing was removed. Remove it with --yes")
+        typer.echo(f"total    {total}; nothing was removed. Pass --yes to remove the files")

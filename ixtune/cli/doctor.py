@@ -48,8 +48,8 @@ def command(
 
         able = trainable(gpu_gib)
         checked = [{"name": one.name, "state": one.state, "found": one.found, "mend": one.hint} for one in found]
-        told = {"checks": checked, "recipes": [asdict(one) for one in able]}
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        result = {"checks": checked, "recipes": [asdict(one) for one in able]}
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         _show_checks(found)
         with progress("planning the recipes"):  # some seconds

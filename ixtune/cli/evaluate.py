@@ -41,7 +41,9 @@ def command(
     image_root: ImageRootOption = None,
     hd_num: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_HD_NUM, help="Maximum crops per --benchmark image. Default: as trained, or usual."),
+        typer.Option(
+            min=1, max=MAX_HD_NUM, help="Maximum crops per --benchmark image. Default: as trained, or the usual one."
+        ),
     ] = None,
     prompt: Annotated[
         str,

@@ -102,9 +102,9 @@ def _gpu_gib() -> float:
 
     machine = detect()
     here = round((machine.memory_bytes or 0) / 2**30, 1) if machine.device == "cuda" else 0
-    told = f"found: {machine.source}" if here else "none found; 0 for none"
+    found = f"found: {machine.source}" if here else "none found; 0 for none"
     while True:
-        text = _ask(f"2 of 3: memory of the GPU in GiB ({told})", f"{here:g}")
+        text = _ask(f"2 of 3: memory of the GPU in GiB ({found})", f"{here:g}")
         try:
             if 0 <= (memory := float(text)) < math.inf:
                 return memory

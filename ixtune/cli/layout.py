@@ -74,8 +74,8 @@ def command(
     if as_json:
         import json
 
-        told = [{"path": name, "notes": notes} | layout.as_dict() for name, notes, layout in shown]
-        typer.echo(json.dumps(told, indent=2))
+        result = [{"path": name, "notes": notes} | layout.as_dict() for name, notes, layout in shown]
+        typer.echo(json.dumps(result, indent=2))
     elif shown:
         from ixtune.cli.console import console, table
 

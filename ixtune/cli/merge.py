@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ixtune.merging.merge_plan import MergePlan
 
 _ONTO = {"bf16": "the base as stored", "nf4": "the dequantized NF4 weights of the decoder linears"}
-_QUESTIONS = 32  # put to each model by --verify-answers
+_QUESTIONS = 32  # asked of each model by --verify-answers
 
 
 def command(
@@ -129,7 +129,7 @@ def command(
     found = None
     if asked is not None:
         found = _compare(adapters[0], name_of_base, out, asked, onto, verify_onto, force)
-        lines += _told(found)
+        lines += _verification_lines(found)
     lines += [("warning", text) for text in report.warnings]
     ending(_shown(lines), report.out, report.warnings)
     if found is not None and not found.passed:
@@ -174,17 +174,17 @@ def _compare(
         return verify_merge(adapter, base, merged, asked, onto=bases, force=force, progress=bar)
 
 
-def _told(found: Verification) -> list[tuple[str, str]]:
-    told = [
+def _verification_lines(found: Verification) -> list[tuple[str, str]]:
+    answers = [
         (
             "answers",
             f"{side.same_answers} of {found.questions} equal the adapter's on {side.base}; logits differ by at most "
             f"{side.max_logit_difference:.2g}, {side.mean_logit_difference:.2g} on average "
-            f"(the adapter itself moves them by {side.adapter_effect:.2g})",
+            f"(the adapter itself changes them by {side.adapter_effect:.2g})",
         )
         for side in found.sides
     ]
-    return told + ([("closer", f"to the adapter on {found.closer}")] if found.closer else [])
+    return answers + ([("closer", f"to the adapter on {found.closer}")] if found.closer else [])
 
 
 def _numbers(weights: str | None) -> list[float] | None:

@@ -108,9 +108,7 @@ def command(
     # check the options before slow imports and before loading a model
     images = image or []
     if question is None and source is None:
-        raise UsageError(
-            "there is no question", hint="give one, or --from with a file of them: ixtune predict --help has examples"
-        )
+        raise UsageError("there is no question", hint="pass a question, or --from FILE; see ixtune predict --help")
     if source is not None and out is None:
         raise UsageError("--from and --out belong together", hint="add --out answers.jsonl")
     if source is not None and images:
@@ -220,7 +218,7 @@ def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, setting
     with progress("questions") as bar:
         outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
     made = outcome.answers - outcome.resumed
-    before = f", {outcome.resumed} of them from before" * bool(outcome.resumed)
+    before = f", {outcome.resumed} of them from an earlier run" * bool(outcome.resumed)
     lines = [f"{outcome.answers} answers in {out}{before}"]
     if made:
         speed = outcome.tokens / outcome.seconds

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ixtune.data.sources.source import Source
     from ixtune.data.sources.source_loader import Opened
 
-# tokenising scales with the cores; more processes than this only wait for the one that reads
+# tokenization scales with the cores; more processes than this only wait for the one that reads
 _MOST_WORKERS = 8
 _PLAIN_LINE_EVERY_S = 30.0
 
@@ -100,7 +100,7 @@ def command(
     """Convert data into a prepared set: token ids, image layouts, and a list of the rejected records with reasons.
 
     The simplest source is a CSV with the columns image, question and answer; conversations come as JSON. The format is
-    detected from the content and printed. No record is truncated, no image is left out in silence, and only hub
+    detected from the content and printed. No record is truncated, no image is dropped silently, and only hub
     datasets and object stores are downloaded from. `ixtune preview OUT` shows the result.
 
     Example: ixtune prepare receipts.csv --image-root photos --out data/receipts --hd-num 16
@@ -150,7 +150,7 @@ def command(
         exclude=tuple(map(str, exclude or ())),
         near_duplicates=near_duplicates,
     )
-    with _progress(told=not as_json) as (opened, progress):
+    with _progress(show_sources=not as_json) as (opened, progress):
         try:
             report = prepare(
                 given,
@@ -188,7 +188,7 @@ def _one_of(option: str, value: str | None) -> str | None:
 
     if value is None or value in MISSING_PLACEHOLDER:
         return value
-    raise UsageError(f"{option} is {value}", hint=f"give one of {', '.join(MISSING_PLACEHOLDER)}, or leave it out")
+    raise UsageError(f"{option} is {value}", hint=f"pass one of {', '.join(MISSING_PLACEHOLDER)}, or leave it out")
 
 
 def _defaults(format_: str | None, columns: str, **others: Any) -> Source:
@@ -208,7 +208,7 @@ def _share(source: Source) -> str:
 
 
 @contextmanager
-def _progress(*, told: bool) -> Iterator[tuple[Any, Progress]]:
+def _progress(*, show_sources: bool) -> Iterator[tuple[Any, Progress]]:
     """Yield two callbacks: one prints what was detected in each source, the other moves a progress bar."""
     import time
 
@@ -222,7 +222,7 @@ def _progress(*, told: bool) -> Iterator[tuple[Any, Progress]]:
         task = bar.add_task("opening", total=None)
 
         def opened(found: Sequence[Opened]) -> None:
-            for one in found if told else ():
+            for one in found if show_sources else ():
                 aside().print(
                     f"source   {one.source.name}: {one.detected}{_share(one.source)}", markup=False, soft_wrap=True
                 )

@@ -40,7 +40,7 @@ ModelOption = Annotated[
 ImageRootOption = Annotated[
     str | None,
     typer.Option(
-        help="Folder that image paths are relative to, or its address in an object store. Default: the source's folder."
+        help="Folder that image paths are relative to, or its URL in an object store. Default: the source's folder."
     ),
 ]
 ColumnsOption = Annotated[
@@ -90,7 +90,7 @@ ConfigOption = Annotated[
 DatasetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Data set to read from LLaMA-Factory's dataset_info.json.", rich_help_panel=_READING
+        metavar="NAME", help="Dataset to read from LLaMA-Factory's dataset_info.json.", rich_help_panel=_READING
     ),
 ]
 EncodingOption = Annotated[
@@ -125,7 +125,7 @@ MissingPlaceholderOption = Annotated[
     str | None,
     typer.Option(
         metavar="front|reject",
-        help="Images that no <image> places: put them in front of the first question, or reject the record. "
+        help="Images without a placeholder: put them in front of the first question, or reject the record. "
         "Default: a single image goes in front, several are rejected.",
         rich_help_panel=_IMAGES,
     ),
@@ -226,7 +226,7 @@ MaxRejectRateOption = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Exit with code 3 if a larger fraction is rejected; the accepted records are written all the same.",
+        help="Exit with code 3 if a larger fraction is rejected; the accepted records are still written.",
         rich_help_panel=_RUN,
     ),
 ]

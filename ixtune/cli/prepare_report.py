@@ -57,13 +57,13 @@ def print_report(report: PrepareReport, options: Options) -> None:
     names = [str(report.out / name) if name else str(report.out) for name in report.sets]
     lines = [f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}"]
     if saved := _saving(report):
-        lines.append(f"shared   {saved.told()}")
+        lines.append(f"shared   {saved.describe()}")
     ending(lines, "\n".join(names))
 
 
 def as_json(report: PrepareReport) -> str:
     """Return the report as JSON; statistics are those of the manifest of each set."""
-    told = {
+    result = {
         "out": str(report.out),
         "read": report.read,
         "accepted": report.accepted,
@@ -83,11 +83,11 @@ def as_json(report: PrepareReport) -> str:
         "sets": {str(report.out / name): statistics.as_manifest() for name, statistics in report.sets.items()},
         "shared": asdict(saved) if (saved := _saving(report)) else None,
     }
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    return json.dumps(result, indent=2, ensure_ascii=False)
 
 
 def _saving(report: PrepareReport) -> Saving | None:
-    """Count what training on the set saves by sharing prefixes."""
+    """Count the tokens that training on the set saves by sharing prefixes."""
     from ixtune.data.prepared import store
     from ixtune.data.shared_prefixes import saving
 
@@ -174,7 +174,7 @@ def _costs(content: dict[str, Any], options: Options) -> Table:
             rows.append([hd_num, "some image has no layout", "", mark])
         else:
             rows.append([hd_num, f"{tokens:,}", f"{tokens / images:,.0f}", f"x {tokens / now:.2f}{mark}"])
-    return table("what hd_num would cost", ("hd_num", "image tokens", "per image", "of now"), rows)
+    return table("cost of other hd_num values", ("hd_num", "image tokens", "per image", "of now"), rows)
 
 
 def _whole(low: int, high: int | None) -> str:

@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 def _names(incomplete: str) -> list[str]:
-    """Return the recipe names that begin so, for shell completion."""
+    """Return the recipe names that start with the given text, for shell completion."""
     from ixtune.recipe.shipped_recipes import shelf
 
     return [name for name in shelf() if name.startswith(incomplete)]

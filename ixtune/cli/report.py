@@ -24,7 +24,7 @@ def command(
     from ixtune.errors import UsageError
 
     if out is None and len(runs) > 1:
-        raise UsageError("several runs need a folder for their report", hint="give --out DIR")
+        raise UsageError("several runs need a folder for their report", hint="pass --out DIR")
     write(runs, out or runs[0], evaluation or ())
 
 

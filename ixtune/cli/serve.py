@@ -32,7 +32,7 @@ def command(
         Path | None, typer.Option(help="Folder whose images requests may name by path. Default: none.")
     ] = None,
     allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Load images from public http and https addresses.")
+        bool, typer.Option("--allow-http", help="Load images from public http and https URLs.")
     ] = False,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Maximum number of answers generated at once.")] = 8,
     max_waiting: Annotated[
@@ -42,11 +42,9 @@ def command(
         int, typer.Option(min=16, help="Maximum tokens of prompt and answer, images included.")
     ] = 16_384,
     running_tokens: Annotated[
-        int, typer.Option(min=16, help="Maximum tokens of all running answers, whose keys and values are held.")
+        int, typer.Option(min=16, help="Maximum tokens of all running answers, whose keys and values are in memory.")
     ] = 65_536,
-    cache_gib: Annotated[
-        float, typer.Option(min=0, help="Memory for keys and values of images that were asked about, in GiB.")
-    ] = 1.0,
+    cache_gib: Annotated[float, typer.Option(min=0, help="Memory for keys and values of recent images, in GiB.")] = 1.0,
     vectors_gib: Annotated[
         float, typer.Option(min=0, help="Main memory for image vectors that all models share, in GiB.")
     ] = 1.0,
@@ -56,7 +54,7 @@ def command(
 ) -> None:
     """Serve a base and its adapters over HTTP in OpenAI's form, with a page to try them.
 
-    All adapters share one base in memory; a request names one of them as its model. Ctrl-C finishes what runs.
+    All adapters share one base in memory; a request names one of them as its model. Ctrl-C finishes running requests.
 
     Example: ixtune serve --adapter runs/receipts
 
@@ -70,14 +68,18 @@ def command(
 
     # check the options before slow imports and before loading a model
     if model is not None and (adapter or base):
-        raise UsageError("--model is served alone", where="--model", hint="leave out --adapter and --base")
+        raise UsageError(
+            "--model cannot be combined with --adapter or --base",
+            where="--model",
+            hint="leave out --adapter and --base",
+        )
     require_form(quantize)
     served = contenders(base, adapter or [], [model] if model else [])
     key = _key(api_key_file)
     local = _is_local(host)
     if not local and key is None:
         raise UsageError(
-            f"anybody in the network could use a server on {host}",
+            f"anyone on the network could use a server on {host}",
             where="--host",
             hint="add --api-key-file with a long random text in it: openssl rand -hex 32 > key.txt",
         )
@@ -117,7 +119,7 @@ def command(
     app = build(engine, ImageOpener(image_root, allow_http, max_body_mib << 20), settings)
     address = f"http://{'localhost' if local else host}:{sock.getsockname()[1]}"
     serve(app, engine, sock, timeout, lambda: _announce(address, list(engine.models.by_name), plan.lines()))
-    typer.echo("stopped; no request was left", err=True)
+    typer.echo("stopped; all requests were finished", err=True)
 
 
 def _announce(address: str, names: list[str], memory: list[str]) -> None:
@@ -139,7 +141,7 @@ def _key(file: Path | None) -> str | None:
         raise UsageError("the key cannot be read", where=str(file), hint="check the path of --api-key-file") from error
     if len(key) < 16 or not key.isprintable() or " " in key:  # noqa: PLR2004
         raise UsageError(
-            "the key is shorter than 16 characters, or holds spaces",
+            "the key is shorter than 16 characters, or contains spaces",
             where=str(file),
             hint="write one line: openssl rand -hex 32 > key.txt",
         )

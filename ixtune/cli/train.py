@@ -168,5 +168,5 @@ def _ending(outcome: Outcome, words: list[str], recipe: Recipe) -> list[str]:
         lines.append(f"         from {which}, the best on validation: {outcome.best}")
     elif recipe.data.validation is None:
         run = shlex.quote(str(outcome.adapter.parent))
-        lines.append(f"report   without a validation set a report holds the curves only: ixtune report {run}")
+        lines.append(f"report   without a validation set a report contains only the curves: ixtune report {run}")
     return lines

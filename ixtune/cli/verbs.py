@@ -1,4 +1,4 @@
-"""Base classes of the command groups: a fast start, one way to end on Ctrl-C, and completion of a named shell."""
+"""Base classes of the command groups: a fast start, a uniform exit on Ctrl-C, and completion for a named shell."""
 
 from __future__ import annotations
 

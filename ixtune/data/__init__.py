@@ -1,1 +1,1 @@
-"""Raw files to prepared data sets; never imports torch."""
+"""Convert raw files to prepared sets; never imports torch."""

@@ -249,7 +249,7 @@ class Gathering:
         total = count if count is not None else round((weight or 0) * len(rows))
         if rows and not total:
             raise UsageError(
-                f"of the {len(rows):,} records of this source none would be drawn",
+                f"none of the {len(rows):,} records of this source would be drawn",
                 where=source.opened.source.path,
                 hint="raise its weight, or remove the source",
             )
@@ -345,8 +345,8 @@ def _duplicate(row: Row, first: int) -> Reject:
         row.number,
         row.id,
         Reason.DUPLICATE_ID,
-        f"the id {row.id} is that of record {first} too",
-        "give every record an id of its own, or leave the ids out with --columns id=",
+        f"record {first} has the id {row.id} too",
+        "give every record its own id, or ignore the ids with --columns id=",
     )
 
 

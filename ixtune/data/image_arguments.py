@@ -51,12 +51,12 @@ def image_argument(given: str | os.PathLike[str]) -> ImageRef:
     """Return the image that an argument names, anywhere on this machine, with an absolute path.
 
     Raises:
-        RecordError: It is an address in a network, or the image itself.
+        RecordError: It is a URL, or the image itself.
     """
     image = image_of(os.fspath(given), "the image")
     if image.path is None:
         raise RecordError(
-            Reason.BAD_IMAGE_FIELD, "the argument is the image itself", hint="give a path, or a file of questions"
+            Reason.BAD_IMAGE_FIELD, "the argument is the image itself", hint="pass a path, or a file of questions"
         )
     return ImageRef(image.name, str(Path(image.path).expanduser().absolute()))
 
@@ -85,7 +85,7 @@ def _expanded(one: str) -> list[str]:
             if name.lower().endswith(_ENDINGS) and not name.startswith(".")
         )
         if not found:
-            raise IxtuneError("the folder holds no image", where=one, hint="give a folder with images or PDF files")
+            raise IxtuneError("the folder holds no image", where=one, hint="pass a folder with images or PDF files")
         return found
     if not _is_pattern(one):
         return [one]

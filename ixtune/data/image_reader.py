@@ -1,4 +1,4 @@
-"""Read the image files of one source's records: find, hash, read the header, and store what the set carries itself."""
+"""Read the image files of one source's records: find, hash, read the header, and copy images into the set if needed."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ImageReader:
         embed: Copy all images into the set.
         all_pages: Use every page of a multi-page TIFF.
         dpi: Resolution of PDF pages; None for the one that fills their layouts.
-        render: Have the set carry pages of documents. Without it the stored path names the page, and `ImageFiles.open`
+        render: Store pages of documents in the set. Otherwise the stored path names the page, and `ImageFiles.open`
             opens it.
         remote: The image root in an object store, instead of `image_root`; its images are copied into the set.
     """
@@ -208,7 +208,7 @@ class ImageReader:
             self.remote.read_ahead(paths, _MAX_EMBEDDED_BYTES)
 
     def store(self, image: ImageFile | PdfPage, layout: PatchLayout) -> Mapping[str, Any]:
-        """Return what the prepared set stores of an image, after writing it where the set is to carry it."""
+        """Return what the prepared set stores of an image, after writing it if the set has to contain it."""
         if isinstance(image, PdfPage):
             return self._store_page(image, layout)
         root, path, name = self.root_index, image.path, ""
@@ -254,9 +254,9 @@ class ImageReader:
         if self.image_root is None:
             raise RecordError(
                 Reason.PATH_OUTSIDE_ROOT,
-                "the source gives a path, but has no folder of its own",
+                "the source gives a path, but has no folder",
                 where=given,
-                hint="give the folder of the images as --image-root",
+                hint="pass the folder of the images with --image-root",
             )
         path, pages = split_pages(given)
         if pages is not None and not is_file_below(self.image_root, given):

@@ -1,8 +1,8 @@
-"""The driver of `ixtune prepare`: sources -> a prepared set, all or nothing.
+"""Convert sources to a prepared set (`ixtune prepare`), all or nothing.
 
-Of an image only the header is read (and the end of its file), unless `verify` asks for more. What grows with the
-number of records is their ids, kept to find duplicates, and one length each; a split or a draw by weight needs some
-hundred bytes more for each.
+Only the header and the end of an image file are read, unless `verify` is set. Memory grows with the number of records
+by their ids, kept to find duplicates, and one length each; a split or weighted sampling needs some hundred bytes more
+per record.
 """
 
 from __future__ import annotations
@@ -120,25 +120,25 @@ def prepare(
 ) -> PrepareReport:
     """Convert sources to a prepared set in the new folder `out`; faulty records go to its rejects.jsonl.
 
-    Nothing is cut: a record that is too long is rejected, or its images get a lower hd_num. If anything fails,
+    Nothing is truncated: a record that is too long is rejected, or its images get a lower hd_num. If anything fails,
     `out` does not exist.
 
     Args:
         sources: Sources in the order of their records in the set.
         out: The folder to write; it must not exist.
         base: A folder with the tokenizer.model of the base.
-        options: The choices that decide what the set holds.
+        options: Options that determine the content of the set.
         max_reject_rate: Share of rejects, 0 to 1, above which `TooManyRejects` is raised.
         workers: Processes; any number gives the same bytes.
         engine: Where they run, one of `ENGINES`; each gives the same bytes.
-        opened: Told what was detected, before anything is read.
-        progress: Told how far it is.
+        opened: Receives what was detected, before records are read.
+        progress: Receives the progress.
 
     Raises:
         UsageError: A source, an image root or an option is wrong, or `out` exists.
         IxtuneError: A source or the tokenizer cannot be read.
         DataError: No record was accepted, and nothing was written.
-        TooManyRejects: The set was written, but the sources are worse than `max_reject_rate`.
+        TooManyRejects: The set was written, but more than `max_reject_rate` of the records were rejected.
     """
     _require_sense(sources, options, max_reject_rate, workers, engine)
     if os.path.lexists(out):
@@ -186,9 +186,9 @@ def _require_sense(
     """Raise for options that are missing, out of range or contradictory."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):
         raise UsageError(
-            "how many crops an image may fill is not given",
+            "hd_num, the maximum number of crops per image, is not given",
             where="--hd-num",
-            hint="give --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
+            hint="pass --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
         )
     wrong = [
         text
@@ -219,7 +219,7 @@ def _require_some(gathering: Gathering) -> None:
     """Raise if there is nothing to write."""
     where = ", ".join(one.opened.source.name for one in gathering.sources)
     if gathering.read == 0:
-        raise IxtuneError("the source holds no record", where=where, hint="give a source with records")
+        raise IxtuneError("the source holds no record", where=where, hint="pass a source with records")
     if not any(one.accepted for one in gathering.sources):
         by_reason = [(count, gathering.first_rejects[code]) for code, count in gathering.rejected_by_reason.items()]
         raise DataError(

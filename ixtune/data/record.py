@@ -15,7 +15,7 @@ class Turn:
     Attributes:
         role: The speaker; only the first turn may be the system's.
         text: The text, with `<ImageHere>` for each image, whatever placeholder the source uses.
-        learn: Whether an answer is trained on; False keeps it as context only.
+        learn: Whether an answer is trained on; False uses it as context only.
     """
 
     role: Role
@@ -28,9 +28,9 @@ NOTES = {
     "image_in_front": "no placeholder: the images are put in front of the first question",
     "inline_image": "<img>path</img> in a question is read as an image",
     "questions_joined": "consecutive questions are joined into one turn",
-    "turns_not_learned": "turns marked as not to be learned (loss, train or weight) stay as context only",
+    "turns_not_learned": "turns that are masked (loss, train or weight) are used as context only",
     "earlier_references": "an earlier question has several answers: only the first is used",
-    "options_in_question": "the options of multiple choice are written below the question",
+    "options_in_question": "multiple-choice options are written below the question",
 }
 """Note codes for accepted records, with their meaning."""
 
@@ -42,7 +42,7 @@ class ImageRef:
     Attributes:
         name: Name in messages: the path as given, a member of an archive, a column.
         path: Path relative to the image root, or absolute below it.
-        content: The bytes of the file if the source contains them; then there is no path.
+        content: The bytes of the file if the source contains them; there is no path then.
     """
 
     name: str

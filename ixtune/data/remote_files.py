@@ -1,4 +1,4 @@
-"""Read sources and images from object stores by their fsspec address: s3://, gs://, hf://, az://.
+"""Read sources and images from object stores by their fsspec URL: s3://, gs://, hf://, az://.
 
 `prepare --embed-images` takes such addresses as sources and image roots. A source is downloaded to a temporary folder
 first; images are read one by one by the workers and copied into the set. Credentials come from the environment or the
@@ -40,7 +40,7 @@ _KEPT_BYTES = 128 << 20
 
 
 def is_remote(path: str | os.PathLike[str] | None) -> bool:
-    """Return whether a path is the address of an object store."""
+    """Return whether a path is a URL in an object store."""
     return path is not None and _ADDRESS.match(os.fspath(path)) is not None
 
 
@@ -54,7 +54,7 @@ def require_embedded(sources: Iterable[Source], *, embed: bool) -> None:
         assert address is not None
         if _USER.search(address) or _QUERY.search(address):
             raise UsageError(
-                "the address holds a user, a password or a query",
+                "the URL contains a user, a password or a query",
                 where=without_secrets(address),
                 hint="leave them out; credentials come from the environment, such as AWS_ACCESS_KEY_ID or HF_TOKEN",
             )
@@ -85,7 +85,7 @@ def local_copies(sources: Sequence[Source]) -> Iterator[list[Source]]:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without the user and query parts of addresses, and without secrets of the environment."""
+    """Return a text without the user and query parts of URLs, and without secrets of the environment."""
     text = _QUERY.sub("?...", _USER.sub("//...@", text)) if "://" in text else text
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
@@ -112,7 +112,7 @@ class RemoteFolder:
             most: Maximum size in bytes.
 
         Raises:
-            RecordError: There is no such file, it is too large, or the path leads out of the folder.
+            RecordError: There is no such file, it is too large, or the path is outside the folder.
             IxtuneError: The store cannot be reached or refuses access.
         """
         relative = self._relative(path)
@@ -150,9 +150,9 @@ class RemoteFolder:
         if is_remote(relative) or pure.is_absolute() or ".." in pure.parts or "\0" in relative:
             raise RecordError(
                 Reason.PATH_OUTSIDE_ROOT,
-                f"the path leads out of the image root {self.address}",
+                f"the path is outside the image root {self.address}",
                 where=path,
-                hint="give a higher folder as --image-root",
+                hint="pass a higher folder as --image-root",
             )
         return str(pure)
 
@@ -165,7 +165,7 @@ class RemoteFolder:
                 Reason.PICTURE_MISSING,
                 f"there is no such image below {self.address}",
                 where=relative,
-                hint="check the path, or give the folder it begins in as --image-root",
+                hint="check the path, or pass the folder it is relative to as --image-root",
             ) from None
         except Exception as error:
             if _is_empty(error):
@@ -183,7 +183,7 @@ class RemoteFolder:
 
 
 def below(value: Any, address: str) -> Any:
-    """Return a value of a record with the address of the image root cut off from all paths in it."""
+    """Return a value of a record with all paths made relative to the image root's URL."""
     if isinstance(value, str):
         return value.removeprefix(address.rstrip("/") + "/")
     if isinstance(value, dict):
@@ -197,7 +197,7 @@ def _is_empty(error: Exception) -> bool:
 
 
 def _system(address: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     import fsspec
 
     match = _ADDRESS.match(address)
@@ -207,7 +207,7 @@ def _system(address: str) -> tuple[Any, str]:
     except ImportError:
         extra = _EXTRAS.get(match["scheme"], "remote")
         raise UsageError(
-            f"a source in an object store, and the package that reads {match['scheme']}:// is not installed",
+            f"the package that reads {match['scheme']}:// is not installed",
             where=address,
             hint=f'pip install "ixtune[{extra}]", or download the data',
         ) from None
@@ -223,13 +223,13 @@ def _downloaded(source: Source, folder: Path) -> Source:
     try:
         files = {name: int(one.get("size") or 0) for name, one in system.find(path, detail=True).items()}
         if not files:
-            raise UsageError("there is no such file or folder", where=address, hint="check the address")
+            raise UsageError("there is no such file or folder", where=address, hint="check the URL")
         _require_room(address, files, folder)
         single = list(files) == [path]
         for name in files:
             relative = PurePosixPath(name).name if single else name.removeprefix(path).lstrip("/")
             if ".." in PurePosixPath(relative).parts:
-                raise UsageError("a name in the folder leads out of it", where=address, hint="rename it")
+                raise UsageError("a name in the folder points outside it", where=address, hint="rename it")
             target = folder / PurePosixPath(address).name / relative if not single else folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             system.get_file(name, str(target))
@@ -251,16 +251,16 @@ def _require_room(address: str, files: dict[str, int], folder: Path) -> None:
         raise IxtuneError(
             f"{len(files):,} files of {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free in {folder.parent.parent}",
             where=address,
-            hint="set TMPDIR to a folder on a larger disk, or give parts of the data one after the other",
+            hint="set TMPDIR to a folder on a larger disk, or prepare the data in parts",
         )
 
 
 def _failed(error: Exception, address: str) -> IxtuneError:
-    """Return the error for a store that does not answer as it should, without any secret."""
+    """Return the error for a failed request to a store, without any secret."""
     name = type(error).__name__
     first = without_secrets((str(error).splitlines() or [""])[0])[:200]
     if isinstance(error, FileNotFoundError):
-        return UsageError("there is no such file or folder", where=address, hint="check the address")
+        return UsageError("there is no such file or folder", where=address, hint="check the URL")
     if isinstance(error, PermissionError) or "Credential" in name or "Auth" in name or "Gated" in name:
         return IxtuneError(
             f"the store refuses access ({name}{f': {first}' if first else ''})",
@@ -273,5 +273,5 @@ def _failed(error: Exception, address: str) -> IxtuneError:
     return IxtuneError(
         f"the store cannot be read ({name}{f': {first}' if first else ''})",
         where=address,
-        hint=f"{unset}check the network and the address, or download the data and give the local folder",
+        hint=f"{unset}check the network and the URL, or download the data and pass the local folder",
     )

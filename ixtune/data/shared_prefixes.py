@@ -4,7 +4,7 @@ Attention is causal: what a model computes for the first tokens of a record does
 Records whose first tokens and images are equal can therefore share that work, exactly.
 
 Records are compared as byte strings: four bytes for every text token and eight for every image, in place of its
-hundreds of tokens. In sorted order, records that begin alike are neighbors.
+hundreds of tokens. In sorted order, records with a common prefix are neighbors.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ class Saving:
     computed_tokens: int
     record_tokens: int
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe it in one line."""
-        on = f"on {self.images:,} images" if self.images else f"with {self.groups:,} common beginnings"
+        on = f"on {self.images:,} images" if self.images else f"with {self.groups:,} common prefixes"
         share = self.computed_tokens / self.record_tokens
         return f"{self.records:,} records {on}: training computes {share:.0%} of the tokens"
 
@@ -146,7 +146,7 @@ def beginning(
 def group(beginnings: Sequence[Beginning]) -> Prefixes:
     """Find groups that save many tokens.
 
-    Copies of a record, which weights ask for, stay apart: they are meant to be seen again later.
+    Copies of a record, made by weights, are kept apart: they should be seen at different times.
     """
     group_of = array("l", [-1]) * len(beginnings)
     tokens, images = array("l"), array("l")
@@ -262,8 +262,8 @@ class _Node:
 def _best(depths: Iterable[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
     """Choose groups in the prefix tree of sorted records, from its leaves to its root.
 
-    At every node the records below it that are not better off in groups of their own form one group. That is nearly
-    the best choice of all: on random trees of up to six records it saved 99.8 % of what the best saves.
+    At every node the records below it that are not better off in groups of their own form one group. This is nearly
+    optimal: on random trees of up to six records it saved 99.8 % of the optimum.
 
     Args:
         depths: Tokens and images that each record shares with the next.

@@ -42,7 +42,7 @@ class Job:
         root_index: Index of the image root in the set.
         hd_num: The source's own, or the run's.
         options: The run's.
-        images: The folder for images that the set carries itself.
+        images: The folder for images that the set contains.
         remote_root: The image root in an object store, instead of `image_root`.
     """
 
@@ -68,8 +68,8 @@ class Row:
         bill: Its token cost.
         images: For each image, the index of its image root and its path.
         examples: An image for each image root of these.
-        contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because
-            the page may be there in several sizes.
+        contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because the
+            page may occur in several sizes.
         near: For each image, its perceptual hash, if near-duplicates are searched for.
     """
 
@@ -249,7 +249,7 @@ def _require_length(sample: Sample, max_tokens: int, lowered: bool) -> None:
         image = sum(sample.image_tokens)
         raise RecordError(
             Reason.TOO_LONG,
-            f"{sample.length:,} tokens, {image:,} of them image tokens{' at their least' if lowered else ''}; "
+            f"{sample.length:,} tokens, {image:,} of them image tokens{' at the lowest hd_num' if lowered else ''}; "
             f"the limit is {max_tokens:,}",
             hint="split the conversation, or raise --max-tokens"
             if lowered

@@ -85,7 +85,9 @@ def contenders(base: str | None, adapters: Sequence[str], models: Sequence[str])
     names = [one.name for one in made]
     twice = sorted({name for name in [*names, MAJORITY] if [*names, MAJORITY].count(name) > 1 or not name})
     if twice:
-        raise UsageError(f"two models, or none, have the name {twice[0]!r}", hint="name them: --adapter first=runs/one")
+        raise UsageError(
+            f"the model name {twice[0]!r} is empty, reserved or used twice", hint="name them: --adapter first=runs/one"
+        )
     return made
 
 

@@ -164,10 +164,10 @@ def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> t
 
 
 def _schema_notes(schema: str, exam: Exam, tokenizer: Tokenizer) -> list[str]:
-    """Return that answers were held to a schema, and how many questions have no reference that follows it."""
+    """Return that answers were constrained to a schema, and how many questions have no reference that follows it."""
     grammar = JsonGrammar(schema, tokenizer)
     fit = [any(grammar.fits(tokenizer.encode(one)) for one in question.references) for question in exam.questions]
-    notes = ["Every answer was held to the JSON schema of --json-schema."]
+    notes = ["Every answer was constrained to the JSON schema of --json-schema."]
     if missing := fit.count(False):
         notes.append(f"{missing} of {len(fit)} questions have no reference that follows the schema, keys in its order.")
     return notes

@@ -29,8 +29,8 @@ class Question:
         prompt: What the model sees.
         references: Answers that are right, the one trained on first.
         options: Letter -> text of a multiple-choice question.
-        kind: The data's own word for its type; empty where they have none.
-        group: What the same question with its options in another order is called too; empty where there is none.
+        kind: Type of the question in the data; empty if they have none.
+        group: Name shared by all rotations of a multiple-choice question; empty if there are none.
     """
 
     id: str
@@ -57,11 +57,11 @@ class Exam:
 
     Attributes:
         questions: In the order of the data.
-        files: Where their images lie.
+        files: Locations of their images.
         rows: The questions with their first reference as prepared records, for the loss.
-        manifest: Of the prepared set, where they are from one.
+        manifest: Manifest of the prepared set, if they come from one.
         rejects: Entries of the data that cannot be asked.
-        tokenizer_sha256: Of the tokenizer that made the rows, where they were made here.
+        tokenizer_sha256: Hash of the tokenizer, if the rows were tokenized here.
     """
 
     questions: tuple[Question, ...]
@@ -77,7 +77,7 @@ class Rows:
 
     Attributes:
         rows: Columns of each record.
-        prefixes: Groups of records that begin alike, so that the loss computes an image once for all its questions.
+        prefixes: Groups of records with a common prefix, so that the loss computes an image once for all its questions.
     """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -126,11 +126,11 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
     """Return the questions of a benchmark file, images in front, or the first `limit` of them.
 
     Args:
-        items: Of the file.
-        prompt: What is asked, `{question}` being the question.
-        view: How images are laid out.
+        items: Questions of the file.
+        prompt: Wording of the questions, with `{question}`.
+        view: Settings for the image layouts.
         tokenizer: The base's.
-        limit: How many at most; a question in several orders of its options counts once.
+        limit: Maximum number of questions; all rotations of a question count once.
 
     Raises:
         IxtuneError: No question is usable.
@@ -153,7 +153,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
     if not questions:
         raise IxtuneError(
             "no question is usable",
-            hint="correct what is listed, or say where the images are: --image-root",
+            hint="correct the lines listed, or pass the folder of the images with --image-root",
             notes=[reject_line(one) for one in rejects[:5]],
         )
     # paths of items are absolute, so joining them to a root does not change them

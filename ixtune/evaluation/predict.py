@@ -1,4 +1,4 @@
-"""Answer questions into a file that is written at once; a run that was killed is resumed."""
+"""Answer questions into a file that is written atomically, and resume a killed run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome:
         seconds: Time for these, images included.
         unfinished: Answers cut off at `max_new_tokens`.
         rejects: Lines that could not be asked.
-        prefixes: Shared beginnings computed by this process, and how often one was reused.
+        prefixes: Shared prefixes computed by this process, and how often one was reused.
     """
 
     answers: int
@@ -154,7 +154,7 @@ class _Journal:
     def read(self) -> dict[int, dict[str, Any]]:
         """Return the answers of an earlier process by the index of their question; drop a line that a kill cut off.
 
-        An id would not do: records of several sources may have the same one.
+        An id is not enough: records of several sources may have the same one.
 
         Raises:
             IxtuneError: It belongs to other questions or settings.

@@ -87,7 +87,7 @@ def require_given(source: Path | None, images: Sequence[str | Path] = ()) -> Non
     """Raise if an image or question file is missing, before anything is loaded.
 
     Raises:
-        IxtuneError: There is no such file or folder, or an image is an address in a network.
+        IxtuneError: There is no such file or folder, or an image is a network URL.
     """
     for image in images:
         given = image_argument(image).path or ""
@@ -159,8 +159,8 @@ def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | N
     Args:
         source: Source of the questions; answers are not needed.
         view: Settings for the image layouts.
-        tokenizer: The base's, to find what the template does not take before anything is answered.
-        folder: For images that the source carries itself; made if it is needed. None for a temporary one.
+        tokenizer: The base's, to reject questions that the template refuses before any is answered.
+        folder: Folder for images that the source contains; created if needed. None for a temporary one.
 
     Raises:
         IxtuneError: The source cannot be read or understood, or holds no record.
@@ -230,7 +230,7 @@ def _up_to_the_question(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 
 def _require_new(name: str, known: set[str]) -> None:
     if name in known:
-        raise RecordError(Reason.DUPLICATE_ID, f"the id {name} was there before", hint="give it another")
+        raise RecordError(Reason.DUPLICATE_ID, f"the id {name} occurs twice", hint="give it another id")
 
 
 def names_of(images: Sequence[dict[str, Any]]) -> Iterator[str]:

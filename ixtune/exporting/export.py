@@ -33,7 +33,7 @@ from ixtune.exporting.profile_check import (
     REPORT_FILE,
     ProfileCheck,
     checks_of,
-    recognised_by_lmdeploy,
+    recognized_by_lmdeploy,
 )
 from ixtune.family import Member, member_of
 from ixtune.files import atomic_folder, atomic_write_json, sha256_file
@@ -116,7 +116,7 @@ def export(
     if chosen.name in ("original", "lmdeploy-0.13"):
         require_code(base)
     if chosen.name == "lmdeploy-0.13":  # before gigabytes are written
-        _require_passed(chosen.name, base, list(recognised_by_lmdeploy(base)))
+        _require_passed(chosen.name, base, list(recognized_by_lmdeploy(base)))
     hd_num = int(weights.record.get("hd_num") or sizes.member.hd_num)
     trained_for = member_of(weights.record) if weights.record else sizes.member
     warnings = _warnings(chosen, base, trained_for, hd_num)
@@ -187,7 +187,7 @@ def _merged(
     if profile.name == "nf4":
         source = open_checkpoint(staging)
         advance = counter(progress, source.nbytes)
-        nf4_shards.write(source, sizes, folder, lambda nbytes: advance("quantising", nbytes))
+        nf4_shards.write(source, sizes, folder, lambda nbytes: advance("quantizing", nbytes))
         for shard in source.shards:
             (staging / shard).unlink()
         (staging / nf4_shards.INDEX_FILE).unlink(missing_ok=True)
@@ -257,13 +257,13 @@ def _warnings(profile: Profile, base: Path, member: Member, hd_num: int) -> list
     rule = member.at_inference.rule
     if profile.code_runs and member.rule != rule:
         warnings.append(
-            f"the original code lays out images by the rule {rule.name!r}, training did by {member.rule.name!r}; "
+            f"the original code lays out images by the rule {rule.name!r}, training used {member.rule.name!r}; "
             f"for equal layouts prepare with --layout-rule {rule.name}"
         )
     if profile.name == "nf4":
         warnings.append("the merged weights are rounded to 4 bits once more: measure with `ixtune evaluate --base DIR`")
     if profile.code_runs and profile.name != "peft-original" and not code_files(base)[0]:
-        warnings.append("the base brings no code of its own: only ixtune loads this model")
+        warnings.append("the base contains no code: only ixtune loads this model")
     return warnings
 
 

@@ -50,7 +50,7 @@ def check_name(repository: str) -> None:
     """Refuse an invalid repository name before the export starts.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is invalid.
     """
     if not _ID.fullmatch(repository):
         raise UsageError(f"{repository!r} is not a repository name", where="--push-to-hub", hint="pass OWNER/NAME")

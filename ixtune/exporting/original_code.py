@@ -16,7 +16,7 @@ def code_files(folder: Path) -> tuple[list[str], list[str]]:
     """Return the files that config.json and tokenizer_config.json name, with all they import from the same folder.
 
     Returns:
-        (files that are there, files that are needed and are not)
+        (existing files, missing files)
     """
     wanted = [f"{module}.py" for module in _named_modules(folder)]
     present: list[str] = []

@@ -148,27 +148,27 @@ def _original(folder: Path) -> Iterator[ProfileCheck]:
 
 def _lmdeploy(folder: Path) -> Iterator[ProfileCheck]:
     yield from _original(folder)
-    yield from recognised_by_lmdeploy(folder)
+    yield from recognized_by_lmdeploy(folder)
 
 
-def recognised_by_lmdeploy(folder: Path) -> Iterator[ProfileCheck]:
+def recognized_by_lmdeploy(folder: Path) -> Iterator[ProfileCheck]:
     """Check whether lmdeploy 0.13 recognizes a folder as this model, from the files that it reads."""
     config = read_config_json(folder)
     names = [*(config.get("architectures") or [""])[:1], *map(str, (config.get("auto_map") or {}).values())]
     yield ProfileCheck(
-        "recognised by lmdeploy",
+        "recognized by lmdeploy",
         any(_ORIGINAL_CLASS in name for name in names),
         f"{_ORIGINAL_CLASS} must be named by architectures or auto_map of config.json",
     )
     transform = folder / "ixc_utils.py"
     text = transform.read_text(encoding="utf-8", errors="replace") if transform.is_file() else ""
     member = Sizes.from_config_json(config).member
-    # the first that is there decides, in the order of lmdeploy/vl/model/xcomposer2.py of 0.13
+    # the first existing one decides, in the order of lmdeploy/vl/model/xcomposer2.py of 0.13
     names = [one.lmdeploy_function for one in reversed(MEMBERS.values())]
     found = next((name for name in names if f"def {name}" in text), None)
     others = names[: names.index(member.lmdeploy_function)]
     yield ProfileCheck(
-        f"recognised as {member.title.rpartition('-')[2]}",
+        f"recognized as {member.title.rpartition('-')[2]}",
         found == member.lmdeploy_function,
         f"ixc_utils.py must define {member.lmdeploy_function}" + (f" and not {others[0]}" if others else ""),
     )

@@ -26,7 +26,7 @@ def require_login(repository: str) -> None:
         raise UsageError(
             f"{_KEY}={repository}, but HF_HUB_OFFLINE is set",
             where=_KEY,
-            hint=f"unset it, or take {_KEY} out of the recipe and upload later with `hf upload`",
+            hint=f"unset it, or remove {_KEY} from the recipe and upload later with `hf upload`",
         )
     if get_token() is None:
         raise UsageError(
@@ -37,10 +37,10 @@ def require_login(repository: str) -> None:
 
 
 def publish(run: Path, repository: str) -> str:
-    """Upload `run/adapter` and the report beside it, and return the address.
+    """Upload `run/adapter` and the report next to it, and return the address.
 
     Raises:
-        IxtuneError: The hub cannot be reached or refuses. What was to be uploaded stays in `run/upload`.
+        IxtuneError: The hub cannot be reached or refuses. The files to upload stay in `run/upload`.
     """
     staged = run / _STAGED
     shutil.rmtree(staged, ignore_errors=True)  # left by an upload that failed

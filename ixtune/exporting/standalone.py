@@ -1,6 +1,6 @@
-"""Write the code that loads an exported model where ixtune is not installed: modules of this package, made relative.
+"""Write the code that loads an exported model without ixtune: modules of this package with relative imports.
 
-transformers copies such code into a folder of its own and runs it if the caller passes `trust_remote_code=True`. It
+transformers copies such code into its own folder and runs it if the caller passes `trust_remote_code=True`. It
 finds the files by their flat relative imports (`from .ixc2_decoder import Decoder`), so that is all that changes:
 every module that the entry imports at its top becomes one file, with its imports rewritten. ixtune itself never runs
 these files.
@@ -22,8 +22,8 @@ ENTRY = "ixtune.processing"
 PREFIX = "ixc2"
 _PACKAGE = Path(ixtune.__file__).parent
 
-# One file is the entry for all classes: transformers makes a package of its own for each entry, and a configuration
-# class of one package would be another class than that of the next.
+# One file is the entry for all classes: transformers makes a separate package for each entry, and the configuration
+# class of one would differ from that of the next.
 AUTO_MAP: Mapping[str, Mapping[str, Any]] = {
     "config.json": {
         "AutoConfig": f"{PREFIX}.IXC2Config",
@@ -75,7 +75,7 @@ def files() -> dict[str, str]:
 
 
 def flat_name(module: str) -> str:
-    """Return the name of a module beside the weights, such as `ixc2_decoder` for `ixtune.model.decoder`."""
+    """Return the file name of a module next to the weights, such as `ixc2_decoder` for `ixtune.model.decoder`."""
     return PREFIX if module == ENTRY else f"{PREFIX}_{module.rpartition('.')[2]}"
 
 

@@ -1,6 +1,6 @@
 """Merge adapters into their base, shard by shard. The base's names, shapes, dtypes and shards are kept.
 
-What is merged is settled in `merge_plan`; the arithmetic is in `combination`, the files in `merge_writer`, the check in
+`merge_plan` decides what is merged; the arithmetic is in `combination`, the files in `merge_writer`, the check in
 `proof`. No tensor is ever whole in memory.
 """
 
@@ -129,7 +129,7 @@ def merge(
             proof = prove(partial, plan.model, writer.written, read_back)
             (partial / JOURNAL_FILE).unlink()
             if not writer.changed:
-                warnings.append("the adapter changes nothing: every stored value is what it was without it")
+                warnings.append("the adapter changes nothing: every stored value is the same without it")
             report = MergeReport(
                 out=str(out),
                 onto=onto,

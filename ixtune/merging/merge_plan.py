@@ -71,15 +71,15 @@ class MergePlan:
     def arithmetic(self) -> str:
         """Return the formula of the merge in one line."""
         if len(self.ingredients) == 1 and self.ingredients[0].weight == 1.0:
-            return "W1 in place of W: each weight of the base as the adapter changes it; in float32, rounded once"
+            return "W1 replaces W: each weight of the base changed by the adapter; in float32, rounded once"
         if self.in_turn:
             steps = " of ".join(f"W{at}" for at in range(len(self.ingredients), 0, -1))
             return (
-                f"{steps} of W: each weight W of the base as adapter 1 changes it, that as the next one does; each in "
+                f"{steps} of W: each weight W of the base changed by adapter 1, the result by the next one; each in "
                 "float32, rounded to the stored dtype before the next"
             )
         terms = " ".join(f"{one.weight:+g} (W{at} - W)" for at, one in enumerate(self.ingredients, start=1))
-        return f"W {terms}: W a weight of the base, Wi what adapter i alone makes of it; in float32, rounded once"
+        return f"W {terms}: W a weight of the base, Wi that weight changed by adapter i alone; in float32, rounded once"
 
     @property
     def shard_bytes(self) -> dict[str, int]:
@@ -146,7 +146,7 @@ def _ingredients(
         raise UsageError("a weight is not a finite number", hint="pass numbers such as 0.5,0.5")
     if in_turn and weights is not None:
         raise UsageError(
-            "adapters trained one on the other are merged as they were trained, without weights",
+            "adapters trained on top of each other are merged in sequence, without weights",
             hint="leave out --weights, or leave out --in-turn if all were trained on one base",
         )
     if in_turn and onto == "nf4":

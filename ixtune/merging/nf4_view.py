@@ -1,7 +1,7 @@
 """Read a base as QLoRA training sees it: quantized to NF4 and back, in row blocks.
 
-Only the scales need the whole matrix, since they are themselves quantised around their common mean: one float for 64
-elements is kept of it, and the rows are quantised when they are asked for.
+Only the scales need the whole matrix, since they are quantized around their common mean: one float per 64 elements is
+kept, and rows are quantized on demand.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def is_decoder_linear(name: str) -> bool:
 class Nf4View(Checkpoint):
     """View a checkpoint with decoder linears double-quantized to NF4 and dequantized.
 
-    Bit by bit what `bitsandbytes.nn.Linear4bit` computes with. Other tensors are read as they are stored.
+    The weights equal those of `bitsandbytes.nn.Linear4bit` bit for bit. Other tensors are read as they are stored.
     """
 
     def __init__(self, base: Checkpoint, held_as: Callable[[torch.dtype], torch.dtype]) -> None:
         """View a base.
 
         Args:
-            base: What to quantise.
-            held_as: Stored dtype -> the one training computed in: it casts the stored weight to that first, and what
-                comes back is rounded to it.
+            base: Checkpoint to quantize.
+            held_as: Stored dtype -> compute dtype of training: the stored weight is cast to it first, and the result
+                is rounded to it.
         """
         self.folder, self.shards, self.by_name = base.folder, base.shards, base.by_name
         self._base = base

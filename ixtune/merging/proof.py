@@ -1,8 +1,8 @@
 """Verify a merge: read the files back from the disk and compare them with base and adapter.
 
-Copied tensors must have the bytes of the base. Of merged ones sampled rows are computed again in float64 and
-must lie within one rounding of what is stored. All files are hashed on the way: with SHA-256, which is kept, and
-with the hash that was taken while writing.
+Copied tensors must have the bytes of the base. Sampled rows of merged tensors are recomputed in float64 and must be
+within one rounding of the stored values. All files are hashed on the way: with SHA-256, which is kept, and with the
+hash used while writing.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ def _check_bytes(model: Merged, merged: Checkpoint, shard: str, written: str, re
     except OSError as error:
         raise unreadable(path, error) from error
     if found.fast != written:
-        raise _failed(
-            merged, f"the bytes of {_differing(model, merged, shard)} on the disk are not those that were written"
-        )
+        raise _failed(merged, f"the bytes of {_differing(model, merged, shard)} on the disk differ from those written")
     return found.sha256
 
 
@@ -125,7 +123,7 @@ def _check_rows(model: Merged, merged: Checkpoint, info: TensorInfo) -> tuple[in
 
 def _expected(model: Merged, info: TensorInfo, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the expected rows before rounding, in float64, and the tolerance for float32 arithmetic."""
-    if isinstance(model.ground, Merged):  # adapters in turn: the previous step was rounded to the stored dtype
+    if isinstance(model.ground, Merged):  # adapters in sequence: the previous step was rounded to the stored dtype
         old, slack = _expected(model.ground, info, rows)
         kind = torch.finfo(info.dtype)
         slack = slack + (old.abs() + slack) * (kind.eps / 2) + kind.smallest_normal * kind.eps

@@ -21,7 +21,7 @@ class Hashes:
 
     Attributes:
         fast: XXH3, to compare with the hash of the bytes written.
-        sha256: to be kept.
+        sha256: the hash to record.
     """
 
     fast: str
@@ -39,14 +39,14 @@ def new_fast_hash() -> Digest:
 class ReadBack:
     """Reads files back sequentially, each as far as it is known to be on the disk.
 
-    Reading and hashing leave other threads alone, so a second core takes them over from the one that computes.
+    Reading and hashing do not block other threads, so a second core can do them while the first computes.
     """
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         """Prepare to read.
 
         Args:
-            advance: Told the bytes just read, from the thread that read them.
+            advance: Receives the number of bytes just read, from the thread that read them.
         """
         self._advance = advance
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read back")

@@ -40,10 +40,10 @@ class ShardWriter:
         """Prepare to write.
 
         Args:
-            model: What to write.
-            key: All that decides the bytes; shards of another key are not taken over.
-            advance: Told the bytes just written.
-            read_back: Told what is on the disk.
+            model: Content to write.
+            key: Everything that determines the bytes; shards with another key are not reused.
+            advance: Receives the number of bytes just written.
+            read_back: Reads back what is on the disk.
         """
         self._read_back = read_back
         self.model = model
@@ -119,7 +119,7 @@ def shard_names(shards: tuple[str, ...]) -> dict[str, str]:
 def other_files(base: Checkpoint) -> list[Path]:
     """List the other files of a base, relative to its folder: configuration, tokenizer, license, code, ...
 
-    Hidden files, and what is in hidden folders, stay behind: they belong to the tool that fetched them.
+    Hidden files, and files in hidden folders, are not copied: they belong to the tool that fetched them.
     """
     found = []
     for parent, folders, names in os.walk(base.folder):

@@ -8,8 +8,9 @@ transformers' sdpa.
 A segment may have a parent, an earlier segment whose keys it sees too: the prefix that records of a pack share. CPUs
 compute it without copies or masks (`ixtune.model.cpu_attention`), other devices one segment at a time with a mask.
 
-Of transformers' own names, the flash ones get the boundaries in their way and refuse parents, and `flex_attention` gets
-a block mask. `sdpa` and `eager` would silently read across boundaries: packs use `segments` in their place.
+Of transformers' own implementations, the flash ones get the boundaries in their format and refuse parents, and
+`flex_attention` gets a block mask. `sdpa` and `eager` would silently read across boundaries: packs use `segments`
+instead.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class RMSNorm(nn.Module):
 class Rotary(nn.Module):
     """Rotary position angles.
 
-    It owns no buffer: frequencies are computed where they are used, so that nothing can be left uninitialised
-    by loading through the meta device or be rounded by a cast of the model (TRAPS.md 18).
+    It owns no buffer: frequencies are computed where they are used, so that nothing can be left uninitialized by
+    loading through the meta device or be rounded by a cast of the model (TRAPS.md 18).
     """
 
     def __init__(self, config: IXC2Config) -> None:
@@ -196,8 +196,8 @@ class Decoder(nn.Module):
             attention_mask: [B, L] with 1 for real positions, or None. Not used when segment boundaries are given.
             position_ids: [B, L]; None counts from the cache's length, whatever the padding (as in training).
             past_key_values: the cache to read and extend.
-            use_cache: make a cache where none is given.
-            **kwargs: what the attention function takes, such as `cu_seq_lens_q`, `max_length_q` and `parents`.
+            use_cache: create a cache if none is given.
+            **kwargs: arguments of the attention function, such as `cu_seq_lens_q`, `max_length_q` and `parents`.
 
         Returns:
             (normed hidden states [B, L, D], the cache)

@@ -1,8 +1,8 @@
 """Memory-bound parts of a layer as one kernel each on a GPU: plain functions, compiled at the first call.
 
-Eager, every operation of these reads and writes all numbers once; `torch.compile` makes one pass of each function and
-does not round between the operations of one. Where it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0) all of
-them run as they are written: slower, rounded as the reference does, and with other draws of dropout.
+In eager mode every operation reads and writes all numbers once; `torch.compile` makes one pass of each function and
+does not round between its operations. If it cannot (no Triton, no C compiler, or IXTUNE_COMPILE=0), all functions run
+uncompiled: slower, rounded as in the reference, and with other dropout masks.
 
 Shape letters as in `ixtune.model.low_memory`.
 """

@@ -39,7 +39,7 @@ def read_config(folder: Path) -> IXC2Config:
         raise IxtuneError(
             f"this is a {kind!r} checkpoint, not {ANY_TITLE}",
             where=str(path),
-            hint="give the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
+            hint="pass the folder of such a checkpoint (model_type internlmxcomposer2), or `nano`",
         )
     return IXC2Config.from_pretrained(folder, name_or_path=str(folder))
 
@@ -62,7 +62,7 @@ def check_tensors(checkpoint: Checkpoint, config: IXC2Config, folder: Path) -> N
     notes = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
     notes += [f"not part of the model: {name} {list(shape)}" for name, shape in found.items() if name not in expected]
     notes += [
-        f"wrong shape: {name} is {list(found[name])}, config.json asks for {list(shape)}"
+        f"wrong shape: {name} is {list(found[name])}, config.json requires {list(shape)}"
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
@@ -82,16 +82,16 @@ def load_base(
 
     Args:
         folder: a base in the original form.
-        quantize: decoder linears in NF4, quantised as they stream in; where the folder holds them in NF4 already,
-            they stay as they are, whatever this says.
+        quantize: load decoder linears in NF4, quantizing them as they stream in; linears stored in NF4 are loaded
+            unchanged in any case.
         dtype: dtype of everything else, and of the quantized layers' products.
         device: target device; None for the GPU if there is one.
 
     Returns:
-        (the model, what was quantised or None)
+        (the model, the counts of the quantization or None)
 
     Raises:
-        IxtuneError: the checkpoint does not fit, or not exactly the decoder linears were quantised.
+        IxtuneError: the checkpoint does not fit, or other layers than the decoder linears were quantized.
     """
     config = read_config(folder)
     checkpoint = open_checkpoint(folder)
@@ -151,5 +151,5 @@ def fill(model: IXC2ForCausalLM, checkpoint: Checkpoint, dtype: torch.dtype, dev
         raise IxtuneError(
             f"{len(unfilled)} tensors of the network have no value",
             where=", ".join(unfilled[:3]),
-            hint="this is a fault of ixtune with this version of transformers: please report it",
+            hint="this is a bug in ixtune with this version of transformers: please report it",
         )

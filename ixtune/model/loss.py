@@ -21,7 +21,7 @@ def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     """Return the rows and targets of the loss from labels in transformers' convention.
 
     Args:
-        labels_BL: unshifted labels, -100 where nothing is asked.
+        labels_BL: unshifted labels, -100 at unsupervised positions.
 
     Returns:
         (flat indices of the positions whose NEXT token is a target [S], the targets [S])
@@ -35,8 +35,8 @@ def supervised_rows(labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 class _FrozenHead(Function):
     """Sum of the cross-entropies with a frozen output head.
 
-    The gradient to the hidden states is computed along with the loss, chunk by chunk, while the logits are there:
-    nothing of the vocabulary's width is kept, and nothing is computed again.
+    The gradient to the hidden states is computed along with the loss, chunk by chunk, while the logits exist: nothing
+    of vocabulary width is kept, and nothing is recomputed.
     """
 
     @staticmethod
@@ -99,8 +99,8 @@ def supervised_loss(
 
     Args:
         hidden_TD: hidden states of all positions.
-        rows_S: int64 rows of hidden_TD that are asked for a token.
-        targets_S: int64 the tokens asked for.
+        rows_S: int64 rows of hidden_TD that predict a target.
+        targets_S: int64 target tokens.
         head: the output projection D -> V.
         denominator: the number of supervised tokens of the whole optimizer step, so that the gradient does not
             depend on how records fall into micro-batches.

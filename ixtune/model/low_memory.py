@@ -1,7 +1,7 @@
 """Parts of a layer as autograd functions that save little for the backward pass.
 
-What a function keeps is its inputs, in their own dtype; what can be computed from them in a pass over memory is not
-kept. The outputs of some can be made again by those who need them in their own backward pass: see `maker`.
+A function keeps its inputs, in their own dtype, and nothing that can be computed from them in a pass over memory. The
+outputs of some can be recomputed by functions that need them in their own backward pass: see `maker`.
 
 On a GPU each of them is a kernel or two in training, see `ixtune.model.fused`; on a CPU it works in blocks that stay in
 the caches.
@@ -71,7 +71,7 @@ class _Norm(Function):
 
     @staticmethod
     def again(node: Any) -> torch.Tensor:
-        """Recompute the output, bit by bit if both calls are compiled or neither is."""
+        """Recompute the output, bit for bit if both calls are compiled or neither is."""
         x, scale_N1, weight_D = _kept(node)
         if x.is_cuda:
             again_ND: torch.Tensor = fused.norm_again(x.reshape(-1, x.shape[-1]), scale_N1, weight_D)
@@ -122,7 +122,7 @@ class _Gate(Function):
 
     @staticmethod
     def again(node: Any) -> torch.Tensor:
-        """Recompute the output, bit by bit."""
+        """Recompute the output, bit for bit."""
         return _gated(*_kept(node))
 
     @staticmethod

@@ -66,7 +66,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, PLoRA):
-            nn.init.zeros_(module.B.weight)  # a fresh branch adds nothing, as a fresh LoRA does
+            nn.init.zeros_(module.B.weight)  # a new branch adds nothing, like a new LoRA
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, Separators):
@@ -93,7 +93,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     def get_image_vectors(self, crops: torch.Tensor, grids: Grids) -> torch.Tensor:
         """Return the vectors before the projector [I, m] of uint8 crops [N, 3, side, side].
 
-        The tower runs without gradients while none of its parameters asks for one.
+        The tower runs without gradients while none of its parameters requires one.
         """
         return image_vectors(self.vit, self.separators, crops, _pairs(grids), self.vision_chunk)
 
@@ -166,7 +166,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids: [B, L]; in a pack they restart with every segment that has no parent.
             past_key_values: the cache.
             inputs_embeds: [B, L, D] in place of input_ids; images are then already in it and `image_rows` says where.
-            labels: [B, L] unshifted, -100 where nothing is asked. Gives loss and logits.
+            labels: [B, L] unshifted, -100 at unsupervised positions. Gives loss and logits.
             use_cache: return a cache; default on outside training.
             logits_to_keep: compute logits of the last n positions only (0: all), or of the given indices.
             crops: see `embed`.
@@ -177,7 +177,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             num_items_in_batch: supervised tokens of the whole optimizer step; default: of this batch.
             **kwargs: of a pack, segment boundaries `cu_seq_lens_q` and `max_length_q`, and `parents` where segments
                 share a prefix: for each segment the number of the earlier segment that it continues, or -1. The
-                positions of such a segment go on from those of its parent.
+                positions of such a segment continue those of its parent.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")

@@ -1,7 +1,7 @@
 """Quantize the decoder linears to NF4, and check that exactly those were quantized.
 
-transformers quantises every plain `nn.Linear` that no skip list names, PLoRA, vision tower, projector and head
-included (TRAPS.md 1). Here each decoder linear is replaced by name, and counted after loading.
+transformers quantizes every plain `nn.Linear` not named in a skip list, including PLoRA, vision tower, projector and
+head (TRAPS.md 1). Here each decoder linear is replaced by name, and counted after loading.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ def settle(model: nn.Module, config: IXC2Config) -> Quantized:
     )
     if strangers or report.linears != expected:
         raise IxtuneError(
-            f"quantisation touched the wrong layers: {report.linears} of {expected} decoder linears, "
+            f"quantization touched the wrong layers: {report.linears} of {expected} decoder linears, "
             f"and {len(strangers)} others",
             where=", ".join(strangers[:3]) or "decoder",
-            hint="this is a fault of ixtune with these versions of transformers and bitsandbytes: please report it",
+            hint="this is a bug in ixtune with these versions of transformers and bitsandbytes: please report it",
         )
     return report

@@ -1,4 +1,4 @@
-"""Suppress a notice of a library that helps no user."""
+"""Suppress a library notice that does not help users."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def apply(linear: nn.Module, plora: PLoRA, x: torch.Tensor, images: ImageRows | 
     """Return `linear(x)` plus the PLoRA branch at the image rows.
 
     Args:
-        linear: the base linear, [.., D] -> [.., O]; quantised or wrapped by an adapter as it may be.
+        linear: the base linear, [.., D] -> [.., O]; possibly quantized or wrapped by an adapter.
         plora: its branch.
         x: [batch, length, D].
         images: image positions; None without images.

@@ -81,7 +81,7 @@ class SharedPrefixCache(Cache):
         """Start a batch.
 
         Args:
-            prefixes: Of each row; rows that share one are neighbours.
+            prefixes: Prefix of each row; rows that share one are neighbors.
             own: Number of tokens of each row after its prefix.
             columns: Length of the padded prompts.
         """

@@ -1,8 +1,8 @@
 """Load a checkpoint whose decoder linears are stored in NF4.
 
-The form is that of bitsandbytes and transformers: beside `X.weight`, the packed codes, lie `X.weight.absmax` and so
-on, and config.json holds a `quantization_config`. Nothing is quantised at loading, and the 16-bit weights need not
-exist any more.
+The format is that of bitsandbytes and transformers: next to `X.weight`, the packed codes, there are `X.weight.absmax`
+and so on, and config.json holds a `quantization_config`. Nothing is quantized at loading, and the 16-bit weights are
+not needed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def quantization_config(skipped: list[str], compute_dtype: torch.dtype) -> dict[
     """Return the `quantization_config` entry of config.json, in transformers' format.
 
     Args:
-        skipped: Path of every linear that stays in 16 bits. transformers quantises any other plain linear, and
+        skipped: Path of every linear that stays in 16 bits. transformers quantizes any other plain linear, and
             matches no substrings: each is listed (TRAPS.md 1).
-        compute_dtype: What the products are computed in.
+        compute_dtype: Dtype of the products.
     """
     return {
         "quant_method": "bitsandbytes",
@@ -97,11 +97,11 @@ def fill(model: nn.Module, checkpoint: Checkpoint, config: IXC2Config, dtype: to
     """Load every tensor, 4-bit ones unchanged.
 
     Args:
-        model: On the meta device, with 4-bit layers in place.
-        checkpoint: In this form.
-        config: Of the model.
-        dtype: Of everything that is not in 4 bits.
-        device: Where to.
+        model: Network on the meta device, with 4-bit layers in place.
+        checkpoint: Checkpoint in this format.
+        config: Configuration of the model.
+        dtype: Dtype of everything that is not in 4 bits.
+        device: Target device.
 
     Raises:
         IxtuneError: Tensors are missing, too many, or of another shape.

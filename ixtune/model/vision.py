@@ -23,7 +23,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class PatchEmbedding(nn.Module):
     """Embed patches, a class token and learned positions.
 
-    transformers' own keeps its position ids in a buffer that is not in the checkpoint and stays uninitialised when
+    transformers' own keeps its position ids in a buffer that is not in the checkpoint and stays uninitialized when
     this tower is loaded through the meta device; this one has no buffer at all (TRAPS.md 18).
     """
 
@@ -80,8 +80,8 @@ def normalise(crops: torch.Tensor) -> torch.Tensor:
 def overview_of(crops_N3HW: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
     """Compute the global view of one image.
 
-    It is the bicubic shrinking, without antialiasing, of the whole padded and normalised image in fp32 (MODEL.md
-    2.4); the image is put together again from its crops, so that only uint8 crops travel.
+    It is the whole padded and normalized image, downscaled in fp32 by bicubic interpolation without antialiasing
+    (MODEL.md 2.4); the image is reassembled from its crops, so that only uint8 crops have to be moved.
 
     Args:
         crops_N3HW: uint8 [rows*cols, 3, side, side], row-major.
@@ -102,7 +102,7 @@ def chunks_of_views(
 ) -> Iterator[torch.Tensor]:
     """Yield the views of all images in chunks, in the tower's order: each image's global view first.
 
-    Crops stay uint8 until their chunk is made, and a chunk is forgotten here before it is given away.
+    Crops stay uint8 until their chunk is made, and a chunk is no longer referenced here when it is yielded.
     """
     waiting: list[torch.Tensor] = []
     room = chunk
@@ -140,7 +140,7 @@ def lay_out(maps_Vhwm: torch.Tensor, rows: int, cols: int, separators: Separator
         maps_Vhwm: [1 + rows*cols, h, h, m], the global view first.
         rows: crops in a column.
         cols: crops in a row.
-        separators: the newline vector ends every map row, the separator vector stands between the two maps.
+        separators: the newline vector ends every map row, the separator vector comes between the two maps.
 
     Returns:
         [tokens, m], see `Member.tokens`

@@ -105,7 +105,7 @@ def line_chart(
     Args:
         title: Caption.
         lines: (step, value) of each curve by its name.
-        seams: Steps to mark with a vertical line, and what each says.
+        seams: Steps to mark with a vertical line, with their labels.
     """
     points = [point for curve in lines.values() for point in curve]
     steps, values = [step for step, _ in points], [value for _, value in points]

@@ -1,7 +1,7 @@
 """Find changes that make a recipe fit: each change is planned again, the cheapest first.
 
-Cheap is what leaves the results as they are and costs only time; then what costs precision of what is frozen or of the
-optimizer's state; then what learns less.
+The cheapest changes do not affect the results and cost only time; then come those that reduce the precision of frozen
+weights or of the optimizer's state; then those that learn less.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Change:
 def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
     """Return the three cheapest changes that each make the run fit; if none does, the cheapest combinations.
 
-    Empty if it fits, if nobody knows, or if nothing that a recipe can say makes it fit.
+    Empty if it fits, if the memory is unknown, or if no recipe setting makes it fit.
     """
     if plan.fits is not False:
         return ()
@@ -118,11 +118,11 @@ class _Search:
         adapter, training = recipe.adapter, recipe.training
         ways: list[list[Step]] = []
         if training.gradient_checkpointing != "auto" and training.gradient_checkpointing is not True:
-            ways.append([Step({"training.gradient_checkpointing": "auto"}, 0, "computes activations again")])
+            ways.append([Step({"training.gradient_checkpointing": "auto"}, 0, "recomputes activations")])
         if training.offload_layer_inputs is False and training.gradient_checkpointing is not False:
             ways.append([Step({"training.offload_layer_inputs": "auto"}, 0, "copies layer inputs to main memory")])
         if training.vision_chunk != "auto":
-            ways.append([Step({"training.vision_chunk": "auto"}, 0, "the tower sees fewer views at a time")])
+            ways.append([Step({"training.vision_chunk": "auto"}, 0, "the tower processes fewer views at a time")])
         if shorter := list(self._shorter_packs()):
             ways.append(shorter)
         optimizers = {
@@ -225,7 +225,7 @@ class _Search:
         longest = max(self.records.lengths)
         for hd_num in _HD_NUMS:
             if hd_num < self.records.hd_num and (shorter := max(self._at(hd_num).lengths)) < longest:
-                effect = f"longest record: {shorter:,} tokens in place of {longest:,}; images lose detail"
+                effect = f"longest record: {shorter:,} tokens instead of {longest:,}; images lose detail"
                 for size in self._sizes_down_to(shorter):
                     if size < longest:  # longer packs do not need coarser images
                         yield Step(self._pack_tokens(size), 3, effect, hd_num)

@@ -1,7 +1,7 @@
 """Count the floating-point operations of a training step, by part: what the algorithm needs, not what kernels spend.
 
 A product of [n, a] and [a, b] is 2 n a b. Frozen linears have a forward pass and a backward pass to their input, but
-no weight gradient. Elementwise work, norms and dequantisation are left out: they are bound by memory, not by these.
+no weight gradient. Elementwise work, norms and dequantization are left out: they are bound by memory, not by these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class PackShape:
     """Properties of a pack that determine its cost.
 
     Attributes:
-        lengths: tokens of each segment, image tokens included; a prefix that records share is a segment of its own.
+        lengths: tokens of each segment, image tokens included; a shared prefix is a separate segment.
         image_tokens: tokens of all its images.
         supervised: rows on which the loss is taken.
         crops: (local crops) of each of its images; the tower sees one view more of each.
@@ -110,7 +110,7 @@ def flops(
         trained: trained parts of the adapter.
         pack: the pack to compute.
         checkpointed_layers: layers whose forward pass is repeated.
-        micro_batches: packs that these are; DoRA takes the norms of its weights once in each.
+        micro_batches: number of packs; DoRA takes the norms of its weights once in each.
     """
     tokens, images = pack.tokens, pack.image_tokens
     linears = 2 * tokens * sizes.layer_linears

@@ -15,7 +15,7 @@ class Card:
 
     Attributes:
         name: common name.
-        tflops: dense products of bf16 summed in fp32, by the maker's data sheet, in 10^12 operations a second.
+        tflops: dense products of bf16 summed in fp32, by the maker's data sheet, in 10^12 operations per second.
         measured_share: fraction of that measured in a training run of the 7B; None if not measured.
     """
 
@@ -73,7 +73,7 @@ def detect(gpu_gib: float | None = None) -> Machine:
     torch is imported to ask the GPU, and only where the driver is there.
 
     Args:
-        gpu_gib: take it that there is a GPU of which so much may be used.
+        gpu_gib: assume a GPU with this much usable memory.
     """
     name, total = _gpu()
     if gpu_gib is not None:

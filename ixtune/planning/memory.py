@@ -38,8 +38,8 @@ class Setup:
         float_bytes: bytes of a number in the activations and the other weights.
         optimizer: name in the recipe.
         accumulates: gradients are kept from one micro-batch to the next.
-        dropout: LoRA has some.
-        device: `cuda` or `cpu`, whose kernels differ in what they need besides.
+        dropout: LoRA uses dropout.
+        device: `cuda` or `cpu`, whose kernels need different extra memory.
         levers: memory options.
     """
 
@@ -129,7 +129,7 @@ def moments(setup: Setup, pack: PackShape) -> list[Memory]:
                 _memory(
                     setup,
                     pack,
-                    f"layer {below}, computed again",
+                    f"layer {below}, recomputed",
                     held + (layers - below) * per_layer,
                     start + below * waiting + kept + work,
                     vision=projected,

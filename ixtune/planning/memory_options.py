@@ -16,8 +16,8 @@ class Levers:
     """Memory options that a plan chooses.
 
     Attributes:
-        checkpointed_layers: the first n decoder layers compute their activations again in the backward pass.
-        vision_chunk: views that the frozen tower sees at a time.
+        checkpointed_layers: the first n decoder layers recompute their activations in the backward pass.
+        vision_chunk: views that the frozen tower processes at a time.
         offload_layer_inputs: offload inputs of checkpointed layers to main memory.
     """
 
@@ -43,7 +43,7 @@ def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
     if not 0 <= levers.checkpointed_layers <= len(layers):
         raise ValueError(f"{levers.checkpointed_layers} layers cannot be checkpointed: the decoder has {len(layers)}")
     if levers.vision_chunk < 1:
-        raise ValueError(f"a chunk of {levers.vision_chunk} views holds nothing")
+        raise ValueError(f"a chunk must have at least one view, not {levers.vision_chunk}")
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < levers.checkpointed_layers
         layer._gradient_checkpointing_func = _again_from_main_memory if levers.offload_layer_inputs else _again

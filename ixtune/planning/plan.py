@@ -208,8 +208,8 @@ def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], a
     """Choose the memory options of a recipe; for `auto`, those that cost the least time and fit.
 
     As few checkpointed layers as it takes, then as many views at a time as still fit; layer inputs leave the GPU
-    only if checkpointing every layer is not enough. Where nothing fits, or nobody knows what there is, everything that
-    saves memory is on.
+    only if checkpointing every layer is not enough. If nothing fits, or the memory is unknown, everything that saves
+    memory is on.
     """
     training = recipe.training
     counts = _allowed_layers(training.gradient_checkpointing, layers)

@@ -32,10 +32,10 @@ def open_for_plan(
         mix: plan on this mix of made-up records in place of the recipe's data.
 
     Returns:
-        (sizes of the base, shapes of the records, the machine, lines about what was taken for granted)
+        (sizes of the base, shapes of the records, the machine, lines about the assumptions made)
 
     Raises:
-        IxtuneError: data or base are not there, or do not belong together.
+        IxtuneError: data or base are missing, or do not belong together.
     """
     notes = []
     folder = None
@@ -48,8 +48,8 @@ def open_for_plan(
     machine = detect(gpu_gib or recipe.training.gpu_gib)
     if mix is not None:
         records = record_mixes.records_of(mix, sizes.member)
-        told = record_mixes.MIXES[mix].told_for(sizes.member)
-        notes.append(f"mix      {mix}: {len(records):,} made-up records; {told}")
+        description = record_mixes.MIXES[mix].describe_for(sizes.member)
+        notes.append(f"mix      {mix}: {len(records):,} made-up records; {description}")
         return sizes, records, machine, notes
     train = TrainingSet.load(
         recipe.data.train,
@@ -66,8 +66,8 @@ def open_for_plan(
     records = RecordShapes.of(train)
     longest, trained = max(records.lengths), sizes.member.trained_tokens
     if longest > trained:  # positions start anew with each record of a pack
-        told = f"{sizes.member.title} was trained on at most {trained:,}"
-        notes.append(f"length   the longest record has {longest:,} tokens; {told}")
+        description = f"{sizes.member.title} was trained on at most {trained:,}"
+        notes.append(f"length   the longest record has {longest:,} tokens; {description}")
     return sizes, records, machine, notes
 
 

@@ -91,9 +91,9 @@ def _work(plan: Plan) -> Iterator[str]:
     yield f"time     {_time(plan)}"
     levers = plan.levers
     waits = "in main memory" if levers.offload_layer_inputs else "on the device"
-    whose, verb = ("its", "computes") if levers.checkpointed_layers == 1 else ("their", "compute")
-    again = f"{levers.checkpointed_layers} of {_many(plan.sizes.layers, 'layer')} {verb} {whose} activations again"
-    yield f"levers   {again}" + (f", {whose} inputs wait {waits}" if levers.checkpointed_layers else "")
+    whose, verb = ("its", "recomputes") if levers.checkpointed_layers == 1 else ("their", "recompute")
+    again = f"{levers.checkpointed_layers} of {_many(plan.sizes.layers, 'layer')} {verb} {whose} activations"
+    yield f"options  {again}" + (f", {whose} inputs are kept {waits}" if levers.checkpointed_layers else "")
 
 
 def _time(plan: Plan) -> str:
@@ -137,12 +137,12 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _verdict(plan: Plan) -> str:
     needed = f"{plan.memory.total / _GIB:.2f}"
     if plan.machine.memory_bytes is None:
-        return f"verdict  {needed} GiB needed; what there is, is not known here (--gpu-gib says it)"
+        return f"verdict  {needed} GiB needed; the available memory is not known here (pass --gpu-gib)"
     there = f"{plan.machine.memory_bytes / _GIB:.2f} GiB ({plan.machine.source})"
     # tests/bench/results/full_size.csv; the terms are checked on CPUs too
     measured = "; on an H200 plans were within 5 %" if plan.machine.device == "cuda" else ""
     if measured and plan.fits and plan.memory.total > (1 - ROOM) * plan.machine.memory_bytes:
-        measured = "; less than 5 % are free, and so far off were plans on an H200"
+        measured = "; less than 5 % are free, which was the error of plans on an H200"
     return f"verdict  {'fits' if plan.fits else 'DOES NOT FIT'}: {needed} of {there}{measured}"
 
 
@@ -150,7 +150,7 @@ def _advice(plan: Plan, advice: Sequence[Change]) -> Iterator[str]:
     if plan.fits is not False:
         return
     if not advice:
-        yield "advice   nothing that a recipe can say makes it fit: a smaller hd_num, fewer targets, or more memory"
+        yield "advice   no recipe setting makes it fit: a smaller hd_num, fewer targets, or more memory"
         return
     alone = "each of these alone makes it fit" if len(advice[0].steps) == 1 else "no change alone makes it fit, but"
     yield f"advice   {alone}; the cheapest first:"
@@ -162,7 +162,7 @@ def _advice(plan: Plan, advice: Sequence[Change]) -> Iterator[str]:
         levers = change.need.levers
         yield (
             f"     {change.need.memory.total / _GIB:.2f} GiB, {change.extra_flops:+.1%} operations, "
-            f"{_many(levers.checkpointed_layers, 'layer')} computed again; "
+            f"{_many(levers.checkpointed_layers, 'layer')} recomputed; "
             f"{'; '.join(step.effect for step in change.steps)}"
         )
 

@@ -1,7 +1,7 @@
 """Made-up records for planning without data: named mixes of typical images and texts.
 
-The cost of a recipe is planned on one of these, so that anybody can compute the figure again. Nothing here is
-measured on a data set: sizes are those of common papers, screens and cameras, and lengths are round numbers.
+The cost of a recipe is planned on one of these, so that anyone can recompute the figure. Nothing here is
+measured on a dataset: sizes are those of common papers, screens and cameras, and lengths are round numbers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Kind:
         images: number of images in a record.
         width: width of an image, in pixels.
         aspect: height / width.
-        hd_num: most crops of an image; of a member with larger crops, fewer with as many tokens.
-        text: tokens beside those of images, the answer's included.
-        answer: tokens that the loss is taken on.
+        hd_num: maximum number of crops per image; with larger crops, fewer with as many tokens.
+        text: tokens besides those of images, the answer's included.
+        answer: supervised tokens.
     """
 
     share: int = 1
@@ -47,16 +47,16 @@ class Mix:
     """Mix of kinds of records.
 
     Attributes:
-        told: description in one line, with {hd_num}.
+        description: description in one line, with {hd_num}.
         kinds: kinds of its records.
     """
 
-    told: str
+    description: str
     kinds: tuple[Kind, ...]
 
-    def told_for(self, member: Member) -> str:
+    def describe_for(self, member: Member) -> str:
         """Describe the mix for a model of the family, in one line."""
-        return self.told.format(hd_num=member.like(self.kinds[0].hd_num))
+        return self.description.format(hd_num=member.like(self.kinds[0].hd_num))
 
 
 _PAGES = Kind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))

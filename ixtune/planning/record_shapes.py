@@ -50,7 +50,7 @@ class RecordShapes:
 
     Attributes:
         lengths: tokens, image tokens included.
-        supervised: tokens the loss is taken on.
+        supervised: supervised tokens.
         image_tokens: tokens of all its images.
         images: its images.
         prefixes: groups of records with a common prefix; None to compute every record separately.

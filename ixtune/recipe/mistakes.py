@@ -23,7 +23,7 @@ class Contradiction(NamedTuple):
 
     Attributes:
         keys: `section.key` of all that take part; the first is the one to look at.
-        wrong: What is wrong with the first, to be read behind its name.
+        wrong: What is wrong with the first, to be read after its name.
     """
 
     keys: tuple[str, ...]
@@ -38,8 +38,8 @@ class Contradiction(NamedTuple):
 def describe(error: ValidationError, tree: Mapping[str, Any], recipe: type[BaseModel]) -> list[tuple[KeyPath, str]]:
     """Return every mistake as (key path, one line).
 
-    pydantic looks for contradictions only where every value alone is right. Here the wrong ones are left out, and
-    what the others say is compared all the same.
+    pydantic looks for contradictions only if every single value is valid. Here the wrong values are left out, and the
+    others are still compared.
 
     Args:
         error: What pydantic found in `tree`.
@@ -137,8 +137,8 @@ def one_line(details: ErrorDetails, known: Mapping[str, str]) -> str:
     """Format one of pydantic's errors as one line.
 
     Args:
-        details: Of the finding.
-        known: Every key there is, with its help text.
+        details: Details of the error.
+        known: Every key, with its help text.
     """
     keys = details["loc"]
     name = ".".join(map(str, keys))

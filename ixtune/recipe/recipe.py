@@ -1,7 +1,7 @@
 """Recipe: everything that describes a training run, in one frozen value read from YAML.
 
 Unknown keys are errors. All mistakes of a file and its overrides are reported at once, each with its line
-and, for a misspelt key, the nearest right one. The docstring under each field is its help text. Paths are
+and, for a misspelled key, the nearest valid one. The docstring under each field is its help text. Paths are
 relative to the current directory.
 """
 
@@ -119,7 +119,7 @@ class DataSection(Section):
     @classmethod
     def _some_and_distinct(cls, train: tuple[Path, ...]) -> tuple[Path, ...]:
         if not train or len(set(train)) < len(train):
-            raise ValueError("should name at least one prepared set, and none twice")
+            raise ValueError("should list at least one prepared set, each once")
         return train
 
 
@@ -138,7 +138,7 @@ class AdapterSection(Section):
     """Trained parts, and precision of the base."""
 
     variant: Literal["lora", "rslora", "dora"] = "lora"
-    """lora, rslora (rank-stabilized LoRA, scaled by alpha / sqrt(rank)), or dora (direction and magnitude apart)."""
+    """lora, rslora (rank-stabilized LoRA, scaled by alpha / sqrt(rank)), or dora (separate direction and magnitude)."""
     targets: Annotated[tuple[Linear, ...], Field(strict=False)] = ("wqkv", "wo", "w1", "w2", "w3")
     """Decoder linears that get LoRA; [] for none, to train only the projector or the separators."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = None
@@ -165,14 +165,14 @@ class AdapterSection(Section):
     @classmethod
     def _distinct(cls, targets: tuple[Linear, ...]) -> tuple[Linear, ...]:
         if len(set(targets)) < len(targets):
-            raise ValueError("should name no linear twice")
+            raise ValueError("should list each linear once")
         return targets
 
     @field_validator("layers")
     @classmethod
     def _sorted(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (not layers or len(set(layers)) < len(layers)):
-            raise ValueError("should name at least one layer, and none twice")
+            raise ValueError("should list at least one layer, each once")
         return None if layers is None else tuple(sorted(layers))
 
 
@@ -259,7 +259,7 @@ class TrainingSection(Section):
     @classmethod
     def _none_twice(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(scores)) < len(scores):
-            raise ValueError("should name no score twice")
+            raise ValueError("should list each score once")
         return scores
 
 
@@ -295,23 +295,23 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
         data.validation is None
     )
     if data.weights is not None and len(data.weights) != len(data.train):
-        text = f"should be as many as data.train has sets, {len(data.train)}, not {len(data.weights)}"
+        text = f"should have one value per set in data.train, {len(data.train)}, not {len(data.weights)}"
         found.append(Contradiction(("data.weights", "data.train"), text))
     if strangers := sorted(set(adapter.per_target) - with_lora):
-        text = f"names {', '.join(strangers)}, without LoRA here"
+        text = f"lists {', '.join(strangers)}, which has no LoRA here"
         found.append(Contradiction(("adapter.per_target", "adapter.targets", "adapter.projector"), text))
     if adapter.layers is not None and not adapter.targets:
         found.append(
             Contradiction(("adapter.layers", "adapter.targets"), "needs adapter.targets: LoRA on those layers")
         )
     if not (with_lora or adapter.separators or adapter.projector == "full"):
-        text = "should name at least one linear where neither the projector nor the separators are trained"
+        text = "should list at least one linear if neither the projector nor the separators are trained"
         found.append(Contradiction(("adapter.targets", "adapter.projector", "adapter.separators"), text))
     if training.best_by not in ("loss", *training.scores):
-        text = f"names {training.best_by}, which training.scores does not"
+        text = f"is {training.best_by}, which is not in training.scores"
         found.append(Contradiction(("training.best_by", "training.scores"), text))
     if training.cache_vision_features and adapter.separators:
-        text = "cannot go with adapter.separators: cached vectors hold them"
+        text = "does not work with adapter.separators: cached vectors contain them"
         found.append(Contradiction(("training.cache_vision_features", "adapter.separators"), text))
     if training.separators_learning_rate and not adapter.separators:
         keys = ("training.separators_learning_rate", "adapter.separators")
@@ -321,7 +321,7 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
         found.append(Contradiction(keys, "needs a projector that is trained"))
     if training.offload_layer_inputs is True and training.gradient_checkpointing is False:
         keys = ("training.offload_layer_inputs", "training.gradient_checkpointing")
-        found.append(Contradiction(keys, "needs gradient_checkpointing: it moves what that keeps"))
+        found.append(Contradiction(keys, "needs gradient_checkpointing: it offloads the inputs of checkpointed layers"))
     return found
 
 
@@ -351,7 +351,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raise UsageError(
         f"{count} mistake{'s' * (count > 1)} in the recipe",
         where=str(path),
-        hint="correct what is listed; nothing was started",
+        hint="correct the lines listed; nothing was started",
         notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
     )
 

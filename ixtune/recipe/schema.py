@@ -13,7 +13,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return the schema; every key has its help text as `description`.
 
-    It knows keys, types and ranges. Contradictions between keys are for `ixtune recipes check`.
+    It knows keys, types and ranges. Contradictions between keys are found by `ixtune recipes check`.
     """
     made = Recipe.model_json_schema()
     made["title"] = "ixtune recipe"

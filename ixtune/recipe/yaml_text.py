@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 RECIPE = Kind(
     "recipe",
-    "give the file of a recipe; `ixtune recipes ls` lists the shipped ones",
+    "pass the file of a recipe; `ixtune recipes ls` lists the shipped ones",
     "start from one of `ixtune recipes ls`; base, data.train and output are needed",
 )
 
@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node, as the base class does; refuse an alias."""
         if self.check_event(yaml.AliasEvent):
-            problem = f"aliases are not for {self.noun}s, write the value out"
+            problem = f"aliases are not allowed in {self.noun}s; write out the value"
             raise ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
@@ -180,7 +180,7 @@ class Reading:
                 return loader.construct_object(node)
             except (ValueError, KeyError):
                 pass  # such as !!bool maybe, or a number of 5,000 digits
-        self.mistake(place, f"the value is no text, number, list or section (tag {node.tag})")
+        self.mistake(place, f"the value is not a text, number, list or section (tag {node.tag})")
         return None
 
 
@@ -197,7 +197,7 @@ def _read_text(path: Path, kind: Kind) -> str:
     except OSError as error:
         raise UsageError(f"the {noun} cannot be read: {error.strerror}", where=where, hint=hint) from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise UsageError(f"this is no {noun}: larger than {_LARGEST_FILE_BYTES // 1024} KiB", where=where, hint=hint)
+        raise UsageError(f"this is not a {noun}: larger than {_LARGEST_FILE_BYTES // 1024} KiB", where=where, hint=hint)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -65,7 +65,7 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
             absent.append(
                 f"scores are not shown: {error}; {error.hint}"
                 if path.exists()
-                else f"scores are not shown, for this was not evaluated yet: {again}"
+                else f"scores are not shown, because this was not evaluated yet: {again}"
             )
     made = figures(opened, found, absent)
     html = page(made, [content for _, _, content in found])
@@ -73,5 +73,5 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
     atomic_write_text(out / PAGE, html.encode("utf-8", "replace").decode())
     atomic_write_text(out / TEXT, markdown(made).encode("utf-8", "replace").decode())
     atomic_write_json(out / DATA, json.loads(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace")))
-    told = tuple(one["text"] for evaluation in made["evaluations"] for one in evaluation["verdicts"])
-    return Written(out, told, tuple(made["missing"]))
+    verdicts = tuple(one["text"] for evaluation in made["evaluations"] for one in evaluation["verdicts"])
+    return Written(out, verdicts, tuple(made["missing"]))

@@ -57,7 +57,7 @@ class Album:
         if not stored.get("path"):
             return "the image is inside the benchmark's file and is not shown"
         if self.left_bytes < _PICTURE_BYTES:
-            return "not shown: the page's images have reached their limit of size"
+            return "not shown: the images of the page have reached their size limit"
         try:
             image = self._opened(Path(stored["path"]), (stored["width"], stored["height"]))
         except ImageError as error:

@@ -51,7 +51,7 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
 def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
     of = f" of {plain(one['name'])}" if one["name"] else ""
     yield f"\n## Scores{of}\n"
-    yield from (f"- {plain(told['text'])}" for told in one["verdicts"])
+    yield from (f"- {plain(found['text'])}" for found in one["verdicts"])
     names = list(dict.fromkeys(score for result in one["results"] for score in result["scores"]))
     rows = [
         [
@@ -96,7 +96,7 @@ def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
 def _run(run: Mapping[str, Any], of: str) -> Iterator[str]:
     for heading, pairs in (
         ("Cost", list(cost_lines(run["cost"])) if run["cost"] else []),
-        ("Data", [(f"{path}: {key}", told) for path, one in run["data"].items() for key, told in data_lines(one)]),
+        ("Data", [(f"{path}: {key}", found) for path, one in run["data"].items() for key, found in data_lines(one)]),
         ("Environment", list(run["environment"].items())),
     ):
         yield f"\n## {heading}{of}\n"

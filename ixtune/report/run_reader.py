@@ -141,5 +141,5 @@ def _lines(path: Path, missing: list[str]) -> tuple[Mapping[str, Any], ...]:
         else:
             broken += 1
     if broken:
-        missing.append(f"{broken} lines of {path} cannot be read, as after a crash; the curves are without them")
+        missing.append(f"{broken} lines of {path} cannot be read, as after a crash; the curves omit them")
     return tuple(lines)

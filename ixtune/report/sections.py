@@ -98,7 +98,7 @@ def extensions(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _extension(one: Mapping[str, Any]) -> str:
     return (
         f"Extended at step {one['step']:,}: {one['steps_before']:,} optimizer steps became {one['steps_after']:,}, "
-        "and the learning rate passes to the schedule of the longer run."
+        "and the learning rate changes to the schedule of the longer run."
     )
 
 
@@ -110,7 +110,7 @@ def chosen_steps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         if adapter.get("best_by"):
             of = f" of {run['name']}" if len(runs) > 1 else ""
             by = "loss" if adapter["best_by"] == "loss" else verdict.title(adapter["best_by"])
-            found.append(f"The adapter{of} is of step {adapter['steps']:,}, the best by {by} on validation.")
+            found.append(f"The adapter{of} is from step {adapter['steps']:,}, the best by {by} on validation.")
     return found
 
 

@@ -38,7 +38,7 @@ def verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
         found.append(
             {
                 "kind": OPEN,
-                "text": "No controls were run, so the figures do not show whether the images were looked at.",
+                "text": "No controls were run, so the figures do not show whether the images were used.",
             }
         )
     return found
@@ -79,7 +79,7 @@ def _against_model(evaluation: Mapping[str, Any], model: str, first: str, score:
         return {"kind": BAD, "text": f"{model} is worse than {first}: {figure}."}
     return {
         "kind": OPEN,
-        "text": f"No difference between {model} and {first} can be told from these records: {figure}.",
+        "text": f"No clear difference between {model} and {first} on these records: {figure}.",
     }
 
 
@@ -99,7 +99,7 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
             f"against {other['value']:.3f}"
         )
     if SWAPPED in control:
-        yes = f"{model} looks at the images: it beats itself with the images swapped"
+        yes = f"{model} uses the images: it beats itself with the images swapped"
         no = f"{model} is not shown to use the images: with the images of other records it does not do measurably worse"
     else:
         yes = f"{model} beats the {control}"

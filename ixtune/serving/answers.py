@@ -40,7 +40,7 @@ class Responses:
         return sum(self._tokens)
 
     def add(self, piece: Piece) -> None:
-        """Take note of a piece."""
+        """Add a piece."""
         at = piece.choice
         self._tokens[at], self._cached = piece.tokens, piece.cached_tokens
         self._texts[at].append(piece.text)
@@ -65,7 +65,7 @@ class Responses:
         return self._chunk(choice, {"role": "assistant", "content": ""})
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        """Return the chunk of a piece; its text and log-probabilities."""
+        """Return the chunk of a piece: its text and log-probabilities."""
         return self._chunk(
             piece.choice, {"content": piece.text} if piece.text else {}, None, self._logprobs(piece.scores)
         )
@@ -75,7 +75,7 @@ class Responses:
         return self._chunk(piece.choice, {}, piece.finish)
 
     def usage_chunk(self) -> dict[str, Any]:
-        """Return the chunk behind all answers that holds the usage."""
+        """Return the chunk with the usage, sent after all answers."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": self.usage()}
 
     def usage(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The HTTP interface: routes, and the way from a request to its answer.
+"""The HTTP interface: routes, and how a request becomes an answer.
 
 GET  /                      the page; its files are under /page/
 GET  /v1/models             base and adapters
 POST /v1/chat/completions   OpenAI's chat completions, blocking or as server-sent events
-POST /v1/layout             crop grid and token bill of an image, see `ixtune.serving.layouts.describe`
+POST /v1/layout             crop grid and token counts of an image, see `ixtune.serving.layouts.describe`
 GET  /healthz               200 while the engine runs
 GET  /metrics               in the text form of Prometheus
 """
@@ -53,8 +53,7 @@ class AppSettings:
         max_context: Maximum tokens of prompt and answer.
         timeout: Maximum seconds for one request.
         max_body: Maximum bytes of a body.
-        local_only: Accept requests only under a name of this machine; against web pages that resolve their own name
-            to 127.0.0.1.
+        local_only: Accept requests only under a name of this machine, against DNS rebinding.
     """
 
     api_key: str | None
@@ -162,7 +161,7 @@ class Interface:
         return Response(content, media_type=kind)
 
     def _check_images(self, asked: Asked) -> None:
-        """Decode the images, so that a broken one is refused before anything is computed."""
+        """Decode the images, so that a corrupt one is rejected before anything is computed."""
         for number, picture in enumerate(asked.pictures):
             if picture.key in self._known:
                 continue
@@ -248,11 +247,11 @@ class _Pieces:
 
 
 class _Gone(Exception):
-    """The client has left."""
+    """The client has disconnected."""
 
 
 async def _unless_gone(request: Request, pieces: _Pieces) -> Piece:
-    """Return the next piece; cancel the job once the client has left."""
+    """Return the next piece; cancel the job once the client has disconnected."""
     piece = asyncio.ensure_future(pieces.next())
     left = asyncio.ensure_future(_left(request))
     try:
@@ -331,7 +330,7 @@ async def _api_error(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    found = {404: "there is no such address", 405: "this address does not take this method"}
+    found = {404: "there is no such URL", 405: "this URL does not accept this method"}
     message = found.get(error.status_code, "the request cannot be handled")
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     made = ApiError(error.status_code, message, code=code, headers=dict(error.headers or {}))
@@ -339,4 +338,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client has disconnected

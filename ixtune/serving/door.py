@@ -1,4 +1,4 @@
-"""What every request passes first: host name, key, number of requests, size of the body; and the last resort."""
+"""Checks in front of every route: host name, key, number of requests, size of the body; and unexpected errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = logging.getLogger("ixtune.serving")
 _OPEN = ("/", "/healthz")  # without a key; so are the page's files
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _BODY_SECONDS = 60.0
-_DRAINED = 4  # a body of up to so many times the limit is read and dropped; of a larger one the connection is closed
+_DRAINED = 4  # up to this multiple of the limit a body is read and dropped; beyond it, the connection is closed
 _SECURITY = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -65,7 +65,7 @@ class Door:
             LOG.info("%s %s %d %.3f s", scope["method"], _known(scope["path"]), status, seconds)
 
     def _admit(self, request: Request) -> None:
-        """Raise unless the request may come in."""
+        """Raise unless the request is admitted."""
         if self.settings.local_only and _host_name(request.headers.get("host", "")) not in _LOCAL_NAMES:
             raise ApiError(
                 403,
@@ -80,12 +80,12 @@ class Door:
             if self.inside > self.most:
                 raise too_busy(self.metrics.retry_after())
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":  # also keeps out forms of other web pages
+            if kind != "application/json":  # also blocks forms on other web pages
                 raise ApiError(415, "send the body as application/json", code="unsupported_media_type")
 
     def _require_key(self, header: str) -> None:
         scheme, _, given = header.partition(" ")
-        # bytes, since compare_digest takes no other characters than ASCII in texts
+        # bytes, since compare_digest accepts only ASCII in texts
         same = hmac.compare_digest(given.strip().encode(), self.settings.api_key.encode())
         if scheme.lower() != "bearer" or not same:
             raise ApiError(
@@ -117,7 +117,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                     parts.append(part)
     except TimeoutError as error:
         raise ApiError(408, "the body did not arrive in time", code="timeout") from error
-    if size > max_bytes:  # read to its end, since most clients read no answer before they have sent everything
+    if size > max_bytes:  # read to its end, since most clients read the answer only after sending everything
         raise _too_large(max_bytes)
     if not size:
         raise bad_request("the body is empty; send a JSON object", code="invalid_json")
@@ -133,7 +133,7 @@ def _host_name(header: str) -> str:
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(
         413,
-        f"the body has more than {max_bytes >> 20} MiB; scale the images down, or start the server with a larger "
+        f"the body is larger than {max_bytes >> 20} MiB; scale the images down, or start the server with a larger "
         "--max-body-mib",
         code="body_too_large",
         headers={"Connection": "close"},
@@ -141,5 +141,5 @@ def _too_large(max_bytes: int) -> ApiError:
 
 
 def _known(path: str) -> str:
-    """Return a path for the log: other paths than ours may hold anything."""
+    """Return a path for the log: paths other than ours may contain anything."""
     return path if path in ("/", "/healthz", "/metrics") or path.startswith(("/v1/c", "/v1/l")) else "(other)"

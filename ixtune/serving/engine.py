@@ -1,7 +1,7 @@
 """Generate answers in one thread that owns the model.
 
-Each model has a batch, which its requests join and leave between two tokens. The batches take turns, a token each, so
-that no model waits for another.
+Each model has a batch, which its requests join and leave between two tokens. The batches alternate, one token each,
+so that no model waits for another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Limits:
     Attributes:
         rows: Answers generated at once.
         waiting: Requests that may wait.
-        running_tokens: Tokens of all running answers, prompts and prefixes included, whose keys and values are held.
+        running_tokens: Tokens of all running answers, prompts and prefixes included; their keys and values take memory.
         prefix_bytes: Bytes of kept prefixes.
         vector_bytes: Bytes of kept image vectors, in main memory.
         waiting_bytes: Bytes of the images of waiting requests, in main memory.
@@ -72,11 +72,11 @@ class Piece:
 
 
 class Full(Exception):
-    """No more requests may wait."""
+    """The queue is full."""
 
 
 class Stopped(Exception):
-    """The engine takes no requests any more."""
+    """The engine no longer accepts requests."""
 
 
 Emit = Callable[[Piece | Exception], None]
@@ -90,7 +90,7 @@ class Job:
         asked: What to answer.
         emit: Receives pieces, or an exception that ends the job; called in the engine's thread.
         streams: Send pieces as they come; else one for each answer.
-        cancelled: Set to end it: nobody waits for the answer any more.
+        cancelled: Set to end it: the client no longer waits for the answer.
         since: Time of arrival.
     """
 
@@ -102,13 +102,13 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Upper bound of the tokens whose keys and values it holds."""
+        """Upper bound of the tokens whose keys and values it keeps in memory."""
         return len(self.asked.ids) + self.asked.choices * self.asked.settings.max_new_tokens
 
 
 @dataclass(eq=False)
 class _Answer:
-    """An answer in the making."""
+    """An answer being generated."""
 
     job: Job
     choice: int
@@ -129,13 +129,13 @@ class _Batch:
 
 
 class Engine:
-    """Answers jobs in a thread of its own.
+    """Answers jobs in its own thread.
 
     Attributes:
         models: The loaded models.
         limits: Bounds.
         prefixes: Keys and values of prompt beginnings that end with an image.
-        vectors: Image vectors, shared by the models that may.
+        vectors: Image vectors, shared by models with the base's tower and separators.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -154,7 +154,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what runs and waits, and end the thread."""
+        """Finish running and waiting jobs, and end the thread."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -162,11 +162,11 @@ class Engine:
             self._thread.join()
 
     def submit(self, job: Job) -> None:
-        """Take a job.
+        """Accept a job.
 
         Raises:
             Full: Too many are waiting.
-            Stopped: The engine is ending.
+            Stopped: The engine is stopping.
         """
         with self._wake:
             if self._stopping or not self._thread.is_alive():
@@ -205,9 +205,9 @@ class Engine:
         return [one for batch in list(self._batches.values()) for one in batch.answers]
 
     def _take(self) -> list[Job]:
-        """Return the waiting jobs that start now, in the order of their arrival.
+        """Return the waiting jobs to start now, in the order of their arrival.
 
-        One at a time where others run or it has images, so that the others go on between two prompts.
+        One at a time where others run or it has images, so that the others continue between two prompts.
         """
         with self._wake:
             self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]
@@ -226,7 +226,7 @@ class Engine:
         return taken
 
     def _start(self, job: Job) -> None:
-        """Compute a job's prompt and add its answers to the batch; a job that fails does not harm others."""
+        """Compute a job's prompt and add its answers to the batch; a job that fails does not affect others."""
         name = job.asked.model.name
         network = self.models.network(name)
         batch = self._batches.setdefault(name, _Batch(RunningBatch(network, self.models.tokenizer.pad_id)))
@@ -283,7 +283,7 @@ class Engine:
         return prefix, sum(picture.layout.tokens for picture in asked.pictures[:first_missing])
 
     def _report(self, batch: _Batch) -> None:
-        """Send what is new of every answer, and take out those that have ended."""
+        """Send the new part of every answer, and remove those that have ended."""
         ended = []
         for one in batch.answers:
             try:

@@ -15,7 +15,7 @@ class ApiError(Exception):
         message: What is wrong with which value, and how to fix it.
         kind: OpenAI's `type`, such as `invalid_request_error`.
         param: The field concerned.
-        code: Short name of the error.
+        code: Machine-readable name of the error.
         headers: HTTP headers to send with it.
     """
 
@@ -74,7 +74,7 @@ def timed_out(seconds: float) -> ApiError:
 
 
 def internal() -> ApiError:
-    """Return the error for a mistake of the server, without details."""
+    """Return the error for a bug in the server, without details."""
     return ApiError(500, "internal error; the server's log names it", kind="server_error", code="internal_error")
 
 

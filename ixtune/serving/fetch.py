@@ -1,7 +1,7 @@
-"""Load a file from a public http or https address: few redirects, few bytes, and no address of a private network.
+"""Load a file from a public http or https URL, with bounds on redirects and bytes; private networks are refused.
 
 Each hop's name is resolved once and the connection goes to the address that was checked, so a name that changes its
-address between the check and the connection gains nothing.
+address between the check and the connection is no risk.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def fetch(url: str, max_bytes: int, param: str) -> bytes:
-    """Return the content behind an address.
+    """Return the content of a URL.
 
     Args:
-        url: An http or https address.
+        url: An http or https URL.
         max_bytes: Maximum size of the content.
         param: Its place in the request, for error messages.
 
     Raises:
-        ApiError: The address is not public, the server fails, or the content is too large.
+        ApiError: The URL is not public, the server fails, or the content is too large.
     """
     deadline = time.monotonic() + SECONDS
     try:
@@ -47,14 +47,14 @@ def fetch(url: str, max_bytes: int, param: str) -> bytes:
 
 
 def _get(url: str, max_bytes: int, deadline: float, param: str) -> bytes | str:
-    """Return the content behind an address, or where it redirects to."""
+    """Return the content of a URL, or the redirect's target."""
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise bad_request("the image's address is malformed", param, "bad_image_field") from error
+        raise bad_request("the image's URL is malformed", param, "bad_image_field") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise bad_request("the image's address is malformed", param, "bad_image_field")
+        raise bad_request("the image's URL is malformed", param, "bad_image_field")
     address = public_address(parts.hostname, port, param)
     connection = _Pinned(parts.hostname, port, address, parts.scheme == "https", _left(deadline))
     try:
@@ -81,12 +81,12 @@ def public_address(host: str, port: int, param: str) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _failed("the image's server is not known", param) from error
+        raise _failed("the image's server cannot be resolved", param) from error
     addresses = [str(one[4][0]) for one in found]
     for address in addresses:
         if not _is_public(address):
             raise bad_request(
-                "the image's address leads into a private network, or to this machine", param, "private_address"
+                "the image's URL points into a private network or to this machine", param, "private_address"
             )
     return addresses[0]
 
@@ -112,7 +112,7 @@ class _Pinned(http.client.HTTPConnection):
         self._address, self._secure = address, secure
 
     def connect(self) -> None:
-        """Connect to the checked address, and prove the host's name if it is https."""
+        """Connect to the checked address, and verify the host's name if it is https."""
         plain = socket.create_connection((self._address, self.port), self.timeout)
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
@@ -134,7 +134,7 @@ def _body(
         size += len(part)
         if size > max_bytes:
             raise ApiError(
-                413, f"the image has more than {max_bytes >> 20} MiB; scale it down", param=param,
+                413, f"the image is larger than {max_bytes >> 20} MiB; scale it down", param=param,
                 code="picture_too_large",
             )  # fmt: skip
         parts.append(part)
@@ -156,4 +156,4 @@ def _left(deadline: float) -> float:
 
 
 def _failed(what: str, param: str) -> ApiError:
-    return bad_request(f"{what}; send the image as a data: address", param, "picture_remote")
+    return bad_request(f"{what}; send the image as a data: URL", param, "picture_remote")

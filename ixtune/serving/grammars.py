@@ -1,4 +1,4 @@
-"""Compile the JSON schemas of requests; the last ones are kept."""
+"""Compile the JSON schemas of requests; the most recent ones are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Grammars:
         """Return the grammar that an answer follows; None for a free answer.
 
         Raises:
-            ApiError: The schema is missing, or answers cannot be held to it.
+            ApiError: The schema is missing, or answers cannot be constrained to it.
         """
         if wanted is None or wanted.type == "text":
             return None

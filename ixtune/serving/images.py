@@ -1,4 +1,4 @@
-"""Open the images of a request: data addresses, paths below one folder, and, where allowed, addresses in a network.
+"""Open the images of a request: data: URLs, paths below one folder, and, where allowed, http URLs.
 
 Content is kept in memory only. Nothing is decoded before its size in pixels and tokens is known.
 """
@@ -52,14 +52,14 @@ _PAGE_SUFFIX = 24  # characters of the longest `#page=`
 
 @dataclass(eq=False)
 class Picture:
-    """An image of a request with its layout; decoded when its crops are asked for.
+    """An image of a request with its layout; decoded when its crops are needed.
 
     Attributes:
         name: Name in messages.
         content: The file.
         page: Number of the page of a document, counted from 1; None for an image.
         layout: Its layout.
-        corrections: Departures from the reference's way of opening it.
+        corrections: Deviations from how the reference opens it.
         key: Key of content, page, layout and corrections.
         notes: Codes of `ixtune.data.images.header.NOTES`.
     """
@@ -77,7 +77,7 @@ class Picture:
         """Decode the image, or render the page at the size of its layout.
 
         Raises:
-            RecordError: Its data are broken.
+            RecordError: Its data are corrupt.
         """
         if self.page is not None:
             return render(self.content, self.page, (self.layout.width, self.layout.height), self.name)
@@ -87,7 +87,7 @@ class Picture:
         """Return uint8 crops [N, 3, side, side] and (rows, cols).
 
         Raises:
-            RecordError: Its data are broken.
+            RecordError: Its data are corrupt.
         """
         crops = self._crops
         if crops is None:
@@ -96,7 +96,7 @@ class Picture:
         return crops, (self.layout.rows, self.layout.cols)
 
     def release(self) -> None:
-        """Forget the crops; they are made again if they are asked for."""
+        """Drop the crops; they are computed again when needed."""
         self._crops = None
 
     @property
@@ -105,7 +105,7 @@ class Picture:
         return len(self.content) + (0 if self._crops is None else self._crops.nbytes)
 
     def preview(self, side: int) -> str:
-        """Return the image as a JPEG of at most `side` pixels, as a data address."""
+        """Return the image as a JPEG of at most `side` pixels, as a data: URL."""
         with _DECODING:
             image = self.image()
             image.thumbnail((side, side))
@@ -121,18 +121,18 @@ class ImageOpener:
         """Prepare.
 
         Args:
-            image_root: Folder that paths are relative to and may not leave; None to refuse paths.
-            allow_http: Load images from public http and https addresses.
+            image_root: Folder that paths are relative to and must stay in; None to refuse paths.
+            allow_http: Load images from public http and https URLs.
             max_bytes: Maximum size of a file.
         """
         self.image_root = image_root.resolve() if image_root else None
         self.allow_http, self.max_bytes = allow_http, max_bytes
 
     def open(self, url: str, view: View, param: str, max_pages: int) -> list[Opened]:
-        """Return the image behind an address, or the pages of a document.
+        """Return the image at a URL or path, or the pages of a document.
 
         Args:
-            url: `data:`, a path, or an http address; of documents optionally with `#page=2` or `#page=2-5` behind.
+            url: `data:`, a path, or an http URL; for documents optionally followed by `#page=2` or `#page=2-5`.
             view: Settings for opening it.
             param: Its place in the request, for error messages.
             max_pages: Maximum number of pages.
@@ -156,7 +156,7 @@ class ImageOpener:
         if scheme[1].lower() in ("http", "https"):
             if not self.allow_http:
                 raise bad_request(
-                    "this server loads no images from a network; send the image as a data: address, or start it with "
+                    "this server loads no images from a network; send the image as a data: URL, or start it with "
                     "--allow-http",
                     param,
                     "picture_remote",
@@ -165,27 +165,27 @@ class ImageOpener:
 
             return fetch(url, self.max_bytes, param)
         raise bad_request(
-            f"image addresses with {scheme[1][:20]}: are not accepted; send the image as data:image/png;base64,...",
+            f"image URLs with {scheme[1][:20]}: are not accepted; send the image as data:image/png;base64,...",
             param,
             "bad_image_field",
         )
 
     def _of_path(self, given: str, param: str) -> bytes:
-        """Read a file below the image root; whatever is wrong with the path, the answer says no more than needed."""
+        """Read a file below the image root; error messages reveal nothing about other files."""
         if self.image_root is None:
             raise bad_request(
-                "this server has no folder of images; send the image as a data: address, or start it with --image-root",
+                "this server has no image folder; send the image as a data: URL, or start it with --image-root",
                 param,
                 "path_outside_root",
             )
         if not given or len(given) > _PATH_CHARACTERS or "\0" in given:
-            raise bad_request("this is no path of an image", param, "bad_image_field")
+            raise bad_request("this is not a valid path", param, "bad_image_field")
         try:
             path = (self.image_root / given).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # links in a circle
-            raise bad_request("the path leads nowhere", param, "picture_missing") from error
+        except (OSError, RuntimeError, ValueError) as error:  # circular links
+            raise bad_request("there is no such file", param, "picture_missing") from error
         if not path.is_relative_to(self.image_root):
-            raise bad_request("the path leads out of the server's image folder", param, "path_outside_root")
+            raise bad_request("the path is outside the server's image folder", param, "path_outside_root")
         try:
             content = read_file(path, "the image", self.max_bytes)
         except RecordError as error:
@@ -258,7 +258,7 @@ def _image(content: bytes, key: str, name: str, corrections: Corrections) -> Ope
 
 
 def _split_pages(url: str) -> tuple[str, Pages | None]:
-    """Split `#page=` from the end of an address; only its end is searched, since the rest can be megabytes."""
+    """Split `#page=` from the end of a URL; only its end is searched, since the rest can be megabytes."""
     tail = url[-_PAGE_SUFFIX:]
     if "#" not in tail:
         return url, None
@@ -271,12 +271,12 @@ def _of_data(url: str, param: str) -> bytes:
     kind = head["type"].lower() if head else ""
     if head is None or not kind.startswith(_TYPES):
         raise bad_request(
-            "a data: address of something else than an image or a PDF; write data:image/png;base64,...",
+            "the data: URL is neither an image nor a PDF; write data:image/png;base64,...",
             param,
             "bad_image_field",
         )
     if "base64" not in head["parameters"].lower().split(";"):
-        raise bad_request("a data: address without base64; write data:image/png;base64,...", param, "bad_image_field")
+        raise bad_request("the data: URL is not base64; write data:image/png;base64,...", param, "bad_image_field")
     try:
         return decoded_base64(url[head.end() :], "the image")
     except RecordError as error:
@@ -285,5 +285,5 @@ def _of_data(url: str, param: str) -> bytes:
 
 def _too_large(max_bytes: int, param: str) -> ApiError:
     return ApiError(
-        413, f"the image has more than {max_bytes >> 20} MiB; scale it down", param=param, code="picture_too_large"
+        413, f"the image is larger than {max_bytes >> 20} MiB; scale it down", param=param, code="picture_too_large"
     )

@@ -1,4 +1,4 @@
-"""Describe how images are cut into crops, and what they cost in tokens: `/v1/layout`."""
+"""Describe how images are cut into crops, and how many tokens they need: `/v1/layout`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_PAGES = 20
 
 
 def describe(asked: LayoutRequest, model: ServedModel, opener: ImageOpener) -> dict[str, Any]:
-    """Return the crop grid and the token bill of an image, or of each page of a document.
+    """Return the crop grid and the token counts of an image, or of each page of a document.
 
     The request is a JSON object:
 
-        image    As `url` in a chat message: a data: address or a path; of documents also with #page=2-5 behind.
+        image    As `url` in a chat message: a data: URL or a path; documents also with #page=2-5.
                  At most 20 pages.
         model    Whose layout rule, corrections and default hd_num; by default the first of `/v1/models`.
         hd_num   Maximum number of crops; by default as the model was trained.
@@ -37,7 +37,7 @@ def describe(asked: LayoutRequest, model: ServedModel, opener: ImageOpener) -> d
         pages    For each: `name`, `page` (its number, null for an image), `notes` (texts), the fields of
                  `ixtune layout --json` (width, height, resized_width, resized_height, pad_left, pad_top, pad_right,
                  pad_bottom, final_width, final_height, rows, cols, crops, tokens, token_parts, ...), and `preview`, a
-                 data: address or null.
+                 data: URL or null.
 
     Raises:
         ApiError: The image cannot be used.

@@ -35,10 +35,10 @@ class MemoryPlan:
     free: int
 
     def lines(self) -> list[str]:
-        """Return the plan for people."""
+        """Return the plan as lines of text."""
         device, main = ("GPU", "main memory") if self.on_gpu else ("memory", "memory")
         return [
-            f"{device:<11}  {_gib(self.weights)} weights, up to {_gib(self.prefixes)} of images that were asked about, "
+            f"{device:<11}  {_gib(self.weights)} weights, up to {_gib(self.prefixes)} of recent images, "
             f"up to {_gib(self.running)} of running answers",
             f"{main:<11}  up to {_gib(self.vectors)} of image vectors, up to {_gib(self.requests)} of waiting requests",
         ]

@@ -15,7 +15,7 @@ _MOST_RETRY_SECONDS = 60
 
 
 class Metrics:
-    """Metrics of one server, in a registry of their own."""
+    """Metrics of one server, in their own registry."""
 
     def __init__(self, engine: Engine) -> None:
         """Read the gauges from this engine."""
@@ -59,7 +59,7 @@ class Metrics:
         self._answer.labels(model).inc(tokens)
 
     def retry_after(self) -> int:
-        """Return seconds until a place is probably free."""
+        """Return the estimated seconds until a place is free."""
         return min(_MOST_RETRY_SECONDS, max(1, math.ceil(self._recent)))
 
     def exposition(self) -> tuple[bytes, str]:

@@ -1,6 +1,6 @@
 """Load a base once, with any number of adapters on it.
 
-Each adapter gets a network of its own whose modules are copies and whose weights are the base's, the same tensors.
+Each adapter gets its own network: its modules are copies, its weights are the base's tensors.
 PEFT can hold several adapters in one network, but not every pair: where one trains the projector itself and another has
 LoRA on it, the second has no effect.
 """
@@ -124,9 +124,9 @@ class Models:
 
 
 def sharing_copy(model: IXC2ForCausalLM) -> IXC2ForCausalLM:
-    """Return a copy of a network whose parameters and buffers are those of the original, the same tensors."""
+    """Return a copy of a network that shares the parameters and buffers of the original."""
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
-    # scales of NF4 weights are no buffers
+    # scales of NF4 weights are not buffers
     states = [tensor.quant_state for tensor in tensors if getattr(tensor, "quant_state", None) is not None]
     return copy.deepcopy(model, {id(one): one for one in (*tensors, *states)})
 

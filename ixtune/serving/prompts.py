@@ -19,7 +19,7 @@ from ixtune.serving.models import Models, ServedModel
 from ixtune.serving.schema import ChatRequest, Message, TextPart
 
 DEFAULT_TOKENS = 1024
-"""Maximum new tokens of a request that names no limit."""
+"""Maximum new tokens of a request without a limit."""
 MAX_STOPS = 8
 _STOP_CHARACTERS = 256
 _CHARACTERS_PER_TOKEN = 32  # no piece of the vocabulary is longer
@@ -152,7 +152,7 @@ def _turns(request: ChatRequest, view: View, opener: ImageOpener, max_pages: int
                 continue
             place = f"{where}.{at}.image_url"
             if role != "user":
-                raise bad_request(f"{place}: images belong to messages of the user", place, "placeholder_in_answer")
+                raise bad_request(f"{place}: images are only allowed in user messages", place, "placeholder_in_answer")
             pages = opener.open(part.image_url.url, view, place, max_pages - len(opened))
             opened += [(page, place) for page in pages]
             text += PLACEHOLDER * len(pages)
@@ -184,15 +184,15 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     found = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(found) > MAX_STOPS or any(not 1 <= len(one) <= _STOP_CHARACTERS for one in found):
         raise bad_request(
-            f"stop: give up to {MAX_STOPS} texts of 1 to {_STOP_CHARACTERS} characters", "stop", "invalid_value"
+            f"stop: pass up to {MAX_STOPS} texts of 1 to {_STOP_CHARACTERS} characters", "stop", "invalid_value"
         )
     return found
 
 
 def _too_long(found: str, max_context: int) -> ApiError:
     return bad_request(
-        f"{found}, and this server takes {max_context:,} tokens for prompt and answer; lower hd_num or max_tokens, or "
-        "start it with a larger --max-context",
+        f"{found}, but this server accepts {max_context:,} tokens for prompt and answer; lower hd_num or max_tokens, "
+        "or start it with a larger --max-context",
         "messages",
         "context_length_exceeded",
     )

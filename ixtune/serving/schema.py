@@ -12,7 +12,7 @@ from ixtune.layout import MAX_HD_NUM
 from ixtune.serving.errors import ApiError, bad_request
 
 MAX_DEPTH = 64
-"""Maximum nesting of a body: a JSON schema of a form is far below it."""
+"""Maximum nesting of a body: JSON schemas of forms are far below it."""
 MAX_VALUES = 50_000
 """Maximum number of values in a body; each takes some hundred bytes in memory."""
 MAX_CHOICES = 8
@@ -22,12 +22,12 @@ _BRACKETS = re.compile(rb"[\[\]{},]")
 
 
 class _Strict(BaseModel):
-    # values are never converted: "0.5" is no number
+    # values are never converted: "0.5" is not a number
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class ImageUrl(_Strict):
-    """An image by its address."""
+    """An image by URL."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None  # the layout is chosen by hd_num
@@ -144,12 +144,12 @@ def parse(body: bytes, kind: type[_Body]) -> _Body:
     """Read a body.
 
     Raises:
-        ApiError: It is no JSON, too deep, or of another form; the message names the field, never its value.
+        ApiError: It is not JSON, nested too deeply, or has another form; the message names the field, never its value.
     """
     _require_small(body)
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
         raise bad_request("the body is not valid JSON in UTF-8", code="invalid_json") from error
     if not isinstance(value, dict):
         raise bad_request("the body is not a JSON object", code="invalid_json")

@@ -1,4 +1,4 @@
-"""Run the server: load, listen, and on Ctrl-C or SIGTERM finish what runs."""
+"""Run the server: load, listen, and on Ctrl-C or SIGTERM finish running requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT or SIGTERM: first what runs is finished; a second Ctrl-C drops it."""
+        """Stop on SIGINT or SIGTERM: running requests are finished first; a second Ctrl-C drops them."""
         before = {}
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,7 +84,7 @@ def config_of(app: FastAPI, timeout: float) -> uvicorn.Config:
 
 
 def serve(app: FastAPI, engine: Engine, sock: socket.socket, timeout: float, ready: Callable[[], None]) -> Server:
-    """Answer requests until a signal comes; then refuse new ones, finish those that run, and return.
+    """Answer requests until a signal comes; then refuse new ones, finish running ones, and return.
 
     Args:
         app: The application.

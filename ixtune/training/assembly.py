@@ -34,8 +34,8 @@ class Network:
     """Base with its adapter.
 
     Attributes:
-        base: The bare model, which computes images' vectors for a cache.
-        wrapped: What is trained.
+        base: The bare model, which computes image vectors for a cache.
+        wrapped: The model to train.
     """
 
     base: IXC2ForCausalLM
@@ -47,7 +47,7 @@ def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
     model, quantized = load_base(
         inputs.base, quantize=recipe.adapter.quantize == "nf4", dtype=DTYPES[recipe.training.compute_dtype]
     )
-    say(f"base     {recipe.base}: {quantized or 'decoder linears not quantised'}")
+    say(f"base     {recipe.base}: {quantized or 'decoder linears not quantized'}")
     wrapped = attach.attach(model, recipe.adapter)
     for number, line in enumerate(table_lines(wrapped, recipe)):
         say(f"{'' if number else 'trained':<9}{line}")

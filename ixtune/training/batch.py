@@ -35,9 +35,9 @@ class ImageSource:
 
         Args:
             files: image folders and the corrections for opening images.
-            cache_for: compute vectors before the projector with this model, once an image, and keep them in memory;
+            cache_for: compute vectors before the projector with this model, once per image, and keep them in memory;
                 equal to what the model computes from crops, as long as tower and separators are frozen.
-            cache_bytes: keep at most so much, the oldest going first; None keeps all.
+            cache_bytes: maximum size of the kept vectors, the oldest dropped first; None keeps all.
         """
         self.files = files
         self.model = cache_for
@@ -131,7 +131,7 @@ def make_batch(
         number of the segment that it continues, or -1.
 
     Raises:
-        ValueError: records of a group do not begin alike.
+        ValueError: records of a group do not share the prefix.
     """
     pack = Segments()
     shown: list[tuple[dict[str, Any], int]] = []
@@ -167,7 +167,7 @@ class Segments:
         """Add the common prefix of records and return the index of its segment."""
         prefix = records[0][:tokens]
         if any(ids[:tokens] != prefix for ids in records):
-            raise ValueError(f"records that share {tokens} tokens do not begin alike")
+            raise ValueError(f"records that share {tokens} tokens do not begin with the same ones")
         return self._segment(prefix, 0, -1)
 
     def add(self, ids: list[int], labels: list[int], shared: int, parent: int) -> None:
@@ -219,7 +219,7 @@ class PackCollator:
         """Makes the batch of a pack's records; prefetching replaces it by a function that may have started earlier."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """Read the pack's records and put them together."""
+        """Read the records of the pack and collate them."""
         indices = tuple(index for row in rows for index in row["records"])
         return self.take(indices) if indices else {"records": ()}
 

@@ -1,4 +1,4 @@
-"""Callbacks around the steps: the warm-up on the largest pack, log lines for people and files, and the stop."""
+"""Callbacks around the steps: the warm-up on the largest pack, log lines on the terminal and in files, and the stop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rehearsal(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Run forward and backward; weights, gradients and random states do not change."""
         trainer, began = self.trainer, time.monotonic()
-        if trainer.stop.asked:  # before the first step there is nothing to save: leave as soon as all know
+        if trainer.stop.asked:  # before the first step there is nothing to save: stop as soon as all processes agree
             return
         assert trainer.optimizer is not None
         batch = trainer.collator([{"records": list(self.pack)}])

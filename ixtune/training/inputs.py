@@ -56,7 +56,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     """Open base, tokenizer and data of a recipe, without loading weights.
 
     Raises:
-        IxtuneError: something is missing, does not fit the base, or has a record from which nothing can be learned.
+        IxtuneError: something is missing, does not fit the base, or has a record without a supervised token.
     """
     folder = base.resolve(recipe.base)
     tokenizer = Tokenizer.from_base(folder)
@@ -86,7 +86,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
 def _open_start(recipe: Recipe, hashes: dict[str, Any]) -> AdapterWeights | None:
     """Open the adapter to start from, and add its ancestry to the hashes.
 
-    A run that has begun has its weights in a checkpoint, and its ancestry beside: the older adapter may be gone then.
+    A run that has begun stores its weights and ancestry in its folder, so that the older adapter may be deleted then.
     """
     name, begun = recipe.adapter.start_from, recipe.output / resume.INPUTS
     if name is None:
@@ -104,7 +104,7 @@ def _open_start(recipe: Recipe, hashes: dict[str, Any]) -> AdapterWeights | None
 
 
 def check_images(inputs: Inputs) -> None:
-    """Check that every image of the training and the validation set is there and unchanged, without decoding it.
+    """Check that every image of the training and the validation set exists and is unchanged, without decoding it.
 
     Raises:
         IxtuneError: Images are missing or have changed; the message counts them and names the first.
@@ -138,7 +138,7 @@ def _require_supervised(records: TrainingSet) -> None:
     nothing = [index for index, count in enumerate(records.supervised) if count == 0]
     if nothing:
         raise IxtuneError(
-            f"{len(nothing):,} records have no supervised token: nothing can be learned from them",
+            f"{len(nothing):,} records have no supervised token, so they cannot be trained on",
             hint="prepare the data again",
             notes=[records.identity(index) for index in nothing[:_NAMED_RECORDS]],
         )

@@ -56,7 +56,7 @@ class Validation(TrainerCallback):
         with trainer.meter.idle():
             measured = None if trainer.stop.agree() else self._measure()
         if measured is None:
-            trainer.stop.agree()  # one process got the signal meanwhile; now all know
+            trainer.stop.agree()  # one process got the signal meanwhile; now all processes know
             progress.pending.append(_VALIDATION)
             return False, False
         trainer.log({TRACKED + name: value for name, value in measured.items()})
@@ -69,7 +69,7 @@ class Validation(TrainerCallback):
         return True, best
 
     def _measure(self) -> dict[str, float] | None:
-        """Return `loss` and the scores by name, or None where the run was asked to stop meanwhile."""
+        """Return `loss` and the scores by name, or None if the run was asked to stop meanwhile."""
         trainer, training, records = self.trainer, self.trainer.recipe.training, self.inputs.validation
         assert records is not None
         dtype, leave = DTYPES[training.compute_dtype], lambda: trainer.stop.asked
@@ -102,7 +102,7 @@ class Validation(TrainerCallback):
 
 
 class Samples(TrainerCallback):
-    """Let the first process answer some validation records; write them to samples.jsonl and show them in short."""
+    """Let the first process answer some validation records; write them to samples.jsonl and print them."""
 
     def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
         self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view

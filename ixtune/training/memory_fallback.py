@@ -13,11 +13,11 @@ import torch
 from ixtune.errors import IxtuneError
 from ixtune.training.batch import Batch
 
-# Forward and backward of a batch, gradients added to those that are there: the loss.
+# Runs forward and backward of a batch, adds to existing gradients, and returns the loss.
 Step = Callable[[Batch], torch.Tensor]
 
 _CURE = (
-    "compute more layers again (training.gradient_checkpointing=true), offload their inputs to main memory "
+    "checkpoint more layers (training.gradient_checkpointing=true), offload their inputs to main memory "
     "(training.offload_layer_inputs=true), lower training.pack_tokens, or prepare the data with a smaller --hd-num"
 )
 # Messages of libraries below torch, which raise them instead of torch's own error.
@@ -31,10 +31,10 @@ def rehearse(model: torch.nn.Module, batch: Batch, step: Step, reserve_bytes: in
         model: model whose gradients are restored.
         batch: the pack.
         step: forward and backward, with no part of the optimizer.
-        reserve_bytes: what later steps hold besides, such as the optimizer's state, which its first step makes.
+        reserve_bytes: additional memory of later steps, such as the optimizer's state, which its first step creates.
 
     Returns:
-        The most bytes that were taken on the GPU, or None without one.
+        The peak memory on the GPU in bytes, or None without a GPU.
 
     Raises:
         IxtuneError: the pack does not fit.
@@ -74,14 +74,14 @@ def step_in_parts(
     model: torch.nn.Module,
     *,
     make: Callable[[tuple[int, ...]], Batch],
-    told: Callable[[str], None],
+    log: Callable[[str], None],
     named: Callable[[Batch], str] = lambda part: "",
 ) -> torch.Tensor:
     """Run a step, and if memory runs out, cut its pack in two, and again, down to single records.
 
     A prefix that records on both sides share is computed in both parts.
 
-    The gradient is that of the whole pack but for rounding (and the draws of dropout): the loss is a sum over tokens
+    The gradient is that of the whole pack except for rounding (and dropout): the loss is a sum over tokens
     divided by those of the whole optimizer step. A backward pass that breaks off leaves some parameters with the whole
     pack's gradient and the others with none of it, for each gets its own at one time; those that have it get nothing
     from the parts.
@@ -91,7 +91,7 @@ def step_in_parts(
         batch: the pack, with `records`.
         model: model with trainable parameters.
         make: returns the batch of some of the records.
-        told: is called with a sentence for the reader at each cut. From then on a run cannot be repeated bit by bit.
+        log: receives a message at each cut. From then on a run cannot be reproduced bit for bit.
         named: function that returns the origin of a record that does not fit.
 
     Returns:
@@ -123,11 +123,11 @@ def step_in_parts(
             where=named(batch),
             hint=_CURE,
         )
-    told(f"memory ran out on a pack of {_size(batch)}: it is cut in two, so this run cannot be repeated bit by bit")
+    log(f"memory ran out on a pack of {_size(batch)}: it is cut in two, so this run cannot be reproduced bit for bit")
     # Switched off, a part's loss could be without any gradient, which is an error.
     handles = [parameter.register_hook(torch.zeros_like) for parameter in have_theirs]
     try:
-        losses = [step_in_parts(step, make(part), model, make=make, told=told, named=named) for part in parts]
+        losses = [step_in_parts(step, make(part), model, make=make, log=log, named=named) for part in parts]
     finally:
         for handle in handles:
             handle.remove()

@@ -13,7 +13,7 @@ class NamingCollator(PackCollator):
         """Make the batch of some records.
 
         Raises:
-            IxtuneError: An image is missing, damaged, or not the one that was prepared.
+            IxtuneError: An image is missing, damaged, or has changed since it was prepared.
         """
         try:
             return super().make(indices)
@@ -26,7 +26,7 @@ class NamingCollator(PackCollator):
             raise IxtuneError(
                 f"an image of the training set cannot be used: {error.what}",
                 where=error.where,
-                hint="put it back as it was, or point data.image_root to where the images are",
+                hint="restore it, or set data.image_root to the folder of the images",
                 notes=[*error.notes, *map(self.training_set.identity, shown[:1])],
             ) from error
 

@@ -1,7 +1,7 @@
 """NEFTune: noise on the embeddings of the text while training (arXiv 2310.05914).
 
-transformers' own puts it on whatever leaves the embedding table and scales it by the length of the row, so that in a
-pack its size would depend on what else the pack holds.
+transformers' version adds it to everything from the embedding table and scales it by the length of the row, so that
+its size would depend on the other records of a pack.
 
 Shape letters: B batch (1), T positions of the pack, D hidden, S segments.
 """
@@ -22,8 +22,8 @@ def enable(model: PeftModel, alpha: float) -> None:
     """Add noise to the text positions of every pack in training mode, and nothing in evaluation mode.
 
     It is uniform in ±alpha / sqrt(L * D) with L the text positions of the record, so that its norm over a record is
-    that of the paper with and without images, and in every pack. A prefix that records share gets one draw for all of
-    them, by their mean L. Noise comes from torch's generator, whose state a checkpoint keeps.
+    that of the paper with and without images, and in every pack. A prefix shared by several records gets one noise
+    sample, scaled by their mean L. Noise comes from torch's generator, whose state a checkpoint keeps.
     """
     decoder = cast(IXC2ForCausalLM, model.get_base_model()).model
     decoder.register_forward_pre_hook(partial(_add_noise, alpha), with_kwargs=True)

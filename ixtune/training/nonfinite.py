@@ -72,7 +72,10 @@ def _named(training_set: TrainingSet, records: Sequence[int], offenders: Sequenc
     if not offenders:
         return ["no record does so alone; together these do:", *notes]
     if len(offenders) == len(records) > 1:
-        return ["every record of the micro-batch does so, so rather the weights are to blame than one of:", *notes]
+        return [
+            "every record of the micro-batch does so, so the weights are the likely cause rather than one of:",
+            *notes,
+        ]
     return notes
 
 

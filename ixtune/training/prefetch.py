@@ -15,8 +15,8 @@ THREADS = 3
 class Prefetcher:
     """Build batches, starting the next ones in threads.
 
-    What comes out, errors included, is what making them in turn gives: threads only begin earlier. Nothing is begun
-    before a pack is taken, so that a resumed run, which runs past its first packs, decodes none of them.
+    Results, including errors, are those of building batches one after the other: threads only start earlier. Nothing
+    starts before a pack is taken, so that a resumed run, which skips its first packs, decodes none of them.
     """
 
     def __init__(self, make: Callable[[Pack], Batch], packs: int) -> None:
@@ -24,7 +24,7 @@ class Prefetcher:
 
         Args:
             make: a pack's records -> its batch; called in threads.
-            packs: how many are begun at a time; of a page of 4K each holds 18 MB. transformers takes all packs of an
+            packs: number of packs to prefetch; a pack with a 4K page takes 18 MB. transformers takes all packs of an
                 optimizer step before it computes the first, so fewer than that would leave the GPU waiting.
         """
         self._make, self._packs = make, packs

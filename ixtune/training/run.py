@@ -40,14 +40,14 @@ class Outcome:
     """Result of a run.
 
     Attributes:
-        adapter: Its folder, or None where the run was stopped before the end.
-        checkpoint: The last one, where it was stopped.
+        adapter: The adapter's folder, or None if the run was stopped before the end.
+        checkpoint: The last checkpoint, if the run was stopped.
         steps: Optimizer steps taken.
-        adapter_step: The step that the adapter is of: the best on the validation set, or the last.
-        validation_loss: Of that step, where there is a validation set.
-        validation_scores: Of that step, by name, where the recipe asks for some.
-        best_by: What that step is the best by, `loss` or the name of a score; None without a validation set.
-        stopped_by: Number of the signal that ended the run before its last step; None where it is finished.
+        adapter_step: Step of the adapter: the best on the validation set, or the last.
+        validation_loss: Validation loss at that step, if there is a validation set.
+        validation_scores: Scores at that step by name, if the recipe lists any.
+        best_by: Measurement that selected that step, `loss` or the name of a score; None without a validation set.
+        stopped_by: Number of the signal that ended the run before its last step; None if it is finished.
     """
 
     adapter: Path | None
@@ -88,7 +88,7 @@ def train(
         must_resume: Require an unfinished run in `recipe.output`, and continue it.
         only_try: Load the model and take one step on the largest pack; write nothing and ignore the run folder.
         grace_s: Seconds after a signal in which the current step may finish; then it is abandoned, and the checkpoint
-            is of the step before. None for no limit.
+            is that of the step before. None for no limit.
 
     Returns:
         Result of the run; None if `resume: auto` finds it finished already, or after a dry run.
@@ -180,7 +180,7 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, res
     if stop.asked and not progress.stopped_early and (steps < trainer.state.max_steps or progress.pending):
         return _stopped(run, stop.number)
     if not progress.reproducible:
-        view.say("memory ran out on the way, and packs were cut: this run cannot be repeated bit by bit")
+        view.say("memory ran out during training, and packs were cut: this run cannot be reproduced bit for bit")
     step = _take_best(trainer, view)
     if parallel.is_first():
         bundle.save(network.wrapped, run / "adapter", adapter_record.record(recipe, inputs, trainer, step))
@@ -254,7 +254,7 @@ def _take_best(trainer: AdapterTrainer, view: View) -> int:
         return last
     folder = trainer.run_folder / f"{checkpoints.PREFIX}{best}"
     if problem := checkpoints.damage(folder):
-        view.say(f"the best checkpoint cannot be used, so the adapter is of the last step: {folder}: {problem}")
+        view.say(f"the best checkpoint cannot be used, so the adapter is from the last step: {folder}: {problem}")
         return last
     trainer._load_from_checkpoint(str(folder))
     return best

@@ -39,7 +39,7 @@ def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan
         if plan.fits is False and machine.device == "cuda":
             raise IxtuneError(
                 "the run does not fit this GPU",
-                hint="make one of the changes that the plan names, or set training.gpu_gib to what may be used",
+                hint="make one of the changes that the plan lists, or set training.gpu_gib to the usable memory",
             )
         return plan
 

@@ -1,4 +1,4 @@
-"""Handle the signals that end a run: stop at a place where no step is lost.
+"""Handle the signals that end a run: stop at a point where no step is lost.
 
 Schedulers send SIGTERM (Kubernetes, spot machines, `scancel`) or a signal of the user's choice (SLURM's `--signal`)
 some seconds before they kill. The handler only notes the request while training. The run looks at it between
@@ -24,9 +24,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequested(BaseException):
-    """Raised after a signal asked the run to end, at a place where no step is lost.
+    """Raised after a signal asked the run to end, at a point where no step is lost.
 
-    It is no `Exception`, so that no handler on the way takes it for a failure.
+    It is not an `Exception`, so that no handler mistakes it for a failure.
     """
 
     def __init__(self, number: int) -> None:
@@ -35,7 +35,7 @@ class StopRequested(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the signal, as shells report it."""
+        """Exit code: 128 plus the number of the signal, as shells report it."""
         return 128 + self.number
 
 
@@ -58,7 +58,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # nohup and `setsid` have a run outlive its terminal
+                # with nohup and `setsid` a run outlives its terminal
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
         return self
@@ -108,7 +108,7 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if not self._deferred:
             raise StopRequested(number)
-        again = " (Ctrl-C again: at once, without)" if number == signal.SIGINT else ""
+        again = " (Ctrl-C again: stop at once, without a checkpoint)" if number == signal.SIGINT else ""
         with suppress(OSError):
             self.warn(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint{again}")
 
@@ -120,7 +120,7 @@ def raise_together(error: BaseException | None) -> None:
     until they meet, and all leave together, with a checkpoint.
 
     Args:
-        error: What was raised in this process, or None.
+        error: Exception of this process, or None.
 
     Raises:
         BaseException: `error`, unless another process failed and this one was only asked to stop.

@@ -38,7 +38,7 @@ _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 class EpochPermutation(Sampler[int]):
     """Shuffle the packs of an epoch by seed and epoch only, so that a resumed run repeats the order.
 
-    Empty packs, which fill the last step up where there are several processes, stay at the end.
+    Empty packs, which fill up the last step of several processes, stay at the end.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class AdapterTrainer(SFTTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Run forward and backward of one pack, split where memory runs out; remember its records for the step."""
+        """Run forward and backward of one pack, split if memory runs out; remember its records for the step."""
         nothing = torch.zeros((), device=self.args.device)
-        if "input_ids" not in inputs or self._trouble:  # a filler: the epoch has a pack less for this process
+        if "input_ids" not in inputs or self._trouble:  # a filler: this process has one pack less in this epoch
             return nothing
         try:
             if self.stop.overdue:
@@ -166,7 +166,7 @@ class AdapterTrainer(SFTTrainer):
                 inputs,
                 self.model,
                 make=lambda records: self.collator.make(records),
-                told=self._cut,
+                log=self._cut,
                 named=lambda part: self.collator.training_set.identity(part["records"][0]),
             )
         except (Exception, StopRequested) as error:
@@ -324,7 +324,7 @@ class AdapterTrainer(SFTTrainer):
             set_seed(self.args.seed + launch.rank())  # different dropout per process; a resumed run loads its own later
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Create the learning-rate schedule; that of an extended run passes from the old one to the new one."""
+        """Create the learning-rate schedule; that of an extended run changes from the old one to the new one."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if self.extensions and isinstance(scheduler, LambdaLR):
             totals = [self.extensions[0].steps_before, *(one.steps_after for one in self.extensions)]
@@ -431,11 +431,11 @@ class AdapterTrainer(SFTTrainer):
         """Save a checkpoint of the last finished step after something was raised in the middle of the next one.
 
         Weights and optimizer are those of the last finished step until the optimizer changes them. Random states and
-        counters are put back to what they were then, so that the resumed run repeats the step bit for bit.
+        counters are restored to that step, so that the resumed run repeats the step bit for bit.
 
         Returns:
-            The checkpoint, or None where no step was finished, the weights are between two steps, or another process
-            is gone, without whose random state the run could not be resumed bit for bit.
+            The checkpoint, or None if no step was finished, the weights are between two steps, or another process has
+            ended, whose random state is needed to resume bit for bit.
         """
         if not self.state.global_step or not self.boundary.restore():
             return None

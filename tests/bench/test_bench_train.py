@@ -14,7 +14,7 @@ RECORDS, ROUNDS = 8, 3
 
 def rows(chosen: list[compare.Way], rounds: int) -> list[compare.Figures]:
     """Measure and put one row each into results/train.csv."""
-    figures = compare.measure(chosen, records=RECORDS, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, told=print)
+    figures = compare.measure(chosen, records=RECORDS, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, log=print)
     for one in figures:
         way = one.way
         row = {
@@ -47,7 +47,7 @@ def test_questions_about_one_page_pay_for_it_once(name: str, records: int, round
     """Against ixtune without sharing and the plain way; where every page has one question, sharing costs nothing."""
     chosen = compare.SHARING if name != "mixed" else compare.SHARING[:2]
     figures = compare.measure(
-        chosen, records=records, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, name=name, memory=False, told=print
+        chosen, records=records, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, name=name, memory=False, log=print
     )
     seconds = [one.cpu_s_per_1000_tokens for one in figures]
     row = {"records": float(records), "rounds": float(rounds), "shared_s_per_1000_record_tokens": seconds[0]}

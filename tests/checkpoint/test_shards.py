@@ -211,7 +211,7 @@ def test_code_in_a_torch_file_is_refused_and_does_not_run(tmp_path: Path, form: 
         path.write_bytes(pickle.dumps(TouchesAFile(trace), protocol=2 if form == "pickle of then" else None))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(IxtuneError, match="holds more than tensors: .*; nothing of it was run") as caught:
+    with pytest.raises(IxtuneError, match="holds more than tensors: .*; none of it was run") as caught:
         open_checkpoint(tmp_path)
     assert not trace.exists()
     assert "posix.system" in str(caught.value) or form == "pickle of today"
@@ -294,7 +294,7 @@ def test_an_index_and_shards_that_disagree_are_refused_with_the_tensor(
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"c.bias": "../elsewhere.bin"}}))
     assert "outside its folder" in refusal(tmp_path)
     path.write_text("{}")
-    assert "is no index" in refusal(tmp_path)
+    assert "is not an index" in refusal(tmp_path)
     path.write_text('{"weight_map": {"a": "x.bin", "a": "y.bin"}}')
     assert "lists tensor a twice" in refusal(tmp_path)
 
@@ -309,9 +309,9 @@ def test_a_torch_file_of_something_else_than_tensors_is_refused(tmp_path: Path) 
     path = tmp_path / "pytorch_model.bin"
     for content, words in (
         ([torch.ones(1)], "holds a list"),
-        ({"model": {"w": torch.ones(1)}}, "entry 'model' is no plain tensor but dict"),
-        ({"w": torch.ones(2, 2).to_sparse()}, "entry 'w' is no plain tensor"),
-        ({"step": 3}, "entry 'step' is no plain tensor but int"),
+        ({"model": {"w": torch.ones(1)}}, "entry 'model' is not a plain tensor but dict"),
+        ({"w": torch.ones(2, 2).to_sparse()}, "entry 'w' is not a plain tensor"),
+        ({"step": 3}, "entry 'step' is not a plain tensor but int"),
     ):
         torch.save(content, path)
         assert words in refusal(tmp_path)
@@ -331,10 +331,10 @@ def craft(path: Path, header: str, data: bytes = b"") -> None:
         ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', "range of tensor a does not fit"),
         ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "4 bytes follow"),
         ('{"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 4]}}', "tensor a has the dtype F4"),
-        ('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "no safetensors header"),
-        ('{"a": {"dtype": "F32"}}', "no safetensors header"),
-        ("[]", "no safetensors header"),
-        ("{", "no safetensors header"),
+        ('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "not a safetensors header"),
+        ('{"a": {"dtype": "F32"}}', "not a safetensors header"),
+        ("[]", "not a safetensors header"),
+        ("{", "not a safetensors header"),
         ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {}}', "the name a occurs twice"),
     ],
 )

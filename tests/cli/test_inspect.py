@@ -69,10 +69,10 @@ def test_with_a_base_it_says_how_far_each_part_moved(job: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "file", "said"),
     [
-        ("prepared", "data-00000-of-00001.arrow", "is not what was prepared"),
+        ("prepared", "data-00000-of-00001.arrow", "has changed since it was prepared"),
         ("run", "checkpoint-1/optimizer.pt", "checkpoint-1: optimizer.pt does not match its checksum"),
         ("run/checkpoint-2", "trainer_state.json", "trainer_state.json does not match its checksum"),
-        ("merged", "model-00002-of-00002.safetensors", "is not what was merged"),
+        ("merged", "model-00002-of-00002.safetensors", "has changed since the merge"),
     ],
 )
 def test_damage_is_named_with_exit_code_1(job: Path, tmp_path: Path, folder: str, file: str, said: str) -> None:

@@ -63,7 +63,7 @@ def test_what_the_reference_ignores_is_noted_and_can_be_corrected(tmp_path: Path
     assert f"note: {image}: the EXIF orientation is ignored" in done.stdout
     done = ixtune("layout", image, "--correct", "alpha,exif")
     assert "40x60" in done.stdout
-    assert f"note: {image}: the image is turned" in done.stdout
+    assert f"note: {image}: the image is rotated" in done.stdout
     (told,) = json.loads(ixtune("layout", image, "--correct", "exif", "--json").stdout)
     assert (told["notes"], told["width"]) == (["exif_applied"], 40)
     done = ixtune("layout", image, "--correct", "exfi")

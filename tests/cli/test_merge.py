@@ -106,7 +106,7 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
     done = call("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert (
-        "formula  W +0.5 (W1 - W) -0.5 (W2 - W): W a weight of the base, Wi what adapter i alone makes of it"
+        "formula  W +0.5 (W1 - W) -0.5 (W2 - W): W a weight of the base, Wi that weight changed by adapter i alone"
         in done.stdout
     )
     for options, words in (

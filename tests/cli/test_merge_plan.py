@@ -56,7 +56,7 @@ def test_the_merge_of_a_whole_7b_adapter_is_planned_and_nothing_is_written(
     done = ixtune("merge", adapter, "--out", tmp_path / "merged", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "tensors  942: 162 to merge, 780 to copy" in done.stdout
-    assert "formula  W1 in place of W: each weight of the base" in done.stdout
+    assert "formula  W1 replaces W: each weight of the base" in done.stdout
     sizes = [float(line.split()[-2]) for line in done.stdout.splitlines() if line.startswith("file     model-0000")]
     assert len(sizes) == 2
     assert sum(sizes) == pytest.approx(NBYTES / 2**30, abs=0.02)

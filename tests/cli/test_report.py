@@ -26,7 +26,7 @@ def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path
 def test_several_runs_need_a_folder_and_a_run_must_be_one(tmp_path: Path):
     run = write_run(tmp_path / "run")
     several = ixtune("report", run, run)
-    assert (several.returncode, "give --out DIR" in several.stderr) == (2, True)
+    assert (several.returncode, "pass --out DIR" in several.stderr) == (2, True)
     (tmp_path / "empty").mkdir()
     none = ixtune("report", tmp_path / "empty")
     assert (none.returncode, "this is not a run folder" in none.stderr) == (2, True)

@@ -13,8 +13,8 @@ from in_process import call
     ("options", "expected"),
     [
         ((), "no model is named"),
-        (("--base", "nano", "--host", "0.0.0.0"), "anybody in the network"),
-        (("--base", "nano", "--model", "x"), "--model is served alone"),
+        (("--base", "nano", "--host", "0.0.0.0"), "anyone on the network"),
+        (("--base", "nano", "--model", "x"), "--model cannot be combined with --adapter or --base"),
         (("--base", "nano", "--quantize", "int8"), "quantize is 'int8'"),
         (("--base", "nano", "--api-key-file", "none.txt"), "the key cannot be read"),
         (("--base", "nano", "--api-key-file", "short.txt"), "shorter than 16"),

@@ -234,7 +234,7 @@ def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(
         1,
         "training diverged: the loss is nan in step 2, which was not applied",
         f"{data}: record r",
-        "rather the weights are to blame",
+        "the weights are the likely cause",
         "lower training.learning_rate",
         arguments=(recipe, "training.learning_rate=1e30", "training.save_every=1"),
     )

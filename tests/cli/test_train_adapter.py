@@ -89,10 +89,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             ],
         ),
         (DORA, ["20 of 20 decoder linears in NF4", "DoRA wqkv 12", "DoRA w3 12", "projector 4", "separators 2"]),
-        (NOT_QUANTISED, ["decoder linears not quantised", "LoRA wo 8"]),
+        (NOT_QUANTISED, ["decoder linears not quantized", "LoRA wo 8"]),
         (PROJECTOR_ONLY, ["20 of 20 decoder linears in NF4", "projector 4 135,552 float32 0.001", "all 135,552"]),
     ],
-    ids=["rslora", "dora", "not quantised", "projector only"],
+    ids=["rslora", "dora", "not quantized", "projector only"],
 )
 def test_everything_trained_moves_and_everything_else_stays_bit_by_bit(
     changes: tuple[str, ...], told: list[str], data: Path, tmp_path: Path, seen: dict[str, Any],

@@ -191,7 +191,7 @@ def test_report_card_and_inspect_tell_the_scores(
     ("change", "code", "told"),
     [
         ("training.scores=[exact_match, anl]", 2, "training.scores.1 should be a known name, perhaps anls"),
-        ("training.best_by=anls", 2, "training.best_by names anls, which training.scores does not"),
+        ("training.best_by=anls", 2, "training.best_by is anls, which is not in training.scores"),
         ("data.validation=null", 2, "training.scores needs data.validation"),
         ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 24 of 24 questions"),
     ],

@@ -177,7 +177,7 @@ def test_a_merged_model_remembers_and_answers(run: Path, data: Path, tmp_path: P
 
 def test_sets_and_adapters_do_not_cross(run: Path, prepared: Path, data: Path, base: Path, tmp_path: Path):
     other = write_original_base(tmp_path / "other")
-    hint = "hint: prepare it again with --base set to the base that is used now"
+    hint = "hint: prepare it again with --base set to the base in use"
     found = refused("train", run.parent / "recipe.yaml", f"base={other}", f"output={tmp_path / 'run'}")
     assert "the set is for InternLM-XComposer-2.5, the base is InternLM-XComposer2-4KHD" in found
     assert hint in found

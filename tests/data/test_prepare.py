@@ -334,7 +334,7 @@ def test_what_does_not_fit_at_the_lowest_hd_num_is_rejected(run, tmp_path: Path)
     run([entry("text", "hi", "yo"), shown("one")], max_tokens=312, over_length="lower")
     (reject,) = rejects_of(tmp_path / "out")
     assert (reject["id"], reject["reason"]) == ("one", "too_long")
-    assert "at their least" in reject["found"]
+    assert "at the lowest hd_num" in reject["found"]
 
 
 def test_small_images_are_not_enlarged_if_asked(run, tmp_path: Path):
@@ -398,7 +398,7 @@ def test_weights_and_counts_decide_how_often_records_stand_in_the_set(root: Path
 
 
 def test_a_weight_that_draws_nothing_is_refused(run):
-    with pytest.raises(UsageError, match="none would be drawn"):
+    with pytest.raises(UsageError, match="would be drawn"):
         run([shown(n) for n in range(3)], weight=0.1)
 
 

@@ -115,4 +115,4 @@ def test_prefixes_of_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     saved = saving(whole.sets[0])
     assert saved is not None
     assert saved.record_tokens - saved.computed_tokens == tokens
-    assert saved.told().startswith("2 records on 1 images: training computes ")
+    assert saved.describe().startswith("2 records on 1 images: training computes ")

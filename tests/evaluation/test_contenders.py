@@ -52,7 +52,7 @@ def test_nobody_and_two_of_one_name_are_refused(tmp_path: Path):
         contenders(None, [], [])
     run = adapter(tmp_path / "run")
     for adapters in ([f"a={run}", f"a={run}"], [f"base={run}"], [f"majority answer={run}"], [f"={run}"]):
-        with pytest.raises(UsageError, match="two models, or none, have the name"):
+        with pytest.raises(UsageError, match="is empty, reserved or used twice"):
             contenders(None, adapters, [])
 
 

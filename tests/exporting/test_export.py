@@ -129,13 +129,13 @@ def test_lmdeploy_warns_of_its_hd_num_and_looks_for_what_lmdeploy_goes_by(
 ) -> None:
     report = export(adapter, original, tmp_path / "out", "lmdeploy-0.13")
     assert "lmdeploy 0.13 shows every image at hd_num 25, but the adapter was trained at 9" in report.warnings
-    assert {"recognised by lmdeploy", "recognised as 4KHD"} <= {check.what for check in report.checks}
+    assert {"recognized by lmdeploy", "recognized as 4KHD"} <= {check.what for check in report.checks}
     base = tmp_path / "base"
     shutil.copytree(original, base)
     (base / "ixc_utils.py").write_text("def Image_transform(): ...\n")  # lmdeploy recognizes the 2.5 release by it
     with pytest.raises(IxtuneError) as caught:
         export(adapter, base, tmp_path / "other", "lmdeploy-0.13")
-    assert caught.value.notes == ("recognised as 4KHD: ixc_utils.py must define HD_transform and not Image_transform",)
+    assert caught.value.notes == ("recognized as 4KHD: ixc_utils.py must define HD_transform and not Image_transform",)
 
 
 @pytest.mark.parametrize("profile", ["peft-original", "original"])

@@ -349,7 +349,7 @@ def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_pa
     weights = written["adapters"][0]["sha256"]["adapter_model.safetensors"]
     assert weights == sha256_file(adapter / "adapter_model.safetensors")
     assert written["arithmetic"] == report.arithmetic
-    assert report.arithmetic.startswith("W1 in place of W: ")
+    assert report.arithmetic.startswith("W1 replaces W: ")
     for name, digest in written["file_sha256"].items():
         assert digest == sha256_file(tmp_path / "merged" / name)
     assert written["sampled_rows"] == report.sampled_rows > 50
@@ -637,7 +637,7 @@ def test_a_shard_that_changed_after_the_kill_fails_the_check(base: Path, adapter
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([byte ^ 1]))
-    assert "on the disk are not those that were written" in str(refusal(adapter, base))
+    assert "on the disk differ from those written" in str(refusal(adapter, base))
 
 
 def test_two_merges_into_one_folder_do_not_mix(base: Path, adapter: Path, tmp_path: Path) -> None:

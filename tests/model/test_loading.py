@@ -83,7 +83,7 @@ def _broken(small: Path, out: Path, change: str) -> Path:
     [
         ("missing", "missing: model.layers.1.feed_forward.w2.Plora_B.weight [64, 8]"),
         ("extra", "not part of the model: model.layers.2.attention.wo.weight [2, 2]"),
-        ("shape", "wrong shape: vision_proj.0.weight is [63, 128], config.json asks for [64, 128]"),
+        ("shape", "wrong shape: vision_proj.0.weight is [63, 128], config.json requires [64, 128]"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(small: Path, tmp_path: Path, change: str, said: str) -> None:

@@ -235,7 +235,7 @@ def test_smaller_images_are_advised_with_the_tokens_of_the_longest_record():
     asked = [change for change in advise(made, records) if change.hd_num]
     assert asked
     shorter = records.at(asked[0].hd_num).lengths[0]
-    assert f"longest record: {shorter:,} tokens in place of {records.lengths[0]:,}" in next(
+    assert f"longest record: {shorter:,} tokens instead of {records.lengths[0]:,}" in next(
         step.effect for step in asked[0].steps if step.hd_num
     )
 
@@ -243,7 +243,7 @@ def test_smaller_images_are_advised_with_the_tokens_of_the_longest_record():
 def test_what_nothing_can_make_fit_is_said():
     made = planned(texts(4000), gpu(2))
     assert advise(made, texts(4000)) == ()
-    assert "nothing that a recipe can say" in plan_report.lines(made)[-1]
+    assert "no recipe setting makes it fit" in plan_report.lines(made)[-1]
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,11 @@ def test_the_lines_name_every_term_of_the_memory_and_the_verdict():
     [
         (
             1, 1, 1,
-            ("1 record,", "; 1 optimizer step of 1 pack\n", "1 of 32 layers computes its activations again, its"),
+            ("1 record,", "; 1 optimizer step of 1 pack\n", "1 of 32 layers recomputes its activations, its"),
         ),
         (
             9, 2, 2,
-            ("9 records,", "; 5 optimizer steps of 2 packs\n", "2 of 32 layers compute their activations again, their"),
+            ("9 records,", "; 5 optimizer steps of 2 packs\n", "2 of 32 layers recompute their activations, their"),
         ),
     ],
 )  # fmt: skip

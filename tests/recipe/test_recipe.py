@@ -129,19 +129,18 @@ def test_a_misspelt_key_is_not_told_as_a_missing_one_too_but_others_are(write, t
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["data.weights=[1, 2]"], "data.weights should be as many as data.train has sets, 1, not 2"),
-        (["data.train=[]"], "data.train should name at least one prepared set, and none twice, found []"),
-        (["adapter.per_target={projector: {rank: 2}}"], "adapter.per_target names projector, without LoRA here"),
+        (["data.weights=[1, 2]"], "data.weights should have one value per set in data.train, 1, not 2"),
+        (["data.train=[]"], "data.train should list at least one prepared set, each once, found []"),
+        (["adapter.per_target={projector: {rank: 2}}"], "adapter.per_target lists projector, which has no LoRA here"),
         (
             ["adapter.targets=[]", "adapter.projector=frozen"],
-            "adapter.targets should name at least one linear where neither the projector nor the separators "
-            "are trained",
+            "adapter.targets should list at least one linear if neither the projector nor the separators are trained",
         ),
         (["training.early_stopping=3"], "training.early_stopping needs data.validation"),
         (["training.scores=[anls]"], "training.scores needs data.validation"),
         (
             ["data.validation=held_out", "training.scores=[cer]", "training.best_by=anls"],
-            "training.best_by names anls, which training.scores does not",
+            "training.best_by is anls, which is not in training.scores",
         ),
         (["training.separators_learning_rate=1"], "training.separators_learning_rate needs adapter.separators"),
         (
@@ -150,11 +149,11 @@ def test_a_misspelt_key_is_not_told_as_a_missing_one_too_but_others_are(write, t
         ),
         (
             ["training.cache_vision_features=true", "adapter.separators=true"],
-            "training.cache_vision_features cannot go with adapter.separators: cached vectors hold them",
+            "training.cache_vision_features does not work with adapter.separators: cached vectors contain them",
         ),
         (
             ["training.offload_layer_inputs=true", "training.gradient_checkpointing=false"],
-            "training.offload_layer_inputs needs gradient_checkpointing: it moves what that keeps",
+            "training.offload_layer_inputs needs gradient_checkpointing: it offloads the inputs of checkpointed layers",
         ),
     ],
 )
@@ -173,7 +172,7 @@ def test_contradictions_are_told_with_their_lines_beside_wrong_values(write):
         "r.yaml:7: adapter.rank should be a whole number, found 'many'",
         "r.yaml:9: training.sample_every needs data.validation",
         "r.yaml:10: training.early_stopping needs data.validation",
-        "r.yaml:11: training.cache_vision_features cannot go with adapter.separators: cached vectors hold them",
+        "r.yaml:11: training.cache_vision_features does not work with adapter.separators: cached vectors contain them",
         "r.yaml:12: training.seed should be greater than or equal to 0, found -1",
         "override training.projector_learning_rate=1e-3: training.projector_learning_rate needs a projector that is "
         "trained",
@@ -238,14 +237,14 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("training.seed=4294967296", "should be less than 4294967296"),
         ("adapter.projector=half", "should be 'full', 'lora' or 'frozen', found 'half'"),
         ("adapter.targets=wqkv", "should be a list, found 'wqkv'"),
-        ("adapter.targets=[wo, wo]", "should name no linear twice, found ['wo', 'wo']"),
+        ("adapter.targets=[wo, wo]", "should list each linear once, found ['wo', 'wo']"),
         ("adapter.targets=[wo, [w1]]", "adapter.targets.1 should be 'wqkv'"),
         (
             "training.scores=[anls, exact]",
             "training.scores.1 should be a known name, perhaps exact_match, found 'exact'",
         ),
         ("training.scores=[anls, xyzzy]", "training.scores.1 should be one of exact_match, anls, relaxed_accuracy, "),
-        ("training.scores=[cer, cer]", "training.scores should name no score twice, found ['cer', 'cer']"),
+        ("training.scores=[cer, cer]", "training.scores should list each score once, found ['cer', 'cer']"),
         ("training.best_by=ANSL", "training.best_by should be a known name, perhaps anls, found 'ANSL'"),
         ("training.best_by=xyzzy", "training.best_by should be one of loss, exact_match, anls, "),
         ("data.train=3", "data.train.0 should be a path, found 3"),
@@ -258,9 +257,9 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("training.seed={", "is not valid YAML"),
         ("training.seed=\0", "is not valid YAML"),
         ("training.seed=" + 5000 * "[", "is not valid YAML"),
-        ("training.seed=" + 5000 * "9", "is no text, number, list or section"),
-        ("training.seed=!!bool maybe", "is no text, number, list or section"),
-        ("output=!!python/object/apply:os.getcwd []", "is no text, number, list or section"),
+        ("training.seed=" + 5000 * "9", "is not a text, number, list or section"),
+        ("training.seed=!!bool maybe", "is not a text, number, list or section"),
+        ("output=!!python/object/apply:os.getcwd []", "is not a text, number, list or section"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_override(write, override: str, told: str):
@@ -316,8 +315,8 @@ def test_scalars_are_those_of_yaml_1_2(write):
         ("base: 'nano\n", "not valid YAML"),
         ("a: 1\n---\nb: 2\n", "not valid YAML"),
         ("base: na\0no\n", "not valid YAML"),
-        ("a: &x [1]\nb: *x\n", r"aliases are not for recipes.*r\.yaml:2"),
-        ("a: &x [*x]\n", "aliases are not for recipes"),
+        ("a: &x [1]\nb: *x\n", r"aliases are not allowed in recipes.*r\.yaml:2"),
+        ("a: &x [*x]\n", "aliases are not allowed in recipes"),
         (5000 * "[", "not valid YAML"),
         (b"base: nano\noutput: gr\xfcn\n", r"not UTF-8 text \(r\.yaml:2\)"),
         (b"#" * 70_000, "larger than 64 KiB"),

@@ -183,14 +183,14 @@ def test_scores_stand_behind_the_losses_by_their_own_names_and_the_chosen_step_i
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for caption in ("Exact match on validation", "ANLS on validation"):
         assert f"<figcaption>{caption}</figcaption>" in html
-    assert "The adapter is of step 15, the best by ANLS on validation." in html
+    assert "The adapter is from step 15, the best by ANLS on validation." in html
 
 
 def test_a_model_that_beats_its_controls_is_told_so(tmp_path: Path):
     found = verdicts(evaluation(tmp_path))
     assert [one["kind"] for one in found] == ["good", "good", "good"]
     assert found[0]["text"].startswith("adapter is better than base: exact match +0.625")
-    assert "looks at the images" in found[1]["text"]
+    assert "uses the images" in found[1]["text"]
 
 
 def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path):
@@ -201,7 +201,7 @@ def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("low", "high", "kind", "words"),
-    [(-0.1, 0.2, "open", "No difference"), (-0.3, -0.1, "bad", "worse"), (0.1, 0.3, "good", "better")],
+    [(-0.1, 0.2, "open", "No clear difference"), (-0.3, -0.1, "bad", "worse"), (0.1, 0.3, "good", "better")],
 )
 def test_the_difference_is_judged_by_its_interval(tmp_path: Path, low: float, high: float, kind: str, words: str):
     content = evaluation(tmp_path)
@@ -237,7 +237,7 @@ def test_a_image_that_moved_or_changed_is_said(tmp_path: Path):
     assert "moved.png" in str(album.draw(stored[4]["pictures"][0], 4))
     assert "another size" in str(album.draw(stored[0]["pictures"][0] | {"width": 641}, 4))
     assert "inside the benchmark" in str(album.draw(stored[0]["pictures"][0] | {"path": None}, 4))
-    assert "limit of size" in str(Album(1000).draw(stored[0]["pictures"][0], 4))
+    assert "size limit" in str(Album(1000).draw(stored[0]["pictures"][0], 4))
 
 
 def test_runs_are_compared(tmp_path: Path):

@@ -238,7 +238,7 @@ def test_errors_are_sentences_and_a_key_is_asked_for_only_where_there_is_one(
     assert chromium.find_elements("css selector", ".source") == []
     chromium.execute_script("document.querySelector('#max_tokens').value = 5000")
     ask(chromium, "Hi")
-    assert "this server takes 4,096 tokens" in ended(chromium)[0]
+    assert "this server accepts 4,096 tokens" in ended(chromium)[0]
     with running(models, served.image_root, api_key="a long random text") as locked:
         browsers.show(chromium, locked.url + "/")
         until(chromium, "return !document.querySelector('#unlock').hidden")

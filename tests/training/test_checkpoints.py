@@ -134,7 +134,7 @@ def test_clean_lists_and_removes_what_is_not_needed(
 
 
 def test_clean_refuses_what_is_no_run_and_a_run_that_needs_its_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="this is no run folder"):
+    with pytest.raises(UsageError, match="this is not a run folder"):
         cleaning.unneeded(tmp_path)
     with pytest.raises(UsageError, match="the run is not finished"):
         cleaning.unneeded(_run_with(tmp_path, 2, adapter=False), last_too=True)

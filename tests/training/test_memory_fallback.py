@@ -84,23 +84,23 @@ def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
     adapter: PeftModel, whole: dict[str, torch.Tensor], room: int, fails_after: int | None
 ) -> None:
     """20 of the 24 tensors are LoRA's; after all 24 a text alone has no gradient left to give."""
-    step, told = Short(adapter, room, fails_after), []
-    loss = step_in_parts(step, make(), adapter, make=make, told=told.append)
+    step, logged = Short(adapter, room, fails_after), []
+    loss = step_in_parts(step, make(), adapter, make=make, log=logged.append)
     _same({"loss": loss, **gradients(adapter)}, whole)
-    assert len(step.tried) == 2 * len(told) + 1 > 1
-    assert "cut in two" in told[0]
-    assert "in 5 records" in told[0]
+    assert len(step.tried) == 2 * len(logged) + 1 > 1
+    assert "cut in two" in logged[0]
+    assert "in 5 records" in logged[0]
 
 
 def test_gradients_of_earlier_packs_of_the_step_are_kept(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
     take_step(adapter, small_pack(), ASKED)
-    step_in_parts(Short(adapter, 1000, 7), make(), adapter, make=make, told=lambda text: None)
+    step_in_parts(Short(adapter, 1000, 7), make(), adapter, make=make, log=lambda text: None)
     twice = gradients(adapter)
     _same({name: gradient / 2 for name, gradient in twice.items()}, {n: w for n, w in whole.items() if n != "loss"})
 
 
 def test_a_pack_that_fits_is_not_cut(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
-    loss = step_in_parts(Short(adapter, 10**6), make(), adapter, make=make, told=pytest.fail)
+    loss = step_in_parts(Short(adapter, 10**6), make(), adapter, make=make, log=pytest.fail)
     found = {"loss": loss, **gradients(adapter)}
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 
@@ -110,11 +110,11 @@ def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: Pef
         def __init__(self, _: str) -> None:
             super().__init__("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
 
-    told: list[str] = []
-    step_in_parts(Short(adapter, 1000, error=Cublas), make(), adapter, make=make, told=told.append)
-    assert told
+    logged: list[str] = []
+    step_in_parts(Short(adapter, 1000, error=Cublas), make(), adapter, make=make, log=logged.append)
+    assert logged
     with pytest.raises(RuntimeError, match="^injected$"):
-        step_in_parts(Short(adapter, 1000, error=RuntimeError), make(), adapter, make=make, told=told.append)
+        step_in_parts(Short(adapter, 1000, error=RuntimeError), make(), adapter, make=make, log=logged.append)
     gradients(adapter)
 
 
@@ -126,7 +126,7 @@ def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(ad
             make(),
             adapter,
             make=make,
-            told=lambda text: None,
+            log=lambda text: None,
             named=lambda part: f"record {part['records'][0]}",
         )
     gradients(adapter)

@@ -231,7 +231,7 @@ def test_a_process_of_several_starts_no_others(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_sharding_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(UsageError, match=f"asks for {name}") as caught:
+    with pytest.raises(UsageError, match=f"enables {name}") as caught:
         parallel.join()
     assert "--processes N" in caught.value.hint
 

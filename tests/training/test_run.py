@@ -264,7 +264,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(trackers.importlib.metadata, "version", missing)
-    with pytest.raises(UsageError, match="training.report_to asks for wandb, which is not installed") as refused:
+    with pytest.raises(UsageError, match="training.report_to lists wandb, which is not installed") as refused:
         run(text_recipe(tmp_path, tmp_path / "no data", "training.report_to=[wandb]"))
     assert 'pip install "ixtune[wandb]"' in refused.value.hint
 
@@ -360,7 +360,7 @@ def test_a_pack_too_large_for_memory_is_cut_and_the_run_says_that_it_cannot_be_r
     cuts = [line for line in lines_of(folder / "metrics.jsonl") if line.get("event") == "out_of_memory"]
     assert len(cuts) == 2, "three records: cut once, and one half again"
     assert said.count("memory ran out on a pack") == 1
-    assert "this run cannot be repeated bit by bit" in said.splitlines()[-1]
+    assert "this run cannot be reproduced bit for bit" in said.splitlines()[-1]
     assert json.loads((folder / "adapter" / "ixtune.json").read_text())["reproducible"] is False
     monkeypatch.undo()
     whole = tmp_path / "whole"

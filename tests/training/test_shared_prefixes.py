@@ -131,7 +131,7 @@ def test_a_row_of_a_prefix_is_asked_for_the_first_token_of_every_suffix() -> Non
 
 
 def test_records_that_do_not_begin_alike_are_refused() -> None:
-    with pytest.raises(ValueError, match="share 4 tokens do not begin alike"):
+    with pytest.raises(ValueError, match="share 4 tokens do not begin with the same ones"):
         make_batch([ROWS[5], ROWS[7]], Pixels(), groups=[Group((0, 1), 4, 0)])
 
 
@@ -168,7 +168,7 @@ def test_a_pack_cut_between_questions_about_one_image_teaches_the_same() -> None
 
     whole = make((0, 1, 2, 5, 6))
     total = len(whole["supervised"][1])
-    loss = step_in_parts(step, whole, model, make=make, told=lambda sentence: None)
+    loss = step_in_parts(step, whole, model, make=make, log=lambda sentence: None)
     found = {"loss": loss, **gradients(model)}
     assert tried == [(0, 1, 2, 5, 6), (0,), (1, 2, 5, 6), (1,), (2, 5, 6), (2,), (5, 6)]
     wanted = learned(model, [{key: value for key, value in whole.items() if key != "records"}], total)

@@ -30,9 +30,9 @@ def test_a_tracker_that_cannot_work_is_refused_with_its_cure(name: str, monkeypa
 
     monkeypatch.setattr(trackers.importlib.metadata, "version", missing)
     monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
-    with pytest.raises(UsageError, match=f"training.report_to asks for {name}") as refused:
+    with pytest.raises(UsageError, match=f"training.report_to lists {name}") as refused:
         trackers.require([name])
-    assert "take" in refused.value.hint
+    assert "remove" in refused.value.hint
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +88,4 @@ def test_wandb_online_is_refused_without_a_login(own: Path) -> None:
     code = "from ixtune.training.monitoring import trackers; trackers.require(['wandb'])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "training.report_to asks for wandb, which is not logged in" in done.stderr
+    assert "training.report_to lists wandb, which is not logged in" in done.stderr

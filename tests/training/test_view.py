@@ -85,7 +85,7 @@ def test_a_narrow_terminal_never_folds_the_lines() -> None:
     view.begin(0, 1000000)
     view.show({**LINE, "loss": 12.5})
     view.show({"step": 1, "validation_loss": 0.7})
-    view.warn("stopping after this step, with a checkpoint (Ctrl-C again: at once, without)")
+    view.warn("stopping after this step, with a checkpoint (Ctrl-C again: stop at once, without a checkpoint)")
     lines = _drawn(view).splitlines()
     assert len(lines) == 3
     assert all(len(line) <= 40 for line in lines)

@@ -1,4 +1,4 @@
-"""Public benchmarks: their files as people download them -> questions with images and right answers.
+"""Read the published files of public benchmarks as questions with images and reference answers.
 
     items = read("docvqa", Path("val_v1.0_withQT.json"), images=Path("evaluation/pictures"))
 
@@ -34,7 +34,7 @@ class Benchmark:
         title: Heading in tables.
         file: Short description of the file to read.
         scores: Names of the metrics, the benchmark's official one first.
-        prompt: The usual prompt, with `{question}` for the question. VLMEvalKit's for this model, but for MMBench:
+        prompt: The usual prompt, with `{question}` for the question. VLMEvalKit's for this model, except for MMBench:
             there it writes options and hint in its own wording and begins the answer with "The answer is".
         hd_num: The value with which VLMEvalKit evaluates this model; None if it sets none.
         source: Address at which the file and its description are published.
@@ -129,7 +129,7 @@ BENCHMARKS = {
             scores=("exact_match", "anls"),
             prompt="{question}",
             hd_num=None,
-            source="the form of `ixtune predict`, with answers",
+            source="the format of `ixtune predict`, with answers",
             entries=line_entries,
             draft=own_form.draft,
         ),
@@ -156,9 +156,9 @@ def read(name: str, path: Path, image_root: Path | None = None, *, images: Path,
         name: One of `BENCHMARKS`.
         path: The file, or ChartQA's folder.
         image_root: Folder that image paths are relative to and must not leave; None for the folder of the file.
-        images: A folder for images that the file carries itself, made if it is needed; files are named by content.
-        circular: Ask questions of multiple choice once with each order of their options (`Item.group` shows which
-            belong together, `scores.circular` judges them), not in the first order alone.
+        images: Folder for images that the file contains, created if needed; files are named by content.
+        circular: Ask multiple-choice questions once with each rotation of their options (`Item.group` shows which
+            belong together, `scores.circular` judges them), not only in the first order.
 
     Raises:
         UsageError: There is no such benchmark, or no such folder.
@@ -168,12 +168,12 @@ def read(name: str, path: Path, image_root: Path | None = None, *, images: Path,
     benchmark = benchmark_named(name)
     root = (image_root or (path if path.is_dir() else path.parent)).resolve()
     if not root.is_dir():
-        raise UsageError("there is no such folder", where=str(root), hint="give the folder of the images")
+        raise UsageError("there is no such folder", where=str(root), hint="pass the folder of the images")
     try:
         return read_items(benchmark.entries(path), benchmark.draft, path, root, images, circular)
     except OSError as error:
         raise IxtuneError(
             f"the benchmark's file cannot be read: {error.strerror or error}",
             where=str(path),
-            hint=f"give the file itself: {benchmark.file}",
+            hint=f"pass the file itself: {benchmark.file}",
         ) from error

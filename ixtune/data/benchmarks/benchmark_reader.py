@@ -50,7 +50,7 @@ def read_items(
             draft = draft_of(_fields(entry), entry)
             name = draft.id
             if name in shown_by:
-                raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} was there before", hint="give it another")
+                raise RecordError(Reason.DUPLICATE_ID, f"the id {shown(name)} occurs twice", hint="give it another id")
             shown_by[name] = tuple(_file(image, root, image_folder) for image in draft.images)
             # the bytes are on the disk now: do not keep them in memory too
             drafts.append((Entry(entry.number, entry.file, entry.place), replace(draft, images=()), shown_by[name]))
@@ -108,7 +108,7 @@ def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
         except OSError as error:  # the name is too long, or the folder is not accessible
             raise RecordError(
                 Reason.PICTURE_UNREADABLE,
-                f"the image cannot be looked for: {(error.strerror or str(error)).lower()}",
+                f"the image path cannot be checked: {(error.strerror or str(error)).lower()}",
                 where=image[0][:_SHOWN_CHARACTERS],
                 hint="correct the path, or the permissions of its folder",
             ) from error
@@ -116,7 +116,7 @@ def _file(image: bytes | tuple[str, ...], root: Path, images: Path) -> str:
         Reason.PICTURE_MISSING,
         f"there is no such image below {root}",
         where=", ".join(image),
-        hint="give the folder that the images were unpacked into as --image-root",
+        hint="pass the folder that the images were unpacked into with --image-root",
     )
 
 
@@ -127,7 +127,7 @@ def _kept(content: bytes, images: Path) -> str:
         raise IxtuneError(
             f"an image of the file cannot be written: {error.strerror or error}",
             where=str(images),
-            hint="make room there, or give another folder",
+            hint="make room there, or pass another folder",
         ) from error
 
 
@@ -136,7 +136,7 @@ def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
     if not shown_by.get(name):
         raise RecordError(
             Reason.PICTURE_MISSING,
-            f"the image is that of question {shown(name)}, which has none or was not taken",
+            f"the image is that of question {shown(name)}, which has none or was rejected",
             hint="download the table again; it may have been cut short",
         )
     return shown_by[name]
@@ -144,7 +144,7 @@ def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
 
 def _require_some(entries: int, unanswered: int, path: Path) -> None:
     if not entries:
-        raise IxtuneError("the file holds no question", where=str(path), hint="give a file with questions")
+        raise IxtuneError("the file holds no question", where=str(path), hint="pass a file with questions")
     if unanswered == entries:
         raise DataError(
             f"none of {entries:,} questions has an answer to compare with", where=str(path), hint=NO_ANSWERS

@@ -21,7 +21,7 @@ class Item:
         references: All reference answers of the benchmark; for multiple choice, the letter of the option.
         options: Letter -> text for multiple choice, else empty.
         kind: The benchmark's own type of the question, "" if it has none.
-        group: The question's name without regard to the order of its options; `id` unless it is asked several times.
+        group: Id of the question regardless of the order of its options; `id` unless it is asked several times.
         source: The file it was read from.
         place: Position in that file.
         record: Its number among the entries of the file, counted from 1.

@@ -70,7 +70,7 @@ def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
 
 
 def ocrbench(fields: Mapping[str, Any], entry: Entry) -> Draft:
-    """Read `[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its data set."""
+    """Read `[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its dataset."""
     del entry
     image = text_in(fields, "image_path")
     return Draft(
@@ -101,7 +101,7 @@ def chartqa_entries(path: Path) -> Iterator[Entry]:
         raise UsageError(
             "the folder holds no *_human.json and no *_augmented.json",
             where=str(path),
-            hint="give a folder of ChartQA such as test, or one file",
+            hint="pass a folder of ChartQA such as test, or one file",
         )
     numbers = count(1)
     for file in files:

@@ -1,10 +1,10 @@
-"""MMBench's tables: questions of multiple choice, each with its image in base64.
+"""Read MMBench's tables: multiple-choice questions, each with its image in base64.
 
     index  question  hint  A  B  C  D  answer  category  l2-category  image
 
-The released files hold every question as often as it has options, with the options in another order each time: index
+The released files contain every question once per option, each time with the options in another order: index
 241, 1000241, 2000241, ... The first holds the image, the others give its index. Official figures (CircularEval)
-count a question as right if it is answered rightly in every order; a plain pass asks each once.
+count a question as right only if it is answered correctly in every order; a plain pass asks each once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def options_of(value: Any) -> dict[str, str]:
     """Return letter -> text for options given as a mapping of letters, or as a list that gets letters in its order.
 
     Raises:
-        RecordError: It is neither, has fewer than two options, or one that is no text.
+        RecordError: It is neither, has fewer than two options, or one that is not text.
     """
     if isinstance(value, list) and len(value) <= len(string.ascii_uppercase):
         value = dict(zip(string.ascii_uppercase, value, strict=False))
@@ -88,7 +88,7 @@ def letters_of(references: tuple[str, ...], options: Mapping[str, str]) -> tuple
     """Return the letters of the right options, which are given by letter or by text.
 
     Raises:
-        RecordError: One is no option, or a text that several options have.
+        RecordError: One is not an option, or is a text that several options have.
     """
     found = []
     for reference in map(str.strip, references):

@@ -2,7 +2,7 @@
 
     {"question": "What is the total?", "image": "a.png", "answers": ["12.50", "$12.50"], "kind": "amount"}
 
-`image` or `images` (paths, or data: addresses), `answer`, `answers` or `references` (one or a list), and if wanted
+`image` or `images` (paths, or data: URLs), `answer`, `answers` or `references` (one or a list), and optionally
 `options` (letter -> text, which are written under the question), `id` and `kind`.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import id_of, is_missing, require_text, shown
 
-NO_ANSWERS = "answers of test sets are mostly kept by the organisers: give the validation file"
+NO_ANSWERS = "answers of test sets are mostly kept by the organizers: pass the validation file"
 
 
 class NoAnswer(RecordError):
@@ -20,7 +20,7 @@ def text_in(fields: Mapping[str, Any], name: str) -> str:
     """Return a required text.
 
     Raises:
-        RecordError: It is absent, empty, no text, or holds what no text can.
+        RecordError: It is missing, empty, not text, or contains characters that text cannot hold.
     """
     value = fields.get(name)
     if is_missing(value):
@@ -52,7 +52,7 @@ def id_in(fields: Mapping[str, Any], name: str) -> str:
         raise RecordError(
             Reason.BAD_ID,
             f"there is no `{name}`" if is_missing(value) else f"`{name}` is {shown(value)}",
-            hint="give every question an id of its own, a text or a whole number",
+            hint="give every question its own id, a text or a whole number",
         )
     require_text(found, f"`{name}`")
     return found
@@ -98,7 +98,7 @@ def _answer(value: Any, name: str) -> str:
         try:
             value = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RecordError(Reason.BAD_FIELD, f"`{name}` is no JSON", hint="write the answer as a text") from error
+            raise RecordError(Reason.BAD_FIELD, f"`{name}` is not JSON", hint="write the answer as a text") from error
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = json.dumps(value)
     if not isinstance(value, str):

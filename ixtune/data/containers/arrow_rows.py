@@ -51,7 +51,7 @@ def column_names(schema: pyarrow.Schema, where: str) -> list[str]:
 def rows_of(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict[str, Any] | None, Fault | None]]:
     """Yield the rows of a batch as mappings of column names to values, or the fault of a row.
 
-    Numbers of a class-label column become the label's name, JSON columns what they spell.
+    Numbers in a class-label column become the label's name, and JSON columns are parsed.
     """
     labels = _labels(batch.schema)
     columns = {name: _values(batch.column(name), labels.get(name)) for name in batch.schema.names}

@@ -28,17 +28,17 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _DATA = (*_RECORDS, *_IMAGES, ".parquet", ".tar", ".txt", ".yaml", ".yml", ".zip", ".gz")
 
-_UNPACK = "unpack it, and give what is inside"
+_UNPACK = "unpack it, and pass the files inside"
 _FOREIGN = (
-    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip, and give what is inside"),
-    (b"BZh", "a bzip2 file", "unpack it with bunzip2, and give what is inside"),
-    (b"\xfd7zXZ\0", "an xz file", "unpack it with unxz, and give what is inside"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd, and give what is inside"),
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip, and pass the files inside"),
+    (b"BZh", "a bzip2 file", "unpack it with bunzip2, and pass the files inside"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it with unxz, and pass the files inside"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with unzstd, and pass the files inside"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
-    (b"%PDF", "a PDF", "save its pages as images, and give a CSV with the columns image, question, answer"),
-    (b"ARROW1", "an Arrow file", "give the folder that save_to_disk wrote, or save it as Parquet"),
-    (b"\xff\xff\xff\xff", "an Arrow stream", "give the folder that save_to_disk wrote, or save it as Parquet"),
+    (b"%PDF", "a PDF", "save its pages as images, and pass a CSV with the columns image, question, answer"),
+    (b"ARROW1", "an Arrow file", "pass the folder that save_to_disk wrote, or save it as Parquet"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "pass the folder that save_to_disk wrote, or save it as Parquet"),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
     (b"\x89HDF", "an HDF5 file", "export it as Parquet or JSON Lines"),
     (b"\x93NUMPY", "a NumPy array", "export it as Parquet or JSON Lines"),
@@ -49,7 +49,7 @@ _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
 )
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
-_IMAGE_HINT = "give a CSV with the columns image, question, answer that names it"
+_IMAGE_HINT = "pass a CSV with the columns image, question, answer that names it"
 
 
 def container_of(given: str) -> tuple[Container, str]:
@@ -85,7 +85,7 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
             f"the folder cannot be read: {error.strerror}", where=str(folder), hint="check its permissions"
         ) from error
     if "manifest.json" in names and ("state.json" in names or "dataset_dict.json" in names):
-        raise UsageError("this is a prepared set already", where=str(folder), hint="give the data it was made from")
+        raise UsageError("this is already a prepared set", where=str(folder), hint="pass the data it was made from")
     found = {}
     if "state.json" in names or "dataset_dict.json" in names:
         found[Container.ARROW] = "state.json" if "state.json" in names else "dataset_dict.json"
@@ -100,33 +100,33 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
         raise UsageError(
             f"the folder holds {' and '.join(found.values())}",
             where=str(folder),
-            hint=f"say which is meant: {formats(found)}",
+            hint=f"choose one: {formats(found)}",
         )
     records = [name for name in names if name.lower().endswith(_RECORDS)]
     # a list of sources may refer to the table next to it and to others
     lists = [name for name in names if name == "data.txt" or name.lower().endswith((".yaml", ".yml"))]
-    if len(records) == 1 and not lists and not _are_beside(folder) and (table := folder / records[0]).is_file():
+    if len(records) == 1 and not lists and not _are_sidecars(folder) and (table := folder / records[0]).is_file():
         return _of_file(table), str(table)
-    if records and not lists and _are_beside(folder):
+    if records and not lists and _are_sidecars(folder):
         return Container.BESIDE, given
     if records:
         held = f"{_some(records)}{' and ' + _some(lists) if lists else ''}"
         raise UsageError(
             f"the folder holds {held}, which may belong together or not",
             where=str(folder),
-            hint=f"give the files themselves, such as {folder / records[0]}",
+            hint=f"pass the files themselves, such as {folder / records[0]}",
         )
     return _of_images(folder, names), given
 
 
-def _are_beside(folder: Path) -> bool:
+def _are_sidecars(folder: Path) -> bool:
     from ixtune.data.containers.image_tree import beside_in
 
     return beside_in(folder) is not None
 
 
 def _of_images(folder: Path, names: list[str]) -> Container:
-    """Detect images with a file beside each, or class folders."""
+    """Detect images with a sidecar file each, or class folders."""
     from ixtune.data.containers.image_tree import beside_in, classes_in, splits_in
 
     if beside_in(folder) is not None:
@@ -137,7 +137,7 @@ def _of_images(folder: Path, names: list[str]) -> Container:
         raise UsageError(
             f"the folder holds the splits {listed(one.name for one in splits)}",
             where=str(folder),
-            hint=f"give one of them, such as {splits[0]}",
+            hint=f"pass one of them, such as {splits[0]}",
         )
     raise _no_data(folder, names)
 
@@ -147,20 +147,20 @@ def _no_data(folder: Path, names: list[str]) -> UsageError:
     images = [name for name in names if name.lower().endswith(_IMAGES)]
     if images:
         return UsageError(
-            f"the folder holds {_some(images)}, but nothing says what to ask and what to answer",
+            f"the folder holds {_some(images)}, but no file with questions and answers",
             where=where,
-            hint=f"write {folder / 'metadata.csv'} with a line for each question, or put a JSON or text file of its "
-            "name beside each image, and give the folder again:",
+            hint=f"write {folder / 'metadata.csv'} with a line per question, or put a JSON or text file of the same "
+            "name next to each image, and pass the folder again:",
             notes=["file_name,question,answer", f"{images[0]},What is the total?,42.50"],
         )
     folders = [name for name in names if (folder / name).is_dir()]
     if folders:
-        what = f"there is no data in this folder itself, only in {_some(folders)} perhaps"
-        return UsageError(what, where=where, hint=f"give the folder with the data, such as {folder / folders[0]}")
+        what = f"there is no data in this folder itself, but perhaps in {_some(folders)}"
+        return UsageError(what, where=where, hint=f"pass the folder with the data, such as {folder / folders[0]}")
     return UsageError(
         f"the folder holds {_some(names)}, and no data" if names else "the folder is empty",
         where=where,
-        hint="give a file with records, or a folder of images with a metadata.csv",
+        hint="pass a file with records, or a folder of images with a metadata.csv",
     )
 
 
@@ -174,7 +174,7 @@ def _of_file(path: Path) -> Container:
             f"the file cannot be read: {error.strerror}", where=where, hint="check its permissions"
         ) from error
     if not head:
-        raise IxtuneError("the file is empty", where=where, hint="give a file with records")
+        raise IxtuneError("the file is empty", where=where, hint="pass a file with records")
     if head.startswith(b"PAR1"):
         return Container.PARQUET
     at, magic = _TAR_MAGIC
@@ -210,9 +210,9 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
         raise UsageError("this is a ZIP archive", where=where, hint=_UNPACK)
     if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UsageError(
-            "this is neither a text nor any format known here",
+            "this is neither text nor a known format",
             where=where,
-            hint="give JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
+            hint="pass JSON, JSON Lines, CSV, TSV, Parquet or tar shards",
         )
 
 
@@ -237,7 +237,7 @@ def _as_utf8(head: bytes) -> bytes:
 
 
 def _require_lines(path: Path) -> None:
-    """Raise if what begins like JSON Lines is one object over many lines."""
+    """Raise if a file that begins like JSON Lines is one object over many lines."""
     first = None
     for entry in islice(line_entries(path), PEEK_ENTRIES):
         value, fault = decoded(entry)
@@ -257,7 +257,7 @@ def _require_lines(path: Path) -> None:
     raise IxtuneError(
         f"none of the first lines is JSON: {first.found if first else 'there is none'}",
         where=f"{path}, line 1",
-        hint="give a JSON list of records, [{...}, ...], or one record {...} a line",
+        hint="pass a JSON list of records, [{...}, ...], or one record {...} per line",
     )
 
 
@@ -267,9 +267,9 @@ def one_object(whole: dict[str, object], where: str) -> UsageError:
     return UsageError(
         f"the file is one JSON object with the fields {listed(whole)}, not a list of records",
         where=where,
-        hint=f"write the list {f'under `{lists[0]}`' if len(lists) == 1 else 'of the records'} into a file of its own"
+        hint=f"write the list {f'under `{lists[0]}`' if len(lists) == 1 else 'of the records'} into a separate file"
         if lists
-        else "write one record {...} a line, or a list of them, [{...}, ...]",
+        else "write one record {...} per line, or a list of them, [{...}, ...]",
     )
 
 
@@ -284,7 +284,7 @@ def _of_table(where: str, text: bytes) -> Container:
         raise UsageError(
             f"the first line has both tabs and commas: {shown(header)}",
             where=where,
-            hint='say --format tsv if tabs divide the columns; if not, put names that hold a tab into "quotes"',
+            hint='pass --format tsv if tabs separate the columns; if not, put names that contain a tab into "quotes"',
         )
     if not tabs and not marks:
         raise IxtuneError(
@@ -292,7 +292,7 @@ def _of_table(where: str, text: bytes) -> Container:
             if header
             else "the file holds nothing but spaces",
             where=f"{where}, line 1",
-            hint="give a JSON list of records, one record {...} a line, or a CSV with a line of column names",
+            hint="pass a JSON list of records, one record {...} per line, or a CSV with a line of column names",
         )
     return Container.TSV if tabs else Container.CSV
 

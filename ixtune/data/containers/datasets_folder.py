@@ -25,16 +25,16 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """An opened data set.
+    """An opened dataset.
 
     Attributes:
         columns: Column names.
         total: The number of rows.
         fingerprint: Fingerprint by which `datasets` distinguishes versions.
-        files: Files of the data set; () for the hub, whose files belong to the cache.
+        files: Files of the dataset; () for the hub, whose files belong to the cache.
         name: Name in messages.
-        dataset: The data set, which yields Arrow tables.
-        roots: Folders of the cache, from which the hub's image files may be read.
+        dataset: The dataset, which yields Arrow tables.
+        roots: Cache folders from which image files of the hub may be read.
     """
 
     columns: list[str]
@@ -63,8 +63,8 @@ class Rows:
                     yield Entry(number, self.name, Place("row", number), value=value, fault=fault, position=number)
         except (pyarrow.ArrowException, OSError) as error:
             raise IxtuneError(
-                f"the data set is broken: {str(error).splitlines()[0]}",
-                where=f"{self.name}, behind row {number}",
+                f"the dataset is broken: {str(error).splitlines()[0]}",
+                where=f"{self.name}, after row {number}",
                 hint="save or download it again",
             ) from error
 
@@ -74,15 +74,15 @@ def open_arrow(source: Source) -> Rows:
 
     Raises:
         UsageError: It holds several splits and none is chosen, or not the one that is.
-        IxtuneError: It is no such folder, or it is broken.
+        IxtuneError: It is not such a folder, or it is broken.
     """
     folder = Path(source.path)
     splits = _saved_splits(folder)
     if splits is not None:
         folder /= _chosen(splits, source)
     elif source.split is not None:
-        raise UsageError("the folder holds a data set without splits", where=source.path, hint="leave --split out")
-    with _explained("the folder cannot be read", source.path, "save the data set again with save_to_disk"):
+        raise UsageError("the folder holds a dataset without splits", where=source.path, hint="remove --split")
+    with _explained("the folder cannot be read", source.path, "save the dataset again with save_to_disk"):
         import datasets
 
         dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)
@@ -90,7 +90,7 @@ def open_arrow(source: Source) -> Rows:
 
 
 def open_hub(source: Source) -> Rows:
-    """Open a data set on the Hugging Face hub; it is downloaded unless the cache has it.
+    """Open a dataset on the Hugging Face hub; it is downloaded unless the cache has it.
 
     Raises:
         UsageError: The name cannot be one, or there are several configurations or splits and none is chosen.
@@ -98,16 +98,16 @@ def open_hub(source: Source) -> Rows:
     """
     if Path(source.path).exists() or not _HUB_NAME.fullmatch(source.path):
         raise UsageError(
-            "this is no name of a data set on the hub, but a local path"
+            "this is a local path, not the name of a dataset on the hub"
             if Path(source.path).exists()
-            else "this is no name of a data set on the hub",
+            else "this is not the name of a dataset on the hub",
             where=source.path,
-            hint="write OWNER/NAME; for local data leave `hub` out of --format",
+            hint="write OWNER/NAME; for local data remove `hub` from --format",
         )
     with _explained(
-        "the data set cannot be had from the hub",
+        "the dataset could not be loaded from the hub",
         source.path,
-        "check the name and the network (a gated one asks for a token); to have it offline, download it once with "
+        "check the name and the network (a gated one needs a token); to have it offline, download it once with "
         f"the network: python -c \"import datasets; datasets.load_dataset('{source.path}')\"",
     ):
         import datasets
@@ -141,7 +141,7 @@ def _rows(dataset: datasets.Dataset, name: str, *, files: tuple[Path, ...] = (),
 
 
 def _saved_splits(folder: Path) -> list[str] | None:
-    """Return the splits of a folder that has several; None for a folder of one data set."""
+    """Return the splits of a folder that has several; None for a folder of one dataset."""
     listing = folder / "dataset_dict.json"
     if not listing.is_file():
         return None
@@ -154,7 +154,7 @@ def _saved_splits(folder: Path) -> list[str] | None:
         isinstance(one, str) and re.fullmatch(r"\w[\w.-]*", one) for one in splits
     ):
         raise IxtuneError(
-            "the list of splits is broken", where=str(listing), hint="save the data set again with save_to_disk"
+            "the list of splits is broken", where=str(listing), hint="save the dataset again with save_to_disk"
         )
     return splits
 
@@ -203,14 +203,14 @@ def _explained(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 def _with_files(value: dict[str, Any], roots: tuple[Path, ...]) -> tuple[dict[str, Any] | None, Fault | None]:
-    """Return a row of the hub with the content of image files that are in the cache beside the table."""
+    """Return a row of the hub with the content of image files that are in the cache next to the table."""
     try:
         return {name: _with_file(one, roots) for name, one in value.items()}, None
     except OSError as error:
         return None, Fault(
             Reason.PICTURE_MISSING,
             f"an image of the cache cannot be read: {error.strerror}",
-            "download the data set again",
+            "download the dataset again",
         )
 
 

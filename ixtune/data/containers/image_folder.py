@@ -5,7 +5,7 @@
     photos/a.png
 
 The metadata may also be in each of several sub-folders. The images they name are in the folder of the metadata or
-below; in the entries the names become relative to the folder of all.
+below; in the entries the names become relative to the top folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
     """Return the metadata file of a folder, or those of its sub-folders by name.
 
     Raises:
-        UsageError: There are two in one folder, or sub-folders with what is to be held out beside others.
+        UsageError: There are two in one folder, or some subfolders are held-out splits.
     """
     if own := _metadata_in(folder):
         return (own,)
@@ -50,7 +50,7 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
         raise UsageError(
             f"the folder holds the splits {listed(file.parent.name for file in found)}",
             where=str(folder),
-            hint=f"give one of them, such as {found[0].parent}",
+            hint=f"pass one of them, such as {found[0].parent}",
         )
     return tuple(found)
 
@@ -82,7 +82,7 @@ def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
 
 
 def unnamed_images(folder: Path, image_columns: Iterable[str] = ()) -> int:
-    """Return the number of images in the folder that no metadata name. No mistake, but often worth knowing.
+    """Return the number of images in the folder that no metadata name. This is not an error, but often unintended.
 
     Args:
         folder: See `entries`.
@@ -109,13 +109,13 @@ def _metadata_in(folder: Path) -> Path | None:
         raise UsageError(
             f"the folder holds both {' and '.join(_METADATA)}",
             where=str(folder),
-            hint="keep one of them, or give the one that is meant as the source, with --image-root",
+            hint="keep one of them, or pass the right one as the source, with --image-root",
         )
     return found[0] if found else None
 
 
 def _relative_to_folder(value: dict[str, Any], below: str, image_columns: Iterable[str]) -> dict[str, Any]:
-    """Return a row with the names of its images relative to the folder of all."""
+    """Return a row with the names of its images relative to the top folder."""
     return {
         column: _moved(cell, below) if _names_images(column, image_columns) else cell for column, cell in value.items()
     }
@@ -126,7 +126,7 @@ def _moved(cell: Any, below: str) -> Any:
         return [_moved(one, below) for one in cell]
     if isinstance(cell, dict) and isinstance(cell.get("path"), str):
         return {**cell, "path": _moved(cell["path"], below)}
-    # absolute paths stay unchanged, and so do addresses, which are refused later
+    # absolute paths stay unchanged, and so do URLs, which are refused later
     if isinstance(cell, str) and cell and "://" not in cell and not cell.startswith(("data:", "file:")):
         return str(PurePosixPath(below, cell))
     return cell

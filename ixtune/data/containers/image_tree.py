@@ -41,7 +41,7 @@ class Beside:
 
 
 def beside_in(folder: Path) -> Beside | None:
-    """Return where the images of a folder have a file of their name beside them; None if they have none.
+    """Return where the images of a folder have a sidecar file of the same name; None if they have none.
 
     Raises:
         UsageError: Several folders hold such files.
@@ -65,7 +65,7 @@ def beside_in(folder: Path) -> Beside | None:
         raise UsageError(
             f"files of the images' names are in {listed(f'{one.texts.name}/*{one.suffix}' for one in chosen)}",
             where=str(folder),
-            hint="give a folder with the images and only the files to learn from",
+            hint="pass a folder with the images and only the files to learn from",
         )
     return chosen[0] if chosen else None
 
@@ -87,7 +87,7 @@ def classes_in(folder: Path) -> tuple[Path, ...]:
 
 
 def splits_in(folder: Path) -> list[Path]:
-    """Return the folders of a folder that hold folders of images in turn: train/, validation/."""
+    """Return the subfolders that contain folders of images themselves: train/, validation/."""
     return [inside for inside in _folders(folder) if len(classes_in(inside)) > 1]
 
 
@@ -128,10 +128,10 @@ def _fields_of(path: Path, stem: str, image: str) -> tuple[dict[str, Any] | None
         content = path.read_bytes() if size <= limits.MAX_ENTRY_BYTES else b""
     except OSError:
         found = f"there is no {path.name} for the image"
-        return None, Fault(Reason.MISSING_FIELD, found, "write it, or take the image out")
+        return None, Fault(Reason.MISSING_FIELD, found, "write it, or remove the image")
     if size > limits.MAX_ENTRY_BYTES:
         found = f"{path.name} has {size:,} bytes"
-        return None, Fault(Reason.RECORD_TOO_LARGE, found, "shorten it, or take the image out")
+        return None, Fault(Reason.RECORD_TOO_LARGE, found, "shorten it, or remove the image")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -141,7 +141,7 @@ def _fields_of(path: Path, stem: str, image: str) -> tuple[dict[str, Any] | None
     if isinstance(read, dict):
         return {"id": stem, **read, "image": image}, None
     if path.suffix.lower() == ".json":
-        return None, Fault(Reason.NOT_JSON, f"{path.name} is no JSON object", "write an object, {...}")
+        return None, Fault(Reason.NOT_JSON, f"{path.name} is not a JSON object", "write an object, {...}")
     return {"id": stem, "image": image, "text": text.strip()}, None
 
 

@@ -6,7 +6,7 @@
     {"annotations": [{question_id, multiple_choice_answer, answers}]}
     {"images": [{id, file_name}], "annotations": [{image_id, caption}]}  COCO captions
 
-The entries are rows with the fields of the file; what is joined gets the names of our columns.
+The entries are rows with the fields of the file; joined fields get the names of our columns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def records_lists(path: Path) -> dict[str, Mapping[str, Any]]:
     """Return the lists of records in a file that is one JSON object: name -> first record. Empty if it has none.
 
     Raises:
-        IxtuneError: The file is no object, or its JSON is broken.
+        IxtuneError: The file is not an object, or its JSON is broken.
     """
     with (
         open(path, "rb") as raw,
@@ -73,7 +73,7 @@ def open_object(source: Source) -> tuple[partial[Iterator[Entry]], tuple[Path, .
     """Find the records of a JSON object.
 
     Returns:
-        What reads them, the files it reads, and what to tell of it.
+        Their reader, the files it reads, and a note for the description of the source.
 
     Raises:
         UsageError: There are several lists and none is chosen, the second file of a pair is missing, or nothing in
@@ -86,11 +86,11 @@ def open_object(source: Source) -> tuple[partial[Iterator[Entry]], tuple[Path, .
             raise UsageError(
                 f"the annotations have no caption, only {listed(lists['annotations'])}",
                 where=source.path,
-                hint="give a captions_*.json; boxes and segments are not trained here",
+                hint="pass a captions_*.json; boxes and segments are not trained here",
             )
         return partial(_captions, path), (path,), "; COCO captions joined with their images"
     if source.split is None and is_questions(path):
-        answers = source.annotations or _annotations_beside(path)
+        answers = source.annotations or _annotations_next_to(path)
         note = f"; questions joined with the answers of {answers.name}"
         return partial(_answered_questions, path, answers), (path, answers), note
     if source.split is not None and source.split in lists:
@@ -102,7 +102,7 @@ def open_object(source: Source) -> tuple[partial[Iterator[Entry]], tuple[Path, .
         raise UsageError(
             "the file holds answers without their questions",
             where=source.path,
-            hint=f"give both files: ixtune prepare QUESTIONS.json {path.name}",
+            hint=f"pass both files: ixtune prepare QUESTIONS.json {path.name}",
         )
     raise UsageError(
         f"the object holds the lists {listed(lists)}" + (f", but no {source.split}" if source.split else ""),
@@ -132,7 +132,7 @@ def _lists_or_none(path: Path) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
 
-def _annotations_beside(path: Path) -> Path:
+def _annotations_next_to(path: Path) -> Path:
     """Return the answer file in the folder of the questions.
 
     Raises:
@@ -148,7 +148,7 @@ def _annotations_beside(path: Path) -> Path:
         "the file holds questions without answers"
         + (f", and {listed(one.name for one in near)} may be theirs" if near else ""),
         where=str(path),
-        hint=f"give both files: ixtune prepare {path.name} ANNOTATIONS.json",
+        hint=f"pass both files: ixtune prepare {path.name} ANNOTATIONS.json",
     )
 
 
@@ -183,7 +183,7 @@ def _answered_questions(questions: Path, annotations: Path) -> Iterator[Entry]:
         answer = most if most is not None else next(iter(everyone), None)
         if answer is None:
             found = f"{annotations.name} has no answer to the question {entry.value.get('question_id')}"
-            yield replace(entry, value=None, fault=Fault(Reason.MISSING_FIELD, found, "give the files of one split"))
+            yield replace(entry, value=None, fault=Fault(Reason.MISSING_FIELD, found, "pass the files of one split"))
             continue
         row = {name: value for name, value in entry.value.items() if name != "question_id"}
         row |= {"id": entry.value.get("question_id"), "answer": answer, "references": list(everyone) or None}

@@ -63,7 +63,7 @@ class ListReader:
         """Read an object: for each field the first element of its list, or None if it holds no list or an empty one.
 
         Raises:
-            IxtuneError: It is no object, or its JSON is broken.
+            IxtuneError: It is not an object, or its JSON is broken.
         """
         self._expect("{", "the opening brace of an object")
         found: dict[str, Any] = {}

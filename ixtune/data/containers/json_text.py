@@ -1,6 +1,6 @@
 """Read JSON text: one list, or JSON Lines. Never more than one record and one block are held.
 
-What is wrong with one record is a fault of its entry; what makes the rest of a list unreadable is an error.
+A problem in one record is a fault of its entry; one that makes the rest of a list unreadable is an error.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _BLOCK = 1 << 20
 def list_entries(path: Path) -> Iterator[Entry]:
     """Yield the elements of one JSON list, in order, with the lines on which they begin.
 
-    An element that is too large, not UTF-8, or too deep for Python's reader becomes a fault; the next ones are
-    read all the same.
+    An element that is too large, not UTF-8, or too deep for Python's reader becomes a fault; the following ones are
+    still read.
 
     Raises:
-        IxtuneError: The file is no list, or its JSON is broken; with line and column.
+        IxtuneError: The file is not a list, or its JSON is broken; with line and column.
     """
     with (
         open(path, "rb") as raw,
@@ -42,7 +42,7 @@ def field_entries(path: Path, field: str) -> Iterator[Entry]:
     """Yield the elements of the list in one field of a JSON object, as `list_entries` those of a list.
 
     Raises:
-        IxtuneError: The file is no object, has no such field or no list in it, or its JSON is broken.
+        IxtuneError: The file is not an object, has no such field or no list in it, or its JSON is broken.
     """
     with (
         open(path, "rb") as raw,
@@ -85,7 +85,7 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
             hint = "remove the line: a file system writes null bytes after a crash; or copy the source again"
             return None, Fault(Reason.NULL_CHARACTER, "the line holds null bytes", hint)
         found = f"{error.msg} at column {error.colno}"
-        return None, Fault(Reason.NOT_JSON, found, "write one JSON object a line")
+        return None, Fault(Reason.NOT_JSON, found, "write one JSON object per line")
     except (ValueError, RecursionError) as error:
         return None, fault_of_value(error)
 

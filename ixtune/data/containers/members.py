@@ -64,7 +64,7 @@ def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -
             return Fault(Reason.NOT_A_RECORD, f"{shown(name)} is {shown(said)}", 'write an object, {"question": ...}')
     for twice in sorted(said.keys() & fields.keys()):  # in the same order in every process
         if said[twice] != fields[twice]:
-            found = f"two members say what `{twice}` is, {shown(name)} the second"
+            found = f"two members set `{twice}`; {shown(name)} is the second"
             return Fault(Reason.BAD_FIELD, found, "keep one of them")
     fields.update(said)
     return None
@@ -73,18 +73,18 @@ def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -
 def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]) -> Fault | None:
     """Put the images in the fields that name them, or else under `image`, in member order."""
     named = list(_naming_parts(fields.get("messages")))
-    beside = next((name for name in _IMAGE_FIELDS if _names(fields.get(name))), None)
+    image_field = next((name for name in _IMAGE_FIELDS if _names(fields.get(name))), None)
     if images and named:
         chosen, fault = _matching([holder[name] for holder, name in named], key, images)
         for (holder, name), image in zip(named, chosen, strict=fault is None):
             holder[name] = image
         return fault
-    if images and beside is not None:
-        images, fault = _matching(_names(fields[beside]), key, images)
+    if images and image_field is not None:
+        images, fault = _matching(_names(fields[image_field]), key, images)
         if fault:
             return fault
     is_conversation = any(name in fields for name in _CONVERSATIONS)
-    if images or not (beside or is_conversation):  # rows of a table always have it
+    if images or not (image_field or is_conversation):  # rows of a table always have it
         for name in _IMAGE_FIELDS:
             fields.pop(name, None)
         fields["image"] = images

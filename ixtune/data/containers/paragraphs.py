@@ -28,7 +28,7 @@ def has_paragraphs(value: Any) -> bool:
 
 
 def questions_in(read: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
-    """Yield an entry for each question of the articles; what is no article becomes a fault.
+    """Yield an entry for each question of the articles; what is not an article becomes a fault.
 
     Args:
         read: Function that yields the articles from the beginning.

@@ -40,15 +40,15 @@ def parquet_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
         match = _SPLIT_OF_SHARD.fullmatch(file.name)
         by_split.setdefault(match[1] if match else "", []).append(file)
     if not by_split:
-        raise UsageError("the folder holds no *.parquet", where=str(path), hint="give the folder with the files")
+        raise UsageError("the folder holds no *.parquet", where=str(path), hint="pass the folder with the files")
     if split is not None and split in by_split:
         return tuple(by_split[split])
     if split is not None or len(by_split) > 1:
-        found = ", ".join(name or "files of no split" for name in by_split)
+        found = ", ".join(name or "files without a split" for name in by_split)
         raise UsageError(
             f"the folder holds {found}" + (f", but no split {split}" if split is not None else ""),
             where=str(path),
-            hint="choose one with --split, or give the files one by one",
+            hint="choose one with --split, or pass the files one by one",
         )
     return tuple(next(iter(by_split.values())))
 
@@ -57,7 +57,7 @@ def parquet_entries(files: Sequence[Path]) -> Iterator[Entry]:
     """Yield the rows of Parquet files, in order, as mappings of column names to values; images stay undecoded.
 
     Raises:
-        IxtuneError: A file is no Parquet, or its data are broken.
+        IxtuneError: A file is not Parquet, or its data are broken.
     """
     number = 0
     for path in files:
@@ -74,7 +74,7 @@ def parquet_columns(files: Sequence[Path]) -> list[str]:
 
     Raises:
         UsageError: They differ from file to file, or a name occurs twice.
-        IxtuneError: A file is no Parquet.
+        IxtuneError: A file is not Parquet.
     """
     first: list[str] = []
     for path in files:
@@ -84,7 +84,7 @@ def parquet_columns(files: Sequence[Path]) -> list[str]:
             raise UsageError(
                 f"the columns are {listed(names)}; those of {files[0].name} are {listed(first)}",
                 where=str(path),
-                hint="give files with the same columns, or each as a source of its own",
+                hint="pass files with the same columns, or each as a separate source",
             )
         first = first or names
     return first

@@ -46,7 +46,7 @@ def sheet_of(path: Path, chosen: str | None) -> str:
 
     Raises:
         UsageError: There is no such sheet, or several are filled and none is chosen; or python-calamine is missing.
-        IxtuneError: The file is no workbook.
+        IxtuneError: The file is not a workbook.
     """
     names: list[str] = _opened(path).sheet_names
     filled = [name for name in names if _rows(path, name)[1]]
@@ -58,7 +58,7 @@ def sheet_of(path: Path, chosen: str | None) -> str:
             f"{found}: {listed(names)}", where=str(path), hint=f"choose one, e.g. --split {(filled or names)[0]}"
         )
     if not filled:
-        raise IxtuneError("the workbook is empty", where=str(path), hint="give a sheet with a header row")
+        raise IxtuneError("the workbook is empty", where=str(path), hint="pass a sheet with a header row")
     return filled[0]
 
 

@@ -38,7 +38,7 @@ def csv_entries(path: Path, delimiter: str | None = None, encoding: str | None =
 
     Args:
         path: The file.
-        delimiter: "," or ";" or "\t"; None to tell , from ; by the header, or by Excel's first line `sep=;`.
+        delimiter: "," or ";" or "\t"; None to detect , or ; from the header, or by Excel's first line `sep=;`.
         encoding: Text encoding; None for UTF-8, or UTF-16 if the file begins with its byte order mark.
 
     Raises:
@@ -143,11 +143,11 @@ def _header(rows: _Rows, path: Path, delimiter: str | None) -> list[str]:
     if row is not None and row.text and (named := _SEPARATOR_LINE.fullmatch(row.text)):
         delimiter, row = delimiter or named[1], rows.next()
     if row is None:
-        raise UsageError("the table is empty", where=str(path), hint="give a table with a header row")
+        raise UsageError("the table is empty", where=str(path), hint="pass a table with a header row")
     where = f"{path}, line {row.first_line}"
     hint = f"write the names of the columns into the first row; {NOT_UTF8_HINT}"
     if row.text is None or not row.closed or "\0" in row.text or _undecodable(row.text):
-        raise UsageError("the first row is no header: not text in UTF-8, or without an end", where=where, hint=hint)
+        raise UsageError("the first row is not a header: not UTF-8 text, or without an end", where=where, hint=hint)
     rows.delimiter = delimiter if delimiter is not None else _delimiter_of(row.text, where)
     try:
         names = [name.strip() for name in _cells(row.text, rows.delimiter)]
@@ -169,7 +169,7 @@ def _delimiter_of(header: str, where: str) -> str:
             f"the header holds {' and '.join('tabs' if mark == chr(9) else mark for mark in found)}: "
             "what separates the columns is ambiguous",
             where=where,
-            hint='rename the columns, put their names into "quotes", or say --format tsv if tabs divide them',
+            hint='rename the columns, put their names into "quotes", or pass --format tsv if tabs separate them',
         )
     return found[0] if found else ","
 
@@ -225,7 +225,7 @@ def _fault(text: str, cells: list[str], names: list[str], delimiter: str) -> Fau
         return Fault(
             Reason.WRONG_COLUMNS,
             f"{len(cells)} {cell}, the table has {len(names)} {columns}",
-            f'put a cell that holds {mark} into "quotes", or add what is missing',
+            f'put a cell that holds {mark} into "quotes", or add the missing cells',
         )
     return None
 
@@ -262,7 +262,7 @@ def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes]
                 yield raw, file
     except LookupError as error:
         raise UsageError(
-            f"there is no text encoding {encoding}", where=str(path), hint="give one such as cp1252 or latin-1"
+            f"there is no text encoding {encoding}", where=str(path), hint="pass one such as cp1252 or latin-1"
         ) from error
     except OSError as error:
         raise IxtuneError(

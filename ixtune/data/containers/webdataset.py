@@ -7,7 +7,7 @@ or text. Nothing is unpacked to the disk, and no link is followed. A JSON member
 the record, to which the images are given as `image`. Otherwise the sample is a row of a table: the fields of the
 JSON, `image`, `text` (also from .caption), and NAME from NAME.txt, such as 0001.question.txt and 0001.answer.txt.
 
-Each shard is read up to where it breaks: a sample is whole if another one or the end mark follows it.
+Each shard is read up to where it breaks: a sample is complete if another one or the end marker follows it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ixtune.data.sources.entry import Entry, Fault
 from ixtune.errors import IxtuneError, UsageError
 
 _BLOCK = 1 << 20
-_MEND = "write the members of each sample one behind the other: KEY.jpg and KEY.json, or KEY.txt"
+_MEND = "write the members of each sample one after the other: KEY.jpg and KEY.json, or KEY.txt"
 
 
 def shards(path: Path) -> tuple[Path, ...]:
@@ -42,7 +42,7 @@ def shards(path: Path) -> tuple[Path, ...]:
         return (path,)
     found = tuple(sorted(path.glob("*.tar")))
     if not found:
-        raise UsageError("the folder holds no *.tar", where=str(path), hint="give the folder with the shards")
+        raise UsageError("the folder holds no *.tar", where=str(path), hint="pass the folder with the shards")
     return found
 
 
@@ -50,7 +50,7 @@ def entries(shards: Sequence[Path]) -> Iterator[Entry]:
     """Yield the samples of all shards in order.
 
     Raises:
-        IxtuneError: A shard is no tar file.
+        IxtuneError: A shard is not a tar file.
     """
     number = done = 0
     for shard in shards:
@@ -89,7 +89,7 @@ class _Sample:
 
 
 def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
-    """Yield the samples of a shard, each with how far the shard is read."""
+    """Yield the samples of a shard, each with the position reached in the shard."""
     keys: set[str] = set()
     sample: _Sample | None = None
     tar: tarfile.TarFile | None = None
@@ -107,16 +107,16 @@ def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
                         yield sample, member.offset
                     sample = _Sample(key)
                     if key in keys:
-                        sample.refuse(Reason.DUPLICATE_ID, f"the key {shown(key)} stood further in front already")
+                        sample.refuse(Reason.DUPLICATE_ID, f"the key {shown(key)} occurs earlier in the shard")
                     keys.add(key)
                 _add(sample, ending, member, tar)
             whole, broken = _end(file, tar.offset)
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
             if tar is None:  # not even the first header could be read
                 raise IxtuneError(
-                    f"this is no tar file: {error}",
+                    f"this is not a tar file: {error}",
                     where=str(shard),
-                    hint="give tar files without compression, or download the shard again",
+                    hint="pass tar files without compression, or download the shard again",
                 ) from error
             whole, broken = False, str(error)
         position = file.tell()
@@ -124,8 +124,8 @@ def _samples(shard: Path) -> Iterator[tuple[_Sample, int]]:
         yield sample, position
     if broken is not None:
         rest = _Sample(name)
-        hint = "download or write the shard again: how many samples are lost cannot be told"
-        rest.refuse(Reason.SOURCE_BROKEN, f"the shard breaks off in or behind {shown(name)}: {broken}", hint)
+        hint = "download or write the shard again: the number of lost samples is unknown"
+        rest.refuse(Reason.SOURCE_BROKEN, f"the shard breaks off in or after {shown(name)}: {broken}", hint)
         yield rest, position
 
 
@@ -139,17 +139,17 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _end(file: IO[bytes], offset: int) -> tuple[bool, str | None]:
-    """Return whether the last sample is whole, and what is wrong with the end of a tar file.
+    """Return whether the last sample is complete, and a problem at the end of a tar file.
 
-    `tarfile` takes anything that is no header for the end.
+    `tarfile` takes anything that is not a header for the end.
     """
     file.seek(offset)
     mark = file.read(tarfile.BLOCKSIZE)
     if mark.strip(b"\0") or len(mark) < tarfile.BLOCKSIZE:
-        return False, "neither a member nor the end mark follows"
+        return False, "neither a member nor the end marker follows"
     while block := file.read(_BLOCK):
         if block.strip(b"\0"):
-            return True, "more data follow behind its end mark, perhaps another tar file"
+            return True, "more data follow its end marker, perhaps another tar file"
     return True, None
 
 
@@ -173,7 +173,7 @@ def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.Tar
     most = PICTURES_BYTES if is_image else limits.MAX_ENTRY_BYTES
     if not member.isreg():
         hint = "pack the files themselves: tar --dereference --hard-dereference"
-        sample.refuse(Reason.BAD_FIELD, f"{name} is a link or a device, and none is followed", hint)
+        sample.refuse(Reason.BAD_FIELD, f"{name} is a link or a device, which is not followed", hint)
     elif member.size > most or sample.size > PICTURES_BYTES:
         hint = "make it smaller, or split the sample"
         sample.refuse(Reason.RECORD_TOO_LARGE, f"with {name} the sample has {sample.size:,} bytes", hint)

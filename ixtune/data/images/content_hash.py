@@ -15,7 +15,7 @@ def hash_of_bytes(content: bytes) -> str:
 
 
 def hash_of_file(path: Path) -> str:
-    """Return the same of a file, read block by block.
+    """Return the content key of a file, read block by block.
 
     Raises:
         OSError: The file cannot be read.

@@ -115,7 +115,7 @@ def page_numbers(source: Path | bytes, pages: Pages | None, name: str) -> range:
 
 
 def page_shape(source: Path | bytes, number: int, name: str) -> tuple[float, float]:
-    """Return the width and height of a page of a PDF in points, 72 an inch.
+    """Return the width and height of a page of a PDF in points, 72 per inch.
 
     Raises:
         ImageError: The page is broken.
@@ -150,13 +150,13 @@ def page_size(
             Reason.PICTURE_TOO_LARGE,
             f"a page of {size[0]:,} x {size[1]:,} pixels, more than {MAX_PIXELS:,}",
             where=name,
-            hint="leave --dpi out, or lower it",
+            hint="remove --dpi, or lower it",
         )
     return size
 
 
 def fitted(width: int, height: int, hd_num: int, *, upscale: bool = True, member: Member = FOUR_KHD) -> tuple[int, int]:
-    """Return the size near a given one that its own layout leaves as it is.
+    """Return the size near a given one that its own layout does not change.
 
     Raises:
         LayoutError: There is none for this shape.
@@ -221,10 +221,10 @@ def png_of(image: Image.Image) -> bytes:
 
 
 def frame(source: Path | bytes, number: int, name: str) -> Image.Image:
-    """Return a page of a TIFF, decoded: in its own mode where PNG has that, or else as RGB.
+    """Return a page of a TIFF, decoded: in its own mode if PNG has it, else as RGB.
 
     Raises:
-        ImageError: The page is broken, or has greys of 32 bits, whose white is not known.
+        ImageError: The page is broken, or has 32-bit gray levels, whose white is unknown.
     """
     with opened(source, name) as (image, _):
         try:
@@ -237,7 +237,7 @@ def frame(source: Path | bytes, number: int, name: str) -> Image.Image:
         if is_deep(image) and image.mode not in _PNG_MODES:
             raise ImageError(
                 Reason.PICTURE_16_BIT,
-                f"page {number} has greys of 32 bits (mode {image.mode})",
+                f"page {number} has 32-bit gray levels (mode {image.mode})",
                 where=name,
                 hint="save the page with 8 bits",
             )
@@ -262,7 +262,7 @@ def page_count(source: Path | bytes, name: str) -> int:
                 Reason.PAGE_OUT_OF_RANGE,
                 f"a page of a {image.format} image, which has none",
                 where=name,
-                hint="leave #page= or the page column out; pages are of PDF and TIFF files",
+                hint="remove #page= or the page column; only PDF and TIFF files have pages",
             )
         try:
             return int(getattr(image, "n_frames", 1))

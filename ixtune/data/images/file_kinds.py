@@ -58,13 +58,13 @@ _OTHERS = (
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
     (b"\xff\x0a", "a JPEG XL image", "convert it to PNG, e.g. `djxl image.jxl image.png`"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image", "convert it to PNG, e.g. `djxl image.jxl image.png`"),
-    (b"\x93NUMPY", "a NumPy array", "save it as PNG with 8 bits a channel"),
-    (b"\x1aE\xdf\xa3", "a video", "save the frames that are meant as PNG or JPEG"),
+    (b"\x93NUMPY", "a NumPy array", "save it as PNG with 8 bits per channel"),
+    (b"\x1aE\xdf\xa3", "a video", "save the frames you need as PNG or JPEG"),
 )
 
 
 def kind_of(start: bytes) -> FileKind | None:
-    """Return what a file that begins like this is; None if that is not known."""
+    """Return the kind of a file that begins like this; None if it is unknown."""
     if is_pdf(start):
         return _PDF
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -82,7 +82,7 @@ def kind_of(start: bytes) -> FileKind | None:
     if text.startswith((b'{"', b"[{")):
         return _ERROR_TEXT
     if start[4:8] == b"ftyp" and not (is_heic(start) or is_avif(start)):
-        return FileKind(Reason.PICTURE_UNREADABLE, "a video", "save the frames that are meant as PNG or JPEG")
+        return FileKind(Reason.PICTURE_UNREADABLE, "a video", "save the frames you need as PNG or JPEG")
     for beginning, found, hint in _OTHERS:
         if start.startswith(beginning):
             return FileKind(Reason.PICTURE_UNREADABLE, found, hint)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 DOCUMENT_PAGE = "document_page"
 
 NOTES = {
-    "exif_ignored": "the EXIF orientation is ignored, as by the reference: the image stays as it is stored",
-    "exif_applied": "the image is turned as its EXIF orientation says",
-    "alpha_dropped": "transparency is ignored, as by the reference: hidden colours may appear",
+    "exif_ignored": "the EXIF orientation is ignored, as by the reference: the image is used as stored",
+    "exif_applied": "the image is rotated according to its EXIF orientation",
+    "alpha_dropped": "transparency is ignored, as by the reference: hidden colors may appear",
     "alpha_composited": "transparent pixels are laid over white",
-    "cmyk_converted": "CMYK becomes RGB by Pillow's plain formula, without a colour profile",
-    "wrong_extension": "the file's name is that of another format than its content",
-    "depth_scaled": "greys of more than 8 bits are scaled to 8",
-    "first_frame_taken": "of several frames or pages the first is taken",
+    "cmyk_converted": "CMYK becomes RGB by Pillow's plain formula, without a color profile",
+    "wrong_extension": "the file's suffix does not match its format",
+    "depth_scaled": "gray levels of more than 8 bits are scaled to 8",
+    "first_frame_taken": "the first of several frames or pages is used",
     **SPELLINGS,
     DOCUMENT_PAGE: "a page of a PDF or TIFF file; prepare stores it in the set as PNG",
 }
@@ -71,8 +71,8 @@ class Header:
 def read_header(source: Path | bytes, corrections: Corrections, *, name: str) -> Header:
     """Return the size of an image and notes about it, from the two ends of its file.
 
-    Where the end is not what the format puts there, all of the image is decoded: harmless bytes behind it are as
-    likely as a file cut short. Damage in the middle is not seen.
+    If the end does not match the format, the whole image is decoded, since trailing bytes are as likely as a
+    truncated file. Damage in the middle is not detected.
 
     Args:
         source: The file, or its content.
@@ -80,7 +80,7 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
         name: Name in error messages.
 
     Raises:
-        ImageError: There is no such file, it is no image, it has too many pixels, several frames or more than
+        ImageError: There is no such file, it is not an image, it has too many pixels, several frames or more than
             8 bits without the correction for that, or its end is missing.
     """
     with opened(source, name) as (image, file):
@@ -92,12 +92,12 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
                 where=name,
                 hint="name a page (#page=1), or prepare with --pages all or --correct first-frame"
                 if image.format == "TIFF"
-                else "save the one that is meant, or prepare with --correct first-frame",
+                else "save the one you need, or prepare with --correct first-frame",
             )
         if deep and not corrections.depth:
             raise ImageError(
                 Reason.PICTURE_16_BIT,
-                f"greys of more than 8 bits (mode {image.mode})",
+                f"gray levels of more than 8 bits (mode {image.mode})",
                 where=name,
                 hint="save it with 8 bits, or prepare with --correct depth",
             )

@@ -1,4 +1,4 @@
-"""Open an image file or its bytes with Pillow, reading only the header, and explain what is wrong with it."""
+"""Open an image file or its bytes with Pillow, reading only the header, and explain why it cannot be used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[by
     """Open an image: yield it with its header read and its size checked, and its file, closed at the end of the block.
 
     Raises:
-        ImageError: There is no such file, it is no image, or it has more than `MAX_PIXELS`; errors call it `name`.
+        ImageError: There is no such file, it is not an image, or it has more than `MAX_PIXELS`; errors call it `name`.
     """
     _quiet_pillow()
     with _file(source, name) as file:
@@ -54,8 +54,8 @@ def opened(source: Path | bytes, name: str) -> Iterator[tuple[Image.Image, IO[by
 def _quiet_pillow() -> None:
     """Silence Pillow's warnings, which appear from half its limit on and for unusual metadata.
 
-    For good, and not while an image is open: images are opened in threads too, which share the filters, and what
-    `catch_warnings` of one of them puts back is not what was there. Adding a filter that is there changes nothing.
+    They are silenced permanently, not only while an image is open: threads share the filters, so `catch_warnings` in
+    one thread could restore the wrong ones. Adding an existing filter changes nothing.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -81,7 +81,7 @@ def orientation(image: Image.Image) -> int:
     """
     if not image.info.get("exif") or image.format == "TIFF":
         return 1
-    # By hand, because Pillow reads all tags, which takes longer than opening a JPEG. EXIF 2.3: a TIFF in small, with
+    # By hand, because Pillow reads all tags, which takes longer than opening a JPEG. EXIF 2.3: a small TIFF with
     # a byte order, the position of its first table, and there entries of 12 bytes.
     block = image.info["exif"].removeprefix(b"Exif\0\0")
     order = ">" if block[:2] == b"MM" else "<"
@@ -117,7 +117,7 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         if is_heic(start) or is_avif(start):
             return _heif(file, name, "AVIF" if is_avif(start) else "HEIC")
         if start.startswith(_BEGINNINGS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
-            raise broken("the beginning is an image's, what follows is broken or cut short", name) from error
+            raise broken("the file begins like an image, but the rest is broken or cut short", name) from error
         if kind := kind_of(start):
             raise ImageError(kind.reason, kind.found, where=name, hint=kind.hint) from error
         if isinstance(error, UnidentifiedImageError):
@@ -206,7 +206,7 @@ def _descriptor(source: Path, name: str) -> tuple[int, int]:
             Reason.PICTURE_MISSING,
             "there is no such image",
             where=name,
-            hint="check the path; put the file back if it was there before",
+            hint="check the path; restore the file if it existed before",
         ) from error
     except (OSError, ValueError) as error:  # permission denied, a socket, a null character
         raise _unreadable(error, name) from error

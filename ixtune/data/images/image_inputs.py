@@ -1,4 +1,4 @@
-"""Open images in the forms that transformers' processors take: references, addresses, base64, bytes, arrays."""
+"""Open images in the forms that transformers' processors take: paths, URLs, base64, bytes, arrays."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def pil_image(image: Any) -> Image.Image:
     """Return an image as Pillow opens it: neither converted to RGB nor turned by its EXIF orientation.
 
     Args:
-        image: A path, a `file:`, `data:` or `http(s):` address, base64, the bytes of a file, a Pillow image, or a
+        image: A path, a `file:`, `data:` or `http(s):` URL, base64, the bytes of a file, a Pillow image, or a
             NumPy array or torch tensor, [H, W], [H, W, C] or [C, H, W], uint8 or floats from 0 to 1.
 
     Raises:
-        ImageError: There is no such file, it is no image, or its data are broken.
+        ImageError: There is no such file, it is not an image, or its data are corrupt.
         ValueError: The text is neither a path nor base64, or the array has no channels.
         TypeError: It is none of these.
     """
@@ -41,7 +41,7 @@ def pil_image(image: Any) -> Image.Image:
         return _loaded(bytes(image), "the image")
     if hasattr(image, "__array__"):
         return _of_array(np.asarray(image))
-    raise TypeError(f"an image is a path, an address, bytes, a Pillow image or an array, not {type(image).__name__}")
+    raise TypeError(f"an image is a path, a URL, bytes, a Pillow image or an array, not {type(image).__name__}")
 
 
 def _loaded(source: Path | bytes, name: str) -> Image.Image:
@@ -86,7 +86,7 @@ def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(f"an image has 1, 3 or 4 channels: an array of the shape {array.shape} is none")
+        raise ValueError(f"an image has 1, 3 or 4 channels: an array of shape {array.shape} is not an image")
     if array.dtype != np.uint8:
         scale = 255 if np.issubdtype(array.dtype, np.floating) and array.max(initial=0) <= 1 else 1
         array = (array * scale).round().clip(0, 255).astype(np.uint8)

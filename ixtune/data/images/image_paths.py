@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from ixtune.data.rejects import Reason, RecordError
 
 SPELLINGS = {
-    "path_backslashes": "a path has backslashes; the file of this name with slashes is used",
-    "path_percent": "a path has percent escapes such as %20; the file of the decoded name is used",
-    "path_spaces": "a path has spaces around it; the file of the name without them is used",
+    "path_backslashes": "a path has backslashes; they are read as slashes",
+    "path_percent": "a path has percent escapes such as %20; they are decoded",
+    "path_spaces": "a path has spaces around it; they are removed",
     "path_unicode": "a path spells its accents in another Unicode form than the file's name",
     "path_letter_case": "a path differs from the file's name in upper and lower case only",
 }
@@ -57,21 +57,21 @@ def inside(root: Path, given: str) -> tuple[str, Path]:
         given: Relative to it, or absolute below it.
 
     Raises:
-        RecordError: The path leads out of the root, perhaps through a link, or nowhere.
+        RecordError: The path is outside the root, perhaps through a link, or does not exist.
     """
     try:
         path = (root / given).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, a null character
         raise RecordError(
-            Reason.PICTURE_UNREADABLE, "the path leads nowhere", where=given, hint="correct the path"
+            Reason.PICTURE_UNREADABLE, "the path does not exist", where=given, hint="correct the path"
         ) from error
     if not path.is_relative_to(root):
         raise RecordError(
             Reason.PATH_OUTSIDE_ROOT,
-            f"the path leads out of the image root {root}",
+            f"the path is outside the image root {root}",
             where=given,
             hint=_prefix_hint(root, given)
-            or "move the image below the image root, or give a higher folder as --image-root",
+            or "move the image below the image root, or pass a higher folder with --image-root",
         )
     return path.relative_to(root).as_posix(), path
 
@@ -85,7 +85,7 @@ def locate(root: Path, given: str, folders: Folders | None = None) -> Located:
         folders: Cache to share between calls, so that each folder is resolved once.
 
     Raises:
-        RecordError: There is no such file under any spelling, several fit, or the path leads out of the root.
+        RecordError: There is no such file under any spelling, several match, or the path is outside the root.
     """
     if folders is not None and (plain := _beside_others(root, given, folders)) is not None:
         return plain
@@ -173,7 +173,7 @@ def _look_up(root: Path, text: str) -> tuple[str, Path, tuple[str, ...]] | None:
     """Find the file of a path name by name; its notes list the names that are spelled differently on the disk.
 
     Raises:
-        RecordError: Two files fit, or the file is reached through a link that leads out of the root.
+        RecordError: Two files match, or a link leads outside the root.
     """
     relative = PurePosixPath(os.path.normpath(text))
     if relative.is_absolute():
@@ -197,7 +197,7 @@ def _look_up(root: Path, text: str) -> tuple[str, Path, tuple[str, ...]] | None:
                 Reason.PICTURE_MISSING,
                 f"there is no such file, and several differ from it in upper and lower case only: {', '.join(fitting)}",
                 where=text,
-                hint="write the name of the one that is meant",
+                hint="write the exact name of the file",
             )
         notes.add("path_unicode" if same_case else "path_letter_case")
         folder = folder / fitting[0]
@@ -234,7 +234,7 @@ def _missing(root: Path, given: str) -> RecordError:
             Reason.PATH_OUTSIDE_ROOT,
             "a path with a drive letter, from a Windows machine",
             where=given,
-            hint=hint or "cut the folder in front, so that paths begin below the image root, and write slashes",
+            hint=hint or "remove the leading folders so that paths start below the image root, and use slashes",
         )
     anywhere = root == Path(root.anchor)  # an image of the command line, which has no root to stay in
     near = _near(root, os.path.relpath(given, root) if anywhere else given)
@@ -245,7 +245,7 @@ def _missing(root: Path, given: str) -> RecordError:
         Reason.PICTURE_MISSING,
         f"there is no such image below {root}",
         where=given,
-        hint=f"did you mean {near}?" if near else "check the path, or give the folder it begins in as --image-root",
+        hint=f"did you mean {near}?" if near else "check the path, or pass the folder it starts in with --image-root",
     )
 
 
@@ -260,7 +260,7 @@ def _prefix_hint(root: Path, given: str) -> str | None:
         if _is_there(root.joinpath(*rest)):
             separator = "\\" if isinstance(pure, PureWindowsPath) else "/"
             prefix = given[: len(given) - len(separator.join(rest))]
-            return f"{'/'.join(rest)} is below the image root: cut {prefix} from the beginning of the paths"
+            return f"{'/'.join(rest)} is below the image root: remove {prefix} from the start of the paths"
     return None
 
 

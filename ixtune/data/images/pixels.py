@@ -27,9 +27,9 @@ class Corrections:
 
     Attributes:
         exif: Apply the EXIF orientation, which the reference ignores.
-        alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colours appear.
-        depth: Scale greys of 16 and 32 bits to 8; the reference cuts them off at 255, and nearly all turn white.
-        first_frame: Take the first frame or page of several, rather than refuse the image.
+        alpha: Lay transparent pixels over white; the reference drops the alpha channel, and hidden colors appear.
+        depth: Scale 16- and 32-bit gray levels to 8 bits; the reference clips them at 255, and nearly all turn white.
+        first_frame: Use the first of several frames or pages instead of refusing the image.
     """
 
     exif: bool = False
@@ -54,7 +54,7 @@ class Corrections:
             raise UsageError(
                 f"no correction is called {', '.join(map(repr, unknown))}",
                 where="--correct",
-                hint=f"give some of {', '.join(_FIELDS)}",
+                hint=f"choose from {', '.join(_FIELDS)}",
             )
         return cls(**{_FIELDS[name]: True for name in given})
 
@@ -77,7 +77,7 @@ def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str 
         name: Name in error messages; the path by default.
 
     Raises:
-        ImageError: There is no such file, it is no image, it has too many pixels, or its data are broken.
+        ImageError: There is no such file, it is not an image, it has too many pixels, or its data are broken.
     """
     called = name or (str(source) if isinstance(source, Path) else "the image")
     with opened(source, called) as (image, _):
@@ -86,7 +86,7 @@ def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str 
         try:
             rgb = _rgb(image, corrections)
         except ValueError as error:  # a mode that Pillow cannot convert
-            raise broken(f"the image's colours cannot be converted: {error}", called) from error
+            raise broken(f"the image's colors cannot be converted: {error}", called) from error
         return rgb if turn == 1 else rgb.transpose(_turns()[turn])
 
 
@@ -94,7 +94,7 @@ def converted(image: Image.Image, corrections: Corrections = NONE) -> Image.Imag
     """Convert an image that is already open, with the result of `open_image` for its file.
 
     Raises:
-        ValueError: Pillow cannot convert its colours.
+        ValueError: Pillow cannot convert its colors.
     """
     turn = orientation(image) if corrections.exif else 1
     rgb = _rgb(image, corrections)
@@ -105,7 +105,7 @@ def place(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     """Resize the RGB `image` and pad it with white according to `layout`: uint8 [final_height, final_width, 3].
 
     Raises:
-        ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
+        ValueError: `image` is not RGB, or does not have the size that `layout` was planned for.
     """
     import numpy as np
 
@@ -118,7 +118,7 @@ def crops(placed: NDArray[np.uint8], side: int = FOUR_KHD.crop) -> NDArray[np.ui
     """Return the crops of a placed image [rows * side, cols * side, 3], row by row: uint8 [crops, 3, side, side].
 
     Raises:
-        ValueError: A side of the image is no multiple of `side`, or there are not three channels.
+        ValueError: A side of the image is not a multiple of `side`, or there are not three channels.
     """
     import numpy as np
 
@@ -132,10 +132,10 @@ def crops(placed: NDArray[np.uint8], side: int = FOUR_KHD.crop) -> NDArray[np.ui
 def place_and_cut(image: Image.Image, layout: PatchLayout) -> NDArray[np.uint8]:
     """Compute `crops(place(image, layout), layout.member.crop)` one row of crops at a time.
 
-    The whole image is never there a second and a third time, resized as an array and padded: of hd55 2 x 18 MB.
+    This avoids two more copies of the whole image, resized and padded: 2 x 18 MB at hd_num 55.
 
     Raises:
-        ValueError: `image` is not RGB, or has not the size that `layout` was planned for.
+        ValueError: `image` is not RGB, or does not have the size that `layout` was planned for.
     """
     import numpy as np
 

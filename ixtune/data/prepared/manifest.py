@@ -171,7 +171,7 @@ def _is_example(place: Path, root: Mapping[str, Any]) -> bool:
 
 
 def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], kind: str = KIND) -> None:
-    """Write manifest.json: `content`, and the versions by which a later ixtune decides whether it can read the set."""
+    """Write manifest.json: `content`, and the versions that tell a later ixtune whether it can read the set."""
     from ixtune import __version__
 
     versions = {
@@ -200,7 +200,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise IxtuneError("the manifest cannot be read", where=str(path), hint=hint) from error
     if kind != KIND or version not in READABLE_FORMATS:
         raise IxtuneError(
-            f"the manifest is of kind {kind!r}, format {version}; needed is {KIND!r}, format "
+            f"the manifest is of kind {kind!r}, format {version}; expected {KIND!r}, format "
             f"{' or '.join(map(str, READABLE_FORMATS))}",
             where=str(path),
             hint=hint,
@@ -221,7 +221,7 @@ def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str, member:
         IxtuneError: Tokenizer, template, layout or model differ; each difference with both values.
     """
     where = ", ".join(str(source.get("path")) for source in manifest.get("sources", [])) or None
-    hint = "prepare it again with --base set to the base that is used now"
+    hint = "prepare it again with --base set to the base in use"
     require_same(member_of(manifest.get("options", {})), member, "the set", where, hint)
     wanted = {
         "tokenizer_sha256": tokenizer_sha256,
@@ -229,7 +229,7 @@ def check_compatible(manifest: Mapping[str, Any], tokenizer_sha256: str, member:
         "layout_version": LAYOUT_VERSION,
     }
     notes = [
-        f"{key}: the set has {manifest.get(key)}, needed is {value}"
+        f"{key}: the set has {manifest.get(key)}, expected {value}"
         for key, value in wanted.items()
         if manifest.get(key) != value
     ]

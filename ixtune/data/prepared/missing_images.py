@@ -105,7 +105,7 @@ def _faults(prepared: PreparedSet) -> Iterator[ImageFault]:
             changed_at = found.st_mtime_ns if image.root == OWN_ROOT else max(found.st_mtime_ns, found.st_ctime_ns)
             suspect = image.root in moved or changed_at > written
             if image.content and suspect and hash_of_file(file) != image.content:
-                return ImageFault(file, "other content than when it was prepared")
+                return ImageFault(file, "its content has changed since it was prepared")
         except FileNotFoundError:
             return ImageFault(file, "there is no such file")
         except OSError as error:

@@ -14,8 +14,8 @@ from ixtune.errors import UsageError
 def draw(count: int, total: int, seed: str) -> array[int]:
     """Return how often each of `count` records is drawn for `total`: all equally often, the rest without replacement.
 
-    As the official mixture does it (MODEL.md 6): fewer than there are are drawn without replacement, more are all
-    of them plus random repeats.
+    As in the official mixture (MODEL.md 6): if `total` is less than `count`, records are drawn without replacement;
+    if more, all are used plus random repeats.
 
     Args:
         count: Number of records; 0 gives nothing.

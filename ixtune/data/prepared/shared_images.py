@@ -63,7 +63,7 @@ class ExcludedImages:
             near: Decode every image for its perceptual hash too.
 
         Raises:
-            IxtuneError: A folder is no prepared set, or an image cannot be read.
+            IxtuneError: A folder is not a prepared set, or an image cannot be read.
         """
         excluded = cls(near=NearImages() if near else None)
         for prepared in (one for folder in folders for one in sets_in(folder)):
@@ -98,7 +98,7 @@ def compare(first: Path, second: Path) -> Overlap:
     """Count the images and records that two prepared sets, or folders around splits, have in common.
 
     Raises:
-        IxtuneError: One of them is no prepared set, or an image that is not hashed yet cannot be read.
+        IxtuneError: One of them is not a prepared set, or an image that is not hashed yet cannot be read.
     """
     sides = [[record for prepared in sets_in(folder) for record in _keys(prepared)] for folder in (first, second)]
     images = [{content for contents, _ in side for content in contents} for side in sides]
@@ -148,5 +148,5 @@ def _hash(path: Path) -> str:
         raise IxtuneError(
             f"an image of the set cannot be read: {error.strerror or error}",
             where=str(path),
-            hint="put it back, or prepare the set again: newer sets remember the hashes of their images",
+            hint="put it back, or prepare the set again: newer sets store the hashes of their images",
         ) from error

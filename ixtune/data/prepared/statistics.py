@@ -57,7 +57,7 @@ class Bill:
 def bill_of(
     text: int, supervised: int, layouts: Sequence[PatchLayout], notes: Sequence[str], lowered: bool, upscale: bool
 ) -> Bill:
-    """Return the token bill of a record, from its layouts."""
+    """Return the token counts of a record, from its layouts."""
     columns = [_costs(layout.width, layout.height, upscale, layout.member) for layout in layouts]
     costs = tuple(-1 if -1 in tokens else sum(tokens) for tokens in zip(*columns, strict=True))
     images = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
@@ -97,7 +97,7 @@ def _next_change(layout: PatchLayout) -> int:
 
 @dataclass(slots=True)
 class Statistics:
-    """Sums over accepted records; a few bytes a record, for the median of their lengths."""
+    """Sums over accepted records; a few bytes per record, for the median of their lengths."""
 
     lengths: array[int] = field(default_factory=lambda: array("l"))
     text: int = 0

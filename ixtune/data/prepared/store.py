@@ -39,7 +39,7 @@ ARROW = "data-00000-of-00001.arrow"
 OWN_ROOT = 0
 """The image root that is the set's own folder."""
 
-_MEND = "give a folder that `ixtune prepare` wrote, or prepare the data again"
+_MEND = "pass a folder that `ixtune prepare` wrote, or prepare the data again"
 _STATE = "state.json"
 _INFO = "dataset_info.json"
 # the batch size of `datasets`; a few megabytes of text tokens at most
@@ -63,7 +63,7 @@ class ImageFiles:
         """Return the file of one stored image, which is below its image root.
 
         Raises:
-            ImageError: The stored path leads out of the root; `ixtune prepare` writes no such path.
+            ImageError: The stored path is outside the root; `ixtune prepare` writes no such path.
         """
         root, path = int(stored["root"]), str(stored["path"])
         if not 0 <= root < len(self.roots):
@@ -71,7 +71,7 @@ class ImageFiles:
         if path.startswith("/") or ".." in path:
             file = Path(os.path.normpath(self.roots[root] / path))
             if not file.is_relative_to(os.path.normpath(self.roots[root])):
-                raise _foreign(f"the stored path leads out of the image root {self.roots[root]}", path)
+                raise _foreign(f"the stored path is outside the image root {self.roots[root]}", path)
         return self.roots[root].joinpath(path)
 
     def open(self, stored: Mapping[str, Any]) -> Image.Image:
@@ -147,7 +147,7 @@ class Writer:
             self._flush()
 
     def add_batch(self, batch: pyarrow.RecordBatch) -> None:
-        """Append rows of `batch_of`, as a batch of their own."""
+        """Append rows of `batch_of`, as a separate batch."""
         self._flush()
         if batch.num_rows:
             self._stream.write_batch(batch)
@@ -168,7 +168,7 @@ class Writer:
             self._rows.clear()
 
     def _describe(self) -> None:
-        """Write the two JSON files that `datasets` expects beside the Arrow file."""
+        """Write the two JSON files that `datasets` expects next to the Arrow file."""
         from datasets import DatasetInfo
 
         DatasetInfo(features=features()).write_to_directory(str(self._folder))
@@ -262,7 +262,7 @@ def require(folder: Path) -> dict[str, Any]:
     """Return the manifest of a prepared set after checking that all its files exist; opens no other file.
 
     Raises:
-        IxtuneError: It is no prepared set, or one of another format; the message names what is missing.
+        IxtuneError: It is not a prepared set, or has another format; the message names what is missing.
     """
     if not folder.is_dir():
         raise IxtuneError("there is no such prepared set", where=str(folder), hint=_MEND)
@@ -271,7 +271,7 @@ def require(folder: Path) -> dict[str, Any]:
         raise IxtuneError(
             "this folder holds several sets, not one",
             where=str(folder),
-            hint=f"give one of {', '.join(str(folder / split) for split in splits)}",
+            hint=f"pass one of {', '.join(str(folder / split) for split in splits)}",
         )
     missing = [name for name in (MANIFEST, _STATE, _INFO, ARROW) if not (folder / name).is_file()]
     if missing:
@@ -283,7 +283,7 @@ def count_images(folder: Path) -> int:
     """Return the number of distinct images in the records of a set.
 
     Raises:
-        IxtuneError: Its Arrow part is not there, or is broken.
+        IxtuneError: Its Arrow part is missing or broken.
     """
     import pyarrow
 
@@ -310,7 +310,7 @@ def load(folder: Path, image_root: Path | None = None) -> PreparedSet:
         image_root: Current location of its images, if they moved; see `roots_of`.
 
     Raises:
-        IxtuneError: It is no prepared set, one of another format, or its parts do not belong together; the
+        IxtuneError: It is not a prepared set, has another format, or its parts do not belong together; the
             message names what is missing.
     """
     manifest = require(folder)

@@ -63,7 +63,7 @@ class TrainingSet:
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
-            IxtuneError: A folder is no prepared set, or the sets open their images in different ways.
+            IxtuneError: A folder is not a prepared set, or the sets open their images in different ways.
         """
         sets = tuple(store.load(path, image_root) for path in paths)
         _require_distinct(sets)
@@ -78,7 +78,7 @@ class TrainingSet:
                 raise UsageError(
                     f"weight {weight:g} of {count:,} records leaves none",
                     where=str(opened.root),
-                    hint="raise its weight in data.weights, or leave the set out of data.train",
+                    hint="raise its weight in data.weights, or remove the set from data.train",
                 )
             times = draw(count, total, f"{seed} {number}")
             # whole passes one after the other, so that copies of a record are not neighbors
@@ -152,7 +152,7 @@ def _require_distinct(sets: Sequence[PreparedSet]) -> None:
             raise UsageError(
                 f"the same records as in {known[key]}",
                 where=str(opened.root),
-                hint="leave one of the two out of data.train; data.weights repeats a set",
+                hint="remove one of the two from data.train; data.weights repeats a set",
             )
         known[key] = opened.root
 
@@ -167,7 +167,7 @@ def _require_one_way_of_opening(sets: Sequence[PreparedSet]) -> None:
     ways = [way(opened.manifest) for opened in sets]
     if any(other != ways[0] for other in ways):
         raise IxtuneError(
-            "the sets open their images in different ways, and an adapter knows one",
+            "the sets open their images in different ways, but an adapter can record only one",
             hint="prepare them with the same --no-upscale, --correct and --layout-rule",
             notes=[f"{opened.root}: {found}" for opened, found in zip(sets, ways, strict=True)],
         )

@@ -1,4 +1,4 @@
-"""Draw one image as the model receives it: resized and padded, with crop grid, global view and token bill."""
+"""Draw one image as the model receives it: resized and padded, with crop grid, global view and token counts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bill(layout: PatchLayout) -> list[tuple[str, int]]:
 
 
 def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the lines of the token bill that concern the whole record; `row` is a row of the store."""
+    """Return the token counts of the whole record as lines; `row` is a row of the store."""
     images = row["pictures"]
     image = [("image tokens of the record", sum(stored["tokens"] for stored in images))] if len(images) > 1 else []
     return [
@@ -61,7 +61,7 @@ def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def steps_of(layout: PatchLayout) -> str:
-    """Describe the way from the original size to the crops in one line."""
+    """Describe the steps from the original size to the crops in one line."""
     sides = ("left", "top", "right", "bottom")
     padding = [f"{count:,} {side}" for side in sides if (count := getattr(layout, f"pad_{side}"))]
     own, resized = (layout.width, layout.height), (layout.resized_width, layout.resized_height)
@@ -81,7 +81,7 @@ def global_view(placed: NDArray[np.uint8], side: int = VIEW) -> NDArray[np.uint8
     """Return the global view: the placed image resized to one crop, as the model sees it, uint8 [side, side, 3].
 
     Bicubic with a = -0.75 and without antialiasing (MODEL.md 2.4), so a large image looks as rough here as it
-    is for the model. What the cubic overshoots is cut off, which the model does not do.
+    is for the model. Overshoot of the cubic kernel is clipped, which the model does not do.
     """
     import numpy as np
 
@@ -239,13 +239,13 @@ def _number(draw: ImageDraw.ImageDraw, across: Sequence[int], down: Sequence[int
 def draw_sheet(
     placed: NDArray[np.uint8], layout: PatchLayout, heading: Sequence[str], record: Sequence[tuple[str, int]]
 ) -> Image.Image:
-    """Draw a sheet at most `MAX_SHEET_WIDTH` wide: heading, grid, and a column with global view and token bill.
+    """Draw a sheet at most `MAX_SHEET_WIDTH` wide: heading, grid, and a column with global view and token counts.
 
     Args:
         placed: uint8 [final_height, final_width, 3] of `pixels.place`.
         layout: The layout that it was placed with.
         heading: Lines above the grid, the first in larger type.
-        record: Further lines of the bill, about the whole record.
+        record: More lines of token counts, about the whole record.
     """
     from PIL import Image, ImageDraw
 
@@ -275,8 +275,8 @@ def draw_sheet(
     draw.rectangle((x - 1, y - 1, x + VIEW, y + VIEW), outline=_QUIET)
     small = _font(15)
     side = layout.member.crop
-    told = f"global view: all of it, padding included, as {side} x {side}"
-    draw.text((x, y + VIEW + 6), told, font=_font(13), fill=_QUIET)
+    caption = f"global view: all of it, padding included, as {side} x {side}"
+    draw.text((x, y + VIEW + 6), caption, font=_font(13), fill=_QUIET)
     y += VIEW + 34
     for entry in entries:
         if entry is None:

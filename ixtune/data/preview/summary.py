@@ -14,10 +14,10 @@ from ixtune.pages.kit import compact
 
 _MEANINGS = {reason.value: reason.description for reason in Reason}
 _CORRECTIONS = {
-    "exif": "images are rotated as their EXIF data say",
-    "alpha": "transparency is laid over white",
+    "exif": "images are rotated according to their EXIF data",
+    "alpha": "transparent pixels are put on white",
     "depth": "16-bit grays are scaled to 8 bits",
-    "first-frame": "the first of several frames is taken",
+    "first-frame": "the first of several frames is used",
 }
 _OVER_LENGTH = {"reject": "longer ones are rejected", "lower": "hd_num is lowered for longer ones"}
 _MAX_GRIDS = 12
@@ -41,10 +41,10 @@ def cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
     return [
         ("Records", f"{rows:,}", parts or f"{records['accepted']:,} accepted of {records['read']:,} read"),
         ("Rejected", f"{records['rejected']:,}", f"{rate:.1%} of {records['read']:,} read"),
-        ("Images", f"{images:,}", f"{images / max(1, rows):.2g} a record"),
-        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {share(tokens['image'])} of images"),
+        ("Images", f"{images:,}", f"{images / max(1, rows):.2g} per record"),
+        ("Tokens", compact(tokens["total"]), f"{tokens['total']:,}, {share(tokens['image'])} from images"),
         ("Supervised", compact(tokens["supervised"]), f"{share(tokens['supervised'])} of all tokens"),
-        ("Tokens a record", median or "none", f"median; {low:,} to {high:,}"),
+        ("Tokens per record", median or "none", f"median; {low:,} to {high:,}"),
     ]
 
 
@@ -59,7 +59,7 @@ def made_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "hd_num": chosen.hd_num if chosen.hd_num is not None else "each source's own",
         "departures": _departures(chosen),
         "limit": f"{chosen.max_tokens:,}; {over}" if chosen.max_tokens else "no limit",
-        "images": "decoded to the last pixel" if chosen.verify else "headers and ends of files were read",
+        "images": "decoded completely" if chosen.verify else "only headers and ends of files were read",
         "tokenizer": str(manifest.get("tokenizer_sha256"))[:16],
         "notes": [(meanings.get(note, note), count) for note, count in notes.items()],
         "sources": [
@@ -88,10 +88,10 @@ def statistics(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, li
         charts = [
             bar_chart(title, unit, _histogram(found[key]["bins"], whole, percent))
             for key, title, unit, whole, percent in (
-                ("length", "Tokens of a record", "tokens", True, False),
-                ("crops", "Crops of an image", "crops", True, False),
-                ("aspect", "Shape of an image", "width / height", False, False),
-                ("supervised_share", "Supervised share of a record", "supervised / all tokens", False, True),
+                ("length", "Tokens per record", "tokens", True, False),
+                ("crops", "Crops per image", "crops", True, False),
+                ("aspect", "Image shape", "width / height", False, False),
+                ("supervised_share", "Supervised share per record", "supervised / all tokens", False, True),
             )
             if found.get(key, {}).get("bins")
         ]

@@ -28,7 +28,7 @@ def options_of(value: Any, name: str) -> dict[str, str]:
         name: Name of the field.
 
     Raises:
-        RecordError: It is something else, or one option alone.
+        RecordError: It is something else, or a single option.
     """
     if is_missing(value):
         return {}
@@ -49,7 +49,7 @@ def options_of(value: Any, name: str) -> dict[str, str]:
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"`{name}` is {shown(value)}, not two or more options",
-            hint='write a list such as ["left", "right"], or leave it out with --columns choices=',
+            hint='write a list such as ["left", "right"], or ignore it with --columns choices=',
         )
     return {letter: _option(text, letter, name) for letter, text in value.items()}
 

@@ -71,7 +71,7 @@ _NUMBER_AT_END = re.compile(r"(.*?)[ _-]?(\d+)")
 
 
 def check_columns(available: Iterable[str], source: Source, images: Sequence[str] = ()) -> dict[str, str]:
-    """Return which column of a table is which of ours.
+    """Map our columns to those of a table.
 
     Args:
         available: The table's columns.
@@ -113,7 +113,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
     asked = [name for name in open_names if name.lower() == "question"]
     if source.question is not None and asked and "question" not in columns:
         wrong.append(
-            f"there is the column {asked[0]}, and a question for all rows too; leave the column out with "
+            f"there are both the column {asked[0]} and a question for all rows; ignore the column with "
             "--columns question="
         )
     if not columns.get("answer") and {"chosen", "rejected"} <= set(found):
@@ -123,7 +123,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
     if source.answers and not columns.get("answer"):
         wrong.append("there is no column answer" + _offer("answer", open_names))
     if columns.get("question") and source.question is not None:
-        wrong.append(f"there is the column {columns['question']}, and a question for all rows too")
+        wrong.append(f"there are both the column {columns['question']} and a question for all rows")
     elif not columns.get("question") and source.question is None:
         wrong.append("there is neither a column question nor a question for all rows" + _offer("question", open_names))
     if wrong:
@@ -150,7 +150,7 @@ def named_columns(found: Sequence[str], source: Source, known: Sequence[str]) ->
     for ours, theirs in source.columns:
         if ours not in known:
             near = difflib.get_close_matches(ours, known, n=1)
-            wrong.append(f"--columns {ours}={theirs}: ours are {', '.join(known)}" + _did_you_mean(near))
+            wrong.append(f"--columns {ours}={theirs}: known names are {', '.join(known)}" + _did_you_mean(near))
             continue
         if ours in columns:
             wrong.append(f"--columns names {ours} twice")
@@ -186,7 +186,7 @@ def image_columns(candidates: Sequence[str], found: Sequence[str], wrong: list[s
 
 
 def describe_columns(columns: Mapping[str, str], available: Iterable[str], source: Source) -> str:
-    """Return what was taken for what, in one line for people."""
+    """Describe the column mapping in one line."""
     parts = [ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in columns.items() if theirs]
     if source.question is not None:
         parts.append("the same question for all")

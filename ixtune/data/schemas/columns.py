@@ -3,9 +3,9 @@
     image       a path, the bytes of an image, {"bytes", "path"}, or a list of them; several columns joined by commas
     page        page of the document in `image`, counted from 1: a number, or a range such as 2-5
     question    if there is none, --question sets one for all rows
-    answer      a text, a number, or an object, which becomes its JSON; of a list the first is trained on, and all
-                count as right when answers are scored
-    choices     options of multiple choice, written below the question as `A. text`; a letter or an index is answered
+    answer      a text, a number, or an object, which becomes its JSON; of a list, the first is trained on and all are
+                references when answers are scored
+    choices     multiple-choice options, written below the question as `A. text`; a letter or an index is answered
                 with the letter
     context     put above the question: ScienceQA's and MMBench's `hint`, SQuAD's `context`
     input       put below the question: Alpaca's `input` of an `instruction`
@@ -103,14 +103,14 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
 
 
 def _refuse_other_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Raise for a field of ours that the first records have not: JSON need not have the same fields in every record."""
+    """Raise for a field of ours that the first records lack: JSON need not have the same fields in every record."""
     for ours, names in EXACT_NAMES.items():
         for name in names if ours not in columns else ():
             if name in fields and name not in columns.values() and not _is_empty(fields[name]):
                 raise RecordError(
                     Reason.BAD_FIELD,
-                    f"there is a `{name}`, which the first records have not",
-                    hint=f"say what it is: --columns {ours}={name}, or --columns {ours}= to leave it out",
+                    f"there is a `{name}`, which the first records lack",
+                    hint=f"map it with --columns {ours}={name}, or ignore it with --columns {ours}=",
                 )
 
 
@@ -200,7 +200,7 @@ def _answer(value: Any, where: str, *, in_list: bool) -> str:
                 Reason.FIELD_NOT_USED,
                 f"{where} is Donut's annotation: `{inside}` is the answer, {listed([n for n in read if n != inside])} "
                 "would be learned with it",
-                hint=f"--columns answer={where.strip('`')}.{inside}, or leave --columns answer out",
+                hint=f"--columns answer={where.strip('`')}.{inside}, or remove --columns answer",
             )
     return text
 
@@ -209,7 +209,7 @@ def _json(value: Any, where: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:  # bytes, dates
-        raise RecordError(Reason.BAD_FIELD, f"{where} is no JSON: {error}", hint="write the answer as text") from error
+        raise RecordError(Reason.BAD_FIELD, f"{where} is not JSON: {error}", hint="write the answer as text") from error
 
 
 def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
@@ -247,7 +247,7 @@ def _turns_of_lists(questions: list[str], answers: list[str], columns: Mapping[s
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"there are several questions and `{columns['choices']}`",
-            hint="write a record for each question of multiple choice",
+            hint="write a separate record for each multiple-choice question",
         )
     turns = []
     for question, answer in zip(questions, answers, strict=True):
@@ -264,7 +264,7 @@ def _text(value: Any, where: str) -> str:
     """Return a text, or a number in its written form."""
     if is_missing(value):
         found = f"{where} is {'NaN' if isinstance(value, float) else 'null or absent'}"
-        raise RecordError(Reason.MISSING_FIELD, found, hint="write a text, or take the row out")
+        raise RecordError(Reason.MISSING_FIELD, found, hint="write a text, or remove the row")
     if isinstance(value, str):
         require_text(value, where)
         return value
@@ -275,7 +275,7 @@ def _text(value: Any, where: str) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < _WHOLE_FLOATS else repr(value)
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _MOST_BITS:
         return format(value, "f")
-    raise RecordError(Reason.BAD_FIELD, f"{where} is {shown(value)}", hint="write what is to be said as a text")
+    raise RecordError(Reason.BAD_FIELD, f"{where} is {shown(value)}", hint="write the value as a text")
 
 
 def _id(given: Any, entry: Entry) -> str:

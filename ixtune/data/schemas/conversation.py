@@ -4,9 +4,9 @@ r"""Read conversations of {from, value}: the formats of InternLM-XComposer, LLaV
                                                                 {"from": "assistant", "value": "A receipt."}]}
     LLaVA     {"id": "7", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"},
                                                               {"from": "gpt", "value": "A receipt."}]}
-    ShareGPT  as LLaVA, with `images` (or `image`) and `system` beside the conversation
+    ShareGPT  as LLaVA, with `images` (or `image`) and `system` next to the conversation
 
-Texts stay as they are written; only the placeholder becomes ours. LLaVA and ShareGPT sets that spell their turns
+Texts are kept as written; only the placeholder is replaced by ours. LLaVA and ShareGPT sets that spell their turns
 {role, content} are read as well, and any other spelling that `Reading.tags` names (LLaMA-Factory's dataset_info.json).
 """
 
@@ -136,7 +136,7 @@ def take_images(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[ImageRe
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             f"there are both `{given[0]}` and `{given[1]}`",
-            hint=f"put all images into one of them, or say which holds them: --columns image={given[0]}",
+            hint=f"put all images into one of them, or choose one with --columns image={given[0]}",
         )
     found = images_of(fields[given[0]], given[0]) if given else ()
     for name in names:
@@ -145,25 +145,25 @@ def take_images(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[ImageRe
 
 
 def with_images_of_turns(
-    turns: list[Turn], own: list[tuple[ImageRef, ...]], beside: tuple[ImageRef, ...]
+    turns: list[Turn], own: list[tuple[ImageRef, ...]], listed: tuple[ImageRef, ...]
 ) -> tuple[list[Turn], tuple[ImageRef, ...]]:
     """Add placeholders for images listed in turns, at the start of the turn unless its text has them.
 
     Args:
         turns: Turns with our placeholder.
         own: The images of each turn.
-        beside: The images listed outside the turns.
+        listed: The images listed outside the turns.
 
     Raises:
         RecordError: There are both, an answer has images, or a turn has another number of placeholders.
     """
     if not any(own):
-        return turns, beside
-    if beside:
+        return turns, listed
+    if listed:
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             "there are images in turns and images of the record",
-            hint="put all of them into the turns, or all beside them",
+            hint="put all of them into the turns, or all outside them",
         )
     for at, images in enumerate(own):
         turn = turns[at]
@@ -171,7 +171,7 @@ def with_images_of_turns(
             raise RecordError(
                 Reason.PLACEHOLDER_IN_ANSWER,
                 f"turn {at + 1}, which is the {turn.role}'s, has an image",
-                hint="move it to the question: images are what the user shows",
+                hint="move it to the question: only the user shows images",
             )
         if images and PLACEHOLDER not in turn.text:
             turns[at] = Turn(turn.role, PLACEHOLDER * len(images) + turn.text, turn.learn)

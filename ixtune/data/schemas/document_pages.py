@@ -22,7 +22,7 @@ def names_document(path: Any) -> bool:
 
 
 def with_page(images: Sequence[ImageRef], page: Any, field: str) -> tuple[ImageRef, ...]:
-    """Return the images of a record with the page written behind the document, such as `report.pdf#page=3`.
+    """Return the images of a record with the page appended to the document, such as `report.pdf#page=3`.
 
     Args:
         images: Images of the record.
@@ -30,7 +30,7 @@ def with_page(images: Sequence[ImageRef], page: Any, field: str) -> tuple[ImageR
         field: The name of that field.
 
     Raises:
-        RecordError: It is no page number, there are several documents, or the document names its page already.
+        RecordError: It is not a page number, there are several documents, or the document names its page already.
     """
     documents = [at for at, image in enumerate(images) if names_document(split_pages(image.path or "")[0])]
     if is_missing(page) or page == "" or not documents:
@@ -46,7 +46,7 @@ def with_page(images: Sequence[ImageRef], page: Any, field: str) -> tuple[ImageR
             Reason.BAD_FIELD,
             f"`{field}` is {text.strip()}, and "
             + ("there are several documents" if len(documents) > 1 else f"the path says {given}"),
-            hint="write the page behind each path, such as report.pdf#page=3",
+            hint="write the page after each path, such as report.pdf#page=3",
         )
     name = f"{given.strip()}#page={text.strip()}"
     return (*images[:at], replace(images[at], name=name, path=name), *images[at + 1 :])

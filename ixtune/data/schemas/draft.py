@@ -44,7 +44,7 @@ class Draft:
         """Place the images, check for other image marks, and put the system prompt in front.
 
         Raises:
-            RecordError: Placeholders and images differ, a text holds a mark of an image that is not there, or the
+            RecordError: Placeholders and images differ, a text contains an image tag without an image, or the
                 system prompt is in the wrong place.
         """
         turns, images = list(self.turns), self.images

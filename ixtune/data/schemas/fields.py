@@ -84,7 +84,7 @@ def require_text(text: str, where: str) -> None:
 
 
 def id_of(value: Any) -> str | None:
-    """Return a record's id as text; None if the value is no id."""
+    """Return a record's id as text; None if the value is not an id."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if value.bit_length() <= _SHOWN_BITS else None
     return value if isinstance(value, str) and value else None
@@ -94,7 +94,7 @@ def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) 
     """Return the id of a record, or a name from its place where no id is required.
 
     Raises:
-        RecordError: There is an `id` that is none, or it is absent though it is needed.
+        RecordError: The `id` is invalid, or missing although it is required.
     """
     value = fields.get("id")
     if value is None and not needed:
@@ -104,7 +104,7 @@ def record_id(fields: Mapping[str, Any], entry: Entry, *, needed: bool = False) 
         raise RecordError(
             Reason.BAD_ID,
             "there is no `id`" if value is None else f"`id` is {shown(value)}",
-            hint="give every record an id of its own, a text or a whole number",
+            hint="give every record its own id, a text or a whole number",
         )
     require_text(name, "`id`")
     return name
@@ -142,7 +142,7 @@ def record_system(fields: Mapping[str, Any]) -> str | None:
     """Return the `system` of a record, None if it has none or an empty one.
 
     Raises:
-        RecordError: It is no text.
+        RecordError: It is not text.
     """
     value = fields.get("system")
     if is_missing(value):
@@ -153,14 +153,14 @@ def record_system(fields: Mapping[str, Any]) -> str | None:
 
 
 def refuse_unusable(fields: Mapping[str, Any]) -> None:
-    """Raise for fields that change what is learned and that nothing here can follow.
+    """Raise for fields that would change the training in unsupported ways.
 
     Args:
         fields: Fields of the record.
 
     Raises:
-        RecordError: It shows a film or a sound, offers tools, is marked as a bad example (KTO's `label: false`), or
-            has a weight of its own.
+        RecordError: It contains video or audio, offers tools, is marked as a bad example (KTO's `label: false`), or
+            has its own weight.
     """
     if _UNUSABLE.isdisjoint(fields):
         return
@@ -169,22 +169,22 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"the record has `{name}`",
-                hint="take such records out: the model sees images only",
+                hint="remove such records: the model sees images only",
             )
     if fields.get("tools") not in (None, "", [], "[]", {}):
         raise RecordError(
-            Reason.FIELD_NOT_USED, "the record has `tools`", hint="take such records out: tools cannot be trained here"
+            Reason.FIELD_NOT_USED, "the record has `tools`", hint="remove such records: tools cannot be trained here"
         )
     for name in LOSS_KEYS:
         if name in fields and not is_missing(fields[name]) and fields[name] not in (True, 1):
             raise RecordError(
                 Reason.FIELD_NOT_USED,
                 f"`{name}` of the record is {shown(fields[name])}",
-                hint="mark single turns, take records out that are not to be learned, or weigh whole sources",
+                hint="mask single turns, remove records that should not be trained on, or weight whole sources",
             )
     if fields.get("label") is False:
         raise RecordError(
             Reason.FIELD_NOT_USED,
             "`label` is false, which marks a bad answer",
-            hint="take such records out: every record that is accepted is learned",
+            hint="remove such records: every accepted record is trained on",
         )

@@ -2,9 +2,9 @@
 
     Picture 1: <img>a.png</img>          Qwen-VL: the image itself
     <image_1> <image 2> <|image_3|>      the first, second and third of the record's images
-    <|vision_start|><|image_pad|> [IMG]  a token of another model: no image here can be meant
+    <|vision_start|><|image_pad|> [IMG]  a token of another model, which cannot refer to an image here
 
-A mark that no image answers is never trained as text.
+A mark without an image is never trained as text.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def take_inline(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[list
         Turns, images in the order of all placeholders, and how many of them were inline.
 
     Raises:
-        RecordError: The path is none.
+        RecordError: The path is invalid.
     """
     listed = iter(images)
     ordered: list[ImageRef] = []

@@ -16,7 +16,7 @@ from ixtune.errors import UsageError
 
 _RECORDS_TRIED = 20
 _FOLDERS_TRIED = 50
-# field names that data sets use for the name or the number of an image
+# field names that datasets use for the name or the number of an image
 _KEYS = ("image_id", "imageId", "image_name", "imgname", "image_local_name", "img_id", "file_name", "image", "img")
 _ENDINGS = ("", ".jpg", ".png", ".jpeg")
 _NUMBERED = (
@@ -31,7 +31,7 @@ def check_pattern(pattern: str) -> str:
     """Return a pattern that names at least one field.
 
     Raises:
-        UsageError: It names none, or something else than fields.
+        UsageError: It names no field, or something other than fields.
     """
     try:
         if _parts(pattern):
@@ -66,7 +66,7 @@ def filled(pattern: str, fields: Mapping[str, Any]) -> str:
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"--image-pattern needs `{name}`, which is {shown(value)}",
-                hint="give a pattern of fields that hold a text or a number",
+                hint="use a pattern of fields that hold a text or a number",
             )
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -122,7 +122,7 @@ def _parts(pattern: str) -> tuple[tuple[str, str | None, str], ...]:
     parts = []
     for text, name, form, conversion in string.Formatter().parse(pattern):
         if name is not None and (not name or conversion or any(mark in name for mark in ".[]") or "{" in (form or "")):
-            raise ValueError(f"{{{name}}} is no field with a plain name")
+            raise ValueError(f"{{{name}}} is not a plain field name")
         parts.append((text, name, form or ""))
     if not any(name is not None for _, name, _ in parts):
         return ()

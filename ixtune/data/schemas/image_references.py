@@ -1,4 +1,4 @@
-"""Read an image reference into an `ImageRef`: paths, `file:` and `data:` addresses, base64, bytes. No network."""
+"""Read an image reference into an `ImageRef`: paths, `file:` and `data:` URLs, base64, bytes. No network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE |
 # no system accepts longer paths; a longer value is usually the image itself in base64
 _PATH_CHARACTERS = 4096
 
-_HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out where there is no image'
+_HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out if there is no image'
 _STRUCT_KEYS = ("url", "file_name", "image", "image_path", "src")
 _SEPARATORS = ";|,"
 
@@ -48,15 +48,15 @@ def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
 
 
 def image_of(value: Any, name: str) -> ImageRef:
-    """Return one image: a path, a `file:` or `data:` address, the bytes of a file, or {"bytes": ..., "path": ...}.
+    """Return one image: a path, a `file:` or `data:` URL, the bytes of a file, or {"bytes": ..., "path": ...}.
 
     Args:
         value: The value.
         name: Name in messages, and of the image if it has no path.
 
     Raises:
-        RecordError: It is none of these, it is an address in a network, its base64 is broken, or its path holds
-            what no path can.
+        RecordError: It is none of these, it is a network URL, its base64 is broken, or its path contains characters
+            that no path can.
     """
     if isinstance(value, str) and value:
         return _of_text(value, name)
@@ -70,7 +70,7 @@ def image_of(value: Any, name: str) -> ImageRef:
         raise RecordError(
             Reason.MISSING_FIELD,
             f"{name} is NaN",
-            hint="write null, or leave the field out, where there is no image",
+            hint="write null, or leave the field out, if there is no image",
         )
     raise _bad(f"{name} is {'empty' if isinstance(value, bytes | bytearray) else shown(value)}")
 
@@ -98,9 +98,9 @@ def _of_text(value: str, name: str) -> ImageRef:
     if scheme := _SCHEME.match(path):
         raise RecordError(
             Reason.PICTURE_REMOTE,
-            f"{name} is an address: {shown(path)}",
-            hint=f"records are never downloaded from: fetch the images behind {scheme[1].lower()}:// and write their "
-            "paths, or give the folder of an object store as --image-root with --embed-images",
+            f"{name} is a URL: {shown(path)}",
+            hint=f"images of records are not downloaded: fetch them from {scheme[1].lower()}:// and write their "
+            "paths, or pass the folder of an object store as --image-root with --embed-images",
         )
     if is_base64_of_image(path):
         return ImageRef(name, content=decoded_base64(path, name))
@@ -124,7 +124,7 @@ def _refuse_several(text: str, name: str) -> None:
 
 
 def _path_of_address(address: str, name: str) -> str:
-    """Return the path of a `file:` address; `?` and `#` are part of it, since nobody else puts them there."""
+    """Return the path of a `file:` URL; `?` and `#` are part of it, since nobody else puts them there."""
     match = _FILE.fullmatch(address)
     host, path = (match["host"] or "", match["path"]) if match else ("", "")
     if host.lower() not in ("", "localhost"):
@@ -136,20 +136,20 @@ def _path_of_address(address: str, name: str) -> str:
     try:
         path = urllib.parse.unquote(path, errors="strict")
     except UnicodeDecodeError as error:
-        raise _bad(f"{name} has percent signs that spell no UTF-8: {shown(address)}", "write the path alone") from error
+        raise _bad(f"{name} has escapes that are not UTF-8: {shown(address)}", "write the path alone") from error
     if not path.startswith("/"):
         raise _bad(f"{name} has no absolute path: {shown(address)}", "write file:///absolute/path, or the path alone")
     return path
 
 
 def _decoded(address: str, name: str) -> bytes:
-    """Return the bytes in a `data:` address."""
+    """Return the bytes in a `data:` URL."""
     head = _DATA.match(address)
     if head is None or not head["type"].lower().startswith("image/"):
         kind = shown(head["type"]) if head else "nothing known"
-        raise _bad(f"{name} is a data: address of {kind}, not of an image", "write data:image/png;base64,...")
+        raise _bad(f"{name} is a data: URL of {kind}, not of an image", "write data:image/png;base64,...")
     if "base64" not in head["parameters"].lower().split(";"):
-        raise _bad(f"{name} is a data: address without base64", "write data:image/png;base64,...")
+        raise _bad(f"{name} is a data: URL without base64", "write data:image/png;base64,...")
     return decoded_base64(address[head.end() :], name)
 
 
@@ -157,7 +157,7 @@ def decoded_base64(text: str, name: str) -> bytes:
     """Return the bytes of an image file in base64; at most three quarters of the text's length.
 
     Raises:
-        RecordError: It is no base64, or empty.
+        RecordError: It is not base64, or empty.
     """
     try:
         content = base64.b64decode(text, validate=True)

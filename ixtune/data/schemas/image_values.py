@@ -29,7 +29,7 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _MOST_MENTIONS = 20
-# in longer texts only an existing file counts: prose may speak of files that are nobody's image
+# in longer texts only an existing file counts: prose may mention files that are not images of the record
 _SHORT_CHARACTERS = 300
 _ADDRESS = re.compile(r"(?:https?|s3|gs|gcs|az|hf|ftp)://\S+", re.IGNORECASE)
 _SUFFIXED = re.compile(rf"\.{_SUFFIX}(?![\w])", re.IGNORECASE)

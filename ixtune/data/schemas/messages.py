@@ -1,4 +1,4 @@
-"""Read messages of {role, content}, the format of OpenAI's API that TRL, ms-swift and other data sets use.
+"""Read messages of {role, content}, the format of OpenAI's API that TRL, ms-swift and other datasets use.
 
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"},
                                                {"type": "image_url", "image_url": {"url": "file:///data/a.png"}}]},
@@ -6,7 +6,7 @@
 
 A content is a text or a list of parts; parts are joined in their order, images included. A part
 {"type": "image"} without an image of its own takes the next of the record's `images`. Where no part is an image,
-`<image>` in a text refers to the next of `images`, as in many such data sets. Consecutive user messages, which
+`<image>` in a text refers to the next of `images`, as in many such datasets. Consecutive user messages, which
 OpenAI's own vision examples have, are joined.
 """
 
@@ -41,7 +41,7 @@ _IMAGE_KEYS = ("image_url", "image", "url", "path", "source")
 class _Images:
     """The images listed next to the messages, and those in the content parts read so far."""
 
-    beside: tuple[ImageRef, ...]
+    listed: tuple[ImageRef, ...]
     of_parts: list[ImageRef] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     next: int = 0
@@ -72,7 +72,7 @@ def messages_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dr
     fields.pop(FIELD)
     if any(rests):
         fields[FIELD] = rests
-    shown_images = images.beside
+    shown_images = images.listed
     if in_parts:
         shown_images = tuple(images.of_parts)
         _require_all_used(images)
@@ -119,7 +119,7 @@ def _turn(message: dict[str, Any], number: int, images: _Images, written: str | 
                 raise RecordError(
                     Reason.PLACEHOLDER_IN_ANSWER,
                     f"{where}, which is the {role}'s, is an image",
-                    hint="move it to the question: images are what the user shows",
+                    hint="move it to the question: only the user shows images",
                 )
             images.of_parts.append(_image(part, where, images))
             texts.append(PLACEHOLDER)
@@ -176,7 +176,7 @@ def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
         raise RecordError(
             Reason.BAD_IMAGE_FIELD,
             f"{where} names no image: {shown(part)}",
-            hint='write {"type": "image_url", "image_url": {"url": "..."}} with a path or a data: address',
+            hint='write {"type": "image_url", "image_url": {"url": "..."}} with a path or a data: URL',
         )
     at = part.get("index")
     if is_missing(at):
@@ -185,21 +185,21 @@ def _image(part: Mapping[str, Any], where: str, images: _Images) -> ImageRef:
     if not isinstance(at, int) or isinstance(at, bool) or at < 0:
         found = f"the `index` of {where} is {shown(at)}"
         raise RecordError(Reason.BAD_IMAGE_FIELD, found, hint="leave it out: images are taken in their order")
-    if at >= len(images.beside):
+    if at >= len(images.listed):
         raise RecordError(
             Reason.TOO_MANY_PLACEHOLDERS,
-            f"{where} asks for image {at + 1} of `images`, which holds {len(images.beside)}",
+            f"{where} refers to image {at + 1} of `images`, which holds {len(images.listed)}",
             hint="give `images` one image for each such part",
         )
     images.used.add(at)
-    return images.beside[at]
+    return images.listed[at]
 
 
 def _require_all_used(images: _Images) -> None:
-    if len(images.used) != len(images.beside):
+    if len(images.used) != len(images.listed):
         raise RecordError(
             Reason.TOO_FEW_PLACEHOLDERS,
-            f"{len(images.used)} of the {len(images.beside)} images of `images` are shown",
+            f"{len(images.used)} of the {len(images.listed)} images of `images` are shown",
             hint='put a part {"type": "image"} where each of them belongs',
         )
 
@@ -211,5 +211,5 @@ def _refuse_calls(message: Mapping[str, Any], number: int) -> None:
             raise RecordError(
                 Reason.BAD_FIELD,
                 f"turn {number} has `{key}`",
-                hint="take such records out: tools cannot be trained here",
+                hint="remove such records: tools cannot be trained here",
             )

@@ -1,4 +1,4 @@
-"""Read an entry into a record: what a worker does with what the containers yield."""
+"""Read an entry of a container into a record, in a worker process."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def usual_name(records: Sequence[Mapping[str, Any]], field: str, source: Source)
 
 
 def _keys_of_turns(value: Any) -> tuple[str, str] | None:
-    """Return the keys of role and text in the first turn, None if it is no turn."""
+    """Return the keys of role and text in the first turn, None if it is not a turn."""
     if isinstance(value, str):
         value = object_in_text(value)
     first = value[0] if isinstance(value, list | tuple) and value else None
@@ -96,7 +96,7 @@ def _schema_of_conversations(records: Sequence[Mapping[str, Any]], source: Sourc
     # ShareGPT's reader takes all that LLaVA's does, so one record with its fields is enough
     like_llava = Schema.SHAREGPT if fields & {"images", "system"} else Schema.LLAVA
     if ours and theirs:
-        found = f"{PLACEHOLDER} stands in {_count(ours)}, {IMAGE} in {_count(theirs)}"
+        found = f"{PLACEHOLDER} occurs in {_count(ours)}, {IMAGE} in {_count(theirs)}"
         raise _contradiction(found, (Schema.IXC, like_llava), source)
     if ours and "images" in fields:
         raise _contradiction(f"there are {PLACEHOLDER} and `images`", (Schema.IXC, Schema.SHAREGPT), source)
@@ -132,7 +132,7 @@ def _mappings(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _images_of_messages(records: Sequence[Mapping[str, Any]]) -> str:
     if any(record.get(name) is not None for record in records for name in messages.IMAGE_FIELDS):
-        return " and images beside them"
+        return " and images next to them"
     return ""
 
 
@@ -146,9 +146,9 @@ def _is_around_records(record: Mapping[str, Any]) -> bool:
 
 def _contradiction(found: str, candidates: Sequence[Schema], source: Source) -> UsageError:
     return UsageError(
-        f"the format cannot be told: {found}",
+        f"the format is ambiguous: {found}",
         where=source.path,
-        hint=f"choose it with {formats(candidates)}, or give each kind of record as a source of its own",
+        hint=f"choose it with {formats(candidates)}, or pass each kind of record as a separate source",
     )
 
 

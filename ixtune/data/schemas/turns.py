@@ -58,7 +58,7 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
         raise RecordError(
             Reason.UNKNOWN_ROLE,
             f"turn {number} is from {shown(name)}",
-            hint="take such records out: tools cannot be trained here"
+            hint="remove such records: tools cannot be trained here"
             if name.lower() in _TOOLS
             else f"write one of {', '.join(roles)}",
         )
@@ -69,7 +69,7 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
     """Return the turns of a conversation as the source has them.
 
     Raises:
-        RecordError: There are none, or they are no objects.
+        RecordError: There are none, or they are not objects.
     """
     value = fields.get(key)
     if isinstance(value, str) and (read := list_in_text(value)) is not None:
@@ -122,7 +122,7 @@ def pairs_in(value: Any, name: str) -> list[tuple[Any, Any]]:
 
 
 def pair_keys(one: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the keys of a question and of its answer in one object; None if it has not both."""
+    """Return the keys of a question and of its answer in one object; None if it does not have both."""
     asked = next((key for key in _ASKED if key in one), None)
     said = next((key for key in _SAID if key in one), None)
     return (asked, said) if asked and said else None
@@ -146,7 +146,7 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"turn {number} has `{masked}`: {shown(turn[masked])}",
-            hint="mark an answer that is not to be learned with `train`: false",
+            hint="mask an answer with `train`: false",
         )
     for key in LOSS_KEYS:
         if key not in turn:
@@ -158,14 +158,14 @@ def learn_in(turn: dict[str, Any], number: int) -> bool:
             raise RecordError(
                 Reason.FIELD_NOT_USED,
                 f"the `{key}` of turn {number} is {shown(value)}",
-                hint="write true or 1 for an answer to learn, false or 0 for context only; nothing lies between",
+                hint="write true or 1 for an answer to learn, false or 0 for context only; no other value is allowed",
             )
         learn = False
     return learn
 
 
 def _says_mask(key: str, value: Any) -> bool:
-    """Return whether a key says in a way of its own that a turn is not learned, such as `no_loss` or `loss_mask`."""
+    """Return whether a key masks a turn in an unsupported way, such as `no_loss` or `loss_mask`."""
     if key in _MASKS:
         return bool(value)
     return key not in LOSS_KEYS and not _LOSS_OR_MASK.isdisjoint(key.lower().split("_"))
@@ -186,11 +186,11 @@ def our_text(text: str, where: str, written: str | None) -> str:
     if written == PLACEHOLDER:
         return text
     if PLACEHOLDER in text:
-        known = f"an image is written {written} here" if written else "images are parts of their own here"
+        known = f"an image is written {written} here" if written else "images are separate parts here"
         raise RecordError(
             Reason.SPECIAL_TOKEN_IN_TEXT,
             f"{where} contains {PLACEHOLDER}",
-            hint=f"remove it or spell it otherwise: {known}",
+            hint=f"remove it or write it differently: {known}",
         )
     return text.replace(written, PLACEHOLDER) if written else text
 
@@ -210,7 +210,7 @@ def whole_conversation(
         written: The source's placeholder, for messages.
 
     Raises:
-        RecordError: There are two system prompts, one behind the first turn, or placeholders and images differ.
+        RecordError: There are two system prompts, one after the first turn, or placeholders and images differ.
     """
     for number, turn in enumerate(turns[1:], start=2):
         if turn.role == "system":

@@ -25,11 +25,11 @@ def require_no_image_lost(
 ) -> None:
     """Raise if a field that was not read holds or names an image that the record does not show.
 
-    For a record without any image, everything counts that looks like one: bytes, a path or an address with the suffix
-    of an image, an existing image file, base64, and any value in a field whose name says image. For a record with
-    images, bytes and files that can be read count, and not what only names the image it has (its original path, the
-    address it was downloaded from). Where the user has named the fields of the images, only a record without any is
-    looked at: other fields are left out knowingly.
+    For a record without any image, anything that looks like one counts: bytes, a path or a URL with the suffix of an
+    image, an existing image file, base64, and any value in a field whose name says image. For a record with
+    images, bytes and files that can be read count, but not a value that only names the image it has (its original
+    path or its download URL). If the user has named the image fields, only records without images are checked: other
+    fields are ignored on purpose.
 
     Args:
         unused: The remaining fields.
@@ -52,7 +52,7 @@ def require_no_image_lost(
                 continue
             raise RecordError(
                 Reason.IMAGE_NOT_USED,
-                f"`{found.place}` holds or names an image ({_shown(found.value)}), and it is not read",
+                f"`{found.place}` contains or names an image ({_shown(found.value)}), but is not used",
                 hint=_hint(found, whole, reading),
             )
 
@@ -114,14 +114,14 @@ def _hint(found: FoundImage, whole: Mapping[str, Any], reading: Reading) -> str:
     path = path_of(place)
     given = dict(reading.columns).get("image") or next((name for name in _USUAL if whole.get(name)), None) or ""
     if found.mentioned:
-        return f"write the path alone into a field of its own, or leave it out with --columns image={given}"
+        return f"write the path alone into its own field, or leave it out with --columns image={given}"
     if image_at(value, place, reading.image_root, names=False) is None and path in whole:
-        return f"name its file, e.g. --image-pattern 'FOLDER/{{{path}}}.jpg', or leave it out with --columns image="
+        return f"name its file, e.g. --image-pattern 'FOLDER/{{{path}}}.jpg', or ignore it with --columns image="
     if image_at(value, place, reading.image_root, addresses=False, names=False) is None:
-        return "download the images and write their paths into the records, or leave it out with --columns image="
+        return "download the images and write their paths into the records, or ignore it with --columns image="
     if given:
-        return f"use it too with --columns image={given},{path}, or leave it out with --columns image={given}"
-    return f"use it with --columns image={path}, or leave it out with --columns image="
+        return f"use it too with --columns image={given},{path}, or ignore it with --columns image={given}"
+    return f"use it with --columns image={path}, or ignore it with --columns image="
 
 
 def _shown(value: Any) -> str:

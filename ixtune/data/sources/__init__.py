@@ -1,1 +1,1 @@
-"""Sources: open data in the form people have it, and decide how to read its records."""
+"""Sources: open data in the user's format, and decide how to read its records."""

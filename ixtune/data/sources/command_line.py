@@ -24,10 +24,10 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
             LLaMA-Factory, a meta JSON of InternVL; two files of VQA v2 side by side are one source.
         defaults: Settings for each source that does not set them itself; the path is ignored.
         thousands: The numbers of a data.txt are thousands of records; else they are weights.
-        dataset: The data set of a dataset_info.json or a meta JSON.
+        dataset: The dataset of a dataset_info.json or a meta JSON.
 
     Raises:
-        UsageError: A list of sources is wrong, or a data set is named and no dataset_info.json is given.
+        UsageError: A list of sources is wrong, or a dataset is named and no dataset_info.json is given.
     """
     found: list[Source] = []
     named = False
@@ -50,7 +50,7 @@ def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, datas
     if dataset is not None and not named:
         raise UsageError(
             f"--dataset {dataset}, and no dataset_info.json or meta JSON is given",
-            hint="give the path of a dataset_info.json, or leave --dataset out",
+            hint="pass the path of a dataset_info.json, or remove --dataset",
         )
     return found
 

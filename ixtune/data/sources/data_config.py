@@ -34,7 +34,7 @@ from ixtune.recipe.yaml_text import KeyPath, Kind, Reading
 
 _KIND = Kind(
     "data config",
-    "give a YAML file with a list of sources",
+    "pass a YAML file with a list of sources",
     "write a list: sources:, and below it - path: FILE for each",
 )
 MISSING_PLACEHOLDER = ("front", "reject")
@@ -66,7 +66,7 @@ def read_config(path: Path) -> tuple[Source, ...]:
     raise UsageError(
         f"{count} mistake{'s' * (count > 1)} in the data config",
         where=str(path),
-        hint="correct what is listed; nothing was started",
+        hint="correct the lines listed; nothing was started",
         notes=[f"{place.text}: {text}" for place, text in sorted(reading.mistakes)],
     )
 
@@ -89,7 +89,7 @@ def format_of(word: str) -> tuple[Container | None, Schema | None]:
             near = difflib.get_close_matches(part, _WORDS, n=1)
             raise UsageError(
                 f"there is no format {word}" + (f"; did you mean {near[0]}?" if near and near[0] != part else ""),
-                hint="give one word of each list or of both, such as llava, or parquet+openai",
+                hint="use one word from either list, or one from each, such as llava, or parquet+openai",
                 notes=[
                     f"how records are stored: {', '.join(Container)}",
                     f"what their fields mean: {', '.join(Schema)}",
@@ -102,7 +102,7 @@ def columns_of(text: str) -> tuple[tuple[str, str], ...]:
     """Parse --columns: `image=photo,question=q`; `image=front,back` names two columns.
 
     Raises:
-        UsageError: It is of another form.
+        UsageError: It has another form.
     """
     columns: list[tuple[str, str]] = []
     for part in text.split(",") if text else ():
@@ -158,7 +158,7 @@ def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -
     """Read the path of a source, relative to the working directory."""
     place, name = reading.place((*keys, "path")), _dotted((*keys, "path"))
     if not isinstance(value, str) or not value:
-        found = "is missing: a file, a folder, or the name of a data set on the hub"
+        found = "is missing: a file, a folder, or the name of a dataset on the hub"
         reading.mistake(place, f"{name} {found}" if value is None else f"{name} should be a text, found {shown(value)}")
         return ""
     if fields["container"] is Container.HUB or is_remote(value):
@@ -169,7 +169,7 @@ def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -
     except OSError:  # such as a name longer than any
         there = False
     if not there:
-        reading.mistake(place, f"{name}: there is no file or folder {path}; for a data set on the hub add format: hub")
+        reading.mistake(place, f"{name}: there is no file or folder {path}; for a dataset on the hub add format: hub")
     return str(without_detours(path))
 
 

@@ -1,4 +1,4 @@
-"""Read LLaMA-Factory's dataset_info.json: file, columns and tags of each of its data sets.
+"""Read LLaMA-Factory's dataset_info.json: file, columns and tags of each of its datasets.
 
     {"mine": {"file_name": "d.jsonl", "formatting": "sharegpt",
               "columns": {"messages": "chat", "images": "pics"},
@@ -51,11 +51,11 @@ def source_of(path: Path, name: str | None, defaults: Source) -> Source:
 
     Args:
         path: Path of the file.
-        name: Name of the data set; None if there is only one.
+        name: Name of the dataset; None if there is only one.
         defaults: The user's settings for all sources.
 
     Raises:
-        UsageError: There is no such data set, or it is none that can be trained here.
+        UsageError: There is no such dataset, or it cannot be trained here.
     """
     sets = _sets_in(json.loads(path.read_bytes()))
     if name is None and len(sets) == 1:
@@ -63,9 +63,9 @@ def source_of(path: Path, name: str | None, defaults: Source) -> Source:
     if name is None or name not in sets:
         near = difflib.get_close_matches(name, sets, n=1) if name else []
         raise UsageError(
-            f"there is no data set {name}" + (f"; did you mean {near[0]}?" if near else "")
+            f"there is no dataset {name}" + (f"; did you mean {near[0]}?" if near else "")
             if name
-            else f"it lists {len(sets)} data sets",
+            else f"it lists {len(sets)} datasets",
             where=str(path),
             hint=f"choose one with --dataset: {listed(sets)}",
         )
@@ -111,7 +111,7 @@ def _sets_in(listing: Any) -> dict[str, Mapping[str, Any]]:
 def _refuse_other_kinds(described: Mapping[str, Any], where: str) -> None:
     if described.get("ranking"):
         raise UsageError(
-            "these are preference data (`ranking`)", where=where, hint="give supervised data: one answer a question"
+            "these are preference data (`ranking`)", where=where, hint="pass supervised data: one answer per question"
         )
     known = ("alpaca", "sharegpt", "openai")
     if described.get("formatting", "alpaca") not in known:
@@ -126,7 +126,7 @@ def _columns_and_tags(
     """Return (columns, tags) in the form of a source."""
     theirs, tags = described.get("columns") or {}, described.get("tags") or {}
     if not isinstance(theirs, Mapping) or not isinstance(tags, Mapping):
-        raise UsageError("`columns` or `tags` is no object", where=where, hint="write objects, {...}")
+        raise UsageError("`columns` or `tags` is not an object", where=where, hint="write objects, {...}")
     formatting = described.get("formatting", "alpaca")
     names = {**_ALPACA_DEFAULTS, **theirs} if formatting == "alpaca" else {"messages": "conversations", **theirs}
     ours = _ALPACA if formatting == "alpaca" else _SHAREGPT

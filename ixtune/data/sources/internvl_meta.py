@@ -1,4 +1,4 @@
-"""Read InternVL's meta JSON: image folder, annotation file and repeats of each data set in a mixture.
+"""Read InternVL's meta JSON: image folder, annotation file and repeats of each dataset in a mixture.
 
     {"receipts": {"root": "data/", "annotation": "data/receipts.jsonl", "repeat_time": 2, "length": 1200}}
 
@@ -55,7 +55,7 @@ def sources_of(path: Path, name: str | None, defaults: Source) -> list[Source]:
     if name is not None and name not in sets:
         near = difflib.get_close_matches(name, sets, n=1)
         raise UsageError(
-            f"there is no data set {name}" + (f"; did you mean {near[0]}?" if near else ""),
+            f"there is no dataset {name}" + (f"; did you mean {near[0]}?" if near else ""),
             where=str(path),
             hint=f"choose one with --dataset: {listed(sets)}, or leave it out to read all",
         )
@@ -89,7 +89,7 @@ def _found(path: Path, given: str, where: str) -> Path:
         if place.exists():
             return place
     raise UsageError(
-        f"there is no {given}, neither beside the file nor in the working directory",
+        f"there is no {given}, neither next to the file nor in the working directory",
         where=where,
         hint="correct the path, or run the command in the folder that it is relative to",
     )

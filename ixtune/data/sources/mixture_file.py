@@ -75,12 +75,12 @@ def _source(line: str, folder: Path, given_num: bool) -> Source:
         name = words[0] if number is not None else line
     given = folder / name
     if not _exists(given):
-        here = ", though there is one seen from the current folder" if _exists(Path(name)) else ""
+        here = ", but there is one relative to the current folder" if _exists(Path(name)) else ""
         raise ValueError(f"there is no {given}{here}; paths are relative to the mixture file")
     given = without_detours(given)
     if number is None:
         if given_num:
-            raise ValueError("there is no number behind the path; with --ratios none is needed")
+            raise ValueError("there is no number after the path; with --ratios none is needed")
         return Source(path=str(given))
     if not 0 < number < math.inf:
         raise ValueError(f"the number should be above 0, found {line.rsplit(maxsplit=1)[1]}")
@@ -88,7 +88,7 @@ def _source(line: str, folder: Path, given_num: bool) -> Source:
         return Source(path=str(given), weight=number)
     count = round(number * _THOUSAND)
     if not count:
-        raise ValueError(f"{number:g} thousand records are none")
+        raise ValueError(f"{number:g} thousand records is less than one")
     return Source(path=str(given), count=count)
 
 
@@ -107,14 +107,14 @@ def _number(word: str) -> float | None:
 
 
 def _text(path: Path) -> str:
-    where, hint = str(path), "give a text file with a path and a number in each line"
+    where, hint = str(path), "pass a text file with a path and a number in each line"
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(f"the mixture file cannot be read: {error.strerror}", where=where, hint=hint) from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise UsageError("this is no mixture file: larger than 1 MiB", where=where, hint=hint)
+        raise UsageError("this is not a mixture file: larger than 1 MiB", where=where, hint=hint)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

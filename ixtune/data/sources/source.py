@@ -11,7 +11,7 @@ class Container(StrEnum):
     """File format or folder layout in which entries are stored."""
 
     JSON = "json"  # one list
-    JSONL = "jsonl"  # one value a line
+    JSONL = "jsonl"  # one value per line
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"  # a file, or a folder of them
@@ -19,7 +19,7 @@ class Container(StrEnum):
     HUB = "hub"  # a name for datasets.load_dataset
     IMAGEFOLDER = "imagefolder"  # a folder of images with metadata.jsonl (or .csv)
     CLASSES = "classes"  # folders of images, each named after the class of its images
-    BESIDE = "beside"  # images, each with a JSON or text file of its name
+    BESIDE = "beside"  # images, each with a JSON or text file of the same name
     OBJECT = "object"  # one JSON object around a list: DocVQA, TextVQA, VQA v2, COCO captions
     SHEET = "sheet"  # a sheet of an Excel or OpenDocument workbook
     WEBDATASET = "webdataset"  # one tar, or a folder of them

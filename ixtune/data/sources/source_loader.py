@@ -28,11 +28,11 @@ _CONTAINER_NAMES = {
     Container.CSV: "CSV",
     Container.TSV: "TSV",
     Container.PARQUET: "Parquet",
-    Container.ARROW: "saved Hugging Face data set",
-    Container.HUB: "data set of the hub",
+    Container.ARROW: "saved Hugging Face dataset",
+    Container.HUB: "dataset of the hub",
     Container.IMAGEFOLDER: "folder of images with metadata",
     Container.CLASSES: "folders of images, named after their classes",
-    Container.BESIDE: "folder of images, each with a file of its name",
+    Container.BESIDE: "folder of images, each with a file of the same name",
     Container.OBJECT: "JSON object",
     Container.SHEET: "workbook",
     Container.WEBDATASET: "WebDataset shards",
@@ -51,7 +51,7 @@ class Opened:
         files: Files that the manifest hashes; none for a source on the hub.
         image_root: The folder that paths are relative to, resolved; None if there is none.
         total: Final value of `Entry.position`.
-        fingerprint: Fingerprint of a data set whose files are not the user's.
+        fingerprint: Fingerprint of a dataset whose files are not the user's.
         read: Function that yields the entries from the beginning.
     """
 
@@ -99,8 +99,8 @@ def open_source(source: Source) -> Opened:
         source: Settings from the user.
 
     Raises:
-        UsageError: There is no such source, it is of a kind that is not read, what it is cannot be told, or what the
-            user says of it cannot be.
+        UsageError: There is no such source, it is of a kind that is not read, its format is ambiguous, or the user's
+            settings contradict it.
         IxtuneError: It cannot be read, or holds no record.
     """
     given = source.path
@@ -157,23 +157,23 @@ def _require_sense(source: Source, container: Container) -> None:
     if container is not Container.HUB and not path.exists():
         raise UsageError("there is no such file or folder", where=where, hint="check the path")
     if container in _FOLDERS and not path.is_dir():
-        raise UsageError(f"{container} is a folder, and this is a file", where=where, hint="give the folder")
+        raise UsageError(f"{container} is a folder, and this is a file", where=where, hint="pass the folder")
     if container in _FILES and path.is_dir():
-        raise UsageError(f"{container} is a file, and this is a folder", where=where, hint="give the file itself")
+        raise UsageError(f"{container} is a file, and this is a folder", where=where, hint="pass the file itself")
     named = [ours for ours, _ in source.columns if ours not in CONVERSATION_COLUMNS]
     if source.schema not in (None, Schema.COLUMNS) and (named or source.question is not None):
         raise UsageError(
             f"{SCHEMA_NAMES[source.schema]} have neither columns nor one question for all",
             where=where,
-            hint=f"leave either --format {source.schema} or --columns and --question out; columns that conversations "
+            hint=f"remove either --format {source.schema} or --columns and --question; columns that conversations "
             f"have are {', '.join(CONVERSATION_COLUMNS)}",
         )
     if source.encoding is not None and container not in _TEXT_TABLES:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no encoding", where=where, hint="leave --encoding out")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no encoding", where=where, hint="remove --encoding")
     if source.split is not None and container not in _WITH_SPLITS:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, hint="leave --split out")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, hint="remove --split")
     if source.config is not None and container is not Container.HUB:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, hint="leave `config` out")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, hint="remove `config`")
 
 
 def _image_root(source: Source, container: Container) -> Path | None:
@@ -233,11 +233,11 @@ def _stored(source: Source, container: Container) -> _Stored:
 
         files = image_folder.metadata_files(path)
         if not files:
-            raise UsageError("there is no metadata.csv", where=source.path, hint="write one, or give another --format")
+            raise UsageError("there is no metadata.csv", where=source.path, hint="write one, or pass another --format")
         of_images = [name for ours, theirs in source.columns if ours == "image" for name in theirs.split(",")]
         unnamed = image_folder.unnamed_images(path, of_images)
         note = (
-            f"; {unnamed:,} more {'image lies' if unnamed == 1 else 'images lie'} in it, in no line" if unnamed else ""
+            f"; {unnamed:,} more {'image is' if unnamed == 1 else 'images are'} in it without a line" if unnamed else ""
         )
         return _Stored(partial(image_folder.entries, path, of_images), files, _size(files), note=note)
     from ixtune.data.containers import webdataset
@@ -270,7 +270,7 @@ def _stored_images(path: Path, container: Container) -> _Stored:
     if container is Container.CLASSES:
         folders = image_tree.classes_in(path)
         if not folders:
-            raise UsageError("there are no folders of images", where=str(path), hint="give another --format")
+            raise UsageError("there are no folders of images", where=str(path), hint="pass another --format")
         read = partial(image_tree.class_entries, folders, path)
         names = "".join(f"{entry.place.at}\n" for entry in read())
         fingerprint = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
@@ -278,9 +278,11 @@ def _stored_images(path: Path, container: Container) -> _Stored:
         return _Stored(read, (), total, fingerprint=fingerprint, note=f"; {len(folders)} classes")
     found = image_tree.beside_in(path)
     if found is None:
-        raise UsageError("no image has a file of its name beside it", where=str(path), hint="give another --format")
+        raise UsageError(
+            "no image has a file of the same name next to it", where=str(path), hint="pass another --format"
+        )
     texts = tuple(sorted(found.texts.glob(f"*{found.suffix}")))
-    note = f"; {found.texts.name}/*{found.suffix} beside {found.images.name}/"
+    note = f"; {found.texts.name}/*{found.suffix} next to {found.images.name}/"
     return _Stored(
         partial(image_tree.beside_entries, found, path), texts, image_tree.count_images((found.images,)), note=note
     )

@@ -125,9 +125,9 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
         key = FIELDS_AS_JSON if any(map(has_only_fields, records)) else None
         if key is not None and source.question is None and container is Container.BESIDE:
             raise UsageError(
-                "there is a file beside each image, and no question",
+                "there is a file next to each image, but no question",
                 where=source.path,
-                hint='give one, and the fields of the file are its answer: --question "Extract all fields as JSON."',
+                hint='pass one, and the fields of the file are its answer: --question "Extract all fields as JSON."',
                 notes=[f"fields found: {', '.join(map(repr, _names(records)))}"],
             )
         key = key if source.question is not None else None
@@ -344,9 +344,9 @@ def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Contai
         if entry.position > PEEK_BYTES and records:
             break
     if not seen:
-        raise IxtuneError("the source holds no record", where=source.path, hint="give a source with records")
+        raise IxtuneError("the source holds no record", where=source.path, hint="pass a source with records")
     if not records:
-        what = "the first entry is no record" if seen == 1 else f"none of the first {seen} entries is a record"
+        what = "the first entry is not a record" if seen == 1 else f"none of the first {seen} entries is a record"
         raise UsageError(
             f"{what}: {first}",
             where=source.path,

@@ -1,4 +1,4 @@
-"""The chat template as transformers keeps it: a Jinja text, stored beside a model as `chat_template.jinja`.
+"""The chat template in transformers' form: Jinja, stored next to a model as `chat_template.jinja`.
 
 It renders the text whose ids `ixtune.data.text.template` computes: of whole conversations those of training, EOS after
 a last answer included, and with `add_generation_prompt` those of a prompt. It refuses what the chat template refuses.

@@ -46,7 +46,7 @@ class Sample:
 
     Attributes:
         token_ids: Ids of the text, BOS included, without image positions.
-        image_slots: For each image the offset into `token_ids` in front of which it is spliced in.
+        image_slots: For each image the offset into `token_ids` at which it is inserted.
         supervised: Half-open spans of `token_ids` that are targets, each predicted from the position before.
         image_tokens: Length of each image's image span.
     """
@@ -70,12 +70,12 @@ class Sample:
 def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer, member: Member = FOUR_KHD) -> Sample:
     """Return the training sample of a record.
 
-    Supervised are each answer that is to be learned and its end-of-turn piece, and after the last answer also the
-    newline and EOS: what the reference supervises in a well-formed conversation (MODEL.md 3.4), found from its
-    structure. Answers with `learn` False are context only.
+    Each answer to train on and its end-of-turn piece are supervised, and after the last answer also the newline and
+    EOS, as in the reference (MODEL.md 3.4), but derived from the structure of the
+    conversation. Answers with `learn` False are context only.
 
     Args:
-        record: A conversation that starts with the user, a system turn before that apart, and ends with the assistant.
+        record: A conversation that starts with the user, or a system turn before, and ends with the assistant.
         image_tokens: Length of each image's image span, in the order of the placeholders.
         tokenizer: The base's.
         member: The base's, which decides about an image without a placeholder.
@@ -101,8 +101,8 @@ def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer, me
         answered = any(turn.role == "assistant" for turn in record.turns)
         raise TemplateError(
             Reason.NOTHING_SUPERVISED,
-            "no answer is to be learned" if answered else "there is a system prompt and nothing else",
-            "mark an answer as to be learned, or take the record out" if answered else "add a question and its answer",
+            "no answer is trained on" if answered else "there is a system prompt and nothing else",
+            "unmask an answer, or remove the record" if answered else "add a question and its answer",
         )
     writer.close(learn=record.turns[-1].learn)
     return writer.sample(image_tokens)
@@ -120,7 +120,7 @@ def encode_prompt(
 ) -> Sample:
     """Return the prompt for the next answer: it ends with the assistant's header, and nothing is supervised.
 
-    By default it is the training template, to the token. The original's chat differs from its own training in
+    By default it matches the training template token for token. The original's chat differs from its own training in
     two ways, which `system` and `bos_every_part` restore (MODEL.md 3.7).
 
     Args:
@@ -129,8 +129,8 @@ def encode_prompt(
         tokenizer: The base's.
         system: System prompt for turns without one, such as the original's default meta instruction.
         bos_every_part: Put BOS in front of each run of text between images; two BOS if there is no image.
-        bos_first: Begin as the original's chats do: BOS in front of an image that no placeholder places, which training
-            has behind it; two BOS if there is no image.
+        bos_first: Begin as the original's chats do: BOS before an image without a placeholder, where training has it
+            after the image; two BOS if there is no image.
         member: The base's, which decides about an image without a placeholder.
 
     Raises:
@@ -258,14 +258,14 @@ class _Writer:
             raise TemplateError(
                 Reason.SPECIAL_TOKEN_IN_TEXT,
                 f"{self.where} contains {special.group()}",
-                "remove it or spell it otherwise: it would end or begin something in the chat template",
+                "remove it or write it differently: it would end or begin something in the chat template",
             )
         try:
             ids = self.tokenizer.encode(text)
         except UnicodeEncodeError as error:
             raise TemplateError(
                 Reason.INVALID_UNICODE,
-                f"{self.where} contains half of a surrogate pair, which is no character",
+                f"{self.where} contains half of a surrogate pair, which is not a character",
                 "write the file again in UTF-8",
             ) from error
         if self.tokenizer.unk_id in ids:
@@ -278,9 +278,9 @@ class _Writer:
 
 
 def _require_alternation(turns: Sequence[Turn]) -> None:
-    """Raise unless user and assistant take turns, the user first, and nobody says nothing."""
+    """Raise unless user and assistant alternate, the user first, and no turn is empty."""
     if not turns:
-        raise TemplateError(Reason.BAD_CONVERSATIONS, "there is no turn", "give a question and its answer")
+        raise TemplateError(Reason.BAD_CONVERSATIONS, "there is no turn", "write a question and its answer")
     before: Turn | None = None
     for number, turn in enumerate(turns, start=1):
         if turn.role == "system":
@@ -345,7 +345,7 @@ def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLAC
             raise TemplateError(
                 Reason.PLACEHOLDER_IN_ANSWER,
                 f"turn {number}, {_SIDES[turn.role]}, contains {written}",
-                "move it to the question: images are what the user shows",
+                "move it to the question: only the user shows images",
             )
         found += here
     if found == 0 < images:

@@ -29,7 +29,7 @@ class Tokenizer:
         path: A sentencepiece model file.
 
     Raises:
-        IxtuneError: There is no such file, it is no sentencepiece model, or its vocabulary does not fit the
+        IxtuneError: There is no such file, it is not a sentencepiece model, or its vocabulary does not fit the
             chat template: a turn piece is absent, the first three ids are others, or it adds or drops spaces.
     """
 
@@ -47,13 +47,13 @@ class Tokenizer:
             raise IxtuneError(
                 "there is no tokenizer here",
                 where=str(path),
-                hint=f"give the {FILE_NAME} of the base, a sentencepiece model file",
+                hint=f"pass the {FILE_NAME} of the base, a sentencepiece model file",
             )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:  # RuntimeError: the C++ library cannot parse it
             raise IxtuneError(
-                f"this is not a sentencepiece model, says sentencepiece {sentencepiece.__version__}: {error}",
+                f"this is not a sentencepiece model (sentencepiece {sentencepiece.__version__}): {error}",
                 where=str(path),
                 hint="copy the tokenizer.model of the base again: it may be cut short, or a Git LFS pointer",
             ) from error
@@ -79,7 +79,7 @@ class Tokenizer:
         """Return the token ids of `text` without BOS; `<unk>`, `<s>` and `</s>` become 0, 1 and 2 as in the reference.
 
         Raises:
-            UnicodeEncodeError: `text` holds half of a surrogate pair, which is no character.
+            UnicodeEncodeError: `text` holds half of a surrogate pair, which is not a character.
         """
         text.encode("utf-8")  # sentencepiece answers a lone surrogate with a RuntimeError about C++ types
         ids: list[int] = []
@@ -145,7 +145,7 @@ class Tokenizer:
         marked = self._model.encode(f"a{START_OF_TURN}b{END_OF_TURN}")
         if self.start_of_turn_id not in marked or self.end_of_turn_id not in marked:
             raise IxtuneError(
-                "the turn pieces are in this vocabulary but are not recognised in text",
+                "the turn pieces are in this vocabulary but are not recognized in text",
                 where=str(self.path),
                 hint="use a vocabulary that has them among its user_defined_symbols",
             )

@@ -1,4 +1,4 @@
-// Images and documents to ask about: choose, drop, paste; pages of a PDF; crop grid and token bill of each.
+// Images and documents to ask about: choose, drop, paste; pages of a PDF; crop grid and token counts of each.
 
 import { button, byId, counted, element, shape, thousands } from "./dom.js";
 import { layout } from "./server.js";

@@ -1,4 +1,4 @@
-"""Answers during training for people to read; they show what no figure does, such as an answer that never ends."""
+"""Generate sample answers during training; they show problems that no metric does, such as answers that never end."""
 
 from __future__ import annotations
 

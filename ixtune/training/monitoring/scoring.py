@@ -60,7 +60,7 @@ def measure(
         leave: Called before each batch and each token; once it returns True in any process, nothing more is generated.
 
     Returns:
-        The scores by name, or None where a process left.
+        The scores by name, or None if a process left.
     """
     sums = {name: [0.0, 0.0] for name in names}
     # no prefix outlives its batch, so that memory stays within the plan

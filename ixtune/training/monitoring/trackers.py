@@ -33,22 +33,22 @@ def require(names: Sequence[str]) -> None:
     """Refuse trackers that cannot work here, before anything is loaded.
 
     Raises:
-        UsageError: A package, a login or a server is missing; the hint names the cure.
+        UsageError: A package, a login or a server is missing; the hint says how to add it.
     """
     for name in names:
         for alternatives in _DISTRIBUTIONS[name]:
             if not any(map(_is_installed, alternatives)):
                 raise UsageError(
-                    f"training.report_to asks for {name}, which is not installed",
-                    hint=f'pip install "ixtune[{name}]", or take it out of training.report_to'
+                    f"training.report_to lists {name}, which is not installed",
+                    hint=f'pip install "ixtune[{name}]", or remove it from training.report_to'
                     if name in ("tensorboard", "wandb")
-                    else f"pip install {alternatives[0]}, or take {name} out of training.report_to",
+                    else f"pip install {alternatives[0]}, or remove {name} from training.report_to",
                 )
     if "kubeflow" in names and not os.environ.get(_KUBEFLOW):
         raise UsageError(
-            "training.report_to asks for kubeflow, but this is no Kubeflow training job",
+            "training.report_to lists kubeflow, but this is not a Kubeflow training job",
             where=_KUBEFLOW,
-            hint="set it to the server's address, or take kubeflow out of training.report_to",
+            hint="set it to the server's address, or remove kubeflow from training.report_to",
         )
     if "wandb" in names:
         _require_wandb_login()
@@ -73,7 +73,7 @@ def prepare(names: Sequence[str], run: Path) -> None:
 
 
 def _is_installed(distribution: str) -> bool:
-    try:  # not by looking for a module: W&B leaves a folder of its own name behind, which would be taken for one
+    try:  # not by looking for a module: W&B leaves a folder with its name behind, which would be mistaken for one
         importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return False
@@ -88,7 +88,7 @@ def _require_wandb_login() -> None:
 
     if not wandb.login(prompt=False):
         raise UsageError(
-            "training.report_to asks for wandb, which is not logged in",
+            "training.report_to lists wandb, which is not logged in",
             where="WANDB_API_KEY",
             hint="run `wandb login`, or set WANDB_MODE=offline and upload later with `wandb sync`",
         )

@@ -47,15 +47,15 @@ def mean_loss(
     Several processes share the packs.
 
     Args:
-        model: The network; its mode is put back.
-        records: What is measured on.
-        images: Where their images come from.
+        model: The network; its mode is restored.
+        records: Records to measure on.
+        images: Source of their images.
         pack_tokens: Maximum number of tokens per pack.
-        dtype: Of autocast.
-        leave: Asked before each pack; where it is true in any process, nothing more is measured.
+        dtype: Dtype of autocast.
+        leave: Called before each pack; if it returns True in any process, measuring stops.
 
     Returns:
-        The loss, or None where a process left.
+        The loss, or None if a process left.
     """
     lengths, prefixes, record = records.lengths, records.prefixes, records.record
     training = model.training
@@ -87,14 +87,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def take_note(progress: Progress, measured: Mapping[str, float], step: int, by: str, patience: int | None) -> bool:
     """Store a measurement in the progress; return whether it is the best so far.
 
-    `progress.stopped_early` is set where patience is at its end.
+    `progress.stopped_early` is set if the patience is exhausted.
 
     Args:
-        progress: the account of the run.
+        progress: the progress of the run.
         measured: `loss` and the scores, by name.
         step: step of the measurement.
-        by: which of them says what is better. Of equal scores, which are common, that with the lower loss is.
-        patience: measurements without a better one after which to stop; None for no end.
+        by: the measurement that decides. Among equal scores, which are common, the lower loss is better.
+        patience: number of measurements without improvement after which to stop; None for never.
     """
     if progress.best_step is None or _is_better(measured, progress, by):
         progress.best_step, progress.worse_measurements = step, 0

@@ -53,7 +53,7 @@ def is_worker() -> bool:
 
 
 def refuse_sharding() -> None:
-    """Refuse FSDP and DeepSpeed, which accelerate's configuration may ask for: each process holds the whole base.
+    """Refuse FSDP and DeepSpeed, which accelerate's configuration may enable: each process holds the whole base.
 
     Raises:
         UsageError: FSDP or DeepSpeed is on.
@@ -61,7 +61,7 @@ def refuse_sharding() -> None:
     for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise UsageError(
-                f"accelerate's configuration asks for {name}; the base is not sharded here, each GPU holds it whole",
+                f"accelerate's configuration enables {name}, but ixtune keeps the whole base on each GPU",
                 where=variable,
                 hint="run `accelerate launch --multi_gpu -m ixtune train …` or `ixtune train … --processes N`; "
                 "`ixtune plan` says whether it fits",
@@ -84,12 +84,12 @@ def follow_parent() -> None:
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `ixtune ARGUMENTS` in several processes and wait for them.
 
-    The first one has this process's output. What the others say is shown only where one of them fails first. Ctrl-C
-    reaches each of them once; a failing one ends all.
+    The first one has this process's output. The output of the others is shown only if one of them fails first. Ctrl-C
+    reaches each of them once; if one fails, all end.
 
     Args:
-        processes: How many.
-        arguments: Of the command line, the verb first.
+        processes: Number of processes.
+        arguments: Arguments of the command line, the command first.
 
     Returns:
         The exit code: of the process that failed, or 0.
@@ -100,7 +100,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     if is_worker():
         raise UsageError(
             f"--processes {processes} inside a run of {world_size()} processes",
-            hint="give the number to `ixtune train` or to accelerate, not to both",
+            hint="pass the number to `ixtune train` or to accelerate, not to both",
         )
     reading, writing = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
@@ -114,7 +114,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
                 )
                 code = _wait(workers)
         finally:
-            os.close(writing)  # the remaining workers end by it
+            os.close(writing)  # this ends the remaining workers
             os.close(reading)
             for worker in workers:
                 worker.wait()

@@ -1,8 +1,8 @@
 """Collectives of a run in several processes: each takes its share of the packs of every optimizer step.
 
 The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
-of their gradients, once: so a pack without images leaves the projector alone, a pack that is split for lack of
-memory does not affect the others, and a process whose epoch has a pack less simply adds nothing.
+of their gradients, once: so a pack without images does not change the projector, a pack that is split for lack of
+memory does not affect the others, and a process with one pack less simply adds nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def join() -> None:
     """Join the other processes of the run, if there are any, and select this process's GPU.
 
     Raises:
-        UsageError: More processes than GPUs, or accelerate's configuration asks for sharding.
+        UsageError: More processes than GPUs, or accelerate's configuration enables sharding.
     """
     launch.refuse_sharding()
     launch.follow_parent()
@@ -151,13 +151,15 @@ def lost_peers() -> Iterator[None]:
         if _several():
             distributed.barrier()
     except BaseException as error:
-        told = launch.LostPeerError() if is_lost_peer(error) else error
+        reraised = launch.LostPeerError() if is_lost_peer(error) else error
         if _several():
             # an incomplete communicator may abort the interpreter during its shutdown
-            atexit.register(os._exit, 130 if isinstance(told, KeyboardInterrupt) else getattr(told, "exit_code", 1))
-        if told is error:
+            atexit.register(
+                os._exit, 130 if isinstance(reraised, KeyboardInterrupt) else getattr(reraised, "exit_code", 1)
+            )
+        if reraised is error:
             raise
-        raise told from error
+        raise reraised from error
     else:
         if _several():
             distributed.destroy_process_group()

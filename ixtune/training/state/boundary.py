@@ -19,8 +19,8 @@ class Boundary(TrainerCallback):
     """Remember random states and counters of the last finished step.
 
     The weights stay those of the last finished step until the optimizer changes them. Dropout and the counters do not:
-    they move with every micro-batch. With them put back, a run that is left in the middle of a step can be saved as if
-    it had been left before.
+    they move with every micro-batch. With them restored, a run that stops in the middle of a step can be saved as of
+    the step before.
     """
 
     def __init__(self, trainer: Trainer, progress: Progress) -> None:
@@ -67,7 +67,7 @@ class Boundary(TrainerCallback):
             return False
         if self._counted is not None:
             counters, loss = self._counted
-            counters["seconds"] = self.progress.seconds  # time was spent in any case
+            counters["seconds"] = self.progress.seconds  # the time was spent in any case
             for name, value in counters.items():
                 setattr(self.progress, name, value)
             self.trainer._tr_loss = loss

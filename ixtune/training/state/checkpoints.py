@@ -49,7 +49,7 @@ def listing(run: Path) -> list[Path]:
 
 
 def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """Return the newest checkpoint whose checksums hold, and newer damaged ones with what is wrong."""
+    """Return the newest checkpoint whose checksums hold, and newer damaged ones with their problem."""
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(listing(run)):
         problem = damage(folder)

@@ -31,23 +31,24 @@ class Unneeded:
 def unneeded(run: Path, *, last_too: bool = False) -> list[Unneeded]:
     """Return the files and folders of a run that are no longer needed, the largest first.
 
-    That is what killed processes left half written or half deleted, damaged checkpoints, and checkpoints but the newest
-    whole one, which continues or extends the run. An unfinished run keeps its best one on the validation set too.
+    These are files that killed processes left half written or half deleted, damaged checkpoints, and all checkpoints
+    but the newest complete one, which is needed to resume or extend the
+    run. An unfinished run keeps its best one on the validation set too.
 
     Args:
         run: The run folder; no process may be training in it.
         last_too: Include the newest checkpoint of a finished run, which can then no longer be extended.
 
     Raises:
-        UsageError: This is no run folder, or `last_too` is asked of an unfinished run.
+        UsageError: This is not a run folder, or `last_too` is set for an unfinished run.
         IxtuneError: A process is training in it.
     """
     if not resume.is_begun(run):
-        raise UsageError("this is no run folder", where=str(run), hint="give the folder that `ixtune train` wrote")
+        raise UsageError("this is not a run folder", where=str(run), hint="pass the folder that `ixtune train` wrote")
     finished = resume.is_finished(run)
     if last_too and not finished:
         raise UsageError(
-            "the run is not finished, and its newest checkpoint is what continues it",
+            "the run is not finished, and its newest checkpoint is needed to resume it",
             where=str(run),
             hint="leave out --all, or delete the folder if the run is not wanted",
         )

@@ -43,8 +43,8 @@ def checkpoint_bytes(plan: Plan) -> int:
 def require_space(plan: Plan, run: Path) -> str:
     """Return a line about the disk space that the checkpoints of a run will take.
 
-    A checkpoint is written beside the old ones before the oldest is deleted, and the best one on the validation set is
-    kept besides. Checkpoints that are there already take no new space.
+    A checkpoint is written before the oldest one is deleted, and the best one on the validation set is kept in
+    addition. Existing checkpoints take no new space.
 
     Raises:
         DiskFullError: The disk has less free space.
@@ -80,7 +80,7 @@ def free_bytes(folder: Path) -> int:
 def is_full(error: BaseException) -> bool:
     """Return whether a failed write failed because the disk, or the user's share of it, is full.
 
-    torch and safetensors raise types of their own; torch's zip writer does not even repeat the system's words.
+    torch and safetensors raise their own types; torch's zip writer does not even repeat the system's message.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
@@ -90,5 +90,5 @@ def is_full(error: BaseException) -> bool:
 
 
 def _gib(size: int) -> str:
-    """Return a size in the unit that shows it best."""
+    """Return a size in GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

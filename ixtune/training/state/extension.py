@@ -56,7 +56,7 @@ def schedule(multipliers: Sequence[Multiplier], extensions: Sequence[Extension],
     """Return the learning-rate multiplier of an extended run.
 
     From an extension on, the schedule is that of a run which had the new number of steps from the start. The learning
-    rate passes to it linearly, from where it was, within the `warmup_ratio` of the new steps.
+    rate changes to it linearly, from its current value, within the `warmup_ratio` of the new steps.
 
     Args:
         multipliers: The schedule for the number of steps at first, and after each extension.

@@ -15,8 +15,8 @@ from ixtune.errors import IxtuneError
 def only_run_in(folder: Path) -> Iterator[None]:
     """Lock a run folder for one process; create it if it is missing, and remove it again if it stays empty.
 
-    The folder itself is locked, so that nothing is left behind that a later run would have to judge. Where folders
-    cannot be locked (some network file systems) a second run is not detected.
+    The folder itself is locked, so that no lock file is left behind for a later run. If folders cannot be
+    locked (some network file systems) a second run is not detected.
 
     Raises:
         IxtuneError: another process holds it.

@@ -15,15 +15,15 @@ class Progress:
 
     Attributes:
         tokens: tokens of the records trained on, image tokens included, over all processes.
-        computed_tokens: computed for them; fewer where records of a pack share a prefix.
+        computed_tokens: tokens computed for them; fewer if records of a pack share a prefix.
         supervised_tokens: number of these with a loss.
-        flops: computed for them.
+        flops: operations computed for them.
         seconds: duration of training, validation and saving.
-        best_step: the step with the best measurement on the validation set, by what the recipe's `best_by` names.
+        best_step: the step with the best measurement on the validation set, by the recipe's `best_by`.
         best_loss: the validation loss at that step.
         best_scores: the scores at that step, by name.
-        worse_measurements: since the best one.
-        stopped_early: whether that was enough of them.
+        worse_measurements: number of measurements since the best one.
+        stopped_early: whether they reached the limit of early stopping.
         reproducible: False once a pack had to be split because memory ran out.
         pending: measurements due at this step but skipped because of a stop: `validation`, `samples`.
         logged_step: the step of the last logged line.

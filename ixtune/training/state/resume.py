@@ -36,11 +36,11 @@ _FREE_KEYS = {
     "training.sample_every",
     "training.sample_records",
 }
-"""Keys without effect on what is learned: a resumed run may change them."""
+"""Keys that do not affect the result of training: a resumed run may change them."""
 _LENGTH_KEYS = {"training.epochs", "training.max_steps", "training.early_stopping"}
 """Keys that `resume=extend` may also change."""
 _LONGER = "to train longer, raise training.epochs or training.max_steps with resume=extend"
-_ONWARD = "to train on from its adapter, start a new run with adapter.start_from="
+_ONWARD = "to continue from its adapter, start a new run with adapter.start_from="
 
 
 class Start(NamedTuple):
@@ -58,7 +58,7 @@ class Start(NamedTuple):
 
 
 def write_start(run: Path, recipe: Recipe, inputs: dict[str, Any]) -> None:
-    """Write what a run is made of: the resolved recipe, and the hashes of base and data."""
+    """Write the inputs of a run: the resolved recipe, and the hashes of base and data."""
     run.mkdir(parents=True, exist_ok=True)
     atomic_write_json(run / INPUTS, inputs)
     atomic_write_text(run / RECIPE, recipes.dump(recipe))
@@ -70,7 +70,7 @@ def is_begun(run: Path) -> bool:
 
 
 def is_finished(run: Path) -> bool:
-    """Return whether the run in this folder has come to its end."""
+    """Return whether the run in this folder is finished."""
     return is_begun(run) and (run / "adapter").exists()
 
 
@@ -107,7 +107,7 @@ def extension_point(recipe: Recipe, inputs: dict[str, Any], run: Path, steps: in
         say: Shows a line to the reader.
 
     Raises:
-        IxtuneError: There is no run, nothing is raised, or something else differs.
+        IxtuneError: There is no run, the number of steps is not raised, or something else differs.
     """
     _require_begun(run)
     if not is_finished(run) and not is_longer(recipe, run):  # the extension has begun already
@@ -118,7 +118,7 @@ def extension_point(recipe: Recipe, inputs: dict[str, Any], run: Path, steps: in
         raise IxtuneError(
             "there is no checkpoint to extend the run from",
             where=str(run),
-            hint=f"{_ONWARD}{run}" if is_finished(run) else "start it anew with another output",
+            hint=f"{_ONWARD}{run}" if is_finished(run) else "start again with another output",
         )
     step, before = checkpoints.step_of(found), _steps_of(found)
     known = extension.read(run)
@@ -167,7 +167,7 @@ def _require_not_stopped_early(recipe: Recipe, checkpoint: Path, run: Path) -> N
             f"the run stopped early: {progress['worse_measurements']} measurements were no better than that of step "
             f"{progress['best_step']}",
             where=str(run),
-            hint="raise training.early_stopping, or set it to null, if it is to train on all the same",
+            hint="raise training.early_stopping, or set it to null, to continue training",
         )
 
 
@@ -204,7 +204,7 @@ def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free
         _flat(inputs),
         "the base or the data have changed since the run began",
         where=run / INPUTS,
-        hint="put them back as they were",
+        hint="restore them",
         run=run,
     )
 
@@ -227,7 +227,7 @@ def _require_same(before: dict[str, Any], now: dict[str, Any], what: str, *, whe
         raise IxtuneError(
             what,
             where=str(where),
-            hint=f"{hint}, or start a new run with another output (adapter.start_from={run} trains on from this one)",
+            hint=f"{hint}, or start a new run with another output (adapter.start_from={run} continues from this one)",
             notes=notes,
         )
 

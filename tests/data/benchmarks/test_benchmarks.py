@@ -160,7 +160,7 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
     secret = {key: value for key, value in DOCVQA.items() if key != "answers"}
     with pytest.raises(DataError, match="none of 2 questions has an answer") as caught:
         read("docvqa", family(tmp_path, secret, secret | {"answers": []}), images=tmp_path / "kept")
-    assert "give the validation file" in caught.value.hint
+    assert "pass the validation file" in caught.value.hint
     some = [secret, DOCVQA, DOCVQA | {"questionId": 2, "answers": [" ", ""]}]
     found = read("docvqa", family(tmp_path, *some), images=tmp_path / "kept")
     assert len(found.items) == 1
@@ -170,9 +170,9 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
-        ({"image": "../outside.png"}, "path_outside_root", "leads out of the image root"),
-        ({"image": "/etc/passwd"}, "path_outside_root", "leads out of the image root"),
-        ({"image": "link/outside.png"}, "path_outside_root", "leads out of the image root"),
+        ({"image": "../outside.png"}, "path_outside_root", "is outside the image root"),
+        ({"image": "/etc/passwd"}, "path_outside_root", "is outside the image root"),
+        ({"image": "link/outside.png"}, "path_outside_root", "is outside the image root"),
         ({"image": "documents/none.png"}, "picture_missing", "no such image below"),
         ({"image": "documents"}, "picture_missing", "no such image below"),
         ({"image": "a" * 3000}, "picture_unreadable", "file name too long"),
@@ -184,7 +184,7 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
         ({"question": "half \ud83d"}, "invalid_unicode", "half of a surrogate pair"),
         ({"questionId": True}, "bad_id", "`questionId` is true"),
         ({"questionId": None}, "bad_id", "there is no `questionId`"),
-        ({"questionId": 1}, "duplicate_id", 'the id "1" was there before'),
+        ({"questionId": 1}, "duplicate_id", 'the id "1" occurs twice'),
         ({"answers": [True]}, "bad_field", "`answers` holds true"),
         ({"answers": [["0.28"]]}, "bad_field", "`answers` holds a list of 1"),
         ({"question_types": {"a": 1}}, "bad_field", "`question_types` is an object"),

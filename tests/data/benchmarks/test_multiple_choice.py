@@ -126,7 +126,7 @@ def test_an_unpublished_answer_column_is_refused(tmp_path: Path, image: bytes):
     [
         ({"index": "x"}, "bad_id", '`index` is "x"'),
         ({"index": "²"}, "bad_id", "`index` is"),
-        ({"index": "1"}, "duplicate_id", "was there before"),
+        ({"index": "1"}, "duplicate_id", "occurs twice"),
         ({"image": ""}, "missing_field", "no `image`"),
         ({"image": "999"}, "picture_missing", 'that of question "999"'),
         ({"image": "2"}, "picture_missing", 'that of question "2"'),
@@ -199,8 +199,8 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
-        ({"image": "../drawn.png"}, "path_outside_root", "leads out"),
-        ({"image": "https://example.org/a.png"}, "picture_remote", "is an address"),
+        ({"image": "../drawn.png"}, "path_outside_root", "is outside"),
+        ({"image": "https://example.org/a.png"}, "picture_remote", "is a URL"),
         ({"image": "data:text/plain;base64,QUJD"}, "bad_image_field", "not of an image"),
         ({"image": "data:image/png;base64,QUJD"}, "picture_unreadable", "not an image"),
         ({"image": "a.png", "images": ["a.png"]}, "bad_image_field", "both `image` and `images`"),

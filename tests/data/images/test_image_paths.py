@@ -74,7 +74,7 @@ def test_an_absolute_path_below_the_root_is_found(root: Path):
 REFUSED = [
     ("photos/9.png", Reason.PICTURE_MISSING, "--image-root"),
     ("photos/0.jpg", Reason.PICTURE_MISSING, "did you mean photos/0.png?"),
-    ("twice/a.PNG", Reason.PICTURE_MISSING, "the one that is meant"),
+    ("twice/a.PNG", Reason.PICTURE_MISSING, "the exact name"),
     ("../secret.png", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
     ("..\\secret.png", Reason.PICTURE_MISSING, "--image-root"),
     ("..%2Fsecret.png", Reason.PICTURE_MISSING, "--image-root"),
@@ -82,9 +82,9 @@ REFUSED = [
     ("LINK.PNG", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
     ("way/secret.png", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
     ("/etc/passwd", Reason.PATH_OUTSIDE_ROOT, "--image-root"),
-    ("/home/me/data/photos/0.png", Reason.PATH_OUTSIDE_ROOT, "cut /home/me/data/ from the beginning"),
-    ("C:\\Users\\me\\data\\photos\\0.png", Reason.PATH_OUTSIDE_ROOT, "cut C:\\Users\\me\\data\\ from the beginning"),
-    ("D:/elsewhere/9.png", Reason.PATH_OUTSIDE_ROOT, "cut the folder in front"),
+    ("/home/me/data/photos/0.png", Reason.PATH_OUTSIDE_ROOT, "remove /home/me/data/ from the start"),
+    ("C:\\Users\\me\\data\\photos\\0.png", Reason.PATH_OUTSIDE_ROOT, "remove C:\\Users\\me\\data\\ from the start"),
+    ("D:/elsewhere/9.png", Reason.PATH_OUTSIDE_ROOT, "remove the leading folders"),
     ("a\0b", Reason.PICTURE_UNREADABLE, "correct the path"),
 ]
 

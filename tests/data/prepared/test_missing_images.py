@@ -77,7 +77,7 @@ def make_folder(file: Path) -> None:
     [
         (Path.unlink, "there is no such file"),
         (change_size, "bytes, prepared with"),
-        (change_one_byte, "other content"),
+        (change_one_byte, "content has changed"),
         (touch, None),
         (make_folder, "bytes, prepared with"),
     ],
@@ -141,7 +141,7 @@ def test_an_image_of_the_same_size_and_an_old_date_in_a_moved_folder_is_found(pr
     content[-20] ^= 1
     file.write_bytes(content)
     os.utime(file, (1e9, 1e9))
-    assert faults(store.load(moved / "set")) == {"c.png": "other content than when it was prepared"}
+    assert faults(store.load(moved / "set")) == {"c.png": "its content has changed since it was prepared"}
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "deep/../../secret.png"])
@@ -149,7 +149,7 @@ def test_a_stored_path_that_leads_out_of_its_root_is_refused(project: Path, path
     write_image(project / "secret.png")
     prepared = store.load(project / "set")
     stored = prepared.dataset[0]["pictures"][0] | {"path": path}
-    with pytest.raises(ImageError, match="leads out of the image root") as caught:
+    with pytest.raises(ImageError, match="is outside the image root") as caught:
         prepared.files.open(stored)
     assert "prepare the data again" in caught.value.hint
     with pytest.raises(ImageError, match="no image root 7"):

@@ -98,10 +98,10 @@ base: nano
         "mix/data.yaml:4: unknown key sources.0.weihgt; did you mean weight?",
         "mix/data.yaml:5: sources.0.columns.question should be a column's name, found 3",
         "mix/data.yaml:5: unknown key sources.0.columns.imge; did you mean image?",
-        "mix/data.yaml:6: sources.1.path is missing: a file, a folder, or the name of a data set on the hub",
+        "mix/data.yaml:6: sources.1.path is missing: a file, a folder, or the name of a dataset on the hub",
         "mix/data.yaml:6: unknown key sources.1.pth; did you mean path?",
         "mix/data.yaml:7: sources.2.path: there is no file or folder mix/gone.json; "
-        "for a data set on the hub add format: hub",
+        "for a dataset on the hub add format: hub",
         "mix/data.yaml:9: sources.2 has a weight and a count, which contradict each other; keep one",
         "mix/data.yaml:10: sources.2.image_root: there is no folder mix/gone",
         "mix/data.yaml:11: there is no format lava; did you mean llava?; known are json, jsonl, csv, tsv, parquet, "
@@ -136,7 +136,7 @@ base: nano
         ("sources: [{path: a.csv, columns: {image: []}}]", "a column's name, or a list of them"),
         ("sources: [{path: a.csv, columns: {question: [a, b]}}]", "should be a column's name, found a list of 2"),
         ("sources: [{path: a.csv, path: b.jsonl}]", "sources.0.path is given twice"),
-        ("sources: [{path: !!python/name:os.system x}]", "no text, number, list or section"),
+        ("sources: [{path: !!python/name:os.system x}]", "not a text, number, list or section"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(config, content: str, told: str):
@@ -151,9 +151,9 @@ def test_a_mistake_is_told_with_its_line(config, content: str, told: str):
         ("", "the data config holds no keys"),
         ("- path: a.csv", "the data config holds no keys"),
         ("sources: [", "the data config is not valid YAML"),
-        ("sources: [{path: &a a.csv}, {path: *a}]", "aliases are not for data configs"),
+        ("sources: [{path: &a a.csv}, {path: *a}]", "aliases are not allowed in data configs"),
         (b"sources: \xff", "the data config is not UTF-8 text"),
-        (b"#" * 70_000, "this is no data config: larger than 64 KiB"),
+        (b"#" * 70_000, "this is not a data config: larger than 64 KiB"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_in_one_line(config, content: str | bytes, told: str):

@@ -197,7 +197,7 @@ def test_configurations_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Pa
 
 
 def test_an_unknown_name_without_a_network_is_one_line_that_says_how_to_get_it(hub_cache: Path):
-    with pytest.raises(IxtuneError, match="the data set cannot be had from the hub") as caught:
+    with pytest.raises(IxtuneError, match="the dataset could not be loaded from the hub") as caught:
         open_hub(Source(path="nobody/nothing"))
     assert "\n" not in str(caught.value) + caught.value.hint
     assert "datasets.load_dataset('nobody/nothing')" in caught.value.hint
@@ -205,14 +205,14 @@ def test_an_unknown_name_without_a_network_is_one_line_that_says_how_to_get_it(h
 
 @pytest.mark.parametrize("name", ["a/b/c", "hf://datasets/a/b", "https://example.org/x.csv", "", "a b", "../x"])
 def test_what_is_no_name_is_not_asked_for(name: str):
-    with pytest.raises(UsageError, match=r"no name of a data set|a local path"):
+    with pytest.raises(UsageError, match=r"not the name of a dataset|a local path"):
         open_hub(Source(path=name))
 
 
 def test_a_folder_here_is_not_taken_for_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "someone" / "receipts" / "a.png")
-    with pytest.raises(UsageError, match="but a local path"):
+    with pytest.raises(UsageError, match="a local path, not"):
         open_hub(Source(path="someone/receipts"))
 
 

@@ -661,7 +661,7 @@ def test_a_dataset_info_names_file_columns_and_tags(tmp_path: Path):
     for name in ("mine", "alpaca"):
         (record,) = records_of(given_sources(path, dataset=name)[0])
         assert ([turn.text for turn in record.turns], len(record.images)) == ([SHOWN, SAID], 1)
-    for name, says in (("mne", "did you mean mine"), ("ranked", "preference data"), (None, "3 data sets")):
+    for name, says in (("mne", "did you mean mine"), ("ranked", "preference data"), (None, "3 datasets")):
         with pytest.raises(UsageError, match=says):
             given_sources(path, dataset=name)
     with pytest.raises(UsageError, match="no dataset_info"):

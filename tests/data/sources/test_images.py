@@ -79,7 +79,7 @@ def test_content_is_kept_as_it_is(value: Any, name: str):
         ("file://server/share/a.png", Reason.PICTURE_REMOTE, '"server"'),
         ("file://a.png", Reason.PICTURE_REMOTE, '"a.png"'),
         ("file:a.png", Reason.BAD_IMAGE_FIELD, "no absolute path"),
-        ("file:///data/%FF.png", Reason.BAD_IMAGE_FIELD, "percent signs"),
+        ("file:///data/%FF.png", Reason.BAD_IMAGE_FIELD, "escapes that are not"),
         ("file:///data/a%00.png", Reason.NULL_CHARACTER, "null character"),
         ("data:image/png;base64,", Reason.BAD_IMAGE_FIELD, "empty"),
         ("data:image/png;base64,abc", Reason.BAD_IMAGE_FIELD, "padding"),

@@ -53,15 +53,15 @@ def test_all_mistakes_are_told_at_once_with_their_lines(mixture):
     with pytest.raises(UsageError) as caught:
         read_mixture(path)
     assert list(caught.value.notes) == [
-        "mix/data.txt:1: there is no number behind the path; with --ratios none is needed",
+        "mix/data.txt:1: there is no number after the path; with --ratios none is needed",
         "mix/data.txt:2: there is no mix/gone.json; paths are relative to the mixture file",
-        "mix/data.txt:4: there is no mix/here.json, though there is one seen from the current folder; "
+        "mix/data.txt:4: there is no mix/here.json, but there is one relative to the current folder; "
         "paths are relative to the mixture file",
         "mix/data.txt:5: the number should be above 0, found 0",
         "mix/data.txt:6: the number should be above 0, found -1",
         "mix/data.txt:7: the number should be above 0, found nan",
         "mix/data.txt:8: the number should be above 0, found inf",
-        "mix/data.txt:9: 0.0001 thousand records are none",
+        "mix/data.txt:9: 0.0001 thousand records is less than one",
     ]
     assert caught.value.what == "8 mistakes in the mixture file"
 

@@ -74,13 +74,13 @@ def messages(text: str = "hi") -> list[dict[str, str]]:
             "trl.jsonl",
             Container.JSONL,
             Schema.OPENAI,
-            "JSON Lines of OpenAI messages: records have `messages` and images beside them",
+            "JSON Lines of OpenAI messages: records have `messages` and images next to them",
         ),
         (
             "messages_with_tags.json",
             Container.JSON,
             Schema.OPENAI,
-            "JSON list of OpenAI messages: records have `messages` and images beside them",
+            "JSON list of OpenAI messages: records have `messages` and images next to them",
         ),
     ],
 )
@@ -138,12 +138,12 @@ def test_the_schema_is_told_by_the_records(tmp_path: Path, records: list[Any], s
     [
         (
             [shown("a"), {"image": "a.png", "conversations": turns("<image>?", "yo")}],
-            "<ImageHere> stands in 1 record, <image> in 1 record",
+            "<ImageHere> occurs in 1 record, <image> in 1 record",
             ["--format ixc", "--format llava"],
         ),
         (
             [shown("a"), {"images": ["a.png"], "conversations": turns("<image>?", "yo")}],
-            "<ImageHere> stands in 1 record",
+            "<ImageHere> occurs in 1 record",
             ["--format ixc", "--format sharegpt"],
         ),
         ([{"images": ["a"], "conversations": turns("<ImageHere>?", "yo")}], "`images`", ["--format ixc"]),
@@ -285,7 +285,7 @@ def test_images_that_no_metadata_name_are_counted(tmp_path: Path):
     for name in ("a.png", "b.png", "deep/c.png"):
         write_image(tmp_path / "photos" / name)
     written(tmp_path / "photos" / "metadata.csv", "file_name,question,answer\na.png,What?,A cat.\n")
-    assert opened(tmp_path / "photos").detected.endswith("; 2 more images lie in it, in no line")
+    assert opened(tmp_path / "photos").detected.endswith("; 2 more images are in it without a line")
 
 
 def test_tar_shards_are_told_by_their_magic(tmp_path: Path):
@@ -333,7 +333,7 @@ GOOD = lines(shown("a")).encode()
         (lambda folder: written(folder / "a.pkl", b"\x80\x04\x95" + bytes(20)), "pickle", "any program"),
         (lambda folder: written(folder / "a.arrow", b"ARROW1\0\0" + bytes(20)), "Arrow", "save_to_disk"),
         (lambda folder: written(folder / "a.json", "\ufeff[]".encode("utf-16")), "UTF-16", "UTF-8"),
-        (lambda folder: written(folder / "a.bin", bytes(range(256))), "neither a text", "JSON"),
+        (lambda folder: written(folder / "a.bin", bytes(range(256))), "neither text", "JSON"),
         (lambda folder: written(folder / "a.json", "<!DOCTYPE html><html>"), "web page", "download"),
         (
             lambda folder: written(folder / "a.json", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
@@ -357,7 +357,7 @@ GOOD = lines(shown("a")).encode()
         (
             lambda folder: written(folder / "a.json", json.dumps({"a": 1}, indent=1)),
             "one JSON object",
-            "one record {...} a line",
+            "one record {...} per line",
         ),
         (
             lambda folder: written(folder / "a.jsonl", "{'id': 1}\n{'id': 2}\n"),
@@ -365,7 +365,7 @@ GOOD = lines(shown("a")).encode()
             "JSON",
         ),
         (lambda folder: written(folder / "a.json", "[]"), "holds no record", "records"),
-        (lambda folder: written(folder / "a.json", "[5]"), "the first entry is no record: 5", "objects"),
+        (lambda folder: written(folder / "a.json", "[5]"), "the first entry is not a record: 5", "objects"),
         (lambda folder: written(folder / "a.json", "[null, 5]"), "none of the first 2 entries is a record", "objects"),
         (lambda folder: written(folder / "a.json", "["), "Expecting value", "fix the file"),
         (lambda folder: write_parquet(folder / "a.parquet", [{"x": 1}], rows=0), "holds no record", "records"),
@@ -397,7 +397,7 @@ def test_a_folder_of_images_alone_is_told_what_to_write(tmp_path: Path):
     write_image(tmp_path / "photos" / "receipt.png")
     with pytest.raises(UsageError) as caught:
         opened(tmp_path / "photos")
-    assert "nothing says what to ask" in str(caught.value)
+    assert "no file with questions and answers" in str(caught.value)
     assert str(tmp_path / "photos" / "metadata.csv") in caught.value.hint
     written(tmp_path / "photos" / "metadata.csv", "\n".join(caught.value.notes))
     found = opened(tmp_path / "photos")

@@ -92,9 +92,9 @@ def test_a_tab_divides_columns_where_it_is_asked_for(tmp_path: Path):
         ("a,b;c\n1,2\n", "holds , and ;"),
         ("a\tb\n1\t2\n", "holds tabs"),
         ("a,b,a\n", "two columns have the same name: a"),
-        ('"a,b\n1,2\n', "no header"),
+        ('"a,b\n1,2\n', "not a header"),
         ('"a"x,b\n1,2\n', "the header is broken"),
-        ("\xe9,b\n".encode("latin1"), "no header"),
+        ("\xe9,b\n".encode("latin1"), "not a header"),
     ],
 )
 def test_a_table_without_a_usable_header_is_refused_with_its_line(tmp_path: Path, content: str | bytes, told: str):

@@ -291,7 +291,7 @@ def test_shards_joined_into_one_file_are_not_lost_silently(tmp_path: Path):
     found = read(path)
     assert [entry.place.at for entry in found] == ["0", "1", "2", "3", "4", "4.txt"]
     assert found[-1].fault is not None
-    assert "behind its end mark" in found[-1].fault.found
+    assert "follow its end marker" in found[-1].fault.found
 
 
 def test_the_next_shards_are_read_after_a_broken_one(tmp_path: Path):
@@ -315,7 +315,7 @@ def test_members_of_negative_size_end_the_shard(tmp_path: Path):
 @pytest.mark.parametrize("content", [b"", b"<html>", b"x" * 5000, b"\x1f\x8b\x08" + b"x" * 600])
 def test_what_is_no_tar_is_an_error_for_people(tmp_path: Path, content: bytes):
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(IxtuneError, match="this is no tar file") as caught:
+    with pytest.raises(IxtuneError, match="this is not a tar file") as caught:
         read(tmp_path)
     assert caught.value.where == str(tmp_path / "a.tar")
 

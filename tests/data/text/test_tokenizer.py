@@ -37,7 +37,7 @@ def test_what_is_no_sentencepiece_model_is_refused(tmp_path: Path, content: byte
         ({"user_defined_symbols": ["[UNUSED_TOKEN_145]"]}, "lacks the piece [UNUSED_TOKEN_146]"),
         (
             {"user_defined_symbols": [], "control_symbols": ["[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"]},
-            "not recognised in text",
+            "not recognized in text",
         ),
         ({"add_dummy_prefix": True}, "changes spaces"),
         ({"remove_extra_whitespaces": True}, "changes spaces"),

@@ -60,7 +60,7 @@ def _from_minicpm(fields: Fields, reading: Reading) -> Fields:
     if order and (missing := [name for name in images if name not in order]):
         raise RecordError(
             Reason.TOO_FEW_PLACEHOLDERS,
-            f"{missing[0]} of `image` stands nowhere in the conversation",
+            f"{missing[0]} of `image` does not occur in the conversation",
             hint="write each placeholder of `image` where its image belongs",
         )
     return {**fields, "image": [images[name] for name in order or images]}
@@ -98,7 +98,7 @@ def _from_swift_grounding(fields: Fields, reading: Reading) -> Fields:
             raise RecordError(
                 Reason.FIELD_NOT_USED,
                 f"there are more {match.group()} in the texts than entries in `objects`",
-                hint="give `objects` one entry for each mark in the texts",
+                hint="write one entry in `objects` for each mark in the texts",
             )
         return as_json(one)
 
@@ -109,7 +109,7 @@ def _from_swift_grounding(fields: Fields, reading: Reading) -> Fields:
         raise RecordError(
             Reason.FIELD_NOT_USED,
             "`objects` has more entries than there are <ref-object> and <bbox> in the texts",
-            hint="write a mark for each entry, or remove what the texts do not name",
+            hint="write a mark for each entry, or remove the entries without one",
         )
     return fields
 
@@ -125,7 +125,7 @@ def _require_known_objects(objects: Mapping[str, Any], boxes: int, fields: Field
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"`objects.bbox_type` is {shown(kind)}",
-            hint=f"write the boxes in one of {', '.join(_BOX_TYPES)}; they are learned with the numbers of the file",
+            hint=f"write the boxes in one of {', '.join(_BOX_TYPES)}; training uses the numbers in the file",
         )
     given = objects.get("image_id")
     if not is_missing(given) and given not in ([], 0):
@@ -143,7 +143,7 @@ def _require_known_objects(objects: Mapping[str, Any], boxes: int, fields: Field
         raise RecordError(
             Reason.FIELD_NOT_USED,
             f"`objects.{more[0]}` is not used",
-            hint="write what it says into the texts, and take it out",
+            hint="write its content into the texts, and remove it",
         )
 
 

@@ -1,4 +1,4 @@
-"""Fields as the answer: Donut's and CORD's `ground_truth`, and a JSON file beside each image, as in SROIE."""
+"""Fields as the answer: Donut's and CORD's `ground_truth`, and a JSON file next to each image, as in SROIE."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _from_donut(fields: Fields, reading: Reading) -> Fields:
         )
     fields.pop("ground_truth")
     rest = {f"ground_truth.{name}": value for name, value in truth.items() if name not in ("gt_parse", "gt_parses")}
-    require_no_image(rest, "take it out: only gt_parse is learned")
+    require_no_image(rest, "remove it: only gt_parse is trained on")
     parses = truth.get("gt_parses")
     parses = [truth["gt_parse"]] if parses is None else parses
     if not isinstance(parses, list | tuple) or not parses:
@@ -52,7 +52,7 @@ def _from_donut(fields: Fields, reading: Reading) -> Fields:
 
 
 def has_only_fields(record: Mapping[str, Any]) -> bool:
-    """Return whether the JSON beside an image has neither question nor answer, nor is it one text alone."""
+    """Return whether the JSON next to an image has neither question nor answer, nor is it one text alone."""
     rest = [name for name in record if name not in _OF_THE_IMAGE]
     return bool(rest) and rest != ["text"] and not any(name in _ASKED_OR_SAID for name in rest)
 
@@ -60,13 +60,13 @@ def has_only_fields(record: Mapping[str, Any]) -> bool:
 def _from_fields(fields: Fields, reading: Reading) -> Fields:
     del reading
     answer = {name: value for name, value in fields.items() if name not in _OF_THE_IMAGE}
-    require_no_image(answer, "take it out of the JSON: all of it becomes the answer")
+    require_no_image(answer, "remove it from the JSON: all of it becomes the answer")
     try:
         text = as_json(answer)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(Reason.BAD_FIELD, f"the fields are no JSON: {error}", hint="write them as JSON") from error
+        raise RecordError(Reason.BAD_FIELD, f"the fields are not JSON: {error}", hint="write them as JSON") from error
     return {name: fields[name] for name in _OF_THE_IMAGE if name in fields} | {"answer": text}
 
 
 DONUT = Form("Donut annotations (gt_parse)", lambda record: _truth(record) is not None, _from_donut)
-FIELDS = Form("a JSON beside each image, all of it the answer", lambda record: False, _from_fields)
+FIELDS = Form("a JSON file next to each image, used as the answer", lambda record: False, _from_fields)

@@ -40,7 +40,7 @@ def require_no_image(fields: Mapping[str, Any], hint: str) -> None:
     for name, value in fields.items():
         if place := image_at(value, name, None, addresses=False, names=False):
             raise RecordError(
-                Reason.IMAGE_NOT_USED, f"`{place}` holds or names an image, and it is not read", hint=hint
+                Reason.IMAGE_NOT_USED, f"`{place}` contains or names an image, but is not used", hint=hint
             )
 
 

@@ -1,7 +1,7 @@
 """Label Studio: tasks with annotations, or JSON-MIN, which is flat.
 
 Text areas, choices, ratings and other values of the whole task are answers. Regions (boxes, polygons, masks, spans) and
-relations are learned only if `--columns` names their control, and then as JSON; otherwise the record is rejected.
+relations are used only if `--columns` names their control, as JSON; otherwise the record is rejected.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def _rewrite(fields: Fields, reading: Reading) -> Fields:
             raise RecordError(
                 Reason.MISSING_FIELD,
                 "every annotation of the task is cancelled" if given else "the task has no annotation",
-                hint="annotate the task, or leave it out of the export",
+                hint="annotate the task, or exclude it from the export",
             )
         rest = {name: fields.get(name) for name in ("meta", "predictions")}
-        require_no_image(rest, "take it out of the export: only `data` and annotations are read")
+        require_no_image(rest, "remove it from the export: only `data` and annotations are read")
         flat: Fields = {"id": fields.get("id"), **fields["data"]}
         values = [_texts(one) for one in kept]
         for name in dict.fromkeys(name for one in values for name in one):
@@ -80,7 +80,7 @@ def _use_regions(flat: Fields, regions: Mapping[str, list[Any]], controls: list[
             instead = f", or --columns answer={text} to leave them out" if text else ""
             raise RecordError(
                 Reason.FIELD_NOT_USED,
-                f"there are regions of {listed(regions)}, and they are not learned",
+                f"there are regions of {listed(regions)}, which are not used",
                 hint=f"use --columns answer={name} to learn the regions as JSON{instead}",
             )
 
@@ -107,7 +107,7 @@ def _texts(annotation: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _regions(annotation: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return control name -> regions of one annotation; relations between regions have no control of their own."""
+    """Return control name -> regions of one annotation; relations between regions have no control."""
     found: dict[str, list[Any]] = {}
     for result in _results(annotation):
         value = result.get("value")

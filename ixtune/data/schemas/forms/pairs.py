@@ -12,7 +12,7 @@ from ixtune.data.schemas.value_paths import object_in_text, rows_of_struct
 from ixtune.data.sources.source import Reading
 
 _NAMES = ("texts", "conversation", "qa_pairs", "qas", "qa", "questions")
-# a record with one of these has a question, an answer or a conversation of its own
+# a record with one of these has its own question, answer or conversation
 _OWN = {"question", "query", "prompt", "instruction", "answer", "response", "conversations", "messages", "history"}
 
 
