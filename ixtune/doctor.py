@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ixtune import base
+from ixtune import base, platforms
 from ixtune.errors import IxtuneError
 from ixtune.planning import gpus, record_mixes
 from ixtune.planning.gpus import Machine
@@ -171,9 +170,9 @@ def _gpu() -> MachineCheck:
 
     if not torch.cuda.is_available():
         hint = "without a GPU, train the embedded base only"
-        if gpus.has_driver() and not torch.version.cuda:
+        if platforms.has_nvidia_driver() and not torch.version.cuda:
             hint = "there is an NVIDIA driver, but torch is built for CPUs: install torch's CUDA build"
-        elif gpus.has_driver():
+        elif platforms.has_nvidia_driver():
             hint = "torch cannot use the NVIDIA driver: run `nvidia-smi` for details"
         return MachineCheck("gpu", "note", "none that torch can use", hint)
     properties = torch.cuda.get_device_properties(0)
@@ -217,8 +216,8 @@ def _libraries() -> MachineCheck:
 
 
 def _memory() -> MachineCheck:
-    available = gpus.available_bytes()
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    available = platforms.available_bytes()
+    cores = f"{platforms.cores()} cores"
     if available is None:
         return MachineCheck("memory", "note", f"unknown; {cores}", "the system does not report it")
     found = f"{available / _GIB:.1f} GiB free, {cores}"

@@ -12,7 +12,6 @@ machine before a reboot, are not touched. Such a sibling can be deleted by hand 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,12 +23,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ixtune import platforms
 from ixtune.errors import IxtuneError
 
 # 2,000 files of 3 kB on ext4 took 0.42 to 0.56 s one by one, 0.03 to 0.04 s at once, 500 of them 0.13 s. Fewer are
 # not worth it: a sync of everything also waits for other writes to the same disk.
 _SYNCED_ONE_BY_ONE = 500
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # differs for each kernel and each boot; containers share it
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -40,12 +39,13 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: The disk is full or refuses the write; `path` is as it was before.
     """
-    with _sibling(path, Path.touch) as (partial, _), open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with _sibling(path, Path.touch) as (partial, _):
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
-    _fsync(path.parent)
+    platforms.sync(path.parent)
 
 
 def atomic_write_text(path: Path, content: str) -> None:
@@ -84,7 +84,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         except OSError:  # it has just been created, and is not empty
             refuse_existing(path)
             raise
-    _fsync(path.parent)
+    platforms.sync(path.parent)
 
 
 @contextmanager
@@ -101,9 +101,9 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     partial = path.parent / f".{path.name}.unfinished"
     partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = platforms.open_for_lock(partial)
     try:
-        if _lock(descriptor) is False:
+        if descriptor is not None and platforms.lock(descriptor) is False:
             raise IxtuneError(
                 "another process is writing this output", where=str(path), hint="wait for it, or choose another name"
             )
@@ -116,8 +116,8 @@ def resumable_folder(path: Path) -> Iterator[Path]:
             _remove(partial)
             raise
     finally:
-        os.close(descriptor)
-    _fsync(path.parent)
+        platforms.close(descriptor)
+    platforms.sync(path.parent)
 
 
 def sha256_file(path: Path) -> str:
@@ -153,12 +153,12 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
-    """Yield a new hidden sibling of `path`, made by `make`, and a descriptor that holds its lock.
+def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, int | None]]:
+    """Yield a new hidden sibling of `path`, made by `make`, and the descriptor that holds its lock, if there are locks.
 
     It is created next to `path` because rename is atomic only within one file system. On an exception it is removed.
     """
-    kernel = _kernel()
+    kernel = platforms.kernel()
     stem = f".{path.name}.partial-{kernel or '0' * 8}-"
     if kernel:
         _remove_dead(path.parent, stem)
@@ -170,35 +170,24 @@ def _sibling(path: Path, make: Callable[[Path], None]) -> Iterator[tuple[Path, i
         _remove(partial)  # the first error is the one to report
         raise
     finally:
-        os.close(descriptor)  # releases the lock
+        platforms.close(descriptor)
 
 
-def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """Make a file or folder of an unused name and lock it: its name and its open descriptor."""
+def _make_locked(parent: Path, stem: str, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """Make a file or folder of an unused name and lock it: its name and its open descriptor, if there are locks."""
     while True:
         partial = parent / (stem + secrets.token_hex(4))
         make(partial)
         # before it is locked, another process may remove it as dead; it is empty, so use the next name
         try:
-            descriptor = os.open(partial, os.O_RDONLY)
+            descriptor = platforms.open_for_lock(partial)
         except FileNotFoundError:
             if not parent.is_dir():
                 raise
             continue
-        if _lock(descriptor) is not False and os.path.lexists(partial):
+        if descriptor is None or (platforms.lock(descriptor) is not False and os.path.lexists(partial)):
             return partial, descriptor
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Try to lock an open file or folder without waiting; return whether it was free, None where locks do not exist."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # NFS among others: folders there cannot be locked
-        return None
-    return True
 
 
 def _remove_dead(parent: Path, stem: str) -> None:
@@ -209,12 +198,12 @@ def _remove_dead(parent: Path, stem: str) -> None:
         names = os.listdir(parent)
     for name in filter(pattern.fullmatch, names):
         with suppress(OSError):  # another process removes it, or we have no permission to
-            descriptor = os.open(parent / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = platforms.open_for_lock(parent / name)
             try:
-                if _lock(descriptor):
+                if descriptor is not None and platforms.lock(descriptor):
                     _remove(parent / name)
             finally:
-                os.close(descriptor)
+                platforms.close(descriptor)
 
 
 def _remove(partial: Path) -> None:
@@ -226,46 +215,10 @@ def _remove(partial: Path) -> None:
             partial.unlink()
 
 
-def _kernel() -> str | None:
-    """Return a short name of the running kernel, or None where it is unknown."""
-    with suppress(OSError):
-        return hashlib.sha256(_BOOT_ID.read_bytes()).hexdigest()[:8]
-    return None
-
-
-def _sync_all(folder: Path, descriptor: int) -> None:
+def _sync_all(folder: Path, descriptor: int | None) -> None:
     """Sync the content of `folder` to the disk; `descriptor` was opened on the folder before anything was written."""
     everything = [Path(parent, name) for parent, _, names in os.walk(folder) for name in (*names, "")]
-    if len(everything) > _SYNCED_ONE_BY_ONE and _sync_file_system(descriptor):
+    if len(everything) > _SYNCED_ONE_BY_ONE and platforms.sync_file_system(descriptor):
         return
     for path in everything:
-        _fsync(path)
-
-
-def _sync_file_system(descriptor: int) -> bool:
-    """Flush the file system of `descriptor`; False where the system has no such call.
-
-    syncfs(2), not sync(2): it does not touch other disks, and on Linux since 5.8 it reports what could not be
-    written since `descriptor` was opened, which sync(2) never does.
-
-    Raises:
-        OSError: The disk is full or refuses a write.
-    """
-    import ctypes
-
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:
-        return False
-    if syncfs(descriptor) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return True
-
-
-def _fsync(path: Path) -> None:
-    """Flush one file or folder to the disk; a rename is durable only when its folder is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        platforms.sync(path)

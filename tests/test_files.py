@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ixtune import files
+from ixtune import files, platforms
 from ixtune.errors import IxtuneError
 from ixtune.files import atomic_folder, atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
 
@@ -176,7 +177,7 @@ def test_many_files_are_synced_by_one_call_before_the_rename(tmp_path: Path, mon
         return True
 
     monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 2)
-    monkeypatch.setattr(files, "_sync_file_system", note)
+    monkeypatch.setattr(platforms, "sync_file_system", note)
     with atomic_folder(tmp_path / "out") as folder:
         for name in "abc":
             (folder / name).touch()
@@ -189,7 +190,7 @@ def test_a_disk_that_fails_on_many_files_leaves_no_folder(tmp_path: Path, monkey
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 0)
-    monkeypatch.setattr(files, "_sync_file_system", refuse)
+    monkeypatch.setattr(platforms, "sync_file_system", refuse)
     with pytest.raises(OSError, match="Input/output"), atomic_folder(tmp_path / "out"):
         pass
     assert os.listdir(tmp_path) == []
@@ -198,8 +199,8 @@ def test_a_disk_that_fails_on_many_files_leaves_no_folder(tmp_path: Path, monkey
 def test_many_files_are_synced_one_by_one_where_there_is_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     synced: list[Path] = []
     monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 0)
-    monkeypatch.setattr(files, "_sync_file_system", lambda descriptor: False)
-    monkeypatch.setattr(files, "_fsync", synced.append)
+    monkeypatch.setattr(platforms, "sync_file_system", lambda descriptor: False)
+    monkeypatch.setattr(platforms, "sync", synced.append)
     with atomic_folder(tmp_path / "out") as folder:
         (folder / "a").touch()
     assert [path.name for path in synced] == ["a", folder.name, tmp_path.name]
@@ -207,12 +208,12 @@ def test_many_files_are_synced_one_by_one_where_there_is_no_such_call(tmp_path: 
 
 def test_the_system_syncs_one_file_system_and_reports_its_errors(tmp_path: Path):
     descriptor = os.open(tmp_path, os.O_RDONLY)
-    answer = files._sync_file_system(descriptor)
+    answer = platforms.sync_file_system(descriptor)
     os.close(descriptor)
     if not answer:
         pytest.skip("this system has no syncfs")
     with pytest.raises(OSError, match="Bad file descriptor"):
-        files._sync_file_system(descriptor)
+        platforms.sync_file_system(descriptor)
 
 
 # what another process runs: it says so when it is in the middle, and then waits to be killed
@@ -303,13 +304,13 @@ def test_what_is_left_of_another_name_is_left_alone(tmp_path: Path):
 def test_what_another_kernel_left_may_be_alive_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     left = dead(tmp_path)
     (tmp_path / "boot_id").write_text("another\n")
-    monkeypatch.setattr(files, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "boot_id")
     write_both_ways(tmp_path / "out")
     assert (left / "sub" / "half").exists()
 
 
 def test_nothing_is_removed_where_the_kernel_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "_BOOT_ID", tmp_path / "absent")
+    monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "absent")
     left = dead(tmp_path)
     write_both_ways(tmp_path / "out")
     assert (left / "sub" / "half").exists()
@@ -320,7 +321,7 @@ def test_nothing_is_removed_where_there_are_no_locks(tmp_path: Path, monkeypatch
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     left = dead(tmp_path)
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     write_both_ways(tmp_path / "out")
     assert (left / "sub" / "half").exists()
 
@@ -341,7 +342,7 @@ def test_a_sibling_that_is_taken_for_dead_before_its_lock_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ):
     thieves = [moment]
-    mkdir, flock = Path.mkdir, files.fcntl.flock
+    mkdir, flock = Path.mkdir, fcntl.flock
 
     def make(path: Path, *arguments: object, **options: object) -> None:
         mkdir(path, *arguments, **options)
@@ -359,7 +360,7 @@ def test_a_sibling_that_is_taken_for_dead_before_its_lock_is_made_again(
             tmp_path.joinpath(*partials(tmp_path)).rmdir()
 
     monkeypatch.setattr(Path, "mkdir", make)
-    monkeypatch.setattr(files.fcntl, "flock", lock)
+    monkeypatch.setattr(fcntl, "flock", lock)
     with atomic_folder(tmp_path / "out") as folder:
         (folder / "a").touch()
     assert not thieves

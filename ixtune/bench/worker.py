@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ixtune import platforms
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
 from ixtune.base import resolve
@@ -55,7 +56,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         cpu_s of the pass, its real tokens, peak_mib over the state after imports, losses of the steps.
     """
     torch.set_num_threads(1)
-    before = _memory_mib("VmRSS")
+    before = platforms.resident_bytes() / 2**20
     records = mix.records(case["records"], case.get("mix", mix.NAME))
     contents = synthetic.contents(records, case["config"]["vocab_size"])
     recipe = _recipe(case)
@@ -83,7 +84,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "cpu_s": sum(clock.seconds[1:]),
         "steps": len(clock.seconds) - 1,
         "tokens": sum(record.tokens for record in records),
-        "peak_mib": _memory_mib("VmHWM") - before,
+        "peak_mib": platforms.peak_memory_bytes() / 2**20 - before,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
 
@@ -173,12 +174,6 @@ def _in_order(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
     rows = cast(Sized, trainer.train_dataset)
     trainer._get_train_sampler = lambda *_: SequentialSampler(rows)  # type: ignore[method-assign]
-
-
-def _memory_mib(field: str) -> float:
-    """Return VmRSS or VmHWM of this process."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ overlap. Reads go to a file position and copy into a buffer. Memory maps would c
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from ixtune import platforms
 from ixtune.errors import IxtuneError
 
 DTYPE_NAMES = {
@@ -220,7 +220,7 @@ def write_safetensors(
     digest = digest or hashlib.sha256()
     digest.update(start)
     with open(path, "xb") as file:
-        _reserve(file.fileno(), len(start) + position)
+        platforms.reserve(path, file.fileno(), len(start) + position)
         file.write(start)
         unflushed = unsynced = 0
         for info in ordered:
@@ -245,33 +245,17 @@ def write_safetensors(
     return digest.hexdigest()
 
 
-def _reserve(descriptor: int, nbytes: int) -> None:
-    """Allocate the file's space at once, to find out early if the disk is too small and to keep blocks together.
-
-    Raises:
-        OSError: The disk has less free space.
-    """
-    try:
-        os.posix_fallocate(descriptor, 0, nbytes)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # file systems without support for it
-            raise
-
-
 def _start_settling(file: IO[bytes]) -> None:
-    """Start writing dirty pages to the disk, without waiting.
-
-    On Linux this advice starts the writing of dirty pages and drops the others (mm/fadvise.c).
-    """
+    """Start writing dirty pages to the disk, without waiting."""
     file.flush()
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    platforms.drop_cached(file.fileno())
 
 
 def _settle(file: IO[bytes]) -> int:
     """Flush what was written to the disk and drop it from the page cache, so that reading back reads the disk."""
     file.flush()
     os.fsync(file.fileno())
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    platforms.drop_cached(file.fileno())
     return file.tell()
 
 

@@ -30,8 +30,8 @@ def command(
     Example: ixtune bench --records 8 --rounds 3
     """
     import json
-    import os
 
+    from ixtune import platforms
     from ixtune.cli.console import aside, console, quiet_libraries, table
 
     out, stderr = console(), aside()
@@ -82,7 +82,8 @@ def command(
         f"\nmix      {mix.NAME}: {records} records, {sum(r.tokens for r in chosen):,} tokens; padding {padding}",
         highlight=False,
     )
-    out.print(f"machine  one thread, load {os.getloadavg()[0]:.2f}", highlight=False)
+    load = platforms.load()
+    out.print(f"machine  one thread, load {'unknown' if load is None else f'{load:.2f}'}", highlight=False)
     out.print(
         table(
             None,

@@ -9,7 +9,7 @@ import torch
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.planning.gpus import available_bytes
+from ixtune.platforms import available_bytes
 from ixtune.training.batch import ImageSource
 
 _EDGE = 16 << 10  # number of values at each end of a tensor that identify it, as in the identity of a base

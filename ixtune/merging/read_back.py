@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import xxhash
 
+from ixtune import platforms
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES, Digest
 
 
@@ -94,24 +94,24 @@ class _File:
         self._buffer, self._stop = buffer, stop
         self.fast, self.sha256 = new_fast_hash(), hashlib.sha256()
         self._advance = advance
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
         self._position = 0
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # so that the disk reads ahead while we hash
+        platforms.read_ahead(self._file.fileno())  # while we hash
 
     def read(self, stop: int, after: Future[None] | None) -> None:
         """Continue reading; raise an earlier error again."""
         if after is not None:
             after.result()
         while (left := stop - self._position) and not self._stop.is_set():
-            got = os.readv(self._descriptor, [self._buffer[:left]])
+            got = self._file.readinto(self._buffer[:left])
             if not got:  # the file was truncated: the hashes will differ
                 break
             self.fast.update(self._buffer[:got])
             self.sha256.update(self._buffer[:got])
             self._position += got
             # gigabytes must not evict all other pages; the kernel reuses these for the next writes
-            os.posix_fadvise(self._descriptor, 0, self._position, os.POSIX_FADV_DONTNEED)
+            platforms.drop_cached(self._file.fileno(), self._position)
             self._advance(got)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ixtune import platforms
 from ixtune.adapter.combination import Merged
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES, TensorInfo, write_safetensors
 from ixtune.checkpoint.shards import Checkpoint
@@ -73,7 +74,9 @@ class ShardWriter:
                 self.advance(sum(info.nbytes for info in tensors))
                 continue
             partial = folder / f"{names[shard]}.partial"
-            settled = functools.partial(self._read_back.until, names[shard], partial)
+            settled: Callable[[int], None] = functools.partial(self._read_back.until, names[shard], partial)
+            if not platforms.has_posix_files():  # no open file can be renamed: it is read back afterwards
+                settled = _not_yet
             self.written[names[shard]] = write_safetensors(partial, tensors, self._blocks, new_fast_hash(), settled)
             os.replace(partial, folder / names[shard])
             finished[shard] = {
@@ -143,3 +146,7 @@ def carry(base: Checkpoint, names: list[Path], folder: Path) -> None:
         target = folder / carried_name(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base.folder / name, target)
+
+
+def _not_yet(nbytes: int) -> None:
+    """Leave the reading back for later."""

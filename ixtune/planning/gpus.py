@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-_DRIVER = Path("/proc/driver/nvidia/version")
+from ixtune import platforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +79,12 @@ def detect(gpu_gib: float | None = None) -> Machine:
         return Machine("cuda", round(gpu_gib * 2**30), "as given", card_named(name) if name else None)
     if name is not None:
         return Machine("cuda", total, name, card_named(name))
-    return Machine("cpu", available_bytes(), "main memory that is free now; there is no GPU here")
-
-
-def available_bytes() -> int | None:
-    """Return the main memory available to a new process; None if the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def has_driver() -> bool:
-    """Return whether an NVIDIA driver is installed."""
-    return _DRIVER.exists()
+    return Machine("cpu", platforms.available_bytes(), "main memory that is free now; there is no GPU here")
 
 
 def _gpu() -> tuple[str | None, int | None]:
     """Return name and memory of the first GPU."""
-    if "torch" not in sys.modules and not has_driver():
+    if "torch" not in sys.modules and not platforms.has_nvidia_driver():
         return None, None
     import torch
 

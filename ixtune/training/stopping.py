@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from ixtune import platforms
 from ixtune.training.processes import parallel
 from ixtune.training.processes.launch import LostPeerError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequested(BaseException):
@@ -57,9 +56,9 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in platforms.ENDING_SIGNALS:
                 # with nohup and `setsid` a run outlives its terminal
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                if number != platforms.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -97,7 +96,7 @@ class StopRequest:
         return bool(found)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == platforms.SIGHUP:
             _leave_terminal()
         if self.asked:  # schedulers send signals repeatedly; a Ctrl-C is a person who cannot wait
             if number == signal.SIGINT:

@@ -103,7 +103,7 @@ def test_a_package_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_full_disk_and_little_memory_are_noted(monkeypatch: pytest.MonkeyPatch):
     usage = doctor.shutil.disk_usage("/")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=2**30))
-    monkeypatch.setattr(doctor.gpus, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(doctor.platforms, "available_bytes", lambda: 2**30)
     assert (doctor._disk().state, doctor._memory().state) == ("note", "note")
     assert "set HF_HOME to a folder on a larger disk" in doctor._released_base().hint
 

@@ -14,12 +14,13 @@ import pytest
 from safetensors.torch import load_file
 from text_run import lines_of, prepare_texts, run, text_recipe
 
+from ixtune.platforms import ENDING_SIGNALS
 from ixtune.training import callbacks, measurements
 from ixtune.training.batch import PackCollator
 from ixtune.training.failure import RunFailedError
 from ixtune.training.monitoring import samples, scoring
 from ixtune.training.state import disk
-from ixtune.training.stopping import SIGNALS, StopRequest, StopRequested
+from ixtune.training.stopping import StopRequest, StopRequested
 from ixtune.training.trainer import AdapterTrainer
 
 CHANGES = (
@@ -180,7 +181,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_ste
 @pytest.fixture
 def handlers() -> Iterator[dict[int, Any]]:
     """The handlers of all signals before and after."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -192,7 +193,7 @@ def test_signals_are_caught_while_a_run_lasts_and_given_back(handlers: dict[int,
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)  # SLURM sends one after the other
         assert (stop.number, len(told)) == (signal.SIGUSR1, 1)
-    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+    assert {number: signal.getsignal(number) for number in ENDING_SIGNALS} == handlers
     with pytest.raises(StopRequested) as stopped, StopRequest():
         os.kill(os.getpid(), signal.SIGTERM)  # while the model loads there is no step to lose
     assert stopped.value.exit_code == 143

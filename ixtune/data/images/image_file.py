@@ -29,6 +29,10 @@ _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*
 # EXIF 2.3
 _ORIENTATION, _SHORT = 0x0112, 3
 
+# Opening a named pipe would block without O_NONBLOCK, which Windows does not have; reading there without O_BINARY would
+# change line ends.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 class ImageError(RecordError):
     """An image file cannot be used."""
@@ -199,8 +203,7 @@ def _file(source: Path | bytes, name: str) -> IO[bytes]:
 def _descriptor(source: Path, name: str) -> tuple[int, int]:
     """Open a regular file that is not empty: its descriptor and its size in bytes."""
     try:
-        # without O_NONBLOCK, opening a named pipe would block
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(source, _READ)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(
             Reason.PICTURE_MISSING,

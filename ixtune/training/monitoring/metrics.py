@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ixtune import platforms
 from ixtune.files import atomic_write_text
 from ixtune.training.state.progress import Progress
 
@@ -122,8 +122,7 @@ def peak_memory_bytes() -> int:
     """Return the peak memory of this process: on the GPU, or in main memory without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux, bytes on macOS
+    return platforms.peak_memory_bytes()
 
 
 def last_loss(path: Path) -> float | None:

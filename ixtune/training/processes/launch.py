@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
+from ixtune import platforms
 from ixtune.errors import IxtuneError, UsageError
 
 LOST_PEER = 75
@@ -95,12 +96,18 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         The exit code: of the process that failed, or 0.
 
     Raises:
-        UsageError: This process is itself one of several.
+        UsageError: This process is itself one of several, or the system cannot start them.
     """
     if is_worker():
         raise UsageError(
             f"--processes {processes} inside a run of {world_size()} processes",
             hint="pass the number to `ixtune train` or to accelerate, not to both",
+        )
+    if not platforms.has_process_groups():
+        raise UsageError(
+            f"--processes {processes} is not possible on this system: it starts no process groups",
+            where="--processes",
+            hint="leave it out to train in one process, or run on Linux (in WSL on Windows)",
         )
     reading, writing = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
@@ -164,7 +171,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(_POLL_S)
     codes = [128 - worker.returncode if worker.returncode < 0 else worker.returncode for worker in workers]
     failed = [code for code in codes if code]
-    return next((code for code in failed if code not in (LOST_PEER, 128 + signal.SIGKILL)), max(failed, default=0))
+    return next((code for code in failed if code not in (LOST_PEER, platforms.KILLED)), max(failed, default=0))
 
 
 @contextmanager
@@ -176,9 +183,8 @@ def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    ignored = (number for number in (platforms.SIGHUP,) if number and signal.getsignal(number) == signal.SIG_IGN)
+    numbers = set(platforms.ENDING_SIGNALS) - set(ignored)
     before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield

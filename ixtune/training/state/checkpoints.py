@@ -18,7 +18,7 @@ BEST = "best.json"
 
 def seal(folder: Path) -> None:
     """Write the checksums of all files of a checkpoint into it."""
-    sums = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    sums = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,184 @@
+"""Test that every call of the operating system that is not everywhere has a way without it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import other_system
+import pytest
+from main_job import losses, write_recipe, write_records
+
+from ixtune import platforms
+from ixtune.errors import UsageError
+from ixtune.files import atomic_folder, atomic_write_json, resumable_folder
+from ixtune.training.processes.launch import launch
+from ixtune.training.state.lock import only_run_in
+
+
+def without_modules(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_without_locks_writes_are_atomic_and_nothing_is_held_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_modules(monkeypatch, "fcntl")
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    before = set(os.listdir("/proc/self/fd"))
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+        assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # that of listdir itself
+    with resumable_folder(tmp_path / "b") as folder:
+        (folder / "x").write_text("2")
+    atomic_write_json(tmp_path / "c.json", 3)
+    assert [(tmp_path / name).read_text() for name in ("a/x", "b/x", "c.json")] == ["1", "2", "3\n"]
+    with only_run_in(tmp_path / "run"), only_run_in(tmp_path / "run"):  # not detected, as the docs say
+        pass
+
+
+def test_folders_that_cannot_be_opened_are_not_synced_and_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    opened: list[object] = []
+    open_ = os.open
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append((path, flags)) or open_(path, flags))
+    platforms.sync(tmp_path)
+    platforms.sync(tmp_path / "x")
+    assert opened == [(tmp_path / "x", os.O_RDWR)]
+
+
+def test_space_is_compared_where_it_cannot_be_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    with open(tmp_path / "x", "wb") as file:
+        platforms.reserve(tmp_path / "x", file.fileno(), 1000)
+        too_many = shutil.disk_usage(tmp_path).free * 2
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            platforms.reserve(tmp_path / "x", file.fileno(), too_many)
+    assert (tmp_path / "x").stat().st_size == 0
+
+
+def test_advice_to_the_cache_is_left_out_where_it_cannot_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    platforms.read_ahead(-1)  # a bad descriptor: an error if it were used
+    platforms.drop_cached(-1)
+
+
+def test_memory_is_asked_of_other_sources_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = platforms.peak_memory_bytes(), platforms.available_bytes(), platforms.resident_bytes()
+    for name in ("_STATUS", "_MEMORY"):
+        monkeypatch.setattr(platforms, name, tmp_path / "absent")
+    assert platforms.available_bytes() == pytest.approx(exact[1], rel=0.5)  # psutil's; other processes go on
+    assert platforms.resident_bytes() == pytest.approx(exact[2], rel=0.2)
+    assert platforms.peak_memory_bytes() >= 0.9 * exact[2]
+    usage = SimpleNamespace(ru_maxrss=5000)
+    monkeypatch.setattr(resource, "getrusage", lambda who: usage)
+    assert platforms.peak_memory_bytes() == 5000 * 1024
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert platforms.peak_memory_bytes() == 5000
+    without_modules(monkeypatch, "resource")
+    assert platforms.peak_memory_bytes() == pytest.approx(exact[2], rel=0.2)
+    without_modules(monkeypatch, "psutil")
+    assert (platforms.peak_memory_bytes(), platforms.available_bytes(), platforms.resident_bytes()) == (0, None, 0)
+
+
+def test_cores_kernel_and_file_system_have_an_answer_without_linux(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert platforms.cores() == os.cpu_count()
+    monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "absent")
+    assert platforms.kernel() is None
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: object())
+    assert not platforms.sync_file_system(0)
+    assert not platforms.sync_file_system(None)
+
+
+def test_several_processes_are_refused_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "setpgid")
+    with pytest.raises(UsageError, match="not possible on this system"):
+        launch(2, ["train", "recipe.yaml"])
+
+
+JOB = """
+import sys
+from ixtune import cli
+for line in sys.stdin.read().splitlines():
+    print("$", line, flush=True)
+    if code := cli.main(line.split()):
+        sys.exit(f"{line}: {code}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["macos", "windows"])
+def test_the_whole_job_runs_as_on_another_system(tmp_path: Path, system: str) -> None:
+    environment = other_system.environment(system, tmp_path / "site")
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "set", tmp_path / "run")
+    lines = [
+        f"prepare {write_records(tmp_path / 'raw', 8)} --out {tmp_path}/set --hd-num 1 --base nano --workers 2",
+        f"train {recipe}",
+        f"train {recipe} resume=extend training.epochs=3",
+        f"merge {tmp_path}/run --out {tmp_path}/merged",
+        f"export {tmp_path}/run --profile transformers --out {tmp_path}/out",
+        f"predict --base {tmp_path}/merged --image {tmp_path}/raw/0.png --hd-num 1 Which?",
+        f"clean {tmp_path}/run --yes",
+        "doctor",
+    ]
+    command = [sys.executable, "-c", JOB]
+    done = subprocess.run(command, input="\n".join(lines), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert [step for step, *_ in losses(tmp_path / "run")] == list(range(1, 13))
+
+
+CHECKS = """
+import os, sys
+exec('''
+import os, signal, ctypes
+found = [name for name in ("posix_fadvise", "O_DIRECTORY", "readv") if hasattr(os, name)]
+found += [name for name in ("SIGHUP", "SIGINT") if hasattr(signal, name)]
+for name in ("fcntl", "resource"):
+    try:
+        __import__(name, globals())
+        found.append(name)
+    except ImportError:
+        pass
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError:
+        return True
+found += [name for name, *call in (("/proc", open, "/proc/meminfo"), ("folder", os.open, ".", 0)) if not refused(*call)]
+file = open("held", "w")
+if not refused(os.replace, "held", "moved"):
+    found.append("open file")
+from ixtune import platforms
+print(*found, *platforms.ENDING_SIGNALS)
+''', {"__name__": "ixtune.anything", "__builtins__": __builtins__})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "left"),
+    [
+        ("macos", "O_DIRECTORY readv SIGHUP SIGINT fcntl resource folder open file 2 15 10 1"),
+        ("windows", "SIGINT 2 15"),
+    ],
+)
+def test_the_simulation_takes_away_what_it_says(tmp_path: Path, system: str, left: str) -> None:
+    environment = other_system.environment(system, tmp_path / "site")
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKS], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == left
