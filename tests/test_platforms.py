@@ -182,3 +182,23 @@ def test_the_simulation_takes_away_what_it_says(tmp_path: Path, system: str, lef
         [sys.executable, "-c", CHECKS], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == left
+
+
+def test_apple_gpus_are_not_used_even_where_torch_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers.utils import is_torch_mps_available
+
+    from ixtune.base import resolve
+    from ixtune.model.loading import load_base
+    from ixtune.recipe.recipe import Recipe
+    from ixtune.training.trainer import sft_config
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    is_torch_mps_available.cache_clear()
+    assert is_torch_mps_available()
+    recipe = Recipe.model_validate({"base": "nano", "data": {"train": "set"}, "output": str(tmp_path)})
+    assert sft_config(recipe, tmp_path).device.type == "cpu"
+    model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    is_torch_mps_available.cache_clear()
