@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,13 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         return self.pieces.id_to_piece(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join pieces into text."""
-        return str(self.pieces.decode(tokens))
+        """Join pieces into text; special tokens are kept, and image positions become <ImageHere>."""
+        special = {*self.all_special_tokens, PLACEHOLDER}
+        texts: list[str] = []
+        for is_special, group in groupby(tokens, special.__contains__):
+            run = list(group)
+            texts.append("".join(run).replace("<unk>", PLACEHOLDER) if is_special else self.pieces.decode(run))
+        return "".join(texts)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Copy tokenizer.model to a folder, and return its path."""
@@ -237,7 +243,8 @@ class IXC2Processor(ProcessorMixin):
         if text is None or as_it_is is False or not all(isinstance(one, str) for one in text):
             return images, text, videos, audio
         unplaced = [START_OF_TURN not in one and PLACEHOLDER not in one for one in text]
-        shown = _shown(images, len(text)) if images is not None and any(unplaced) else [0] * len(text)
+        placed = sum(one.count(PLACEHOLDER) for one in text)
+        shown = _shown(images, len(text), placed) if any(unplaced) else []
         for at, one in enumerate(text):
             if START_OF_TURN not in one:
                 question = PLACEHOLDER * shown[at] + one if unplaced[at] else one
@@ -289,16 +296,18 @@ def _none_if_empty(images: Any) -> Any:
     return None if isinstance(images, list | tuple) and not _flat(images) else images
 
 
-def _shown(images: Any, texts: int) -> list[int]:
-    """Return the number of images of each text.
+def _shown(images: Any, texts: int, placed: int) -> list[int]:
+    """Return the number of images of each text, of those without placeholders where `placed` images have some.
 
     Raises:
         ValueError: It is not clear which text shows which image.
     """
-    of_texts = list(images) if isinstance(images, list | tuple) else [images]
+    of_texts = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     nested = [isinstance(one, list | tuple) for one in of_texts]
     if all(nested) and len(of_texts) == texts:
         return [len(one) for one in of_texts]
+    if len(_flat(of_texts)) == placed:
+        return [0] * texts
     if texts == 1 and not any(nested):
         return [len(of_texts)]
     if len(of_texts) == texts and not any(nested):

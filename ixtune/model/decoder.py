@@ -107,8 +107,8 @@ class Attention(nn.Module):
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        """Map [B, L, D] to [B, L, D]."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Map [B, L, D] to [B, L, D]; the probabilities [B, H, L, keys] come along if `eager` computes them."""
         batch, length, _ = x_BLD.shape
         qkv = apply(self.wqkv, self.wqkv_plora, x_BLD, images)
         query, key, value = heads(qkv, angles, self.head_dim, self.num_key_value_groups)
@@ -116,12 +116,14 @@ class Attention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
         if isinstance(past_key_values, SharedPrefixCache):
             out = past_key_values.attend(self.layer_idx, query, key, value, self.scaling)
-            return apply(self.wo, self.wo_plora, out.reshape(batch, length, -1), images)
+            return apply(self.wo, self.wo_plora, out.reshape(batch, length, -1), images), None
         packed, shared = kwargs.get("cu_seq_lens_q") is not None, kwargs.get("parents") is not None
         attend = attention_of(self.config._attn_implementation, packed=packed, shared=shared)
-        out, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        out, probabilities = attend(
+            self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
+        )
         out_BLD = out.reshape(batch, length, -1).contiguous()
-        return apply(self.wo, self.wo_plora, out_BLD, images)
+        return apply(self.wo, self.wo_plora, out_BLD, images), probabilities
 
 
 class FeedForward(nn.Module):
@@ -160,8 +162,10 @@ class DecoderLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map [B, L, D] to [B, L, D]."""
-        x_BLD = x_BLD + self.attention(
-            self.attention_norm(x_BLD), angles, images, attention_mask, past_key_values, **kwargs
+        # no name for what attention returns: it would keep it in memory during the feed-forward
+        x_BLD = (
+            x_BLD
+            + self.attention(self.attention_norm(x_BLD), angles, images, attention_mask, past_key_values, **kwargs)[0]
         )
         out_BLD: torch.Tensor = x_BLD + self.feed_forward(self.ffn_norm(x_BLD), images)
         return out_BLD

@@ -16,11 +16,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.output_capturing import capture_outputs
 
 from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
 from ixtune.family import Member
 from ixtune.model.configuration import IXC2Config
-from ixtune.model.decoder import Decoder, RMSNorm
+from ixtune.model.decoder import Attention, Decoder, DecoderLayer, RMSNorm
 from ixtune.model.loss import supervised_loss, supervised_rows
 from ixtune.model.plora import PLoRA
 from ixtune.model.vision import Separators, VisionTower, image_vectors
@@ -47,6 +48,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": DecoderLayer, "attentions": Attention}  # noqa: RUF012
     vision_chunk = 64
     """Views that the tower sees at a time; `ixtune.planning.memory_options` sets it."""
 
@@ -140,6 +142,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         flat_TD = embeds.reshape(-1, embeds.shape[-1]).index_copy(0, image_rows, projected_ID)
         return flat_TD.view_as(embeds), image_rows
 
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -206,7 +209,10 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
         else:
             keep = logits_to_keep
-        return CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
+        outputs = CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            outputs.last_hidden_state = hidden  # read by `capture_outputs`, which puts it last; no field of the output
+        return outputs
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Pass images with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
