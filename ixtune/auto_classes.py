@@ -37,7 +37,7 @@ class _Waiting:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = self._followed(spec.loader.exec_module)  # type: ignore[method-assign]
+            spec.loader.exec_module = self._followed(spec.loader.exec_module)  # type: ignore[assignment, method-assign]
         return spec
 
     def _followed(self, execute: Callable[[ModuleType], Any]) -> Callable[[ModuleType], None]:
@@ -55,12 +55,12 @@ class _Waiting:
     def register(self) -> None:
         """Import the module that registers the classes, if the Auto classes are imported."""
         if self in sys.meta_path and any(name in sys.modules for name in _WANTED):
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             importlib.import_module(_REGISTERS)
 
 
 def register_when_imported() -> None:
     """Register now if transformers' Auto classes are imported, or else as soon as they are."""
     waiting = _Waiting()
-    sys.meta_path.insert(0, waiting)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, waiting)
     waiting.register()

@@ -234,6 +234,46 @@ class IXC2Processor(ProcessorMixin):
         made: BatchFeature = super().__call__(images=_none_if_empty(images), text=text, **kwargs)
         return made
 
+    def apply_chat_template(
+        self, conversation: Any, *args: Any, return_assistant_tokens_mask: bool = False, **kwargs: Any
+    ) -> Any:
+        """Render conversations, and with `tokenize=True` encode them with their images, see transformers.
+
+        Args:
+            conversation: Messages of role and content, or a list of conversations.
+            args: Arguments of transformers' method.
+            return_assistant_tokens_mask: Return `assistant_masks` too: 1 at the tokens that training supervises.
+            kwargs: Arguments of transformers' method.
+
+        Raises:
+            jinja2.TemplateError: The chat template does not accept a conversation.
+        """
+        made = super().apply_chat_template(conversation, *args, **kwargs)
+        if return_assistant_tokens_mask and isinstance(made, BatchFeature):
+            ids = made["input_ids"]
+            masks = [self._answers_in(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+            made["assistant_masks"] = torch.tensor(masks) if isinstance(ids, torch.Tensor) else masks
+        return made
+
+    def _answers_in(self, ids: Sequence[int]) -> list[int]:
+        """Return 1 at the positions of answers, to their end of turn, and of what ends the text after the last one.
+
+        By ids, because a sentencepiece tokenizer does not know the characters behind a token.
+        """
+        start, end, eos = self.tokenizer.convert_tokens_to_ids([START_OF_TURN, END_OF_TURN, self.tokenizer.eos_token])
+        header = [start, *self.tokenizer("assistant\n")["input_ids"]]
+        mask = [0] * len(ids)
+        inside = False
+        for at, token in enumerate(ids):
+            inside = inside or list(ids[max(0, at - len(header)) : at]) == header
+            mask[at] = int(inside)
+            inside = inside and token != end
+        text_end = [end, *self.tokenizer("\n")["input_ids"], eos]
+        for at in range(len(ids) - len(text_end) + 1):
+            if mask[at] and list(ids[at : at + len(text_end)]) == text_end:
+                mask[at : at + len(text_end)] = [1] * len(text_end)
+        return mask
+
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple[Any, Any, Any, Any]:

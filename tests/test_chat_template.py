@@ -67,7 +67,7 @@ def test_ids_are_those_of_training_and_of_prompts(messages: list[dict[str, Any]]
     if asks:
         messages = messages[:-1]
     how = {"add_generation_prompt": asks, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    made = processor(member).apply_chat_template(messages, **how)
+    made = processor(member).apply_chat_template(messages, **how, return_assistant_tokens_mask=True)
     turns = turns_of(messages)
     tokens = [member.tokens(*grid) for grid in made["grids"].tolist()] if "grids" in made else []
     if asks:
@@ -76,6 +76,8 @@ def test_ids_are_those_of_training_and_of_prompts(messages: list[dict[str, Any]]
         record = Record("a", (), tuple(turns), source="s", place=Place("line", 1))
         expected = encode(record, tokens, OURS, member)
     assert made["input_ids"].tolist() == [expand(expected)[0]]
+    if not asks:
+        assert made["assistant_masks"].tolist() == [[int(label >= 0) for label in expand(expected)[1]]]
     assert (made["input_ids"] == processor().image_token_id).sum() == sum(tokens)
 
 

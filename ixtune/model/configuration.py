@@ -68,7 +68,8 @@ class IXC2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the constants that the original keeps in code."""
         for key in self._dropped():
-            kwargs.pop(key, None)
+            if key != "attn_implementation":  # here it is the caller's; `from_dict` has dropped the file's
+                kwargs.pop(key, None)
         self.use_cache = True
         if not isinstance(self.vision_config, CLIPVisionConfig):
             self.vision_config = CLIPVisionConfig(**{**CLIP_L_336, **(self.vision_config or {})})

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.output_capturing import capture_outputs
 
 from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
@@ -182,20 +182,17 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
                 share a prefix: for each segment the number of the earlier segment that it continues, or -1. The
                 positions of such a segment continue those of its parent.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass either input_ids or inputs_embeds")
-        if inputs_embeds is not None:
-            embeds = inputs_embeds
-        else:
-            assert input_ids is not None
-            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
-        hidden, cache = self.model(
-            embeds,
-            image_rows_I=image_rows,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=(not self.training) if use_cache is None else use_cache,
+        hidden, cache = self.hidden_states(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            crops,
+            grids,
+            image_vectors,
+            image_rows,
             **kwargs,
         )
         loss: torch.Tensor | None = None
@@ -214,13 +211,66 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             outputs.last_hidden_state = hidden  # read by `capture_outputs`, which puts it last; no field of the output
         return outputs
 
-    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Pass images with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4)."""
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        crops: torch.Tensor | None = None,
+        grids: Grids | None = None,
+        image_vectors: torch.Tensor | None = None,
+        image_rows: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, Cache | None]:
+        """Return the normed hidden states [B, L, D] and the cache; the arguments are those of `forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds")
+        embeds = inputs_embeds
+        if input_ids is not None:
+            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
+        hidden, cache = self.model(
+            embeds,
+            image_rows_I=image_rows,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=(not self.training) if use_cache is None else use_cache,
+            **kwargs,
+        )
+        return hidden, cache
+
+    @property
+    def base_model(self) -> nn.Module:
+        """Return the network without its head, for trainers that bring a head of their own, such as TRL's."""
+        return _Headless(self)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Pass images with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4).
+
+        Without a cache every step is a prompt, and computes the images again.
+        """
         # transformers types `self` by a protocol which its PreTrainedModel does not meet for mypy; below too.
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
-        has_images = kwargs.get("crops") is not None or kwargs.get("image_vectors") is not None
-        if has_images and not kwargs.get("use_cache", True):
-            raise ValueError("generating from images needs the cache: leave use_cache on")
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
         cache = inputs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
             for name in ("crops", "grids", "image_vectors", "image_rows"):
@@ -236,7 +286,9 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeat whole rows for beams, keeping the crops of a row together and in order."""
         crops, grids = model_kwargs.pop("crops", None), model_kwargs.pop("grids", None)
-        vectors = model_kwargs.pop("image_vectors", None)
+        vectors, rows_I = model_kwargs.pop("image_vectors", None), model_kwargs.pop("image_rows", None)
+        embeds = model_kwargs.get("inputs_embeds")
+        length = embeds.shape[1] if embeds is not None else input_ids.shape[1] if input_ids is not None else 0
         ids, expanded = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
@@ -249,7 +301,23 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
                 images_of_rows = _split_by_tokens(pairs, tokens_of_rows, self.config.member)
                 crops = _repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
                 grids = [grid for row in images_of_rows for _ in range(expand_size) for grid in row]
-        return ids, {**expanded, "crops": crops, "grids": grids, "image_vectors": vectors}
+        if expand_size > 1 and rows_I is not None:
+            repeated = torch.arange(expand_size, device=rows_I.device)[None] + (rows_I // length * expand_size)[:, None]
+            rows_I = (repeated * length + (rows_I % length)[:, None]).flatten().sort().values
+        return ids, {**expanded, "crops": crops, "grids": grids, "image_vectors": vectors, "image_rows": rows_I}
+
+
+class _Headless(nn.Module):
+    """The network up to its hidden states, images included. It holds no parameters of its own."""
+
+    def __init__(self, model: IXC2ForCausalLM) -> None:
+        super().__init__()
+        self.__dict__["whole"] = model  # no submodule: its parameters belong to the model
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+        """Return `last_hidden_state` [B, L, D] and the cache; the arguments are those of the model."""
+        hidden, cache = self.whole.hidden_states(*args, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
 
 
 def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -> torch.Tensor | None:

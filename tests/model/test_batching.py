@@ -156,8 +156,22 @@ def test_images_that_do_not_fit_the_ids_are_refused(model: IXC2ForCausalLM) -> N
         model(input_ids=torch.tensor([ids]), **_images([record]))
     with pytest.raises(ValueError, match="hold 2 crops, but 1 came"):
         model(input_ids=torch.tensor([record["ids"]]), crops=record["crops"], grids=[(1, 2)])
-    with pytest.raises(ValueError, match="needs the cache"):
-        model.generate(torch.tensor([record["ids"]]), use_cache=False, max_new_tokens=2, **_images([record]))
+
+
+@pytest.mark.parametrize("settings", [{"use_cache": False}, {"num_beams": 2}, {"num_beams": 2, "use_cache": False}])
+def test_generation_without_cache_and_from_embeddings_gives_the_same_ids(
+    model: IXC2ForCausalLM, settings: dict[str, Any]
+) -> None:
+    records = [_record(0), _record(0)]
+    ids = torch.tensor([record["ids"] for record in records])
+    how: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": [0], "eos_token_id": None}
+    plain = {name: value for name, value in settings.items() if name != "use_cache"}
+    expected = model.generate(ids, **_images(records), **how, **plain)
+    assert torch.equal(model.generate(ids, **_images(records), **how, **settings), expected)
+    if settings.get("use_cache", True):
+        embeds, rows = model.embed(ids, **_images(records))
+        made = model.generate(inputs_embeds=embeds, image_rows=rows, **how, **settings)
+        assert torch.equal(made, expected[:, ids.shape[1] :])
 
 
 @pytest.mark.parametrize("rows", [3, 600, 1030])

@@ -1,7 +1,8 @@
 """The chat template in transformers' form: Jinja, stored next to a model as `chat_template.jinja`.
 
 It renders the text whose ids `ixtune.data.text.template` computes: of whole conversations those of training, EOS after
-a last answer included, and with `add_generation_prompt` those of a prompt. It refuses what the chat template refuses.
+a last answer included, and with `add_generation_prompt` those of a prompt. It refuses what the chat template refuses,
+and marks by `{% generation %}` what training supervises.
 """
 
 from __future__ import annotations
@@ -56,18 +57,25 @@ CHAT_TEMPLATE = r"""
 {%- if before != 'user' -%}
 {{- raise_exception('Message ' ~ loop.index ~ ' is an answer, and no question precedes it.') -}}
 {%- endif -%}
-{{- '[UNUSED_TOKEN_146]assistant\n' ~ text ~ '[UNUSED_TOKEN_145]\n' -}}
+{%- set ends = loop.last -%}
+{%- if ends and add_generation_prompt -%}
+{{- raise_exception('The last message is an answer: no other can follow it.') -}}
+{%- endif -%}
+{{- '[UNUSED_TOKEN_146]assistant\n' -}}
+{%- generation -%}
+{{- text ~ '[UNUSED_TOKEN_145]' -}}
+{%- if ends -%}
+{{- '\n' ~ eos_token -}}
+{%- endif -%}
+{%- endgeneration -%}
+{%- if not ends -%}
+{{- '\n' -}}
+{%- endif -%}
 {%- else -%}
 {{- raise_exception('The role of message ' ~ loop.index ~ ' is ' ~ message.role ~ ': use system, user, assistant.') -}}
 {%- endif -%}
 {%- if message.role != 'user' and '<ImageHere>' in text -%}
 {{- raise_exception('Message ' ~ loop.index ~ ' (' ~ message.role ~ ') has an image: only the user shows images.') -}}
-{%- endif -%}
-{%- if loop.last and message.role == 'assistant' -%}
-{%- if add_generation_prompt -%}
-{{- raise_exception('The last message is an answer: no other can follow it.') -}}
-{%- endif -%}
-{{- eos_token -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
