@@ -99,13 +99,24 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         return image_vectors(self.vit, self.separators, crops, _pairs(grids), self.vision_chunk)
 
+    def image_positions(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return where image vectors belong, bool [B, L]: at the image id, or at its embedding."""
+        if inputs_embeds is None:
+            assert input_ids is not None
+            return input_ids == self.config.image_token_id
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.model.tok_embeddings(token)).all(dim=-1)
+
     def embed(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         crops: torch.Tensor | None = None,
         grids: Grids | None = None,
         image_vectors: torch.Tensor | None = None,
         image_rows: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the token embeddings with the projected image rows written in.
 
@@ -115,22 +126,23 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             grids: (rows, cols) of each image.
             image_vectors: [I, m] in place of crops and grids, from `get_image_vectors`.
             image_rows: int64 [I] flat indices of the image positions; found from input_ids where None.
+            inputs_embeds: [B, L, D], the embeddings of input_ids, in place of them.
 
         Returns:
-            (embeddings [B, L, D], image_rows [I] or None without images)
+            (embeddings [B, L, D], image_rows as given or found; None without images)
 
         Raises:
             ValueError: the image positions and the images' tokens differ in number.
         """
-        embeds = self.model.tok_embeddings(input_ids)
+        embeds = self.model.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if image_vectors is None:
             if crops is None:
-                return embeds, None
+                return embeds, image_rows if inputs_embeds is not None else None
             if grids is None:
                 raise ValueError("crops came without grids: pass (rows, cols) of each image")
             image_vectors = self.get_image_vectors(crops, grids)
         if image_rows is None:
-            image_rows = (input_ids.reshape(-1) == self.config.image_token_id).nonzero().squeeze(1)
+            image_rows = self.image_positions(input_ids, inputs_embeds).reshape(-1).nonzero().squeeze(1)
         if len(image_rows) != len(image_vectors):
             raise ValueError(
                 f"input_ids holds {len(image_rows)} image positions, but the images have {len(image_vectors)} tokens"
@@ -168,7 +180,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: [B, L], 1 at real positions; not for packs.
             position_ids: [B, L]; in a pack they restart with every segment that has no parent.
             past_key_values: the cache.
-            inputs_embeds: [B, L, D] in place of input_ids; images are then already in it and `image_rows` says where.
+            inputs_embeds: [B, L, D] in place of input_ids; without crops, images are already in it at `image_rows`.
             labels: [B, L] unshifted, -100 at unsupervised positions. Gives loss and logits.
             use_cache: return a cache; default on outside training.
             logits_to_keep: compute logits of the last n positions only (0: all), or of the given indices.
@@ -228,9 +240,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         """Return the normed hidden states [B, L, D] and the cache; the arguments are those of `forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
-        embeds = inputs_embeds
-        if input_ids is not None:
-            embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows)
+        embeds, image_rows = self.embed(input_ids, crops, grids, image_vectors, image_rows, inputs_embeds)
         hidden, cache = self.model(
             embeds,
             image_rows_I=image_rows,
@@ -293,7 +303,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         if expand_size > 1 and input_ids is not None and (crops is not None or vectors is not None):
-            tokens_of_rows = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
+            tokens_of_rows = self.image_positions(input_ids, embeds).sum(dim=1).tolist()
             if vectors is not None:
                 vectors = _repeat_pieces(vectors, tokens_of_rows, expand_size)
             else:

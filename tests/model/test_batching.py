@@ -170,8 +170,11 @@ def test_generation_without_cache_and_from_embeddings_gives_the_same_ids(
     assert torch.equal(model.generate(ids, **_images(records), **how, **settings), expected)
     if settings.get("use_cache", True):
         embeds, rows = model.embed(ids, **_images(records))
-        made = model.generate(inputs_embeds=embeds, image_rows=rows, **how, **settings)
-        assert torch.equal(made, expected[:, ids.shape[1] :])
+        for given in (
+            {"inputs_embeds": embeds, "image_rows": rows},
+            {"inputs_embeds": model.get_input_embeddings()(ids), **_images(records)},
+        ):
+            assert torch.equal(model.generate(**given, **how, **settings), expected[:, ids.shape[1] :])
 
 
 @pytest.mark.parametrize("rows", [3, 600, 1030])
