@@ -60,6 +60,10 @@ class PrefixCache:
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
         return made
 
+    def has(self, ids: Sequence[int], images: Sequence[Hashable], variant: Hashable = None) -> bool:
+        """Return whether `get` would find a prefix without computing anything."""
+        return (variant, tuple(ids), tuple(images)) in self._kept
+
     @property
     def nbytes(self) -> int:
         """Bytes of all kept keys and values."""

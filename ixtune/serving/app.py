@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -201,7 +202,7 @@ class _Pieces:
         loop = asyncio.get_running_loop()
 
         def emit(event: Piece | Exception) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
         self.job = Job(asked, emit, stream)
@@ -243,6 +244,7 @@ class _Pieces:
     def close(self, responses: Responses) -> None:
         """Count a finished request."""
         asked = self.job.asked
+        LOG.info("%s: prompt of %d tokens, %d generated", asked.model.name, len(asked.ids), responses.tokens)
         self.metrics.answered(asked.model.name, len(asked.ids), asked.image_tokens, responses.tokens)
 
 

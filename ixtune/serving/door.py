@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ixtune.serving.engine import Limits
 from ixtune.serving.errors import ApiError, bad_request, internal, place_of, too_busy
-from ixtune.serving.metrics import Metrics
+from ixtune.serving.metrics import Metrics, route_of
 
 LOG = logging.getLogger("ixtune.serving")
 _OPEN = ("/", "/healthz")  # without a key; so are the page's files
@@ -62,7 +62,7 @@ class Door:
             self.inside -= 1
             seconds = time.monotonic() - began
             self.metrics.request(scope["path"], status, seconds)
-            LOG.info("%s %s %d %.3f s", scope["method"], _known(scope["path"]), status, seconds)
+            LOG.info("%s %s %d, %.3f s", scope["method"], route_of(scope["path"]), status, seconds)
 
     def _admit(self, request: Request) -> None:
         """Raise unless the request is admitted."""
@@ -138,8 +138,3 @@ def _too_large(max_bytes: int) -> ApiError:
         code="body_too_large",
         headers={"Connection": "close"},
     )
-
-
-def _known(path: str) -> str:
-    """Return a path for the log: paths other than ours may contain anything."""
-    return path if path in ("/", "/healthz", "/metrics") or path.startswith(("/v1/c", "/v1/l")) else "(other)"

@@ -196,8 +196,9 @@ class Engine:
                 if self._stopping and not self._waiting and not self._running():
                     return
             with self.models.autocast():
-                for job in self._take():
-                    self._start(job)
+                taken = self._take()
+                for name in dict.fromkeys(job.asked.model.name for job in taken):
+                    self._start(name, [job for job in taken if job.asked.model.name == name])
                 for name, batch in list(self._batches.items()):
                     self._advance(name, batch)
 
@@ -207,7 +208,7 @@ class Engine:
     def _take(self) -> list[Job]:
         """Return the waiting jobs to start now, in the order of their arrival.
 
-        One at a time where others run or it has images, so that the others continue between two prompts.
+        Of those whose images have to be computed, one at a time, so that the others continue between two of them.
         """
         with self._wake:
             self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]
@@ -220,24 +221,35 @@ class Engine:
                 if not fits and (running or taken):
                     break
                 taken.append(job)
-                if running or job.asked.pictures:
+                if not self._is_light(job.asked):
                     break
             del self._waiting[: len(taken)]
         return taken
 
-    def _start(self, job: Job) -> None:
-        """Compute a job's prompt and add its answers to the batch; a job that fails does not affect others."""
-        name = job.asked.model.name
+    def _is_light(self, asked: Asked) -> bool:
+        """Return whether a prompt's images, if it has any, are in the cache."""
+        length = self._prefix_length(asked)
+        shown = [picture.key for picture in asked.pictures]
+        return not length or self.prefixes.has(asked.ids[:length], shown, asked.model.name)
+
+    def _start(self, name: str, jobs: Sequence[Job]) -> None:
+        """Compute the prompts of jobs for one model and add their answers to its batch."""
         network = self.models.network(name)
         batch = self._batches.setdefault(name, _Batch(RunningBatch(network, self.models.tokenizer.pad_id)))
+        made: list[_Answer] = []
+        for job in jobs:
+            try:
+                made += self._answers(job, network)
+            except Exception as error:  # does not affect the others
+                self._report_failure(job, error)
         try:
-            made = self._answers(job, network)
-            batch.rows.join([one.row for one in made])
+            if made:
+                batch.rows.join([one.row for one in made])
+                batch.answers += made
+                self._report(batch)
         except Exception as error:
-            self._report_failure(job, error)
-            return
-        batch.answers += made
-        self._report(batch)
+            for job in {id(one.job): one.job for one in made}.values():
+                self._report_failure(job, error)
 
     def _advance(self, name: str, batch: _Batch) -> None:
         """Add a token to every answer of a batch."""
@@ -264,9 +276,12 @@ class Engine:
             found.append(_Answer(job, choice, row, TextStream(tokenizer, asked.stop), cached))
         return found
 
+    def _prefix_length(self, asked: Asked) -> int:
+        return prefix_length(asked.ids, self.models.base_model.config.image_token_id)
+
     def _prefix(self, asked: Asked, network: Any) -> tuple[Prefix | None, int]:
         """Return the prefix of a prompt, and how many of its tokens were in the cache."""
-        length = prefix_length(asked.ids, self.models.base_model.config.image_token_id)
+        length = self._prefix_length(asked)
         if not length:
             return None, 0
         first_missing = len(asked.pictures)

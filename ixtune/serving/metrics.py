@@ -42,7 +42,7 @@ class Metrics:
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count an HTTP request."""
-        route = path if path in _ROUTES else "other"
+        route = route_of(path)
         self._requests.labels(route, str(status)).inc()
         if route == "/v1/chat/completions" and status == 200:
             self._seconds.observe(seconds)
@@ -71,3 +71,8 @@ class Metrics:
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"ixtune_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+
+def route_of(path: str) -> str:
+    """Return the address for counts and the log; those that are none of ours may hold anything."""
+    return path if path in _ROUTES else "other"
