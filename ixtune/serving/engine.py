@@ -136,6 +136,7 @@ class Engine:
         limits: Bounds.
         prefixes: Keys and values of prompt beginnings that end with an image.
         vectors: Image vectors, shared by models with the base's tower and separators.
+        stops: Token ids that end an answer.
     """
 
     def __init__(self, models: Models, limits: Limits) -> None:
@@ -143,6 +144,7 @@ class Engine:
         self.models, self.limits = models, limits
         self.prefixes = PrefixCache(limits.prefix_bytes)
         self.vectors = VectorCache(models.base_model, limits.vector_bytes)
+        self.stops = (models.tokenizer.eos_id, models.tokenizer.end_of_turn_id)
         self._waiting: list[Job] = []
         self._batches: dict[str, _Batch] = {}
         self._wake = threading.Condition()
@@ -313,11 +315,10 @@ class Engine:
 
     def _read(self, one: _Answer) -> tuple[str, Literal["stop", "length"] | None]:
         """Return the text of the tokens that were not read yet, and whether the answer has ended."""
-        stops = (self.models.tokenizer.eos_id, self.models.tokenizer.end_of_turn_id)
         text = ""
         for token in one.row.ids[one.seen :]:
             one.seen += 1
-            if token in stops:
+            if token in self.stops:
                 return text + one.text.end(), "stop"
             text += one.text.add(token)
             if one.text.stopped:

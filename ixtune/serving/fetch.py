@@ -10,8 +10,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
+from contextlib import suppress
 
 from ixtune.serving.errors import ApiError, bad_request
 
@@ -57,6 +59,10 @@ def _get(url: str, max_bytes: int, deadline: float, param: str) -> bytes | str:
         raise bad_request("the image's URL is malformed", param, "bad_image_field")
     address = public_address(parts.hostname, port, param)
     connection = _Pinned(parts.hostname, port, address, parts.scheme == "https", _left(deadline))
+    # a socket's timeout starts anew with every byte
+    timer = threading.Timer(_left(deadline), connection.abort)
+    timer.daemon = True
+    timer.start()
     try:
         target = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
             f"?{urllib.parse.quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else ""
@@ -67,8 +73,9 @@ def _get(url: str, max_bytes: int, deadline: float, param: str) -> bytes | str:
             return urllib.parse.urljoin(url, response.getheader("Location") or "")
         if response.status != 200:  # noqa: PLR2004
             raise _failed(f"the image's server answers {response.status}", param)
-        return _body(response, connection, max_bytes, deadline, param)
+        return _body(response, max_bytes, deadline, param)
     finally:
+        timer.cancel()
         connection.close()
 
 
@@ -110,27 +117,29 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, address: str, secure: bool, timeout: float) -> None:
         super().__init__(host, port, timeout=timeout)
         self._address, self._secure = address, secure
+        self._open: socket.socket | None = None  # while a body is read, `sock` is the response's and None here
 
     def connect(self) -> None:
         """Connect to the checked address, and verify the host's name if it is https."""
-        plain = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = socket.create_connection((self._address, self.port), self.timeout)
         if self._secure:
-            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
-        else:
-            self.sock = plain
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        self._open = self.sock
+
+    def abort(self) -> None:
+        """End the connection from another thread."""
+        if self._open is not None:
+            with suppress(OSError):
+                self._open.shutdown(socket.SHUT_RDWR)
 
 
-def _body(
-    response: http.client.HTTPResponse, connection: _Pinned, max_bytes: int, deadline: float, param: str
-) -> bytes:
+def _body(response: http.client.HTTPResponse, max_bytes: int, deadline: float, param: str) -> bytes:
     parts, size = [], 0
     while True:
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(deadline))
         part = response.read1(_BLOCK)
+        _left(deadline)
         if not part:
             break
-        _left(deadline)
         size += len(part)
         if size > max_bytes:
             raise ApiError(

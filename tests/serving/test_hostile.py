@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import json
@@ -323,6 +324,13 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", urllib.parse.unquote(self.path.removeprefix("/to/")))
             self.end_headers()
+        elif self.path == "/slow.png":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(200):  # never silent for long
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
         else:
             self.send_response(200)
             self.end_headers()
@@ -352,6 +360,11 @@ def test_images_from_elsewhere_are_bounded(root: Path, monkeypatch: pytest.Monke
             with pytest.raises(ApiError) as refused:
                 fetch.fetch(here + path, 1 << 20, "image")
             assert refused.value.code == code, path
+        monkeypatch.setattr(fetch, "SECONDS", 0.5)
+        began = time.monotonic()
+        with pytest.raises(ApiError, match="too slowly|early"):
+            fetch.fetch(f"{here}/slow.png", 1 << 20, "image")
+        assert time.monotonic() - began < 5
     finally:
         server.shutdown()
         server.server_close()
