@@ -216,7 +216,7 @@ class Engine:
             self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]
             running = self._running()
             rows, tokens = len(running), sum(job.tokens for job in {id(one.job): one.job for one in running}.values())
-            taken = []
+            taken: list[Job] = []
             for job in self._waiting:
                 rows, tokens = rows + job.asked.choices, tokens + job.tokens
                 fits = rows <= self.limits.rows and tokens <= self.limits.running_tokens

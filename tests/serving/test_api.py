@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -50,12 +51,24 @@ def test_the_models_are_the_base_and_the_adapters(served: Served) -> None:
     assert served.client.models.retrieve("plain").owned_by == "ixtune"
 
 
+@pytest.fixture(scope="module")
+def loaded_as(models: Models) -> Callable[[str], Loaded]:
+    """What `ixtune predict` loads for each model."""
+
+    @functools.cache
+    def made(name: str) -> Loaded:
+        adapter = models.by_name[name].adapter
+        loaded = Loaded("nano" if adapter is None else None, adapter, None)
+        loaded.base_model.float()  # the adapters' dtype, in which the server has the base
+        loaded.dtype = models.dtype
+        return loaded
+
+    return made
+
+
 @pytest.mark.parametrize("name", ["base", "plain", "rslora"])
-def test_answers_are_those_of_predict(served: Served, models: Models, name: str) -> None:
-    adapter = models.by_name[name].adapter
-    loaded = Loaded("nano" if adapter is None else None, adapter, None)
-    loaded.base_model.float()  # the adapters' dtype, in which the server has the base
-    loaded.dtype = models.dtype
+def test_answers_are_those_of_predict(served: Served, loaded_as: Callable[[str], Loaded], name: str) -> None:
+    loaded = loaded_as(name)
     for image in ("page.png", "two.pdf"):
         expected = predict_one(
             loaded, QUESTION, [served.image_root / image], loaded.view(HD_NUM), Settings(max_new_tokens=12)
@@ -124,8 +137,10 @@ SCHEMA = {
 }
 
 
-@pytest.mark.parametrize("tokens", [2, 60])
-def test_answers_follow_a_json_schema_and_are_those_of_predict(served: Served, models: Models, tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [2, 40])
+def test_answers_follow_a_json_schema_and_are_those_of_predict(
+    served: Served, loaded_as: Callable[[str], Loaded], tokens: int
+) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "page", "schema": SCHEMA, "strict": True}}
     messages = ask(QUESTION, url(served, "page.png"))
     found = answer(served, "plain", messages, response_format=wanted, max_tokens=tokens)
@@ -133,7 +148,7 @@ def test_answers_follow_a_json_schema_and_are_those_of_predict(served: Served, m
     assert set(said) == {"total", "kind"}
     stream = answer(served, "plain", messages, response_format=wanted, max_tokens=tokens, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == found.choices[0].message.content
-    loaded = Loaded(None, models.by_name["plain"].adapter, None)
+    loaded = loaded_as("plain")
     settings = Settings(max_new_tokens=tokens, json_schema=json.dumps(SCHEMA))
     expected = predict_one(loaded, QUESTION, [served.image_root / "page.png"], loaded.view(None), settings)
     assert (found.choices[0].message.content, found.choices[0].finish_reason) == (expected.text, expected.finish)
