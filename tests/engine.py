@@ -23,7 +23,8 @@ from ixtune.planning.memory_options import Levers
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe import recipe as recipes
 from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
-from ixtune.training.trainer import AdapterTrainer, sft_config
+from ixtune.training.trainer import AdapterTrainer
+from ixtune.training.trl_settings import sft_config
 
 BASE = resolve("nano")
 LONG = " ".join(f"row {number} holds {number * 37 % 101} of {number * 53 % 89}" for number in range(14))

@@ -37,6 +37,18 @@ def start(
     return process
 
 
+def one_of(processes: int, rank: int, port: int) -> dict[str, str]:
+    """Return the variables of one of several processes on this machine; torch.distributed meets at `port`."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 def _run(
     arguments: list[str], log: Path, variables: dict[str, str], before: Callable[..., None] | None, given: Sequence[Any]
 ) -> None:

@@ -27,6 +27,7 @@ def write_run(folder: Path, **overrides: Any) -> Path:
             {
                 "step": step, "epoch": step / 20, "loss": 3 / step + 0.5, "learning_rate": 1e-3 * (1 - step / 40),
                 "tokens_per_s": 1000.0 + step, "tokens": 500 * step, "supervised_tokens": 20 * step,
+                "computed_tokens": 200 * step, "computed_tokens_per_s": 400.0 + step,
                 "memory_gib": 1.25, "seconds": 1.5 * step, "mfu": None,
             }
         )  # fmt: skip

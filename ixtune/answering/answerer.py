@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,13 +16,11 @@ from ixtune.answering.json_logits import JsonLogits
 from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
+from ixtune.checkpoint.sizes import BATCH_PREFIX_BYTES, KEPT_PREFIX_BYTES
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.model import generation
 from ixtune.model.prefix_cache import PrefixCache, prefix_length
 from ixtune.model.shared_prefix import Prefix
-
-PREFIX_BYTES = 1 << 30
-"""Default bound of kept prefixes. The 7B in bf16 takes 128 KiB a token: 0.4 GiB for an A4 page at hd_num 25."""
 
 
 class Images(Protocol):
@@ -99,11 +97,20 @@ class Answerer:
             leave: Called before each token; once it returns True, answers end there. None for never.
         """
         self.model, self.tokenizer, self.images, self.settings = model, tokenizer, images, settings
-        self.prefixes = prefixes if prefixes is not None else PrefixCache(PREFIX_BYTES)
+        self.prefixes = prefixes if prefixes is not None else PrefixCache(KEPT_PREFIX_BYTES)
         self.variant = variant
         self.stopping = {} if leave is None else {"stopping_criteria": StoppingCriteriaList([_Leave(leave)])}
         self.grammar = JsonGrammar(settings.json_schema, tokenizer) if settings.json_schema else None
         self.stops = (tokenizer.eos_id, tokenizer.end_of_turn_id)
+
+    def batches(self, prompts: Sequence[Prompt], max_rows: int) -> list[list[int]]:
+        """Return indices of prompts batch by batch, within `max_rows` prompts and `BATCH_PREFIX_BYTES` of prefixes."""
+        config = self.model.config
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads
+        of_a_token = numbers * (config.hidden_size // config.num_attention_heads) * self.model.dtype.itemsize
+        return batches(
+            [prompt.size for prompt in prompts], max_rows=max_rows, max_tokens=max(1, BATCH_PREFIX_BYTES // of_a_token)
+        )
 
     def answer(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
         """Answer one batch of prompts; those about the same images should be neighbors.
@@ -123,6 +130,7 @@ class Answerer:
     def answer_requests(self, requests: Sequence[Request], streamer: BaseStreamer | None = None) -> list[Answer]:
         """Answer one batch of tokenized prompts, each up to its own length; see `answer`."""
         prefixes = [self._prefix(request) for request in requests]
+        self.prefixes.count_in_use(prefixes)
         if self.settings.do_sample:
             torch.manual_seed(self.settings.seed)
         made = generation.generate(
@@ -176,23 +184,3 @@ class _Leave(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> Any:
         """Return for each sequence whether it ends here."""
         return torch.full((len(input_ids),), self.leave(), device=input_ids.device)
-
-
-def answer_batches(
-    answerer: Answerer, prompts: Sequence[Prompt], max_rows: int
-) -> Iterator[tuple[list[int], list[Answer]]]:
-    """Answer all prompts, those about the same images together; yield the indices and answers of each batch."""
-    for chosen in batches([prompt.size for prompt in prompts], max_rows=max_rows):
-        yield chosen, answerer.answer([prompts[index] for index in chosen])
-
-
-def answer_all(
-    answerer: Answerer, prompts: Sequence[Prompt], max_rows: int, progress: Callable[[int], None] | None = None
-) -> list[Answer]:
-    """Return the answers to all prompts in their order; `progress` receives the size of each finished batch."""
-    answers: dict[int, Answer] = {}
-    for chosen, made in answer_batches(answerer, prompts, max_rows):
-        answers |= zip(chosen, made, strict=True)
-        if progress is not None:
-            progress(len(chosen))
-    return [answers[index] for index in range(len(prompts))]

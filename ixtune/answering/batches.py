@@ -1,9 +1,13 @@
-"""Put questions about the same images into the same batch."""
+"""Put questions about the same images into the same batch, and batches about the same images into the same process."""
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+
+_ROW_TOKENS = 64  # for a question and its answer, whose tokens may not be known
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,46 @@ def batches(sizes: Sequence[Size], *, max_rows: int | None = None, max_tokens: i
     return made
 
 
+def shares(made: Sequence[list[int]], sizes: Sequence[Size], processes: int) -> list[list[list[int]]]:
+    """Distribute batches over processes: those with a common prefix together, and about equal numbers of tokens.
+
+    Batches themselves do not depend on the number of processes, so that sums and answers do not.
+
+    Args:
+        made: The batches, from `batches`.
+        sizes: Of all prompts.
+        processes: Number of processes.
+
+    Returns:
+        The batches of each process, in order. A run of batches with a common prefix is cut only where it is more than
+        one process's share.
+    """
+    costs = [_tokens([sizes[at] for at in batch]) + _ROW_TOKENS * len(batch) for batch in made]
+    most = math.ceil(sum(costs) / processes)
+    runs: list[list[int]] = []
+    for number, batch in enumerate(made):
+        before = sizes[made[number - 1][-1]].prefix if number else None
+        joined = before is not None and before == sizes[batch[0]].prefix
+        if joined and sum(costs[at] for at in runs[-1]) + costs[number] <= most:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    loads = [(0, process) for process in range(processes)]
+    numbers: list[list[int]] = [[] for _ in range(processes)]
+    for run in sorted(runs, key=lambda run: (-sum(costs[at] for at in run), run)):
+        load, process = heapq.heappop(loads)
+        numbers[process] += run
+        heapq.heappush(loads, (load + sum(costs[at] for at in run), process))
+    return [[made[number] for number in sorted(of_one)] for of_one in numbers]
+
+
 def _fits(chosen: Sequence[Size], max_rows: int | None, max_tokens: int | None) -> bool:
     if max_rows is not None and len(chosen) > max_rows:
         return False
+    return max_tokens is None or _tokens(chosen) <= max_tokens
+
+
+def _tokens(chosen: Sequence[Size]) -> int:
+    """Return the tokens of a batch: each prefix once, own tokens padded to the longest."""
     prefixes = {size.prefix: size.prefix_tokens for size in chosen}
-    tokens = sum(prefixes.values()) + len(chosen) * max(size.own_tokens for size in chosen)
-    return max_tokens is None or tokens <= max_tokens
+    return sum(prefixes.values()) + len(chosen) * max(size.own_tokens for size in chosen)

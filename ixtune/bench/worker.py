@@ -25,7 +25,8 @@ from ixtune.data.pack import pack
 from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
-from ixtune.training.trainer import AdapterTrainer, sft_config
+from ixtune.training.trainer import AdapterTrainer
+from ixtune.training.trl_settings import sft_config
 
 VISION_CHUNK = 16
 

@@ -35,6 +35,11 @@ CLIP_L_336 = {
 _NF4_BLOCK, _NF4_GROUP = 64, 256
 _NF4_TABLES_BYTES = 4 * (16 + 256)
 
+KEPT_PREFIX_BYTES = 1 << 30
+"""Default bound of the keys and values that answering keeps of prefixes, such as pages, for later questions."""
+BATCH_PREFIX_BYTES = 4 << 30
+"""Bound of those in one batch of several prompts. The 7B in bf16 takes 128 KiB a token: 10 A4 pages at hd_num 25."""
+
 
 @dataclass(frozen=True, slots=True)
 class VisionSizes:
@@ -90,6 +95,8 @@ class Sizes:
     plora_ranks: tuple[int, int] = FOUR_KHD.plora_ranks
     """PLoRA ranks of `wqkv` and of the other linears."""
     vision: VisionSizes = field(default_factory=VisionSizes)
+    dynamic_above: int | None = field(default=None, compare=False)
+    """Tokens above which the length of a sequence changes all its rotary angles (`dynamic` scaling); None for none."""
 
     @classmethod
     def from_config_json(cls, given: Mapping[str, Any]) -> Sizes:
@@ -97,6 +104,8 @@ class Sizes:
         released = cls()
         vision = VisionSizes.of(given.get("vision_config") or {})
         plora = given.get("plora") or (member_of_crop(vision.side) or FOUR_KHD).plora()
+        rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
+        dynamic = rope.get("rope_type", rope.get("type")) == "dynamic"
         return cls(
             vocabulary=int(given.get("vocab_size", released.vocabulary)),
             hidden=int(given.get("hidden_size", released.hidden)),
@@ -106,6 +115,7 @@ class Sizes:
             kv_heads=int(given.get("num_key_value_heads", released.kv_heads)),
             plora_ranks=(int(plora["wqkv"]["rank"]), int(plora["others"]["rank"])),
             vision=vision,
+            dynamic_above=int(given.get("max_position_embeddings", 32768)) if dynamic else None,
         )
 
     @classmethod
@@ -139,6 +149,10 @@ class Sizes:
     def kv_width(self) -> int:
         """Width of the keys, and of the values."""
         return self.kv_heads * self.head_dim
+
+    def cache_bytes(self, float_bytes: int) -> int:
+        """Return the bytes of one token's keys and values in all layers."""
+        return 2 * self.layers * self.kv_width * float_bytes
 
     @property
     def merged(self) -> int:

@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage or recipe, 3 bad data, 130 interrupted.
     """
-    options = {"debug": False}
+    options = {"debug": False, "arguments": [*(sys.argv[1:] if arguments is None else arguments)]}
     try:
         app(args=arguments, obj=options, prog_name="ixtune")
         code = 0

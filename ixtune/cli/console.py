@@ -57,9 +57,11 @@ def ending(lines: Sequence[str], result: object, warnings: Sequence[str] = ()) -
 
 
 def progress_screen() -> dict[str, Any]:
-    """Return the arguments of rich's Progress: shown on stderr, on a terminal, unless `--quiet`."""
+    """Return arguments of rich's Progress: shown on a terminal's stderr, by the first process, unless `--quiet`."""
+    from ixtune.cli.processes import is_first
+
     screen = console(stderr=True)
-    return {"console": screen, "disable": is_quiet() or not screen.is_terminal}
+    return {"console": screen, "disable": is_quiet() or not screen.is_terminal or not is_first()}
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ixtune.cli.options import ImageRootOption, JsonSchemaOption
+from ixtune.cli.processes import ProcessesOption, is_first, joined, launch_several
 from ixtune.layout import MAX_HD_NUM
 
 if TYPE_CHECKING:
     from ixtune.data.rejects import Reject
+    from ixtune.evaluation.contenders import Contender
+    from ixtune.evaluation.options import Options, Source
 
 
 def command(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Prepared set that was not trained on, or the file of a --benchmark.")],
     adapter: Annotated[
         list[str] | None,
@@ -69,24 +73,22 @@ def command(
     controls: Annotated[bool, typer.Option(help="Run the controls: images swapped, and the majority answer.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print scores and comparisons as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Accept another base than an adapter was trained on.")] = False,
+    processes: ProcessesOption = 1,
 ) -> None:
     """Ask base, adapters and merged models the same questions; score the answers with 95 % intervals.
 
     Example: ixtune evaluate prepared/test --adapter runs/demo --score anls --out runs/demo/evaluation.json
 
     Example: ixtune evaluate val_v1.0_withQT.json --benchmark docvqa --adapter runs/pages --limit 500
-    """
-    import json
-    from dataclasses import replace
-    from tempfile import TemporaryDirectory
 
+    Example: ixtune evaluate prepared/test --adapter runs/pages --processes 4 --out runs/pages/evaluation.json
+    """
     from ixtune.answering.json_schema import read_schema
     from ixtune.base import resolve
-    from ixtune.cli.console import is_quiet, progress, quiet_libraries
+    from ixtune.cli.console import quiet_libraries
     from ixtune.errors import UsageError
     from ixtune.evaluation.contenders import contenders
     from ixtune.evaluation.options import Options, Source, require_data
-    from ixtune.files import atomic_write_bytes, atomic_write_json
 
     if out is not None and out.is_dir():
         raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
@@ -98,15 +100,43 @@ def command(
     )
     require_data(source)
     models = contenders(base, adapter or (), model or ())
+    launch_several(context, processes)
     for one in models:
         resolve(one.base)
     quiet_libraries()
+    run(source, models, options, out, as_json=as_json)
+
+
+def run(
+    source: Source, models: Sequence[Contender], options: Options, out: Path | None, *, as_json: bool = False
+) -> None:
+    """Evaluate, write the file, and print the scores.
+
+    Args:
+        source: The questions.
+        models: Models to ask.
+        options: Settings of the evaluation.
+        out: JSON file for scores and answers.
+        as_json: Print scores and comparisons as JSON.
+
+    Raises:
+        typer.Exit: Some questions could not be asked; the others were.
+    """
+    import json
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from ixtune.cli.console import is_quiet, progress
     from ixtune.evaluation.evaluate import evaluate
     from ixtune.evaluation.predict import rejects_of
+    from ixtune.files import atomic_write_bytes, atomic_write_json
 
     with TemporaryDirectory() as folder, progress("answers") as bar:
-        images = out.with_name(f"{out.name}.pictures") if out else Path(folder)
-        found = evaluate(replace(source, images=images), models, options, bar)
+        images = out.with_name(f"{out.name}.pictures") if out and is_first() else Path(folder)
+        with joined():
+            found = evaluate(replace(source, images=images), models, options, bar)
+    if not is_first():
+        return
     if out is not None:
         atomic_write_json(out, found.content)
         rejects_of(out).unlink(missing_ok=True)  # from an earlier evaluation

@@ -25,9 +25,11 @@ from ixtune.cli.options import (
     TopKOption,
     TopPOption,
 )
+from ixtune.cli.processes import ProcessesOption, is_first, joined, launch_several
 
 if TYPE_CHECKING:
     from ixtune.answering.settings import Settings
+    from ixtune.evaluation.predict import Outcome
     from ixtune.evaluation.questions import Asked, View
     from ixtune.evaluation.session import Loaded
 
@@ -35,6 +37,7 @@ _REJECTS_SHOWN = 3
 
 
 def command(
+    context: typer.Context,
     question: Annotated[
         str | None, typer.Argument(help="The question; <ImageHere> marks where an image goes, by default in front.")
     ] = None,
@@ -80,6 +83,7 @@ def command(
     repetition_penalty: RepetitionPenaltyOption = 1.0,
     seed: SeedOption = 0,
     force: ForceOption = False,
+    processes: ProcessesOption = 1,
 ) -> None:
     """Answer one question, or every question in a file, about images and pages of documents.
 
@@ -113,6 +117,8 @@ def command(
         raise UsageError("--from and --out belong together", hint="add --out answers.jsonl")
     if source is not None and images:
         raise UsageError("--image and --from are both given", hint="leave out one of them, or name images in the file")
+    if processes > 1 and out is None:
+        raise UsageError("--processes is for many questions", hint="add --out answers.jsonl, or leave out --processes")
     if out is not None and source is None and not images:
         raise UsageError("--out writes the answers about --image or --from", hint="leave out --out")
     if out is None:
@@ -139,6 +145,7 @@ def command(
         container_of(str(source))
     if out is not None:
         refuse_existing(out)
+    launch_several(context, processes)
     resolve(named.base)  # last: a hub id may be fetched
     quiet_libraries()
     from dataclasses import replace
@@ -146,28 +153,36 @@ def command(
     from ixtune.evaluation import questions
     from ixtune.evaluation.session import Loaded
 
-    loaded = Loaded(base, adapter, quantize, force)
-    if hd_num is not None and loaded.hd_num not in (None, hd_num):
-        typer.echo(f"note: hd_num {hd_num}, but training had {loaded.hd_num}", err=True)
-    view = replace(loaded.view(hd_num), dpi=dpi)
-    if out is None:
-        from ixtune.evaluation.predict import predict_one
+    with joined():
+        loaded = Loaded(base, adapter, quantize, force)
+        if hd_num is not None and loaded.hd_num not in (None, hd_num) and is_first():
+            typer.echo(f"note: hd_num {hd_num}, but training had {loaded.hd_num}", err=True)
+        view = replace(loaded.view(hd_num), dpi=dpi)
+        if out is None:
+            assert question is not None
+            _one(loaded, question, images, view, settings)
+            return
+        if source is None:
+            assert question is not None
+            asked = questions.from_images(question, images, view, loaded.tokenizer)
+        else:
+            asked = _asked(loaded, question, source, columns, image_root, view)
+        if limit is not None:
+            asked = replace(asked, questions=asked.questions[:limit])
+        outcome = _into_file(loaded, asked, out, batch_size, settings)
+    if is_first():
+        _print(outcome, asked, out, settings)
 
-        assert question is not None
-        answer = predict_one(loaded, question, images, view, settings)
-        typer.echo(answer.text)
-        if answer.finish == "length":
-            closed = f"; {answer.added} was added to complete the JSON" * bool(answer.added)
-            typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens{closed}", err=True)
-        return
-    if source is None:
-        assert question is not None
-        asked = questions.from_images(question, images, view, loaded.tokenizer)
-    else:
-        asked = _asked(loaded, question, source, columns, image_root, view)
-    if limit is not None:
-        asked = replace(asked, questions=asked.questions[:limit])
-    _into_file(loaded, asked, out, batch_size, settings)
+
+def _one(loaded: Loaded, question: str, images: list[str], view: View, settings: Settings) -> None:
+    """Answer one question on the screen."""
+    from ixtune.evaluation.predict import predict_one
+
+    answer = predict_one(loaded, question, images, view, settings)
+    typer.echo(answer.text)
+    if answer.finish == "length":
+        closed = f"; {answer.added} was added to complete the JSON" * bool(answer.added)
+        typer.echo(f"note: cut off after {answer.tokens} tokens: --max-new-tokens{closed}", err=True)
 
 
 def _require_for_a_set(question: str | None, hd_num: int | None, dpi: int | None, columns: str) -> None:
@@ -203,10 +218,10 @@ def _asked(
     return questions.from_file(asked, view, loaded.tokenizer)
 
 
-def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, settings: Settings) -> None:
-    from ixtune.cli.console import ending, progress
+def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, settings: Settings) -> Outcome:
+    from ixtune.cli.console import progress
     from ixtune.errors import DataError
-    from ixtune.evaluation.predict import predict_all, rejects_of
+    from ixtune.evaluation.predict import predict_all
 
     if not asked.questions:
         first = asked.rejects[0]
@@ -216,7 +231,18 @@ def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, setting
             hint=first.hint,
         )
     with progress("questions") as bar:
-        outcome = predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
+        return predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
+
+
+def _print(outcome: Outcome, asked: Asked, out: Path, settings: Settings) -> None:
+    """Print the summary.
+
+    Raises:
+        typer.Exit: Some entries could not be asked; the others were.
+    """
+    from ixtune.cli.console import ending
+    from ixtune.evaluation.predict import rejects_of
+
     made = outcome.answers - outcome.resumed
     before = f", {outcome.resumed} of them from an earlier run" * bool(outcome.resumed)
     lines = [f"{outcome.answers} answers in {out}{before}"]

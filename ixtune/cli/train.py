@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixtune.cli.options import SetOption
+from ixtune.cli.processes import ProcessesOption, is_first, launch_several
 
 if TYPE_CHECKING:
     from ixtune.recipe.recipe import Recipe
     from ixtune.training.run import Outcome
 
-_INTERRUPTED = 130
 _REPORT_RECORDS = 200  # validation records: more of them narrow the intervals and take longer
 
 
 def command(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides of recipe keys, e.g. training.seed=1 adapter.rank=16.")
@@ -35,9 +36,7 @@ def command(
         bool,
         typer.Option(help="Evaluate on the validation set at the end and write RUN/report.html."),
     ] = True,
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Number of processes on this machine, one per GPU.")
-    ] = 1,
+    processes: ProcessesOption = 1,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -55,23 +54,19 @@ def command(
     from ixtune.cli.console import console, ending, is_quiet, quiet_libraries
     from ixtune.exporting.publish import publish, require_login
     from ixtune.recipe import recipe as recipes
-    from ixtune.training.processes import launch
 
     overrides = [*(overrides or ()), *(changes or ())]
     chosen = recipes.load(recipe, overrides)
     if chosen.training.push_to_hub and not dry_run:
         require_login(chosen.training.push_to_hub)
     words = [str(recipe), *overrides, *(["--grace", f"{grace:g}"] if grace is not None else [])]
-    if processes > 1:  # an option that is not passed to the worker processes
-        options = ["--resume"] * resume + ["--dry-run"] * dry_run + ["--no-report"] * (not report)
-        options += ["--quiet"] * is_quiet()
-        raise typer.Exit(launch.launch(processes, ["train", *words, *options]))
+    launch_several(context, processes)
     quiet_libraries()
     from ixtune.training.failure import RunFailedError
     from ixtune.training.run import train
     from ixtune.training.stopping import StopRequest, StopRequested
 
-    first = launch.rank() == 0
+    first = is_first()
     out = console(quiet=is_quiet() or not first)
     try:
         outcome = train(chosen, out, must_resume=resume, only_try=dry_run, grace_s=grace)
@@ -106,23 +101,25 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
 
     import torch
 
-    from ixtune.cli import main
+    from ixtune.cli import evaluate
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.cli.report import write
     from ixtune.errors import describe
+    from ixtune.evaluation.contenders import contenders
+    from ixtune.evaluation.options import Options, Source
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    found, limit = str(run / "evaluation.json"), str(_REPORT_RECORDS)
-    judged = [word for name in scores for word in ("--score", name)]
-    evaluate = ["evaluate", str(validation), "--adapter", str(run), "--limit", limit, *judged, "--out", found]
+    found, options = run / "evaluation.json", Options(tuple(scores), _REPORT_RECORDS)
     with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
-        failed = main([*evaluate, *["--quiet"] * is_quiet()])
-        if failed == _INTERRUPTED:
-            raise typer.Exit(_INTERRUPTED)
-        if failed:  # without scores the report still has the curves
-            _incomplete(evaluate)
+        try:
+            evaluate.run(Source(path=validation), contenders(None, [str(run)], []), options, found)
+        except Exception as error:  # without scores the report still has the curves
+            print_error(describe(error))
+            judged = [word for name in scores for word in ("--score", name)]
+            words = ["evaluate", str(validation), "--adapter", str(run), "--limit", str(_REPORT_RECORDS)]
+            _incomplete([*words, *judged, "--out", str(found)])
         try:
             write([run], run, verdicts=False)  # the evaluation has already printed the verdicts
         except Exception as error:  # the run itself is complete

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from ixtune.data.shared_prefixes import Prefixes
 from ixtune.errors import IxtuneError
@@ -40,6 +43,14 @@ def pack(lengths: Iterable[int], pack_tokens: int, prefixes: Prefixes | None = N
     )
 
 
+def packs_sha256(packs: Sequence[Sequence[int]]) -> str:
+    """Return the SHA-256 of the records in each pack."""
+    digest = hashlib.sha256()
+    for numbers in (map(len, packs), chain.from_iterable(packs)):
+        digest.update(array("q", numbers).tobytes())
+    return digest.hexdigest()
+
+
 def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
     """Assign items to bins by best-fit decreasing; return the items of each bin."""
     rooms: list[int] = []  # the distinct free sizes of open bins, ascending
@@ -72,7 +83,7 @@ def _items(tokens: Sequence[int], pack_tokens: int, prefixes: Prefixes) -> Itera
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(prefixes.group_of):
         if group < 0:
-            yield (index,), tokens[index]
+            yield (index,), pack_tokens if index in prefixes.alone else tokens[index]
         else:
             members[group].append(index)
     for group, records in members.items():

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,11 +50,13 @@ class Prefixes:
         group_of: For each record, the number of its group; -1 for a record that shares nothing.
         tokens: For each group, the length of its prefix, image tokens included.
         images: For each group, the number of images in its prefix.
+        alone: Records that need a pack of their own.
     """
 
     group_of: Sequence[int]
     tokens: Sequence[int]
     images: Sequence[int]
+    alone: Collection[int] = ()
 
     def groups(self, indices: Iterable[int]) -> Iterator[Group]:
         """Split the records of a pack into groups: neighbors of the same group share its prefix."""
@@ -80,17 +82,29 @@ class Beginning(NamedTuple):
     images: tuple[tuple[int, int], ...] = ()
 
 
-def find_prefixes(sets: Sequence[PreparedSet], set_of: Sequence[int], row_of: Sequence[int]) -> Prefixes:
+def find_prefixes(
+    sets: Sequence[PreparedSet],
+    set_of: Sequence[int],
+    row_of: Sequence[int],
+    lengths: Sequence[int] = (),
+    alone_above: int | None = None,
+) -> Prefixes:
     """Find the groups of records drawn from prepared sets.
 
     Args:
         sets: The prepared sets.
         set_of: For each record, the number of its set.
         row_of: For each record, its row in that set.
+        lengths: For each record, its tokens; read only with `alone_above`.
+        alone_above: Longer records share nothing and have a pack of their own. With dynamic rotary scaling, their
+            length changes the angles of all positions beside them, so that sharing would not be exact.
     """
     numbers: dict[Hashable, int] = {}
     by_set = [_beginnings(opened, numbers) for opened in sets]
-    return group([by_set[number][row] for number, row in zip(set_of, row_of, strict=True)])
+    found = group([by_set[number][row] for number, row in zip(set_of, row_of, strict=True)])
+    alone = frozenset(at for at, length in enumerate(lengths) if alone_above is not None and length > alone_above)
+    kept = [-1 if at in alone else number for at, number in enumerate(found.group_of)] if alone else found.group_of
+    return replace(found, group_of=kept, alone=alone)
 
 
 @dataclass(frozen=True, slots=True)

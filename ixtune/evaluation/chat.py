@@ -14,9 +14,10 @@ from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
 
-from ixtune.answering.answerer import PREFIX_BYTES, Answer, Answerer
+from ixtune.answering.answerer import Answer, Answerer
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
+from ixtune.checkpoint.sizes import KEPT_PREFIX_BYTES
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError, UsageError
@@ -56,7 +57,7 @@ class Chat:
         # trained separators are part of the vectors, so base and adapter have different ones
         cache = None if loaded.trains_separators() else loaded.base_model
         self._source = ImageSource(ImageFiles((Path("/"),), view.corrections), cache, CACHE_BYTES)
-        self._prefixes = PrefixCache(PREFIX_BYTES)
+        self._prefixes = PrefixCache(KEPT_PREFIX_BYTES, continues=True)
 
     def line(self, text: str) -> bool:
         """Handle one line; return False to leave. After an error the conversation is unchanged."""

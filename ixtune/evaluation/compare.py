@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from ixtune.answering.answerer import Answer, Answerer, answer_batches
+from ixtune.answering.answerer import Answer, Answerer
 from ixtune.answering.prompt import Prompt
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import MAJORITY
@@ -20,6 +20,8 @@ from ixtune.scores import judging
 from ixtune.scores.case import Case, Part
 from ixtune.scores.circular import all_right
 from ixtune.scores.intervals import difference, interval
+from ixtune.training.processes import parallel
+from ixtune.training.stopping import together
 
 _LARGEST = 700.0  # exp of this is about the largest float
 CHOICE, CIRCULAR = "choice_accuracy", "circular_accuracy"
@@ -58,24 +60,29 @@ def ask(
 ) -> list[Answers]:
     """Let a model answer several lists of prompts at once; prompts about the same images share a batch.
 
+    With several processes, each answers its share of the batches, and all get all answers.
+
     Args:
         answerer: The model.
         prompts: Lists by the name of their answers.
         batch_size: Maximum number of prompts in a batch.
-        progress: Called with the number of prompts in each finished batch.
+        progress: Called with the number of prompts in each batch that this process has finished.
 
     Returns:
         The answers to each list; the time of a batch is divided evenly among its prompts.
     """
     every = [prompt for of_one in prompts.values() for prompt in of_one]
     said: dict[int, tuple[Answer, float]] = {}
-    start = time.perf_counter()
-    for chosen, made in answer_batches(answerer, every, batch_size):
-        share = (time.perf_counter() - start) / len(chosen)
-        said |= {index: (answer, share) for index, answer in zip(chosen, made, strict=True)}
-        if progress is not None:
-            progress(len(chosen))
-        start = time.perf_counter()
+    made = answerer.batches(every, batch_size)
+    with together():
+        for chosen in parallel.my_batches(made, [prompt.size for prompt in every]):
+            start = time.perf_counter()
+            answers = answerer.answer([every[index] for index in chosen])
+            share = (time.perf_counter() - start) / len(chosen)
+            said |= {index: (answer, share) for index, answer in zip(chosen, answers, strict=True)}
+            if progress is not None:
+                progress(len(chosen))
+    said = parallel.merged(said)
     in_order = iter([said[index] for index in range(len(every))])
     return [_answers(name, list(islice(in_order, len(of_one)))) for name, of_one in prompts.items()]
 

@@ -35,6 +35,7 @@ from ixtune.model.prefix_cache import PrefixCache
 from ixtune.scores.case import Case
 from ixtune.scores.judging import require_judgeable
 from ixtune.training.monitoring.validation import mean_loss
+from ixtune.training.processes import parallel
 
 FORMAT = 2
 PACK_TOKENS = 16384  # for the loss
@@ -65,6 +66,9 @@ def evaluate(
     source: Source, models: Sequence[Contender], options: Options, progress: Progress | None = None
 ) -> Evaluation:
     """Ask every model the same questions and judge the answers.
+
+    Processes that have joined (`ixtune.training.processes.parallel.join`) share the questions, and each returns the
+    whole evaluation.
 
     Args:
         source: The questions.
@@ -236,6 +240,7 @@ def _asked(
 def _described(one: Contender, loaded: Loaded, answers: Answers, prefixes: PrefixCache) -> dict[str, Any]:
     """Return the description of this model, and the cost of its answers."""
     weights = loaded.description()
+    computed, reused = parallel.total(prefixes.computed, prefixes.reused)
     return {
         "name": one.name,
         "base": one.base,
@@ -247,9 +252,9 @@ def _described(one: Contender, loaded: Loaded, answers: Answers, prefixes: Prefi
         "answer_tokens": answers.tokens,
         "unfinished": answers.unfinished,
         "prefixes": {
-            "computed": prefixes.computed,
-            "reused": prefixes.reused,
-            "peak_bytes": prefixes.peak_bytes,
+            "computed": int(computed),
+            "reused": int(reused),
+            "peak_bytes": parallel.largest(prefixes.peak_bytes),
         },
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ixtune.model.shared_prefix import Prefix, compute_prefix
@@ -23,12 +23,18 @@ class PrefixCache:
     Attributes:
         computed: Number of prefixes computed.
         reused: Number of times that a prefix was found.
-        peak_bytes: Largest size so far.
+        peak_bytes: Largest size so far, with the prefixes of the running batch.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        """Start empty; keep at most `max_bytes`, but always the prefix that was computed last."""
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, *, continues: bool = False) -> None:
+        """Start empty.
+
+        Args:
+            max_bytes: Bound of what is kept; the prefix that was computed last is kept in any case.
+            continues: Continue a kept prefix that a longer one begins with, as conversations need it. The longer one
+                then differs in the last bits from one computed at once, depending on what happens to be kept.
+        """
+        self.max_bytes, self.continues = max_bytes, continues
         self.computed = self.reused = self.peak_bytes = 0
         self._kept: OrderedDict[tuple[Hashable, tuple[int, ...], tuple[Hashable, ...]], Prefix] = OrderedDict()
 
@@ -36,8 +42,6 @@ class PrefixCache:
         self, model: Any, ids: Sequence[int], images: Sequence[Hashable], load: Load, variant: Hashable = None
     ) -> Prefix:
         """Return the keys and values of a prefix, from the cache where they are in it.
-
-        A kept prefix that this one begins with is continued, such as that of a conversation's first images.
 
         Args:
             model: The network, bare or with an adapter.
@@ -51,7 +55,7 @@ class PrefixCache:
             self.reused += 1
             self._kept.move_to_end(key)
             return self._kept[key]
-        start, known = self._longest_start(*key)
+        start, known = self._longest_start(*key) if self.continues else (None, 0)
         made = compute_prefix(model, ids, load(known), start)
         self.computed += 1
         self._kept[key] = made
@@ -63,6 +67,11 @@ class PrefixCache:
     def has(self, ids: Sequence[int], images: Sequence[Hashable], variant: Hashable = None) -> bool:
         """Return whether `get` would find a prefix without computing anything."""
         return (variant, tuple(ids), tuple(images)) in self._kept
+
+    def count_in_use(self, prefixes: Iterable[Prefix | None]) -> None:
+        """Count the prefixes of a batch in `peak_bytes`, also those that are not kept any more."""
+        held = {id(prefix): prefix.nbytes for prefix in (*self._kept.values(), *prefixes) if prefix is not None}
+        self.peak_bytes = max(self.peak_bytes, sum(held.values()))
 
     @property
     def nbytes(self) -> int:

@@ -57,6 +57,7 @@ def open_for_plan(
         recipe.training.seed,
         recipe.data.image_root,
         share_prefixes=recipe.training.share_prefixes,
+        alone_above=sizes.dynamic_above,
     )
     if folder is not None and (tokenizer := folder / _TOKENIZER).is_file():
         train.check_compatible(sha256_file(tokenizer), sizes.member)
@@ -68,7 +69,15 @@ def open_for_plan(
     if longest > trained:  # positions start anew with each record of a pack
         description = f"{sizes.member.title} was trained on at most {trained:,}"
         notes.append(f"length   the longest record has {longest:,} tokens; {description}")
+    notes += records_alone(train)
     return sizes, records, machine, notes
+
+
+def records_alone(train: TrainingSet) -> list[str]:
+    """Return a line about records that have a pack of their own, if there are any."""
+    alone = train.prefixes.alone if train.prefixes else ()
+    why = "longer than the base's positions without dynamic rotary scaling: each has a pack of its own, shared by none"
+    return [f"alone    {len(alone):,} records are {why}"] if alone else []
 
 
 def sizes_of(folder: Path) -> Sizes:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ixtune.checkpoint.sizes import BATCH_PREFIX_BYTES, KEPT_PREFIX_BYTES
 from ixtune.planning.advice import Change
 from ixtune.planning.gpus import CARDS
 from ixtune.planning.plan import ROOM, Plan
@@ -47,6 +48,11 @@ def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
         "device": plan.machine.device,
         "peak_moment": memory.moment,
         "memory_bytes": memory.terms | {"total": memory.total},
+        "answering_bytes": {
+            "token": _cache_bytes(plan),
+            "batch": BATCH_PREFIX_BYTES,
+            "kept": KEPT_PREFIX_BYTES,
+        },
         "available_bytes": plan.machine.memory_bytes,
         "fits": plan.fits,
         "advice": [
@@ -132,6 +138,16 @@ def _memory(plan: Plan) -> Iterator[str]:
     for term, size in memory.terms.items():
         yield f"  {term:<12}{size / _GIB:>8.2f} GiB  {'█' * round(_BAR * size / most)}".rstrip()
     yield f"  {'together':<12}{memory.total / _GIB:>8.2f} GiB"
+    batch, kept = BATCH_PREFIX_BYTES / _GIB, KEPT_PREFIX_BYTES / _GIB
+    yield (
+        f"answers  beside the weights, later: pages of at most {batch:.0f} GiB in a batch, {kept:.0f} GiB kept; "
+        f"{_cache_bytes(plan) / 1024:.0f} KiB a token"
+    )
+
+
+def _cache_bytes(plan: Plan) -> int:
+    """Return the bytes of a token's keys and values while the adapter answers."""
+    return plan.sizes.cache_bytes(2 if plan.recipe.training.compute_dtype == "bf16" else 4)
 
 
 def _verdict(plan: Plan) -> str:

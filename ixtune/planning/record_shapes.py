@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,7 +116,7 @@ class RecordShapes:
             one_of_each = {group: index for index, group in enumerate(self.prefixes.group_of) if group >= 0}
             for group, index in one_of_each.items():
                 tokens[group] -= saved(index, self.prefixes.images[group])
-            prefixes = Prefixes(self.prefixes.group_of, tokens, self.prefixes.images)
+            prefixes = replace(self.prefixes, tokens=tokens)
         return RecordShapes(lengths, self.supervised, images, prefixes, self.member)
 
 

@@ -142,8 +142,12 @@ def cost(run: Run) -> dict[str, Any]:
         "steps": last["step"],
         "seconds": last.get("seconds"),
         "tokens": last.get("tokens"),
+        "computed_tokens": last.get("computed_tokens"),
         "supervised_tokens": last.get("supervised_tokens"),
         "tokens_per_s": round(statistics.median(line["tokens_per_s"] for line in measured), 1),
+        "computed_tokens_per_s": round(
+            statistics.median(line.get("computed_tokens_per_s", line["tokens_per_s"]) for line in measured), 1
+        ),
         "peak_memory_gib": max((line["memory_gib"] for line in measured if "memory_gib" in line), default=None),
         "resumed": events.count("resumed"),
         "out_of_memory": events.count("out_of_memory"),

@@ -140,6 +140,10 @@ def cost_lines(cost: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for key, name in (("tokens", "tokens trained on"), ("supervised_tokens", "of these supervised")):
         if cost[key] is not None:
             yield name, f"{cost[key]:,}"
+    if cost["computed_tokens"] not in (None, cost["tokens"]):  # records share prefixes
+        share = cost["computed_tokens"] / cost["tokens"]
+        yield "tokens computed for them", f"{cost['computed_tokens']:,} ({share:.0%}): common prefixes once"
+        yield "computed tokens per second", f"{cost['computed_tokens_per_s']:,.1f} (median)"
     yield "tokens per second", f"{cost['tokens_per_s']:,.1f} (median)"
     if cost["peak_memory_gib"] is not None:
         yield "peak memory", f"{cost['peak_memory_gib']:.2f} GiB"

@@ -142,7 +142,7 @@ class Engine:
     def __init__(self, models: Models, limits: Limits) -> None:
         """Prepare; `start` starts the thread."""
         self.models, self.limits = models, limits
-        self.prefixes = PrefixCache(limits.prefix_bytes)
+        self.prefixes = PrefixCache(limits.prefix_bytes, continues=True)
         self.vectors = VectorCache(models.base_model, limits.vector_bytes)
         self.stops = (models.tokenizer.eos_id, models.tokenizer.end_of_turn_id)
         self._waiting: list[Job] = []
@@ -352,4 +352,4 @@ class Engine:
         LOG.error("a request failed: %s%s", type(error).__name__, place_of(error))
         job.emit(error)
         if isinstance(error, torch.OutOfMemoryError):
-            self.prefixes = PrefixCache(self.limits.prefix_bytes)
+            self.prefixes = PrefixCache(self.limits.prefix_bytes, continues=True)

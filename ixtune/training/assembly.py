@@ -17,14 +17,15 @@ from ixtune.model.model import IXC2ForCausalLM
 from ixtune.planning.memory_options import Levers, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
-from ixtune.training import neftune
 from ixtune.training.batch import ImageSource, pack_dataset
 from ixtune.training.inputs import Inputs
 from ixtune.training.monitoring.validation import DTYPES
 from ixtune.training.naming_collator import NamingCollator
-from ixtune.training.optimizer import table_lines
 from ixtune.training.processes import launch
-from ixtune.training.trainer import AdapterTrainer, sft_config
+from ixtune.training.step import neftune
+from ixtune.training.step.optimizer import table_lines
+from ixtune.training.trainer import AdapterTrainer
+from ixtune.training.trl_settings import sft_config
 
 Say = Callable[[str], None]
 

@@ -10,11 +10,11 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ixtune.planning.plan import Plan
-from ixtune.training.memory_fallback import rehearse
 from ixtune.training.monitoring import metrics
 from ixtune.training.monitoring.metrics import TRACKED, VALIDATION, JsonLines
 from ixtune.training.monitoring.validation import LOSS
 from ixtune.training.monitoring.view import View
+from ixtune.training.step.memory_fallback import rehearse
 from ixtune.training.stopping import StopRequested
 from ixtune.training.trainer import AdapterTrainer
 

@@ -15,7 +15,7 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.verify import read_config_json
-from ixtune.data.pack import pack
+from ixtune.data.pack import pack, packs_sha256
 from ixtune.data.prepared import manifest
 from ixtune.data.prepared.missing_images import require_images
 from ixtune.data.prepared.training_set import TrainingSet
@@ -62,15 +62,12 @@ def open_inputs(recipe: Recipe) -> Inputs:
     tokenizer = Tokenizer.from_base(folder)
     data = recipe.data
     share = recipe.training.share_prefixes
-    train = TrainingSet.load(data.train, data.weights, recipe.training.seed, data.image_root, share_prefixes=share)
-    validation = (
-        TrainingSet.load([data.validation], image_root=data.image_root, share_prefixes=share)
-        if data.validation
-        else None
-    )
-    member = Sizes.from_config_json(read_config_json(folder)).member
+    sizes = Sizes.from_config_json(read_config_json(folder))
+    how: Any = {"image_root": data.image_root, "share_prefixes": share, "alone_above": sizes.dynamic_above}
+    train = TrainingSet.load(data.train, data.weights, recipe.training.seed, **how)
+    validation = TrainingSet.load([data.validation], **how) if data.validation else None
     for opened in filter(None, (train, validation)):
-        opened.check_compatible(tokenizer.sha256, member)
+        opened.check_compatible(tokenizer.sha256, sizes.member)
         _require_supervised(opened)
     hashes: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
@@ -80,6 +77,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     }
     start = _open_start(recipe, hashes)
     packs = pack(train.lengths, recipe.training.pack_tokens, train.prefixes)
+    hashes[resume.PACKS] = packs_sha256(packs)  # another version may pack otherwise
     return Inputs(folder, tokenizer, train, validation, packs, hashes, start)
 
 

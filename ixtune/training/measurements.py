@@ -18,9 +18,9 @@ from ixtune.training.monitoring.validation import DTYPES, LOSS, mean_loss, take_
 from ixtune.training.monitoring.view import View
 from ixtune.training.processes import parallel
 from ixtune.training.state import checkpoints
+from ixtune.training.state.progress import PENDING_SAMPLES, PENDING_VALIDATION
+from ixtune.training.stopping import together
 from ixtune.training.trainer import AdapterTrainer
-
-_VALIDATION, _SAMPLES = "validation", "samples"  # in the form of progress.json
 
 
 class Validation(TrainerCallback):
@@ -37,6 +37,8 @@ class Validation(TrainerCallback):
         """Measure if due; weights and random states do not change."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
+        if samples_due(self.trainer):
+            self.trainer.progress.postpone(PENDING_SAMPLES)  # taken after this measurement, which may fail
         due = control.should_log
         measured, best = self.measure()
         control.should_log = due  # logging clears it, and this step's own line would be lost
@@ -46,19 +48,20 @@ class Validation(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def measure(self) -> tuple[bool, bool]:
-        """Measure and log the current step, or note in the progress that this is still to be done after a stop.
+        """Measure and log the current step; after a stop or an error, the progress says that it is still to be done.
 
         Returns:
             Whether it was measured, and whether it is the best step so far.
         """
         trainer, progress, training = self.trainer, self.trainer.progress, self.trainer.recipe.training
         step, best_before = trainer.state.global_step, progress.best_step
-        with trainer.meter.idle():
+        progress.postpone(PENDING_VALIDATION)
+        with trainer.meter.idle(), trainer.leaving_together():
             measured = None if trainer.stop.agree() else self._measure()
         if measured is None:
             trainer.stop.agree()  # one process got the signal meanwhile; now all processes know
-            progress.pending.append(_VALIDATION)
             return False, False
+        progress.pending.remove(PENDING_VALIDATION)
         trainer.log({TRACKED + name: value for name, value in measured.items()})
         best = take_note(progress, measured, step, training.best_by, training.early_stopping)
         if progress.stopped_early:
@@ -78,7 +81,6 @@ class Validation(TrainerCallback):
         if loss is None:
             return None
         if not math.isfinite(loss):
-            trainer.left_together = True
             raise IxtuneError(
                 f"the validation loss is {loss} at step {trainer.state.global_step}",
                 where=str(trainer.recipe.data.validation),
@@ -117,47 +119,58 @@ class Samples(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Answer if due."""
-        every = self.trainer.recipe.training.sample_every
-        if every is not None and not state.global_step % every:
+        if samples_due(self.trainer):
             self.take()
 
     def take(self) -> None:
-        """Answer and write, or note in the progress that this is still to be done after a stop."""
+        """Answer and write; after a stop or an error, the progress says that this is still to be done."""
+        trainer, taken = self.trainer, False
+        trainer.progress.postpone(PENDING_SAMPLES)
+        with trainer.leaving_together(), together():
+            if parallel.is_first() and not trainer.stop.asked:
+                taken = self._take()
+        if parallel.any_of(taken):
+            trainer.progress.pending.remove(PENDING_SAMPLES)
+
+    def _take(self) -> bool:
+        """Answer and write; return False where the run was asked to stop meanwhile."""
         trainer, validation, step = self.trainer, self.inputs.validation, self.trainer.state.global_step
         assert validation is not None
-        if not parallel.is_first():
-            return
-        dtype, made = DTYPES[trainer.recipe.training.compute_dtype], None
-        if not trainer.stop.asked:
-            with trainer.meter.idle(), self.view.busy("answering validation records"):
-                made = samples.take(
-                    trainer.model,
-                    validation,
-                    self.indices,
-                    self.images,
-                    self.inputs.tokenizer,
-                    dtype,
-                    lambda: trainer.stop.asked,
-                )
-        if made is None:
-            trainer.progress.pending.append(_SAMPLES)
-            return
-        for sample in made:
+        dtype = DTYPES[trainer.recipe.training.compute_dtype]
+        with trainer.meter.idle(), self.view.busy("answering validation records"):
+            made = samples.take(
+                trainer.model,
+                validation,
+                self.indices,
+                self.images,
+                self.inputs.tokenizer,
+                dtype,
+                lambda: trainer.stop.asked,
+            )
+        for sample in made or ():
             self.lines.append({"step": step, **sample})
             self.view.say(samples.in_short(sample))
+        return made is not None
+
+
+def samples_due(trainer: AdapterTrainer) -> bool:
+    """Return whether samples are taken at the current step."""
+    every = trainer.recipe.training.sample_every
+    return every is not None and not trainer.state.global_step % every
 
 
 def catch_up(trainer: AdapterTrainer, validation: Validation, sampling: Samples | None, checkpoint: Path) -> bool:
-    """Measure and sample what was due at a checkpoint's step when the run was asked to stop.
+    """Measure and sample what was due at a checkpoint's step when the run ended.
 
     The model holds the weights of the checkpoint. Random states are the checkpoint's, loaded later.
 
     Returns:
         Whether all of it was done; False where the run was asked to stop once more.
     """
-    pending, progress = [*trainer.progress.pending], trainer.progress
-    progress.pending = []
-    if _VALIDATION in pending:
+    progress = trainer.progress
+    if sampling is None and PENDING_SAMPLES in progress.pending:
+        progress.pending.remove(PENDING_SAMPLES)  # the recipe does not ask for them any more
+    if PENDING_VALIDATION in progress.pending:
         if parallel.is_first():
             JsonLines(trainer.run_folder / FILE).drop(VALIDATION + LOSS, trainer.state.global_step)
         measured, best = validation.measure()
@@ -165,7 +178,7 @@ def catch_up(trainer: AdapterTrainer, validation: Validation, sampling: Samples 
             return False
         if best and parallel.is_first():
             checkpoints.mark_best(checkpoint, trainer.recipe.training.best_by, progress.best_loss, progress.best_scores)
-    if _SAMPLES in pending and sampling is not None:
+    if PENDING_SAMPLES in progress.pending and sampling is not None:
         if parallel.is_first():
             sampling.lines.drop("answer", trainer.state.global_step)
         sampling.take()

@@ -13,7 +13,7 @@ from ixtune.planning.advice import advise
 from ixtune.planning.gpus import detect
 from ixtune.planning.memory_options import Levers
 from ixtune.planning.plan import Plan, make_plan
-from ixtune.planning.plan_inputs import sizes_of
+from ixtune.planning.plan_inputs import records_alone, sizes_of
 from ixtune.planning.record_shapes import RecordShapes
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.inputs import Inputs
@@ -34,7 +34,7 @@ def plan_run(recipe: Recipe, inputs: Inputs, say: Callable[[str], None]) -> Plan
         plan = make_plan(
             recipe, sizes_of(inputs.base), records, machine, packs=inputs.packs, processes=launch.world_size()
         )
-        for line in plan_report.lines(plan, advise(plan, records)):
+        for line in (*records_alone(inputs.train), *plan_report.lines(plan, advise(plan, records))):
             say(line)
         if plan.fits is False and machine.device == "cuda":
             raise IxtuneError(

@@ -137,6 +137,20 @@ def raise_together(error: BaseException | None) -> None:
     raise LostPeerError if highest == _FAILED else StopRequested(highest)
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Run a block in all processes; an exception of one is raised in all, at the end of the block.
+
+    The block must not wait for the other processes.
+    """
+    trouble: BaseException | None = None
+    try:
+        yield
+    except (Exception, StopRequested) as error:
+        trouble = error
+    raise_together(trouble)
+
+
 _FAILED = 1000  # more than the number of any signal
 
 

@@ -1,144 +1,47 @@
-"""Train packs with TRL's SFTTrainer: own batches, loss on supervised rows, atomic checkpoints."""
+"""Train packs with TRL's SFTTrainer: own batches, loss on supervised rows, several processes."""
 
 from __future__ import annotations
 
-import random
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
 from transformers import get_scheduler, set_seed
-from trl import SFTConfig, SFTTrainer
 
 from ixtune.adapter import attach
 from ixtune.errors import IxtuneError
-from ixtune.files import atomic_folder
 from ixtune.recipe.recipe import Recipe
-from ixtune.training import memory_fallback, optimizer
 from ixtune.training.batch import PackCollator
 from ixtune.training.monitoring.metrics import Meter
-from ixtune.training.nonfinite import MicroBatch, require_finite
 from ixtune.training.prefetch import Prefetcher
 from ixtune.training.processes import launch, parallel
-from ixtune.training.state import checkpoints, disk, extension
-from ixtune.training.state.boundary import Boundary
+from ixtune.training.state import extension
+from ixtune.training.state.checkpoint_trainer import CheckpointTrainer
 from ixtune.training.state.extension import Extension
-from ixtune.training.state.progress import Progress
-from ixtune.training.stopping import StopRequest, StopRequested, raise_together
-
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-
-class EpochPermutation(Sampler[int]):
-    """Shuffle the packs of an epoch by seed and epoch only, so that a resumed run repeats the order.
-
-    Empty packs, which fill up the last step of several processes, stay at the end.
-    """
-
-    def __init__(
-        self,
-        packs: int,
-        seed: int,
-        fillers: int = 0,
-        announced: Callable[[Sequence[int]], None] = lambda order: None,
-    ) -> None:
-        """Shuffle `packs` packs and keep `fillers` empty ones at the end; `announced` receives each epoch's order."""
-        self.packs, self.fillers, self.seed, self.epoch = packs, fillers, seed, 0
-        self.announced = announced
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; accelerate's loader calls this at the start of each."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.packs + self.fillers
-
-    def __iter__(self) -> Iterator[int]:
-        order = list(range(self.packs))
-        random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        order += range(self.packs, len(self))
-        self.announced(order)
-        return iter(order)
+from ixtune.training.step import memory_fallback, optimizer
+from ixtune.training.step.nonfinite import MicroBatch, require_finite
+from ixtune.training.step.sampler import EpochPermutation
+from ixtune.training.stopping import StopRequest, StopRequested
 
 
-def sft_config(recipe: Recipe, steps_folder: Path) -> SFTConfig:
-    """Return TRL's settings for a recipe; every default of TRL's that differs is set here (TRAPS.md 9, 10)."""
-    training = recipe.training
-    config = SFTConfig(
-        output_dir=str(steps_folder),
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps or -1,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        adam_beta2=training.adam_beta2,
-        max_grad_norm=training.max_grad_norm,
-        warmup_steps=training.warmup_ratio,
-        lr_scheduler_type=_SCHEDULES[training.schedule],
-        optim=optimizer.OPTIMIZERS[training.optimizer],
-        activation_checkpointing=False,  # the memory options do this; transformers would switch it on for all layers
-        bf16=training.compute_dtype == "bf16",
-        fp16=False,
-        use_cpu=not torch.cuda.is_available(),
-        seed=training.seed,
-        data_seed=training.seed,
-        logging_steps=training.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # it would show the mean of the good losses in place of a NaN
-        save_steps=training.save_every,
-        save_strategy="steps",
-        report_to=list(training.report_to) or "none",
-        run_name=steps_folder.name,
-        project="ixtune",
-        trackio_static_space_id=False,  # its copy of the metrics stays on this machine
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        packing=False,
-        average_tokens_across_devices=True,
-    )
-    if config.n_gpu > 1:
-        config._n_gpu = 1  # one process has one GPU; DataParallel would cut the batch by its first axis
-    return config
-
-
-class AdapterTrainer(SFTTrainer):
+class AdapterTrainer(CheckpointTrainer):
     """SFTTrainer whose loss runs through the whole model, images included (TRAPS.md 7)."""
 
-    model: PeftModel  # transformers allows for none
-
     def __init__(self, *args: Any, recipe: Recipe, run_folder: Path, **kwargs: Any) -> None:
-        self.recipe, self.run_folder = recipe, run_folder
-        self.progress = Progress()
-        self.meter = Meter(self.progress)
         self.flops_of: Callable[[Sequence[int]], float] | None = None
         self.on_cut: Callable[[str], None] = lambda sentence: None
         self.stop = StopRequest()
-        self.boundary = Boundary(self, self.progress)
         self.extensions: Sequence[Extension] = ()
-        self.left_together = False
-        """True if an exception was raised in all processes at the same place, so that they can save together."""
-        self.checkpoint_bytes = 0
-        """Approximate size of a checkpoint, for the message about a full disk."""
         self._trouble: BaseException | None = None
         self._collected = False
-        self._random_states: list[bytes] = []
         self._sampler: EpochPermutation | None = None
         self._step: list[MicroBatch] = []
         self._rates: dict[str, float] = {}
-        self._partial: Path | None = None
         self._prefetcher: Prefetcher | None = None
-        super().__init__(*args, **kwargs)
-        self.add_callback(self.boundary)
+        super().__init__(*args, recipe=recipe, run_folder=run_folder, **kwargs)
         attach.restore_fp32(self.model)
         attach.check(self.model, recipe.adapter)
 
@@ -185,16 +88,7 @@ class AdapterTrainer(SFTTrainer):
             return super().get_batch_samples(*args, **kwargs)
         except Exception as error:
             if not self._collected:  # the others are about to sum their tokens
-                self._meet(error)
-            raise
-
-    def _meet(self, error: BaseException | None) -> None:
-        """Raise an exception of one process in all processes."""
-        self._trouble = None
-        try:
-            raise_together(error)
-        except BaseException:
-            self.left_together = True
+                self.meet(error)
             raise
 
     def forward_backward(
@@ -233,7 +127,7 @@ class AdapterTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Return the supervised tokens of the optimizer step over all processes, and add them to the progress."""
         self._collected = True
-        self._meet(None)
+        self.meet(None)
         batches = [batch for batch in batch_samples if "input_ids" in batch]
         tokens, computed, supervised, flops, cut = parallel.total(
             sum(self.collator.training_set.lengths[index] for batch in batches for index in batch["records"]),
@@ -250,7 +144,8 @@ class AdapterTrainer(SFTTrainer):
         return torch.tensor(supervised, device=device)
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        self._meet(self._trouble)
+        trouble, self._trouble = self._trouble, None
+        self.meet(trouble)
         parallel.average_gradients(model.parameters())
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
@@ -374,96 +269,3 @@ class AdapterTrainer(SFTTrainer):
             logs |= {f"{part}_learning_rate": rate for part, rate in others.items()}
             logs |= self.meter.measure()
         super().log(logs, start_time)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._partial or super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Let transformers write its checkpoint into a temporary folder, then seal it and move it into place."""
-        final = self.run_folder / f"{checkpoints.PREFIX}{self.state.global_step}"
-        if parallel.from_first(final.exists):
-            return  # a stop right after a regular save asks for the same step again
-        with self.meter.idle():
-            # all collectives before anything is written: the others would wait in one that a failed write never reaches
-            self.store_flos()
-            gathered = parallel.gather((self._random_state(), float(self._tr_loss)))
-            self._random_states = [state for state, _ in gathered]
-            self.progress.unlogged_losses = [loss for _, loss in gathered]
-            self.progress.logged_step = self._globalstep_last_logged
-            error: Exception | None = None
-            if parallel.is_first():
-                try:
-                    self._write_checkpoint(model, trial, final)
-                except Exception as raised:
-                    error = raised
-            self._meet(error)
-
-    def _write_checkpoint(self, model: torch.nn.Module, trial: Any, final: Path) -> None:
-        try:
-            with atomic_folder(final) as partial:
-                self._partial = partial
-                try:
-                    super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
-                finally:
-                    self._partial = None
-                written = partial / final.name
-                for entry in written.iterdir():
-                    entry.rename(partial / entry.name)
-                written.rmdir()
-                self.meter.update_seconds()
-                self.progress.save(partial)
-                checkpoints.seal(partial)
-            progress, training = self.progress, self.recipe.training
-            if progress.best_step == self.state.global_step:
-                checkpoints.mark_best(final, training.best_by, progress.best_loss, progress.best_scores)
-            checkpoints.rotate(self.run_folder, training.keep_checkpoints, progress.best_step)
-        except Exception as error:
-            if disk.is_full(error):
-                raise disk.DiskFullError(self.run_folder, self.checkpoint_bytes, "a checkpoint needs") from error
-            raise
-
-    def store_flos(self) -> None:
-        """Add up the operations of all processes; while the first one writes a checkpoint, that is done already."""
-        if self._partial is None:
-            super().store_flos()
-
-    def save_last_step(self) -> Path | None:
-        """Save a checkpoint of the last finished step after something was raised in the middle of the next one.
-
-        Weights and optimizer are those of the last finished step until the optimizer changes them. Random states and
-        counters are restored to that step, so that the resumed run repeats the step bit for bit.
-
-        Returns:
-            The checkpoint, or None if no step was finished, the weights are between two steps, or another process has
-            ended, whose random state is needed to resume bit for bit.
-        """
-        if not self.state.global_step or not self.boundary.restore():
-            return None
-        if self.args.world_size > 1 and not self.left_together:
-            return None
-        self._save_checkpoint(self.model, None)
-        return self.run_folder / f"{checkpoints.PREFIX}{self.state.global_step}"
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Write the random states of all processes, in transformers' file format."""
-        for number, content in enumerate(self._random_states):
-            name = "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{number}.pth"
-            (Path(output_dir) / name).write_bytes(content)
-
-    def _random_state(self) -> bytes:
-        """Return the random state of this process as transformers writes it into a checkpoint."""
-        with tempfile.TemporaryDirectory() as folder:
-            super()._save_rng_state(folder)
-            (path,) = Path(folder).iterdir()
-            return path.read_bytes()
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no card: TRL's would name neither the base's terms nor ours, and the bundle writes one."""
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the adapter only: no tokenizer copies, and no pickled training arguments (TRAPS.md 10c)."""
-        if not self.args.should_save:  # only the first process writes
-            return
-        assert output_dir is not None  # transformers names the folder at every save
-        self.model.save_pretrained(output_dir, state_dict=state_dict)
-        (Path(output_dir) / "README.md").unlink(missing_ok=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from adapters import image_batch, section, stir
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel
 
 from ixtune.adapter import attach, bundle
@@ -92,6 +95,34 @@ def test_a_start_that_cannot_be_one_is_refused(small: Path, tmp_path: Path) -> N
         open_start("somebody/some-adapter", "aa" * 32)
     with pytest.raises(UsageError, match="none of the weights of the adapter to start from fits"):
         load_start(model(small, targets=["w1"]), open_start(str(run), "aa" * 32))
+
+
+def test_a_start_may_be_on_the_hub(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files are fetched once; a stand-in answers in place of the hub."""
+    run, wanted = older(small, tmp_path)
+    asked: list[list[str]] = []
+
+    def hub(hub_id: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        assert hub_id == "someone/pages"
+        cached = tmp_path / "cache"
+        if local_files_only and not cached.is_dir():
+            raise LocalEntryNotFoundError("not in the cache")
+        if not local_files_only:
+            cached.mkdir()
+            asked.append(allow_patterns)
+            for name in allow_patterns:
+                shutil.copy(run / "adapter" / name, cached / name)
+        return str(cached)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for _ in range(2):
+        start = open_start("someone/pages", "aa" * 32)
+    assert asked == [["adapter_config.json", "adapter_model.safetensors", "ixtune.json"]]
+    fresh = model(small)
+    load_start(fresh, start)
+    assert torch.allclose(logits(fresh), wanted, atol=1e-6)
+    assert [one["adapter"] for one in ancestors(start, "someone/pages")] == ["someone/pages"]
 
 
 def test_an_adapter_names_all_that_it_descends_from(small: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ixtune.answering.batches import Size, batches
+from ixtune.answering.batches import Size, batches, shares
 from ixtune.answering.prompt import Prompt, start_key
 from ixtune.data.record import Turn
 
@@ -35,3 +35,23 @@ def test_prompts_start_alike_if_images_and_text_before_the_last_of_them_are_equa
     assert key("How many?") is None
     image = {"root": 0, "path": "a", "tokens": 313}
     assert Prompt((Turn("user", "<ImageHere>What?"),), (image,)).size.prefix_tokens == 313
+
+
+def test_processes_get_whole_groups_of_batches_in_about_equal_shares():
+    sizes = [Size(key, 1000, 10) for key in "aaaabbbbccccdd"]
+    made = batches(sizes, max_rows=2)  # aa aa bb bb cc cc dd
+    assert shares(made, sizes, 1) == [made]
+    assert shares(made, sizes, 2) == [[[0, 1], [2, 3], [8, 9], [10, 11]], [[4, 5], [6, 7], [12, 13]]]
+    for processes in (2, 3, 5, 20):
+        found = shares(made, sizes, processes)
+        assert sorted(batch for of_one in found for batch in of_one) == made
+        assert len(found) == processes
+    assert shares([], [], 3) == [[], [], []]
+
+
+def test_a_group_larger_than_a_share_is_cut_between_batches():
+    sizes = [Size("a", 1000, 10)] * 12 + [Size(None, 0, 10)] * 4
+    made = batches(sizes, max_rows=2)
+    parts = shares(made, sizes, 3)
+    assert all(any(0 <= at < 12 for batch in of_one for at in batch) for of_one in parts)
+    assert max(map(len, parts)) <= 4

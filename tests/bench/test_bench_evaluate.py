@@ -19,7 +19,7 @@ from adapters import section, stir
 from PIL import Image
 
 from ixtune.adapter import attach, bundle
-from ixtune.answering.answerer import Answer, Answerer, Request, answer_all
+from ixtune.answering.answerer import Answer, Answerer, Request
 from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.checkpoint.identity import base_identity
@@ -76,10 +76,10 @@ def without_sharing() -> Iterator[None]:
         yield
 
 
-def pages(folder: Path, hd_num: int) -> Path:
+def pages(folder: Path, hd_num: int, count: int = PAGES) -> Path:
     """A prepared set of A4 pages with several questions each."""
     rows = []
-    for page in range(PAGES):
+    for page in range(count):
         Image.radial_gradient("L").resize((1240, 1754)).rotate(page).convert("RGB").save(folder / f"{page}.png")
         rows += [
             {
@@ -109,7 +109,13 @@ def test_answers_from_a_shared_prefix_against_separate_ones(tmp_path: Path, hd_n
         images = ImageSource(asked.files, model)
 
         def answers(way: str, model: Any = model, images: ImageSource = images) -> None:
-            found[way] = answer_all(Answerer(model, loaded.tokenizer, images, Settings(NEW_TOKENS)), prompts, 8)
+            answerer = Answerer(model, loaded.tokenizer, images, Settings(NEW_TOKENS))
+            made = {
+                at: one
+                for batch in answerer.batches(prompts, 8)
+                for at, one in zip(batch, answerer.answer([prompts[at] for at in batch]), strict=True)
+            }
+            found[way] = [made[at] for at in range(len(prompts))]
 
         def separate(answers: Any = answers) -> None:
             with without_sharing():
@@ -127,13 +133,14 @@ def test_answers_from_a_shared_prefix_against_separate_ones(tmp_path: Path, hd_n
         assert separate_s >= 3 * shared_s
 
 
-def test_an_evaluation_of_four_models(tmp_path: Path) -> None:
-    base, data = resolve("nano"), pages(tmp_path, 9)
+@pytest.mark.parametrize(("hd_num", "count"), [(9, PAGES), (25, 2)])
+def test_an_evaluation_of_four_models(tmp_path: Path, hd_num: int, count: int) -> None:
+    base, data = resolve("nano"), pages(tmp_path, hd_num, count)
     (tmp_path / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {tmp_path}\n", encoding="utf-8")
     recipe = recipes.load(tmp_path / "recipe.yaml", ("training.compute_dtype=fp32", "adapter.quantize=none"))
     record = {
         "base": "nano", "base_identity": base_identity(open_checkpoint(base)), "quantize": "none",
-        "recipe": recipe.model_dump(mode="json"), "hd_num": 9,
+        "recipe": recipe.model_dump(mode="json"), "hd_num": hd_num,
     }  # fmt: skip
     for seed in range(3):
         torch.manual_seed(seed)
@@ -155,7 +162,7 @@ def test_an_evaluation_of_four_models(tmp_path: Path) -> None:
     said = [[answer["answers"] for answer in found[way]["answers"]] for way in ("shared", "separate")]
     assert said[0] == said[1]
     figures = {
-        "models": len(models), "hd_num": 9, "pages": PAGES, "questions_a_page": QUESTIONS, "shared_s": shared_s,
+        "models": len(models), "hd_num": hd_num, "pages": count, "questions_a_page": QUESTIONS, "shared_s": shared_s,
         "separate_s": separate_s, "ratio": separate_s / shared_s,
     }  # fmt: skip
     measuring.record("evaluate", figures)

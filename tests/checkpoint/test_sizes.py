@@ -47,6 +47,10 @@ def test_the_released_checkpoint_has_exactly_these_parameters_in_every_part():
     assert sum(counted.values()) == 8_597_499_904
     assert counted["linears"] + counted["norms"] == 6_979_588_096
     assert Sizes.from_config_json(RELEASED_CONFIG) == Sizes()
+    assert Sizes.from_config_json(RELEASED_CONFIG).dynamic_above is None
+    for scaling in ({"type": "dynamic", "factor": 2.0}, {"rope_type": "dynamic"}):
+        scaled = RELEASED_CONFIG | {"rope_scaling": scaling, "max_position_embeddings": 24576}
+        assert Sizes.from_config_json(scaled).dynamic_above == 24576
     assert sum(Sizes().weight_bytes(nf4=False, float_bytes=2).values()) == 17_194_999_808
 
 

@@ -215,7 +215,7 @@ def test_a_run_that_died_before_its_adapter_was_written_only_writes_it(
     assert (info["steps"], info["trained_steps"]) == (12, 12)
 
 
-def test_resuming_on_other_data_is_refused_by_name(
+def test_resuming_on_other_data_or_packs_is_refused_by_name(
     straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, fails: Fails
 ) -> None:
     run, recipe = _unfinished(straight[0], tmp_path)
@@ -224,6 +224,15 @@ def test_resuming_on_other_data_is_refused_by_name(
     altered = {**inputs, "train_manifest_sha256": {name: "00"}}
     (run / "inputs.json").write_text(json.dumps(altered), encoding="utf-8")
     fails(1, "the base or the data have changed", f"train_manifest_sha256.{name}", arguments=(*recipe, "--resume"))
+    del inputs["packs_sha256"]  # as a version wrote it that did not share prefixes
+    (run / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
+    fails(
+        1,
+        "the run began with records in other packs",
+        "packs_sha256: null in the run",
+        "resume with the version that it began with",
+        arguments=(*recipe, "--resume"),
+    )
 
 
 def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(

@@ -15,6 +15,7 @@ from records import entry, write_image, write_source
 
 from ixtune.base import resolve
 from ixtune.data import shared_prefixes
+from ixtune.data.pack import pack
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.training_set import TrainingSet
@@ -112,6 +113,14 @@ def test_prefixes_of_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert twice.prefixes is not None
     assert len(twice.prefixes.tokens) == 2
     assert TrainingSet.load([tmp_path / "prepared"]).prefixes is None
+    longest = max(whole.lengths)
+    guarded = TrainingSet.load([tmp_path / "prepared"], share_prefixes=True, alone_above=longest - 1)
+    assert guarded.prefixes is not None
+    assert set(guarded.prefixes.alone) == {at for at, length in enumerate(whole.lengths) if length == longest}
+    for pack_tokens in (longest, 10 * longest):
+        packs = pack(guarded.lengths, pack_tokens, guarded.prefixes)
+        assert all((at,) in packs for at in guarded.prefixes.alone), "dynamic rotary scaling would change the others"
+    assert len(pack(whole.lengths, 10 * longest, whole.prefixes)) == 1
     saved = saving(whole.sets[0])
     assert saved is not None
     assert saved.record_tokens - saved.computed_tokens == tokens

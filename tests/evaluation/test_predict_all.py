@@ -12,6 +12,7 @@ import pytest
 from pdf_files import write_pdf
 from records import write_image
 
+from ixtune.answering.answerer import Answerer
 from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.data import benchmarks
@@ -26,6 +27,7 @@ from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
 from ixtune.evaluation.questions import Asked
 from ixtune.evaluation.session import Loaded
+from ixtune.training.batch import ImageSource
 
 LINES: list[dict[str, Any]] = [
     {"id": "first", "question": "How many?", "image": "a.png"},
@@ -63,7 +65,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
-    loaded: Loaded, asked: Asked, tmp_path: Path
+    loaded: Loaded, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for size in (1, 2, 5):
@@ -78,6 +80,22 @@ def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
     alone = predict.predict_one(loaded, "How many?", [tmp_path / "data" / "a.png"], loaded.view(1), Settings(6))
     assert (alone.text, alone.tokens, alone.finish) == tuple(found[0][0][key] for key in ("answer", "tokens", "finish"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jsonl", "2.jsonl", "5.jsonl", "data"]
+    answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(asked.files), Settings(6))
+    prompts = [question.prompt for question in asked.questions]
+    assert answerer.batches(prompts, 8) == [[2, 0, 3, 4, 1]]
+    longest = max(sum(prompt.image_tokens) for prompt in prompts)
+    bytes_of_a_token = (
+        loaded.base_model.config.num_hidden_layers
+        * 2
+        * 2
+        * (loaded.base_model.config.num_key_value_heads * loaded.base_model.config.head_dim)
+    )  # bf16
+    monkeypatch.setattr("ixtune.answering.answerer.BATCH_PREFIX_BYTES", longest * bytes_of_a_token)
+    made = answerer.batches(prompts, 8)
+    assert len(made) > 1, "the pages of a batch are bounded"
+    for batch in made:
+        pages = {prompts[at].paths: sum(prompts[at].image_tokens) for at in batch}
+        assert sum(pages.values()) <= longest
 
 
 class Killed(BaseException):

@@ -142,7 +142,7 @@ def test_penalties_see_the_whole_prompt():
 def test_a_prefix_that_begins_with_a_kept_one_is_continued():
     """As in a conversation that shows a second image."""
     model = small_model().requires_grad_(False)
-    ids, cache, loaded = ids_of(2), PrefixCache(1 << 30), []
+    ids, cache, loaded = ids_of(2), PrefixCache(1 << 30, continues=True), []
     first, whole = 1 + FOUR_KHD.tokens(1, 2), prefix_length(ids_of(2), 0)
 
     def load(start: int) -> dict[str, Any]:
@@ -160,6 +160,12 @@ def test_a_prefix_that_begins_with_a_kept_one_is_continued():
         assert torch.allclose(one, other, atol=1e-5)
     cache.get(model, ids[:whole], [(9, 9), (2, 1)], lambda start: loaded.append(start) or images_of(2))
     assert loaded[-1] == 0, "another image of the same size is not continued"
+    plain = PrefixCache(1 << 30)
+    plain.get(model, ids[:first], [(1, 2)], load_first)
+    plain.get(model, ids[:whole], [(1, 2), (2, 1)], load)
+    assert loaded[-1] == 0, "only where asked for: the values would depend on what is kept"
+    plain.count_in_use([continued, None])
+    assert plain.peak_bytes == plain.nbytes + continued.nbytes, "a running batch may hold what is not kept"
 
 
 def test_the_least_recently_used_prefix_leaves_first_and_memory_is_bounded():

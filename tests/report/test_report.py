@@ -12,7 +12,7 @@ from records import write_image
 from report_files import HOSTILE, evaluation, write_evaluation, write_run
 
 from ixtune.errors import UsageError
-from ixtune.report import report
+from ixtune.report import report, sections
 from ixtune.report.figures import figures
 from ixtune.report.groups import breakdown
 from ixtune.report.images import Album, Drawn
@@ -148,9 +148,13 @@ def test_curves_and_cost_are_those_of_the_metrics(run: Path, told: dict[str, Any
     assert list(curves) == ["loss", "validation_loss", "learning_rate"]
     assert curves["validation_loss"] == [[10, 1.0], [20, 0.8]]
     assert told["runs"][0]["cost"] == {
-        "steps": 20, "seconds": 30.0, "tokens": 10000, "supervised_tokens": 400, "tokens_per_s": 1011.0,
-        "peak_memory_gib": 1.25, "resumed": 0, "out_of_memory": 0,
+        "steps": 20, "seconds": 30.0, "tokens": 10000, "computed_tokens": 4000, "supervised_tokens": 400,
+        "tokens_per_s": 1011.0, "computed_tokens_per_s": 411.0, "peak_memory_gib": 1.25, "resumed": 0,
+        "out_of_memory": 0,
     }  # fmt: skip
+    lines = dict(sections.cost_lines(told["runs"][0]["cost"]))
+    assert lines["tokens computed for them"] == "4,000 (40%): common prefixes once"
+    assert lines["computed tokens per second"] == "411.0 (median)"
 
 
 def test_scores_measured_during_training_become_curves(tmp_path: Path):

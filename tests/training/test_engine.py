@@ -24,7 +24,8 @@ from ixtune.layout import plan
 from ixtune.model.loading import load_base
 from ixtune.training.batch import ImageSource, PackCollator, make_batch, pack_dataset
 from ixtune.training.inputs import images_as_trained
-from ixtune.training.trainer import AdapterTrainer, EpochPermutation
+from ixtune.training.step.sampler import EpochPermutation
+from ixtune.training.trainer import AdapterTrainer
 
 BASE = resolve("nano")
 

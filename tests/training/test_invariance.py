@@ -26,7 +26,7 @@ from ixtune.model import attention
 from ixtune.model.loading import load_base
 from ixtune.recipe.recipe import AdapterSection
 from ixtune.training.batch import ImageSource, make_batch, sample_of
-from ixtune.training.trainer import EpochPermutation
+from ixtune.training.step.sampler import EpochPermutation
 
 RECORDS = range(5)  # two with an image, one with the fewest supervised tokens, one with the most, one between
 UNCLIPPED = "training.max_grad_norm=1e9"

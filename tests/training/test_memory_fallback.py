@@ -14,7 +14,7 @@ from small_pack import RECORDS, gradients, small_adapter, small_pack, take_step
 
 from ixtune.errors import IxtuneError
 from ixtune.family import FOUR_KHD
-from ixtune.training.memory_fallback import rehearse, split, step_in_parts
+from ixtune.training.step.memory_fallback import rehearse, split, step_in_parts
 
 Batch = dict[str, Any]
 ASKED = 3 * len(RECORDS)

@@ -12,7 +12,7 @@ from peft import PeftModel
 from small_base import small_model
 
 from ixtune.adapter import attach
-from ixtune.training import neftune
+from ixtune.training.step import neftune
 
 WIDTH, ALPHA = 64, 5.0
 IMAGE = torch.tensor([3, 4, 5, 6])  # in the first segment

@@ -70,6 +70,7 @@ def test_a_node_that_dies_ends_the_run_and_resumed_it_is_equal(tmp_path: Path) -
     for process in (nodes[1].pid, *below(nodes[1].pid)):
         os.kill(process, signal.SIGKILL)
     began = time.monotonic()
+    nodes[1].communicate()
     said = nodes[0].communicate(timeout=120)[0]
     assert time.monotonic() - began < 60
     assert nodes[0].returncode != 0

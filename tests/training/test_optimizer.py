@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from ixtune.adapter import attach
 from ixtune.recipe.recipe import Recipe
-from ixtune.training import optimizer
+from ixtune.training.step import optimizer
 
 RATES = {
     "learning_rate": 1e-4,

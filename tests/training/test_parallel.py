@@ -118,9 +118,8 @@ def test_two_processes_share_the_answers_and_measure_what_one_does(data: Path, t
     )  # fmt: skip
     one = write_recipe(tmp_path / "one.yaml", data, tmp_path / "one")
     train(recipes.load(one, (*scored, "training.gradient_accumulation=2")), Console(file=io.StringIO()))
-    run(
-        "train", write_recipe(tmp_path / "two.yaml", data, tmp_path / "two"), *scored, "--processes", "2", "--no-report"
-    )
+    run("train", write_recipe(tmp_path / "two.yaml", data, tmp_path / "two"), *scored, "--processes", "2")
+    assert (tmp_path / "two" / "report.html").is_file(), "written by the first process, after the others ended"
     wanted, found = (
         [
             {key: value for key, value in json.loads(line).items() if key == "step" or key.startswith("validation_")}

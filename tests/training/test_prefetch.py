@@ -18,7 +18,8 @@ from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.errors import IxtuneError
 from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
 from ixtune.training.prefetch import Prefetcher
-from ixtune.training.trainer import AdapterTrainer, EpochPermutation
+from ixtune.training.step.sampler import EpochPermutation
+from ixtune.training.trainer import AdapterTrainer
 
 WAIT_S = 30
 

@@ -16,7 +16,8 @@ from torch.utils.data import BatchSampler
 
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.training.batch import pack_dataset
-from ixtune.training.trainer import AdapterTrainer, EpochPermutation
+from ixtune.training.step.sampler import EpochPermutation
+from ixtune.training.trainer import AdapterTrainer
 
 PACKS = [[0], [1], [2, 3], [4], [3]]
 EPOCHS, ACCUMULATION = 3, 2

@@ -129,22 +129,24 @@ def test_two_processes_answer_every_record_once(
 ):
     """Each its batches; what they add up to is what one alone has."""
     asked: list[str] = []
-    sums: list[tuple[float, ...]] = []
+    sums: list[dict[tuple[str, int], tuple[float, float]]] = []
 
     def answer(_: object, batch: list[dict[str, Any]]) -> list[Answer]:
         asked.extend(record["id"] for record in batch)
         return [Answer(record["id"][1:], 1, "stop") for record in batch]
 
-    def total(*values: float) -> tuple[float, ...]:
-        sums.append(values)
-        return values
+    def merged(mine: dict[tuple[str, int], tuple[float, float]]) -> dict[tuple[str, int], tuple[float, float]]:
+        sums.append(mine)
+        return mine
 
     def measure() -> dict[str, float]:
         images = ImageSource(records.files)
         return scoring.measure(network.wrapped, records, range(12), ["anls"], images, tokenizer, 150, torch.float32)
 
     monkeypatch.setattr(answers, "answer", answer)
-    monkeypatch.setattr(parallel, "total", total)
+    monkeypatch.setattr(parallel, "merged", merged)
+    monkeypatch.setattr(parallel, "any_of", bool)
+    monkeypatch.setattr(parallel, "largest", int)
     measure()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(parallel, "_several", lambda: True)
@@ -152,9 +154,11 @@ def test_two_processes_answer_every_record_once(
         monkeypatch.setenv("RANK", rank)
         measure()
     assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(f"s{n}" for n in range(12))
-    alone, *shares = sums
-    assert [sum(values) for values in zip(*shares, strict=True)] == pytest.approx([float(value) for value in alone])
-    assert all(0 < count < 12 for _, count, _ in shares)
+    alone, first, second = sums
+    assert {**first, **second} == alone
+    assert first
+    assert second
+    assert not first.keys() & second.keys()
 
 
 def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(

@@ -19,7 +19,7 @@ from ixtune.data.shared_prefixes import Group
 from ixtune.planning import memory_options
 from ixtune.planning.memory_options import Levers
 from ixtune.training.batch import make_batch
-from ixtune.training.memory_fallback import step_in_parts
+from ixtune.training.step.memory_fallback import step_in_parts
 
 Rows = list[dict[str, Any]]
 LOSS, GRADIENT = 1e-6, 1e-5  # of the loss, and of the largest number in each gradient
@@ -174,3 +174,17 @@ def test_a_pack_cut_between_questions_about_one_image_teaches_the_same() -> None
     wanted = learned(model, [{key: value for key, value in whole.items() if key != "records"}], total)
     for name, value in wanted.items():
         assert float((found[name] - value).abs().max()) <= GRADIENT * float(value.abs().max()), name
+
+
+def test_records_that_share_nothing_make_the_batch_that_they_make_without_sharing() -> None:
+    """So a set with one question about each image costs what it costs with `share_prefixes: false`."""
+    rows = [stored([image, 3, 4], [(1, 2)]) for image in "abc"]
+    source = Pixels()
+    alone = [Group((at,), 0, 0) for at in range(len(rows))]
+    found, wanted = make_batch(rows, source, groups=alone), make_batch(rows, source)
+    assert found.keys() == wanted.keys()
+    assert "parents" not in found
+    for name, value in wanted.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found[name], value), name
+    assert all(map(torch.equal, found["supervised"], wanted["supervised"]))

@@ -1,4 +1,7 @@
-"""Send twenty signals of each kind at random moments, in one process and in two: the result does not change."""
+"""Send twenty signals of each kind, SIGKILL included, at random moments, in one process and in two.
+
+The records share a prefix. The result is that of a run that was never interrupted.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from ixtune.training.processes import launch
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results" / "signals.csv"
-KINDS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+KINDS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGKILL")
 SIGNALS = 20
 SEED = 19
 # where a signal is sent: the function that is at work then
@@ -40,7 +43,7 @@ MOMENTS = {
 CHANGES = (
     "training.max_steps=60", "training.log_every=3", "training.evaluate_every=4", "training.save_every=5",
     "training.scores=[exact_match]", "training.sample_every=5", "training.sample_records=2",
-    "training.gradient_accumulation=2", "resume=auto",
+    "training.gradient_accumulation=2", "training.pack_tokens=500", "resume=auto",
 )  # fmt: skip
 
 
@@ -67,15 +70,12 @@ def send_at(moment: str, call: int, delay_s: float, number: int) -> None:
 
 def train(recipe: Path, log: Path, processes: int, sent: tuple[Any, ...] = (), target: int = 0) -> list[int]:
     """Run `ixtune train` to its end in several processes, one of which gets a signal; return the exit codes."""
-    port = str(launch._free_port())
+    port = launch._free_port()
     started = []
     for rank in range(processes):
         variables = {"HF_HUB_OFFLINE": "1"}
         if processes > 1:
-            variables |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            }  # fmt: skip
+            variables |= forked.one_of(processes, rank, port)
         before = send_at if sent and rank == target else None
         started.append(
             forked.start(["train", recipe, *CHANGES, "--no-report"], log, variables, before, sent if before else ())
@@ -115,7 +115,9 @@ def write_rows(rows: Sequence[dict[str, Any]]) -> None:
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("texts")
-    return prepare_texts(folder / "train", count=24), prepare_texts(folder / "validation", count=4, first=50)
+    system = "Add both numbers. " * 16  # a prefix that all records of a pack share
+    train_set = prepare_texts(folder / "train", count=24, system=system)
+    return train_set, prepare_texts(folder / "validation", count=4, first=50, system=system)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
@@ -129,6 +131,8 @@ def straight(
     assert train(folder / "recipe.yaml", folder / "log", request.param) == [0] * request.param, (
         folder / "log"
     ).read_text()
+    last = [line for line in lines_of(folder / "run" / "metrics.jsonl") if "computed_tokens" in line][-1]
+    assert last["computed_tokens"] < last["tokens"]
     return request.param, folder / "run"
 
 
@@ -154,9 +158,10 @@ def test_twenty_signals_at_random_moments_change_nothing(
         target = chance.randrange(processes) if moment not in ("samples", "save") else 0
         call = chance.randint(2, 9) if moment == "step" else 1
         codes = train(recipe, log, processes, (moment, call, chance.uniform(0, 0.05), number), target)
+        expected = -number if kind == "SIGKILL" else 128 + number
         # while the model loads, the processes have not met yet: the others end because one is gone
-        ended = {128 + number} | ({launch.LOST_PEER} if moment == "loading" else set())
-        assert codes[target] == 128 + number, (moment, codes, log.read_text()[-3000:])
+        ended = {expected} | ({launch.LOST_PEER} if moment == "loading" or kind == "SIGKILL" else set())
+        assert codes[target] == expected, (moment, codes, log.read_text()[-3000:])
         assert set(codes) <= ended, (moment, codes, log.read_text()[-3000:])
         rows.append(
             {

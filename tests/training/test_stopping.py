@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+from in_process import call
 from safetensors.torch import load_file
 from text_run import lines_of, prepare_texts, run, text_recipe
 
@@ -19,6 +22,7 @@ from ixtune.training import callbacks, measurements
 from ixtune.training.batch import PackCollator
 from ixtune.training.failure import RunFailedError
 from ixtune.training.monitoring import samples, scoring
+from ixtune.training.processes import launch
 from ixtune.training.state import disk
 from ixtune.training.stopping import StopRequest, StopRequested
 from ixtune.training.trainer import AdapterTrainer
@@ -75,6 +79,10 @@ def before_call(
     monkeypatch.setattr(owner, name, counted)
 
 
+def fail(*_: Any, **__: Any) -> None:
+    raise RuntimeError("injected")
+
+
 def send(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -109,11 +117,17 @@ def test_a_step_is_abandoned_when_the_grace_period_is_over(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signalled in the first micro-batch of the third step: the checkpoint is of the second."""
+    recipe(tmp_path, sets)
+    words = ["train", tmp_path / "recipe.yaml", *CHANGES, f"data.validation={sets[1]}", "--grace", "0", "--no-report"]
     with monkeypatch.context() as patch:
         before_call(patch, AdapterTrainer, "forward_backward", 6, send(signal.SIGUSR1))
-        outcome, _ = run(recipe(tmp_path, sets), grace_s=0)
-    assert (outcome.steps, outcome.stopped_by) == (2, signal.SIGUSR1)
-    run(recipe(tmp_path, sets, "resume=auto"))
+        stopped = call(*words)
+    assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
+    lines = stopped.stdout.splitlines()
+    assert lines[-2] == f"stopped  by SIGUSR1 at step 2; checkpoint {tmp_path / 'run' / 'checkpoint-2'}"
+    assert lines[-1].startswith("resume   ixtune train")
+    assert "--grace 0 --resume" in lines[-1]
+    assert call(*words, "--resume").returncode == 0
     assert result(tmp_path / "run") == result(straight)
 
 
@@ -121,9 +135,6 @@ def test_a_step_is_abandoned_when_the_grace_period_is_over(
 def test_an_error_in_a_step_saves_the_step_before(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    def fail() -> None:
-        raise RuntimeError("injected")
-
     with monkeypatch.context() as patch:
         before_call(patch, PackCollator, "make", call + 1, fail)  # the first is the warm-up's
         with pytest.raises(RunFailedError, match="injected") as failed:
@@ -133,12 +144,75 @@ def test_an_error_in_a_step_saves_the_step_before(
     assert result(tmp_path / "run") == result(straight)
 
 
+@pytest.mark.parametrize(("owner", "function"), [(measurements, "mean_loss"), (scoring, "batches"), (samples, "take")])
+def test_after_an_error_in_a_measurement_the_step_is_saved_and_measured_again(
+    sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object,
+    function: str,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        before_call(patch, owner, function, 1, fail)
+        with pytest.raises(RunFailedError, match="injected") as failed:
+            run(recipe(tmp_path, sets))
+    assert (failed.value.step, failed.value.checkpoint) == (3, tmp_path / "run" / "checkpoint-3")
+    run(recipe(tmp_path, sets, "resume=auto"))
+    assert result(tmp_path / "run") == result(straight)
+
+
+def fail_in(module: str, function: str) -> None:
+    """Have the next call of a module's function fail."""
+    owner = importlib.import_module(module)
+    patch = pytest.MonkeyPatch()
+    before_call(patch, owner, function, 1, fail)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("module", "function", "rank"),
+    [
+        ("ixtune.training.monitoring.validation", "make_batch", 1),
+        ("ixtune.training.monitoring.scoring", "batches", 0),
+        ("ixtune.training.monitoring.samples", "take", 0),
+    ],
+)
+def test_an_error_in_a_measurement_of_one_process_ends_both_with_a_checkpoint(
+    sets: tuple[Path, Path], tmp_path: Path, module: str, function: str, rank: int
+) -> None:
+    changes = [*CHANGES, f"data.validation={sets[1]}", "resume=auto", "--no-report"]
+
+    def train(folder: Path, failing: int | None = None) -> tuple[list[int | None], str]:
+        port, log = launch._free_port(), folder / "log"
+        started = [
+            forked.start(
+                ["train", folder / "recipe.yaml", *changes], log, forked.one_of(2, number, port),
+                fail_in if number == failing else None, (module, function) if number == failing else (),
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        for process in started:
+            process.join(300)
+        return [process.exitcode for process in started], log.read_text()
+
+    for name in ("straight", "failed"):
+        text_recipe(tmp_path / name, sets[0])
+    assert train(tmp_path / "straight")[0] == [0, 0]
+    codes, said = train(tmp_path / "failed", rank)
+    assert codes[rank] == 1, said
+    assert codes[1 - rank] == launch.LOST_PEER, said
+    assert "injected" in said
+    assert (tmp_path / "failed" / "run" / "checkpoint-3").is_dir(), said
+    assert train(tmp_path / "failed")[0] == [0, 0]
+    found, expected = result(tmp_path / "failed" / "run"), result(tmp_path / "straight" / "run")
+    # the line of the step's training loss is written after its measurements, so the error took its place
+    missing = [line for line in expected["lines"] if line["step"] == 3 and "loss" in line]
+    expected["lines"] = [line for line in expected["lines"] if line not in missing]
+    assert len(missing) == 1
+    assert found == expected
+
+
 def test_an_error_while_weights_change_saves_nothing(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("injected")
-
     monkeypatch.setattr("torch.optim.AdamW.step", fail)
     with pytest.raises(RunFailedError) as failed:
         run(recipe(tmp_path, sets))

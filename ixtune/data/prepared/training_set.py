@@ -51,6 +51,7 @@ class TrainingSet:
         image_root: Path | None = None,
         *,
         share_prefixes: bool = False,
+        alone_above: int | None = None,
     ) -> TrainingSet:
         """Open prepared sets and draw from each according to its weight.
 
@@ -60,6 +61,7 @@ class TrainingSet:
             seed: Random seed for fractional weights.
             image_root: Current location of the images of all sets, if they moved.
             share_prefixes: Find records with a common prefix.
+            alone_above: Longer records do not share, and have a pack of their own; see `find_prefixes`.
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
@@ -90,7 +92,7 @@ class TrainingSet:
             supervised += [asked[row] for row in rows]
         roots = tuple(root for opened in sets for root in opened.files.roots)
         files = ImageFiles(roots, sets[0].files.corrections)
-        prefixes = find_prefixes(sets, set_of, row_of) if share_prefixes else None
+        prefixes = find_prefixes(sets, set_of, row_of, lengths, alone_above) if share_prefixes else None
         return cls(sets, set_of, row_of, lengths, supervised, files, prefixes)
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ from ixtune.scores.case import Case
 from ixtune.training.batch import ImageSource
 from ixtune.training.monitoring import answers
 from ixtune.training.processes import parallel
+from ixtune.training.stopping import together
 
 
 def require_judgeable(records: TrainingSet, indices: Sequence[int], names: Sequence[str]) -> None:
@@ -62,21 +63,25 @@ def measure(
     Returns:
         The scores by name, or None if a process left.
     """
-    sums = {name: [0.0, 0.0] for name in names}
+    sums: dict[tuple[str, int], tuple[float, float]] = {}
     # no prefix outlives its batch, so that memory stays within the plan
     answerer = Answerer(model, tokenizer, images, Settings(), PrefixCache(0), leave=leave)
     sizes = [answers.size_of(records.record(index)) for index in indices]
-    with answers.asking(model, dtype):
-        for chosen in parallel.share(batches(sizes, max_tokens=batch_tokens)):
+    with answers.asking(model, dtype), together():
+        for chosen in parallel.my_batches(batches(sizes, max_tokens=batch_tokens), sizes):
             if leave():
                 break
             asked = [records.record(indices[at]) for at in chosen]
             said = answers.answer(answerer, asked)
             cases = [Case(one.text, answers.references_of(record)) for record, one in zip(asked, said, strict=True)]
-            for name, sum_of in sums.items():
-                for parts in judging.parts(name, cases):
-                    sum_of[:] = map(sum, zip(sum_of, parts, strict=True))
-    *totals, left = parallel.total(*(value for sum_of in sums.values() for value in sum_of), leave())
-    if left:
+            for name in names:
+                got, possible = zip(*judging.parts(name, cases), strict=True)
+                sums[name, chosen[0]] = sum(got), sum(possible)
+    if parallel.any_of(leave()):
         return None
-    return {name: totals[2 * at] / totals[2 * at + 1] for at, name in enumerate(sums)}
+    found = sorted(parallel.merged(sums).items())  # in one order, so that sums are equal
+    return {
+        name: sum(got for (of, _), (got, _) in found if of == name)
+        / sum(possible for (of, _), (_, possible) in found if of == name)
+        for name in names
+    }

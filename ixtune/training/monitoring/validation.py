@@ -13,6 +13,7 @@ from ixtune.scores import SCORES
 from ixtune.training.batch import Batch, ImageSource, make_batch
 from ixtune.training.processes import parallel
 from ixtune.training.state.progress import Progress
+from ixtune.training.stopping import together
 
 LOSS = "loss"
 """Name of the validation loss among the measurements; the others are scores."""
@@ -61,22 +62,25 @@ def mean_loss(
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    summed, count = 0.0, 0
+    losses: dict[int, tuple[float, int]] = {}
     # a record of the set may be longer than any that is trained on
     pack_tokens = max(pack_tokens, *lengths)
     try:
-        for indices in parallel.share(pack(lengths, pack_tokens, prefixes)):
-            if leave():
-                break
-            groups = list(prefixes.groups(indices)) if prefixes else None
-            batch = to_device(make_batch([record(index) for index in indices], images, groups=groups), device)
-            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                summed += float(model(**batch, num_items_in_batch=1.0, use_cache=False).loss)
-            count += len(batch["supervised"][1])
+        with together():
+            for number, indices in parallel.share([*enumerate(pack(lengths, pack_tokens, prefixes))]):
+                if leave():
+                    break
+                groups = list(prefixes.groups(indices)) if prefixes else None
+                batch = to_device(make_batch([record(index) for index in indices], images, groups=groups), device)
+                with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    loss = float(model(**batch, num_items_in_batch=1.0, use_cache=False).loss)
+                losses[number] = loss, len(batch["supervised"][1])
     finally:
         model.train(training)
-    summed, total, left = parallel.total(summed, count, leave())
-    return None if left else summed / total
+    if parallel.any_of(leave()):
+        return None
+    found = [loss for _, loss in sorted(parallel.merged(losses).items())]  # in one order, so that sums are equal
+    return sum(loss for loss, _ in found) / sum(count for _, count in found)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

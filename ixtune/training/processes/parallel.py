@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -19,12 +19,14 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import distributed
 from torch.distributed import ReduceOp
 
+from ixtune.answering.batches import Size, shares
 from ixtune.errors import UsageError
 from ixtune.training.processes import launch
 
 # the others wait while the first one generates samples or writes a checkpoint
 _TIMEOUT = timedelta(minutes=30)
 _Result = TypeVar("_Result")
+_Key = TypeVar("_Key")
 
 
 def join() -> None:
@@ -56,6 +58,11 @@ def share(packs: Sequence[_Result]) -> Sequence[_Result]:
     if not _several():
         return packs
     return packs[launch.rank() :: launch.world_size()]
+
+
+def my_batches(made: Sequence[list[int]], sizes: Sequence[Size]) -> Sequence[list[int]]:
+    """Return this process's share of batches of prompts; all of them once the other processes ended."""
+    return shares(made, sizes, launch.world_size())[launch.rank()] if _several() else made
 
 
 def total(*values: float) -> tuple[float, ...]:
@@ -141,6 +148,15 @@ def gather(mine: _Result) -> list[_Result]:
     parts: list[Any] | None = [None] * launch.world_size() if is_first() else None
     distributed.gather_object(mine, parts, dst=0)
     return parts or []
+
+
+def merged(mine: Mapping[_Key, _Result]) -> dict[_Key, _Result]:
+    """Return the entries of all processes, in all processes."""
+    if not _several():
+        return dict(mine)
+    parts: list[Any] = [None] * launch.world_size()
+    distributed.all_gather_object(parts, dict(mine))
+    return {key: value for part in parts for key, value in part.items()}
 
 
 @contextmanager

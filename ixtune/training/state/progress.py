@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE = "progress.json"
+PENDING_VALIDATION, PENDING_SAMPLES = "validation", "samples"
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Progress:
         worse_measurements: number of measurements since the best one.
         stopped_early: whether they reached the limit of early stopping.
         reproducible: False once a pack had to be split because memory ran out.
-        pending: measurements due at this step but skipped because of a stop: `validation`, `samples`.
+        pending: measurements due at this step but not done because of a stop or an error: `validation`, `samples`.
         logged_step: the step of the last logged line.
         unlogged_losses: for each process, the sum of its losses since then.
     """
@@ -44,6 +45,11 @@ class Progress:
     pending: list[str] = field(default_factory=list)
     logged_step: int = 0
     unlogged_losses: list[float] = field(default_factory=list)
+
+    def postpone(self, measurement: str) -> None:
+        """Note that a measurement of this step is still to be done."""
+        if measurement not in self.pending:
+            self.pending.append(measurement)
 
     def save(self, checkpoint: Path) -> None:
         """Write this progress into a checkpoint that is not sealed yet."""

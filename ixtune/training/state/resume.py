@@ -16,6 +16,8 @@ from ixtune.training.state.extension import Extension
 
 RECIPE = "recipe.yaml"
 INPUTS = "inputs.json"
+PACKS = "packs_sha256"
+"""Key in inputs.json of the hash of the packs, in the order of their first records."""
 MEMORY_KEYS = (
     "training.gradient_checkpointing",
     "training.offload_layer_inputs",
@@ -199,14 +201,13 @@ def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free
         hint="; ".join(hints),
         run=run,
     )
-    _require_same(
-        _flat(json.loads((run / INPUTS).read_text(encoding="utf-8"))),
-        _flat(inputs),
-        "the base or the data have changed since the run began",
-        where=run / INPUTS,
-        hint="restore them",
-        run=run,
-    )
+    began, given = _flat(json.loads((run / INPUTS).read_text(encoding="utf-8"))), _flat(inputs)
+    if {key for key in began | given if began.get(key) != given.get(key)} == {PACKS}:
+        what = "the run began with records in other packs, which another version of ixtune made"
+        hint = "resume with the version that it began with"
+    else:
+        what, hint = "the base or the data have changed since the run began", "restore them"
+    _require_same(began, given, what, where=run / INPUTS, hint=hint, run=run)
 
 
 def _compared(recipe: Recipe, free: Collection[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Parts of an optimizer step: order of packs, memory fallback, NEFTune, checks, optimizer."""
