@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from ixtune.base import resolve
@@ -59,6 +60,8 @@ def test_the_base_has_every_part_of_the_architecture_with_an_effect() -> None:
     assert any(name.endswith("_plora.B.weight") for name, _ in model.named_parameters())
 
 
+# half a minute alone, minutes on a machine with other work
+@pytest.mark.timeout(900)
 def test_the_script_that_made_it_runs_every_stage(tmp_path: Path) -> None:
     code = SMOKE.format(scripts=str(SCRIPTS), out=str(tmp_path / "stages"))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
