@@ -121,6 +121,7 @@ for line in sys.stdin.read().splitlines():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("system", ["macos", "windows"])
 def test_the_whole_job_runs_as_on_another_system(tmp_path: Path, system: str) -> None:
     environment = other_system.environment(system, tmp_path / "site")
@@ -169,6 +170,7 @@ print(*found, *platforms.ENDING_SIGNALS)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("system", "left"),
     [
