@@ -52,7 +52,7 @@ _ROLES = {
         (
             *("response", "output", "label", "labels", "target", "caption", "captions", "completion", "solution"),
             *("ground_truth", "text", "assistant", "gpt", "multiple_choice_answer", "reply", "answer_text", "suffix"),
-            *("outputs", "correct_choice_idx", "caption_str"),
+            *("outputs", "correct_choice_idx", "caption_str", "answerkey"),
         ),
     ),
     "id": _Role(("id",)),

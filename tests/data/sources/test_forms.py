@@ -315,6 +315,25 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         ["img/a.png"],
         (),
     ),
+    "an image column that pandas wrote as text": (
+        {"image": "{'bytes': None, 'path': 'img/a.png'}", "question": ASKED, "answer": SAID},
+        {},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "AI2 ARC": (
+        {
+            "image": "img/a.png",
+            "question": "Which?",
+            "choices": {"text": ["cat", "dog"], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
+        {},
+        ["<ImageHere>Which?\nA. cat\nB. dog", "B"],
+        ["img/a.png"],
+        (),
+    ),
     "lists of questions": (
         {"image": "img/a.png", "questions": [ASKED, "And?"], "answers": [SAID, "No."]},
         {},
@@ -549,6 +568,8 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ({"messages": BARE, "images": ["img/a.png"], "weight": 0.5}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"mask": 1}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"loss_mask": 0}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "images": ["img/a.png"], "loss_mask": [0, 1]}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "videos": ["x.mp4"]}, {}, Reason.BAD_FIELD),
         ({"messages": BARE, "boxes": [3, "scan.png"]}, {}, Reason.BAD_IMAGE_FIELD),
         (
             {
@@ -608,6 +629,12 @@ def test_what_changes_what_is_learned_is_used_or_refused(
         record_of(entry, opened.reading)
     assert caught.value.reason is reason
     assert caught.value.hint
+
+
+def test_unused_keys_of_turns_are_named(root: Path):
+    path = root / "thinking.json"
+    path.write_text(json.dumps([{"messages": [BARE[0], BARE[1] | {"reasoning_content": "so"}], "image": "img/a.png"}]))
+    assert "not used in turns: reasoning_content" in open_source(Source(path=str(path))).detected
 
 
 @pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"weight": 0}, {"loss": 0.0}, {"learn": False}])
