@@ -60,16 +60,16 @@ class Job:
 class Row:
     """Summary of one row for the driver, which does not decode the row itself.
 
-        Attributes:
-            number: The record's number in its source.
-            id: Its id.
-            file: The file it was read from.
-            place: Its position in that file.
-            bill: Its token cost.
-            images: For each image, the index of its image root, its path, its size in bytes and its content hash.
+    Attributes:
+        number: The record's number in its source.
+        id: Its id.
+        file: The file it was read from.
+        place: Its position in that file.
+        bill: Its token cost.
+        images: For each image, the index of its image root, its path, its size in bytes and its content hash.
         contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because the
             page may occur in several sizes.
-            near: For each image, its perceptual hash, if near-duplicates are searched for.
+        near: For each image, its perceptual hash, if near-duplicates are searched for.
     """
 
     number: int
