@@ -150,7 +150,7 @@ def test_rows_follow_their_own_grammars_and_others_are_free() -> None:
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_batch_with_shared_prefixes_gives_valid_answers(tmp_path: Path, sampled: bool) -> None:
     loaded = Loaded("nano", None, None)
-    images = ImageSource(ImageFiles((Path(),)))
+    images = ImageSource(ImageFiles((Path("/"),)))
     view = View(1)
     pages = [write_image(tmp_path / f"{name}.png", 60, 40) for name in "ab"]
     prompts = [prompt_of(text, [page], view) for page in pages for text in ("Read it.", "What is on this sheet?")]

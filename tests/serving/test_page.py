@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -148,6 +149,23 @@ def test_base_and_adapter_answer_about_an_image_in_columns_and_their_request_run
         exec(compile(program, "copied", "exec"), {"print": said.append})
     assert said == answers[:1]
     assert copied(page, "Copy answer") == answers[0]
+
+
+def test_images_are_pasted_and_dropped_and_removed(page: Chrome, served: Served) -> None:
+    content = base64.b64encode((served.image_root / "it's a.png").read_bytes()).decode()
+    give = """
+        const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));
+        const [given, how] = [new DataTransfer(), { bubbles: true, cancelable: true }];
+        given.items.add(new File([bytes], arguments[1], { type: "image/png" }));
+        const [pasted, dropped] = [{ ...how, clipboardData: given }, { ...how, dataTransfer: given }];
+        document.body.dispatchEvent(%s);
+    """
+    page.execute_script(give % "new ClipboardEvent('paste', pasted)", content, "0.png")
+    page.execute_script(give % "new DragEvent('drop', dropped)", content, "1.png")
+    until(page, "return document.querySelector('#bill').textContent === arguments[0]", "626 image tokens in 2 files")
+    assert sorted(one.text for one in page.find_elements("css selector", ".source .name")) == ["0.png", "1.png"]
+    find(page, ".source button").click()
+    until(page, "return document.querySelector('#bill').textContent === arguments[0]", "313 image tokens")
 
 
 def test_pages_of_a_document_are_chosen_and_cost_their_tokens(page: Chrome, served: Served) -> None:

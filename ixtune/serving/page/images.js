@@ -41,7 +41,14 @@ export class Images {
   async add(files) {
     this.problem("");
     for (const file of files) {
-      const source = new Source(file, await dataAddress(file), this);
+      let address;
+      try {
+        address = await dataAddress(file);
+      } catch {
+        this.problem(`${file.name}: this file cannot be read.`);
+        continue;
+      }
+      const source = new Source(file, address, this);
       this.sources.push(source);
       byId("images").append(source.figure);
       await source.open();

@@ -11,6 +11,7 @@ let models = [];
 let running = null; // the AbortController of the answers that are being generated
 let shown = 0; // exchanges on the page
 let hdNumIsOwn = false; // whether the user has chosen it
+let drawnFor = ""; // model and hd_num that the images were drawn for
 
 const images = new Images(() => ({ model: chosen()[0] ?? models[0].id, hd_num: number("hd_num") }), problem);
 const history = new History((question) => {
@@ -66,7 +67,9 @@ function followModel() {
   const model = models.find((one) => one.id === chosen()[0]) ?? models[0];
   if (!hdNumIsOwn) byId("hd_num").value = model.hd_num;
   byId("send").disabled = !chosen().length || running !== null;
-  images.refresh();
+  const view = `${chosen()[0]} ${byId("hd_num").value}`;
+  if (view !== drawnFor) images.refresh();
+  drawnFor = view;
 }
 
 function requestOf(question) {
