@@ -58,17 +58,21 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def open_for_lock(path: Path) -> int | None:
+def open_for_lock(path: Path, *, follow: bool = False) -> int | None:
     """Open a file or folder for `lock`; None where there are no locks, since Windows renames nothing that is open.
 
+    Args:
+        path: The file or folder.
+        follow: Whether a symbolic link is followed.
+
     Raises:
-        OSError: It cannot be opened, or is a symbolic link.
+        OSError: It cannot be opened, or is a symbolic link that is not to be followed.
     """
     try:
         import fcntl  # noqa: F401 - looked for, not used
     except ImportError:
         return None
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
 
 
 def close(descriptor: int | None) -> None:

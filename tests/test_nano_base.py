@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from ixtune.base import resolve
@@ -20,17 +21,19 @@ SMOKE = """
 import sys, importlib.util
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
-import fonts, stages, tower, train
+import cells, fonts, stages, tower, train
 spec = importlib.util.find_spec("font_lato")
 files = [Path(spec.origin).parent / "files" / "Lato-Regular.ttf"]
 fonts.find = lambda unseen=False: files
 train.torch.set_num_threads(1)
-stages.COPY_BATCH, stages.READ_BATCH, stages.VALIDATION_PAGES, stages.FIT_BATCHES = 2, 1, 4, 1
+stages.COPY_BATCH, stages.READ_BATCH, stages.VALIDATION_PAGES = 2, 1, 4
 tower.VALIDATION_PAGES = 8
+cells.BATCH = cells.FIT_BATCHES = 1
 out = Path({out!r})
 out.mkdir()
 tower.see(out, 1, 1, batch=1)
 stages.copy(out, train.VOCABULARY, 1, 1)
+cells.cells(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 2, 1)  # resumes from the checkpoint
 train.export(out, out / "base")
@@ -57,6 +60,8 @@ def test_the_base_has_every_part_of_the_architecture_with_an_effect() -> None:
     assert any(name.endswith("_plora.B.weight") for name, _ in model.named_parameters())
 
 
+# half a minute alone, minutes on a machine with other work
+@pytest.mark.timeout(900)
 def test_the_script_that_made_it_runs_every_stage(tmp_path: Path) -> None:
     code = SMOKE.format(scripts=str(SCRIPTS), out=str(tmp_path / "stages"))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ import pytest
 from main_job import losses, write_recipe, write_records
 
 from ixtune import platforms
-from ixtune.errors import UsageError
+from ixtune.errors import IxtuneError, UsageError
 from ixtune.files import atomic_folder, atomic_write_json, resumable_folder
 from ixtune.training.processes.launch import launch
 from ixtune.training.state.lock import only_run_in
@@ -42,6 +42,17 @@ def test_without_locks_writes_are_atomic_and_nothing_is_held_open(
     atomic_write_json(tmp_path / "c.json", 3)
     assert [(tmp_path / name).read_text() for name in ("a/x", "b/x", "c.json")] == ["1", "2", "3\n"]
     with only_run_in(tmp_path / "run"), only_run_in(tmp_path / "run"):  # not detected, as the docs say
+        pass
+
+
+def test_a_run_folder_behind_a_link_is_locked_and_a_second_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "run").symlink_to("large disk")
+    with (
+        only_run_in(tmp_path / "run"),
+        pytest.raises(IxtuneError, match="another process is training"),
+        only_run_in(tmp_path / "large disk"),
+    ):
         pass
 
 
@@ -121,6 +132,7 @@ for line in sys.stdin.read().splitlines():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("system", ["macos", "windows"])
 def test_the_whole_job_runs_as_on_another_system(tmp_path: Path, system: str) -> None:
     environment = other_system.environment(system, tmp_path / "site")
@@ -169,6 +181,7 @@ print(*found, *platforms.ENDING_SIGNALS)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("system", "left"),
     [

@@ -38,8 +38,6 @@ def lines_page(rng: random.Random, width: int, height: int, files: list[Path], h
             y += leading
     count = Counter(word for run in painter.page.runs for word in run.text.split(" "))
     for index, run in enumerate(painter.page.runs):
-        if columns == 1:
-            painter.ask(f"Read line {index + 1}.", "line", index)
         words = run.text.split(" ")
         for at in range(len(words) - 1):
             if count[words[at]] == 1:
@@ -211,7 +209,7 @@ KINDS: dict[str, tuple[Draw, float]] = {
 }
 
 
-QUESTION_SHARES = (0.25, 0.35, 0.32, 0.08)  # of the kinds, for pages that are asked about
+QUESTION_SHARES = (0.10, 0.52, 0.28, 0.10)  # of the kinds, for pages that are asked about
 
 
 def dense_page(rng: random.Random, files: list[Path], hard: Difficulty) -> Page:
@@ -220,7 +218,25 @@ def dense_page(rng: random.Random, files: list[Path], hard: Difficulty) -> Page:
     return draw(rng, SIDE, SIDE, files, hard)
 
 
-GRIDS = {(1, 1): 40, (1, 2): 18, (2, 1): 18, (2, 2): 10, (1, 3): 7, (3, 1): 7}
+def stretched(rng: random.Random, draw: Draw, width: int, height: int, files: list[Path], hard: Difficulty) -> Page:
+    """Draw a page; make the print of every second one narrower or wider, as more fonts would."""
+    if rng.random() < 0.5 or draw is boxed_page or not hard.drawn:
+        return draw(rng, width, height, files, hard)
+    drawn_width = round(width / rng.uniform(0.82, 1.25))
+    page = draw(rng, drawn_width, height, files, hard)
+    page.image = page.image.resize((width, height), Image.Resampling.BICUBIC)
+    factor = width / drawn_width
+    page.runs = [Run(run.text, tuple(edge * factor for edge in run.edges), run.middle) for run in page.runs]
+    return page
+
+
+def stretched_page(rng: random.Random, files: list[Path], hard: Difficulty) -> Page:
+    """Draw a dense page with print that may be narrower or wider than its font."""
+    draw = rng.choices([draw for draw, _ in KINDS.values()], [share for _, share in KINDS.values()])[0]
+    return stretched(rng, draw, SIDE, SIDE, files, hard)
+
+
+GRIDS = {(1, 1): 50, (1, 2): 20, (2, 1): 20, (2, 2): 4, (1, 3): 3, (3, 1): 3}
 
 
 def question_page(
@@ -237,7 +253,7 @@ def question_page(
     other = side * shorter / longer * rng.uniform(0.86, 0.985)
     width, height = (int(side), int(other)) if cols >= rows else (int(other), int(side))
     draw = rng.choices([draw for draw, _ in KINDS.values()], QUESTION_SHARES)[0]
-    page = draw(rng, width, max(48, int(height * printed)), files, hard)
+    page = stretched(rng, draw, width, max(48, int(height * printed)), files, hard)
     if page.image.height < height:
         sheet = Image.new("RGB", (width, height), page.image.getpixel((0, page.image.height - 1)))
         sheet.paste(page.image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,31 @@ class Run:
     text: str
     edges: tuple[float, ...]
     middle: float
+
+
+NEAR = 0.2  # of a cell: a run whose middle is this close to a row's edge is also given to the row beyond, if empty
+
+
+def rows_of(middles: list[float]) -> list[tuple[int, ...]]:
+    """Return the rows of cells that show each run, given the runs' middles in cells: its own, and perhaps the next.
+
+    Which of two rows a run on their border belongs to cannot be seen, so both get its text. A row with a run of its
+    own gets no other.
+    """
+    own = [math.floor(middle) for middle in middles]
+    taken = set(own)
+    nearest: dict[int, tuple[float, float]] = {}  # empty row: distance and middle of the run that gets it
+    for middle, row in zip(middles, own, strict=True):
+        below = middle - row > 0.5
+        beyond, distance = (row + 1, row + 1 - middle) if below else (row - 1, middle - row)
+        if distance < NEAR and beyond not in taken:
+            nearest[beyond] = min(nearest.get(beyond, (1.0, 0.0)), (distance, middle))
+    found = []
+    for middle, row in zip(middles, own, strict=True):
+        beyond = row + 1 if middle - row > 0.5 else row - 1
+        also = beyond in nearest and abs(nearest[beyond][1] - middle) < 0.1
+        found.append((row, beyond) if also else (row,))
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,7 +89,7 @@ class Difficulty:
     def size(self, rng: random.Random) -> int:
         """Draw a font size in pixels, so that capitals and digits with their line are 12 to 36 pixels high."""
         smallest = 22 - 10 * self.level
-        return round(rng.triangular(smallest, 34, smallest + 4))
+        return round(rng.triangular(smallest, 34, smallest + 8))
 
 
 class Painter:

@@ -12,13 +12,14 @@ import pages
 import sentencepiece
 import torch
 from network import cut, place, plan
+from painter import rows_of
 from tower import CLASSES, FRAMES, GAP, NUMBER
 
 END, START = "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"
 OVERVIEW = 12 * 13 + 1  # image tokens before the crops' own: the global view with its newlines, and a separator
 BLANK, NEWLINE, SEPARATOR = (FRAMES * len(CLASSES) + at for at in range(3))
 PADDING = SEPARATOR + 1
-QUESTIONS = 8  # of a page
+QUESTIONS = 12  # of a page
 
 
 @dataclass
@@ -120,21 +121,22 @@ def contents_of(
 
     ends: dict[int, list[tuple[float, float]]] = {}
     read: list[list[tuple[float, int]]] = [[] for _ in range(down)]
-    for index, run in enumerate(page.runs):
-        row = int((run.middle * scale_y + layout.pad_top) // pages.CELL)
-        if not 0 <= row < down:
-            continue
+    middles = [(run.middle * scale_y + layout.pad_top) / pages.CELL for run in page.runs]
+    for index, (run, shown) in enumerate(zip(page.runs, rows_of(middles), strict=True)):
         edges = [edge * scale_x + layout.pad_left for edge in run.edges]
-        ends.setdefault(row, []).append((edges[0], edges[-1]))
-        shift = rng.uniform(-4, 4) if noise else 0.0
-        for at, character in enumerate(run.text):
-            x = (edges[at] + edges[at + 1]) / 2
-            number = NUMBER[character]
-            read[row].append((x, number))
-            if noise and rng.random() < noise:
-                number = rng.choice((0, rng.randrange(1, len(CLASSES))))
-            frame = mark(row, x + shift + (rng.uniform(-3, 3) if noise else 0.0), number)
-            cell_of[index, at] = tokens(row, frame // FRAMES)
+        for row in shown:
+            if not 0 <= row < down:
+                continue
+            ends.setdefault(row, []).append((edges[0], edges[-1]))
+            shift = rng.uniform(-4, 4) if noise else 0.0
+            for at, character in enumerate(run.text):
+                x = (edges[at] + edges[at + 1]) / 2
+                number = NUMBER[character]
+                read[row].append((x, number))
+                if noise and rng.random() < noise:
+                    number = rng.choice((0, rng.randrange(1, len(CLASSES))))
+                frame = mark(row, x + shift + (rng.uniform(-3, 3) if noise else 0.0), number)
+                cell_of[index, at] = cell_of.get((index, at), ()) + tokens(row, frame // FRAMES)
     for row, sides in ends.items():
         sides.sort()
         for (_, left), (right, _) in zip(sides, sides[1:], strict=False):
@@ -195,7 +197,7 @@ def sample(
         across = 12 * layout.cols + 1
         printed: set[int] = set()
         for cells in cell_of.values():
-            printed.add(cells[-1])
+            printed.update(cell for cell in cells if cell >= OVERVIEW)
         lines = {(at - OVERVIEW) // across for at in printed}
         for line in lines:
             inside = [at for at in printed if (at - OVERVIEW) // across == line]

@@ -8,7 +8,6 @@ takes a long time to leave the empty answer.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 import pages
 import torch
 from network import WIDTH, IXC2ForCausalLM, configuration, merge_2x2, normalise
+from painter import rows_of
 from state import State, Steps, hidden_matrices, optimizers, schedule
 from texts import PRINTABLE
 from torch import nn
@@ -66,10 +66,10 @@ class Tower(nn.Module):
 def targets(page: pages.Page) -> tuple[list[list[int]], np.ndarray]:
     """Return each row's classes, and the class centred in each frame: int64 [12, 72], 0 where there is none."""
     rows: list[list[pages.Run]] = [[] for _ in range(ROWS)]
-    for run in page.runs:
-        row = math.floor(run.middle / pages.CELL)
-        if 0 <= row < ROWS:
-            rows[row].append(run)
+    for run, shown in zip(page.runs, rows_of([run.middle / pages.CELL for run in page.runs]), strict=True):
+        for row in shown:
+            if 0 <= row < ROWS:
+                rows[row].append(run)
     classes: list[list[int]] = []
     frames = np.zeros((ROWS, ROWS * FRAMES), dtype=np.int64)
 

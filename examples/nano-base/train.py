@@ -3,6 +3,7 @@
 Stages, in order. Each can be run alone, and resumes from its checkpoint in DIR when the same command is rerun:
     see     the vision tower alone reads rows of print (CTC); its head is thrown away after `read`
     copy    the decoder alone learns to find and copy text, from ideal cells and without images
+    cells   the tower and the projector learn to give those cells
     read    the whole network answers questions about drawn pages
     export  write the checkpoint in the original form
 
@@ -18,13 +19,19 @@ import json
 from pathlib import Path
 
 import torch
+from cells import cells
 from network import IXC2ForCausalLM, configuration
 from reader import SPREAD
 from stages import copy, read
 from tower import see
 
 VOCABULARY = Path(__file__).resolve().parent / "base" / "tokenizer.model"
-STEPS = {"see": (1700, 400), "copy": (3000, 600), "read": (1500, 400)}  # and over how many the rate falls
+STEPS = {
+    "see": (1700, 400),
+    "copy": (3000, 600),
+    "cells": (4000, 1500),
+    "read": (1500, 400),
+}  # and over how many the rate falls
 
 
 def export(out: Path, base: Path, vocabulary: Path = VOCABULARY) -> None:
@@ -86,7 +93,7 @@ def main() -> None:
         if stage == "see":
             see(chosen.out, steps, decay)
         else:
-            {"copy": copy, "read": read}[stage](chosen.out, VOCABULARY, steps, decay)
+            {"copy": copy, "cells": cells, "read": read}[stage](chosen.out, VOCABULARY, steps, decay)
     if chosen.stage in ("all", "export"):
         export(chosen.out, chosen.base or chosen.out / "base")
 

@@ -196,9 +196,10 @@ class Gathering:
 
     def _keep(self, index: int, row: Row) -> None:
         """Count an accepted row, or store what is needed to count it after drawing and splitting."""
-        own = tuple(path for root, path in row.images if root == store.OWN_ROOT)
-        for root, example in row.examples.items():
-            self.examples.setdefault(root, example)
+        own = tuple(path for root, path, _, _ in row.images if root == store.OWN_ROOT)
+        for root, path, size, content in row.images:
+            if root not in self.examples:
+                self.examples[root] = Example(path, size, content)
         if not self.selects:
             self.sets[""].add(row.bill)
             self.own_images.update(dict.fromkeys(own, 0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ixtune.data.image_reader import ImageFile, ImageReader, PdfPage, with_pages
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Example, Options
+from ixtune.data.prepared.manifest import Options
 from ixtune.data.prepared.statistics import Bill, bill_of
 from ixtune.data.record import ImageRef, Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
@@ -66,8 +66,7 @@ class Row:
         file: The file it was read from.
         place: Its position in that file.
         bill: Its token cost.
-        images: For each image, the index of its image root and its path.
-        examples: An image for each image root of these.
+        images: For each image, the index of its image root, its path, its size in bytes and its content hash.
         contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because the
             page may occur in several sizes.
         near: For each image, its perceptual hash, if near-duplicates are searched for.
@@ -78,8 +77,7 @@ class Row:
     file: str
     place: Place
     bill: Bill
-    images: tuple[tuple[int, str], ...]
-    examples: dict[int, Example]
+    images: tuple[tuple[int, str, int, str], ...]
     contents: tuple[str, ...]
     near: tuple[int, ...]
 
@@ -140,16 +138,12 @@ class Work:
                     )
                 )
                 continue
-            images = tuple((image["root"], image["path"]) for image in row["pictures"])
-            examples = {
-                image["root"]: Example(image["path"], image["bytes"], image["content"])
-                for image in reversed(row["pictures"])
-            }
+            images = tuple(
+                (image["root"], image["path"], image["bytes"], image["content"]) for image in row["pictures"]
+            )
             contents = dict.fromkeys([*(image["content"] for image in row["pictures"]), *(file.key for file in files)])
             stored.append(row)
-            rows.append(
-                Row(entry.number, record.id, entry.file, entry.place, bill, images, examples, tuple(contents), near)
-            )
+            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images, tuple(contents), near))
         return Chunk(store.batch_of(stored), rows, rejects, len(entries), entries[-1].position)
 
 

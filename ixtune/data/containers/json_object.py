@@ -32,6 +32,7 @@ _OF_ONE_RECORD = ("conversations", "conversation", "messages", "texts", "images"
 _RECORD_FIELDS = (
     *("question", "query", "prompt", "instruction", "conversations", "conversation", "messages", "caption", "answer"),
     *("answers", "image", "images", "file_name", "text", "texts", "imgname", "paragraphs"),
+    *("image_path", "image_name", "caption_str", "prefix", "suffix"),
 )
 _ANNOTATION_FIELDS = ("multiple_choice_answer", "answers", "answer")
 

@@ -34,13 +34,25 @@ _ROLES = {
     "image": _Role(("image", "images", "file_name")),
     "question": _Role(
         ("question", "questions"),
-        ("query", "prompt", "instruction", "problem", "problems", "user", "human", "question_text", "request"),
+        (
+            "query",
+            "prompt",
+            "instruction",
+            "problem",
+            "problems",
+            "user",
+            "human",
+            "question_text",
+            "request",
+            "prefix",
+        ),
     ),
     "answer": _Role(
         ("answer", "answers"),
         (
             *("response", "output", "label", "labels", "target", "caption", "captions", "completion", "solution"),
-            *("ground_truth", "text", "assistant", "gpt", "multiple_choice_answer", "reply", "answer_text"),
+            *("ground_truth", "text", "assistant", "gpt", "multiple_choice_answer", "reply", "answer_text", "suffix"),
+            *("outputs", "correct_choice_idx", "caption_str", "answerkey"),
         ),
     ),
     "id": _Role(("id",)),
@@ -66,7 +78,8 @@ _EITHER = ("image", "images")
 _MANY = ("image", "choices")
 # A to D, option_a, option1, choice 2
 _OPTION = re.compile(r"(?:option|choice|opt)[ _-]?([a-z]|\d{1,2})", re.IGNORECASE)
-_ALPACA = ("instruction", "input")
+# Alpaca, M3IT
+_BELOW_INSTRUCTION = ("input", "inputs")
 _NUMBER_AT_END = re.compile(r"(.*?)[ _-]?(\d+)")
 
 
@@ -94,7 +107,7 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
     for ours, role in _ROLES.items():
         if ours in columns or (ours == "question" and source.question is not None):
             continue
-        if theirs := _fitting(ours, role, open_names, wrong):
+        if (theirs := _fitting(ours, role, open_names, wrong)) and not (ours == "page" and theirs in images):
             columns[ours] = theirs
             open_names = [name for name in open_names if name not in (theirs, *theirs.split(","))]
     if "choices" not in columns and (options := _options_in(open_names)):
@@ -102,8 +115,9 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         open_names = [name for name in open_names if name not in options]
     if "choices" in columns and "context" not in columns and "hint" in open_names:
         columns["context"] = "hint"
-    if "input" not in columns and columns.get("question") == _ALPACA[0] and _ALPACA[1] in open_names:
-        columns["input"] = _ALPACA[1]
+    below = [name for name in _BELOW_INSTRUCTION if name in open_names]
+    if "input" not in columns and columns.get("question") == "instruction" and below:
+        columns["input"] = below[0]
     if "question" not in columns and source.question is None and "input" in open_names:
         columns["question"] = "input"
     if "image" not in columns and source.image_pattern is None:

@@ -31,7 +31,16 @@ from ixtune.data.schemas.choices import answered, options_of, with_options
 from ixtune.data.schemas.column_roles import EXACT_NAMES
 from ixtune.data.schemas.document_pages import with_page
 from ixtune.data.schemas.draft import Draft
-from ixtune.data.schemas.fields import is_missing, listed, place_name, record_hd_num, record_id, require_text, shown
+from ixtune.data.schemas.fields import (
+    is_missing,
+    listed,
+    place_name,
+    record_hd_num,
+    record_id,
+    refuse_unusable,
+    require_text,
+    shown,
+)
 from ixtune.data.schemas.image_pattern import filled
 from ixtune.data.schemas.image_references import images_of
 from ixtune.data.schemas.turns import IMAGE, pairs_in
@@ -85,6 +94,8 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
         answers, several = [], False
     else:
         turns += [Turn("user", _ours(asked[0])), Turn("assistant", _ours(answers[0]))]
+    if fields.get("label") is False:
+        refuse_unusable({"label": False})
     system = _take(fields, columns, "system")
     given = _take(fields, columns, "references")
     references = answers if several else []

@@ -17,8 +17,9 @@ _SHOWN_BITS = 64
 LOSS_KEYS = ("loss", "train", "weight", "loss_scale", "learn", "trainable", "train_on_turn")
 """Keys with which ms-swift, axolotl and OpenAI mark the answers to train on."""
 # without these, the answers of a record would be invented
-_OTHER_MEDIA = ("video", "videos", "audio", "audios")
-_UNUSABLE = frozenset((*_OTHER_MEDIA, *LOSS_KEYS, "tools", "label"))
+OTHER_MEDIA = ("video", "videos", "audio", "audios")
+"""Fields of films and sounds."""
+_UNUSABLE = frozenset((*OTHER_MEDIA, *LOSS_KEYS, "tools", "label"))
 
 
 def shown(value: Any) -> str:
@@ -162,9 +163,16 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
         RecordError: It contains video or audio, offers tools, is marked as a bad example (KTO's `label: false`), or
             has its own weight.
     """
+    for name in fields:
+        if ("loss" in name or "mask" in name) and _masks_turns(name, fields[name]):
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"`{name}` of the record is {shown(fields[name])}, and it is not read",
+                hint="mark each answer that is not to be learned with `train`: false in its turn",
+            )
     if _UNUSABLE.isdisjoint(fields):
         return
-    for name in _OTHER_MEDIA:
+    for name in OTHER_MEDIA:
         if name in fields and not is_missing(fields[name]) and fields[name] not in ("", [], ()):
             raise RecordError(
                 Reason.BAD_FIELD,
@@ -188,3 +196,12 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
             "`label` is false, which marks a bad answer",
             hint="remove such records: every accepted record is trained on",
         )
+
+
+def _masks_turns(name: str, value: Any) -> bool:
+    """Return whether a field masks or weighs the turns of a record, such as `loss_mask` or `train_mask`: [0, 1]."""
+    words = name.lower().split("_")
+    if name in LOSS_KEYS or is_missing(value) or value in ([], "", True):
+        return False
+    numbers = isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value)
+    return ("mask" in words and numbers) or ("loss" in words and (numbers or isinstance(value, bool)))

@@ -125,7 +125,7 @@ def require_no_mark(turns: Sequence[Turn], images: int, root: Path | None = None
         RecordError: `LOOKS_LIKE_IMAGE`.
     """
     for number, turn in enumerate(turns, start=1):
-        text = turn.text
+        text = turn.text.replace(PLACEHOLDER, " ") if PLACEHOLDER in turn.text else turn.text
         found = None
         if "<" in text or "[" in text or "\\" in text:
             mark = _TOKENS.search(text) or _INLINE.search(text)

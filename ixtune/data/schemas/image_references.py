@@ -13,7 +13,7 @@ from ixtune.data.record import ImageRef
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
 from ixtune.data.schemas.image_values import is_base64_of_image, is_path_of_image
-from ixtune.data.schemas.value_paths import list_in_text
+from ixtune.data.schemas.value_paths import literal_in_text
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
@@ -29,7 +29,7 @@ _SEPARATORS = ";|,"
 def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
     """Return the images of a field that holds one, a list of them, or null or "" for none.
 
-    A text that spells a list, as cells of tables do, is read as that list.
+    A text that spells a list or an object, as cells of tables do, is read as that.
 
     Args:
         value: Value of the field.
@@ -40,7 +40,7 @@ def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return ()
-    if isinstance(value, str) and (read := list_in_text(value)) is not None:
+    if isinstance(value, str) and (read := literal_in_text(value)) is not None:
         value = read
     if isinstance(value, list | tuple):
         return tuple(image_of(one, f"`{field}` {number}") for number, one in enumerate(value, start=1))

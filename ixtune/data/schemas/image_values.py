@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ixtune.data.schemas.value_paths import list_in_text, object_in_text
+from ixtune.data.schemas.value_paths import literal_in_text
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
@@ -23,7 +23,8 @@ _SUFFIX = "(?:" + "|".join(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *_FILM_SUF
 # a path or an address ends with the suffix, optionally followed by `?query` or `#page=3`
 _PATH = re.compile(rf"[^\n\r\t]{{1,2000}}\.{_SUFFIX}(?:[?#][^\s]{{0,1000}})?", re.IGNORECASE)
 # a path inside a longer text, and the marks by which HTML, Markdown and LaTeX show an image
-_MENTION = re.compile(rf"[^\s\"'<>()\[\]{{}}|,;=]{{1,500}}\.{_SUFFIX}(?![\w])", re.IGNORECASE)
+_APART = r"\s\"'<>()\[\]{}|,;="
+_MENTION = re.compile(rf"(?<![^{_APART}])[^{_APART}]{{1,500}}\.{_SUFFIX}(?![\w])", re.IGNORECASE)
 _MARKUP = re.compile(
     r"<img\s[^<>]{0,2000}>|!\[[^\]\n]{0,300}\]\([^()\n]{1,2000}\)|!\[\[[^\]\n]{1,500}\]\]|\\includegraphics\b",
     re.IGNORECASE,
@@ -120,7 +121,7 @@ def is_file_of_image(text: str, root: Path | None) -> bool:
 
 def mentioned_files(text: str, root: Path | None) -> list[str]:
     """Return the paths in a text that are existing image files at or below the root."""
-    if "." not in text:
+    if "." not in text or not _SUFFIXED.search(text):
         return []
     found = (match.group() for match in islice(_MENTION.finditer(text), _MOST_MENTIONS))
     return [path for path in found if is_file_of_image(path, root)]
@@ -163,9 +164,7 @@ def _in(value: Any, name: str, root: Path | None, addresses: bool, names: bool, 
 
 def _in_text(text: str, name: str, root: Path | None, addresses: bool, names: bool, depth: int) -> Iterator[FoundImage]:
     if text[:1] in ("[", "{") and _QUOTED.search(text):
-        read = object_in_text(text)
-        read = list_in_text(text) if read is None else read
-        inside = list(_in(read, name, root, addresses, names, depth - 1))
+        inside = list(_in(literal_in_text(text), name, root, addresses, names, depth - 1))
         yield from (FoundImage(name, one.value, one.mentioned) for one in inside)
         if not inside:
             yield FoundImage(name, text)

@@ -71,11 +71,7 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
     Raises:
         RecordError: There are none, or they are not objects.
     """
-    value = fields.get(key)
-    if isinstance(value, str) and (read := list_in_text(value)) is not None:
-        value = read  # table cells contain conversations as text
-    elif isinstance(value, Mapping):
-        value = rows_of_struct(value)
+    value = _listed(fields.get(key))
     if is_missing(value):
         found = f"there is no `{key}`" if key not in fields else f"`{key}` is {shown(value)}"
         raise RecordError(Reason.MISSING_FIELD, found, hint=hint)
@@ -85,6 +81,19 @@ def turns_under(fields: Mapping[str, Any], key: str, hint: str) -> Sequence[Mapp
         if not isinstance(turn, Mapping):
             raise RecordError(Reason.BAD_CONVERSATIONS, f"turn {number} is {shown(turn)}", hint=hint)
     return value
+
+
+def turns_in(value: Any) -> list[Mapping[str, Any]]:
+    """Return the turns in a value without checking them; empty if it holds none."""
+    value = _listed(value)
+    return [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def _listed(value: Any) -> Any:
+    """Return turns as a list: table cells contain conversations as text, Parquet files as structs of lists."""
+    if isinstance(value, str) and (read := list_in_text(value)) is not None:
+        return read
+    return rows_of_struct(value) if isinstance(value, Mapping) else value
 
 
 def pairs_in(value: Any, name: str) -> list[tuple[Any, Any]]:

@@ -84,8 +84,14 @@ def object_in_text(text: str) -> Any:
 
 def list_in_text(text: str) -> list[Any] | None:
     """Return the list that a text spells, as JSON or as Python prints it; None if it spells none."""
+    value = literal_in_text(text) if text.lstrip()[:1] == "[" else None
+    return value if isinstance(value, list) else None
+
+
+def literal_in_text(text: str) -> list[Any] | dict[Any, Any] | None:
+    """Return the list or object that a text spells, as JSON or as Python prints it; None if it spells none."""
     bare = text.strip()
-    if not (bare.startswith("[") and bare.endswith("]")):
+    if (bare[:1], bare[-1:]) not in (("[", "]"), ("{", "}")):
         return None
     value = object_in_text(bare)
     if value is None and len(bare) <= _LITERAL_CHARACTERS:
@@ -93,7 +99,7 @@ def list_in_text(text: str) -> list[Any] | None:
             value = ast.literal_eval(bare)  # constants only: no name is looked up and nothing is called
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             return None
-    return value if isinstance(value, list) else None
+    return value if isinstance(value, list | dict) else None
 
 
 def rows_of_struct(value: Mapping[str, Any]) -> Any:

@@ -25,12 +25,13 @@ from ixtune.data.schemas.column_roles import (
     named_columns,
 )
 from ixtune.data.schemas.document_pages import names_document
-from ixtune.data.schemas.fields import is_missing, listed, shown
+from ixtune.data.schemas.fields import LOSS_KEYS, OTHER_MEDIA, is_missing, listed, shown
 from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
 from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
 from ixtune.data.schemas.image_values import image_at, says_image
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.schemas.schema_detection import conversation_field, schema_of, usual_name
+from ixtune.data.schemas.turns import turns_in
 from ixtune.data.schemas.value_paths import first_name, look_up, path_of, take
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Container, Reading, Schema, Source
@@ -225,8 +226,18 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
         )
     if left:
         notes.append(f"not used: {listed(left)}")
+    if beside := _unused_in_turns(records, columns.get("messages") or own[0], source):
+        notes.append(f"not used in turns: {listed(beside)}")
     reading = replace(base, columns=tuple(columns.items()))
     return Understood(reading, _form_name(reading), why, tuple(notes))
+
+
+def _unused_in_turns(records: Rows, field: str, source: Source) -> list[str]:
+    """Return the keys of turns that say something and are not read, such as `reasoning_content`."""
+    known = {*(key for keys in conversation.TURN_KEYS for key in keys), *conversation.TURN_IMAGES, *LOSS_KEYS}
+    known |= {value for _, value in source.tags}
+    turns = [turn for record in records for turn in turns_in(look_up(record, field))]
+    return list(dict.fromkeys(str(key) for turn in turns for key in turn if key not in known and turn[key]))
 
 
 def _form_name(reading: Reading) -> str:
@@ -266,7 +277,7 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
             path_of(place): None
             for name in names
             if not (name == "file_name" and reading.schema is Schema.COLUMNS)
-            and name not in _IMAGE_FIELDS
+            and name not in (*_IMAGE_FIELDS, *OTHER_MEDIA)
             and (place := image_at(record.get(name), name, reading.image_root, addresses=False, names=False))
         }
         together = together or len(here) > 1

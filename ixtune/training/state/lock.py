@@ -21,7 +21,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         IxtuneError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = platforms.open_for_lock(folder)  # not inherited by programs that this one starts
+    descriptor = platforms.open_for_lock(folder, follow=True)  # not inherited by programs that this one starts
     try:
         if descriptor is not None and platforms.lock(descriptor) is False:
             raise IxtuneError(

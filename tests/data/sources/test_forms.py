@@ -273,6 +273,67 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str], tup
         ["img/a.png"],
         (),
     ),
+    "PaliGemma": ({"image": "img/a.png", "prefix": ASKED, "suffix": SAID}, {}, [SHOWN, SAID], ["img/a.png"], ()),
+    "M3IT": (
+        {"image": "img/a.png", "instruction": "Answer.", "inputs": ASKED, "outputs": SAID},
+        {},
+        [f"<ImageHere>Answer.\n{ASKED}", SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "A-OKVQA": (
+        {"image": "img/a.png", "question": "Which?", "choices": ["cat", "dog"], "correct_choice_idx": 1},
+        {},
+        ["<ImageHere>Which?\nA. cat\nB. dog", "B"],
+        ["img/a.png"],
+        (),
+    ),
+    "Prodigy": (
+        {
+            "image": "img/a.png",
+            "options": [{"id": "c", "text": "cat"}, {"id": "d", "text": "dog"}],
+            "accept": ["d"],
+            "answer": "accept",
+            "_task_hash": 1,
+        },
+        {"question": "Which?"},
+        ["<ImageHere>Which?\nA. cat\nB. dog", "dog"],
+        ["img/a.png"],
+        (),
+    ),
+    "Prodigy text": (
+        {"image": "img/a.png", "user_input": SAID, "answer": "accept", "_input_hash": 1},
+        {"question": ASKED},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "a column page with images": (
+        {"page": "img/a.png", "question": ASKED, "answer": SAID},
+        {},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "an image column that pandas wrote as text": (
+        {"image": "{'bytes': None, 'path': 'img/a.png'}", "question": ASKED, "answer": SAID},
+        {},
+        [SHOWN, SAID],
+        ["img/a.png"],
+        (),
+    ),
+    "AI2 ARC": (
+        {
+            "image": "img/a.png",
+            "question": "Which?",
+            "choices": {"text": ["cat", "dog"], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
+        {},
+        ["<ImageHere>Which?\nA. cat\nB. dog", "B"],
+        ["img/a.png"],
+        (),
+    ),
     "lists of questions": (
         {"image": "img/a.png", "questions": [ASKED, "And?"], "answers": [SAID, "No."]},
         {},
@@ -507,6 +568,8 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ({"messages": BARE, "images": ["img/a.png"], "weight": 0.5}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"mask": 1}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
         ({"messages": [BARE[0], BARE[1] | {"loss_mask": 0}], "image": "img/a.png"}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "images": ["img/a.png"], "loss_mask": [0, 1]}, {}, Reason.FIELD_NOT_USED),
+        ({"messages": BARE, "videos": ["x.mp4"]}, {}, Reason.BAD_FIELD),
         ({"messages": BARE, "boxes": [3, "scan.png"]}, {}, Reason.BAD_IMAGE_FIELD),
         (
             {
@@ -535,6 +598,17 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
             Reason.FIELD_NOT_USED,
         ),
         (grounded(bbox_type="xywh"), {}, Reason.FIELD_NOT_USED),
+        ({"image": "img/a.png", "answer": "reject", "_task_hash": 1}, {"question": ASKED}, Reason.FIELD_NOT_USED),
+        (
+            {"image": "img/a.png", "answer": "accept", "_task_hash": 1, "spans": [{"label": "x", "points": [[1, 2]]}]},
+            {"question": ASKED},
+            Reason.FIELD_NOT_USED,
+        ),
+        (
+            {"image": "img/a.png", "prompt": ASKED, "completion": SAID, "label": False},
+            {"columns": (("answer", "completion"),)},
+            Reason.FIELD_NOT_USED,
+        ),
         (grounded(image_id=[3]), {}, Reason.FIELD_NOT_USED),
         (grounded(depth=[1.5]), {}, Reason.FIELD_NOT_USED),
         (
@@ -555,6 +629,12 @@ def test_what_changes_what_is_learned_is_used_or_refused(
         record_of(entry, opened.reading)
     assert caught.value.reason is reason
     assert caught.value.hint
+
+
+def test_unused_keys_of_turns_are_named(root: Path):
+    path = root / "thinking.json"
+    path.write_text(json.dumps([{"messages": [BARE[0], BARE[1] | {"reasoning_content": "so"}], "image": "img/a.png"}]))
+    assert "not used in turns: reasoning_content" in open_source(Source(path=str(path))).detected
 
 
 @pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"weight": 0}, {"loss": 0.0}, {"learn": False}])

@@ -14,6 +14,7 @@ from ixtune.data.schemas.forms.donut import DONUT, FIELDS, has_only_fields
 from ixtune.data.schemas.forms.form import Form
 from ixtune.data.schemas.forms.label_studio import LABEL_STUDIO
 from ixtune.data.schemas.forms.pairs import PAIRS
+from ixtune.data.schemas.forms.prodigy import PRODIGY
 
 __all__ = ["FIELDS_AS_JSON", "FORMS", "form_of", "has_only_fields"]
 
@@ -21,6 +22,7 @@ FIELDS_AS_JSON = "fields-as-json"
 
 FORMS: dict[str, Form] = {
     "label-studio": LABEL_STUDIO,
+    "prodigy": PRODIGY,
     "donut": DONUT,
     "prompt-completion": PROMPT_COMPLETION,
     "minicpm": MINICPM,
