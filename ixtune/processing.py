@@ -122,7 +122,7 @@ class IXC2ImageProcessor(BaseImageProcessor):
     Attributes:
         hd_num: Maximum number of crops per image.
         upscale: Whether small images are enlarged to fill `hd_num`.
-        corrections: Departures from the reference's way of opening images, see `Corrections`.
+        corrections: Deviations from how the reference opens images, see `Corrections`.
     """
 
     valid_kwargs = IXC2ImageProcessorKwargs

@@ -73,7 +73,7 @@ def prepare(
         max_tokens: Maximum tokens per record, image tokens included; no limit by default.
         over_length: Reject longer records, or lower their images' hd_num until they fit.
         upscale: Enlarge small images, as the reference does.
-        corrections: Departures from the reference: `exif`, `alpha`, `depth`, `first-frame`.
+        corrections: Deviations from the reference: `exif`, `alpha`, `depth`, `first-frame`.
         verify: Decode every image completely.
         embed_images: Copy the images into the set.
         pages: Take `all` pages of a TIFF that is named without a page, or reject it (`one`).

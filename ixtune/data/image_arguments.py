@@ -65,7 +65,7 @@ def argument_reader(corrections: Corrections, dpi: int | None = None) -> ImageRe
     """Return a reader of images anywhere on this machine; pages of documents are opened when they are needed.
 
     Args:
-        corrections: Departures from the reference's way of opening an image.
+        corrections: Deviations from how the reference opens an image.
         dpi: Resolution of PDF pages; None for the one that fills their layouts.
     """
     return ImageReader(Path("/"), 0, Path(), corrections=corrections, dpi=dpi, render=False)

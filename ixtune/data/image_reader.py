@@ -152,7 +152,7 @@ class ImageReader:
         image_root: The folder that paths must not leave; None if the source can have none.
         root_index: Index of the image root in the set.
         folder: Folder for images that are copied into the set.
-        corrections: Departures from the reference's way of opening an image.
+        corrections: Deviations from how the reference opens an image.
         verify: Decode every image, not only its header.
         embed: Copy all images into the set.
         all_pages: Use every page of a multi-page TIFF.

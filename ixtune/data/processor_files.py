@@ -27,7 +27,7 @@ def write_processor_files(
         folder: Folder of the model.
         hd_num: Maximum number of crops per image, as in training.
         upscale: Whether small images are enlarged, as in training.
-        corrections: Names of departures from the reference's way of opening images, as in training.
+        corrections: Names of deviations from how the reference opens images, as in training.
         member: The model, with the layout rule of training.
         replace_tokenizer_config: False keeps an existing file, which the original's own code needs.
     """

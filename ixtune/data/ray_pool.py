@@ -41,7 +41,7 @@ def results(tasks: Iterable[tuple[Job, list[Entry]]], tokenizer: Path, workers: 
 
     Raises:
         UsageError: Ray is not installed.
-        IxtuneError: The cluster does not answer, an actor died, a node does not see a path, or a task raised it.
+        IxtuneError: The cluster does not answer, an actor died, a node cannot see a path, or a task raised it.
     """
     ray = _connected()
     actor = ray.remote(num_cpus=1)(_Actor)
@@ -82,20 +82,20 @@ class _Actor:
 def _require_visible(path: Path) -> None:
     if not path.exists():
         raise IxtuneError(
-            f"the node {os.uname().nodename} of the Ray cluster does not see this path",
+            f"the node {os.uname().nodename} of the Ray cluster cannot see this path",
             where=str(path),
-            hint="put the base, the images and --out on a file system that all nodes share",
+            hint="put the base, the images and --out on a file system shared by all nodes",
         )
 
 
 def _connected() -> Any:
     """Return the module, connected to the cluster that RAY_ADDRESS names, or to one started on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables Ray's usage reports
     try:
         import ray
     except ImportError:
         raise UsageError(
-            "--engine ray, and Ray is not installed", hint='pip install "ixtune[ray]", or leave --engine out'
+            "--engine ray needs Ray, which is not installed", hint='pip install "ixtune[ray]", or leave --engine out'
         ) from None
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")

@@ -65,7 +65,7 @@ class Reason(StrEnum):
     PICTURE_IS_FOLDER = "picture_is_folder", "the path is a folder"
     PICTURE_EMPTY = "picture_empty", "the file has no content"
     PICTURE_UNREADABLE = "picture_unreadable", "the file cannot be opened as an image"
-    PICTURE_BROKEN = "picture_broken", "the header is that of an image, but its data are broken or cut short"
+    PICTURE_BROKEN = "picture_broken", "the header is that of an image, but its data are corrupt or truncated"
     PICTURE_TOO_LARGE = "picture_too_large", "more pixels than can be decoded safely"
     PICTURE_16_BIT = "picture_16_bit", "more than 8 bits per channel, which the reference turns almost entirely white"
     PICTURE_ANIMATED = "picture_animated", "several frames or pages, of which the reference sees only the first"

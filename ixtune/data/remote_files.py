@@ -1,8 +1,8 @@
 """Read sources and images from object stores by their fsspec URL: s3://, gs://, hf://, az://.
 
-`prepare --embed-images` takes such addresses as sources and image roots. A source is downloaded to a temporary folder
+`prepare --embed-images` accepts such URLs as sources and image roots. A source is downloaded to a temporary folder
 first; images are read one by one by the workers and copied into the set. Credentials come from the environment or the
-store's own configuration (such as AWS_PROFILE), never from the address, and are never printed.
+store's own configuration (such as AWS_PROFILE), never from the URL, and are never printed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def require_embedded(sources: Iterable[Source], *, embed: bool) -> None:
     """Raise unless images are embedded where a source or an image root is in an object store.
 
     Raises:
-        UsageError: They are not, or an address holds credentials.
+        UsageError: They are not, or a URL contains credentials.
     """
     for address in (one for source in sources for one in (source.path, source.remote_root) if is_remote(one)):
         assert address is not None

@@ -41,7 +41,7 @@ class View:
     Attributes:
         hd_num: Maximum number of crops per image.
         upscale: Whether small images are enlarged to fill hd_num.
-        corrections: Departures from the reference's way of opening.
+        corrections: Deviations from how the reference opens them.
         member: The model, with its layout rule.
         hd_num_among: Maximum number of crops per image when a prompt has several; None for `hd_num`.
         dpi: Resolution of PDF pages; None for the one that fills their layouts.

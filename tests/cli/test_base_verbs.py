@@ -105,7 +105,7 @@ def test_a_lost_shard_and_a_cut_one_are_told_with_their_tensors(nano: Path) -> N
     assert any(line.endswith("] of model-00002-of-00002.safetensors") for line in findings["missing"])
     assert "output.weight [354, 192]" in " ".join(findings["missing"])
     assert "the file is truncated" in findings["damaged"][0]
-    assert findings["damaged"][1].startswith("model-00002-of-00002.safetensors is not there")
+    assert findings["damaged"][1].startswith("model-00002-of-00002.safetensors is missing")
 
 
 def test_torch_files_become_safetensors_that_verify_and_keep_their_hash(in_bins: Path, tmp_path: Path) -> None:

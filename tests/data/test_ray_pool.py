@@ -53,6 +53,6 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, tokenizer_base:
 
 
 def test_a_path_that_a_node_does_not_see_is_named(tmp_path: Path):
-    with pytest.raises(IxtuneError, match="does not see this path") as caught:
+    with pytest.raises(IxtuneError, match="cannot see this path") as caught:
         ray_pool._require_visible(tmp_path / "gone")
-    assert "all nodes share" in caught.value.hint
+    assert "shared by all nodes" in caught.value.hint

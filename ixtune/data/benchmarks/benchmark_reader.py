@@ -137,7 +137,7 @@ def _shared(name: str, shown_by: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
         raise RecordError(
             Reason.PICTURE_MISSING,
             f"the image is that of question {shown(name)}, which has none or was rejected",
-            hint="download the table again; it may have been cut short",
+            hint="download the table again; it may have been truncated",
         )
     return shown_by[name]
 

@@ -57,7 +57,7 @@ def parquet_entries(files: Sequence[Path]) -> Iterator[Entry]:
     """Yield the rows of Parquet files, in order, as mappings of column names to values; images stay undecoded.
 
     Raises:
-        IxtuneError: A file is not Parquet, or its data are broken.
+        IxtuneError: A file is not Parquet, or its data are corrupt.
     """
     number = 0
     for path in files:
@@ -111,5 +111,5 @@ def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         raise IxtuneError(
             f"the Parquet file cannot be read: {str(error).splitlines()[0]}",
             where=str(path),
-            hint="download or write it again; it may have been cut short",
+            hint="download or write it again; it may have been truncated",
         ) from error

@@ -233,7 +233,7 @@ def frame(source: Path | bytes, number: int, name: str) -> Image.Image:
         except MemoryError:
             raise
         except Exception as error:  # what a decoder raises on broken data differs by version
-            raise broken(f"page {number} is broken or cut short: {error}", name) from error
+            raise broken(f"page {number} is corrupt or truncated: {error}", name) from error
         if is_deep(image) and image.mode not in _PNG_MODES:
             raise ImageError(
                 Reason.PICTURE_16_BIT,
@@ -267,7 +267,7 @@ def page_count(source: Path | bytes, name: str) -> int:
         try:
             return int(getattr(image, "n_frames", 1))
         except Exception as error:  # what the reader raises on a broken directory differs by version
-            raise broken(f"the TIFF is broken or cut short: {error}", name) from error
+            raise broken(f"the TIFF is corrupt or truncated: {error}", name) from error
 
 
 def _filling(wide: float, high: float, hd_num: int, member: Member, name: str) -> tuple[int, int]:

@@ -125,7 +125,7 @@ def _has_frames(image: Image.Image, name: str) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception as error:  # a GIF is read up to its second frame
-        raise broken(f"the image's data are broken or cut short: {error}", name) from error
+        raise broken(f"the image's data are corrupt or truncated: {error}", name) from error
 
 
 def _is_misnamed(image: Image.Image, name: str) -> bool:

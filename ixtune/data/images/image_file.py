@@ -68,14 +68,14 @@ def decode(image: Image.Image, name: str) -> None:
     """Read all pixels of an opened image.
 
     Raises:
-        ImageError: They are broken or cut short.
+        ImageError: The data are corrupt or truncated.
     """
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # the exceptions of decoders on broken data differ by format and version
-        raise broken(f"the image's data are broken or cut short: {_first_line(error)}", name) from error
+        raise broken(f"the image's data are corrupt or truncated: {_first_line(error)}", name) from error
 
 
 def orientation(image: Image.Image) -> int:
@@ -121,7 +121,7 @@ def _header(file: IO[bytes], name: str) -> Image.Image:
         if is_heic(start) or is_avif(start):
             return _heif(file, name, "AVIF" if is_avif(start) else "HEIC")
         if start.startswith(_BEGINNINGS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
-            raise broken("the file begins like an image, but the rest is broken or cut short", name) from error
+            raise broken("the file begins like an image, but the rest is corrupt or truncated", name) from error
         if kind := kind_of(start):
             raise ImageError(kind.reason, kind.found, where=name, hint=kind.hint) from error
         if isinstance(error, UnidentifiedImageError):
@@ -166,7 +166,7 @@ def _heif(file: IO[bytes], name: str, kind: str) -> Image.Image:
     except Exception as error:  # the exceptions of codecs on broken data differ by version
         raise ImageError(
             Reason.PICTURE_BROKEN,
-            f"the {kind} image is broken or cut short",
+            f"the {kind} image is corrupt or truncated",
             where=name,
             hint="copy the file again, or convert it to JPEG or PNG where it still opens",
         ) from error

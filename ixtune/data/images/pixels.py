@@ -23,7 +23,7 @@ WHITE = 255
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """Optional departures from the reference's way of opening an image.
+    """Optional deviations from how the reference opens an image.
 
     Attributes:
         exif: Apply the EXIF orientation, which the reference ignores.
@@ -73,11 +73,11 @@ def open_image(source: Path | bytes, corrections: Corrections = NONE, name: str 
 
     Args:
         source: The file, or its content.
-        corrections: Departures from Pillow's plain conversion.
+        corrections: Deviations from Pillow's plain conversion.
         name: Name in error messages; the path by default.
 
     Raises:
-        ImageError: There is no such file, it is not an image, it has too many pixels, or its data are broken.
+        ImageError: There is no such file, it is not an image, it has too many pixels, or its data are corrupt.
     """
     called = name or (str(source) if isinstance(source, Path) else "the image")
     with opened(source, called) as (image, _):

@@ -43,7 +43,7 @@ class Options:
     Attributes:
         hd_num: Maximum number of crops per image, unless source or record has its own; None if all sources have one.
         upscale: Enlarge small images until they fill their crops, as the reference does.
-        corrections: Departures from the reference in opening images, see `pixels.Corrections`.
+        corrections: Deviations from how the reference opens images, see `pixels.Corrections`.
         max_tokens: Maximum number of tokens per record, image tokens included.
         over_length: Action for a longer record: `reject`, or `lower` the hd_num of its images until it fits.
         verify: Decode every image, not only its header.

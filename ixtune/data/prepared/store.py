@@ -53,7 +53,7 @@ class ImageFiles:
 
     Attributes:
         roots: The folders that stored paths are relative to; a stored `root` is an index into these.
-        corrections: Departures from the reference's way of opening an image.
+        corrections: Deviations from how the reference opens an image.
     """
 
     roots: tuple[Path, ...]

@@ -164,7 +164,7 @@ def decoded_base64(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise _bad(
             f"the base64 of {name} is broken: {str(error)[:1].lower()}{str(error)[1:]}",
-            "encode the image again; it may have been cut short",
+            "encode the image again; it may have been truncated",
         ) from error
     if not content:
         raise _bad(f"the base64 of {name} is empty", "encode the image again")

@@ -49,7 +49,7 @@ def sources_of(path: Path, name: str | None, defaults: Source) -> list[Source]:
         defaults: The user's settings for all sources.
 
     Raises:
-        UsageError: There is no such data set, a file or a folder is not there, or `repeat_time` is no number above 0.
+        UsageError: There is no such dataset, a file or a folder is not there, or `repeat_time` is no number above 0.
     """
     sets = json.loads(path.read_bytes())
     if name is not None and name not in sets:

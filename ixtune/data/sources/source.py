@@ -51,7 +51,7 @@ class Source:
         columns: Pairs (our name, theirs); several of theirs for `image`, joined by commas; "" for none.
         question: Question of every record of a table that has no question column.
         image_root: The folder that paths are relative to and must not leave; by default the source's own.
-        remote_root: The image root, if it is an address of an object store.
+        remote_root: The image root, if it is a URL in an object store.
         origin: The address of an object store that the local copy in `path` is from.
         image_pattern: Path of each record's image with fields in braces, see image_pattern.
         hd_num: Maximum number of crops per image.

@@ -55,7 +55,7 @@ class Tokenizer:
             raise IxtuneError(
                 f"this is not a sentencepiece model (sentencepiece {sentencepiece.__version__}): {error}",
                 where=str(path),
-                hint="copy the tokenizer.model of the base again: it may be cut short, or a Git LFS pointer",
+                hint="copy the tokenizer.model of the base again: it may be truncated, or a Git LFS pointer",
             ) from error
         self.path = path
         self.vocab_size: int = self._model.get_piece_size()

@@ -116,7 +116,7 @@ async function copied(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // without https, browsers have no clipboard but this
+    // without https, this is the only clipboard that browsers offer
     const field = element("textarea", { class: "hidden", readonly: true });
     field.value = text;
     document.body.append(field);

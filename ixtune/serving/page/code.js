@@ -1,4 +1,4 @@
-// A request as a curl command and as Python, with the names of the files in place of their content.
+// A request as a curl command and as Python, with file names instead of file contents.
 // `asked` has model, question, system, files, and the other fields of the body in `settings`.
 
 import { fragment } from "./images.js";

@@ -1,4 +1,4 @@
-// Build elements. Text always becomes a text node, so that nothing a model or a file says is read as HTML.
+// Build elements. Text always becomes a text node, so nothing from a model or a file is parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -25,7 +25,7 @@ export class Images {
     return this.sources.reduce((sum, source) => sum + source.tokens, 0);
   }
 
-  // The image_url addresses of all chosen images and pages.
+  // The image_url values of all chosen images and pages.
   get urls() {
     return this.sources.flatMap((source) => source.urls);
   }
@@ -78,7 +78,7 @@ export class Images {
       this.add([...input.files]);
       input.value = "";
     });
-    // a file dropped beside the zone would replace the page
+    // a file dropped outside the zone would replace the page
     addEventListener("dragover", (event) => {
       event.preventDefault();
       drop.classList.add("over");
@@ -289,7 +289,7 @@ function dataAddress(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.addEventListener("load", () => {
-      // some systems know no type for HEIC or TIFF files; the server looks at the content
+      // some systems have no MIME type for HEIC or TIFF files; the server checks the content
       resolve(reader.result.replace(/^data:(?:application\/octet-stream)?(?=;|,)/, "data:image/png"));
     });
     reader.addEventListener("error", () => reject(reader.error));

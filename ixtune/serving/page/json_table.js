@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 
 const MAX_DEPTH = 6;
 
-// Return the object or list that a text is, else null.
+// Parse a text as an object or list; null if it is neither.
 export function parsed(text) {
   const start = text.trimStart().charAt(0);
   if (start !== "{" && start !== "[") return null;

@@ -62,7 +62,7 @@ async function connect() {
   byId("question").focus();
 }
 
-// Take over the hd_num of the first chosen model's training, unless the user has chosen one.
+// Use the training hd_num of the first chosen model, unless the user has set one.
 function followModel() {
   const model = models.find((one) => one.id === chosen()[0]) ?? models[0];
   if (!hdNumIsOwn) byId("hd_num").value = model.hd_num;

@@ -1,4 +1,4 @@
-// Requests to this server, and its errors in plain words. Addresses are relative: the page works behind a proxy's path.
+// Requests to this server, and its errors in plain words. URLs are relative, so the page works under a proxy's path.
 
 const KEY = "ixtune.key";
 
@@ -35,7 +35,7 @@ export async function* stream(body, signal) {
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) throw new Problem("The server ended the answer too early. Is it still running?");
+      if (done) throw new Problem("The server closed the stream before the answer ended. Is it still running?");
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
@@ -77,7 +77,7 @@ async function send(path, body, signal) {
 
 function plain(error) {
   if (error.name === "AbortError" || error instanceof Problem) return error;
-  return new Problem("The server does not answer. Is it still running, and is the network up?");
+  return new Problem("The server does not respond. Is it running, and is the network up?");
 }
 
 function sentence(text) {
