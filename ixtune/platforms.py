@@ -1,4 +1,4 @@
-"""Calls of the operating system that only some systems have, each with what is done without it.
+"""Operating system calls that not every system has, each with a fallback.
 
 Linux has all of them. macOS has no posix_fadvise, posix_fallocate, syncfs, sched_getaffinity or /proc. Windows also has
 no flock, no SIGHUP, SIGUSR1 and SIGKILL, no resource module, no process groups of this kind, opens no folders, and
@@ -36,7 +36,7 @@ def has_posix_files() -> bool:
 
 
 def has_process_groups() -> bool:
-    """Return whether a process can be started in a group of its own and with the descriptors of a pipe."""
+    """Return whether a process can be started in its own group and with the descriptors of a pipe."""
     return hasattr(os, "setpgid")
 
 
@@ -137,13 +137,13 @@ def reserve(path: Path, descriptor: int, nbytes: int) -> None:
 
 
 def read_ahead(descriptor: int) -> None:
-    """Ask the kernel to read a file ahead of its reader; does nothing where it cannot be asked."""
+    """Ask the kernel to read a file ahead of its reader; does nothing where unsupported."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def drop_cached(descriptor: int, nbytes: int = 0) -> None:
-    """Ask the kernel to drop the first bytes of a file (0: all) from its cache; does nothing where it cannot be asked.
+    """Ask the kernel to drop the first bytes of a file (0: all) from its cache; does nothing where unsupported.
 
     On Linux this starts the writing of dirty pages and drops the others (mm/fadvise.c).
     """
@@ -180,7 +180,7 @@ def available_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most main memory that this process has had; 0 where the system does not say."""
+    """Return the peak main memory of this process; 0 where the system does not say."""
     if (peak := _status("VmHWM:")) is not None:  # ru_maxrss begins with that of the process which started this one
         return peak
     try:
@@ -192,7 +192,7 @@ def peak_memory_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the main memory that this process has now; 0 where the system does not say."""
+    """Return the current main memory of this process; 0 where the system does not say."""
     if (now := _status("VmRSS:")) is not None:
         return now
     try:
@@ -208,7 +208,7 @@ def _peak_by_psutil() -> int:
     except ImportError:
         return 0
     memory = psutil.Process().memory_info()
-    return int(getattr(memory, "peak_wset", memory.rss))  # Windows keeps the peak; elsewhere there is only the present
+    return int(getattr(memory, "peak_wset", memory.rss))  # only Windows reports the peak
 
 
 def _status(field: str) -> int | None:
