@@ -40,7 +40,14 @@ class Validation(TrainerCallback):
         if samples_due(self.trainer):
             self.trainer.progress.postpone(PENDING_SAMPLES)  # taken after this measurement, which may fail
         due = control.should_log
-        measured, best = self.measure()
+        try:
+            measured, best = self.measure()
+        except Exception as error:
+            if not self.trainer.left_together:
+                raise
+            self.trainer.failure = error  # raised after this step's own line and checkpoint
+            control.should_log, control.should_save = due, True
+            return
         control.should_log = due  # logging clears it, and this step's own line would be lost
         if best:
             control.should_save = True  # the best one is kept
@@ -119,8 +126,14 @@ class Samples(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Answer if due."""
-        if samples_due(self.trainer):
+        if not samples_due(self.trainer) or self.trainer.failure is not None:
+            return
+        try:
             self.take()
+        except Exception as error:
+            if not self.trainer.left_together:
+                raise
+            self.trainer.failure, control.should_save = error, True
 
     def take(self) -> None:
         """Answer and write; after a stop or an error, the progress says that this is still to be done."""

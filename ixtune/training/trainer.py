@@ -35,6 +35,8 @@ class AdapterTrainer(CheckpointTrainer):
         self.on_cut: Callable[[str], None] = lambda sentence: None
         self.stop = StopRequest()
         self.extensions: Sequence[Extension] = ()
+        self.failure: Exception | None = None
+        """What ended a measurement in all processes; raised once the step is logged and saved."""
         self._trouble: BaseException | None = None
         self._collected = False
         self._sampler: EpochPermutation | None = None
@@ -159,6 +161,13 @@ class AdapterTrainer(CheckpointTrainer):
             raise
         self._step.clear()
         return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log and save; then raise the error of a measurement of this step."""
+        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochPermutation:
         packs: Dataset = train_dataset or self.train_dataset
