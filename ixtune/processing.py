@@ -58,6 +58,7 @@ class IXC2Tokenizer(PreTrainedTokenizer):
 
     def __init__(self, vocab_file: str, **kwargs: Any) -> None:
         self.vocab_file = vocab_file
+        sentencepiece.SetMinLogLevel(2)  # the released vocabulary holds a null character, which it reports at each load
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=vocab_file)
         kwargs = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", **kwargs}
         kwargs.setdefault("extra_special_tokens", [START_OF_TURN, END_OF_TURN])

@@ -190,8 +190,8 @@ def test_files_of_the_original_that_name_remote_code_are_not_obeyed_and_nothing_
     else:
         export(adapter, base, tmp_path / "out", profile="transformers")
     code = f"""
-        import ixtune
         from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+        import ixtune  # after transformers, too
         from ixtune.processing import IXC2Tokenizer
 
         folder = {str(tmp_path / "out")!r}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
@@ -43,6 +43,7 @@ class IXC2Config(PreTrainedConfig):
     model_type = MODEL_TYPE
     sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own convention
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of every architecture that transformers does not bring
 
     vocab_size: int = _7B.vocabulary
     hidden_size: int = _7B.hidden
