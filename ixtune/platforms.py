@@ -59,7 +59,7 @@ def lock(descriptor: int) -> bool | None:
 
 
 def open_for_lock(path: Path, *, follow: bool = False) -> int | None:
-    """Open a file or folder for `lock`; None where there are no locks, since Windows renames nothing that is open.
+    """Open a file or folder for `lock`; None where there are no locks, since Windows cannot rename open files.
 
     Args:
         path: The file or folder.

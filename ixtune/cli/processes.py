@@ -15,7 +15,7 @@ ProcessesOption = Annotated[
 
 
 def launch_several(context: typer.Context, processes: int) -> None:
-    """Run the present command in several processes and exit with their code; return if it asks for one.
+    """Rerun this command in several processes and exit with their code; return if one process is requested.
 
     Raises:
         typer.Exit: The processes have ended.

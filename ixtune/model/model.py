@@ -254,7 +254,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def base_model(self) -> nn.Module:
-        """Return the network without its head, for trainers that bring a head of their own, such as TRL's."""
+        """Return the network without its head, for trainers with their own head, such as TRL's."""
         return _Headless(self)
 
     def prepare_inputs_for_generation(
@@ -318,7 +318,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 class _Headless(nn.Module):
-    """The network up to its hidden states, images included. It holds no parameters of its own."""
+    """The network up to its hidden states, images included. It holds no parameters itself."""
 
     def __init__(self, model: IXC2ForCausalLM) -> None:
         super().__init__()

@@ -74,9 +74,9 @@ def open_for_plan(
 
 
 def records_alone(train: TrainingSet) -> list[str]:
-    """Return a line about records that have a pack of their own, if there are any."""
+    """Return a line about records that have their own pack, if there are any."""
     alone = train.prefixes.alone if train.prefixes else ()
-    why = "longer than the base's positions without dynamic rotary scaling: each has a pack of its own, shared by none"
+    why = "longer than the base's positions without dynamic rotary scaling: each has its own pack and shares no prefix"
     return [f"alone    {len(alone):,} records are {why}"] if alone else []
 
 

@@ -140,7 +140,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield f"  {'together':<12}{memory.total / _GIB:>8.2f} GiB"
     batch, kept = BATCH_PREFIX_BYTES / _GIB, KEPT_PREFIX_BYTES / _GIB
     yield (
-        f"answers  beside the weights, later: pages of at most {batch:.0f} GiB in a batch, {kept:.0f} GiB kept; "
+        f"answers  besides the weights, later: pages of at most {batch:.0f} GiB in a batch, {kept:.0f} GiB kept; "
         f"{_cache_bytes(plan) / 1024:.0f} KiB a token"
     )
 

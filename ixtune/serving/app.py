@@ -202,7 +202,7 @@ class _Pieces:
         loop = asyncio.get_running_loop()
 
         def emit(event: Piece | Exception) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: no one is waiting
                 loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
         self.job = Job(asked, emit, stream)

@@ -287,7 +287,7 @@ def test_the_lines_name_every_term_of_the_memory_and_the_verdict():
     for term in ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack", "together"):
         assert term in told
     assert "verdict  fits" in told
-    assert "answers  beside the weights, later: pages of at most 4 GiB in a batch, 1 GiB kept; 128 KiB a token" in told
+    assert "answers  besides the weights, later: pages of at most 4 GiB in a batch, 1 GiB kept; 128 KiB a token" in told
     assert plan_report.as_json(made)["answering_bytes"] == {"token": 2**17, "batch": 2**32, "kept": 2**30}
 
 

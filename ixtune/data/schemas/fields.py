@@ -168,7 +168,7 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
             raise RecordError(
                 Reason.FIELD_NOT_USED,
                 f"`{name}` of the record is {shown(fields[name])}, and it is not read",
-                hint="mark each answer that is not to be learned with `train`: false in its turn",
+                hint="mark each answer to exclude from training with `train`: false in its turn",
             )
     if _UNUSABLE.isdisjoint(fields):
         return

@@ -33,7 +33,7 @@ def _rewrite(fields: Fields, reading: Reading) -> Fields:
     if regions and not reading.answer_named:
         raise RecordError(
             Reason.FIELD_NOT_USED,
-            f"there are {listed(regions)}, and they are not learned",
+            f"there are {listed(regions)}, which are not used",
             hint=f"use --columns answer={regions[0]} to learn them as JSON, or name another field",
         )
     for name in regions:
