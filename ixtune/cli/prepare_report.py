@@ -35,7 +35,7 @@ def print_report(report: PrepareReport, options: Options) -> None:
         rows = []
         for one in report.sources:
             counts = (one.read, one.accepted, one.read - one.accepted, one.rows)
-            rows.append([one.opened.source.path, *(f"{count:,}" for count in counts)])
+            rows.append([one.opened.source.name, *(f"{count:,}" for count in counts)])
         out.print(table(None, ("source", "read", "accepted", "rejected", "rows in the set"), rows), "")
     out.print(table(None, ("records", ""), _counts(report)), "")
     for name, statistics in report.sets.items():
@@ -49,7 +49,7 @@ def print_report(report: PrepareReport, options: Options) -> None:
     for one in report.sources:
         if one.accepted and not one.with_images:
             out.print(
-                f"WARNING  no record of {one.opened.source.path} has an image: text only", markup=False, style="bold"
+                f"WARNING  no record of {one.opened.source.name} has an image: text only", markup=False, style="bold"
             )
     out.print(
         f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
@@ -71,7 +71,7 @@ def as_json(report: PrepareReport) -> str:
         "rejected_by_reason": report.rejected_by_reason,
         "sources": [
             {
-                "path": one.opened.source.path,
+                "path": one.opened.source.name,
                 "detected": one.opened.detected,
                 "read": one.read,
                 "accepted": one.accepted,

@@ -251,7 +251,7 @@ class Gathering:
         if rows and not total:
             raise UsageError(
                 f"none of the {len(rows):,} records of this source would be drawn",
-                where=source.opened.source.path,
+                where=source.opened.source.name,
                 hint="raise its weight, or remove the source",
             )
         for at, drawn in zip(rows, selection.draw(len(rows), total, f"{self.options.seed} {index}"), strict=True):

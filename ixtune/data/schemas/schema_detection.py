@@ -44,7 +44,7 @@ def schema_of(records: Sequence[Mapping[str, Any]], source: Source) -> tuple[Sch
     if in_conversations:
         return _schema_of_conversations(in_conversations, source)
     if len(records) == 1 and _is_around_records(records[0]):
-        raise one_object(dict(records[0]), source.path)
+        raise one_object(dict(records[0]), source.name)
     return Schema.COLUMNS, f"records have neither `{conversation.FIELD}` nor `{messages.FIELD}`"
 
 
@@ -147,7 +147,7 @@ def _is_around_records(record: Mapping[str, Any]) -> bool:
 def _contradiction(found: str, candidates: Sequence[Schema], source: Source) -> UsageError:
     return UsageError(
         f"the format is ambiguous: {found}",
-        where=source.path,
+        where=source.name,
         hint=f"choose it with {formats(candidates)}, or pass each kind of record as a separate source",
     )
 

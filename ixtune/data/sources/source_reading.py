@@ -127,7 +127,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
         if key is not None and source.question is None and container is Container.BESIDE:
             raise UsageError(
                 "there is a file next to each image, but no question",
-                where=source.path,
+                where=source.name,
                 hint='pass one, and the fields of the file are its answer: --question "Extract all fields as JSON."',
                 notes=[f"fields found: {', '.join(map(repr, _names(records)))}"],
             )
@@ -220,7 +220,7 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
     if wrong:
         raise UsageError(
             wrong[0],
-            where=source.path,
+            where=source.name,
             hint="name the fields, e.g. --columns image=image_path",
             notes=[*wrong[1:], f"fields found: {', '.join(map(repr, names)) or 'none'}"],
         )
@@ -350,17 +350,17 @@ def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Contai
             first = fault.found if fault else shown(value)
         if fault is not None and fault.reason is Reason.NOT_UTF8 and encoding_open:
             raise UsageError(
-                f"the table is not in UTF-8: {fault.found}", where=f"{source.path}, {entry.place}", hint=NOT_UTF8_HINT
+                f"the table is not in UTF-8: {fault.found}", where=f"{source.name}, {entry.place}", hint=NOT_UTF8_HINT
             )
         if entry.position > PEEK_BYTES and records:
             break
     if not seen:
-        raise IxtuneError("the source holds no record", where=source.path, hint="pass a source with records")
+        raise IxtuneError("the source holds no record", where=source.name, hint="pass a source with records")
     if not records:
         what = "the first entry is not a record" if seen == 1 else f"none of the first {seen} entries is a record"
         raise UsageError(
             f"{what}: {first}",
-            where=source.path,
+            where=source.name,
             hint="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
         )
     return records
