@@ -36,7 +36,7 @@ class MemoryPlan:
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
-        device, main = ("GPU", "main memory") if self.on_gpu else ("memory", "memory")
+        device, main = ("GPU", "main memory") if self.on_gpu else ("memory", "")
         return [
             f"{device:<11}  {_gib(self.weights)} weights, up to {_gib(self.prefixes)} of recent images, "
             f"up to {_gib(self.running)} of running answers",
