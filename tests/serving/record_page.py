@@ -1,8 +1,9 @@
 """Record docs/images/serve.png: the page of a real server that answers about one image.
 
-python tests/serving/record_page.py RUN IMAGE QUESTION docs/images/serve.png
+python tests/serving/record_page.py RUN IMAGE QUESTION SCHEMA docs/images/serve.png
 
-RUN is a run folder, such as runs/handwritten-forms/run of examples/handwritten-forms/run.py, IMAGE a held-out image.
+RUN is a run folder, such as runs/handwritten-forms/run of examples/handwritten-forms/run.py; SCHEMA is the file of the
+JSON schema that the answers follow.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-SIZE = (1180, 640)
+SIZE = (1180, 690)
 SECONDS = 300
+FORM = "document.querySelector('#form').value = 'json_schema'; document.querySelector('#schema').value = arguments[0]"
 ANSWERED = "return document.querySelector('.exchange') && !document.querySelector('.answer[aria-busy]')"
 
 
-def main(run: str, image: str, question: str, out: str) -> None:
+def main(run: str, image: str, question: str, schema: str, out: str) -> None:
     """Start a server, ask, and take the picture."""
     command = [sys.executable, "-m", "ixtune", "serve", "--adapter", f"forms={run}", "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -38,6 +40,7 @@ def main(run: str, image: str, question: str, out: str) -> None:
             wait.until(lambda one: one.execute_script("return !document.querySelector('main').hidden"))
             page.find_element("id", "files").send_keys(str(Path(image).resolve()))
             wait.until(lambda one: one.execute_script("return document.querySelector('.view') !== null"))
+            page.execute_script(FORM, Path(schema).read_text(encoding="utf-8"))
             page.find_element("id", "question").send_keys(question, Keys.ENTER)
             wait.until(lambda one: one.execute_script(ANSWERED))
             page.execute_script("document.activeElement.blur(); document.querySelector('#history').hidden = true")
