@@ -165,6 +165,7 @@ def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of itself
 def test_flex_attention_is_given_a_mask_of_blocks() -> None:
     """Forward only: flex has no backward pass on a CPU. It is compiled, which takes half a minute."""
