@@ -21,7 +21,7 @@ SMOKE = """
 import sys, importlib.util
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
-import cells, fonts, stages, tower, train
+import cells, fonts, measure, stages, tower, train
 spec = importlib.util.find_spec("font_lato")
 files = [Path(spec.origin).parent / "files" / "Lato-Regular.ttf"]
 fonts.find = lambda unseen=False: files
@@ -37,6 +37,12 @@ cells.cells(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 2, 1)  # resumes from the checkpoint
 train.export(out, out / "base")
+found = [measure.measure(out / "base", 1, quantize=quantize) for quantize in (False, True)]
+(out / "card.md").write_text(measure.card(out / "base", *found, 1))
+model, _ = measure.load_base(out / "base", quantize=False, dtype=train.torch.float32)
+trained, written = train.configuration(0.02), model.config
+for name in ("rope_parameters", "hidden_size", "num_attention_heads", "num_key_value_heads", "plora"):
+    assert getattr(trained, name) == getattr(written, name), name
 """
 
 
@@ -67,5 +73,7 @@ def test_the_script_that_made_it_runs_every_stage(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "read 2 unseen fonts: " in done.stdout
+    card = (tmp_path / "stages" / "card.md").read_text(encoding="utf-8")
+    assert "| value of a named field | 0.000 [0.000, 0.793] |" in card
     model, _ = load_base(tmp_path / "stages" / "base", quantize=False, dtype=torch.float32)
     assert model.config.vocab_size == 354

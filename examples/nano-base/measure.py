@@ -18,7 +18,7 @@ import fonts
 import pages
 import torch
 
-from ixtune.answering.answerer import Answerer, answer_all
+from ixtune.answering.answerer import Answerer
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
 from ixtune.data.images.pixels import crops as cut
@@ -96,10 +96,13 @@ def measure(base: Path, count: int, quantize: bool) -> dict[tuple[str, bool, boo
             if boxed and kind != "field":
                 continue
             prompts, references, crops = questions(kind, boxed, unseen, count)
-
             longest = max(len(reference) for reference in references) + 8
-            said = answer_all(Answerer(model, tokenizer, Pages(crops), Settings(longest)), prompts, 12)
-            answers = [answer.text for answer in said]
+            answerer = Answerer(model, tokenizer, Pages(crops), Settings(longest))
+            answers = [""] * len(prompts)
+            for chosen in answerer.batches(prompts, 12):
+                said = answerer.answer([prompts[index] for index in chosen])
+                for index, answer in zip(chosen, said, strict=True):
+                    answers[index] = answer.text
             parts = [exact_match(Case(a, (r,))) for a, r in zip(answers, references, strict=True)]
             found[kind, boxed, unseen] = interval(parts, range(len(prompts)))
             print(kind, boxed, unseen, found[kind, boxed, unseen], answers[:4], references[:4], flush=True)

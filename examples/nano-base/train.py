@@ -62,7 +62,7 @@ def export(out: Path, base: Path, vocabulary: Path = VOCABULARY) -> None:
         "plora": config.plora,
         "rms_norm_eps": 1e-5,
         "rope_scaling": None,
-        "rope_theta": 1000000,
+        "rope_theta": config.rope_parameters["rope_theta"],
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
         "use_cache": False,
