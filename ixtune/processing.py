@@ -73,14 +73,14 @@ class IXC2Tokenizer(PreTrainedTokenizer):
         """Return the ids by piece."""
         return {self.pieces.id_to_piece(index): index for index in range(self.vocab_size)}
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Convert a text to pieces; image positions are split off first, since transformers looks at each character."""
         pieces: list[str] = []
         for run in _PLACEHOLDERS.split(text):
             if run.startswith(PLACEHOLDER):
                 pieces += [PLACEHOLDER] * (len(run) // len(PLACEHOLDER))
             elif run:
-                pieces += super().tokenize(run, **kwargs)  # type: ignore[no-untyped-call]
+                pieces += super().tokenize(run, **kwargs)
         return pieces
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -296,7 +296,8 @@ class IXC2Processor(ProcessorMixin):
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """Return the placeholder once for each position of an image."""
         rows, cols = (int(side) for side in image_inputs["grids"][image_idx])
-        return PLACEHOLDER * self.image_processor.member.tokens(rows, cols)
+        tokens: int = self.image_processor.member.tokens(rows, cols)
+        return PLACEHOLDER * tokens
 
     def batch_decode(self, ids: Any, inputs: Any = None, **kwargs: Any) -> list[str]:
         """Decode rows of ids as the tokenizer does; with `inputs`, decode the answers alone.

@@ -107,7 +107,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             assert input_ids is not None
             return input_ids == self.config.image_token_id
         token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-        return (inputs_embeds == self.model.tok_embeddings(token)).all(dim=-1)
+        found: torch.Tensor = (inputs_embeds == self.model.tok_embeddings(token)).all(dim=-1)
+        return found
 
     def embed(
         self,
@@ -262,7 +263,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
@@ -319,6 +320,8 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
 class _Headless(nn.Module):
     """The network up to its hidden states, images included. It holds no parameters itself."""
+
+    whole: IXC2ForCausalLM
 
     def __init__(self, model: IXC2ForCausalLM) -> None:
         super().__init__()
