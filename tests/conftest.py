@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,6 +17,9 @@ if not os.environ.get("IXTUNE_GPU_TESTS"):
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub library when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile("untimed", deadline=None)  # on a loaded machine, single examples took more than 200 ms
+settings.load_profile("untimed")
 
 
 # The files that take longest, by seconds. A file stays with one process of several, for its fixtures' sake, and these
