@@ -1,4 +1,4 @@
-"""Every kind of adapter a recipe can ask for, on the small base, and what its tests share."""
+"""Build every kind of adapter on the small base, for the tests of adapters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def section(kind: str, **changes: Any) -> AdapterSection:
 
 
 def stir(model: torch.nn.Module, size: float = 0.05) -> None:
-    """Give every trained tensor an effect: while LoRA's B is zero, nothing but B gets a gradient."""
+    """Make every trained tensor non-zero: while LoRA's B is zero, only B gets a gradient."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, parameter in attach.trainable(model):
@@ -44,7 +44,7 @@ def stir(model: torch.nn.Module, size: float = 0.05) -> None:
 
 
 def image_batch() -> dict[str, Any]:
-    """One record with an image of one crop, as the model takes it."""
+    """Return the model inputs of one record with an image of one crop."""
     crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return {"input_ids": torch.tensor([[1, 5, 6, *[0] * 313, 7, 8, 9]]), "crops": crops, "grids": [(1, 1)]}
 

@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of the pages that ixtune writes."""
+"""Run headless Chromium for tests of the HTML pages that ixtune writes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _FLAGS = (
 
 
 def missing() -> str | None:
-    """Why there is no browser to test with, or None."""
+    """Return why no browser is available for tests, or None."""
     absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{' and '.join(absent)} not installed (Debian: chromium, chromium-driver)" if absent else None
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Chrome]:
-    """A browser with the new folder `profile`, which logs what pages ask for; see `requests` and `problems`."""
+    """Start a browser with the new folder `profile` that logs requests; see `requests` and `problems`."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
@@ -50,7 +50,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 
 def show(browser: Chrome, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-    """Open a file or an address at a size and in a colour scheme; what was logged before is forgotten."""
+    """Open a file or URL at a size and in a color scheme, and clear the log."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -68,7 +68,7 @@ def problems(browser: Chrome) -> list[str]:
 
 
 def requests(browser: Chrome) -> list[str]:
-    """The addresses that have been asked for since the page was opened, `data:` left out."""
+    """Return the URLs requested since the page was opened, except `data:` URLs."""
     messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
     sent = (one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent")
     return [address for address in sent if not address.startswith("data:")]

@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, one thread, and the folder of the fixtures."""
+"""Configure all tests: no network, one thread, and the folder of golden fixtures."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """See LONGEST."""
+    """Run the files in LONGEST first."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
-    """Sums of floats do not depend on the machine's cores; tests without torch do not pay for its import."""
+    """Use one thread, so that float sums do not depend on the cores; do not import torch for tests without it."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The reference's outputs; IXTUNE_GOLDEN names another copy of them."""
+    """Return the folder of reference outputs; IXTUNE_GOLDEN overrides it."""
     return Path(os.environ.get("IXTUNE_GOLDEN") or ROOT / "tests" / "fixtures" / "golden")
 
 
 @pytest.fixture(scope="session")
 def released_tokenizer() -> Path:
-    """The released model's tokenizer.model, which is too large and not ours to carry along."""
+    """Return the released tokenizer.model, which is too large and not ours to redistribute."""
     default = ROOT.parent / "shared" / "tokenizer" / "tokenizer.model"
     path = Path(os.environ.get("IXTUNE_TOKENIZER") or default)
     if not path.is_file():
@@ -63,7 +63,7 @@ def released_tokenizer() -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random base in the original format."""
+    """Return a small random base in the original format."""
     from small_base import write_small_base  # imports torch, which tests without a model do not pay for
 
     return write_small_base(tmp_path_factory.mktemp("small") / "base")

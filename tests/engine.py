@@ -1,4 +1,4 @@
-"""A small training set with and without images, and the real trainer on it, in this process."""
+"""Provide a small training set with and without images, and the real trainer on it, in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXACT = ("adapter.dropout=0", "adapter.quantize=none", "adapter.rank=16", "adapt
 
 
 def mixed_set(folder: Path) -> Path:
-    """Prepared: two records with an image, one that asks for a token or two, one for some two hundred, one between."""
+    """Prepare two image records, and text records with one or two, about two hundred, and some supervised tokens."""
     images = write_records(folder / "pictures", 2)
     entries = [entry("short", "Say one", "1"), entry("long", "Say much", LONG), entry("middle", "Say some", LONG[:60])]
     text = write_source(folder / "text", entries)
@@ -44,7 +44,7 @@ def mixed_set(folder: Path) -> Path:
 def make_trainer(
     folder: Path, training_set: TrainingSet, packs: Sequence[Sequence[int]], *changes: str
 ) -> AdapterTrainer:
-    """The trainer as a run makes it, on packs that are given; one step, without dropout, unless changed."""
+    """Return the trainer of a run on the given packs: one step, no dropout, unless changed."""
     path = write_recipe(folder / "recipe.yaml", training_set.sets[0].root, folder / "run")
     recipe = recipes.load(path, ("adapter.dropout=0", "training.max_steps=1", *changes))
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def make_trainer(
 
 
 def stir(model: torch.nn.Module, seed: int = 1) -> None:
-    """Give every LoRA B values: while they are zero, no gradient reaches A."""
+    """Fill every LoRA B: while B is zero, no gradient reaches A."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in attach.trainable(model):
@@ -73,23 +73,23 @@ def stir(model: torch.nn.Module, seed: int = 1) -> None:
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradients of each optimizer step, unclipped where the norm allowed is large."""
+    """Record the gradients of each optimizer step (unclipped if max_grad_norm is large)."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Copy them in double precision."""
+        """Copy the gradients in double precision."""
         self.steps.append(gradients(model))
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The gradient of each trained tensor that has one."""
+    """Return the gradient of each trained tensor that has one."""
     return {name: p.grad.double() for name, p in attach.trainable(model) if p.grad is not None}
 
 
 def distance(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """The largest relative difference by norm of any tensor; the same tensors must have a gradient."""
+    """Return the largest relative difference by norm over all tensors; both must have the same tensors."""
     assert found.keys() == wanted.keys()
     assert all(tensor.norm() > 0 for tensor in wanted.values()), "nothing to compare"
     return max(float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in wanted.items())

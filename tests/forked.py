@@ -1,4 +1,4 @@
-"""The command line in forked processes: real signals and exit codes, without seconds of imports for each process."""
+"""Run the command line in forked processes: real signals and exit codes, without importing libraries each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint with the released 7B's 942 names and shapes that takes no space: real headers, sparse values.
+"""Write a checkpoint with the 942 names and shapes of the released 7B as sparse files, with real headers.
 
 A hole in a file reads as zeros. What is shown with it is honest for names, shapes, sizes and offsets, not for values.
 """
@@ -19,7 +19,7 @@ NBYTES = 17_194_999_808  # MODEL.md 1.1
 
 
 def write_full_size_base(folder: Path) -> Path:
-    """Two sparse safetensors files of 17.2 GB together, an index, and the released config.json."""
+    """Write two sparse safetensors files of 17.2 GB in total, an index, and the released config.json."""
     folder.mkdir(parents=True)
     shapes = list(tensor_shapes(Sizes()).items())
     halves = (shapes[:FIRST_SHARD_TENSORS], shapes[FIRST_SHARD_TENSORS:])
@@ -36,7 +36,7 @@ def write_full_size_base(folder: Path) -> Path:
 
 
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of bf16 zeros, none of which is stored."""
+    """Write a sparse safetensors file of bf16 zeros."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():

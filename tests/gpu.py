@@ -1,4 +1,4 @@
-"""Tests that need a GPU: `make gpu` runs them, all others leave the GPU alone (see conftest.py)."""
+"""Mark tests that need a GPU: `make gpu` runs them, all others do not use it (see conftest.py)."""
 
 from __future__ import annotations
 

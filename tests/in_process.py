@@ -1,4 +1,4 @@
-"""Run the command line in this process, which has torch loaded already and so saves seconds."""
+"""Run the command line in this process, where torch is already loaded."""
 
 from __future__ import annotations
 

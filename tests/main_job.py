@@ -1,4 +1,4 @@
-"""A small set of printed numbers and a run of the real command line, shared by the tests of the main job."""
+"""Provide a small set of printed numbers and runs of the real command line for tests of training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ixtune(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProce
 
 
 def write_records(folder: Path, count: int, multiple: int = 7) -> Path:
-    """`count` images with a printed number each, and data.json in the official form."""
+    """Write `count` images with a printed number each, and data.json in the official format."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(count):
@@ -76,26 +76,26 @@ def write_recipe(path: Path, data: Path, output: Path) -> Path:
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
-    """(step, loss, gradient norm) of every line of metrics.jsonl."""
+    """Return (step, loss, gradient norm) of every line of metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
 
 
 def counters(run: Path) -> list[tuple[int, int]]:
-    """(tokens, supervised tokens) so far, of every step."""
+    """Return the cumulative (tokens, supervised tokens) of every step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["tokens"], line["supervised_tokens"]) for line in lines if "loss" in line]
 
 
 def kill_once(arguments: list[str], due: Callable[[], bool]) -> None:
-    """Start a command, and kill it as soon as something is so."""
+    """Start a command, and kill it as soon as a condition holds."""
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment()) as started:
         wait_until(started, due)
         started.kill()
 
 
 def kill_in_a_save(arguments: list[str], run: Path) -> str:
-    """Start a training and kill it while a checkpoint is half written: the name it would have had.
+    """Kill a training while it writes a checkpoint; return the name of that checkpoint.
 
     A stopped process writes nothing, so what is seen then is what is left after the kill.
     """
@@ -120,6 +120,6 @@ def wait_until(started: subprocess.Popen[bytes], due: Callable[[], bool]) -> Non
 
 
 def _half_saved(run: Path) -> list[str]:
-    """Checkpoints of which a partial folder exists, of this process or of a dead one."""
+    """Return the checkpoints that have a partial folder, of this process or of a dead one."""
     names = os.listdir(run) if run.exists() else []
     return [name[1:].split(".partial-")[0] for name in names if name.startswith(".checkpoint-") and ".partial-" in name]

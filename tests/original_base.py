@@ -1,4 +1,4 @@
-"""A small base in the form of the original on the hub: with a tokenizer, a license, and code that must never run."""
+"""Write a small base as the original is on the hub: with a tokenizer, a license, and code that must never run."""
 
 from __future__ import annotations
 

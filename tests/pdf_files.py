@@ -1,4 +1,4 @@
-"""Small PDF files for tests, written by hand: each page has its own size, and a black square as large as its number."""
+"""Write small PDF files for tests: each page has its own size, and a black square that grows with its number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ENCRYPTION = f"<< /Filter /Standard /V 1 /R 2 /O <{'ab' * 32}> /U <{'cd' * 32}>
 
 
 def pdf(*sizes: tuple[float, float], encrypted: bool = False) -> bytes:
-    """A PDF with a page of each size in points."""
+    """Return a PDF with one page per size in points."""
     kids = " ".join(f"{3 + 2 * at} 0 R" for at in range(len(sizes)))
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(sizes)} >>"]
     for number, (width, height) in enumerate(sizes, start=1):

@@ -1,4 +1,4 @@
-"""Prepared sets as older versions of ixtune wrote them."""
+"""Write prepared sets in the formats of older ixtune versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources for tests: records as JSON, and images for them to show."""
+"""Write sources for tests: records as JSON, and their images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from PIL import Image, ImageDraw
 
 
 def entry(name: str | int, *values: str, image: Any = ()) -> dict[str, Any]:
-    """A record as it stands in a source, its turns from user and assistant by turns."""
+    """Return a record of a source, with alternating turns of user and assistant."""
     turns = [{"from": ("user", "assistant")[n % 2], "value": value} for n, value in enumerate(values)]
     image = list(image) if isinstance(image, tuple) else image
     return {"id": name, "image": image, "conversations": turns}
 
 
 def shown(name: str | int, image: str = "a.png") -> dict[str, Any]:
-    """A good record with one image."""
+    """Return a valid record with one image."""
     return entry(name, "<ImageHere>What is the total?", "42.50", image=[image])
 
 
 def write_source(folder: Path, entries: Any, name: str = "source.json") -> Path:
-    """A source with its records beginning on lines of their own."""
+    """Write a source in which each record starts on its own line."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
@@ -31,7 +31,7 @@ def write_source(folder: Path, entries: Any, name: str = "source.json") -> Path:
 
 
 def write_image(path: Path, width: int = 60, height: int = 40) -> Path:
-    """An image in which no two neighbouring pixels are equal."""
+    """Write an image in which no two neighboring pixels are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     red = Image.linear_gradient("L").resize((width, height))
     Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red)).save(path)
@@ -39,7 +39,7 @@ def write_image(path: Path, width: int = 60, height: int = 40) -> Path:
 
 
 def draw_page(seed: int) -> Image.Image:
-    """Lines of words, as boxes of random width."""
+    """Draw lines of words as boxes of random width."""
     some = random.Random(seed)
     image = Image.new("L", (500, 700), 255)
     draw = ImageDraw.Draw(image)

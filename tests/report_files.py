@@ -1,4 +1,4 @@
-"""A run folder and an evaluation as `ixtune train` and `ixtune evaluate` leave them, small and with known figures."""
+"""Write a small run folder and evaluation, as `ixtune train` and `ixtune evaluate` do, with known figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = ((640, 400), (330, 300))
 
 
 def write_run(folder: Path, **overrides: Any) -> Path:
-    """A finished run of 20 steps; `overrides` are keys of its training section."""
+    """Write a finished run of 20 steps; `overrides` are keys of its training section."""
     (folder / "adapter").mkdir(parents=True)
     training = {"max_steps": 20, "learning_rate": 1e-3, **overrides}
     recipe = {"base": "nano", "data": {"train": str(folder / "no-set")}, "training": training, "output": str(folder)}
@@ -38,7 +38,7 @@ def write_run(folder: Path, **overrides: Any) -> Path:
 
 
 def evaluation(images: Path, *, blind: float = 0.1, hostile: bool = False) -> dict[str, Any]:
-    """40 answers: the base is right in 5, the adapter in 30, of which it loses 1 that the base had."""
+    """Return 40 answers: the base is right in 5, the adapter in 30, with 1 regression."""
     images.mkdir(parents=True, exist_ok=True)
     for width, height in SIZES:
         Image.effect_noise((width, height), 60).convert("RGB").save(images / f"{width}.png")
@@ -105,7 +105,7 @@ def evaluation(images: Path, *, blind: float = 0.1, hostile: bool = False) -> di
 
 
 def write_evaluation(path: Path, **options: Any) -> Path:
-    """The file of `evaluation`, its images beside it."""
+    """Write the file of `evaluation` with its images next to it."""
     content = evaluation(path.parent / "pictures", **options)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""A real server on loopback, in a thread of this process: the nano base and two adapters on it."""
+"""Run a real server on loopback in a thread of this process: the nano base with two adapters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Served:
 
 
 def save_adapter(folder: Path, kind: str, size: float) -> Path:
-    """An adapter on the nano base whose tensors are random; `size` says how far it is from the base."""
+    """An adapter on the nano base with random tensors; `size` sets the distance from the base."""
     base = resolve("nano")
     model, _ = load_base(base, quantize=False, dtype=torch.float32)
     wrapped = attach.attach(model, section(kind, rank=2))

@@ -1,4 +1,4 @@
-"""A small random checkpoint in the original form, and the released config.json."""
+"""Write a small random checkpoint in the original format, and provide the released config.json."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SMALL = {
 
 
 def small_model(seed: int = 0) -> IXC2ForCausalLM:
-    """Random everywhere, PLoRA's B included, so that nothing is zero by accident."""
+    """Return a model with random weights, also in PLoRA's B, so that nothing is zero by accident."""
     torch.manual_seed(seed)
     settings = {k: v for k, v in {**RELEASED_CONFIG, **SMALL}.items() if k not in ("architectures", "auto_map")}
     model = IXC2ForCausalLM(IXC2Config.from_dict(settings))
@@ -77,7 +77,7 @@ def small_model(seed: int = 0) -> IXC2ForCausalLM:
 
 
 def write_small_base(folder: Path) -> Path:
-    """A folder in the original form: released config keys, original names, one safetensors file."""
+    """Write a folder in the original format: released config keys, original names, one safetensors file."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {to_original_name(name): tensor.clone() for name, tensor in small_model().state_dict().items()}
     save_file(state, folder / "model.safetensors")

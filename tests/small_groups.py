@@ -1,4 +1,4 @@
-"""Rows of a prepared set with common prefixes, for `small_base.small_model`, with images made up from their names."""
+"""Build rows with common prefixes for `small_base.small_model`, with images generated from their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = (1, 1)
 
 
 class Pixels(ImageSource):
-    """Random crops, the same ones for each name."""
+    """Return random crops, always the same for a name."""
 
     def __init__(self, cache_for: Any = None) -> None:
         super().__init__(files=None, cache_for=cache_for)  # type: ignore[arg-type] # no file is read

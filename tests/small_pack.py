@@ -1,4 +1,4 @@
-"""Packs for `small_base.small_model`, without prepared data: the batch of several records, images among them."""
+"""Build packs for `small_base.small_model` without prepared data: batches of several records with images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDS: list[tuple[int, list[Grid]]] = [(9, []), (6, [(1, 1)]), (14, []), (5, [
 
 
 def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 0) -> dict[str, Any]:
-    """A batch as the collator makes it; each record is its images, then words, of which the last three are asked.
+    """Return a batch as from the collator; each record has images, then words, the last three supervised.
 
     What a record holds depends on the seed and its shape only, not on its neighbors.
     """
@@ -47,7 +47,7 @@ def small_pack(records: Sequence[tuple[int, list[Grid]]] = RECORDS, seed: int = 
 
 
 def small_adapter(dropout: float = 0.0, **settings: Any) -> PeftModel:
-    """The small model in training, with LoRA on all five linears that is no longer zero, and the projector trained."""
+    """Return the small model in training mode, with non-zero LoRA on all five linears and a trained projector."""
     model = small_model()
     model.set_attn_implementation("segments")
     settings = {"target_modules": TARGETS, "modules_to_save": ["vision_proj"], **settings}
@@ -62,7 +62,7 @@ def small_adapter(dropout: float = 0.0, **settings: Any) -> PeftModel:
 
 
 def take_step(model: torch.nn.Module, batch: dict[str, Any], items: int | None = None, seed: int = 2) -> torch.Tensor:
-    """Forward and backward with fixed draws of dropout: the loss."""
+    """Run forward and backward with a fixed dropout seed; return the loss."""
     torch.manual_seed(seed)
     loss = model(**batch, use_cache=False, num_items_in_batch=items or len(batch["supervised"][0])).loss
     loss.backward()
@@ -70,7 +70,7 @@ def take_step(model: torch.nn.Module, batch: dict[str, Any], items: int | None =
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Of every trained tensor; taken out."""
+    """Return the gradient of every trained tensor, and clear it."""
     found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
     for parameter in model.parameters():
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""A small sentencepiece vocabulary with the pieces of the chat template, trained in a tenth of a second."""
+"""Train a small sentencepiece vocabulary with the tokens of the chat template, in a tenth of a second."""
 
 from __future__ import annotations
 

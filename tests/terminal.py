@@ -19,7 +19,7 @@ COLOURS = tuple(f"{ESCAPE}{code}" for code in ("3", "4", "9", "0;3", "1;3"))
 def on_terminal(
     command: Sequence[str], *, typed: str = "", deadline_s: float = 120.0, cwd: Path | None = None, **variables: str
 ) -> tuple[int, str]:
-    """(exit code, everything that was shown) of a command whose three streams are a terminal.
+    """Return (exit code, output) of a command whose three streams are a terminal.
 
     Args:
         command: what to run.
@@ -52,5 +52,5 @@ def on_terminal(
 
 
 def has_colour(shown: str) -> bool:
-    """Whether anything in it sets a colour."""
+    """Return whether the text contains a color escape sequence."""
     return any(start in shown for start in COLOURS)

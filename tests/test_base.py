@@ -23,7 +23,7 @@ def index(folder: Path, *shards: str, form: str = "pytorch_model.bin") -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache of our own."""
+    """Return an empty temporary hub cache."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -47,12 +47,12 @@ def cached_snapshot(cache: Path, *names: str) -> Path:
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors"])
-def test_a_folder_with_every_part_is_a_base(tmp_path: Path, weights: str):
+def test_a_folder_with_all_parts_is_a_base(tmp_path: Path, weights: str):
     folder = checkpoint(tmp_path / "base", "config.json", "tokenizer.model", weights)
     assert base.resolve(str(folder)) == folder
 
 
-def test_a_tilde_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tilde_expands_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     checkpoint(tmp_path / "base")
     assert base.resolve("~/base") == tmp_path / "base"
@@ -73,7 +73,7 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path: Path, monkeypat
         (["config.json", "tokenizer.model"], ["weights"]),
     ],
 )
-def test_a_folder_that_is_no_checkpoint_is_told_what_it_lacks(tmp_path: Path, present: list[str], missing: list[str]):
+def test_an_incomplete_checkpoint_reports_what_is_missing(tmp_path: Path, present: list[str], missing: list[str]):
     folder = checkpoint(tmp_path / "base", *present)
     with pytest.raises(IxtuneError, match="not a complete base") as caught:
         base.resolve(str(folder))
@@ -83,14 +83,14 @@ def test_a_folder_that_is_no_checkpoint_is_told_what_it_lacks(tmp_path: Path, pr
     assert not any(name in message for name in present)
 
 
-def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path):
+def test_a_shard_named_in_the_index_must_exist(tmp_path: Path):
     folder = checkpoint(tmp_path / "base", "config.json", "tokenizer.model", "a.bin")
     index(folder, "a.bin", "b.bin", "b.bin")
     with pytest.raises(IxtuneError, match=r"missing b\.bin"):
         base.resolve(str(folder))
 
 
-def test_one_complete_form_is_enough(tmp_path: Path):
+def test_one_complete_format_is_enough(tmp_path: Path):
     folder = checkpoint(tmp_path / "base", "config.json", "tokenizer.model", "a.safetensors")
     index(folder, "a.bin", "b.bin")
     index(folder, "a.safetensors", form="model.safetensors")
@@ -106,20 +106,20 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path: Path, shard: str):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "\xff"])
-def test_a_damaged_index_is_named(tmp_path: Path, content: str):
+def test_a_damaged_index_is_reported(tmp_path: Path, content: str):
     folder = checkpoint(tmp_path / "base", "config.json", "tokenizer.model")
     (folder / "model.safetensors.index.json").write_text(content, encoding="latin-1")
     with pytest.raises(IxtuneError, match=r"index of the weights cannot be read.*index\.json"):
         base.resolve(str(folder))
 
 
-def test_a_file_is_no_base(tmp_path: Path):
+def test_a_file_is_not_a_base(tmp_path: Path):
     (tmp_path / "model.bin").touch()
     with pytest.raises(IxtuneError, match="not a folder"):
         base.resolve(str(tmp_path / "model.bin"))
 
 
-def test_an_adapter_is_no_base(tmp_path: Path):
+def test_an_adapter_is_not_a_base(tmp_path: Path):
     folder = checkpoint(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors")
     with pytest.raises(IxtuneError, match="an adapter, not a base") as caught:
         base.resolve(str(folder))
@@ -130,20 +130,20 @@ def test_an_adapter_is_no_base(tmp_path: Path):
 @pytest.mark.parametrize(
     "name", ["", "nothing", "./no/such", "../owner", "../../owner/name", "a/b/c", "owner/..", "/no"]
 )
-def test_what_is_neither_folder_nor_hub_id_is_refused_without_a_request(name: str):
+def test_an_invalid_base_name_is_refused_without_a_request(name: str):
     with pytest.raises(IxtuneError, match="no such base folder|not a folder|not a complete base"):
         base.resolve(name)
 
 
 @pytest.mark.usefixtures("no_network", "cache")
-def test_offline_a_hub_id_that_is_not_cached_is_refused_with_both_ways_out():
+def test_offline_an_uncached_hub_id_is_refused_with_both_remedies():
     with pytest.raises(IxtuneError, match="not a folder, and not complete in the hub cache: owner/name") as caught:
         base.resolve("owner/name")
     assert "HF_HUB_OFFLINE" in caught.value.hint
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_complete_snapshot_of_the_cache_is_used_without_a_request(cache: Path):
+def test_a_complete_cached_snapshot_is_used_without_a_request(cache: Path):
     folder = cached_snapshot(cache)
     assert base.resolve("owner/name") == folder
 
@@ -156,7 +156,7 @@ def test_offline_an_interrupted_download_is_not_taken_for_a_base(cache: Path):
 
 
 class FakeHub:
-    """snapshot_download of a hub that answers with one exception, or a folder."""
+    """Fake snapshot_download: raise an exception, or return a folder."""
 
     def __init__(self, answer: Exception | Path) -> None:
         self.answer = answer
@@ -207,26 +207,26 @@ def hub_error(kind: str) -> Exception:
         ("HfHubHTTPError", "owner/name could not be downloaded"),
     ],
 )
-def test_what_the_hub_refuses_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, kind: str, told: str):
+def test_a_hub_refusal_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, kind: str, told: str):
     online(monkeypatch, hub_error(kind))
     with pytest.raises(IxtuneError, match=told) as caught:
         base.resolve("owner/name")
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_connection_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_connection_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch):
     online(monkeypatch, RuntimeError("peer closed\nlong story"))
     with pytest.raises(IxtuneError, match="could not be downloaded: peer closed"):
         base.resolve("owner/name")
 
 
-def test_a_full_disk_during_the_download_stays_a_full_disk(monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_during_download_keeps_its_error(monkeypatch: pytest.MonkeyPatch):
     online(monkeypatch, OSError(28, os.strerror(28)))
     with pytest.raises(OSError, match="No space"):
         base.resolve("owner/name")
 
 
-def test_the_tokenizer_of_the_embedded_base_lies_with_it():
+def test_the_embedded_base_includes_its_tokenizer():
     assert base.resolve_tokenizer("nano") == base.resolve("nano")
 
 
@@ -244,7 +244,7 @@ def test_a_folder_with_a_tokenizer_is_enough_to_prepare(tmp_path: Path):
         (["adapter_config.json", "adapter_model.safetensors"], "an adapter, not a base"),
     ],
 )
-def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path, present: list[str], told: str):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, present: list[str], told: str):
     folder = checkpoint(tmp_path / "base", *present)
     with pytest.raises(IxtuneError, match=told) as caught:
         base.resolve_tokenizer(str(folder))
@@ -254,7 +254,9 @@ def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path, present: list[s
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["nothing", "../owner", "a/b/c", "tokenizer.model"])
-def test_a_tokenizer_is_looked_for_where_a_base_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_a_tokenizer_is_resolved_by_the_same_rules_as_a_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     (tmp_path / "tokenizer.model").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(IxtuneError, match="no such base folder|not a folder"):
@@ -262,7 +264,7 @@ def test_a_tokenizer_is_looked_for_where_a_base_is(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_cached_tokenizer_is_used_without_a_request_and_is_no_base(cache: Path):
+def test_a_cached_tokenizer_is_used_without_a_request_but_is_no_base(cache: Path):
     folder = cached_snapshot(cache, "tokenizer.model")
     assert base.resolve_tokenizer("owner/name") == folder
     with pytest.raises(IxtuneError, match="not complete in the hub cache"):
@@ -271,7 +273,7 @@ def test_a_cached_tokenizer_is_used_without_a_request_and_is_no_base(cache: Path
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("cached", [[], ["config.json"]])
-def test_offline_a_tokenizer_that_is_not_cached_is_refused_with_both_ways_out(cache: Path, cached: list[str]):
+def test_offline_an_uncached_tokenizer_is_refused_with_both_remedies(cache: Path, cached: list[str]):
     if cached:
         cached_snapshot(cache, *cached)
     with pytest.raises(IxtuneError, match="not a folder, and not complete in the hub cache: owner/name") as caught:
@@ -279,14 +281,14 @@ def test_offline_a_tokenizer_that_is_not_cached_is_refused_with_both_ways_out(ca
     assert "HF_HUB_OFFLINE" in caught.value.hint
 
 
-def test_online_of_a_hub_id_only_the_tokenizer_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_online_only_the_tokenizer_of_a_hub_id_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = checkpoint(tmp_path / "snapshot", "tokenizer.model")
     hub = online(monkeypatch, folder)
     assert base.resolve_tokenizer(base.HUB_ID) == folder
     assert hub.patterns == ["tokenizer.model"]
 
 
-def test_online_a_repository_without_a_tokenizer_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_online_a_repository_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     online(monkeypatch, checkpoint(tmp_path / "snapshot", "README.md"))
     with pytest.raises(IxtuneError, match=r"missing tokenizer\.model"):
         base.resolve_tokenizer("owner/name")
@@ -296,7 +298,7 @@ def test_recipes_are_found_in_the_repository():
     assert (base.shipped("recipes") / "qlora-24gb.yaml").is_file()
 
 
-def test_an_installed_folder_goes_before_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_installed_folder_takes_precedence_over_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "_PACKAGE", tmp_path / "ixtune")
     checkpoint(tmp_path / "examples" / "nano-base" / "base")
     assert base.resolve("nano") == tmp_path / "examples" / "nano-base" / "base"
@@ -304,7 +306,7 @@ def test_an_installed_folder_goes_before_the_repository(tmp_path: Path, monkeypa
     assert base.resolve("nano") == tmp_path / "ixtune" / "_shipped" / "nano"
 
 
-def test_a_broken_installation_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_installation_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "_PACKAGE", tmp_path / "ixtune")
     with pytest.raises(IxtuneError, match="nano folder is missing from this installation"):
         base.resolve("nano")

@@ -1,4 +1,4 @@
-"""transformers' chat template of a processor gives the ids of ours, and takes images as transformers' processors do."""
+"""Test that the processor's chat template gives our ids and accepts images as transformers' processors do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def turns_of(messages: list[dict[str, Any]]) -> list[Turn]:
 
 @settings(max_examples=25, deadline=None)
 @given(conversations(), st.sampled_from([FOUR_KHD, TWO_FIVE]), st.booleans())
-def test_ids_are_those_of_training_and_of_prompts(messages: list[dict[str, Any]], member: Member, asks: bool) -> None:
+def test_ids_match_those_of_training_and_of_prompts(messages: list[dict[str, Any]], member: Member, asks: bool) -> None:
     if asks:
         messages = messages[:-1]
     how = {"add_generation_prompt": asks, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -96,7 +96,7 @@ def test_ids_are_those_of_training_and_of_prompts(messages: list[dict[str, Any]]
     ],
     ids=str,
 )
-def test_what_our_template_refuses_is_refused(messages: list[tuple[Any, str]]) -> None:
+def test_the_jinja_template_refuses_what_the_python_template_refuses(messages: list[tuple[Any, str]]) -> None:
     told = [{"role": role, "content": text} for role, text in messages]
     with pytest.raises(JinjaError):
         processor().apply_chat_template(told, add_generation_prompt=True)
@@ -105,7 +105,7 @@ def test_what_our_template_refuses_is_refused(messages: list[tuple[Any, str]]) -
             encode_prompt([Turn(*one) for one in messages], [1] * ("<Image" in str(messages)), OURS)
 
 
-def test_images_come_in_every_form_of_transformers(tmp_path: Path) -> None:
+def test_images_are_accepted_in_every_form_that_transformers_accepts(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a b.png", 60, 100)
     content = path.read_bytes()
     text = base64.b64encode(content).decode()
@@ -136,7 +136,7 @@ def test_images_come_in_every_form_of_transformers(tmp_path: Path) -> None:
         processor()(images=str(tmp_path / "absent.png"), text="What?")
 
 
-def test_images_are_flat_or_nested_and_texts_of_unequal_length_are_padded_on_either_side() -> None:
+def test_images_may_be_nested_and_unequal_texts_are_padded_on_either_side() -> None:
     wide = PICTURE.resize((300, 60))
     asked = ["a <ImageHere> or <ImageHere>?", "no image", "<ImageHere>and longer words?"]
     flat = processor()(images=[PICTURE, wide, PICTURE], text=asked, padding=True, return_tensors="pt")
@@ -162,7 +162,7 @@ def test_images_are_flat_or_nested_and_texts_of_unequal_length_are_padded_on_eit
     assert len(coarse["input_ids"][0]) < len(processor()(images=PICTURE, text="a")["input_ids"][0])
 
 
-def test_a_rendered_text_is_taken_as_it_is_and_ids_come_back_as_text() -> None:
+def test_a_rendered_text_is_used_unchanged_and_ids_decode_to_text() -> None:
     messages = [{"role": "user", "content": "1 ab"}]
     rendered = processor().apply_chat_template(messages, add_generation_prompt=True)
     ids = processor()(text=rendered)["input_ids"]

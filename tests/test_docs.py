@@ -41,7 +41,7 @@ COMMAND: Any = typer.main.get_command(cli.app)
 
 
 class Block(NamedTuple):
-    """A fenced block of a page."""
+    """Hold a fenced block of a page."""
 
     page: Path
     language: str
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[list[str]]:
-        """Its `ixtune` commands, comments cut off."""
+        """Return its `ixtune` commands, without comments."""
         lines = self.text.splitlines() if self.language in ("", "bash", "console") else []
         return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("ixtune ")]
 
@@ -67,7 +67,7 @@ def all_commands() -> Iterator[tuple[str, list[str]]]:
             yield page.name, text.split("|")[0].split()
 
 
-def test_every_command_and_option_of_the_pages_exists() -> None:
+def test_every_command_and_option_in_the_docs_exists() -> None:
     checked = 0
     for page, words in all_commands():
         if not words[0][0].islower():  # COMMAND stands for any
@@ -98,7 +98,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages speak of: tables with their images, a mix of sources, chats, a receipt, a page."""
+    """Write the files named in the docs: tables with images, a mix of sources, chats, a receipt, a page."""
     folder = tmp_path_factory.mktemp("project")
     rows = [f"{at}.png,How wide is it?,{80 + at}" for at in range(20)]
     for page in RUN:
@@ -133,7 +133,7 @@ def runs_of(page: Path) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.timeout(900)  # a minute alone, several on a machine with other work
-def test_what_the_pages_show_runs_in_their_order(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_in_the_docs_run_in_order(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     done = set()
     for page in RUN:
@@ -156,7 +156,7 @@ def test_what_the_pages_show_runs_in_their_order(project: Path, monkeypatch: pyt
 
 
 def run_python(page: str, code: str) -> None:
-    """Run a block; a comment behind a `print` is what it prints."""
+    """Run a block; compare the output of each `print` with the comment after it."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(code, page, "exec"), {})
@@ -170,25 +170,25 @@ def test_the_readme_is_short() -> None:
     assert len(text.encode()) <= 16_000
 
 
-def test_links_of_the_readme_and_the_contributing_guide_lead_to_files() -> None:
+def test_links_in_readme_and_contributing_point_to_files() -> None:
     """Check links; those between the pages of docs/ are checked by `make docs`."""
     for page in (README, ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (ROOT / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
-def test_the_files_that_the_pages_name_exist() -> None:
+def test_files_named_in_the_docs_exist() -> None:
     for page in PAGES:
         for path in re.findall(r"`((?:ixtune|tests|docs|recipes|examples)/[^`\s]*)`", page.read_text(encoding="utf-8")):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
-def test_the_tables_of_scores_and_benchmarks_name_all_there_are() -> None:
+def test_the_score_and_benchmark_tables_are_complete() -> None:
     text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
     assert set(SCORES) | set(BENCHMARKS) <= set(re.findall(r"`([a-z0-9_]+)`", text))
 
 
-def test_the_table_of_recipes_has_those_that_ship_with_the_figures_of_their_heads() -> None:
+def test_the_recipe_table_matches_the_shipped_recipes_and_their_heads() -> None:
     section = (DOCS / "recipes.md").read_text(encoding="utf-8").partition("## Shipped recipes")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([a-z0-9.-]+)` \| [^|]+ \| ([0-9.]+)", section, re.MULTILINE))
     assert set(rows) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
@@ -197,8 +197,8 @@ def test_the_table_of_recipes_has_those_that_ship_with_the_figures_of_their_head
         assert re.search(rf"fits: {needs} of|, {needs} GiB at most", head), name
 
 
-def test_the_errors_in_troubleshooting_are_those_of_the_code() -> None:
-    """… stands for a value; every piece between two values must be part of one text in the code."""
+def test_the_errors_in_troubleshooting_exist_in_the_code() -> None:
+    """… is a value; all pieces between the values must be parts of one text in the code."""
     texts = [
         _literal(node) for path in (ROOT / "ixtune").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
     ]
@@ -213,7 +213,7 @@ def test_the_errors_in_troubleshooting_are_those_of_the_code() -> None:
 
 
 def _literal(node: ast.AST) -> str:
-    """A text as it stands in the code, its values left out."""
+    """Return a text of the code without its values."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -226,7 +226,7 @@ def _literal(node: ast.AST) -> str:
     return ""
 
 
-def test_how_it_works_describes_every_room() -> None:
+def test_how_it_works_describes_every_package() -> None:
     section = (DOCS / "how-it-works.md").read_text(encoding="utf-8").partition("## Packages")[2].partition("\n## ")[0]
     names = {
         path.stem for path in (ROOT / "ixtune").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
@@ -235,19 +235,19 @@ def test_how_it_works_describes_every_room() -> None:
     assert {name for name in names if not name.startswith("_")} <= described
 
 
-def test_the_make_targets_in_the_pages_exist() -> None:
+def test_make_targets_in_the_docs_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
         for target in re.findall(r"make ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`", page.read_text("utf-8")))):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
 
 
-def test_nothing_in_the_pages_is_left_to_fill_in() -> None:
+def test_the_docs_contain_no_placeholders() -> None:
     for page in PAGES:
         assert not re.search(r"DEMO_|\bTREE\b|\bTBD\b|\bTODO\b", page.read_text(encoding="utf-8")), page.name
 
 
-def test_every_mark_of_a_generated_part_has_its_maker() -> None:
+def test_every_generated_section_has_a_generator() -> None:
     import runpy
 
     makers = runpy.run_path(str(DOCS / "hooks.py"))["GENERATED"]

@@ -33,7 +33,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two images, of 255: another FreeType may set the edges of letters a little otherwise."""
+    """Return the mean difference of two images (0 to 255): FreeType versions draw letter edges slightly differently."""
     assert (one.size, one.mode) == (other.size, other.mode)
     return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
 
@@ -42,7 +42,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_set_is_tried_here_and_small():
+def test_every_example_set_is_tested_and_small():
     folders = [folder for folder in DATA.iterdir() if folder.is_dir()]
     assert {folder.name for folder in folders} == set(RECORDS)
     for folder in folders:
@@ -51,7 +51,7 @@ def test_every_set_is_tried_here_and_small():
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_set_prepares_by_the_command_in_its_readme_without_a_reject(tmp_path: Path, name: str):
+def test_each_set_is_prepared_by_its_readme_command_without_rejects(tmp_path: Path, name: str):
     shutil.copytree(DATA / name, tmp_path / "examples" / "data" / name)
     (block,) = BLOCK.findall((DATA / name / "README.md").read_text(encoding="utf-8"))
     program, *arguments = shlex.split(block)
@@ -62,7 +62,7 @@ def test_a_set_prepares_by_the_command_in_its_readme_without_a_reject(tmp_path: 
     assert (counts["read"], counts["accepted"], counts["rejected"]) == (RECORDS[name], RECORDS[name], 0)
 
 
-def test_every_photograph_is_asked_about_and_has_a_licence():
+def test_every_photo_has_questions_and_a_license():
     folder = DATA / "photos-csv"
     with open(folder / "questions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -75,7 +75,7 @@ def test_every_photograph_is_asked_about_and_has_a_licence():
     assert set(licences) == photos
 
 
-def test_the_charts_and_what_is_asked_of_them_are_what_the_script_makes(tmp_path: Path):
+def test_the_charts_set_is_reproduced_by_its_script(tmp_path: Path):
     if importlib.util.find_spec("vega_datasets") is None:
         pytest.skip("the tables are in the package vega_datasets (the extra `demo`)")
     folder = DATA / "charts-messages"
@@ -87,7 +87,7 @@ def test_the_charts_and_what_is_asked_of_them_are_what_the_script_makes(tmp_path
             assert difference(committed, drawn) < 1, path.name
 
 
-def test_the_shards_are_what_the_script_makes(tmp_path: Path):
+def test_the_shards_are_reproduced_by_their_script(tmp_path: Path):
     if importlib.util.find_spec("sklearn") is None:
         pytest.skip("the digits are in the package scikit-learn, which nothing else here needs")
     folder = DATA / "handwriting-webdataset"

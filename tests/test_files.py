@@ -19,7 +19,7 @@ from ixtune.files import atomic_folder, atomic_write_bytes, atomic_write_json, a
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data reaches the disk at fsync at the latest, so that is where a full one shows."""
+    """Fail in fsync: data reach the disk there at the latest, so a full disk is noticed there."""
 
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -27,7 +27,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", refuse)
 
 
-def test_a_write_replaces_the_old_content_and_leaves_nothing_else(tmp_path: Path):
+def test_a_write_replaces_the_content_and_leaves_no_other_file(tmp_path: Path):
     atomic_write_text(tmp_path / "a.txt", "old")
     atomic_write_text(tmp_path / "a.txt", "grün")
     assert (tmp_path / "a.txt").read_bytes() == "grün".encode()
@@ -39,14 +39,14 @@ def test_a_write_creates_missing_parent_folders(tmp_path: Path):
     assert (tmp_path / "runs" / "one" / "a").read_bytes() == b"x"
 
 
-def test_a_written_file_has_the_permissions_of_any_other_new_file(tmp_path: Path):
+def test_a_written_file_has_the_permissions_of_a_normal_new_file(tmp_path: Path):
     (tmp_path / "plain").write_bytes(b"")
     atomic_write_bytes(tmp_path / "atomic", b"")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")}
     assert len(modes) == 1
 
 
-def test_a_path_is_shortened_only_where_it_stays_the_same_place(tmp_path: Path):
+def test_a_path_is_shortened_only_if_it_names_the_same_place(tmp_path: Path):
     for folder in ("mine", "photos", "far/target", "far/photos"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "target")
@@ -57,13 +57,13 @@ def test_a_path_is_shortened_only_where_it_stays_the_same_place(tmp_path: Path):
     assert files.without_detours(nowhere) == nowhere
 
 
-def test_json_comes_back_equal(tmp_path: Path):
+def test_json_is_read_back_equal(tmp_path: Path):
     content = {"name": "grün", "sizes": [1, 2.5, None]}
     atomic_write_json(tmp_path / "a.json", content)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
 
 
-def test_json_refuses_nan_before_it_touches_the_file(tmp_path: Path):
+def test_json_refuses_nan_without_changing_the_file(tmp_path: Path):
     atomic_write_json(tmp_path / "a.json", 1)
     with pytest.raises(ValueError, match="JSON compliant"):
         atomic_write_json(tmp_path / "a.json", float("nan"))
@@ -71,7 +71,7 @@ def test_json_refuses_nan_before_it_touches_the_file(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_leaves_the_old_file_and_no_remains(tmp_path: Path):
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_partial_one(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(OSError, match="No space") as caught:
         atomic_write_bytes(tmp_path / "a", b"new")
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_no_folder(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_appears_whole_under_its_name(tmp_path: Path):
+def test_a_folder_appears_complete_under_its_name(tmp_path: Path):
     with atomic_folder(tmp_path / "deep" / "out") as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_bytes(b"x")
@@ -121,7 +121,7 @@ def test_every_file_and_folder_is_synced_before_the_rename(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_folder_does_not_exist(tmp_path: Path, interruption: type[BaseException]):
+def test_an_interrupted_write_leaves_no_folder(tmp_path: Path, interruption: type[BaseException]):
     def interrupted() -> None:
         with atomic_folder(tmp_path / "out") as folder:
             (folder / "a").write_bytes(b"x")
@@ -133,7 +133,7 @@ def test_an_interrupted_folder_does_not_exist(tmp_path: Path, interruption: type
 
 
 @pytest.mark.parametrize("content", [[], ["precious"]])
-def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path, content: list[str]):
+def test_an_existing_folder_is_refused_before_the_work_starts(tmp_path: Path, content: list[str]):
     (tmp_path / "out").mkdir()
     for name in content:
         (tmp_path / "out" / name).touch()
@@ -142,13 +142,13 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path, content: 
     assert os.listdir(tmp_path / "out") == content
 
 
-def test_a_folder_that_appeared_meanwhile_is_not_replaced(tmp_path: Path):
+def test_a_folder_created_meanwhile_is_not_replaced(tmp_path: Path):
     with pytest.raises(IxtuneError, match="exists already"), atomic_folder(tmp_path / "out"):
         (tmp_path / "out").mkdir()
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_folder_that_appeared_at_the_last_moment_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_created_at_the_last_moment_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rename = os.rename
 
     def late(source: Path, target: Path) -> None:
@@ -162,13 +162,13 @@ def test_a_folder_that_appeared_at_the_last_moment_is_not_replaced(tmp_path: Pat
     assert os.listdir(tmp_path / "out") == ["precious"]
 
 
-def test_the_hash_is_that_of_the_whole_content(tmp_path: Path):
+def test_the_hash_covers_the_whole_content(tmp_path: Path):
     content = os.urandom(3_000_001)
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_many_files_are_synced_by_one_call_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_many_files_are_synced_in_one_call_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     synced: list[str] = []
 
     def note(descriptor: int) -> bool:
@@ -185,7 +185,7 @@ def test_many_files_are_synced_by_one_call_before_the_rename(tmp_path: Path, mon
     assert (tmp_path / "out" / "a").exists()
 
 
-def test_a_disk_that_fails_on_many_files_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_sync_error_on_many_files_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(descriptor: int) -> bool:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -196,7 +196,7 @@ def test_a_disk_that_fails_on_many_files_leaves_no_folder(tmp_path: Path, monkey
     assert os.listdir(tmp_path) == []
 
 
-def test_many_files_are_synced_one_by_one_where_there_is_no_such_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_are_synced_individually_without_syncfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     synced: list[Path] = []
     monkeypatch.setattr(files, "_SYNCED_ONE_BY_ONE", 0)
     monkeypatch.setattr(platforms, "sync_file_system", lambda descriptor: False)
@@ -206,7 +206,7 @@ def test_many_files_are_synced_one_by_one_where_there_is_no_such_call(tmp_path: 
     assert [path.name for path in synced] == ["a", folder.name, tmp_path.name]
 
 
-def test_the_system_syncs_one_file_system_and_reports_its_errors(tmp_path: Path):
+def test_syncfs_syncs_one_file_system_and_reports_errors(tmp_path: Path):
     descriptor = os.open(tmp_path, os.O_RDONLY)
     answer = platforms.sync_file_system(descriptor)
     os.close(descriptor)
@@ -243,7 +243,7 @@ if True:
 
 @pytest.fixture(params=OWNERS)
 def owner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of writing `out`, and nothing else in its folder."""
+    """Start a process that is writing `out` in an otherwise empty folder."""
     script = PREAMBLE + OWNERS[request.param]
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
@@ -265,7 +265,7 @@ def partials(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if ".partial-" in name]
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path, owner: subprocess.Popen[str]):
+def test_leftovers_of_a_killed_process_are_removed_by_the_next_write(tmp_path: Path, owner: subprocess.Popen[str]):
     owner.kill()
     owner.wait()
     assert len(partials(tmp_path)) == 1
@@ -273,7 +273,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path,
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, owner: subprocess.Popen[str]):
+def test_partial_files_of_a_live_process_are_kept(tmp_path: Path, owner: subprocess.Popen[str]):
     (left,) = partials(tmp_path)
     write_both_ways(tmp_path / "out")
     assert owner.poll() is None
@@ -281,7 +281,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, owner: subpr
 
 
 def dead(folder: Path, name: str = "out") -> Path:
-    """Make what a killed owner leaves: the temporary sibling, without a lock."""
+    """Create the partial folder that a killed process leaves, without a lock."""
     with atomic_folder(folder / name) as partial:
         left = partial.with_name(partial.name[:-8] + "0" * 8)
     (folder / name).rmdir()
@@ -290,18 +290,18 @@ def dead(folder: Path, name: str = "out") -> Path:
     return left
 
 
-def test_the_name_of_a_sibling_tells_the_kernel_and_is_hidden(tmp_path: Path):
+def test_the_name_of_a_partial_file_has_the_boot_id_and_is_hidden(tmp_path: Path):
     assert re.fullmatch(r"\.out\.partial-[0-9a-f]{8}-0{8}", dead(tmp_path).name)
 
 
-def test_what_is_left_of_another_name_is_left_alone(tmp_path: Path):
+def test_partial_files_of_other_names_are_kept(tmp_path: Path):
     left = {dead(tmp_path, name) for name in ("out.txt", "ou", "partial")}
     left.add(dead(tmp_path).rename(tmp_path / ".out.partial-mine"))
     write_both_ways(tmp_path / "out")
     assert set(tmp_path.iterdir()) == left | {tmp_path / "out"}
 
 
-def test_what_another_kernel_left_may_be_alive_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_partial_files_from_another_boot_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     left = dead(tmp_path)
     (tmp_path / "boot_id").write_text("another\n")
     monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "boot_id")
@@ -309,14 +309,14 @@ def test_what_another_kernel_left_may_be_alive_and_is_left_alone(tmp_path: Path,
     assert (left / "sub" / "half").exists()
 
 
-def test_nothing_is_removed_where_the_kernel_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_removed_without_a_boot_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "absent")
     left = dead(tmp_path)
     write_both_ways(tmp_path / "out")
     assert (left / "sub" / "half").exists()
 
 
-def test_nothing_is_removed_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_removed_without_file_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
@@ -326,7 +326,7 @@ def test_nothing_is_removed_where_there_are_no_locks(tmp_path: Path, monkeypatch
     assert (left / "sub" / "half").exists()
 
 
-def test_a_link_of_such_a_name_is_not_followed(tmp_path: Path):
+def test_a_symlink_with_a_partial_name_is_not_followed(tmp_path: Path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "a").touch()
     left = dead(tmp_path)
@@ -338,7 +338,7 @@ def test_a_link_of_such_a_name_is_not_followed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "before it is looked at"])
-def test_a_sibling_that_is_taken_for_dead_before_its_lock_is_made_again(
+def test_a_partial_folder_removed_before_it_is_locked_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ):
     thieves = [moment]

@@ -1,4 +1,4 @@
-"""Test in environments made for the purpose: an exported model without ixtune, and ixtune from its wheel."""
+"""Test in fresh environments: an exported model without ixtune, and ixtune from its wheel."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ print("there", [name for name in ("ixtune", "trl", "peft", "bitsandbytes", "data
 """
 
 
-def test_the_script_of_the_docs_answers_without_ixtune_as_ixtune_does(bare: Path, job: Path) -> None:
+def test_the_script_in_the_docs_matches_ixtunes_answers_without_ixtune(bare: Path, job: Path) -> None:
     installed = run(bare, "-m", "pip", "list", "--format=freeze", folder=job)
     assert not re.search(r"^(ixtune|trl|peft|bitsandbytes|datasets|accelerate)=", installed, re.MULTILINE)
     (job / "script.py").write_text(script_of_the_page() + PRINTED, encoding="utf-8")
@@ -112,7 +112,7 @@ def test_the_script_of_the_docs_answers_without_ixtune_as_ixtune_does(bare: Path
     assert f"same {[predicted.stdout.strip()]}" == same[1]
 
 
-def test_merge_and_export_need_none_of_the_training_libraries(bare: Path, job: Path, wheel: Path) -> None:
+def test_merge_and_export_do_not_need_the_training_libraries(bare: Path, job: Path, wheel: Path) -> None:
     site = job / "site"
     options = ("--no-deps", "--target", str(site), "-c", str(LOCK))
     command = [bare, "-m", "pip", "install", "--quiet", "--no-compile", *options, wheel, "xxhash"]
@@ -124,7 +124,7 @@ def test_merge_and_export_need_none_of_the_training_libraries(bare: Path, job: P
         assert (job / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_the_installed_wheel_does_the_whole_job(tmp_path: Path, wheel: Path) -> None:
+def test_the_installed_wheel_runs_the_whole_workflow(tmp_path: Path, wheel: Path) -> None:
     python = make(tmp_path / "environment", wheel)
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "set", tmp_path / "run")
     data = write_records(tmp_path / "raw", 8)

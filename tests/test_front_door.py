@@ -1,4 +1,4 @@
-"""`import ixtune`: light, typed, and every example in its docstrings runs."""
+"""Test `import ixtune`: it is light and typed, and all docstring examples run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ output: run
 """
 
 
-def test_importing_it_loads_the_standard_library_alone() -> None:
-    """`make bench` measures the time; here that nobody imports what takes long."""
+def test_importing_ixtune_loads_only_the_standard_library() -> None:
+    """Check the imports; `make bench` measures the time."""
     code = "import sys; before = set(sys.modules); import ixtune; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
@@ -41,7 +41,7 @@ def test_importing_it_loads_the_standard_library_alone() -> None:
     assert "ixtune.api" not in done.stdout.split()
 
 
-def test_every_public_name_is_there_and_documented() -> None:
+def test_every_public_name_exists_and_is_documented() -> None:
     assert set(ixtune.__all__) == {*api.__all__, "Recipe", "__version__"}
     assert set(ixtune.__all__) <= set(dir(ixtune))
     for name in api.__all__:
@@ -49,8 +49,8 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert ">>> " in (getattr(api, name).__doc__ or ""), name
 
 
-def test_the_functions_take_the_options_of_their_commands() -> None:
-    """All but those that print, and those that have a command or a function of their own."""
+def test_functions_take_the_options_of_their_commands() -> None:
+    """Skip options that only print, and those that have their own command or function."""
     command: Any = typer.main.get_command(cli.app)
     renamed = {"correct": "corrections", "thousands": "ratios", "format_": "format", "image": "images"}
     renamed |= {"adapter": "adapters", "model": "models", "score": "scores", "changes": "overrides"}
@@ -70,13 +70,13 @@ def test_the_functions_take_the_options_of_their_commands() -> None:
         assert not missing, f"{name}: {missing}"
 
 
-def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'ixtune' has no attribute 'prune'"):
         ixtune.prune  # noqa: B018
 
 
-def test_the_examples_of_the_docstrings_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one project folder: a table of eight images, prepared, trained, evaluated, merged, exported."""
+def test_docstring_examples_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run them in one project folder: a table of eight images is prepared, trained, evaluated, merged and exported."""
     rows = ["image,question,answer"]
     for at in range(8):
         write_image(tmp_path / "photos" / f"{at}.png", 80 + at, 60)

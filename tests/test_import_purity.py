@@ -25,21 +25,21 @@ HEAVY = TENSORS | {
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules of a new interpreter after one statement."""
+    """Return the top-level modules of a new interpreter after one statement."""
     code = f"import sys, json\n{statement}\nprint(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_the_command_line_loads_nothing_heavy():
+def test_importing_the_command_line_loads_nothing_heavy():
     assert not loaded_by("import ixtune.cli") & HEAVY
 
 
-def test_the_ground_loads_the_standard_library_alone():
+def test_the_lowest_layer_loads_only_the_standard_library():
     assert not loaded_by("import ixtune.layout, ixtune.errors, ixtune.files, ixtune.base") & (HEAVY | {"typer", "rich"})
 
 
-def test_the_recipe_loads_no_tensor_library():
+def test_importing_recipe_loads_no_tensor_library():
     loaded = loaded_by("import ixtune.recipe")
     assert not loaded & (HEAVY - {"pydantic", "yaml"})
 
@@ -55,11 +55,11 @@ def test_the_recipe_loads_no_tensor_library():
         "evaluation.questions",
     ],
 )
-def test_what_checks_the_options_of_answering_loads_no_tensor_library(module: str):
+def test_checking_answer_options_loads_no_tensor_library(module: str):
     assert not loaded_by(f"import ixtune.{module}") & TENSORS
 
 
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "ixtune" / "data").glob("*.py")))
-def test_the_data_part_loads_no_tensor_library(module: str):
+def test_importing_data_loads_no_tensor_library(module: str):
     name = "ixtune.data" if module == "__init__" else f"ixtune.data.{module}"
     assert not loaded_by(f"import {name}") & TENSORS

@@ -1,4 +1,4 @@
-"""Imports go downwards only: the table of the layers, enforced by reading every import statement."""
+"""Check every import statement against the table of layers: imports go downwards only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HEAVY |= {"huggingface_hub", "rich"}
 
 
 class Import(NamedTuple):
-    """One import statement: of which module, whether at the top of the file, and whether for types only."""
+    """Hold one import: its module, whether it is at the top of the file, and whether it is for types only."""
 
     file: Path
     line: int
@@ -58,7 +58,7 @@ class Import(NamedTuple):
 
     @property
     def part(self) -> str | None:
-        """The part of ixtune it names, or None."""
+        """Return the part of ixtune that it names, or None."""
         words = self.module.split(".")
         if words[0] != "ixtune":
             return None
@@ -77,7 +77,7 @@ def module_of(file: Path) -> str:
 
 
 def imports(file: Path) -> list[Import]:
-    """Every import of a file; `from ixtune import base` counts as `ixtune.base`."""
+    """Return every import of a file; `from ixtune import base` counts as `ixtune.base`."""
     return list(_walk(file, ast.parse(file.read_text(encoding="utf-8")), top=True, typing=False))
 
 
@@ -113,7 +113,7 @@ def broken(rule: str, found: list[Import]) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_file_imports_its_own_room_or_a_lower_one(file: Path):
+def test_a_file_imports_only_its_own_or_a_lower_layer(file: Path):
     part = part_of(file)
     found = [i for i in imports(file) if i.part and i.part != part]
     if part == "__init__":  # the public names for editors and type checkers; at run time they are imported on first use
@@ -140,7 +140,7 @@ def test_data_never_imports_a_tensor_library():
     broken("prepared data are made without torch", found)
 
 
-def test_layout_and_errors_are_of_the_standard_library_alone():
+def test_layout_and_errors_import_only_the_standard_library():
     import sys
 
     own = ("layout", "family", "errors", "platforms", "files", "base", "__init__")
@@ -151,7 +151,7 @@ def test_layout_and_errors_are_of_the_standard_library_alone():
     )
 
 
-def test_the_command_line_imports_what_is_heavy_inside_functions_only():
+def test_the_command_line_imports_heavy_modules_only_inside_functions():
     found = [i for i in ALL if part_of(i.file) == "cli" and i.top and not i.typing]
     light = {"errors", "platforms", "base", "cli", "__init__", "family", "layout", "files"}
     broken(
@@ -160,7 +160,7 @@ def test_the_command_line_imports_what_is_heavy_inside_functions_only():
     )
 
 
-def test_remote_code_and_pickles_are_nowhere():
+def test_no_file_uses_remote_code_or_pickle():
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
@@ -170,7 +170,7 @@ def test_remote_code_and_pickles_are_nowhere():
     broken("what executes code when it is read", [i for i in executes if i.file.name != "torch_file.py"])
 
 
-def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_import_parser_finds_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import sys
 
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "ixtune")

@@ -23,7 +23,7 @@ def planned(width: int, height: int, hd_num: int, upscale: bool = True) -> Patch
 
 
 @given(sides, sides, hd_nums)
-def test_a_image_fills_whole_crops_and_no_more_than_hd_num(width: int, height: int, hd_num: int):
+def test_an_image_fills_whole_crops_and_at_most_hd_num(width: int, height: int, hd_num: int):
     layout = planned(width, height, hd_num)
     if layout is None:
         return
@@ -33,7 +33,7 @@ def test_a_image_fills_whole_crops_and_no_more_than_hd_num(width: int, height: i
 
 
 @given(sides, sides, hd_nums)
-def test_padding_is_on_one_axis_less_than_a_crop_and_even_to_one_pixel(width: int, height: int, hd_num: int):
+def test_padding_is_on_one_axis_below_a_crop_and_even_within_one_pixel(width: int, height: int, hd_num: int):
     layout = planned(width, height, hd_num)
     if layout is None:
         return
@@ -55,7 +55,7 @@ def require_even_padding(layout: PatchLayout) -> None:
 @given(sides, sides, hd_nums)
 @example(671, 336, 2)  # the reference shrinks it to 336 x 168, because twice its height is 336.5
 @example(672, 336, 2)
-def test_without_upscale_a_image_that_fits_keeps_its_size_and_no_image_grows(width: int, height: int, hd_num: int):
+def test_without_upscale_a_fitting_image_keeps_its_size_and_none_grows(width: int, height: int, hd_num: int):
     plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
     cols, rows = math.ceil(width / FOUR_KHD.crop), math.ceil(height / FOUR_KHD.crop)
     if cols * rows > hd_num:
@@ -73,7 +73,7 @@ def test_without_upscale_a_image_that_fits_keeps_its_size_and_no_image_grows(wid
 
 
 @given(sides, sides, hd_nums)
-def test_not_to_enlarge_never_costs_more_than_to_enlarge(width: int, height: int, hd_num: int):
+def test_no_upscale_never_costs_more_tokens_than_upscale(width: int, height: int, hd_num: int):
     plain, layout = planned(width, height, hd_num), planned(width, height, hd_num, upscale=False)
     if plain is not None and layout is not None and max(plain.resized_width, plain.resized_height) > max(width, height):
         assert layout.rows <= plain.rows
@@ -82,7 +82,7 @@ def test_not_to_enlarge_never_costs_more_than_to_enlarge(width: int, height: int
 
 
 @given(sides, sides, hd_nums)
-def test_a_image_of_the_resized_size_has_the_same_layout_without_upscale(width: int, height: int, hd_num: int):
+def test_an_image_of_the_resized_size_has_the_same_layout_no_upscale(width: int, height: int, hd_num: int):
     layout = planned(width, height, hd_num)
     if layout is not None:
         again = plan(layout.resized_width, layout.resized_height, layout.crops, upscale=False)
@@ -117,14 +117,14 @@ def test_a_transposed_image_has_the_transposed_layout(width: int, height: int, h
 
 
 @given(sides, sides, hd_nums)
-def test_the_long_side_gets_no_fewer_crops_when_more_are_allowed(width: int, height: int, hd_num: int):
+def test_a_larger_hd_num_never_gives_the_long_side_fewer_crops(width: int, height: int, hd_num: int):
     fewer, more = planned(width, height, hd_num), planned(width, height, hd_num + 1)
     if fewer is not None and more is not None:
         assert max(fewer.rows, fewer.cols) <= max(more.rows, more.cols)
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), hd_nums, st.integers(2, 99))
-def test_only_the_aspect_ratio_matters(width: int, height: int, hd_num: int, factor: int):
+def test_the_layout_depends_only_on_the_aspect_ratio(width: int, height: int, hd_num: int, factor: int):
     """Float division rounds correctly, so equal ratios give equal quotients."""
     small, large = planned(width, height, hd_num), planned(width * factor, height * factor, hd_num)
     if small is None or large is None:
@@ -134,7 +134,7 @@ def test_only_the_aspect_ratio_matters(width: int, height: int, hd_num: int, fac
 
 
 @given(st.integers(1, 80), st.integers(1, 80))
-def test_tokens_are_those_of_the_formula_and_the_sum_of_their_parts(rows: int, cols: int):
+def test_tokens_match_the_formula_and_the_sum_of_their_parts(rows: int, cols: int):
     assert FOUR_KHD.tokens(rows, cols) == 144 * (rows * cols + 1) + 1 + 12 * (rows + 1)
     assert sum(FOUR_KHD.token_parts(rows, cols).values()) == FOUR_KHD.tokens(rows, cols)
 
@@ -150,7 +150,7 @@ def test_tokens_are_those_of_the_formula_and_the_sum_of_their_parts(rows: int, c
         (3840, 1600, 25, 3217),
     ],
 )
-def test_token_counts_are_those_of_the_fact_list(width: int, height: int, hd_num: int, tokens: int):
+def test_token_counts_match_the_published_ones(width: int, height: int, hd_num: int, tokens: int):
     assert plan(width, height, hd_num).tokens == tokens
 
 
@@ -161,7 +161,7 @@ def test_truncation_can_save_a_row_of_crops():
 
 @pytest.mark.parametrize("value", [True, 3.0, "3", None, 3.5])
 @pytest.mark.parametrize("argument", range(3))
-def test_what_is_no_int_is_refused_by_name(argument: int, value: object):
+def test_a_non_integer_argument_is_refused_by_name(argument: int, value: object):
     arguments: list[object] = [640, 480, 9]
     arguments[argument] = value
     with pytest.raises(TypeError, match=("width", "height", "hd_num")[argument]):
@@ -169,18 +169,18 @@ def test_what_is_no_int_is_refused_by_name(argument: int, value: object):
 
 
 @pytest.mark.parametrize("arguments", [(0, 5, 9), (5, 0, 9), (-5, 5, 9), (5, -1, 9), (5, 5, 0), (5, 5, -1)])
-def test_what_is_not_positive_is_refused(arguments: tuple[int, int, int]):
+def test_arguments_below_one_are_refused(arguments: tuple[int, int, int]):
     with pytest.raises(LayoutError, match=r"positive|at least 1"):
         plan(*arguments)
 
 
 @pytest.mark.parametrize("arguments", [(5000, 1, 9), (1, 5000, 1), (10**400, 1, 9)])
-def test_a_image_that_vanishes_in_the_resize_is_refused(arguments: tuple[int, int, int]):
+def test_an_image_that_resizes_to_nothing_is_refused(arguments: tuple[int, int, int]):
     with pytest.raises(LayoutError, match=r"too thin|too large"):
         plan(*arguments)
 
 
-def test_a_layout_is_frozen_and_goes_to_json():
+def test_a_layout_is_frozen_and_json_serializable():
     layout = plan(300, 811, 25)
     with pytest.raises(dataclasses.FrozenInstanceError):
         layout.rows = 1  # type: ignore[misc]

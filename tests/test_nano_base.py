@@ -1,4 +1,4 @@
-"""Test the embedded base: its files, and that the script which made it runs."""
+"""Test the files of the embedded base, and that the script that made it runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ for name in ("rope_parameters", "hidden_size", "num_attention_heads", "num_key_v
 """
 
 
-def test_the_base_is_small_and_its_files_are_those_of_its_card() -> None:
+def test_the_base_is_small_and_its_hashes_match_its_card() -> None:
     folder = resolve("nano")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 12_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_the_base_is_small_and_its_files_are_those_of_its_card() -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == hashes[path.name]
 
 
-def test_the_base_has_every_part_of_the_architecture_with_an_effect() -> None:
+def test_every_part_of_the_base_affects_the_output() -> None:
     model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
     assert (model.config.vision_config.image_size, model.config.vision_config.patch_size) == (336, 14)
     assert model.config.num_attention_heads > model.config.num_key_value_heads
@@ -68,7 +68,7 @@ def test_the_base_has_every_part_of_the_architecture_with_an_effect() -> None:
 
 # half a minute alone, minutes on a machine with other work
 @pytest.mark.timeout(900)
-def test_the_script_that_made_it_runs_every_stage(tmp_path: Path) -> None:
+def test_the_script_that_made_the_base_runs_every_stage(tmp_path: Path) -> None:
     code = SMOKE.format(scripts=str(SCRIPTS), out=str(tmp_path / "stages"))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked as an installer does."""
+    """Return the wheel, unpacked as by an installer."""
     folder = tmp_path_factory.mktemp("site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -43,7 +43,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(installed: Path, *arguments: str) -> str:
-    """A Python that finds the unpacked wheel first, far from the repository."""
+    """Run Python outside the repository, with the unpacked wheel first on its path."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=installed.parent,
@@ -56,7 +56,7 @@ def python(installed: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_the_package_the_recipes_the_base_and_nothing_else(wheel: Path):
+def test_the_wheel_contains_exactly_package_recipes_and_base(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune").rglob("*.py")}
@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_the_recipes_the_base_and_nothing_else(wheel
     assert names == modules | {"ixtune/py.typed"} | recipes | base | metadata
 
 
-def test_the_installed_command_finds_its_recipes_and_its_base(installed: Path):
+def test_the_installed_command_finds_recipes_and_base(installed: Path):
     where = python(installed, "-c", "import ixtune; print(ixtune.__file__)")
     assert Path(where.strip()).is_relative_to(installed)
     assert python(installed, "-m", "ixtune", "--version") == f"ixtune {__version__}\n"
@@ -77,7 +77,7 @@ def test_the_installed_command_finds_its_recipes_and_its_base(installed: Path):
     assert Path(found.strip()) == installed / "ixtune" / "_shipped" / "nano"
 
 
-def test_the_source_archive_holds_the_tests(tmp_path: Path):
+def test_the_source_archive_contains_the_tests(tmp_path: Path):
     with tarfile.open(build("sdist", tmp_path)) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for file in ("pyproject.toml", "Makefile", "LICENSE", "tests/conftest.py", "recipes/qlora-24gb.yaml"):
@@ -85,15 +85,15 @@ def test_the_source_archive_holds_the_tests(tmp_path: Path):
     assert not any("__pycache__" in name for name in names)
 
 
-def test_the_lock_pins_exact_versions_of_any_build():
-    """No hash and no local version: the lock names torch 2.13.0, whichever build of it the index gives."""
+def test_the_lock_pins_exact_versions_without_a_build_tag():
+    """The lock has no hashes and no local versions: torch 2.13.0 may be any build that the index offers."""
     lines = (ROOT / "requirements-test.lock").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert pins["torch"] == "2.13.0"
     assert all(version[0].isdigit() and "+" not in version for version in pins.values())
 
 
-def test_the_lock_satisfies_the_ranges_of_the_package():
+def test_the_lock_satisfies_the_version_ranges_of_the_package():
     import tomllib
 
     from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""Test that every call of the operating system that is not everywhere has a way without it."""
+"""Test that every platform-specific system call has a fallback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def without_modules(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_without_locks_writes_are_atomic_and_nothing_is_held_open(
+def test_without_locks_writes_are_atomic_and_no_file_stays_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_modules(monkeypatch, "fcntl")
@@ -45,7 +45,7 @@ def test_without_locks_writes_are_atomic_and_nothing_is_held_open(
         pass
 
 
-def test_a_run_folder_behind_a_link_is_locked_and_a_second_run_is_refused(tmp_path: Path) -> None:
+def test_a_run_folder_reached_by_a_symlink_is_locked_too(tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
     (tmp_path / "run").symlink_to("large disk")
     with (
@@ -56,9 +56,7 @@ def test_a_run_folder_behind_a_link_is_locked_and_a_second_run_is_refused(tmp_pa
         pass
 
 
-def test_folders_that_cannot_be_opened_are_not_synced_and_files_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_synced_where_folders_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "O_DIRECTORY")
     opened: list[object] = []
     open_ = os.open
@@ -69,7 +67,9 @@ def test_folders_that_cannot_be_opened_are_not_synced_and_files_are(
     assert opened == [(tmp_path / "x", os.O_RDWR)]
 
 
-def test_space_is_compared_where_it_cannot_be_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_where_preallocation_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     with open(tmp_path / "x", "wb") as file:
         platforms.reserve(tmp_path / "x", file.fileno(), 1000)
@@ -79,13 +79,13 @@ def test_space_is_compared_where_it_cannot_be_allocated(tmp_path: Path, monkeypa
     assert (tmp_path / "x").stat().st_size == 0
 
 
-def test_advice_to_the_cache_is_left_out_where_it_cannot_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_advice_is_skipped_where_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "posix_fadvise")
     platforms.read_ahead(-1)  # a bad descriptor: an error if it were used
     platforms.drop_cached(-1)
 
 
-def test_memory_is_asked_of_other_sources_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_size_falls_back_to_other_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = platforms.peak_memory_bytes(), platforms.available_bytes(), platforms.resident_bytes()
     for name in ("_STATUS", "_MEMORY"):
         monkeypatch.setattr(platforms, name, tmp_path / "absent")
@@ -103,9 +103,7 @@ def test_memory_is_asked_of_other_sources_in_turn(tmp_path: Path, monkeypatch: p
     assert (platforms.peak_memory_bytes(), platforms.available_bytes(), platforms.resident_bytes()) == (0, None, 0)
 
 
-def test_cores_kernel_and_file_system_have_an_answer_without_linux(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_kernel_and_file_system_are_known_without_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     assert platforms.cores() == os.cpu_count()
     monkeypatch.setattr(platforms, "_BOOT_ID", tmp_path / "absent")
@@ -115,7 +113,7 @@ def test_cores_kernel_and_file_system_have_an_answer_without_linux(
     assert not platforms.sync_file_system(None)
 
 
-def test_several_processes_are_refused_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiple_processes_are_refused_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "setpgid")
     with pytest.raises(UsageError, match="not possible on this system"):
         launch(2, ["train", "recipe.yaml"])
@@ -134,7 +132,7 @@ for line in sys.stdin.read().splitlines():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("system", ["macos", "windows"])
-def test_the_whole_job_runs_as_on_another_system(tmp_path: Path, system: str) -> None:
+def test_the_whole_workflow_runs_as_on_another_system(tmp_path: Path, system: str) -> None:
     environment = other_system.environment(system, tmp_path / "site")
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "set", tmp_path / "run")
     lines = [
@@ -189,7 +187,7 @@ print(*found, *platforms.ENDING_SIGNALS)
         ("windows", "SIGINT 2 15"),
     ],
 )
-def test_the_simulation_takes_away_what_it_says(tmp_path: Path, system: str, left: str) -> None:
+def test_the_simulation_removes_what_it_claims_to_remove(tmp_path: Path, system: str, left: str) -> None:
     environment = other_system.environment(system, tmp_path / "site")
     done = subprocess.run(
         [sys.executable, "-c", CHECKS], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
@@ -197,7 +195,7 @@ def test_the_simulation_takes_away_what_it_says(tmp_path: Path, system: str, lef
     assert done.stdout.strip() == left
 
 
-def test_apple_gpus_are_not_used_even_where_torch_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apple_gpus_are_not_used_even_if_torch_supports_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers.utils import is_torch_mps_available
 

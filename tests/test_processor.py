@@ -1,4 +1,4 @@
-"""Merged models in plain transformers: processor and image processor found by its Auto classes."""
+"""Test merged models in plain transformers: its Auto classes find processor and image processor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the embedded base with an effect, trained at hd_num 2 with a correction."""
+    """Return an adapter of the embedded base with non-zero updates, recorded at hd_num 2 with a correction."""
     base = resolve("nano")
     model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section("plain"))
     stir(model, 0.02)
@@ -66,7 +66,7 @@ def images(tmp_path: Path) -> list[Path]:
     return [write_image(tmp_path / "a.png", 60, 100), tmp_path / "clear.png"]
 
 
-def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, images: list[Path]) -> None:
+def test_plain_transformers_code_answers_like_ixtune_predict(folder: Path, images: list[Path]) -> None:
     loaded = Loaded(str(folder), None, None)
     assert loaded.view(None) == View(2, False, Corrections(alpha=True))
     code = f"""
@@ -94,7 +94,7 @@ def test_five_lines_of_transformers_answer_as_ixtune_predict_does(folder: Path, 
     assert done.stdout.splitlines()[1] == repr([answer.text])
 
 
-def test_ids_and_crops_are_those_of_predict(folder: Path, images: list[Path]) -> None:
+def test_ids_and_crops_match_predict(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     assert isinstance(processor, IXC2Processor)
     assert isinstance(AutoTokenizer.from_pretrained(folder), IXC2Tokenizer)
@@ -113,7 +113,7 @@ def test_ids_and_crops_are_those_of_predict(folder: Path, images: list[Path]) ->
     assert torch.equal(again["crops"], inputs["crops"])
 
 
-def test_a_batch_answers_as_its_questions_one_by_one(folder: Path, images: list[Path]) -> None:
+def test_a_batch_answers_like_single_questions(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     questions, shown = ["How many?", "And here, in longer words?", "No image"], [[images[0]], images, []]
@@ -125,7 +125,7 @@ def test_a_batch_answers_as_its_questions_one_by_one(folder: Path, images: list[
         assert processor.batch_decode(model.generate(**alone, **options), alone) == [answer]
 
 
-def test_what_is_saved_is_loaded_again(folder: Path, tmp_path: Path) -> None:
+def test_a_saved_processor_loads_with_its_settings(folder: Path, tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     processor.image_processor.hd_num = 7
     processor.save_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_what_is_saved_is_loaded_again(folder: Path, tmp_path: Path) -> None:
     assert isinstance(AutoImageProcessor.from_pretrained(folder), IXC2ImageProcessor)
 
 
-def test_images_and_questions_that_do_not_fit_are_refused(folder: Path, images: list[Path]) -> None:
+def test_images_that_do_not_match_the_questions_are_refused(folder: Path, images: list[Path]) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     with pytest.raises(ValueError, match="2 texts: pass images as a list of 2 lists"):
         processor(images=images[:1], text=["a", "b"])
@@ -165,10 +165,10 @@ ORIGINAL_TOKENIZER = {
         ("transformers", "InternLMXComposer2Tokenizer"),
     ],
 )
-def test_files_of_the_original_that_name_remote_code_are_not_obeyed_and_nothing_is_asked(
+def test_remote_code_in_original_files_is_ignored_without_a_prompt(
     adapter: Path, tmp_path: Path, way: str, tokenizer_class: str
 ) -> None:
-    """Configuration in the original's form, and code beside it that would be seen to run."""
+    """Use configuration files of the original format, and code that leaves a trace if it runs."""
     base = tmp_path / "base"
     shutil.copytree(resolve("nano"), base)
     config = json.loads((base / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The model in transformers' own pipelines and trainers, in TRL and in PEFT, without ixtune's."""
+"""Test the model in transformers' own pipelines and trainers, in TRL and in PEFT, without ixtune's trainer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def rows(folder: Path) -> Dataset:
     return Dataset.from_list([{"messages": asked, "images": [image]} for image in images])
 
 
-def test_the_script_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_in_the_docs_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert len([line for line in script.splitlines() if line and not line.startswith("#")]) <= 25
@@ -68,7 +68,7 @@ def test_the_script_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPat
     assert re.search(r"^\['.*', '.*'\]$", out.getvalue(), re.MULTILINE)
 
 
-def test_generation_in_all_its_ways_agrees(folder: Path, processor: Any, model: Any) -> None:
+def test_all_generation_modes_agree(folder: Path, processor: Any, model: Any) -> None:
     images = [str(folder.parents[1] / name) for name in ("receipt.png", "page.png")]
     asked = ["How wide is it?", "No image", "Two: <ImageHere> and <ImageHere>. Which is wider, the first or the last?"]
     shown = [images[:1], [], images]
@@ -132,7 +132,7 @@ def collate(processor: Any, rows: list[dict[str, Any]]) -> Any:
     return batch
 
 
-def test_a_step_of_transformers_trainer(processor: Any, model: Any, rows: Dataset, tmp_path: Path) -> None:
+def test_a_training_step_with_transformers_trainer(processor: Any, model: Any, rows: Dataset, tmp_path: Path) -> None:
     arguments = TrainingArguments(
         str(tmp_path),
         max_steps=1,
@@ -150,7 +150,9 @@ def test_a_step_of_transformers_trainer(processor: Any, model: Any, rows: Datase
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # TRL passes it by itself
 @pytest.mark.parametrize("answers_only", [False, True])
-def test_a_step_of_trl_sees_the_images(folder: Path, rows: Dataset, tmp_path: Path, answers_only: bool) -> None:
+def test_a_training_step_with_trl_uses_the_images(
+    folder: Path, rows: Dataset, tmp_path: Path, answers_only: bool
+) -> None:
     """As TRL's own script calls it: by the folder's name, with the processor that is found there."""
     arguments = SFTConfig(
         str(tmp_path), max_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[],

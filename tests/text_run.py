@@ -1,4 +1,4 @@
-"""Runs in this process on records without images: a step takes a few hundredths of a second."""
+"""Run training in this process on records without images: a step takes a few hundredths of a second."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ output: {output}
 
 
 def prepare_texts(folder: Path, count: int = 12, first: int = 0, system: str | None = None) -> Path:
-    """A prepared set of sums, about 30 tokens each, besides a system prompt where one is given."""
+    """Prepare a set of sums, about 30 tokens each, plus a system prompt if given."""
     folder.mkdir(parents=True)
     turns = [
         [{"from": "user", "value": f"{n} and {n + 2}?"}, {"from": "assistant", "value": f"{2 * n + 2}"}]
@@ -53,7 +53,7 @@ def prepare_texts(folder: Path, count: int = 12, first: int = 0, system: str | N
 
 
 def text_recipe(folder: Path, data: Path, *changes: str) -> recipes.Recipe:
-    """A recipe with the run folder `run` below `folder`."""
+    """Write a recipe whose output is the folder `run` below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(data=data, output=folder / "run"), encoding="utf-8")
@@ -61,7 +61,7 @@ def text_recipe(folder: Path, data: Path, *changes: str) -> recipes.Recipe:
 
 
 def run(recipe: recipes.Recipe, **how: Any) -> tuple[Any, str]:
-    """Train: the outcome, and what the reader saw."""
+    """Train; return the outcome and the printed output."""
     from ixtune.training.run import train
 
     said = io.StringIO()
@@ -74,6 +74,6 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def losses(run_folder: Path) -> list[tuple[int, float, float]]:
-    """(step, loss, gradient norm) of each step."""
+    """Return (step, loss, gradient norm) of each step."""
     lines = lines_of(run_folder / "metrics.jsonl")
     return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]

@@ -25,8 +25,8 @@ def _wrapped(small: Path, kind: str = "plain", quantize: bool = True, **changes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("quantize", [True, False])
-def test_masters_are_fp32_and_the_frozen_parts_stay_as_they_were_loaded(small: Path, kind: str, quantize: bool) -> None:
-    """Through TRL's cast to bf16 too, which it undoes; nothing frozen is upcast (TRAPS.md 2, 10b)."""
+def test_trained_weights_are_fp32_and_frozen_ones_keep_their_dtype(small: Path, kind: str, quantize: bool) -> None:
+    """Also after TRL's cast to bf16, which `attach` undoes; frozen weights are not upcast (TRAPS.md 2, 10b)."""
     model = _wrapped(small, kind, quantize)
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     for _, parameter in attach.trainable(model):
@@ -40,7 +40,7 @@ def test_masters_are_fp32_and_the_frozen_parts_stay_as_they_were_loaded(small: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_table_counts_every_parameter_as_the_plan_does(small: Path, kind: str) -> None:
+def test_the_parameter_table_agrees_with_the_plan(small: Path, kind: str) -> None:
     model = _wrapped(small, kind)
     rows = attach.table(model)
     assert sum(row.parameters for row in rows) == sum(p.numel() for _, p in attach.trainable(model))
@@ -52,12 +52,12 @@ def test_the_table_counts_every_parameter_as_the_plan_does(small: Path, kind: st
     assert by_part == planned
 
 
-def test_targets_and_a_frozen_projector_are_obeyed(small: Path) -> None:
+def test_targets_and_a_frozen_projector_are_respected(small: Path) -> None:
     rows = attach.table(_wrapped(small, targets=("wqkv", "w2"), projector="frozen"))
     assert [(row.name, row.tensors) for row in rows] == [("LoRA wqkv", 4), ("LoRA w2", 4)]
 
 
-def test_rank_alpha_and_dropout_are_those_of_the_target(small: Path) -> None:
+def test_each_target_has_its_own_rank_alpha_and_dropout(small: Path) -> None:
     model = _wrapped(small, "rslora with everything", dropout=0.1)
     shown = {row.name: (row.rank, row.alpha, row.dropout) for row in attach.table(model)}
     assert shown == {
@@ -81,7 +81,7 @@ def test_rank_alpha_and_dropout_are_those_of_the_target(small: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("quantize", [True, False])
-def test_a_fresh_adapter_changes_nothing(small: Path, kind: str, quantize: bool) -> None:
+def test_a_new_adapter_does_not_change_the_logits(small: Path, kind: str, quantize: bool) -> None:
     model, _ = load_base(small, quantize=quantize, dtype=torch.float32)
     with torch.no_grad():
         before = model(**image_batch()).logits
@@ -95,15 +95,15 @@ def _gradients(model: PeftModel, batch: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_trained_tensor_gets_a_gradient_from_a_image(small: Path, kind: str) -> None:
-    """In bf16 and without autocast, which would hide a layer fed with the wrong type."""
+def test_every_trained_tensor_gets_a_gradient_from_an_image(small: Path, kind: str) -> None:
+    """Use bf16 without autocast, which would hide a layer that gets the wrong dtype."""
     model = _wrapped(small, kind)
     stir(model)
     assert [name for name, norm in _gradients(model.train(), image_batch()).items() if norm == 0] == []
 
 
-def test_with_checkpointing_the_gradient_reaches_lora_below_inputs_that_ask_for_none(small: Path) -> None:
-    """A text record: embeddings frozen, so that no layer's input requires a gradient by itself."""
+def test_with_checkpointing_gradients_reach_lora_below_frozen_embeddings(small: Path) -> None:
+    """Use a text record: the embeddings are frozen, so no layer input requires a gradient by itself."""
     model = _wrapped(small, projector="frozen").train()
     stir(model)
     expected = _gradients(model, text_batch())
@@ -113,7 +113,7 @@ def test_with_checkpointing_the_gradient_reaches_lora_below_inputs_that_ask_for_
     assert _gradients(model, text_batch()) == expected
 
 
-def test_the_gradient_of_the_separators_is_that_of_the_copy_the_layout_reads(small: Path) -> None:
+def test_separators_get_the_gradient_of_the_copy_the_layout_reads(small: Path) -> None:
     model = _wrapped(small, "separators through a frozen projector")
     with torch.no_grad():
         before = model(**image_batch()).logits
@@ -127,7 +127,7 @@ def test_the_gradient_of_the_separators_is_that_of_the_copy_the_layout_reads(sma
     assert torch.equal(before, off)
 
 
-def test_a_stranger_among_the_trainable_is_named(small: Path) -> None:
+def test_an_unexpected_trainable_parameter_is_named(small: Path) -> None:
     model = _wrapped(small)
     model.base_model.model.separators.glb.requires_grad_(True)
     with pytest.raises(IxtuneError, match=r"separators\.glb"):
@@ -143,7 +143,7 @@ def test_a_stranger_among_the_trainable_is_named(small: Path) -> None:
         ("layers.0.attention.wo.lora_A", "plain"),
     ],
 )
-def test_a_part_of_the_adapter_that_is_not_trained_is_named(small: Path, frozen: str, kind: str) -> None:
+def test_an_adapter_part_that_is_frozen_is_named(small: Path, frozen: str, kind: str) -> None:
     model = _wrapped(small, kind)
     (parameter,) = [p for name, p in attach.trainable(model) if frozen in name]
     parameter.requires_grad_(False)
@@ -152,13 +152,13 @@ def test_a_part_of_the_adapter_that_is_not_trained_is_named(small: Path, frozen:
     assert frozen in str(caught.value)
 
 
-def test_an_adapter_of_another_recipe_is_refused(small: Path) -> None:
+def test_an_adapter_from_another_recipe_is_refused(small: Path) -> None:
     model = _wrapped(small)
     with pytest.raises(IxtuneError, match="16 other or non-fp32 tensors, 2 of the adapter's 10 missing"):
         attach.check(model, section("dora", targets=("wqkv",), per_target={}))
 
 
-def test_a_bf16_master_is_refused_because_it_would_not_move(small: Path) -> None:
+def test_a_bf16_trained_weight_is_refused_because_it_would_not_move(small: Path) -> None:
     model = _wrapped(small)
     for _, parameter in attach.trainable(model):
         parameter.data = parameter.data.bfloat16()

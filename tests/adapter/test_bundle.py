@@ -1,4 +1,4 @@
-"""Test the content of an adapter folder, and that nothing that does not fit loads."""
+"""Test the content of an adapter folder, and that mismatched adapters are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _base(small: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
-    """An adapter with an effect, and its logits."""
+    """Return an adapter folder with non-zero updates, and its logits."""
     model = attach.attach(_base(small), AdapterSection(rank=4, alpha=8, dropout=0.0)).eval()
     torch.manual_seed(0)
     for _, parameter in attach.trainable(model):
@@ -51,7 +51,7 @@ def test_a_saved_adapter_gives_the_same_logits_when_loaded(small: Path, trained:
         assert not torch.equal(_base(small)(input_ids=IDS).logits, logits)
 
 
-def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(
+def test_plain_peft_loads_an_adapter_with_only_our_model_classes(
     small: Path, trained: tuple[Path, torch.Tensor]
 ) -> None:
     folder, logits = trained
@@ -61,7 +61,7 @@ def test_plain_peft_loads_it_with_nothing_of_ours_but_the_model(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("quantize", [True, False])
-def test_every_kind_answers_the_same_when_loaded_by_us_or_by_plain_peft(
+def test_every_adapter_kind_answers_the_same_loaded_by_us_or_by_peft(
     small: Path, tmp_path: Path, kind: str, quantize: bool
 ) -> None:
     def base() -> Any:
@@ -86,8 +86,8 @@ def test_every_kind_answers_the_same_when_loaded_by_us_or_by_plain_peft(
         ("rslora with everything", "vision_proj.2.lora_A.weight"),
     ],
 )
-def test_a_lost_tensor_of_any_kind_is_named(small: Path, tmp_path: Path, kind: str, gone: str) -> None:
-    """PEFT itself would go on with what the base has there."""
+def test_a_missing_tensor_of_any_kind_is_named(small: Path, tmp_path: Path, kind: str, gone: str) -> None:
+    """PEFT itself would silently use the tensor of the base."""
     folder = tmp_path / "adapter"
     bundle.save(attach.attach(_base(small), section(kind)), folder, INFO)
     tensors = load_file(folder / WEIGHTS_FILE)
@@ -101,7 +101,7 @@ def test_a_lost_tensor_of_any_kind_is_named(small: Path, tmp_path: Path, kind: s
     )
 
 
-def test_the_keys_are_the_original_names_and_the_projector_is_inside(trained: tuple[Path, torch.Tensor]) -> None:
+def test_keys_have_the_original_names_and_include_the_projector(trained: tuple[Path, torch.Tensor]) -> None:
     keys = set(load_file(trained[0] / WEIGHTS_FILE))
     assert "base_model.model.model.layers.0.attention.wqkv.lora_A.weight" in keys
     assert "base_model.model.model.layers.1.feed_forward.w2.lora_B.weight" in keys
@@ -109,20 +109,22 @@ def test_the_keys_are_the_original_names_and_the_projector_is_inside(trained: tu
     assert len(keys) == 2 * 5 * 2 + 4
 
 
-def test_another_base_is_refused_and_force_goes_on(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
+def test_another_base_is_refused_unless_forced(small: Path, trained: tuple[Path, torch.Tensor]) -> None:
     with pytest.raises(IxtuneError, match="trained on another base: aaaa"):
         bundle.load(_base(small), trained[0], "bb" * 32)
     bundle.load(_base(small), trained[0], "bb" * 32, force=True)
 
 
 def _seal(folder: Path) -> None:
-    """Note the hash of changed weights, so that the change itself is what is found."""
+    """Record the hash of changed weights, so that the change itself is detected and not the hash."""
     info = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     info["adapter_sha256"] = sha256_file(folder / WEIGHTS_FILE)
     (folder / RECORD_FILE).write_text(json.dumps(info), encoding="utf-8")
 
 
-def test_altered_or_cut_weights_are_refused(small: Path, trained: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+def test_corrupted_or_truncated_weights_are_refused(
+    small: Path, trained: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(trained[0], folder)
     weights = (folder / WEIGHTS_FILE).read_bytes()
@@ -139,7 +141,7 @@ def test_altered_or_cut_weights_are_refused(small: Path, trained: tuple[Path, to
         ("extra", "not used by the model: base_model.model.model.layers.7.attention.wo.lora_A.weight"),
     ],
 )
-def test_a_key_that_does_not_fit_is_named(
+def test_a_mismatched_key_is_named(
     small: Path, trained: tuple[Path, torch.Tensor], tmp_path: Path, change: str, said: str
 ) -> None:
     folder = tmp_path / "adapter"
@@ -156,12 +158,12 @@ def test_a_key_that_does_not_fit_is_named(
     assert said in caught.value.notes
 
 
-def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_reports_the_missing_files(tmp_path: Path) -> None:
     with pytest.raises(IxtuneError, match="adapter_model.safetensors, adapter_config.json, ixtune.json missing"):
         read_info(tmp_path)
 
 
-def test_the_hash_of_the_weights_is_written_beside_them(trained: tuple[Path, torch.Tensor]) -> None:
+def test_ixtune_json_holds_the_hash_of_the_weights(trained: tuple[Path, torch.Tensor]) -> None:
     info = json.loads((trained[0] / RECORD_FILE).read_text(encoding="utf-8"))
     assert info["adapter_sha256"] == sha256_file(trained[0] / WEIGHTS_FILE)
 
@@ -175,8 +177,8 @@ def test_the_card_states_terms_data_and_recipe(small: Path, tmp_path: Path) -> N
     assert "base_model:" not in card  # `small` is no name on the hub
 
 
-def test_a_misshapen_tensor_is_named_with_both_shapes(small: Path, tmp_path: Path) -> None:
-    """The adapter was trained on a wider base, but its record names this one."""
+def test_a_wrong_shape_is_reported_with_both_shapes(small: Path, tmp_path: Path) -> None:
+    """Use an adapter trained on a wider base whose ixtune.json names this one."""
     folder = tmp_path / "adapter"
     bundle.save(attach.attach(_base(small), section("plain")), folder, INFO)
     tensors = load_file(folder / WEIGHTS_FILE)
@@ -195,8 +197,8 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(small: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "folder", sorted((Path(__file__).parents[1] / "fixtures/adapters").iterdir()), ids=lambda folder: folder.name
 )
-def test_adapters_of_earlier_versions_load_and_answer_as_they_did(folder: Path) -> None:
-    """Trained by the command line of the commits that closed issues 2, 3 and 4; logits of that code on the CPU."""
+def test_adapters_of_earlier_versions_load_and_give_the_same_logits(folder: Path) -> None:
+    """Load adapters and compare logits written by the commits that closed issues 2, 3 and 4, on the CPU."""
     nano = resolve("nano")
     model = load_base(nano, quantize=False, dtype=torch.float32)[0]
     crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Several adapters in one model: weighted together, or one after another."""
+"""Test merging several adapters into one model: by weights, or in sequence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FP32_STEPS = 4 * 2.0**-23  # a handful of roundings in another order
 
 
 def train(base: Path, folder: Path, kind: str, size: float) -> Path:
-    """An adapter of this kind on this base, with some effect."""
+    """Save an adapter of this kind with non-zero updates for this base."""
     model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section(kind)).eval()
     stir(model, size)
     identity = base_identity(open_checkpoint(base))
@@ -46,7 +46,7 @@ def adapters(small: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     return [train(small, folder / str(at), kind, 0.02 + 0.02 * at) for at, kind in enumerate(kinds)]
 
 
-def test_a_weighted_combination_is_the_base_plus_the_weighted_changes(
+def test_a_weighted_merge_equals_the_base_plus_the_weighted_changes(
     small: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     weights = (0.5, 0.3, -0.25)
@@ -62,7 +62,7 @@ def test_a_weighted_combination_is_the_base_plus_the_weighted_changes(
     assert [one["weight"] for one in report.adapters] == list(weights)
 
 
-def test_the_weight_nought_gives_the_base_and_one_the_adapter(
+def test_weight_zero_gives_the_base_and_weight_one_the_adapter(
     small: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     expected = merged(adapters[1], small, tmp_path / "alone")
@@ -74,7 +74,9 @@ def test_the_weight_nought_gives_the_base_and_one_the_adapter(
     assert "changes nothing" in report.warnings[0]
 
 
-def test_one_after_another_is_merging_twice_to_the_bit(small: Path, adapters: list[Path], tmp_path: Path) -> None:
+def test_merging_in_sequence_equals_merging_twice_bit_for_bit(
+    small: Path, adapters: list[Path], tmp_path: Path
+) -> None:
     merge(adapters[0], small, tmp_path / "first")
     second = train(tmp_path / "first", tmp_path / "second", "dora with everything", 0.03)
     twice = merge(second, tmp_path / "first", tmp_path / "twice")
@@ -85,7 +87,7 @@ def test_one_after_another_is_merging_twice_to_the_bit(small: Path, adapters: li
     assert at_once.warnings == ()
 
 
-def test_merging_in_turn_what_was_trained_side_by_side_is_refused(
+def test_merging_independently_trained_adapters_in_sequence_is_refused(
     small: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(IxtuneError, match="trained on another base"):
@@ -103,14 +105,14 @@ def test_merging_in_turn_what_was_trained_side_by_side_is_refused(
         ({"in_turn": True, "onto": "nf4"}, "is not defined"),
     ],
 )
-def test_contradictions_are_told_before_anything_is_read(
+def test_contradictory_options_are_refused_before_anything_is_read(
     adapters: list[Path], tmp_path: Path, options: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         merge(adapters[:2], tmp_path / "absent", tmp_path / "merged", **options)  # type: ignore[arg-type]
 
 
-def test_the_merged_folder_says_how_images_were_laid_out_in_training(
+def test_the_merged_folder_records_the_image_layout_of_training(
     small: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     merge(adapters[0], small, tmp_path / "merged")
@@ -126,10 +128,10 @@ def test_the_merged_folder_says_how_images_were_laid_out_in_training(
     [(torch.float16, 65_504.0, 65_530.0), (torch.bfloat16, 3.38e38, 3.4e38)],
     ids=["float16", "bfloat16"],
 )
-def test_large_values_pass_and_only_those_that_round_to_infinity_are_refused(
+def test_only_values_that_overflow_to_infinity_are_refused(
     tmp_path: Path, dtype: torch.dtype, kept: float, lost: float
 ) -> None:
-    """Both are finite in float32, and their squares together are beyond what the quick look can pass."""
+    """Both values are finite in float32; their sum of squares overflows, so the fast check cannot accept them."""
     name = "model.layers.0.attention.wo.weight"
     (tmp_path / "base").mkdir()
     save_file({name: torch.zeros(2, 64, dtype=dtype)}, tmp_path / "base" / "model.safetensors")

@@ -27,14 +27,14 @@ def _wrapped(small: Path, dtype: torch.dtype = torch.float32, own: bool = True, 
 
 
 def _learned(model: PeftModel) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients."""
+    """Return loss and gradients."""
     batch = image_batch()
     loss = model.train()(**batch, labels=batch["input_ids"], use_cache=False).loss
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in attach.trainable(model)}
 
 
-def test_loss_and_gradients_are_those_of_peft(small: Path) -> None:
+def test_loss_and_gradients_match_peft(small: Path) -> None:
     own, other = _wrapped(small), _wrapped(small, own=False)
     for model in (own, other):
         stir(model)
@@ -45,8 +45,8 @@ def test_loss_and_gradients_are_those_of_peft(small: Path) -> None:
         assert float((gradient - wanted[name]).norm()) <= 1e-4 * float(wanted[name].norm()), name
 
 
-def test_a_fresh_one_changes_nothing_in_bf16_either(small: Path) -> None:
-    """PEFT's norms, rounded to bf16, move the answers of a fresh adapter by some tenths of a percent."""
+def test_a_new_adapter_changes_nothing_in_bf16(small: Path) -> None:
+    """PEFT rounds norms to bf16, which changes the logits of a new adapter by some tenths of a percent."""
     model = _wrapped(small, torch.bfloat16).eval()
     with torch.no_grad():
         answered = model(**text_batch()).logits
@@ -55,8 +55,8 @@ def test_a_fresh_one_changes_nothing_in_bf16_either(small: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_no_weight_is_kept_in_floats_for_the_backward_pass(small: Path, own: bool) -> None:
-    """With dropout, PEFT keeps every 16-bit weight: a 7B would be in memory in 16 bits."""
+def test_the_backward_pass_keeps_no_float_copy_of_a_weight(small: Path, own: bool) -> None:
+    """With dropout, PEFT keeps every 16-bit weight: a whole 7B in 16 bits."""
     model = _wrapped(small, torch.bfloat16, own, dropout=0.1, projector="frozen", separators=False, per_target={})
     shapes = {
         (layer.get_base_layer().out_features, layer.get_base_layer().in_features)
@@ -76,7 +76,7 @@ def test_no_weight_is_kept_in_floats_for_the_backward_pass(small: Path, own: boo
     assert bool(kept & shapes) is not own
 
 
-def test_the_norms_are_kept_while_answering_and_never_stale(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norms_are_cached_during_inference_and_never_stale(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _wrapped(small)
     stir(model)
     computed: list[str] = []

@@ -31,7 +31,7 @@ def ploras(model: PeftModel) -> list[PLoRA]:
 
 
 def both(**settings: Any) -> tuple[PeftModel, PeftModel]:
-    """Lean adapters of which the first one's products are apart."""
+    """Return two low-memory adapters; the first one computes the products separately."""
     joined = small_adapter(**settings)
     lean_lora(joined)
     apart = copy.deepcopy(joined)
@@ -51,7 +51,7 @@ def result(model: PeftModel, autocast: bool = False, **changes: Any) -> dict[str
     [{}, {"dropout": 0.3}, {"use_rslora": True, "dropout": 0.1}, {"target_modules": ["wqkv", "w2"], "dropout": 0.1}],
     ids=["plain", "dropout", "rslora", "two targets"],
 )
-def test_values_and_gradients_are_those_of_the_parts(settings: dict[str, Any]) -> None:
+def test_values_and_gradients_match_the_separate_products(settings: dict[str, Any]) -> None:
     apart, joined = both(**settings)
     wanted, found = result(apart), result(joined)
     assert found.keys() == wanted.keys()
@@ -59,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_parts(settings: dict[str, Any]) -
         assert float((found[name] - value).norm()) <= 3e-6 * float(value.norm()), name
 
 
-def test_they_are_under_autocast_on_16_bits_too() -> None:
+def test_results_match_under_autocast_with_16_bit_weights() -> None:
     apart, joined = both(dropout=0.1)
     exact = result(both(dropout=0.1)[0])
     for model in (apart, joined):
@@ -74,7 +74,7 @@ def test_they_are_under_autocast_on_16_bits_too() -> None:
     assert error(found) < 1.1 * error(wanted) < 0.2
 
 
-def test_they_are_with_checkpointed_layers_to_the_bit() -> None:
+def test_results_match_bit_for_bit_with_checkpointed_layers() -> None:
     _, joined = both(dropout=0.3)
     again = copy.deepcopy(joined)
     from ixtune.planning.memory_options import Levers
@@ -86,7 +86,7 @@ def test_they_are_with_checkpointed_layers_to_the_bit() -> None:
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-def test_text_alone_has_no_gradient_to_make_for_the_first_layer_and_equal_ones_elsewhere() -> None:
+def test_text_only_packs_skip_one_gradient_and_match_elsewhere() -> None:
     apart, joined = both(modules_to_save=None)
     packs = small_pack([(9, []), (14, [])])
     for model in (apart, joined):
@@ -98,7 +98,7 @@ def test_text_alone_has_no_gradient_to_make_for_the_first_layer_and_equal_ones_e
 
 
 @pytest.mark.parametrize("change", ["disabled", "merged", "dora", "two adapters", "trained base", "no gradients"])
-def test_what_is_for_peft_to_compute_is_left_to_it(change: str) -> None:
+def test_cases_that_peft_must_compute_are_left_to_peft(change: str) -> None:
     model = small_adapter(modules_to_save=None, use_dora=change == "dora")
     lean_lora(model)
     layer = lora_layers(model)[0]
@@ -122,7 +122,7 @@ def test_what_is_for_peft_to_compute_is_left_to_it(change: str) -> None:
         assert torch.allclose(out, wanted, atol=1e-6)
 
 
-def test_it_is_used_in_training() -> None:
+def test_the_fused_product_is_used_in_training() -> None:
     _, joined = both()
     plora = ploras(joined)[0]
     calls = []
@@ -134,7 +134,7 @@ def test_it_is_used_in_training() -> None:
     assert calls[0] is not None
 
 
-def test_of_nf4_weights_none_is_kept_in_floats() -> None:
+def test_no_float_copy_of_nf4_weights_is_kept() -> None:
     model = small_model()
     linear, plora = model.model.layers[0].feed_forward.w1, model.model.layers[0].feed_forward.w1_plora
     nf4.put_in_place(model, torch.float32)
@@ -157,7 +157,7 @@ def test_of_nf4_weights_none_is_kept_in_floats() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_dropped_matrix_is_added(dtype: torch.dtype) -> None:
+def test_a_matrix_with_dropout_is_added_in_place(dtype: torch.dtype) -> None:
     x, to = torch.randn(13, 7).to(dtype), torch.randn(13, 7).to(dtype)
     bits = draw(x, 0.4)
     wanted = to + drop(x, bits)

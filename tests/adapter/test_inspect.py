@@ -26,7 +26,7 @@ def _adapter(small: Path, folder: Path, kind: str, size: float) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["rslora with everything", "dora"])
-def test_norm_and_effective_rank_are_those_of_the_product(small: Path, tmp_path: Path, kind: str) -> None:
+def test_norm_and_effective_rank_match_the_full_product(small: Path, tmp_path: Path, kind: str) -> None:
     folder = _adapter(small, tmp_path / "adapter", kind, 0.05)
     adapter = read_adapter(folder)
     found = inspect_adapter(folder)
@@ -45,7 +45,7 @@ def test_norm_and_effective_rank_are_those_of_the_product(small: Path, tmp_path:
     )
 
 
-def test_the_change_of_the_base_is_that_of_the_whole_tensors(small: Path, tmp_path: Path) -> None:
+def test_the_change_of_the_base_matches_that_of_full_tensors(small: Path, tmp_path: Path) -> None:
     folder = _adapter(small, tmp_path / "adapter", "dora with everything", 0.05)
     adapter, base = read_adapter(folder), open_checkpoint(small)
     found = changes_of(adapter, base)
@@ -66,13 +66,13 @@ def test_the_change_of_the_base_is_that_of_the_whole_tensors(small: Path, tmp_pa
         assert found[name].magnitude is None
 
 
-def test_a_base_of_other_sizes_is_named(small: Path, tmp_path: Path) -> None:
+def test_a_base_with_other_shapes_is_refused(small: Path, tmp_path: Path) -> None:
     adapter = read_adapter(_adapter(small, tmp_path / "adapter", "plain", 0.05))
     with pytest.raises(IxtuneError, match="the base has"):
         changes_of(adapter, open_checkpoint(resolve("nano")))
 
 
-def test_an_adapter_without_effect_is_called_so(small: Path, tmp_path: Path) -> None:
+def test_an_adapter_without_effect_is_reported_as_such(small: Path, tmp_path: Path) -> None:
     assert "the adapter has no effect" in call("inspect", _adapter(small, tmp_path / "zero", "decoder only", 0)).stdout
     moved = call("inspect", _adapter(small, tmp_path / "moved", "decoder only", 0.05))
     assert moved.returncode == 0, moved.stderr

@@ -33,7 +33,7 @@ def result(model: PeftModel, autocast: bool = False) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"target_modules": ["wqkv", "w2"]}])
-def test_loss_and_gradients_are_those_of_peft(settings: dict[str, Any]) -> None:
+def test_loss_and_gradients_match_peft(settings: dict[str, Any]) -> None:
     plain, own = both(**settings)
     assert lean_lora(own) == 2 * len(settings.get("target_modules", TARGETS))
     wanted, found = result(plain), result(own)
@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_those_of_peft(settings: dict[str, Any]) -> None:
         assert float((found[name] - value).norm()) <= 2e-6 * float(value.norm()), name
 
 
-def test_under_autocast_they_are_as_near_to_fp32_as_those_of_peft() -> None:
+def test_under_autocast_results_are_as_close_to_fp32_as_pefts() -> None:
     plain, own = both()
     for model in (plain, own):
         for module in model.modules():
@@ -58,7 +58,7 @@ def test_under_autocast_they_are_as_near_to_fp32_as_those_of_peft() -> None:
     assert error(found) < 1.2 * error(wanted) < 0.1
 
 
-def test_parameters_names_and_modes_stay() -> None:
+def test_parameters_names_and_modes_are_unchanged() -> None:
     plain, own = both(dropout=0.1)
     before = {name: p.data_ptr() for name, p in own.named_parameters()}
     trained = [name for name, p in plain.named_parameters() if p.requires_grad]
@@ -78,8 +78,8 @@ def test_parameters_names_and_modes_stay() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [16, 13])
-def test_dropout_is_the_same_in_both_passes(dtype: torch.dtype, width: int) -> None:
-    """The mask that the forward pass used, found from its output, explains both gradients."""
+def test_forward_and_backward_use_the_same_dropout_mask(dtype: torch.dtype, width: int) -> None:
+    """Recover the mask of the forward pass from its output, and compare both gradients with it."""
     torch.manual_seed(0)
     layer = LeanLinear(nn.Linear(width, width, bias=False), 0.4)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_dropout_is_the_same_in_both_passes(dtype: torch.dtype, width: int) -> N
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
-def test_so_many_numbers_are_dropped_and_others_each_time(rate: float) -> None:
+def test_the_dropout_rate_is_met_and_every_draw_differs(rate: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(400, 1000)
     bits = [draw(x, rate) for _ in range(2)]
@@ -118,14 +118,14 @@ def test_so_many_numbers_are_dropped_and_others_each_time(rate: float) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_reads_bits_as_a_cpu_does() -> None:
+def test_gpu_and_cpu_read_dropout_bits_alike() -> None:
     x = torch.randn(5, 13)
     bits = draw(x.cuda(), 0.3)
     assert torch.equal(drop(x.cuda(), bits).cpu(), drop(x, bits.cpu()))
 
 
-def test_dropout_of_a_model_is_that_of_peft_on_average() -> None:
-    """Different draws, the same distribution: means over draws meet, and meet neither without dropout."""
+def test_model_dropout_matches_peft_on_average() -> None:
+    """Compare means over many draws: the draws differ, the distribution is the same."""
     plain, own = both(dropout=0.5)
     lean_lora(own)
     layer = "base_model.model.model.layers.0.feed_forward.w2"
@@ -144,7 +144,7 @@ def test_dropout_of_a_model_is_that_of_peft_on_average() -> None:
     assert float((mean(plain) - certain).norm()) < 0.05 * spread
 
 
-def test_our_dora_is_lean_and_other_variants_keep_their_products() -> None:
+def test_low_memory_lora_covers_our_dora_and_skips_other_variants() -> None:
     plain, own = both(dropout=0.2, use_dora=True)
     assert isinstance(next(iter(_variants(plain))), DoraLinearVariant)
     assert lean_lora(plain) == 0

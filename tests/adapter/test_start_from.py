@@ -1,4 +1,4 @@
-"""Test adapters that start from an older one: the weights taken over compute the same, the others are listed."""
+"""Test adapters that start from an older one: copied weights give the same logits, the others are listed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def logits(wrapped: PeftModel) -> torch.Tensor:
 
 
 def older(small: Path, folder: Path, **settings: Any) -> tuple[Path, torch.Tensor]:
-    """An adapter with an effect in every tensor, and its logits."""
+    """Return an adapter whose tensors are all non-zero, and its logits."""
     wrapped = model(small, **settings)
     stir(wrapped)
     bundle.save(wrapped, folder / "adapter", INFO)
@@ -55,7 +55,7 @@ def older(small: Path, folder: Path, **settings: Any) -> tuple[Path, torch.Tenso
     ],
     ids=str,
 )
-def test_an_adapter_that_starts_from_another_computes_what_that_one_does(
+def test_an_adapter_started_from_another_gives_the_same_logits(
     small: Path, tmp_path: Path, before: dict[str, Any], now: dict[str, Any], said: str
 ) -> None:
     run, wanted = older(small, tmp_path, **before)
@@ -78,14 +78,14 @@ def test_an_adapter_that_starts_from_another_computes_what_that_one_does(
     ],
     ids=str,
 )
-def test_what_has_no_place_is_named(
+def test_weights_that_have_no_place_are_named(
     small: Path, tmp_path: Path, before: dict[str, Any], now: dict[str, Any], said: str
 ) -> None:
     run, _ = older(small, tmp_path, **before)
     assert any(said in line for line in load_start(model(small, **now), open_start(str(run), "aa" * 32)))
 
 
-def test_a_start_that_cannot_be_one_is_refused(small: Path, tmp_path: Path) -> None:
+def test_an_unusable_start_adapter_is_refused(small: Path, tmp_path: Path) -> None:
     run, _ = older(small, tmp_path, targets=["wo"], projector="frozen")
     with pytest.raises(IxtuneError, match="was trained on another base: aaaaaaaaaaaa, this one is bb"):
         open_start(str(run), "bb" * 32)
@@ -125,7 +125,7 @@ def test_a_start_may_be_on_the_hub(small: Path, tmp_path: Path, monkeypatch: pyt
     assert [one["adapter"] for one in ancestors(start, "someone/pages")] == ["someone/pages"]
 
 
-def test_an_adapter_names_all_that_it_descends_from(small: Path, tmp_path: Path) -> None:
+def test_an_adapter_lists_all_its_ancestors(small: Path, tmp_path: Path) -> None:
     first, _ = older(small, tmp_path / "first")
     chain = ancestors(open_start(str(first), "aa" * 32), "runs/first")
     bundle.save(model(small), tmp_path / "second" / "adapter", {**INFO, "ancestors": chain})

@@ -1,4 +1,4 @@
-"""Batches: questions about the same images together, within rows and tokens."""
+"""Test that batches group questions about the same images, within limits of rows and tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from ixtune.answering.prompt import Prompt, start_key
 from ixtune.data.record import Turn
 
 
-def test_questions_about_one_image_are_neighbors_whatever_their_order():
+def test_questions_about_one_image_are_neighbors_in_any_input_order():
     sizes = [Size(key, 300, 10) for key in ("a", "b", "a", "c", "b", "a")]
     assert batches(sizes, max_rows=2) == [[0, 2], [5, 1], [4, 3]]
     assert batches(sizes, max_rows=8) == [[0, 2, 5, 1, 4, 3]]
 
 
-def test_a_shared_prefix_counts_once_and_own_tokens_are_padded_to_the_longest():
+def test_a_shared_prefix_counts_once_and_suffixes_are_padded():
     sizes = [Size("a", 300, 10), Size("a", 300, 40), Size("b", 300, 10)]
     assert batches(sizes, max_tokens=380) == [[0, 1], [2]]  # 300 + 2 * 40
     assert batches(sizes, max_tokens=379) == [[0], [1], [2]]
@@ -22,7 +22,7 @@ def test_a_shared_prefix_counts_once_and_own_tokens_are_padded_to_the_longest():
     assert batches([], max_rows=2) == []
 
 
-def test_prompts_start_alike_if_images_and_text_before_the_last_of_them_are_equal():
+def test_prompts_share_a_start_if_images_and_leading_text_are_equal():
     def key(text: str, *images: str, before: tuple[Turn, ...] = ()) -> object:
         return start_key((*before, Turn("user", text)), [{"path": image} for image in images])
 
@@ -37,7 +37,7 @@ def test_prompts_start_alike_if_images_and_text_before_the_last_of_them_are_equa
     assert Prompt((Turn("user", "<ImageHere>What?"),), (image,)).size.prefix_tokens == 313
 
 
-def test_processes_get_whole_groups_of_batches_in_about_equal_shares():
+def test_processes_get_whole_groups_in_roughly_equal_shares():
     sizes = [Size(key, 1000, 10) for key in "aaaabbbbccccdd"]
     made = batches(sizes, max_rows=2)  # aa aa bb bb cc cc dd
     assert shares(made, sizes, 1) == [made]
@@ -49,7 +49,7 @@ def test_processes_get_whole_groups_of_batches_in_about_equal_shares():
     assert shares([], [], 3) == [[], [], []]
 
 
-def test_a_group_larger_than_a_share_is_cut_between_batches():
+def test_a_group_larger_than_a_share_is_split_between_batches():
     sizes = [Size("a", 1000, 10)] * 12 + [Size(None, 0, 10)] * 4
     made = batches(sizes, max_rows=2)
     parts = shares(made, sizes, 3)

@@ -56,7 +56,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 WHOLE = '{"shop": "Müller & Söhne \\"24\\"", "total": 4.50, "paid": null, "lines": [{"name": "寿司"}]}'
 
 
-def test_every_vocabulary_spells_a_valid_answer_and_no_invalid_one(tokenizer: Tokenizer) -> None:
+def test_every_vocabulary_accepts_valid_answers_only(tokenizer: Tokenizer) -> None:
     receipt = grammar(RECEIPT, tokenizer)
     assert receipt.fits(tokenizer.encode(WHOLE))
     assert receipt.fits(tokenizer.encode(json.dumps(json.loads(WHOLE), indent=4, ensure_ascii=False)))
@@ -99,7 +99,7 @@ CLOSINGS: list[tuple[Any, str, str]] = [
 ]
 
 
-def test_a_cut_answer_is_completed_with_the_least(tokenizer: Tokenizer) -> None:
+def test_a_truncated_answer_is_completed_minimally(tokenizer: Tokenizer) -> None:
     for schema, start, wanted in CLOSINGS:
         compiled = grammar(schema, tokenizer)
         ids = tokenizer.encode(start)
@@ -112,7 +112,7 @@ def test_a_cut_answer_is_completed_with_the_least(tokenizer: Tokenizer) -> None:
         assert wanted is None or whole == wanted
 
 
-def test_an_answer_cut_inside_a_character_is_completed(tokenizer: Tokenizer) -> None:
+def test_an_answer_truncated_inside_a_character_is_completed(tokenizer: Tokenizer) -> None:
     anything = grammar({"type": "string"}, tokenizer)
     cut = [*tokenizer.encode('"'), *(tokenizer.piece_id(f"<0x{byte:02X}>") for byte in "€".encode()[:2])]
     closing = anything.closing(cut)
@@ -120,7 +120,7 @@ def test_an_answer_cut_inside_a_character_is_completed(tokenizer: Tokenizer) -> 
     assert "�" not in json.loads(tokenizer.decode([*cut, *closing]))
 
 
-def test_rows_follow_their_own_grammars_and_others_are_free() -> None:
+def test_each_row_follows_its_own_grammar_and_others_are_unconstrained() -> None:
     tokenizer = Tokenizer.from_base(resolve("nano"))
     size = tokenizer.vocab_size + 6  # an embedding with padding
     number = grammar({"type": "integer"}, tokenizer)
@@ -186,7 +186,7 @@ WRONG: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "what", "where"), WRONG)
-def test_a_wrong_schema_is_named_with_its_place(tmp_path: Path, text: str, what: str, where: str) -> None:
+def test_an_invalid_schema_is_reported_with_its_place(tmp_path: Path, text: str, what: str, where: str) -> None:
     path = tmp_path / "schema.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=what) as error:
@@ -195,7 +195,7 @@ def test_a_wrong_schema_is_named_with_its_place(tmp_path: Path, text: str, what:
     assert str(error.value.where).endswith(where)
 
 
-def test_predict_takes_a_schema_for_one_question_and_for_a_file(tmp_path: Path) -> None:
+def test_predict_accepts_a_schema_for_one_question_and_for_a_file(tmp_path: Path) -> None:
     image = write_image(tmp_path / "a.png", 60, 40)
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(RECEIPT))
@@ -218,7 +218,7 @@ def test_predict_takes_a_schema_for_one_question_and_for_a_file(tmp_path: Path) 
     assert "hint" in wrong.stderr
 
 
-def test_evaluate_holds_a_prepared_set_of_json_answers_to_a_schema(tmp_path: Path) -> None:
+def test_evaluate_constrains_a_prepared_set_of_json_answers(tmp_path: Path) -> None:
     for name in "ab":
         write_image(tmp_path / f"{name}.png", 60, 40)
     answers = ['{"shop": "A", "total": 1}', '{"total": 2, "shop": "B"}']

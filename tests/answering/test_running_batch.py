@@ -1,4 +1,4 @@
-"""Test that rows which join and leave a running batch get the tokens that each gets alone."""
+"""Test that rows joining and leaving a running batch get the same tokens as alone."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_rows_join_and_leave_without_changing_each_other(model: Any, prefixes: d
     assert batch.rows == []
 
 
-def test_a_seed_gives_the_same_answer_in_any_company(model: Any, prefixes: dict[str, Any]) -> None:
+def test_a_seed_gives_the_same_answer_in_any_batch(model: Any, prefixes: dict[str, Any]) -> None:
     settings = Settings(do_sample=True, temperature=1.3, top_k=20, top_p=0.9)
     made = []
     for company in (0, 3):

@@ -34,7 +34,7 @@ def test_random_tokens_add_up_to_the_decoded_answer(tokenizer: Tokenizer) -> Non
 
 
 @pytest.mark.parametrize("text", ["Größe 5 €", "你好, 世界 👋", "  a  b \n\n c  "])
-def test_characters_of_several_bytes_arrive_whole(tokenizer: Tokenizer, text: str) -> None:
+def test_multi_byte_characters_are_never_split(tokenizer: Tokenizer, text: str) -> None:
     found = pieces(tokenizer, tokenizer.encode(text))
     assert "".join(found) == text.strip()
     assert not any("�" in piece for piece in found)
@@ -52,7 +52,7 @@ def test_characters_of_several_bytes_arrive_whole(tokenizer: Tokenizer, text: st
         ("你好世界", ("世",), "你好"),
     ],
 )
-def test_a_stop_text_across_pieces_ends_the_answer(
+def test_a_stop_string_across_pieces_ends_the_answer(
     tokenizer: Tokenizer, text: str, stop: tuple[str, ...], expected: str
 ) -> None:
     ids = [token for letter in text for token in tokenizer.encode(letter)]

@@ -17,7 +17,7 @@ CROP = FOUR_KHD.crop
 
 
 def float_crops(path: Path, layout: PatchLayout) -> np.ndarray:
-    """float32 [crops, 3, 336, 336] of a landscape image."""
+    """Return float32 crops [crops, 3, 336, 336] of a landscape image."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     image = image.resize((layout.resized_width, layout.resized_height), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Measure fairly on a noisy machine: one thread, CPU time, both ways in turn, peak memory in separate processes."""
+"""Measure on a noisy machine: one thread, CPU time, alternating runs, peak memory in separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def interleaved(one: Callable[[], object], other: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
-    """Median CPU seconds of each way, run in turn after one warm-up each."""
+    """Return the median CPU seconds of each function, run alternately after one warm-up each."""
     times: tuple[list[float], list[float]] = ([], [])
     one(), other()
     for _ in range(rounds):
@@ -32,7 +32,7 @@ def interleaved(one: Callable[[], object], other: Callable[[], object], rounds: 
 
 
 def peak_mib(code: str) -> float:
-    """Growth of a fresh process's peak memory over `code`, counted from its line `# measured`.
+    """Return how much `code` raises the peak memory of a new process, counted from its line `# measured`.
 
     VmHWM, because ru_maxrss survives exec and would start from the peak of the process that runs the benchmarks.
     """
@@ -45,7 +45,7 @@ def peak_mib(code: str) -> float:
 
 
 def record(name: str, figures: dict[str, float]) -> None:
-    """Append a row to results/NAME.csv, with what is needed to repeat it."""
+    """Append a row to results/NAME.csv, with the facts needed to reproduce it."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()

@@ -47,7 +47,7 @@ def case(
     parents: list[int] | None = None,
     **adapter: Any,
 ) -> dict[str, Any]:
-    """A pack, a recipe's settings and levers, as JSON can say them."""
+    """Return a pack, recipe settings and memory options as a JSON-serializable dict."""
     return {
         "config": CONFIG,
         "lengths": lengths,
@@ -79,7 +79,7 @@ def setup(case: dict[str, Any]) -> Setup:
 
 
 def shape(case: dict[str, Any]) -> PackShape:
-    """The pack of a case."""
+    """Return the pack of a case."""
     return PackShape(
         lengths=tuple(case["lengths"]),
         image_tokens=sum(FOUR_KHD.tokens(*grid) for grid in case["grids"]),
@@ -95,7 +95,7 @@ def planned(case: dict[str, Any]) -> Memory:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """Run a case in a fresh process."""
+    """Run a case in a new process."""
     environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
@@ -107,7 +107,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _status(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
+    """Return the value of a line of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -115,7 +115,7 @@ def _status(name: str) -> int:
 
 
 def _settle() -> int:
-    """Free what can be freed, and start the peak anew; bytes resident now."""
+    """Free unused memory, reset the peak, and return the resident bytes."""
     import ctypes
     import gc
 
@@ -126,7 +126,7 @@ def _settle() -> int:
 
 
 def _network(config: dict[str, Any], case: dict[str, Any]) -> Any:
-    """Random weights in the form that the recipe asks for, with its adapter and levers."""
+    """Return a model with random weights, quantized and adapted as in the recipe, with its memory options."""
     from ixtune.adapter import attach
     from ixtune.adapter.low_memory import lean_lora
     from ixtune.bench.twin import build

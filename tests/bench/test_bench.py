@@ -1,4 +1,4 @@
-"""Benchmarks: each is a ratio to the plain way. They fail only if ixtune is not better."""
+"""Measure ratios to plain implementations; fail only if ixtune is not better."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _one_thread() -> None:
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp", "tiff", "gif", "bmp"])
-def test_layouts_from_headers(tmp_path: Path, form: str) -> None:
+def test_layouts_are_read_from_headers(tmp_path: Path, form: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
     paths = [tmp_path / f"{index}.{form}" for index in range(40)]
     for path in paths:
@@ -64,7 +64,7 @@ layout = plan(3840, 1600, 55)
 """
 
 
-def test_pixels_of_a_image_of_55_crops(tmp_path: Path) -> None:
+def test_pixels_of_an_image_of_55_crops(tmp_path: Path) -> None:
     from ixtune.model.vision import normalise
 
     coarse = np.random.default_rng(0).integers(0, 256, (200, 480, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Benchmark questions about one page, with a shared prefix against one by one, and an evaluation of four models.
+"""Benchmark questions about one page with and without a shared prefix, and an evaluation of four models.
 
 CPU seconds, one thread, both ways in turn. The way without sharing is what ixtune did before: batches padded on the
 left in which every question pays for its page.
@@ -46,7 +46,7 @@ NEW_TOKENS = 16
 
 
 def separately(answerer: Answerer, requests: Sequence[Request], streamer: Any = None) -> list[Answer]:
-    """Answer a batch without sharing, as a reference for time and for ids."""
+    """Answer a batch without shared prefixes, as the reference for time and ids."""
     longest = max(len(request.ids) for request in requests)
     pad = answerer.tokenizer.pad_id
     with torch.no_grad():
@@ -64,7 +64,7 @@ def separately(answerer: Answerer, requests: Sequence[Request], streamer: Any = 
 
 @contextmanager
 def without_sharing() -> Iterator[None]:
-    """Answer and measure the loss of every question by itself, and encode the images for every model."""
+    """Answer and measure the loss of each question separately, and encode the images for each model."""
 
     def own_source(vectors: SharedVectors, loaded: Loaded) -> ImageSource:
         return ImageSource(vectors.files, loaded.base_model, vectors.max_bytes)
@@ -77,7 +77,7 @@ def without_sharing() -> Iterator[None]:
 
 
 def pages(folder: Path, hd_num: int, count: int = PAGES) -> Path:
-    """A prepared set of A4 pages with several questions each."""
+    """Return a prepared set of A4 pages with several questions each."""
     rows = []
     for page in range(count):
         Image.radial_gradient("L").resize((1240, 1754)).rotate(page).convert("RGB").save(folder / f"{page}.png")

@@ -47,7 +47,7 @@ print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, status("VmHW
 
 
 def synthetic_base(folder: Path) -> int:
-    """Random weights in the 7B's shapes, in as many shards; the bytes."""
+    """Write random weights in the shapes of the 7B into this many shards; return the bytes."""
     shapes = {"model.tok_embeddings.weight": VOCABULARY, "output.weight": VOCABULARY}
     shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in LINEARS.items()}
     names = sorted(shapes)
@@ -81,7 +81,7 @@ def synthetic_adapter(folder: Path) -> None:
 
 
 def copying(base: Path, copy: Path) -> float:
-    """Wall seconds of cp and sync of the same folder."""
+    """Return the wall seconds of cp and sync of the same folder."""
     start = time.perf_counter()
     subprocess.run(["cp", "-r", "--reflink=never", base, copy], check=True)
     subprocess.run(["sync", *copy.iterdir(), copy], check=True)
@@ -89,7 +89,7 @@ def copying(base: Path, copy: Path) -> float:
 
 
 def merging(adapter: Path, base: Path, out: Path, onto: str) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds, peak memory in MiB above that after the imports; of another process."""
+    """Merge in a new process; return wall seconds, CPU seconds, and peak MiB above the memory after imports."""
     command = [sys.executable, "-c", MERGE, str(adapter), str(base), str(out), onto]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     wall, cpu, peak = map(float, done.stdout.split())

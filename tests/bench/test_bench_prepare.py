@@ -32,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, records: int, sides: tuple[int, int]) -> Path:
-    """JSON Lines of records with a photograph-like JPEG each, a question and an answer of usual length."""
+    """Write JSON Lines records, each with a photo-like JPEG, a question and an answer of usual length."""
     noise = np.random.default_rng(0)
     with open(folder / "data.jsonl", "w", encoding="utf-8") as file:
         for number in range(records):
@@ -46,7 +46,7 @@ def write(folder: Path, records: int, sides: tuple[int, int]) -> Path:
     return folder / "data.jsonl"
 
 
-def test_prepare_of_json_lines_with_small_images(tmp_path: Path, base: Path) -> None:
+def test_prepare_json_lines_with_small_images(tmp_path: Path, base: Path) -> None:
     from datasets import Dataset, disable_caching, disable_progress_bars
 
     disable_progress_bars()
@@ -59,7 +59,7 @@ def test_prepare_of_json_lines_with_small_images(tmp_path: Path, base: Path) -> 
         prepare([Source(path=str(source))], tmp_path / "ours", base=base, options=Options(hd_num=16))
 
     def plain() -> None:
-        """Decode for the size, tokenise, save: as a notebook does it; no layout, no mask, no checks."""
+        """Decode for the size, tokenize and save, as a notebook does: no layout, no mask, no checks."""
 
         def encode(record: dict[str, object]) -> dict[str, object]:
             with Image.open(tmp_path / record["image"][0]) as image:
@@ -117,7 +117,7 @@ if __name__ == "__main__":
 
 
 def test_two_workers_with_verify(tmp_path: Path, base: Path) -> None:
-    """Wall time of whole processes in turn; needs two free cores."""
+    """Measure wall time of alternating processes; needs two free cores."""
     (tmp_path / "data").mkdir()
     source = write(tmp_path / "data", 1500, (1600, 1200))
     lines = source.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""The cost of averaging gradients once per step, against DistributedDataParallel; two processes on this machine."""
+"""Measure averaging gradients once per step against DistributedDataParallel, with two processes on this machine."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ os._exit(0)
 """
 
 
-def test_gradients_averaged_once_cost_no_more_than_ddp(tmp_path: Path) -> None:
+def test_averaging_gradients_once_costs_no_more_than_ddp(tmp_path: Path) -> None:
     variables = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     variables["MASTER_PORT"] = str(launch._free_port())
     started = [

@@ -49,7 +49,7 @@ def forget(served: Served) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept images", "new images"])
-def test_clients_at_once(served: Served, kept: bool) -> None:
+def test_concurrent_clients(served: Served, kept: bool) -> None:
     client = served.client
     made: dict[str, list[Any]] = {}
 

@@ -1,4 +1,4 @@
-"""The training step on the twin, against plain Trainer + PEFT; `ixtune bench` is the same for users."""
+"""Benchmark a training step on the twin against plain Trainer + PEFT, as `ixtune bench` does for users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORDS, ROUNDS = 8, 3
 
 
 def rows(chosen: list[compare.Way], rounds: int) -> list[compare.Figures]:
-    """Measure and put one row each into results/train.csv."""
+    """Measure each case and append a row to results/train.csv."""
     figures = compare.measure(chosen, records=RECORDS, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, log=print)
     for one in figures:
         way = one.way
@@ -43,8 +43,8 @@ def test_a_training_step_against_the_plain_way() -> None:
     ("name", "records", "rounds", "most"),
     [("pages-hd25", 8, 2, 0.30), ("pages-hd55", 4, 2, 0.30), ("docvqa", 39, 1, 0.40), ("mixed", 4, 3, 1.02)],
 )
-def test_questions_about_one_page_pay_for_it_once(name: str, records: int, rounds: int, most: float) -> None:
-    """Against ixtune without sharing and the plain way; where every page has one question, sharing costs nothing."""
+def test_questions_about_one_page_pay_for_the_page_once(name: str, records: int, rounds: int, most: float) -> None:
+    """Compare with ixtune without sharing and plain training; with one question per page, sharing costs nothing."""
     chosen = compare.SHARING if name != "mixed" else compare.SHARING[:2]
     figures = compare.measure(
         chosen, records=records, rounds=rounds, config=twin.CONFIG, rank=twin.RANK, name=name, memory=False, log=print

@@ -1,4 +1,4 @@
-"""Measure the seconds to the help text of every command, and of `import ixtune`."""
+"""Measure the seconds that the help of each command and `import ixtune` take."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMPORT_S = 0.05
 
 
 @pytest.mark.bench
-def test_help_of_every_verb_comes_in_time():
+def test_help_of_every_command_is_fast():
     print(f"\nload {os.getloadavg()[0]:.1f}; wall seconds, least of 7")
     slow = []
     for page in PAGES:
@@ -38,7 +38,7 @@ def test_help_of_every_verb_comes_in_time():
 
 
 @pytest.mark.bench
-def test_the_package_is_imported_in_time():
+def test_importing_the_package_is_fast():
     code = "import time; began = time.perf_counter(); import ixtune; print(time.perf_counter() - began)"
     walls_s = [
         float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""Test that the twin has the 7B's proportions, the mix matches its description, and both ways train the same."""
+"""Test that the twin has the 7B's proportions, the mix its described shares, and both trainings equal losses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def test_the_twin_has_the_7bs_shares_of_a_training_step_within_one_point() -> None:
+def test_the_twin_has_the_cost_shares_of_the_7b_within_one_point() -> None:
     full_size = twin.shares(Sizes(), twin.FULL_RANK, scale=1)
     small = twin.shares(Sizes.from_config_json(twin.CONFIG), twin.RANK, scale=mix.SCALE)
     assert set(full_size) == {"linears", "lora", "plora", "attention", "vit", "projector", "head"}
@@ -40,7 +40,7 @@ def test_the_twin_has_the_7bs_shares_of_a_training_step_within_one_point() -> No
         assert small[part] == pytest.approx(share, abs=0.01), part
 
 
-def test_the_mix_is_the_same_every_time_and_has_its_shares() -> None:
+def test_the_mix_is_deterministic_and_has_its_stated_shares() -> None:
     records = mix.records(32)
     assert records == mix.records(32)
     grids = [record.grid for record in records]
@@ -53,7 +53,7 @@ def test_the_mix_is_the_same_every_time_and_has_its_shares() -> None:
 @pytest.mark.parametrize(
     ("name", "count", "questions"), [("pages-hd25", 8, 4), ("pages-hd55", 8, 4), ("docvqa", 39, 3.9)]
 )
-def test_the_mixes_with_several_questions_a_page_have_them(name: str, count: int, questions: float) -> None:
+def test_page_mixes_have_their_number_of_questions_per_page(name: str, count: int, questions: float) -> None:
     records = mix.records(count, name)
     assert count / len({record.page for record in records}) == questions
     prefixes = mix.prefixes(records)
@@ -62,15 +62,15 @@ def test_the_mixes_with_several_questions_a_page_have_them(name: str, count: int
     assert shared / sum(record.tokens for record in records) < 0.3
 
 
-def test_padding_of_twin_and_full_size_agree() -> None:
+def test_twin_and_full_size_have_the_same_padding() -> None:
     for size in (2, 4, 8):
         real, scaled = (mix.padded_share(mix.records(32, scale=scale), size) for scale in (1, mix.SCALE))
         assert scaled == pytest.approx(real, abs=0.02)
     assert mix.padded_share([Record(10, None, 1), Record(30, None, 1)], 2) == 1 - 40 / 60
 
 
-def test_the_ideal_of_two_texts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two records of 10 and 30 tokens, one token asked of each, against two rows of 30 with a head on all."""
+def test_the_ideal_ratio_of_two_texts_matches_a_hand_calculation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare two records of 10 and 30 tokens with one supervised token each to two rows of 30 with full logits."""
     chosen = [Record(10, None, 1), Record(30, None, 1)]
     monkeypatch.setattr(mix, "records", lambda count: chosen)
     sizes = Sizes.from_config_json(SMALL)
@@ -94,8 +94,8 @@ def _case(way: str, *, checkpointed: bool) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of the plain way's own libraries
-def test_both_ways_compute_the_same_losses() -> None:
-    """One pack of four records, and one padded batch of the same four: the mean loss is over the same tokens."""
+def test_ixtune_and_plain_training_compute_the_same_losses() -> None:
+    """Compare one pack of four records with one padded batch of the same four: both average over the same tokens."""
     found = {
         (way, checkpointed): worker.run(_case(way, checkpointed=checkpointed))
         for way in ("ixtune", "plain")
@@ -107,7 +107,7 @@ def test_both_ways_compute_the_same_losses() -> None:
     assert all(figures["cpu_s"] > 0 and figures["steps"] == 1 for figures in found.values())
 
 
-def test_the_full_size_path_runs_on_other_sizes_without_a_gpu() -> None:
+def test_the_full_size_path_runs_with_small_sizes_without_a_gpu() -> None:
     page = Record(20, (1, 1), 5)
     rows = full.measure(config=SMALL, pages=[page], device="cpu")
     assert [(row["tokens"], row["checkpointed"]) for row in rows] == [(page.tokens, True), (page.tokens, False)]

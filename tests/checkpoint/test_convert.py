@@ -23,7 +23,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_bins(small: Path, tmp_path: Path) -> Path:
-    """The small base as two torch files and an index, with code and a licence beside them, as on the hub."""
+    """Return the small base as two torch files and an index, with code and a license, as on the hub."""
     folder = tmp_path / "bins"
     folder.mkdir()
     tensors = load_file(small / "model.safetensors")
@@ -41,7 +41,7 @@ def in_bins(small: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_tensor_keeps_name_value_and_shard_number(in_bins: Path, small: Path, tmp_path: Path) -> None:
+def test_every_tensor_keeps_its_name_value_and_shard_number(in_bins: Path, small: Path, tmp_path: Path) -> None:
     report = convert(in_bins, tmp_path / "out")
     expected = load_file(small / "model.safetensors")
     found: dict[str, torch.Tensor] = {}
@@ -54,7 +54,7 @@ def test_every_tensor_keeps_name_value_and_shard_number(in_bins: Path, small: Pa
     assert base_identity(open_checkpoint(tmp_path / "out")) == report.identity == base_identity(open_checkpoint(small))
 
 
-def test_the_other_files_go_along_as_bytes_and_the_old_weights_do_not(in_bins: Path, tmp_path: Path) -> None:
+def test_other_files_are_copied_and_the_old_weights_are_not(in_bins: Path, tmp_path: Path) -> None:
     convert(in_bins, tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "config.json",
@@ -69,7 +69,7 @@ def test_the_other_files_go_along_as_bytes_and_the_old_weights_do_not(in_bins: P
     assert (tmp_path / "out" / name).read_bytes() == (in_bins / name).read_bytes()
 
 
-def test_a_file_with_code_is_refused_and_nothing_of_it_runs(in_bins: Path, tmp_path: Path) -> None:
+def test_a_file_that_contains_code_is_refused_and_never_run(in_bins: Path, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "it ran"),)
@@ -80,7 +80,7 @@ def test_a_file_with_code_is_refused_and_nothing_of_it_runs(in_bins: Path, tmp_p
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bins"]
 
 
-def test_a_cut_shard_and_a_missing_one_are_named(in_bins: Path, tmp_path: Path) -> None:
+def test_a_truncated_or_missing_shard_is_named(in_bins: Path, tmp_path: Path) -> None:
     shard = in_bins / "pytorch_model-00002-of-00002.bin"
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(IxtuneError, match=f"truncated.*{shard.name}"):
@@ -91,12 +91,12 @@ def test_a_cut_shard_and_a_missing_one_are_named(in_bins: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_safetensors_already_is_left_alone(small: Path, tmp_path: Path) -> None:
+def test_a_safetensors_checkpoint_is_left_alone(small: Path, tmp_path: Path) -> None:
     with pytest.raises(IxtuneError, match="already in safetensors"):
         convert(small, tmp_path / "out")
 
 
-def test_a_disk_without_room_is_refused_before_the_first_byte(
+def test_a_full_disk_is_refused_before_the_first_byte_is_written(
     in_bins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
@@ -105,7 +105,7 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bins"]
 
 
-def test_a_byte_that_turns_on_the_disk_is_found(in_bins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flipped_byte_on_disk_is_detected(in_bins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Checkpoint.read_rows
 
     def one_bit_off(self: Checkpoint, name: str, start: int, stop: int) -> torch.Tensor:

@@ -36,7 +36,7 @@ def test_the_identity_does_not_depend_on_format_sharding_or_order(tmp_path: Path
     assert base_identity(open_checkpoint(bin_folder)) == expected
 
 
-def test_a_transposed_tensor_in_a_torch_file_has_the_identity_of_its_values(tmp_path: Path) -> None:
+def test_a_transposed_torch_tensor_has_the_identity_of_its_values(tmp_path: Path) -> None:
     content = tensors()
     expected = identity_of(tmp_path / "plain", content)
     content["output.weight"] = content["output.weight"].t().contiguous().t()
@@ -45,8 +45,8 @@ def test_a_transposed_tensor_in_a_torch_file_has_the_identity_of_its_values(tmp_
     assert base_identity(open_checkpoint(tmp_path / "bin")) == expected
 
 
-def test_the_identity_is_what_design_says(tmp_path: Path) -> None:
-    """The recipe of the hash, written out a second time: adapters carry it, so it must never change."""
+def test_the_identity_matches_the_documented_formula(tmp_path: Path) -> None:
+    """Compute the hash by a second implementation: adapters store it, so it must never change."""
     import hashlib
     import json
 
@@ -59,7 +59,7 @@ def test_the_identity_is_what_design_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["first value", "last value", "name", "shape", "dtype"])
-def test_the_identity_changes_with_values_at_the_edges_name_shape_and_dtype(tmp_path: Path, change: str) -> None:
+def test_the_identity_changes_with_first_or_last_value_name_shape_dtype(tmp_path: Path, change: str) -> None:
     content = tensors()
     before = identity_of(tmp_path / "before", content)
     weight = content.pop("output.weight")

@@ -27,7 +27,7 @@ VIT = "vit.vision_tower.vision_model.embeddings."
 
 
 def base(folder: Path, positions: int = 1601, wqkv: int = 256, others: int = 256, form: str = "safetensors") -> Path:
-    """A folder with those tensors that tell members apart, one number wide."""
+    """Write a folder with the tensors that identify the model, each one number wide."""
     tensors = {
         f"{VIT}position_embedding.weight": torch.zeros(positions, 1),
         f"{VIT}patch_embedding.weight": torch.zeros(1, 3, 14, 14),
@@ -45,7 +45,7 @@ def base(folder: Path, positions: int = 1601, wqkv: int = 256, others: int = 256
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 @pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
-def test_a_released_base_is_known_by_its_tensors_though_config_json_is_the_same(tmp_path: Path, member, form: str):
+def test_a_base_is_identified_by_its_tensors_not_its_config(tmp_path: Path, member, form: str):
     folder = base(tmp_path / "any", 1 + (member.crop // 14) ** 2, *member.plora_ranks, form=form)
     assert member_in(folder) == member
     sizes = Sizes.from_config_json(read_config_json(folder))
@@ -56,7 +56,7 @@ def test_a_released_base_is_known_by_its_tensors_though_config_json_is_the_same(
     assert config.plora == member.plora()
 
 
-def test_the_fixture_is_known_and_its_ranks_are_read_with_the_models_scale():
+def test_the_fixture_is_identified_and_its_plora_ranks_are_read():
     config = completed(json.loads((ROOT / "config.json").read_text()), ROOT)
     assert config["vision_config"] == {"image_size": 560}
     rank = config["plora"]["wqkv"]["rank"]
@@ -71,13 +71,13 @@ def test_the_fixture_is_known_and_its_ranks_are_read_with_the_models_scale():
         ({"positions": 50}, {}, "crops of 98 pixels, which no known model has"),
     ],
 )
-def test_a_contradiction_is_an_error_that_names_both(tmp_path: Path, tensors: Any, config: Any, message: str):
+def test_a_contradiction_is_an_error_that_names_both_sides(tmp_path: Path, tensors: Any, config: Any, message: str):
     folder = base(tmp_path / "base", **tensors)
     with pytest.raises(IxtuneError, match=message):
         completed({**RELEASED_CONFIG, **config}, folder)
 
 
-def test_what_data_are_prepared_for_is_the_bases_model(tmp_path: Path):
+def test_data_are_prepared_for_the_model_of_the_base(tmp_path: Path):
     assert member_for(NANO, shipped(NANO)) == FOUR_KHD
     assert member_for(TWO_FIVE.hub_id, tmp_path) == TWO_FIVE
     assert member_for("me/mine", tmp_path, "2.5", "inference") == TWO_FIVE.at_inference
@@ -91,7 +91,7 @@ def test_what_data_are_prepared_for_is_the_bases_model(tmp_path: Path):
         member_for("me/mine", tmp_path, "3")
 
 
-def test_the_real_shapes_of_2_5_on_the_meta_device():
+def test_the_shapes_of_2_5_are_correct_on_the_meta_device():
     config = IXC2Config(vision_config={"image_size": TWO_FIVE.crop})
     assert config.sizes == Sizes.released(TWO_FIVE)
     shapes = expected_shapes(config)
@@ -109,7 +109,7 @@ def test_the_real_shapes_of_2_5_on_the_meta_device():
 @pytest.mark.parametrize(
     ("given", "kind", "factor"), [(None, "default", 1.0), ({"type": "dynamic", "factor": 2.0}, "dynamic", 2.0)]
 )
-def test_the_checkpoints_own_rope_scaling_is_obeyed(given: Any, kind: str, factor: float):
+def test_the_rope_scaling_of_the_checkpoint_is_respected(given: Any, kind: str, factor: float):
     small = {"num_hidden_layers": 1, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8}
     with torch.device("meta"):
         config = IXC2Config.from_dict({**RELEASED_CONFIG, **small, "rope_scaling": given})

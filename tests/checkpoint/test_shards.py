@@ -43,7 +43,7 @@ def write_old_bin(folder: Path, tensors: Tensors) -> None:
 
 
 def write_repacked_bin(folder: Path, tensors: Tensors) -> None:
-    """A zip made again by another tool: torch computes positions that are not true any more."""
+    """Rewrite the zip by another tool, so that the offsets torch computes are wrong."""
     torch.save(tensors, folder / "archive.bin")
     with (
         zipfile.ZipFile(folder / "archive.bin") as old,
@@ -82,7 +82,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("write", FORMS)
-def test_every_form_reads_back_exactly_whole_and_by_rows(
+def test_every_format_reads_back_exactly_in_full_and_by_rows(
     write: Callable[[Path, Tensors], None], tmp_path: Path, tensors: Tensors
 ) -> None:
     write(tmp_path, tensors)
@@ -104,7 +104,7 @@ def test_every_form_reads_back_exactly_whole_and_by_rows(
     assert checkpoint.nbytes == sum(tensor.nbytes for tensor in tensors.values())
 
 
-def test_positions_are_known_in_torch_files_without_loading_them(tmp_path: Path, tensors: Tensors) -> None:
+def test_offsets_in_torch_files_are_found_without_loading_them(tmp_path: Path, tensors: Tensors) -> None:
     write_single_bin(tmp_path, tensors)
     raw = (tmp_path / "pytorch_model.bin").read_bytes()
     for info in open_checkpoint(tmp_path).tensors:
@@ -114,7 +114,7 @@ def test_positions_are_known_in_torch_files_without_loading_them(tmp_path: Path,
 
 
 @pytest.mark.parametrize("write", [write_old_bin, write_repacked_bin])
-def test_positions_that_cannot_be_trusted_are_not_used(
+def test_untrusted_offsets_are_not_used(
     write: Callable[[Path, Tensors], None], tmp_path: Path, tensors: Tensors
 ) -> None:
     write(tmp_path, tensors)
@@ -127,7 +127,7 @@ def test_positions_that_cannot_be_trusted_are_not_used(
     assert len(stored) < len(tensors)
 
 
-def test_tensors_come_in_shard_order_and_within_a_shard_in_file_order(tmp_path: Path, tensors: Tensors) -> None:
+def test_tensors_come_in_shard_order_then_file_order(tmp_path: Path, tensors: Tensors) -> None:
     backwards = dict(reversed(tensors.items()))
     write_sharded_bin(tmp_path, backwards)
     checkpoint = open_checkpoint(tmp_path)
@@ -136,7 +136,7 @@ def test_tensors_come_in_shard_order_and_within_a_shard_in_file_order(tmp_path: 
 
 
 @pytest.mark.parametrize("old_format", [False, True])
-def test_transposed_and_overlapping_tensors_of_a_torch_file_read_right(tmp_path: Path, old_format: bool) -> None:
+def test_transposed_and_overlapping_torch_tensors_read_correctly(tmp_path: Path, old_format: bool) -> None:
     whole = torch.arange(24.0).reshape(4, 6)
     tensors = {"t": whole.t(), "part": whole[1:3, 2:5], "same": whole, "wide": torch.ones(1).expand(3)}
     torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not old_format)
@@ -153,7 +153,7 @@ def test_parameters_with_gradients_read_as_plain_tensors(tmp_path: Path) -> None
     assert not open_checkpoint(tmp_path).read("w").requires_grad
 
 
-def test_safetensors_win_where_both_forms_lie_in_the_folder(tmp_path: Path, tensors: Tensors) -> None:
+def test_safetensors_take_precedence_over_bin_files(tmp_path: Path, tensors: Tensors) -> None:
     write_single_bin(tmp_path, {"other": torch.ones(1)})
     write_single_safetensors(tmp_path, tensors)
     assert open_checkpoint(tmp_path).shards == ("model.safetensors",)
@@ -165,7 +165,7 @@ def test_a_row_range_outside_the_tensor_is_an_error(tmp_path: Path, tensors: Ten
         open_checkpoint(tmp_path).read_rows("a.weight", 5, 8)
 
 
-def test_the_writer_makes_files_that_safetensors_reads_even_with_mixed_widths(tmp_path: Path) -> None:
+def test_the_writer_makes_valid_safetensors_with_mixed_dtypes(tmp_path: Path) -> None:
     tensors = {
         "odd": torch.ones(3, dtype=torch.uint8),
         "wide": torch.arange(4.0),
@@ -224,7 +224,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert "holds no checkpoint" in refusal(tmp_path)
     assert "no such folder" in refusal(tmp_path / "absent")
 
@@ -241,7 +241,7 @@ def test_a_missing_shard_is_named_with_a_tensor_it_holds(
 
 @pytest.mark.parametrize("kept", [0, 5, 60, 0.5, 0.99, -1])
 @pytest.mark.parametrize("write", [write_single_safetensors, write_single_bin, write_old_bin])
-def test_a_truncated_shard_is_refused_wherever_it_is_cut(
+def test_a_truncated_shard_is_refused_wherever_it_was_cut(
     write: Callable[[Path, Tensors], None], kept: float, tmp_path: Path, tensors: Tensors
 ) -> None:
     write(tmp_path, tensors)
@@ -252,7 +252,7 @@ def test_a_truncated_shard_is_refused_wherever_it_is_cut(
     assert path.name in message
 
 
-def test_the_tensor_in_which_a_safetensors_file_ends_is_named(tmp_path: Path, tensors: Tensors) -> None:
+def test_the_tensor_at_which_a_safetensors_file_ends_is_named(tmp_path: Path, tensors: Tensors) -> None:
     del tensors["empty"]
     write_single_safetensors(tmp_path, tensors)
     path = tmp_path / "model.safetensors"
@@ -261,7 +261,7 @@ def test_the_tensor_in_which_a_safetensors_file_ends_is_named(tmp_path: Path, te
     assert f"ends inside tensor {last}" in refusal(tmp_path)
 
 
-def test_a_file_that_shrinks_after_the_look_is_refused_at_the_read(tmp_path: Path, tensors: Tensors) -> None:
+def test_a_file_that_shrinks_after_opening_is_refused_on_read(tmp_path: Path, tensors: Tensors) -> None:
     write_single_safetensors(tmp_path, tensors)
     checkpoint = open_checkpoint(tmp_path)
     os.truncate(tmp_path / "model.safetensors", 10)
@@ -269,7 +269,7 @@ def test_a_file_that_shrinks_after_the_look_is_refused_at_the_read(tmp_path: Pat
         checkpoint.read("a.weight")
 
 
-def test_a_git_lfs_pointer_is_called_by_its_name(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_recognized(tmp_path: Path) -> None:
     for name in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
         assert "git-lfs pointer" in refusal(tmp_path)
@@ -277,7 +277,7 @@ def test_a_git_lfs_pointer_is_called_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_sharded_bin, write_sharded_safetensors])
-def test_an_index_and_shards_that_disagree_are_refused_with_the_tensor(
+def test_a_mismatch_of_index_and_shards_names_the_tensor(
     write: Callable[[Path, Tensors], None], tmp_path: Path, tensors: Tensors
 ) -> None:
     write(tmp_path, tensors)
@@ -305,7 +305,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, tensors: Tensors) -> 
     assert "tensor c.bias is in model-00001" in refusal(tmp_path)
 
 
-def test_a_torch_file_of_something_else_than_tensors_is_refused(tmp_path: Path) -> None:
+def test_a_torch_file_with_anything_but_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     for content, words in (
         ([torch.ones(1)], "holds a list"),
@@ -338,17 +338,17 @@ def craft(path: Path, header: str, data: bytes = b"") -> None:
         ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {}}', "the name a occurs twice"),
     ],
 )
-def test_a_safetensors_header_that_does_not_fit_is_refused(tmp_path: Path, header: str, words: str) -> None:
+def test_a_malformed_safetensors_header_is_refused(tmp_path: Path, header: str, words: str) -> None:
     craft(tmp_path / "model.safetensors", header, bytes(8))
     assert words in refusal(tmp_path)
 
 
-def test_a_checkpoint_is_what_open_checkpoint_returns(tmp_path: Path, tensors: Tensors) -> None:
+def test_open_checkpoint_returns_a_checkpoint(tmp_path: Path, tensors: Tensors) -> None:
     write_single_safetensors(tmp_path, tensors)
     assert isinstance(open_checkpoint(tmp_path), Checkpoint)
 
 
-def test_rows_read_into_given_memory_are_the_same_and_lie_in_it(tmp_path: Path, tensors: Tensors) -> None:
+def test_rows_are_read_into_the_given_buffer(tmp_path: Path, tensors: Tensors) -> None:
     write_single_safetensors(tmp_path, tensors)
     checkpoint = open_checkpoint(tmp_path)
     landing = torch.zeros(1 << 20, dtype=torch.uint8)
@@ -361,7 +361,7 @@ def test_rows_read_into_given_memory_are_the_same_and_lie_in_it(tmp_path: Path, 
     assert torch.equal(too_short, torch.zeros(1, dtype=torch.uint8))
 
 
-def test_the_file_is_the_same_however_often_the_disk_is_told_to_begin(
+def test_flush_and_sync_intervals_do_not_change_the_file(
     tmp_path: Path, tensors: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_single_bin(tmp_path, tensors)

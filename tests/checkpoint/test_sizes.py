@@ -1,4 +1,4 @@
-"""Sizes and operations in plain integers, against the released checkpoint's tensors and against what torch counts."""
+"""Compare computed sizes and flops with the released checkpoint's tensors and with torch's counts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def family(name: str) -> str:
     return {"model.tok_embeddings.weight": "embeddings", "output.weight": "head"}.get(name, "linears")
 
 
-def test_the_released_checkpoint_has_exactly_these_parameters_in_every_part():
+def test_parameter_counts_match_the_released_checkpoint_by_part():
     counted: dict[str, int] = {}
     for name, shape in json.loads(INDEX.read_text()).items():
         counted[family(name)] = counted.get(family(name), 0) + math.prod(shape)
@@ -54,14 +54,14 @@ def test_the_released_checkpoint_has_exactly_these_parameters_in_every_part():
     assert sum(Sizes().weight_bytes(nf4=False, float_bytes=2).values()) == 17_194_999_808
 
 
-def test_a_small_model_has_exactly_these_parameters():
+def test_parameter_counts_match_a_small_model():
     model = small_model()
     sizes = Sizes.from_config_json({**RELEASED_CONFIG, **SMALL})
     assert sum(sizes.parameters().values()) == sum(p.numel() for p in model.parameters())
     assert model.config.sizes == sizes
 
 
-def test_the_defaults_of_the_configuration_are_the_released_sizes():
+def test_the_default_config_has_the_released_sizes():
     assert IXC2Config().sizes == Sizes()
 
 
@@ -73,7 +73,7 @@ def test_the_defaults_of_the_configuration_are_the_released_sizes():
     ],
     ids=["all", "two without the projector"],
 )
-def test_trained_parameters_are_those_that_the_adapter_has(section: AdapterSection):
+def test_trained_parameters_match_those_of_the_adapter(section: AdapterSection):
     model = small_model()
     sizes = model.config.sizes
     wrapped = attach.attach(model, section)
@@ -81,13 +81,13 @@ def test_trained_parameters_are_those_that_the_adapter_has(section: AdapterSecti
     assert sum(Trained.of(section).parameters(sizes).values()) == trained
 
 
-def test_a_rank_of_a_target_goes_before_the_rank_of_all():
+def test_a_per_target_rank_overrides_the_global_rank():
     section = AdapterSection.model_validate({"rank": 64, "per_target": {"w2": {"rank": 16}, "wo": {"dropout": 0.1}}})
     assert Trained.of(section).ranks == {"wqkv": 64, "wo": 64, "w1": 64, "w2": 16, "w3": 64}
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (768, 512), (100, 3)])
-def test_nf4_takes_what_bitsandbytes_takes(shape: tuple[int, int]):
+def test_nf4_bytes_match_bitsandbytes(shape: tuple[int, int]):
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(torch.randn(shape), quant_type="nf4", compress_statistics=True)
@@ -95,13 +95,13 @@ def test_nf4_takes_what_bitsandbytes_takes(shape: tuple[int, int]):
     assert nf4_bytes(math.prod(shape)) == sum(tensor.nbytes for tensor in tensors)
 
 
-def test_the_7b_in_nf4_is_3_6_gib_of_decoder_linears():
+def test_the_decoder_linears_of_the_7b_take_3_6_gib_in_nf4():
     found = Sizes().weight_bytes(nf4=True, float_bytes=2)
     assert found["linears"] / GIB == pytest.approx(6.979321856e9 * (0.5 + 1 / 64 + 4 / 64 / 256) / GIB, rel=1e-4)
 
 
-def test_operations_of_a_text_are_those_that_torch_counts():
-    """torch counts every product of the forward and the backward pass; not those of attention on a CPU."""
+def test_flops_of_a_text_match_torchs_count():
+    """torch counts every matrix product of both passes, except those of attention on a CPU."""
     model = small_model()
     section = AdapterSection(rank=4, dropout=0.0)
     wrapped = attach.attach(model, section)
@@ -122,7 +122,7 @@ def test_operations_of_a_text_are_those_that_torch_counts():
     assert counter.get_total_flops() == by_products - spared
 
 
-def test_operations_of_images_are_those_that_torch_counts():
+def test_flops_of_images_match_torchs_count():
     model = small_model()
     sizes = model.config.sizes
     views = torch.zeros(2, 3, 336, 336)
@@ -140,14 +140,14 @@ def test_operations_of_images_are_those_that_torch_counts():
     assert flops(sizes, trained, PackShape((10,), image_tokens=7)).projector == counter.get_total_flops()
 
 
-def test_attention_is_counted_causal_and_inside_segments():
+def test_attention_is_counted_as_causal_within_segments():
     sizes, trained = Sizes(), Trained({"wqkv": 8})
     one, two = (flops(sizes, trained, PackShape(lengths)).attention for lengths in ((4000,), (2000, 2000)))
     assert two / one == pytest.approx(0.5, rel=1e-3)
     assert one == 3 * 32 * 2 * 4096 * 4000 * 4001
 
 
-def test_computing_all_layers_again_is_half_of_their_forward_and_backward():
+def test_checkpointing_all_layers_recomputes_half_of_their_flops():
     found = flops(Sizes(), Trained({}), PackShape((4096,), image_tokens=1000), checkpointed_layers=32)
     assert found.recompute == found.linears // 2 + found.plora // 2 + found.attention // 3
     assert found.total == found.needed + found.recompute
@@ -157,13 +157,13 @@ def test_computing_all_layers_again_is_half_of_their_forward_and_backward():
     st.lists(st.integers(1, 5000), min_size=1, max_size=5),
     st.lists(st.integers(1, 5000), min_size=1, max_size=5),
 )
-def test_operations_of_packs_add_up(first: list[int], second: list[int]):
+def test_flops_of_packs_add_up(first: list[int], second: list[int]):
     sizes, trained = Sizes(), Trained(dict.fromkeys(DECODER_LINEARS, 64))
     parts = [flops(sizes, trained, PackShape(tuple(lengths)), 5).total for lengths in (first, second)]
     both = flops(sizes, trained, PackShape((*first, *second), supervised=2), 5)
     assert both.total == sum(parts)
 
 
-def test_sizes_need_no_library_of_tensors():
+def test_sizes_import_no_tensor_library():
     code = "import sys, ixtune.planning.flops; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

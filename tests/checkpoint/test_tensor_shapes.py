@@ -19,6 +19,6 @@ def test_the_default_sizes_give_the_released_942_tensors(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [{}, SMALL], ids=["7B", "small"])
-def test_the_list_is_that_of_the_network(extra: dict[str, object]) -> None:
+def test_tensor_shapes_match_the_network(extra: dict[str, object]) -> None:
     given = {**RELEASED_CONFIG, **extra}
     assert tensor_shapes(Sizes.from_config_json(given)) == expected_shapes(IXC2Config.from_dict(given))

@@ -15,7 +15,7 @@ from ixtune.family import FOUR_KHD
 
 @pytest.fixture
 def cached(tmp_path: Path) -> Path:
-    """The nano base as the hub's cache stores it: links to files that bear their own hash as a name."""
+    """Return the nano base as the hub cache stores it: links to files named by their hash."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -27,7 +27,7 @@ def cached(tmp_path: Path) -> Path:
     return snapshot
 
 
-def test_files_of_the_hubs_cache_are_compared_with_their_own_names(cached: Path) -> None:
+def test_hub_cache_files_are_compared_with_the_hash_in_their_name(cached: Path) -> None:
     found = verify(cached)
     assert found.findings == {}
     assert found.compared["model-00001-of-00002.safetensors"] == "the hub's cache"
@@ -38,25 +38,25 @@ def test_files_of_the_hubs_cache_are_compared_with_their_own_names(cached: Path)
     assert verify(cached, hashes=False).findings == {}
 
 
-def test_nothing_but_headers_is_hashed_where_hashes_are_not_asked_for(cached: Path) -> None:
+def test_without_hashes_only_headers_are_read(cached: Path) -> None:
     read: list[int] = []
     found = verify(cached, hashes=False, advance=read.append)
     assert (found.file_sha256, read) == ({}, [])
     assert found.identity == verify(shipped("nano")).identity
 
 
-def test_the_released_tokenizers_hash_is_known_for_the_released_sizes_only(tmp_path: Path) -> None:
+def test_the_released_tokenizer_hash_applies_to_released_sizes_only(tmp_path: Path) -> None:
     assert known_hashes(tmp_path, Sizes()) == {"tokenizer.model": (FOUR_KHD.tokenizer_sha256, "the released model")}
     assert known_hashes(tmp_path, Sizes(vocabulary=92600)) == {}
 
 
-def test_a_folder_of_another_architecture_is_no_base(tmp_path: Path) -> None:
+def test_a_folder_of_another_architecture_is_not_a_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(IxtuneError, match="'llama' checkpoint, not InternLM-XComposer2-4KHD"):
         verify(tmp_path)
 
 
-def test_a_folder_without_config_and_one_in_4_bits_are_pointed_to_their_own_verbs(tmp_path: Path) -> None:
+def test_missing_config_and_4_bit_folders_get_their_own_hint(tmp_path: Path) -> None:
     with pytest.raises(IxtuneError, match="no config.json"):
         verify(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "internlmxcomposer2", "quantization_config": {}}')
@@ -64,14 +64,14 @@ def test_a_folder_without_config_and_one_in_4_bits_are_pointed_to_their_own_verb
         verify(tmp_path)
 
 
-def test_an_empty_folder_with_a_config_lacks_everything(tmp_path: Path) -> None:
+def test_an_empty_folder_with_a_config_reports_every_tensor_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "internlmxcomposer2"}')
     found = verify(tmp_path)
     assert len(found.missing) == 942 + 1
     assert "the folder holds no checkpoint" in found.damaged[0]
 
 
-def test_the_terms_are_the_released_ones_or_what_the_folder_says(tmp_path: Path) -> None:
+def test_the_terms_are_the_released_ones_or_those_in_the_folder(tmp_path: Path) -> None:
     assert terms_of(tmp_path, Sizes()) == FOUR_KHD.terms
     small = Sizes(layers=2)
     assert terms_of(tmp_path, small).startswith("not stated")

@@ -1,4 +1,4 @@
-"""Test `ixtune base` by the command line, on the nano base and on one with the released 7B's names and shapes."""
+"""Test `ixtune base` on the nano base and on one with the names and shapes of the released 7B."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nano(tmp_path: Path) -> Path:
-    """A copy to be spoilt."""
+    """Return a copy of the nano base that a test may damage."""
     folder = tmp_path / "nano"
     folder.mkdir()
     for file in shipped("nano").iterdir():
@@ -34,7 +34,7 @@ def nano(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_bins(nano: Path) -> Iterator[Path]:
-    """The nano base as it would lie on the hub: torch files, and code that nobody should run."""
+    """Return the nano base as on the hub: torch files, and code that must not run."""
     weight_map = {}
     for k in (1, 2):
         old, new = nano / f"model-0000{k}-of-00002.safetensors", f"pytorch_model-0000{k}-of-00002.bin"
@@ -48,8 +48,8 @@ def in_bins(nano: Path) -> Iterator[Path]:
     return nano
 
 
-def test_the_942_tensors_of_the_7b_are_found_complete(full_size: Path) -> None:
-    """Values are holes in the file, so only the tokenizer, which is not the released one, has a hash to differ."""
+def test_the_942_tensors_of_the_7b_verify_as_complete(full_size: Path) -> None:
+    """The weights are sparse files without hashes; only the tokenizer, which is not the released one, differs."""
     done = ixtune("base", "verify", full_size, "--headers-only")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "model     the released 7B" in done.stdout
@@ -70,7 +70,7 @@ def test_the_7b_is_described_with_its_parameters_and_terms(full_size: Path) -> N
     assert "never run" not in shown.stdout
 
 
-def test_what_is_missing_too_much_and_misshapen_is_named_each(nano: Path) -> None:
+def test_missing_extra_and_misshapen_tensors_are_each_named(nano: Path) -> None:
     shard = nano / "model-00001-of-00002.safetensors"
     tensors = load_file(shard)
     gone = sorted(tensors)[3]
@@ -92,7 +92,7 @@ def test_what_is_missing_too_much_and_misshapen_is_named_each(nano: Path) -> Non
     assert "INCOMPLETE or damaged: 1 missing, 1 not part of the model, 1 wrong shape, 1 another dtype" in done.stdout
 
 
-def test_a_lost_shard_and_a_cut_one_are_told_with_their_tensors(nano: Path) -> None:
+def test_a_missing_and_a_truncated_shard_are_reported_with_tensors(nano: Path) -> None:
     (nano / "model-00002-of-00002.safetensors").unlink()
     shard = nano / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-10])
@@ -108,7 +108,7 @@ def test_a_lost_shard_and_a_cut_one_are_told_with_their_tensors(nano: Path) -> N
     assert findings["damaged"][1].startswith("model-00002-of-00002.safetensors is missing")
 
 
-def test_torch_files_become_safetensors_that_verify_and_keep_their_hash(in_bins: Path, tmp_path: Path) -> None:
+def test_converted_torch_files_verify_and_keep_their_identity(in_bins: Path, tmp_path: Path) -> None:
     out = tmp_path / "converted"
     done = call("base", "convert", in_bins, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_torch_files_become_safetensors_that_verify_and_keep_their_hash(in_bins:
     assert "already in safetensors" in again.stderr
 
 
-def test_a_bin_with_code_is_refused_in_one_line_and_nothing_runs(in_bins: Path, tmp_path: Path) -> None:
+def test_a_bin_with_code_is_refused_in_one_line_and_never_run(in_bins: Path, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "it ran"),)

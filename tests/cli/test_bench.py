@@ -1,4 +1,4 @@
-"""`ixtune bench`, by the real command line."""
+"""Test `ixtune bench` from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from main_job import ixtune
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_full_size_without_a_gpu_says_what_it_needs() -> None:
+def test_full_size_without_a_gpu_reports_what_it_needs() -> None:
     done = call("bench", "--full-size")
     assert done.returncode == 1
     assert "torch sees none" in done.stderr
@@ -20,7 +20,7 @@ def test_full_size_without_a_gpu_says_what_it_needs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_twin_is_measured_against_every_plain_way() -> None:
+def test_the_twin_is_compared_with_every_plain_setup() -> None:
     done = ixtune("bench", "--records", "4", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

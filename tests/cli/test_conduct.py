@@ -1,4 +1,4 @@
-"""Test what all commands share: --quiet, --json, NO_COLOR on a terminal, and shell completion."""
+"""Test behavior shared by all commands: --quiet, --json, NO_COLOR on a terminal, and shell completion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prepared(data: Path) -> Path:
     return out
 
 
-def test_quiet_prints_what_was_made_and_nothing_else(prepared: Path, tmp_path: Path):
+def test_quiet_prints_only_the_path_of_the_result(prepared: Path, tmp_path: Path):
     recipe = write_recipe(tmp_path / "r.yaml", prepared, tmp_path / "run")
     trained = ixtune("train", recipe, "training.max_steps=1", "--quiet")  # behind the verb it is the same flag
     assert (trained.returncode, trained.stdout, trained.stderr) == (0, f"{tmp_path / 'run' / 'adapter'}\n", "")
@@ -48,7 +48,7 @@ def test_quiet_prints_what_was_made_and_nothing_else(prepared: Path, tmp_path: P
     assert (asked.returncode, asked.stdout) == (0, f"{answers}\n"), asked.stderr
 
 
-def test_quiet_leaves_errors_and_what_was_asked_for(data: Path, tmp_path: Path):
+def test_quiet_still_prints_errors_and_requested_output(data: Path, tmp_path: Path):
     failed = ixtune(
         "--quiet", "prepare", tmp_path / "none.csv", "--out", tmp_path / "x", "--hd-num", "1", "--base", "nano"
     )
@@ -68,7 +68,7 @@ def test_quiet_shows_no_progress_on_a_terminal(data: Path, tmp_path: Path):
     assert "records" in shown
 
 
-def test_prepare_as_json_is_json_alone_and_counts(data: Path, tmp_path: Path):
+def test_prepare_json_prints_only_json_with_the_counts(data: Path, tmp_path: Path):
     out = tmp_path / "out"
     done = ixtune("prepare", data, "--out", out, "--hd-num", "1", "--base", "nano", "--json")
     assert done.returncode == 0, done.stderr
@@ -88,21 +88,21 @@ def test_prepare_as_json_is_json_alone_and_counts(data: Path, tmp_path: Path):
     ],
     ids=["table", "plan", "layout", "error"],
 )
-def test_no_color_is_obeyed_by_tables_and_errors(words: list[str], code: int):
+def test_no_color_applies_to_tables_and_errors(words: list[str], code: int):
     plain = on_terminal(command(*words), NO_COLOR="1")
     assert plain[0] == code
     assert plain[1]
     assert not has_colour(plain[1])
 
 
-def test_without_no_color_an_error_on_a_terminal_is_red():
+def test_an_error_on_a_terminal_is_red_unless_no_color_is_set():
     for value in ({}, {"NO_COLOR": ""}):  # an empty one is none, says no-color.org
         code, shown = on_terminal(command("recipes", "show", "none"), **value)
         assert code == 2
         assert has_colour(shown)
 
 
-def test_the_live_view_of_a_training_has_no_colour_under_no_color(prepared: Path, tmp_path: Path):
+def test_no_color_applies_to_the_live_view_of_training(prepared: Path, tmp_path: Path):
     recipe = write_recipe(tmp_path / "r.yaml", prepared, tmp_path / "run")
     code, shown = on_terminal(command("train", recipe, "training.max_steps=2"), NO_COLOR="1")
     assert code == 0
@@ -112,7 +112,7 @@ def test_the_live_view_of_a_training_has_no_colour_under_no_color(prepared: Path
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder with an `ixtune` for the PATH, as an installation makes it."""
+    """Return a folder for the PATH with an `ixtune` script, as an installation makes it."""
     script = tmp_path / "bin" / "ixtune"
     script.parent.mkdir()
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom ixtune.cli import main\nsys.exit(main())\n")
@@ -141,7 +141,7 @@ def bash(script: str, installed: Path, home: Path) -> str:
         ("ixtune base ", {"info", "verify", "convert"}, {"train"}),
     ],
 )
-def test_bash_completes_verbs_and_options(
+def test_bash_completes_commands_and_options(
     line: str, expected: set[str], not_expected: set[str], installed: Path, tmp_path: Path
 ):
     words = line.split(" ")
@@ -158,7 +158,7 @@ def test_bash_completes_verbs_and_options(
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_install_completion_writes_what_a_new_bash_reads(installed: Path, tmp_path: Path):
+def test_install_completion_writes_a_file_that_a_new_bash_reads(installed: Path, tmp_path: Path):
     assert "completion installed in" in bash("ixtune --install-completion bash", installed, tmp_path)
     bashrc = (tmp_path / ".bashrc").read_text(encoding="utf-8")
     written = next(path for path in tmp_path.rglob("*.sh"))
@@ -166,10 +166,8 @@ def test_install_completion_writes_what_a_new_bash_reads(installed: Path, tmp_pa
     assert "complete -o default -F _ixtune_completion ixtune" in written.read_text(encoding="utf-8")
 
 
-def test_completion_of_a_named_shell_needs_no_shell_among_the_parent_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """As in the entry point of a container, a service or under nohup."""
+def test_completion_for_a_named_shell_needs_no_parent_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run as in the entry point of a container, in a service or under nohup."""
     import shellingham
 
     def none_found() -> None:

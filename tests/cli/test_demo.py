@@ -12,7 +12,7 @@ from main_job import environment
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_demo_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) -> None:
+def test_the_demo_runs_every_step_and_fails_if_hardly_trained(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "examples/demo/run.py", "--out", str(tmp_path / "demo"),

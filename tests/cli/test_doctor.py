@@ -1,4 +1,4 @@
-"""Test `ixtune doctor`: its findings on this machine, and that it finds broken parts."""
+"""Test `ixtune doctor`: its findings on this machine, and that it detects broken parts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def told() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_everything_is_looked_at_once_and_is_sound_here(told: dict[str, Any]):
+def test_every_check_runs_once_and_none_is_broken_here(told: dict[str, Any]):
     assert [check["name"].replace(" ", "_") for check in told["checks"]] == NAMES
     assert [check for check in told["checks"] if check["state"] == "broken"] == []
     assert all(check["mend"] for check in told["checks"] if check["state"] == "note")
 
 
-def test_every_shipped_recipe_is_planned_and_those_for_larger_cards_do_not_fit(told: dict[str, Any]):
+def test_shipped_recipes_are_planned_and_large_ones_do_not_fit(told: dict[str, Any]):
     by_name = {row["recipe"]: row for row in told["recipes"]}
     assert set(by_name) == set(shelf())
     assert by_name["qlora-24gb"]["fits"] is True
@@ -50,7 +50,7 @@ def test_every_shipped_recipe_is_planned_and_those_for_larger_cards_do_not_fit(t
     assert by_name["qlora-24gb"]["needed_bytes"] <= 24 * gib
 
 
-def test_the_least_memory_is_just_enough():
+def test_the_least_memory_is_the_smallest_that_fits():
     for row in doctor.trainable(24):
         if row.mix is not None:
             gib = row.least_bytes / 2**30
@@ -59,7 +59,7 @@ def test_the_least_memory_is_just_enough():
             break
 
 
-def test_people_get_a_table_and_a_verdict():
+def test_the_default_output_is_a_table_and_a_verdict():
     done = ixtune("doctor")
     assert done.returncode == 0, done.stderr
     assert "python" in done.stdout
@@ -69,7 +69,7 @@ def test_people_get_a_table_and_a_verdict():
     assert done.stderr == ""
 
 
-def test_a_broken_library_is_told_with_its_mend_and_the_exit_code_is_1(tmp_path: Path):
+def test_a_broken_library_is_reported_with_a_hint_and_exit_code_1(tmp_path: Path):
     (tmp_path / "bitsandbytes.py").write_text("raise ImportError('libcudart.so.13: no such file\\nmore')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(Path(doctor.__file__).parents[1])])
     done = subprocess.run(
@@ -84,7 +84,7 @@ def test_a_broken_library_is_told_with_its_mend_and_the_exit_code_is_1(tmp_path:
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 15)])
-def test_a_python_that_is_too_old_or_too_new_is_broken(version: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+def test_an_unsupported_python_version_is_reported_as_broken(version: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor.sys, "version_info", (*version, 0))
     assert doctor._python().state == "broken"
 
@@ -100,7 +100,7 @@ def test_a_package_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert "ruff" not in found.found
 
 
-def test_a_full_disk_and_little_memory_are_noted(monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_and_low_memory_are_noted(monkeypatch: pytest.MonkeyPatch):
     usage = doctor.shutil.disk_usage("/")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=2**30))
     monkeypatch.setattr(doctor.platforms, "available_bytes", lambda: 2**30)
@@ -110,19 +110,19 @@ def test_a_full_disk_and_little_memory_are_noted(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def silent() -> Any:
-    """The address of a server that takes connections and never answers."""
+    """Return the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_hub_that_hangs_is_given_up_in_time(silent: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_hanging_hub_times_out(silent: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "_HUB_TIMEOUT_S", 0.5)
     began = time.monotonic()
     assert doctor._reach(silent)
     assert time.monotonic() - began < 5
 
 
-def test_a_hub_that_refuses_is_reached_and_one_that_is_not_there_is_not():
+def test_a_hub_that_refuses_counts_as_reached_and_a_dead_one_does_not():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse() -> None:
@@ -139,7 +139,7 @@ def test_a_hub_that_refuses_is_reached_and_one_that_is_not_there_is_not():
     assert "refused" in str(doctor._reach(f"http://127.0.0.1:{port}"))
 
 
-def test_offline_nothing_is_asked(monkeypatch: pytest.MonkeyPatch):
+def test_offline_no_request_is_made(monkeypatch: pytest.MonkeyPatch):
     from huggingface_hub import constants
 
     def fail(address: str) -> None:

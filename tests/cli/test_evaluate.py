@@ -1,4 +1,4 @@
-"""From a trained adapter to answers: `ixtune evaluate`, `predict` and `merge`, by the real command line."""
+"""Test `ixtune evaluate`, `predict`, `chat` and `merge` on a trained adapter from the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from main_job import ixtune, prepare, write_recipe
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prepared set, a run on it, and its evaluation."""
+    """Return a folder with a prepared set, a run on it, and its evaluation."""
     folder = tmp_path_factory.mktemp("evaluate")
     prepare(folder, 6)
     recipe = write_recipe(folder / "recipe.yaml", folder / "prepared", folder / "run")
@@ -55,7 +55,7 @@ def _said_by(report: dict, name: str) -> list[str]:
 NAMES = ["base", "adapter", "adapter, images swapped", "majority answer"]
 
 
-def test_base_adapter_and_both_controls_stand_side_by_side(trained: Path) -> None:
+def test_base_adapter_and_both_controls_are_reported_together(trained: Path) -> None:
     report = _report(trained)
     assert [one["name"] for one in report["results"]] == NAMES
     assert [one["kind"] for one in report["results"]] == ["model", "model", "control", "control"]
@@ -84,7 +84,7 @@ def test_every_answer_has_its_scores_its_references_and_its_images(trained: Path
         assert _of(report, name)["scores"]["exact_match"]["value"] == pytest.approx(mean)
 
 
-def test_each_is_compared_with_the_base_and_with_its_controls_on_every_score(trained: Path) -> None:
+def test_each_model_is_compared_with_base_and_controls_on_every_score(trained: Path) -> None:
     report = _report(trained)
     pairs = [("adapter", than) for than in ("base", "adapter, images swapped", "majority answer")]
     found = [(one["name"], one["than"], one["score"]) for one in report["comparisons"]]
@@ -96,7 +96,7 @@ def test_each_is_compared_with_the_base_and_with_its_controls_on_every_score(tra
         assert 0 < one["p_value"] <= 1
 
 
-def test_the_loss_of_the_adapter_is_lower_and_equals_that_of_training(trained: Path) -> None:
+def test_the_adapters_loss_is_lower_and_equals_that_of_training(trained: Path) -> None:
     base, adapter = _report(trained)["results"][:2]
     assert adapter["loss"] < base["loss"]
     assert adapter["perplexity"] == pytest.approx(math.exp(adapter["loss"]))
@@ -104,12 +104,12 @@ def test_the_loss_of_the_adapter_is_lower_and_equals_that_of_training(trained: P
     assert abs([line["validation_loss"] for line in lines if "validation_loss" in line][-1] - adapter["loss"]) < 1e-4
 
 
-def test_the_majority_control_is_computed_from_the_references(trained: Path) -> None:
+def test_the_majority_control_comes_from_the_references(trained: Path) -> None:
     # six different numbers under one question: what is commonest among the others is never right
     assert _of(_report(trained), "majority answer")["scores"]["exact_match"]["value"] == 0
 
 
-def test_a_limit_and_no_controls_are_obeyed_and_json_is_printed(trained: Path) -> None:
+def test_limit_no_controls_and_json_are_respected(trained: Path) -> None:
     out = trained / "two.json"
     options = ("--base", "nano", "--limit", "2", "--no-controls", "--json", "--out", out)
     done = call("evaluate", trained / "prepared", *options)
@@ -122,7 +122,7 @@ def test_a_limit_and_no_controls_are_obeyed_and_json_is_printed(trained: Path) -
     assert (quiet.returncode, quiet.stdout) == (0, f"{out}\n")
 
 
-def test_any_number_of_models_stand_side_by_side_by_names_of_their_own(trained: Path, merged: Path) -> None:
+def test_any_number_of_named_models_are_evaluated_together(trained: Path, merged: Path) -> None:
     out = trained / "several.json"
     options = ("--adapter", f"first={trained / 'run'}", "--adapter", f"again={trained / 'run'}", "--model", merged)
     done = call("evaluate", trained / "prepared", *options, "--score", "token_f1", "--out", out)
@@ -145,7 +145,7 @@ def merged(trained: Path) -> Path:
     return trained / "merged"
 
 
-def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Path) -> None:
+def test_the_merged_model_answers_like_the_adapter(trained: Path, merged: Path) -> None:
     out = trained / "merged.json"
     done = call("evaluate", trained / "prepared", "--model", merged, "--no-controls", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_the_merged_model_answers_as_the_adapter_does(trained: Path, merged: Pat
     assert abs(_of(of_merged, "merged")["loss"] - _of(_report(trained), "adapter")["loss"]) < 0.05
 
 
-def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
+def test_predict_answers_like_evaluate(trained: Path, merged: Path) -> None:
     expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
     for model in (("--adapter", trained / "run"), ("--base", merged)):  # both know hd_num from the training
         done = call("predict", "Which number?", "--image", trained / "raw" / "1.png", *model)
@@ -163,7 +163,7 @@ def test_predict_answers_as_evaluate_does(trained: Path, merged: Path) -> None:
         assert done.stdout.strip() == expected["r1"]
 
 
-def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: Path) -> None:
+def test_predict_writes_answers_for_a_prepared_set_or_questions(trained: Path) -> None:
     expected = {a["id"]: a["answers"]["adapter"] for a in _report(trained)["answers"]}
     done = call("predict", "--from", trained / "prepared", "--adapter", trained / "run", "--out", trained / "p.jsonl")
     assert done.returncode == 0, done.stderr
@@ -195,7 +195,7 @@ def test_predict_writes_a_file_of_answers_from_a_set_or_from_questions(trained: 
         assert words in wrong.stderr
 
 
-def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
+def test_merge_compares_its_answers_with_the_adapters(trained: Path) -> None:
     out = trained / "verified"
     options = ("--onto", "nf4", "--verify-answers", trained / "prepared", "--verify-onto", "both")
     done = call("merge", trained / "run", "--out", out, *options)
@@ -206,7 +206,7 @@ def test_a_merge_compares_its_answers_with_the_adapter_s(trained: Path) -> None:
     assert (answers["questions"], answers["passed"], answers["closer"]) == (6, True, "nf4")
 
 
-def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> None:
+def test_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> None:
     expected = {a["id"]: a["answers"] for a in _report(trained)["answers"]}["r1"]
     lines = ["/image nowhere.png", f"/image {trained / 'raw' / '1.png'}", "/compare", "Which number?", "/quit", "never"]
     done = ixtune("chat", "--adapter", trained / "run", typed="\n".join(lines))
@@ -218,7 +218,7 @@ def test_a_chat_streams_compares_and_survives_a_wrong_path(trained: Path) -> Non
     assert done.stdout.endswith(f"adapter  {expected['adapter']}\n")
 
 
-def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> None:
+def test_errors_come_with_a_hint(trained: Path, tmp_path: Path) -> None:
     image = trained / "raw" / "1.png"
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     cases: list[tuple[int, str, tuple[str | Path, ...]]] = [
@@ -263,7 +263,7 @@ def test_mistakes_are_told_with_their_cure(trained: Path, tmp_path: Path) -> Non
         assert "Traceback" not in done.stderr
 
 
-def test_wrong_options_are_told_before_any_tensor_library_is_imported(tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_any_tensor_library_loads(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "Which number?"}\n', encoding="utf-8")
     nowhere, asked, there = str(tmp_path / "nowhere"), str(tmp_path / "q.jsonl"), str(tmp_path)
     empty = str(tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""`ixtune evaluate --benchmark`: files as they are downloaded, by the real command line."""
+"""Test `ixtune evaluate --benchmark` on files in their published format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _png(colour: str) -> str:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of four questions, one of which names an image that is not there, and its evaluation."""
+    """Return a folder with four questions, one of them with a missing image, and their evaluation."""
     folder = tmp_path_factory.mktemp("questions")
     for name in "ab":
         write_image(folder / "pictures" / f"{name}.png", 80, 60)
@@ -43,7 +43,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_file_of_questions_is_asked_in_the_words_given_and_what_cannot_be_asked_is_written_down(asked: Path):
+def test_questions_are_asked_verbatim_and_bad_lines_are_rejected(asked: Path):
     found = json.loads((asked / "found.json").read_text(encoding="utf-8"))
     assert [answer["id"] for answer in found["answers"]] == ["one", "two", "none"]
     assert (found["records"], found["rejected"], found["hd_num"], found["benchmark"]) == (3, 1, 1, "questions")
@@ -59,7 +59,7 @@ def test_a_file_of_questions_is_asked_in_the_words_given_and_what_cannot_be_aske
     assert (json.loads(reject)["id"], json.loads(reject)["reason"]) == ("gone", "picture_missing")
 
 
-def test_a_report_is_made_of_a_benchmark_too(asked: Path, tmp_path: Path):
+def test_report_accepts_a_benchmark_evaluation(asked: Path, tmp_path: Path):
     from report_files import write_run
 
     run = write_run(tmp_path / "run")
@@ -68,7 +68,7 @@ def test_a_report_is_made_of_a_benchmark_too(asked: Path, tmp_path: Path):
     assert "kind of question" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8").lower()
 
 
-def test_multiple_choice_is_asked_in_every_order_and_counts_if_all_are_right(tmp_path: Path):
+def test_multiple_choice_is_asked_in_every_rotation(tmp_path: Path):
     rows = ["index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage"]
     rows += [
         f"{at}\tWhich colour?\t\tred\tblue\t\t\tA\tcolour\t{_png(colour)}" for at, colour in enumerate(["red", "blue"])
@@ -90,7 +90,7 @@ def test_multiple_choice_is_asked_in_every_order_and_counts_if_all_are_right(tmp
     assert len(images) == 2
 
 
-def test_what_is_wrong_with_the_command_is_told_before_any_weight_is_loaded(asked: Path, tmp_path: Path):
+def test_wrong_usage_is_reported_before_any_weight_is_loaded(asked: Path, tmp_path: Path):
     file = asked / "q.jsonl"
     for options, words in (
         (("--benchmark", "docvqua"), "did you mean docvqa?"),

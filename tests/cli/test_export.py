@@ -1,4 +1,4 @@
-"""Test `ixtune export` by the command line."""
+"""Test `ixtune export` from the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ixtune.model.loading import load_base
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with an adapter of the nano base."""
+    """Return a run folder with an adapter of the nano base."""
     folder = tmp_path_factory.mktemp("run") / "run"
     model = attach.attach(load_base(shipped("nano"), quantize=False, dtype=torch.float32)[0], section("plain"))
     stir(model, 0.01)
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_list_tells_of_every_profile_who_loads_it_and_of_the_others_why_not() -> None:
+def test_list_shows_who_loads_each_profile_and_why_others_are_missing() -> None:
     told = call("export", "--list").stdout
     for profile in PROFILES.values():
         assert profile.name in told
@@ -48,7 +48,7 @@ def test_the_list_tells_of_every_profile_who_loads_it_and_of_the_others_why_not(
     assert "peft" not in one
 
 
-def test_an_export_says_what_was_checked_what_was_not_run_and_how_to_load_it(run: Path, tmp_path: Path) -> None:
+def test_export_prints_its_checks_and_how_to_load_the_result(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = call("export", run, "--profile", "peft-original", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ def test_an_export_says_what_was_checked_what_was_not_run_and_how_to_load_it(run
 
 
 @pytest.mark.parametrize("profile", ["transformers", "nf4"])
-def test_what_is_exported_for_our_classes_answers_by_the_command_line(run: Path, tmp_path: Path, profile: str) -> None:
+def test_an_export_for_our_classes_answers_from_the_command_line(run: Path, tmp_path: Path, profile: str) -> None:
     out = tmp_path / "out"
     done = call("export", run / "adapter", "--profile", profile, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_what_is_exported_for_our_classes_answers_by_the_command_line(run: Path,
     assert answer.returncode == 0, answer.stderr
 
 
-def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tmp_path: Path) -> None:
+def test_impossible_exports_give_one_line_and_the_right_exit_code(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for arguments, code, told in (
         ((run, "--profile", "gguf", "--out", out), 2, "we know of no code in llama.cpp for PLoRA"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_is_told_in_a_line_with_the_right_exit_code(run: Path, tm
     assert not out.exists()
 
 
-def test_offline_nothing_is_uploaded_and_the_folder_stays(run: Path, tmp_path: Path) -> None:
+def test_offline_nothing_is_uploaded_and_the_folder_is_kept(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, _, error = call("export", run, "--profile", "peft-original", "--out", out, "--push-to-hub", "me/mine")
     assert code == 1
@@ -102,7 +102,7 @@ def test_offline_nothing_is_uploaded_and_the_folder_stays(run: Path, tmp_path: P
     assert call("export", "--check", out).returncode == 0
 
 
-def test_code_of_the_base_is_carried_and_never_run(tmp_path: Path) -> None:
+def test_code_of_the_base_is_copied_and_never_run(tmp_path: Path) -> None:
     base = write_original_base(tmp_path / "base")
     adapter = tmp_path / "adapter"
     model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section("plain"))
@@ -113,10 +113,8 @@ def test_code_of_the_base_is_carried_and_never_run(tmp_path: Path) -> None:
     assert "warning   lmdeploy 0.13 shows every image at hd_num 25, as trained" in told
 
 
-def test_an_adapter_of_the_7b_is_exported_and_its_merge_planned_against_the_942_tensors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The base takes no room (its values are holes); the adapter is real, on one linear of the last layer."""
+def test_a_7b_adapter_is_exported_and_its_merge_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base is a sparse file without real values; the adapter is real, on one linear of the last layer."""
     base = write_full_size_base(tmp_path / "base")
     adapter = tmp_path / "adapter"
     adapter.mkdir()

@@ -25,7 +25,7 @@ PAGES += [[verb, below] for verb in VERBS for below in getattr(COMMAND.commands[
 
 
 def ixtune(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The real thing, in a process of its own."""
+    """Run the command line in a separate process."""
     command = [sys.executable, "-m", "ixtune", *arguments]
     return subprocess.run(
         command,
@@ -38,8 +38,8 @@ def ixtune(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
-def test_help_of_everything_exits_0_and_starts_fast(page: list[str]):
-    """The figure to reach is 0.3 s, measured by `make bench`; here that nobody imports what takes long for it."""
+def test_every_help_page_exits_0_without_heavy_imports(page: list[str]):
+    """Check the imports; `make bench` measures the time, which has to stay below 0.3 s."""
     heavy = "torch", "transformers", "datasets", "pydantic", "yaml", "rich", "numpy"
     code = (
         f"import sys; from ixtune.cli import main; main(sys.argv[1:]); print([n for n in {heavy} if n in sys.modules])"
@@ -52,7 +52,7 @@ def test_help_of_everything_exits_0_and_starts_fast(page: list[str]):
     assert done.stdout.endswith("[]\n"), "what is heavy is imported"
 
 
-def test_help_names_every_verb_with_a_sentence():
+def test_help_lists_every_command_with_a_sentence():
     lines = ixtune("--help").stdout.partition("Commands:")[2].splitlines()
     described = {words[0]: words[1:] for line in lines if (words := line.split())}
     assert set(VERBS) <= set(described)
@@ -81,7 +81,7 @@ def test_version():
         (["recipes", "ls", "--lnog"], "No such option"),
     ],
 )
-def test_wrong_usage_exits_2_with_one_line_of_reason(arguments: list[str], told: str):
+def test_wrong_usage_exits_2_with_a_one_line_reason(arguments: list[str], told: str):
     done = ixtune(*arguments)
     assert done.returncode == 2
     assert told in done.stderr
@@ -100,7 +100,7 @@ def test_a_recipe_with_mistakes_lists_them_and_exits_2(tmp_path: Path):
 
 
 def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """Let `ixtune recipes ls` end so."""
+    """Make `ixtune recipes ls` raise this error."""
 
     def fail(kind: str) -> Path:
         raise error
@@ -109,7 +109,7 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("kind", [IxtuneError, UsageError, DataError])
-def test_an_error_for_people_is_two_lines_and_its_exit_code(
+def test_an_expected_error_is_two_lines_with_its_exit_code(
     kind: type[IxtuneError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     failing_with(monkeypatch, kind("it is [bold]broken[/]", where="a:1", hint="glue it", notes=["here"]))
@@ -119,14 +119,14 @@ def test_an_error_for_people_is_two_lines_and_its_exit_code(
     assert err == "error: it is [bold]broken[/] (a:1)\n  here\nhint:  glue it\n"
 
 
-def test_ctrl_c_exits_130_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_ctrl_c_exits_130_and_says_what_remains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     failing_with(monkeypatch, KeyboardInterrupt())
     assert cli.main(["recipes", "ls"]) == 130
     assert capsys.readouterr().err == "interrupted: finished parts are kept, nothing half-written is left\n"
 
 
 class SafetensorError(Exception):
-    """As safetensors raises it."""
+    """Imitate the error of safetensors."""
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class SafetensorError(Exception):
         (KeyError(), "error: internal error: KeyError: "),
     ],
 )
-def test_any_other_error_is_one_line_and_how_to_mend_it(
+def test_any_other_error_is_one_line_with_a_hint(
     error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     failing_with(monkeypatch, error)
@@ -165,7 +165,7 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(
     assert err.endswith("error: it is broken\nhint:  glue it\n")
 
 
-def test_a_reader_that_goes_away_makes_no_noise():
+def test_a_closed_pipe_causes_no_error_output():
     command = [sys.executable, "-m", "ixtune", "recipes", "show", "qlora-24gb"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Test `ixtune init`: its files run unchanged, made by options or by answers."""
+"""Test `ixtune init`: the files it writes, from options or from answers, run unchanged."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ixtune.recipe import recipe as recipes
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with `photos/data.json` in it."""
+    """Return the current folder, which contains `photos/data.json`."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def commands(shown: str) -> list[list[str]]:
-    """The commands that are printed to be given next."""
+    """Return the commands that the output says to run next."""
     return [shlex.split(line) for line in shown.splitlines() if line.startswith("  ixtune ")]
 
 
-def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path):
+def test_files_written_by_init_and_commands_it_prints_run_unchanged(here: Path):
     write_records(here / "photos", 24)
     done = ixtune("init", "--data", "photos/data.json", "--gpu-gib", "0", "--task", "charts", "--out", "first")
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_what_init_writes_and_the_commands_it_prints_run_as_they_are(here: Path)
     assert merged.returncode == 0, merged.stderr
 
 
-def test_the_three_questions_are_asked_on_a_terminal_and_wrong_answers_asked_again(here: Path):
+def test_three_questions_are_asked_and_repeated_after_wrong_answers(here: Path):
     write_records(here / "photos", 3)
     code, shown = on_terminal(
         command("init", "--out", "mine"), typed="none.csv\nphotos/data.json\nmuch\n0\nfilms\nreceipts\n", cwd=here
@@ -74,7 +74,7 @@ def test_the_three_questions_are_asked_on_a_terminal_and_wrong_answers_asked_aga
     assert recipes.load(here / "mine" / "recipe.yaml").base == "nano"
 
 
-def test_what_is_given_is_not_asked_and_a_missing_answer_is_wrong_usage(here: Path):
+def test_given_options_are_not_asked_and_a_missing_answer_exits_2(here: Path):
     write_records(here / "photos", 3)
     done = ixtune("init", "--data", "photos/data.json", "--task", "charts", typed="24\n")
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_wrong_flags_are_refused_and_nothing_is_written(here: Path, options: lis
     assert not (here / "mine").exists()
 
 
-def test_questions_about_few_images_get_no_part_for_validation_and_are_told_why(here: Path):
+def test_few_images_get_no_validation_split_and_a_note_why(here: Path):
     write_image(here / "one.png", 80, 60)
     rows = [f"one.png,How many are in row {row}?,{row}" for row in range(30)]
     (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
@@ -120,13 +120,13 @@ def test_questions_about_few_images_get_no_part_for_validation_and_are_told_why(
 
 
 @pytest.mark.parametrize("amount", ["inf", "nan"])
-def test_an_amount_of_memory_is_finite(here: Path, amount: str):
+def test_gpu_gib_must_be_finite(here: Path, amount: str):
     write_records(here / "photos", 3)
     done = call("init", "--data", "photos/data.json", "--gpu-gib", amount, "--task", "charts")
     assert (done.returncode, "--gpu-gib" in done.stderr, (here / "mine").exists()) == (2, True, False)
 
 
-def test_files_that_are_there_are_never_overwritten(here: Path):
+def test_existing_files_are_never_overwritten(here: Path):
     write_records(here / "photos", 3)
     (here / "mine").mkdir()
     (here / "mine" / "recipe.yaml").write_text("precious")
@@ -137,7 +137,7 @@ def test_files_that_are_there_are_never_overwritten(here: Path):
     assert not (here / "mine" / "data.yaml").exists()
 
 
-def test_files_that_are_there_are_told_before_anything_is_asked(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_existing_files_are_reported_before_any_question(here: Path, monkeypatch: pytest.MonkeyPatch):
     (here / "mine").mkdir()
     (here / "mine" / "data.yaml").write_text("precious")
     monkeypatch.setattr("builtins.input", lambda: pytest.fail("a question was asked"))
@@ -147,7 +147,7 @@ def test_files_that_are_there_are_told_before_anything_is_asked(here: Path, monk
     assert "1 of 3" not in done.stderr
 
 
-def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(here: Path):
+def test_data_config_paths_are_relative_to_its_own_folder(here: Path):
     write_records(here / "photos", 2)
     (here / "tables").mkdir()
     (here / "tables" / "q.csv").write_text("pic,ask,say\n0.png,Which number?,100\n1.png,Which number?,107\n")
@@ -166,7 +166,7 @@ def test_the_data_config_says_image_root_and_columns_seen_from_its_own_folder(he
     assert prepared.returncode == 0, prepared.stderr
 
 
-def test_images_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(here: Path):
+def test_images_in_subfolders_are_found_and_missing_ones_reported(here: Path):
     write_records(here / "all" / "deep" / "photos", 2)
     (here / "all" / "q.csv").write_text("image,question,answer\n0.png,Which number?,100\n1.png,Which number?,107\n")
     done = call("init", "--data", "all/q.csv", "--gpu-gib", "0", "--task", "charts")
@@ -183,7 +183,7 @@ def test_images_in_a_folder_below_the_data_are_found_and_those_nowhere_are_told(
 
 @pytest.mark.parametrize("task", init_project.TASKS)
 @pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
-def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gib: float):
+def test_the_recipe_fits_the_given_gpu_memory(here: Path, task: str, gpu_gib: float):
     data = init_project.look(str(write_records(here / "photos", 2)))
     made = init_project.write_project(data, gpu_gib, task, here / "mine")
     recipe = recipes.load(made.files[1])
@@ -193,7 +193,7 @@ def test_the_recipe_fits_the_memory_that_was_named(here: Path, task: str, gpu_gi
 
 
 @pytest.mark.parametrize("gpu_gib", ["4", "8"])
-def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(here: Path, gpu_gib: str):
+def test_a_gpu_too_small_for_the_7b_is_refused_with_the_shortfall(here: Path, gpu_gib: str):
     write_records(here / "photos", 2)
     done = call("init", "--data", "photos/data.json", "--gpu-gib", gpu_gib, "--task", "documents")
     assert done.returncode == 1
@@ -210,7 +210,7 @@ def test_a_gpu_too_small_for_the_7b_is_told_by_how_much_and_nothing_is_written(h
     assert again.returncode == 0, again.stderr
 
 
-def test_a_gpu_on_which_only_smaller_images_would_fit_is_told_which(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_that_fits_smaller_images_only_gets_that_advice(here: Path, monkeypatch: pytest.MonkeyPatch):
     write_records(here / "photos", 2)
     change = SimpleNamespace(hd_num=9, overrides={"adapter.rank": 8})
     monkeypatch.setattr(init_project, "advise", lambda plan, records: (change,))
@@ -220,7 +220,7 @@ def test_a_gpu_on_which_only_smaller_images_would_fit_is_told_which(here: Path, 
     assert not (here / "mine").exists()
 
 
-def test_a_folder_with_one_table_and_its_images_is_that_table(here: Path):
+def test_a_folder_with_one_table_and_images_is_read_as_that_table(here: Path):
     write_records(here / "photos", 2)
     (here / "photos" / "data.json").unlink()
     (here / "photos" / "questions.csv").write_text("image,question,answer\n0.png,Which?,100\n1.png,Which?,107\n")
@@ -238,14 +238,14 @@ def test_a_folder_with_one_table_and_its_images_is_that_table(here: Path):
     assert "questions.csv is the only table in the folder" in direct.stdout
 
 
-def test_every_task_is_planned_on_a_mix_of_its_name():
+def test_every_task_has_a_mix_of_its_name():
     assert set(init_project.TASKS) <= set(MIXES)
 
 
 @pytest.mark.parametrize(
     "value", ["true", "Null", "1e5", ".5", "-x", "a b", "a: b", "#", "", "./a", "../b/c-1.x", "é", "~"]
 )
-def test_every_text_is_written_so_that_it_is_read_back_as_that_text(tmp_path: Path, value: str):
+def test_every_yaml_scalar_is_read_back_unchanged(tmp_path: Path, value: str):
     path = tmp_path / "r.yaml"
     path.write_text(f"base: {init_project._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
     if value:

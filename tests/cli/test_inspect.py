@@ -1,4 +1,4 @@
-"""`ixtune inspect`: every kind of folder, and every kind of damage."""
+"""Test `ixtune inspect` on every kind of folder and every kind of damage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from main_job import ixtune, prepare, write_recipe
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `prepared`, `run` and `merged`, all by the command line."""
+    """Return a folder with `prepared`, `run` and `merged`, all made by the command line."""
     root = tmp_path_factory.mktemp("job")
     data = prepare(root, 4)
     recipe = write_recipe(root / "recipe.yaml", data, root / "run")
@@ -26,7 +26,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _bend(path: Path) -> None:
-    """Turn one bit in the middle of a file."""
+    """Flip one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -42,7 +42,7 @@ def _bend(path: Path) -> None:
         ("merged", ("merged model", "nano", "162 tensors", "SHA-256 as in merge_report.json")),
     ],
 )
-def test_every_kind_says_what_it_is_and_that_it_is_whole(job: Path, folder: str, said: tuple[str, ...]) -> None:
+def test_every_folder_kind_is_described_and_verified(job: Path, folder: str, said: tuple[str, ...]) -> None:
     told = ixtune("inspect", job / folder)
     assert told.returncode == 0, told.stderr
     for words in said:
@@ -54,7 +54,7 @@ def test_every_kind_says_what_it_is_and_that_it_is_whole(job: Path, folder: str,
     assert machine["kind"] in told.stdout
 
 
-def test_with_a_base_it_says_how_far_each_part_moved(job: Path) -> None:
+def test_with_a_base_the_change_of_each_part_is_shown(job: Path) -> None:
     told = call("inspect", job / "run", "--base", "nano")
     assert told.returncode == 0, told.stderr
     assert "of the base" in told.stdout
@@ -75,7 +75,7 @@ def test_with_a_base_it_says_how_far_each_part_moved(job: Path) -> None:
         ("merged", "model-00002-of-00002.safetensors", "has changed since the merge"),
     ],
 )
-def test_damage_is_named_with_exit_code_1(job: Path, tmp_path: Path, folder: str, file: str, said: str) -> None:
+def test_damage_is_named_and_exits_with_1(job: Path, tmp_path: Path, folder: str, file: str, said: str) -> None:
     copy = tmp_path / Path(folder).name
     shutil.copytree(job / folder, copy)
     _bend(copy / file)
@@ -84,7 +84,7 @@ def test_damage_is_named_with_exit_code_1(job: Path, tmp_path: Path, folder: str
     assert said in told.stdout + told.stderr
 
 
-def test_a_bent_or_cut_adapter_is_refused(job: Path, tmp_path: Path) -> None:
+def test_a_corrupted_or_truncated_adapter_is_refused(job: Path, tmp_path: Path) -> None:
     copy = tmp_path / "adapter"
     shutil.copytree(job / "run/adapter", copy)
     _bend(copy / "adapter_model.safetensors")
@@ -96,7 +96,7 @@ def test_a_bent_or_cut_adapter_is_refused(job: Path, tmp_path: Path) -> None:
     assert "adapter_model.safetensors" in cut.stderr
 
 
-def test_what_it_cannot_tell_is_said_with_where_to_go(job: Path, tmp_path: Path) -> None:
+def test_an_unknown_folder_is_refused_with_the_command_to_use(job: Path, tmp_path: Path) -> None:
     for path, words in (
         (tmp_path, "not an adapter, run, checkpoint, merged model or prepared set"),
         (tmp_path / "absent", "there is no such folder"),

@@ -53,7 +53,7 @@ def test_json_is_a_list_with_the_whole_layout(tmp_path: Path):
     assert sum(told["token_parts"].values()) == told["tokens"]
 
 
-def test_what_the_reference_ignores_is_noted_and_can_be_corrected(tmp_path: Path):
+def test_ignored_metadata_is_noted_and_can_be_corrected(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image = tmp_path / "lies.jpg"
@@ -71,7 +71,7 @@ def test_what_the_reference_ignores_is_noted_and_can_be_corrected(tmp_path: Path
     assert "'exfi'" in done.stderr
 
 
-def test_bad_images_are_one_clear_line_each_and_the_others_are_shown(tmp_path: Path):
+def test_bad_images_get_one_line_each_and_the_others_are_shown(tmp_path: Path):
     good = write_image(tmp_path / "good.png", 60, 40)
     thin = write_image(tmp_path / "thin.png", 1, 3000)
     (tmp_path / "text.png").write_text("hello")

@@ -30,7 +30,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, base: Path) -> Path:
-    """A run folder with a finished adapter."""
+    """Return a run folder with a finished adapter."""
     adapter = tmp_path / "run" / "adapter"
     adapter.mkdir(parents=True)
     key = f"base_model.model.{TARGET.removesuffix('.weight')}"
@@ -48,7 +48,7 @@ def ixtune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_merging_a_run_takes_the_base_it_names_and_says_what_was_done(run: Path, tmp_path: Path) -> None:
+def test_merging_a_run_uses_its_base_and_prints_a_summary(run: Path, tmp_path: Path) -> None:
     done = ixtune("merge", run, "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert "2: 1 merged, 1 copied" in done.stdout
@@ -68,7 +68,7 @@ def test_merging_onto_nf4_works_from_the_command_line(run: Path, tmp_path: Path)
     assert json.loads((tmp_path / "merged" / "merge_report.json").read_text())["onto"] == "nf4"
 
 
-def test_another_base_is_one_line_and_exit_code_1_unless_forced(run: Path, base: Path, tmp_path: Path) -> None:
+def test_another_base_is_a_one_line_error_with_exit_1_unless_forced(run: Path, base: Path, tmp_path: Path) -> None:
     torch.save({TARGET: torch.zeros(64, 64).bfloat16()}, base / "pytorch_model.bin")
     done = call("merge", run, "--base", base, "--out", tmp_path / "merged")
     assert done.returncode == 1
@@ -81,7 +81,7 @@ def test_another_base_is_one_line_and_exit_code_1_unless_forced(run: Path, base:
     assert "forced" in forced.stdout
 
 
-def test_wrong_paths_and_options_end_with_a_line_and_the_right_exit_code(run: Path, tmp_path: Path) -> None:
+def test_wrong_paths_and_options_give_one_line_and_their_exit_code(run: Path, tmp_path: Path) -> None:
     missing = call("merge", tmp_path / "absent", "--out", tmp_path / "merged")
     assert missing.returncode == 1
     assert "there is no adapter" in missing.stderr
@@ -92,7 +92,7 @@ def test_wrong_paths_and_options_end_with_a_line_and_the_right_exit_code(run: Pa
     assert call("merge", run).returncode == 2
 
 
-def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_names_no_base_requires_the_option(run: Path, base: Path, tmp_path: Path) -> None:
     (run / "adapter" / "ixtune.json").unlink()
     asked = call("merge", run, "--out", tmp_path / "merged")
     assert asked.returncode == 1
@@ -102,7 +102,7 @@ def test_an_adapter_that_names_no_base_asks_for_one(run: Path, base: Path, tmp_p
     assert "warning" in given.stdout
 
 
-def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: Path) -> None:
+def test_two_adapters_are_weighted_and_the_formula_is_printed(run: Path, tmp_path: Path) -> None:
     done = call("merge", run, run, "--weights", "0.5,-0.5", "--out", tmp_path / "merged")
     assert done.returncode == 0, done.stderr
     assert (
@@ -119,7 +119,7 @@ def test_two_adapters_are_weighted_and_the_formula_is_said(run: Path, tmp_path: 
         assert words in wrong.stderr
 
 
-def test_answers_that_cannot_be_compared_are_told_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+def test_impossible_answer_checks_are_refused_before_writing(run: Path, tmp_path: Path) -> None:
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"question": "What?"}\n')
     out = tmp_path / "merged"

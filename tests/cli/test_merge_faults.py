@@ -1,4 +1,4 @@
-"""Test failures of merge and export by the command line: a clear error, and nothing changed."""
+"""Test failures of merge and export from the command line: a clear error, and no file changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "i
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the nano base with an effect."""
+    """Save an adapter with non-zero updates for the nano base."""
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     model = attach.attach(load_base(shipped("nano"), quantize=False, dtype=torch.float32)[0], section("plain"))
     stir(model, 0.01)
@@ -41,19 +41,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, trained: Path) -> Path:
-    """A folder with `base` and `adapter`, both to be spoilt."""
+    """Return a folder with `base` and `adapter` that a test may damage."""
     shutil.copytree(shipped("nano"), tmp_path / "base")
     shutil.copytree(trained, tmp_path / "adapter")
     return tmp_path
 
 
 def contents(place: Path) -> dict[str, str]:
-    """Every file there is, hidden ones too, and its hash."""
+    """Return every file, including hidden ones, with its hash."""
     return {str(path.relative_to(place)): sha256_file(path) for path in sorted(place.rglob("*")) if path.is_file()}
 
 
 def change_tensor(place: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Another value of one of the adapter's tensors, with a record that vouches for it."""
+    """Change a value of one adapter tensor, and record the new hash in ixtune.json."""
     tensors = load_file(place / "adapter" / WEIGHTS)
     name = "base_model.model.model.layers.1.attention.wo.lora_A.weight"
     tensors[name] = change(tensors[name]).contiguous()
@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_in_a_line_and_nothing_is_touched(place: Path, fault: str) -> None:
+def test_a_fault_is_reported_in_one_line_and_no_file_changes(place: Path, fault: str) -> None:
     spoil, told = FAULTS[fault]
     spoil(place)
     before = contents(place)
@@ -114,7 +114,7 @@ def test_a_fault_is_told_in_a_line_and_nothing_is_touched(place: Path, fault: st
         assert contents(place) == before
 
 
-def test_a_bin_with_code_in_it_is_refused_and_the_code_does_not_run(place: Path) -> None:
+def test_a_bin_with_code_is_refused_and_never_run(place: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(place / "it ran"),)
@@ -131,8 +131,8 @@ def test_a_bin_with_code_in_it_is_refused_and_the_code_does_not_run(place: Path)
 
 
 @pytest.mark.parametrize("verb", ["merge", "export"])
-def test_a_disk_that_fills_up_leaves_everything_as_it_was(place: Path, verb: str) -> None:
-    """The limit on file size stands for the full disk: the system refuses the same write."""
+def test_a_disk_that_fills_up_leaves_all_files_unchanged(place: Path, verb: str) -> None:
+    """Simulate a full disk by a file size limit: the system refuses the same write."""
     before = contents(place)
     profile = ("--profile", "transformers") if verb == "export" else ()
     done = subprocess.run(
@@ -149,7 +149,7 @@ def test_a_disk_that_fills_up_leaves_everything_as_it_was(place: Path, verb: str
     assert contents(place) == before
 
 
-def test_kill_9_in_a_merge_leaves_no_result_and_the_next_one_ends_in_the_same_bytes(place: Path) -> None:
+def test_after_kill_9_no_merge_is_left_and_a_rerun_gives_equal_bytes(place: Path) -> None:
     arguments = ("merge", place / "adapter", "--out")
     straight = ixtune(*arguments, place / "straight")
     assert straight.returncode == 0, straight.stderr
@@ -170,7 +170,7 @@ def test_kill_9_in_a_merge_leaves_no_result_and_the_next_one_ends_in_the_same_by
     assert not half.exists()
 
 
-def test_kill_9_in_an_export_leaves_no_result_and_the_next_one_sweeps_up(place: Path) -> None:
+def test_after_kill_9_no_export_is_left_and_a_rerun_cleans_up(place: Path) -> None:
     arguments = ("export", place / "adapter", "--profile", "transformers", "--out", place / "out")
     before = contents(place)
     for _ in range(5):
@@ -187,7 +187,7 @@ def test_kill_9_in_an_export_leaves_no_result_and_the_next_one_sweeps_up(place: 
     assert not list(place.glob(".out*"))
 
 
-def test_an_export_in_4_bits_is_refused_before_merging_if_both_forms_do_not_fit(
+def test_a_4_bit_export_is_refused_if_the_disk_cannot_hold_both_forms(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(place)

@@ -28,7 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_adapter(folder: Path, base: Path, **wrong: torch.Tensor) -> Path:
-    """LoRA on the 160 decoder linears and both linears of the projector."""
+    """Write LoRA weights for the 160 decoder linears and both projector linears."""
     tensors = {}
     for name, shape in tensor_shapes(Sizes()).items():
         if name.endswith(TARGETS) or (name.startswith("vision_proj.") and len(shape) == 2):
@@ -48,9 +48,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_adapter(tmp_path_factory.mktemp("adapter") / "adapter", base)
 
 
-def test_the_merge_of_a_whole_7b_adapter_is_planned_and_nothing_is_written(
-    base: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_the_merge_of_a_full_7b_adapter_is_planned_without_writing(base: Path, adapter: Path, tmp_path: Path) -> None:
     verified = call("base", "verify", base, "--headers-only")
     assert verified.returncode == 0, verified.stdout
     done = ixtune("merge", adapter, "--out", tmp_path / "merged", "--dry-run")
@@ -71,7 +69,7 @@ def test_the_merge_of_a_whole_7b_adapter_is_planned_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plan_refuses_what_the_merge_would_refuse(
+def test_the_plan_refuses_whatever_the_merge_would_refuse(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "base_model.model.model.layers.31.attention.wqkv.lora_B.weight"

@@ -1,4 +1,4 @@
-"""`ixtune plan`: on the embedded base, and on a folder with nothing but the released config.json."""
+"""Test `ixtune plan` on the embedded base and on a folder that contains only the released config.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECEIPTS = Path(__file__).resolve().parents[2] / "recipes" / "receipts.yaml"
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(recipe, prepared set) of a few images on the embedded base."""
+    """Return the recipe and the prepared set of a few images for the embedded base."""
     folder = tmp_path_factory.mktemp("plan")
     data = write_records(folder / "raw", 4)
     made = ixtune("prepare", data, "--out", folder / "prepared", "--hd-num", "1", "--base", "nano")
@@ -35,7 +35,7 @@ def test_a_run_on_the_embedded_base_is_planned_without_writing_anything(job: tup
     assert not (recipe.parent / "run").exists()
 
 
-def test_a_shipped_recipe_is_planned_on_made_up_records_without_data_or_base():
+def test_a_shipped_recipe_is_planned_on_a_mix_without_data_or_base():
     words = ["plan", RECEIPTS, "--mix", "receipts", "--gpu-gib", "22"]
     done = ixtune(*words)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_a_shipped_recipe_is_planned_on_made_up_records_without_data_or_base():
     assert "trained  lora 18.9 M" in changed.stdout
 
 
-def test_an_unknown_mix_is_wrong_usage():
+def test_an_unknown_mix_is_a_usage_error():
     done = ixtune("plan", RECEIPTS, "--mix", "film")
     assert done.returncode == 2
     assert "choose one of documents, charts" in done.stderr
@@ -57,7 +57,7 @@ def test_an_unknown_mix_is_wrong_usage():
     assert (near.returncode, "did you mean receipts?" in near.stderr) == (2, True)
 
 
-def test_the_released_base_needs_its_config_alone(job: tuple[Path, Path], tmp_path: Path):
+def test_the_released_base_needs_only_its_config(job: tuple[Path, Path], tmp_path: Path):
     recipe, _ = job
     base = tmp_path / "base"
     base.mkdir()
@@ -74,7 +74,7 @@ def test_the_released_base_needs_its_config_alone(job: tuple[Path, Path], tmp_pa
     assert json.loads(by_name.stdout) == by_folder
 
 
-def test_what_does_not_fit_ends_with_1_and_advice(job: tuple[Path, Path]):
+def test_a_run_that_does_not_fit_exits_with_1_and_advice(job: tuple[Path, Path]):
     recipe, _ = job
     done = ixtune(
         "plan", recipe, "base=internlm/internlm-xcomposer2-4khd-7b", "adapter.quantize=none", "--gpu-gib", "24"
@@ -84,7 +84,7 @@ def test_what_does_not_fit_ends_with_1_and_advice(job: tuple[Path, Path]):
     assert "adapter.quantize=nf4" in done.stdout
 
 
-def test_data_of_another_tokenizer_are_refused(job: tuple[Path, Path], tmp_path: Path):
+def test_data_for_another_tokenizer_are_refused(job: tuple[Path, Path], tmp_path: Path):
     recipe, _ = job
     base = tmp_path / "base"
     base.mkdir()
@@ -102,7 +102,7 @@ def test_a_base_without_a_config_is_refused(job: tuple[Path, Path], tmp_path: Pa
     assert "missing config.json" in done.stderr
 
 
-def test_a_broken_config_is_refused_with_its_place(job: tuple[Path, Path], tmp_path: Path):
+def test_a_broken_config_is_refused_with_its_path(job: tuple[Path, Path], tmp_path: Path):
     recipe, _ = job
     (tmp_path / "config.json").write_text("[1]")
     done = ixtune("plan", recipe, f"base={tmp_path}")
@@ -112,7 +112,7 @@ def test_a_broken_config_is_refused_with_its_place(job: tuple[Path, Path], tmp_p
 
 
 @pytest.mark.bench
-def test_a_plan_is_there_in_two_seconds(job: tuple[Path, Path]):
+def test_a_plan_takes_less_than_two_seconds(job: tuple[Path, Path]):
     recipe, _ = job
     for _ in range(4):  # the machine may be busy with something else
         began = time.monotonic()

@@ -33,7 +33,7 @@ def run(image_root: Path, tokenizer_base: Path, tmp_path: Path):
     return run
 
 
-def test_a_good_source_is_prepared_and_summed_up(run, tmp_path: Path):
+def test_a_good_source_is_prepared_and_summarized(run, tmp_path: Path):
     done = run([shown(n) for n in range(3)] + [entry("t", "hi", "yo")])
     assert (done.returncode, done.stderr) == (0, "")
     assert "JSON list of InternLM-XComposer conversations" in done.stdout.splitlines()[0]
@@ -47,7 +47,7 @@ def test_a_good_source_is_prepared_and_summed_up(run, tmp_path: Path):
     assert (tmp_path / "out" / "manifest.json").is_file()
 
 
-def test_bad_data_above_the_threshold_exits_with_3_and_says_where_to_look(run, tmp_path: Path):
+def test_rejects_above_the_threshold_exit_with_3_and_say_where_to_look(run, tmp_path: Path):
     done = run([shown(1), shown(2, "none.png"), shown(1)])
     assert done.returncode == 3
     assert re.search(r"picture_missing +1 ", done.stdout)
@@ -63,7 +63,7 @@ def test_the_threshold_can_be_raised(run):
     assert run([shown(1), shown(2, "none.png")], "--max-reject-rate", "0.5").returncode == 0
 
 
-def test_nothing_accepted_exits_with_3_and_writes_nothing(run, tmp_path: Path):
+def test_if_no_record_is_accepted_prepare_exits_3_and_writes_nothing(run, tmp_path: Path):
     done = run([shown(1, "none.png")])
     assert done.returncode == 3
     assert "picture_missing" in done.stderr
@@ -74,7 +74,7 @@ def test_nothing_accepted_exits_with_3_and_writes_nothing(run, tmp_path: Path):
     ("text", "code", "message"),
     [("[1,", 1, "line 1, column 4"), ("", 1, "empty"), (None, 2, "no such file")],
 )
-def test_a_source_that_cannot_be_read_is_one_clear_line(
+def test_an_unreadable_source_is_a_one_line_error(
     tmp_path: Path, tokenizer_base: Path, text: str | None, code: int, message: str
 ):
     source = tmp_path / "source.json"
@@ -87,7 +87,7 @@ def test_a_source_that_cannot_be_read_is_one_clear_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_existing_out_and_a_wrong_base_are_refused(run, tmp_path: Path):
+def test_an_existing_out_folder_and_a_wrong_base_are_refused(run, tmp_path: Path):
     (tmp_path / "out").mkdir()
     done = run([shown(1)])
     assert done.returncode == 2
@@ -98,7 +98,7 @@ def test_an_existing_out_and_a_wrong_base_are_refused(run, tmp_path: Path):
     assert str(tmp_path / "none") in done.stderr
 
 
-def test_max_tokens_and_image_root_are_heeded(run, image_root: Path, tmp_path: Path):
+def test_max_tokens_and_image_root_are_respected(run, image_root: Path, tmp_path: Path):
     (image_root / "deep").mkdir()
     (image_root / "a.png").rename(image_root / "deep" / "a.png")
     assert run([shown(1)], "--image-root", image_root / "deep").returncode == 0
@@ -144,7 +144,9 @@ def test_a_folder_of_photos_and_a_csv_of_questions_is_enough(image_root: Path, t
     assert rows[2]["turns"][1]["text"] == "one, two"
 
 
-def test_other_names_of_columns_are_given_or_asked_for(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+def test_renamed_columns_are_mapped_by_option_or_listed_in_the_error(
+    image_root: Path, tokenizer_base: Path, tmp_path: Path
+):
     table = image_root / "t.tsv"
     table.write_text("photo\tq\treply\na.png\tHow many?\t4\n")
     common = (table, "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4)
@@ -157,7 +159,7 @@ def test_other_names_of_columns_are_given_or_asked_for(image_root: Path, tokeniz
     assert "question from q" in done.stdout
 
 
-def test_a_yaml_file_lists_sources_with_their_own_settings(image_root: Path, tokenizer_base: Path, tmp_path: Path):
+def test_a_yaml_file_lists_sources_with_individual_settings(image_root: Path, tokenizer_base: Path, tmp_path: Path):
     write_source(image_root, [shown(n) for n in range(4)], "first.json")
     (image_root / "second.csv").write_text("image,question,answer\n" + "a.png,What?,this\n" * 10)
     config = image_root / "mix.yaml"
@@ -186,7 +188,7 @@ def test_the_official_mixture_file_is_read(image_root: Path, tokenizer_base: Pat
     assert len(load(tmp_path / "ratios").dataset) == 2
 
 
-def test_every_option_reaches_the_set(run, image_root: Path, tmp_path: Path):
+def test_every_option_takes_effect_in_the_set(run, image_root: Path, tmp_path: Path):
     write_image(image_root / "b.png", 400, 300)
     entries = [shown(n, f"{'ab'[n % 2]}.png") for n in range(20)]
     done = run(
@@ -258,14 +260,14 @@ def test_near_duplicates_are_left_out_with_exclude(image_root: Path, tokenizer_b
         assert len(load(tmp_path / name).dataset) == accepted
 
 
-def test_the_format_can_be_said(run, image_root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_the_format_can_be_specified(run, image_root: Path, tmp_path: Path, tokenizer_base: Path):
     assert "as --format says" in run([shown(1)], "--format", "ixc").stdout
     done = ixtune("prepare", image_root, "--out", tmp_path / "x", "--hd-num", 4, "--format", "lava")
     assert done.returncode == 2
     assert "did you mean llava" in done.stderr
 
 
-def test_a_hub_name_without_network_is_one_clear_line(tokenizer_base: Path, tmp_path: Path):
+def test_a_hub_name_without_network_is_a_one_line_error(tokenizer_base: Path, tmp_path: Path):
     done = ixtune("prepare", "someone/receipts", "--out", tmp_path / "out", "--base", tokenizer_base, "--hd-num", 4)
     assert done.returncode == 1
     assert "someone/receipts" in done.stderr

@@ -11,7 +11,7 @@ from ixtune.cli import main
 
 @pytest.fixture
 def prepared(image_root: Path, tokenizer_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A set of three records with images, one of them [b]old, and one without."""
+    """Return a set of three records with images, one of them named [b]old, and one without."""
     write_image(image_root / "[b]old.png", 30, 70)
     source = write_source(image_root, [shown(1), shown(2, "[b]old.png"), shown(3), entry("text", "hi", "yo")])
     out = tmp_path / "set"
@@ -21,7 +21,7 @@ def prepared(image_root: Path, tokenizer_base: Path, tmp_path: Path, capsys: pyt
     return out
 
 
-def test_preview_writes_a_folder_beside_the_set_and_says_what_is_in_it(
+def test_preview_writes_a_folder_next_to_the_set_and_prints_a_summary(
     prepared: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["preview", str(prepared)]) == 0
@@ -33,14 +33,14 @@ def test_preview_writes_a_folder_beside_the_set_and_says_what_is_in_it(
     assert len(list((out / "pictures").glob("*.png"))) == 3
 
 
-def test_the_limit_and_the_folder_can_be_chosen(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_limit_and_output_folder_can_be_chosen(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "deep" / "elsewhere"
     assert main(["preview", str(prepared), "--limit", "1", "--out", str(out)]) == 0
     assert "images     2 " in capsys.readouterr().out  # the first, and the extreme one
     assert (out / "index.html").is_file()
 
 
-def test_a_image_that_cannot_be_drawn_is_named(prepared: Path, image_root: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_image_that_cannot_be_drawn_is_named(prepared: Path, image_root: Path, capsys: pytest.CaptureFixture[str]):
     (image_root / "[b]old.png").unlink()
     assert main(["preview", str(prepared)]) == 0
     told = capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_a_image_that_cannot_be_drawn_is_named(prepared: Path, image_root: Path,
     assert "[b]old.png" in told
 
 
-def test_what_is_no_set_and_what_exists_already_is_refused(
+def test_a_missing_set_and_an_existing_folder_are_refused(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["preview", str(tmp_path / "none")]) == 1

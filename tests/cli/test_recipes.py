@@ -14,12 +14,12 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of recipes in place of the shipped ones."""
+    """Replace the shipped recipes with a folder of test recipes."""
     monkeypatch.setattr(shipped_recipes, "shipped", lambda kind: tmp_path)
     return tmp_path
 
 
-def test_ls_shows_name_purpose_gpu_and_status_of_each(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_ls_shows_name_purpose_gpu_and_status(folder: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "b.yaml").write_text(
         "# ixtune train b.yaml\n# purpose: read [receipts]: totals\n# gpu: any\n"
         "# status: measured, see README\nbase: nano\n# gpu: none of this\n"
@@ -46,13 +46,13 @@ def test_ls_lists_every_shipped_recipe(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("suffix", ["", ".yaml"])
-def test_show_prints_the_file_as_it_is(path: Path, suffix: str, capsys: pytest.CaptureFixture[str]):
+def test_show_prints_the_file_unchanged(path: Path, suffix: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["recipes", "show", path.stem + suffix]) == 0
     assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["nothing", "../secret", "/etc/passwd", ""])
-def test_show_gives_out_nothing_but_recipes(folder: Path, name: str, capsys: pytest.CaptureFixture[str]):
+def test_show_reads_only_recipe_files(folder: Path, name: str, capsys: pytest.CaptureFixture[str]):
     (folder.parent / "secret.yaml").write_text("secret")
     (folder / "a.yaml").write_text("base: nano\n")
     assert cli.main(["recipes", "show", name]) == 2
@@ -61,7 +61,7 @@ def test_show_gives_out_nothing_but_recipes(folder: Path, name: str, capsys: pyt
     assert "choose one of a" in err
 
 
-def test_ls_as_json_holds_the_same(capsys: pytest.CaptureFixture[str]):
+def test_ls_json_has_the_same_columns(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["recipes", "ls", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == [path.stem for path in RECIPES]
@@ -69,7 +69,7 @@ def test_ls_as_json_holds_the_same(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_copy_is_the_recipe_and_its_commands_name_the_copy(path: Path, tmp_path: Path):
+def test_a_copy_equals_the_recipe_and_its_commands_name_the_copy(path: Path, tmp_path: Path):
     mine = tmp_path / "mine.yaml"
     assert cli.main(["recipes", "cp", path.stem, str(mine)]) == 0
     text = mine.read_text(encoding="utf-8")
@@ -94,12 +94,12 @@ def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path
 
 
 @pytest.mark.parametrize("given", ["reciepts", "Receipts", "reciepts.yaml"])
-def test_a_name_that_is_nearly_one_is_answered_with_that_one(given: str, capsys: pytest.CaptureFixture[str]):
+def test_a_misspelled_name_gets_a_suggestion(given: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["recipes", "cp", given]) == 2
     assert "did you mean receipts?" in capsys.readouterr().err
 
 
-def test_check_reports_every_mistake_with_its_line_and_both_forms_of_changes(tmp_path: Path):
+def test_check_reports_every_mistake_with_its_line_and_override(tmp_path: Path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("base: nano\ndata:\n  train: x\noutput: y\nadapter:\n  rnak: 8\ntraining:\n  early_stopping: 3\n")
     done = ixtune("recipes", "check", recipe, "training.seed=-1", "--set", "adapter.alpha=0")

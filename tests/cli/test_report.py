@@ -1,4 +1,4 @@
-"""Test `ixtune report` by the command line."""
+"""Test `ixtune report` from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from report_files import write_evaluation, write_run
 from ixtune.errors import IxtuneError
 
 
-def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path):
+def test_report_prints_the_verdict_and_writes_three_files(tmp_path: Path):
     run = write_run(tmp_path / "run")
     file = write_evaluation(tmp_path / "evaluation.json")
     done = ixtune("report", run, "--evaluation", file, "--out", tmp_path / "report")
@@ -23,7 +23,7 @@ def test_report_says_whether_it_got_better_and_writes_three_files(tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json", "report.md"]
 
 
-def test_several_runs_need_a_folder_and_a_run_must_be_one(tmp_path: Path):
+def test_several_runs_require_out_and_each_must_be_a_run_folder(tmp_path: Path):
     run = write_run(tmp_path / "run")
     several = ixtune("report", run, run)
     assert (several.returncode, "pass --out DIR" in several.stderr) == (2, True)
@@ -32,7 +32,7 @@ def test_several_runs_need_a_folder_and_a_run_must_be_one(tmp_path: Path):
     assert (none.returncode, "this is not a run folder" in none.stderr) == (2, True)
 
 
-def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
+def test_training_with_a_validation_set_ends_with_a_report(tmp_path: Path):
     data = prepare(tmp_path, 4)
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
@@ -50,7 +50,7 @@ def test_a_training_with_a_validation_set_ends_with_its_report(tmp_path: Path):
     assert told["missing"] == []
 
 
-def test_a_report_that_fails_is_a_warning_and_the_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_report_is_a_warning_and_the_run_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ixtune.evaluation import evaluate
 
     def fail(*_: Any) -> None:

@@ -23,7 +23,7 @@ from in_process import call
         (("--base", "nowhere"), "no such base"),
     ],
 )
-def test_wrong_options(
+def test_wrong_options_are_refused(
     options: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -34,7 +34,7 @@ def test_wrong_options(
     assert "hint:" in ended.stderr
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = call("serve", "--base", "nano", "--port", str(taken.getsockname()[1]))
     assert ended.returncode == 1

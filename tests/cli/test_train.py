@@ -1,4 +1,4 @@
-"""`ixtune train`, by the real command line on the embedded base."""
+"""Test `ixtune train` from the command line on the embedded base."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run never interrupted, and what it said: 6 packs of 2 records, 2 epochs, 12 steps."""
+    """Return an uninterrupted run and its output: 6 packs of 2 records, 2 epochs, 12 steps."""
     folder = tmp_path_factory.mktemp("straight")
     done = ixtune("train", write_recipe(folder / "recipe.yaml", data, folder / "run"))
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 
 
-def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_train_prints_what_it_quantizes_trains_and_packs(
+    straight: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     run, done = straight
     assert "20 of 20 decoder linears in NF4" in done.stdout
     assert re.search(r"LoRA wqkv +8 +9,216  float32 +4 +8 +0.05  0.001", done.stdout)
@@ -59,7 +61,7 @@ def test_a_run_says_what_it_quantised_trains_and_packs(straight: tuple[Path, sub
     } == {p.name for p in run.iterdir()}
 
 
-def test_a_run_learns_and_logs_every_step(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_run_reduces_the_loss_and_logs_every_step(straight: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     lines = [json.loads(line) for line in (straight[0] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -67,7 +69,7 @@ def test_a_run_learns_and_logs_every_step(straight: tuple[Path, subprocess.Compl
     assert lines[-1]["supervised_tokens"] == 2 * 12 * 6  # three digits, end of turn, newline, end of text
 
 
-def test_the_adapter_folder_names_base_data_and_versions(
+def test_the_adapter_folder_records_base_data_and_versions(
     straight: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     info = json.loads((straight[0] / "adapter" / "ixtune.json").read_text(encoding="utf-8"))
@@ -82,10 +84,10 @@ def _tensors(run: Path) -> dict[str, bytes]:
     return {k: v.numpy().tobytes() for k, v in load_file(run / "adapter" / "adapter_model.safetensors").items()}
 
 
-def test_a_run_killed_three_times_ends_bit_for_bit_as_one_that_was_not(
+def test_a_run_killed_three_times_equals_an_uninterrupted_one(
     straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL in the first epoch, in the middle of a save, and in the second epoch."""
+    """Send SIGKILL in the first epoch, during a save, and in the second epoch."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     kill_once(command("train", recipe, "resume=auto"), lambda: (run / "checkpoint-2").exists())
     half_saved = kill_in_a_save(command("train", recipe, "resume=auto"), run)
@@ -102,7 +104,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_one_that_was_not(
     assert {path.name for path in run.iterdir()} == {path.name for path in straight[0].iterdir()}
 
 
-def test_sigterm_saves_a_checkpoint_and_prints_the_command_that_resumes(data: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_a_checkpoint_and_prints_the_resume_command(data: Path, tmp_path: Path) -> None:
     run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     started = subprocess.Popen(
         command("train", recipe, "training.epochs=500", "training.save_every=10000"),
@@ -120,7 +122,7 @@ def test_sigterm_saves_a_checkpoint_and_prints_the_command_that_resumes(data: Pa
     assert not (run / "adapter").exists()
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(
     straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, recipe = _unfinished(straight[0], tmp_path)
@@ -134,8 +136,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
     assert _tensors(run) == _tensors(straight[0])
 
 
-def test_the_projector_moves_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Path) -> None:
-    """In bf16, as TRL casts it on a 4-bit base, it would not move at all (TRAPS.md 10b)."""
+def test_the_projector_changes_at_a_learning_rate_of_2e_5(data: Path, tmp_path: Path) -> None:
+    """In bf16, to which TRL casts it on a 4-bit base, it would not change at all (TRAPS.md 10b)."""
     from ixtune.base import resolve
     from ixtune.checkpoint.shards import open_checkpoint
 
@@ -155,7 +157,7 @@ Fails = Callable[..., None]
 
 @pytest.fixture
 def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
-    """The command line in this process: its exit code and what it says on stderr."""
+    """Return a function that runs the command line and checks exit code and stderr."""
 
     def fails(code: int, *said: str, arguments: tuple[str | Path, ...]) -> None:
         assert main(["train", *map(str, arguments)]) == code
@@ -168,12 +170,12 @@ def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
 
 
 def _unfinished(straight: Path, folder: Path) -> tuple[Path, tuple[str, str]]:
-    """A copy of a run in which only the adapter is missing, and the arguments that name it."""
+    """Return a copy of a run that lacks only its adapter, and the arguments to resume it."""
     shutil.copytree(straight, folder / "run", ignore=shutil.ignore_patterns("adapter"))
     return folder / "run", (str(straight.parent / "recipe.yaml"), f"output={folder / 'run'}")
 
 
-def test_a_finished_run_is_not_written_over(
+def test_a_finished_run_is_not_overwritten(
     straight: tuple[Path, subprocess.CompletedProcess[str]], fails: Fails, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = straight[0].parent / "recipe.yaml"
@@ -190,7 +192,7 @@ def test_resuming_with_another_recipe_names_the_difference(
     fails(1, "adapter.rank: 4 in the run, 8 now", arguments=(*recipe, "adapter.rank=8", "--resume"))
 
 
-def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path: Path, fails: Fails) -> None:
+def test_mistakes_before_training_come_with_a_hint(data: Path, tmp_path: Path, fails: Fails) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     fails(2, "training.learning_rat", "learning_rate", arguments=(recipe, "training.learning_rat=1"))
     fails(1, "no such base folder", arguments=(recipe, f"base={tmp_path}/nowhere/at all"))
@@ -204,7 +206,7 @@ def test_mistakes_before_training_are_told_with_their_cure(data: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_died_before_its_adapter_was_written_only_writes_it(
+def test_a_run_killed_before_its_adapter_was_written_only_writes_it(
     straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, recipe = _unfinished(straight[0], tmp_path)
@@ -215,7 +217,7 @@ def test_a_run_that_died_before_its_adapter_was_written_only_writes_it(
     assert (info["steps"], info["trained_steps"]) == (12, 12)
 
 
-def test_resuming_on_other_data_or_packs_is_refused_by_name(
+def test_resuming_with_other_data_or_packs_is_refused_naming_the_change(
     straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, fails: Fails
 ) -> None:
     run, recipe = _unfinished(straight[0], tmp_path)
@@ -235,9 +237,7 @@ def test_resuming_on_other_data_or_packs_is_refused_by_name(
     )
 
 
-def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(
-    data: Path, tmp_path: Path, fails: Fails
-) -> None:
+def test_a_diverging_run_fails_at_that_step_and_keeps_its_checkpoints(data: Path, tmp_path: Path, fails: Fails) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     fails(
         1,
@@ -251,7 +251,7 @@ def test_a_run_that_diverges_fails_at_the_step_and_keeps_its_checkpoints(
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
-def test_a_terminal_shows_a_bar_that_lives_and_a_pipe_does_not(
+def test_a_terminal_shows_a_live_progress_bar_and_a_pipe_does_not(
     straight: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")

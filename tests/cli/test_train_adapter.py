@@ -1,4 +1,4 @@
-"""Train every kind of adapter by the command line: all its parts change, nothing else does, and it answers."""
+"""Train every kind of adapter from the command line: its parts change, nothing else does, and it answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PROJECTOR_ONLY = ("adapter.targets=[]", "training.compute_dtype=bf16", "training
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four records with an image each, two to a pack."""
+    """Return a set of four records with an image each, two per pack."""
     folder = tmp_path_factory.mktemp("pictures")
     source = Source(path=str(write_records(folder / "raw", 4)))
     prepare([source], folder / "prepared", base=resolve("nano"), options=Options(hd_num=1))
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The model as the run wraps it, and copies of all its parameters before the first step."""
+    """Capture the model of a run, and copies of its parameters before the first step."""
     from ixtune.adapter import attach
 
     caught: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
     ids=["rslora", "dora", "not quantized", "projector only"],
 )
-def test_everything_trained_moves_and_everything_else_stays_bit_by_bit(
+def test_trained_parts_change_and_all_others_stay_bit_for_bit_equal(
     changes: tuple[str, ...], told: list[str], data: Path, tmp_path: Path, seen: dict[str, Any],
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -119,8 +119,8 @@ def test_everything_trained_moves_and_everything_else_stays_bit_by_bit(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw"])
-def test_dora_with_noise_and_dropout_goes_on_bit_by_bit_where_it_was_stopped(optimizer: str, tmp_path: Path) -> None:
-    """Magnitudes, states in 8 bits and the generator of the noise are all in a checkpoint."""
+def test_dora_with_noise_and_dropout_resumes_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    """Magnitudes, 8-bit optimizer states and the noise generator are all in a checkpoint."""
     changes = (
         "adapter.variant=dora", "adapter.targets=[wqkv, w1]", "adapter.per_target={w1: {rank: 3, dropout: 0.3}}",
         "training.neftune_alpha=5", "training.lora_plus_ratio=8", f"training.optimizer={optimizer}",
@@ -137,14 +137,14 @@ def test_dora_with_noise_and_dropout_goes_on_bit_by_bit_where_it_was_stopped(opt
     assert (straight / "adapter_model.safetensors").read_bytes() == weights
 
 
-def test_a_pack_without_images_moves_nothing_where_only_the_projector_learns(tmp_path: Path) -> None:
+def test_a_text_pack_changes_nothing_if_only_the_projector_trains(tmp_path: Path) -> None:
     recipe = text_recipe(tmp_path, prepare_texts(tmp_path / "texts"), "adapter.targets=[]")
     outcome, _ = run(recipe)
     assert outcome.steps == 6
     assert {norm for _, _, norm in losses(tmp_path / "run")} == {0.0}
 
 
-def test_the_noise_of_neftune_reaches_the_loss_of_a_run(tmp_path: Path) -> None:
+def test_neftune_noise_changes_the_loss_of_a_run(tmp_path: Path) -> None:
     texts = prepare_texts(tmp_path / "texts")
     for alpha in ("null", "5"):
         changes = ("training.max_steps=1", "adapter.dropout=0", f"training.neftune_alpha={alpha}")

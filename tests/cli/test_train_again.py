@@ -1,4 +1,4 @@
-"""Repeat a run from the resolved recipe in its folder."""
+"""Test that a run can be repeated from the resolved recipe in its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ixtune.recipe import recipe as recipes
 from ixtune.recipe.recipe import Recipe
 
 
-def test_a_run_is_repeated_by_its_own_recipe_into_another_folder(tmp_path: Path) -> None:
+def test_a_run_is_repeated_from_its_resolved_recipe(tmp_path: Path) -> None:
     text_recipe(tmp_path, prepare_texts(tmp_path / "texts"))
     first, again = tmp_path / "run", tmp_path / "again"
     begun = ixtune("train", tmp_path / "recipe.yaml", "training.max_steps=3", "--set", "adapter.dropout=0.1")

@@ -1,4 +1,4 @@
-"""Kill one run at twenty random places: its result equals that of an uninterrupted run."""
+"""Kill a run at twenty random places and compare its result with that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _state(run: Path) -> str:
 
 
 def _kill_after(arguments: list[str], seconds: float, run: Path) -> str:
-    """Kill a command so long after its start, or after its first step, whichever is asked for."""
+    """Kill a command `seconds` after its start, or, if negative, that long after its first step."""
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment()) as started:
         assert started.stdout is not None
         if seconds < 0:  # in the training itself, so long after the first line about a step
@@ -47,7 +47,7 @@ def _kill_after(arguments: list[str], seconds: float, run: Path) -> str:
     return f"{len(metrics.read_text().splitlines()) if metrics.exists() else 0} lines of metrics"
 
 
-def test_twenty_kills_at_random_places_change_nothing(tmp_path: Path) -> None:
+def test_twenty_kills_at_random_places_do_not_change_the_result(tmp_path: Path) -> None:
     data = prepare(tmp_path / "data", 12)
     changes = ("training.epochs=20", "training.save_every=3")
     straight = tmp_path / "straight" / "run"

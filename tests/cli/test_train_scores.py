@@ -1,4 +1,4 @@
-"""Test scores during training by the command line: measurements, best checkpoint, early stopping, refusals."""
+"""Test scores during training from the command line: measurements, best checkpoint, early stopping, refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _texts(folder: Path, answers: list[tuple[str, str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return a training set, and a validation set of the same questions in which three of four answers are another's.
+    """Return a training set, and a validation set of the same questions with three of four answers exchanged.
 
     The surer the model is of what it learned, the higher is the loss on the wrong answers, while more and more of the
     right ones are given: loss and score are at their best at different steps, as in the field with noisy references.
@@ -70,7 +70,7 @@ def _recipe(folder: Path, sets: tuple[Path, Path]) -> tuple[str, ...]:
 def straight(
     sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run never interrupted, and what it said."""
+    """Return an uninterrupted run and its output."""
     folder = tmp_path_factory.mktemp("straight")
     done = ixtune("train", *_recipe(folder, sets), "--no-report")
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def _measured(run: Path) -> list[dict[str, Any]]:
 
 
 def _best(run: Path) -> dict[str, Any]:
-    """The measurement with the highest exact match, of equal ones that with the lowest loss."""
+    """Return the measurement with the highest exact match; ties go to the lowest loss."""
     return max(_measured(run), key=lambda line: (line["validation_exact_match"], -line["validation_loss"]))
 
 
@@ -94,7 +94,7 @@ def _info(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "adapter" / "ixtune.json").read_text(encoding="utf-8")))
 
 
-def test_the_adapter_is_the_best_by_the_score_where_the_loss_would_choose_another(
+def test_the_adapter_is_the_best_by_score_not_by_loss(
     straight: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     run, done = straight
@@ -121,7 +121,7 @@ def test_the_adapter_is_the_best_by_the_score_where_the_loss_would_choose_anothe
     assert done.stderr == ""
 
 
-def test_training_stops_when_the_score_gets_no_better_and_keeps_the_best_checkpoint(
+def test_training_stops_early_on_the_score_and_keeps_the_best(
     straight: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     run, done = straight
@@ -134,10 +134,10 @@ def test_training_stops_when_the_score_gets_no_better_and_keeps_the_best_checkpo
     assert len(kept) <= 3
 
 
-def test_the_scores_are_those_that_the_answers_of_the_adapter_get_afterwards(
+def test_scores_equal_those_of_a_later_evaluation(
     straight: tuple[Path, subprocess.CompletedProcess[str]], sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """By `ixtune evaluate`, with batches of another make; the limit of the answers is of no account here."""
+    """Score with `ixtune evaluate`, which forms other batches; the length limit has no effect here."""
     out = tmp_path / "evaluation.json"
     arguments = ["--adapter", str(straight[0]), "--no-controls", "--score", "exact_match", "--score", "cer"]
     assert main(["evaluate", str(sets[1]), *arguments, "--out", str(out)]) == 0
@@ -150,10 +150,10 @@ def test_the_scores_are_those_that_the_answers_of_the_adapter_get_afterwards(
     assert adapter["loss"] == pytest.approx(info["validation_loss"], rel=1e-4)
 
 
-def test_a_killed_run_measures_keeps_and_stops_as_one_that_was_not(
+def test_a_killed_run_measures_and_stops_like_an_uninterrupted_one(
     straight: tuple[Path, subprocess.CompletedProcess[str]], sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """SIGKILL when one of the two measurements that patience allows is behind the best one."""
+    """Send SIGKILL after one of the two worse measurements that patience allows."""
     run, arguments = tmp_path / "run", _recipe(tmp_path, sets)
     best = _best(straight[0])["step"]
     kill_once(command("train", *arguments, "--no-report"), lambda: (run / f"checkpoint-{best + 4}").exists())
@@ -168,7 +168,7 @@ def test_a_killed_run_measures_keeps_and_stops_as_one_that_was_not(
     assert {path.name for path in run.iterdir()} == {path.name for path in straight[0].iterdir()}
 
 
-def test_report_card_and_inspect_tell_the_scores(
+def test_report_card_and_inspect_show_the_scores(
     straight: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, best = straight[0], _best(straight[0])
@@ -196,7 +196,7 @@ def test_report_card_and_inspect_tell_the_scores(
         ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 24 of 24 questions"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_before_anything_is_written(
+def test_an_unusable_score_is_refused_before_anything_is_written(
     change: str, code: int, told: str, sets: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *_recipe(tmp_path, sets), change]) == code

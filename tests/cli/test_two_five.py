@@ -1,4 +1,4 @@
-"""The whole job on a small random InternLM-XComposer-2.5 by the command line, and what does not cross to 4KHD."""
+"""Test all commands on a small random InternLM-XComposer-2.5, and that its files are not mixed with those of 4KHD."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refused(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In the original form: the size of a crop and the PLoRA ranks are in no file but the weights."""
+    """Return a base in the original format: crop size and PLoRA ranks are found only in the weights."""
     folder = tmp_path_factory.mktemp("two-five") / "ixc2-4khd"  # a name says nothing
     folder.mkdir()
     settings = {**RELEASED_CONFIG, **SMALL, "vocab_size": 360}
@@ -75,7 +75,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five records, one of which does not say where its image is."""
+    """Return a set of five records, one of them without a placeholder for its image."""
     source = write_records(tmp_path_factory.mktemp("numbers"), 5)
     records = json.loads(source.read_text())
     records[0]["conversations"][0]["value"] = "Which number?"
@@ -106,14 +106,14 @@ def run(base: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "run"
 
 
-def test_the_plan_notes_a_record_longer_than_the_model_was_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_plan_notes_records_longer_than_the_model_was_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch):
     long = RecordShapes([30_000], [3_000], [()])
     monkeypatch.setattr(RecordShapes, "of", lambda train: long)
     planned = well("plan", run.parent / "recipe.yaml", "training.pack_tokens=32000")
     assert "longest record has 30,000 tokens; InternLM-XComposer-2.5 was trained on at most 24,576" in planned
 
 
-def test_the_set_and_the_adapter_remember_model_and_layout_rule(prepared: Path, run: Path):
+def test_set_and_adapter_record_the_model_and_the_layout_rule(prepared: Path, run: Path):
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert {"model": "2.5", "layout_rule": "fine-tuning"}.items() <= manifest["options"].items()
     assert manifest["statistics"]["notes"] == {"image_first": 1}
@@ -122,7 +122,7 @@ def test_the_set_and_the_adapter_remember_model_and_layout_rule(prepared: Path, 
     assert (record["model"], record["layout_rule"], record["hd_num"]) == ("2.5", "fine-tuning", 1)
 
 
-def test_the_image_of_a_record_that_does_not_place_it_comes_before_everything(prepared: Path):
+def test_an_image_without_a_placeholder_comes_first(prepared: Path):
     from ixtune.data.prepared.store import load
 
     rows = load(prepared).dataset
@@ -142,7 +142,9 @@ def test_a_base_is_described_verified_and_converted(base: Path, tmp_path: Path):
     assert json.loads(well("base", "info", tmp_path / "converted", "--json"))["identity"] == shown["identity"]
 
 
-def test_the_adapter_is_evaluated_and_answers(run: Path, prepared: Path, data: Path, base: Path, monkeypatch, tmp_path):
+def test_the_adapter_is_evaluated_and_answers_questions(
+    run: Path, prepared: Path, data: Path, base: Path, monkeypatch, tmp_path
+):
     well("evaluate", prepared, "--adapter", run, "--max-new-tokens", "2", "--out", tmp_path / "evaluation.json")
     well("predict", "--from", prepared, "--adapter", run, "--max-new-tokens", "2", "--out", tmp_path / "answers.jsonl")
     images = ["--image", data.parent / "0.png", "--image", data.parent / "1.png"]
@@ -168,14 +170,16 @@ def test_every_profile_is_exported_and_passes_its_checks(run: Path, profile: str
         assert processor.image_processor.member == TWO_FIVE
 
 
-def test_a_merged_model_remembers_and_answers(run: Path, data: Path, tmp_path: Path):
+def test_a_merged_model_records_its_origin_and_answers(run: Path, data: Path, tmp_path: Path):
     well("merge", run, "--out", tmp_path / "merged")
     record = json.loads((tmp_path / "merged" / "ixtune.json").read_text())
     assert (record["model"], record["layout_rule"]) == ("2.5", "fine-tuning")
     well("predict", "Which?", "--image", data.parent / "0.png", "--base", tmp_path / "merged", "--max-new-tokens", "2")
 
 
-def test_sets_and_adapters_do_not_cross(run: Path, prepared: Path, data: Path, base: Path, tmp_path: Path):
+def test_sets_and_adapters_of_the_other_model_are_refused(
+    run: Path, prepared: Path, data: Path, base: Path, tmp_path: Path
+):
     other = write_original_base(tmp_path / "other")
     hint = "hint: prepare it again with --base set to the base in use"
     found = refused("train", run.parent / "recipe.yaml", f"base={other}", f"output={tmp_path / 'run'}")
@@ -193,12 +197,12 @@ def test_sets_and_adapters_do_not_cross(run: Path, prepared: Path, data: Path, b
     assert "--layout-rule" in found
 
 
-def test_other_modes_of_the_original_are_refused_in_a_sentence(data: Path, tmp_path: Path):
+def test_other_modes_of_the_original_are_refused_in_one_sentence(data: Path, tmp_path: Path):
     found = refused("init", "--data", data, "--gpu-gib", "24", "--task", "video", "--out", tmp_path / "mine")
     assert "videos are not supported" in found
 
 
-def test_a_project_for_2_5_starts_with_its_base_and_as_many_pixels(data: Path, tmp_path: Path):
+def test_init_for_2_5_uses_its_base_and_as_many_pixels(data: Path, tmp_path: Path):
     shown = well(
         "init", "--data", data, "--gpu-gib", "24", "--task", "documents", "--out", tmp_path / "mine", "--model", "2.5"
     )

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the data layer."""
+"""Provide fixtures for the tests of the data layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ixtune.data.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="session")
 def tokenizer_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small tokenizer.model, which is all that `prepare` asks of a base."""
+    """Return a folder with a small tokenizer.model, all that `prepare` needs from a base."""
     return train(tmp_path_factory.mktemp("base")).parent
 
 
@@ -24,7 +24,7 @@ def tokenizer(tokenizer_base: Path) -> Tokenizer:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An image root with a landscape, a portrait and a square."""
+    """Return an image root with a landscape, a portrait and a square image."""
     for name, width, height in (("a.png", 60, 40), ("portrait.png", 30, 70), ("deep/square.png", 20, 20)):
         write_image(tmp_path / "data" / name, width, height)
     return tmp_path / "data"

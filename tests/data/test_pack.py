@@ -18,7 +18,7 @@ problems = st.integers(1, 60).flatmap(lambda room: st.tuples(st.lists(st.integer
 
 
 def packed_plainly(lengths: list[int], pack_tokens: int) -> list[tuple[int, ...]]:
-    """Best-fit decreasing as it is told: look at every open pack, take the fullest with room."""
+    """Implement best-fit decreasing literally: look at every open pack, take the fullest one with room."""
     packs: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         rooms = [pack_tokens - sum(lengths[i] for i in chosen) for chosen in packs]
@@ -33,7 +33,7 @@ def packed_plainly(lengths: list[int], pack_tokens: int) -> list[tuple[int, ...]
 
 
 @given(problems)
-def test_every_record_is_in_one_pack_and_no_pack_is_overfull(problem: tuple[list[int], int]):
+def test_every_record_is_in_exactly_one_pack_and_no_pack_is_too_long(problem: tuple[list[int], int]):
     lengths, room = problem
     packs = pack(lengths, room)
     assert sorted(index for chosen in packs for index in chosen) == list(range(len(lengths)))
@@ -41,19 +41,19 @@ def test_every_record_is_in_one_pack_and_no_pack_is_overfull(problem: tuple[list
 
 
 @given(problems)
-def test_packs_are_those_of_best_fit_decreasing(problem: tuple[list[int], int]):
+def test_packs_match_a_plain_best_fit_decreasing(problem: tuple[list[int], int]):
     lengths, room = problem
     assert pack(lengths, room) == packed_plainly(lengths, room)
 
 
 @given(problems)
-def test_no_two_packs_could_be_one(problem: tuple[list[int], int]):
+def test_no_two_packs_could_be_merged(problem: tuple[list[int], int]):
     lengths, room = problem
     sums = sorted(sum(lengths[index] for index in chosen) for chosen in pack(lengths, room))
     assert len(sums) < 2 or sums[0] + sums[1] > room
 
 
-def test_packs_do_not_depend_on_anything_but_the_lengths():
+def test_packs_depend_only_on_the_lengths():
     lengths = [random.Random(0).randint(1, 4000) for _ in range(500)]
     assert pack(iter(lengths), 8192) == pack(lengths, 8192)
 
@@ -76,8 +76,8 @@ groups = st.integers(20, 60).flatmap(
 
 
 @given(groups)
-def test_a_group_is_held_with_one_prefix_in_every_pack_that_has_part_of_it(problem: Any):
-    """Members are neighbors, packs keep their size, and no two parts of a group would fit into one."""
+def test_each_pack_with_members_of_a_group_holds_its_prefix_once(problem: Any):
+    """Members are neighbors, packs keep their size, and no two parts of a group would fit into one pack."""
     suffixes, tokens, room = problem
     group_of = [group for _, group in suffixes]
     lengths = [suffix + (tokens[group] if group >= 0 else 0) for suffix, group in suffixes]
@@ -98,17 +98,17 @@ def test_a_group_is_held_with_one_prefix_in_every_pack_that_has_part_of_it(probl
 
 
 @given(problems)
-def test_records_that_share_nothing_are_packed_as_without_sharing(problem: tuple[list[int], int]):
+def test_records_without_shared_prefixes_are_packed_as_before(problem: tuple[list[int], int]):
     lengths, room = problem
     assert pack(lengths, room, Prefixes([-1] * len(lengths), [], [])) == pack(lengths, room)
 
 
-def test_nothing_is_packed_into_nothing():
+def test_an_empty_list_gives_no_packs():
     assert pack([], 64) == []
 
 
 def mix(count: int, kinds: tuple[int, ...] = (0, 25, 55), seed: int = 0) -> list[int]:
-    """Tokens of equally many records of text, and of pages of several shapes at these hd_nums with a question each."""
+    """Return lengths of text records and as many page records, in several page shapes at these hd_nums."""
     rng = random.Random(seed)
     lengths = []
     for _ in range(count):
@@ -123,7 +123,7 @@ def mix(count: int, kinds: tuple[int, ...] = (0, 25, 55), seed: int = 0) -> list
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("count", "full"), [(300, 0.96), (3000, 0.98), (30_000, 0.98)])
 def test_packs_of_text_and_pages_are_full(count: int, full: float, seed: int):
-    """Between the fewest packs that the tokens ask for and two hundredths more."""
+    """Accept at most two percent more packs than the lower bound from the total tokens."""
     lengths = mix(count, seed=seed)
     packs = pack(lengths, 16384)
     fewest = -(-sum(lengths) // 16384)
@@ -131,8 +131,8 @@ def test_packs_of_text_and_pages_are_full(count: int, full: float, seed: int):
     assert sum(lengths) / (len(packs) * 16384) > full
 
 
-def test_where_no_two_records_fit_together_every_pack_has_one():
-    """Best-fit is not to blame: without text to fill the gaps beside large pages, no packing could do better."""
+def test_records_that_fit_only_alone_get_a_pack_each():
+    """Without text records to fill the gaps left by large pages, no algorithm could do better."""
     lengths = [8193 + seed % 50 for seed in range(40)]
     assert len(pack(lengths, 16384)) == 40
 
@@ -145,7 +145,7 @@ def test_a_million_records_are_packed_in_seconds():
     assert sum(lengths) / (len(packs) * 16384) > 0.98
 
 
-def test_a_million_records_on_shared_images_are_grouped_and_packed_in_seconds():
+def test_a_million_records_on_shared_images_are_packed_in_seconds():
     chance, numbers = random.Random(0), {}
     beginnings = [
         beginning([1, 2, 3, *chance.choices(range(3, 90_000), k=20)], [(3, index * 7919 % 100_000 // 4, 3097)], numbers)

@@ -48,7 +48,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def run(root: Path, tokenizer_base: Path, tmp_path: Path):
-    """Prepare entries as a source in the image root, into tmp_path/out; source fields and options by name."""
+    """Return a function that prepares entries into tmp_path/out, with source fields and options by name."""
 
     def run(entries: list[Any], out: str = "out", **given: Any) -> PrepareReport:
         source = {
@@ -96,7 +96,7 @@ def test_a_good_source_becomes_samples_with_their_layouts(run, root: Path, tmp_p
     assert manifest["tokens"]["supervised"] == sum(prepared.dataset["supervised_tokens"])
 
 
-def test_the_manifest_says_what_the_set_was_made_from(run, root: Path, tmp_path: Path, tokenizer):
+def test_the_manifest_records_sources_and_options(run, root: Path, tmp_path: Path, tokenizer):
     run([shown(1), shown(2, "none.png")], max_tokens=5000, system="Be brief.")
     manifest = store.load(tmp_path / "out").manifest
     assert manifest["options"]["hd_num"] == 4
@@ -167,7 +167,7 @@ def test_every_kind_of_bad_record_is_rejected_with_its_reason(run, root: Path, t
     )
 
 
-def test_paths_that_stay_inside_are_taken_in_any_spelling(run, root: Path, tmp_path: Path):
+def test_paths_inside_the_root_are_accepted_in_any_spelling(run, root: Path, tmp_path: Path):
     (root / "deep" / "link.png").symlink_to(root / "a.png")
     spellings = ["a.png", "./a.png", "deep/../a.png", str(root / "a.png"), "deep/link.png"]
     run([shown(n, spelling) for n, spelling in enumerate(spellings)])
@@ -180,7 +180,7 @@ def test_the_image_root_can_be_another_folder(run, root: Path, tmp_path: Path):
     assert store.load(tmp_path / "out").image_path(0, 0) == root / "deep" / "square.png"
 
 
-def test_a_record_too_long_by_one_token_is_rejected_and_none_is_cut(run, tmp_path: Path):
+def test_a_record_one_token_too_long_is_rejected_not_truncated(run, tmp_path: Path):
     run([shown(1)], "first")
     length = manifest_of(tmp_path / "first")["length"]["max"]
     assert run([shown(1)], "second", max_tokens=length).accepted == 1
@@ -195,7 +195,7 @@ BAD = st.sampled_from([5, None, {}, {"id": 1}, entry(9, "hi"), entry(8, "hi", "y
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(entries=st.lists(GOOD | BAD, max_size=12), as_lines=st.booleans())
-def test_accepted_and_rejected_are_what_was_read(
+def test_accepted_and_rejected_add_up_to_read(
     root: Path,
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer_base: Path,
@@ -216,7 +216,7 @@ def test_accepted_and_rejected_are_what_was_read(
     assert Counter(row["reason"] for row in rejects) == Counter(report.rejected_by_reason)
 
 
-def test_too_many_rejects_are_an_error_but_the_good_part_is_written(run, tmp_path: Path):
+def test_too_many_rejects_are_an_error_but_good_records_are_written(run, tmp_path: Path):
     entries = [shown(1), shown(2), shown(3), shown(4, "none.png")]
     with pytest.raises(TooManyRejects) as caught:
         run(entries, max_reject_rate=0.24)
@@ -227,7 +227,7 @@ def test_too_many_rejects_are_an_error_but_the_good_part_is_written(run, tmp_pat
     assert run(entries, "other", max_reject_rate=0.25).rejected == 1
 
 
-def test_when_nothing_is_accepted_nothing_is_written(run, tmp_path: Path):
+def test_if_no_record_is_accepted_nothing_is_written(run, tmp_path: Path):
     with pytest.raises(DataError) as caught:
         run([shown(1, "none.png"), 5])
     assert "all 2 records" in str(caught.value)
@@ -237,7 +237,7 @@ def test_when_nothing_is_accepted_nothing_is_written(run, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-def test_an_existing_folder_is_never_written_into(run, tmp_path: Path):
+def test_an_existing_folder_is_never_written_to(run, tmp_path: Path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError) as caught:
         run([shown(1)])
@@ -246,7 +246,7 @@ def test_an_existing_folder_is_never_written_into(run, tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_an_interrupted_preparation_leaves_nothing(
+def test_an_interrupted_prepare_leaves_nothing(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ):
     taken = []
@@ -264,7 +264,7 @@ def test_an_interrupted_preparation_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-def test_a_source_that_breaks_off_leaves_nothing(root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_a_truncated_source_leaves_nothing(root: Path, tmp_path: Path, tokenizer_base: Path):
     source = root / "broken.json"
     source.write_text(json.dumps([shown(1)])[:-1])
     with pytest.raises(IxtuneError, match="end of the file"):
@@ -287,7 +287,7 @@ def test_a_source_that_breaks_off_leaves_nothing(root: Path, tmp_path: Path, tok
         {"image_root": Path("/no/such/folder")},
     ],
 )
-def test_wrong_options_are_wrong_usage(run, options: dict[str, Any]):
+def test_wrong_options_are_usage_errors(run, options: dict[str, Any]):
     with pytest.raises(UsageError):
         run([shown(1)], **options)
 
@@ -295,7 +295,7 @@ def test_wrong_options_are_wrong_usage(run, options: dict[str, Any]):
 @pytest.mark.parametrize(
     "options", [{}, {"val_fraction": 0.2}, {"embed_images": True}, {"weight": 1.5, "verify": True}]
 )
-def test_one_worker_and_three_give_the_same_bytes(run, root: Path, tmp_path: Path, options: dict[str, Any]):
+def test_one_and_three_workers_give_the_same_bytes(run, root: Path, tmp_path: Path, options: dict[str, Any]):
     for number in range(20):
         write_image(root / f"{number}.png", 40 + number, 40)
     entries = [shown(n, f"{n % 25}.png") for n in range(600)] + [shown(n) for n in range(3)]
@@ -306,14 +306,14 @@ def test_one_worker_and_three_give_the_same_bytes(run, root: Path, tmp_path: Pat
     assert manifest_of(tmp_path / "one")["records"]["rejected_by_reason"] == {"picture_missing": 120, "duplicate_id": 3}
 
 
-def test_progress_ends_at_all_records_and_all_bytes(run, root: Path):
+def test_progress_ends_at_the_total_of_records_and_bytes(run, root: Path):
     told: list[tuple[int, int, int]] = []
     run([shown(n) for n in range(299)] + [5], progress=lambda *done: told.append(done))
     assert [done[:2] for done in told] == [(256, 0), (300, 1)]
     assert told[-1][2] == os.path.getsize(root / "source.json")
 
 
-def test_a_image_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path: Path):
+def test_a_record_too_long_gets_a_lower_hd_num_if_requested(run, tmp_path: Path):
     entries = [shown("one"), entry("two", "<ImageHere><ImageHere>Same?", "No.", image=["a.png", "portrait.png"])]
     run(entries, "free", hd_num=16)
     limit = store.load(tmp_path / "free").dataset[1]["length"] - 1
@@ -330,14 +330,14 @@ def test_a_image_that_does_not_fit_gets_a_lower_hd_num_if_asked(run, tmp_path: P
     assert lowered.manifest["statistics"]["lowered"] == 1
 
 
-def test_what_does_not_fit_at_the_lowest_hd_num_is_rejected(run, tmp_path: Path):
+def test_a_record_too_long_at_the_lowest_hd_num_is_rejected(run, tmp_path: Path):
     run([entry("text", "hi", "yo"), shown("one")], max_tokens=312, over_length="lower")
     (reject,) = rejects_of(tmp_path / "out")
     assert (reject["id"], reject["reason"]) == ("one", "too_long")
     assert "at the lowest hd_num" in reject["found"]
 
 
-def test_small_images_are_not_enlarged_if_asked(run, tmp_path: Path):
+def test_small_images_are_not_enlarged_if_requested(run, tmp_path: Path):
     run([shown("one")], upscale=False)
     prepared = store.load(tmp_path / "out")
     (image,) = prepared.dataset[0]["pictures"]
@@ -346,7 +346,7 @@ def test_small_images_are_not_enlarged_if_asked(run, tmp_path: Path):
     assert prepared.manifest["options"]["upscale"] is False
 
 
-def test_hd_num_is_the_records_then_the_sources_then_the_runs(root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_hd_num_comes_from_the_record_then_the_source_then_the_run(root: Path, tmp_path: Path, tokenizer_base: Path):
     first = write_source(root, [shown("own") | {"hd_num": 1}, shown("source")], "first.json")
     second = write_source(root, [shown("run")], "second.json")
     sources = [Source(path=str(first), hd_num=9), Source(path=str(second))]
@@ -355,7 +355,7 @@ def test_hd_num_is_the_records_then_the_sources_then_the_runs(root: Path, tmp_pa
     assert {row["id"]: row["pictures"][0]["hd_num"] for row in rows} == {"own": 1, "source": 9, "run": 4}
 
 
-def test_sources_may_repeat_ids_and_stand_in_the_order_given(root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_sources_may_repeat_ids_and_keep_the_given_order(root: Path, tmp_path: Path, tokenizer_base: Path):
     paths = [write_source(root, [shown(n) for n in range(2)], f"{name}.json") for name in "ba"]
     sources = [Source(path=str(path)) for path in paths]
     report = prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
@@ -366,7 +366,7 @@ def test_sources_may_repeat_ids_and_stand_in_the_order_given(root: Path, tmp_pat
     assert [one.accepted for one in report.sources] == [2, 2]
 
 
-def test_equal_ids_are_refused_but_for_llava_whose_ids_are_those_of_images(run, root: Path, tmp_path: Path):
+def test_duplicate_ids_are_refused_except_in_llava(run, root: Path, tmp_path: Path):
     entries = [
         {
             "id": "000123",
@@ -379,7 +379,7 @@ def test_equal_ids_are_refused_but_for_llava_whose_ids_are_those_of_images(run, 
     assert run(entries, "sharegpt", schema=Schema.SHAREGPT).rejected_by_reason == {"duplicate_id": 2}
 
 
-def test_weights_and_counts_decide_how_often_records_stand_in_the_set(root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_weights_and_counts_set_how_often_records_are_repeated(root: Path, tmp_path: Path, tokenizer_base: Path):
     paths = [write_source(root, [shown(f"{name}{n}") for n in range(20)], f"{name}.json") for name in "abcd"]
     choices = [{"weight": 2.5}, {"weight": 0.25}, {"count": 7}, {}]
     sources = [Source(path=str(path), **choice) for path, choice in zip(paths, choices, strict=True)]
@@ -397,7 +397,7 @@ def test_weights_and_counts_decide_how_often_records_stand_in_the_set(root: Path
     assert prepared.manifest["tokens"]["total"] == sum(prepared.dataset["length"])
 
 
-def test_a_weight_that_draws_nothing_is_refused(run):
+def test_a_weight_that_draws_no_record_is_refused(run):
     with pytest.raises(UsageError, match="would be drawn"):
         run([shown(n) for n in range(3)], weight=0.1)
 
@@ -419,7 +419,7 @@ def test_a_split_makes_two_sets_that_share_no_image(run, root: Path, tmp_path: P
         store.load(tmp_path / "out")
 
 
-def test_a_set_with_its_images_inside_needs_no_other_file(run, root: Path, tmp_path: Path):
+def test_a_set_with_embedded_images_needs_no_other_file(run, root: Path, tmp_path: Path):
     entries = [shown("a"), shown("same"), shown("deep", "deep/square.png"), shown("a"), shown("long", "portrait.png")]
     entries[4]["conversations"][0]["value"] += "x" * 5000
     run(entries, embed_images=True, max_tokens=3000)
@@ -434,7 +434,7 @@ def test_a_set_with_its_images_inside_needs_no_other_file(run, root: Path, tmp_p
     assert len(list((tmp_path / "moved" / "images").rglob("*.*"))) == 2  # the rejected record's is not there
 
 
-def test_a_split_puts_each_image_beside_its_rows(run, root: Path, tmp_path: Path):
+def test_a_split_stores_each_embedded_image_with_its_rows(run, root: Path, tmp_path: Path):
     for number in range(10):
         write_image(root / f"{number}.png", 40 + number, 40)
     run([shown(n, f"{n}.png") for n in range(10)], val_fraction=0.3, embed_images=True)
@@ -447,7 +447,7 @@ def test_a_split_puts_each_image_beside_its_rows(run, root: Path, tmp_path: Path
     ]  # fmt: skip
 
 
-def test_verify_finds_what_headers_hide(run, root: Path, tmp_path: Path):
+def test_verify_finds_damage_that_headers_hide(run, root: Path, tmp_path: Path):
     image = bytearray((root / "a.png").read_bytes())
     at = image.index(b"IDAT") + 10
     image[at : at + 8] = b"\0" * 8  # the end of the file is as it should be
@@ -456,7 +456,7 @@ def test_verify_finds_what_headers_hide(run, root: Path, tmp_path: Path):
     assert run([shown(1), shown(2, "lying.png")], "slow", verify=True).rejected_by_reason == {"picture_broken": 1}
 
 
-def test_what_was_done_to_images_is_counted(run, root: Path, tmp_path: Path):
+def test_image_corrections_are_counted(run, root: Path, tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(root / "turned.jpg", exif=exif)
@@ -485,7 +485,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_run_leaves_no_set_and_no_worker(root: Path, tmp_path: Path, tokenizer_base: Path):
+def test_a_killed_prepare_leaves_no_set_and_no_worker(root: Path, tmp_path: Path, tokenizer_base: Path):
     Image.effect_noise((1500, 1500), 50).save(root / "large.png")
     source = write_source(root, [shown(n, "large.png") for n in range(3000)])
     script = tmp_path / "loop.py"

@@ -1,4 +1,4 @@
-"""Records about pages of documents, from PDF and TIFF files to images in a prepared set."""
+"""Test preparing records about pages of PDF and TIFF files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(data: Path, base: Path, entries: list[dict[str, Any]], name: str = "set"
     )
 
 
-def test_each_page_that_is_meant_is_an_image_of_the_record(data: Path, tokenizer_base: Path):
+def test_each_selected_page_is_an_image_of_the_record(data: Path, tokenizer_base: Path):
     entries = [
         {"image": "Report.pdf"},
         {"image": "Report.pdf#page=2"},
@@ -84,7 +84,7 @@ def test_the_preview_names_the_page_of_a_document(data: Path, tokenizer_base: Pa
     assert "Report.pdf#page=2" in (made.out / PAGE).read_text()
 
 
-def test_a_copy_of_a_document_and_other_chunks_of_records_give_the_same_images(data: Path, tokenizer_base: Path):
+def test_copies_of_a_document_in_other_chunks_give_the_same_images(data: Path, tokenizer_base: Path):
     entries = [{"image": f"Report.pdf#page={1 + at % 3}"} for at in range(300)]
     write_pdf(data / "again" / "Report.pdf", *PAGES)
     run(data, tokenizer_base, entries)
@@ -94,7 +94,7 @@ def test_a_copy_of_a_document_and_other_chunks_of_records_give_the_same_images(d
     assert len({image["path"] for (image,) in first}) == len(list((data.parent / "set" / "images").rglob("*.png"))) == 3
 
 
-def test_a_tiff_of_several_pages_is_taken_whole_if_asked(data: Path, tokenizer_base: Path):
+def test_all_pages_of_a_tiff_are_used_if_requested(data: Path, tokenizer_base: Path):
     assert run(data, tokenizer_base, [{"image": "scan.tif"}, {"image": "a.png"}]).rejected_by_reason == {
         "picture_animated": 1
     }
@@ -103,7 +103,7 @@ def test_a_tiff_of_several_pages_is_taken_whole_if_asked(data: Path, tokenizer_b
     assert [[image["height"] for image in row["pictures"]] for row in rows] == [[40, 41, 42], [40]]
 
 
-def test_dpi_and_a_lower_hd_num_decide_the_size_of_a_page(data: Path, tokenizer_base: Path):
+def test_dpi_and_a_lower_hd_num_set_the_size_of_a_page(data: Path, tokenizer_base: Path):
     run(data, tokenizer_base, [{"image": "Report.pdf#page=2"}], "dpi", dpi=36)
     (image,) = store.load(data.parent / "dpi").dataset[0]["pictures"]
     assert (image["width"], image["height"]) == (480, 270)
@@ -114,7 +114,7 @@ def test_dpi_and_a_lower_hd_num_decide_the_size_of_a_page(data: Path, tokenizer_
     assert open_image(data.parent / "low" / image["path"]).size == (image["width"], image["height"])
 
 
-def test_what_is_wrong_with_a_document_is_a_reject_with_its_own_reason(data: Path, tokenizer_base: Path):
+def test_a_faulty_document_is_rejected_with_its_own_reason(data: Path, tokenizer_base: Path):
     wrong = {
         "locked.pdf": "document_encrypted",
         "Report.pdf#page=9": "page_out_of_range",
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_a_document_is_a_reject_with_its_own_reason(data: Pat
     assert [reject["reason"] for reject in rejects] == list(wrong.values())
 
 
-def test_a_column_names_the_page_of_a_document(data: Path, tokenizer_base: Path):
+def test_a_column_can_select_the_page_of_a_document(data: Path, tokenizer_base: Path):
     entries = [
         {"image": "Report.pdf", "page": 2},
         {"image": "Report.pdf", "page": "2-3"},
@@ -153,7 +153,7 @@ def test_a_column_names_the_page_of_a_document(data: Path, tokenizer_base: Path)
     assert report.rejected_by_reason == {"bad_field": 3, "page_out_of_range": 1}
 
 
-def test_a_column_called_page_is_not_used_where_no_image_is_a_document(data: Path, tokenizer_base: Path):
+def test_a_page_column_is_ignored_if_no_image_is_a_document(data: Path, tokenizer_base: Path):
     report = run(data, tokenizer_base, [{"image": "a.png", "page": "III"}])
     assert report.accepted == 1
     assert "not used: page" in report.sources[0].opened.detected

@@ -43,13 +43,13 @@ SHEET_LEFT = 20
 
 
 def placed(layout: PatchLayout) -> np.ndarray:
-    """An image of noise placed by `layout`; its levels stay clear of white, and of the colours drawn over it."""
+    """Return a noise image placed by `layout`, without white and without the colors drawn over it."""
     pixels = NOISE.integers(0, 100, (layout.height, layout.width, 3), dtype=np.uint8)
     return place(Image.fromarray(pixels), layout)
 
 
 def padding(layout: PatchLayout) -> np.ndarray:
-    """Which pixels of the placed image are padding: bool [final_height, final_width]."""
+    """Return which pixels of the placed image are padding: bool [final_height, final_width]."""
     inside = np.zeros((layout.final_height, layout.final_width), dtype=bool)
     rows = slice(layout.pad_top, layout.pad_top + layout.resized_height)
     inside[rows, layout.pad_left : layout.pad_left + layout.resized_width] = True
@@ -57,7 +57,7 @@ def padding(layout: PatchLayout) -> np.ndarray:
 
 
 class Page(HTMLParser):
-    """Tags, attributes and texts of a page."""
+    """Collect tags, attributes and texts of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def make(root: Path, tokenizer_base: Path, tmp_path: Path):
-    """Prepare entries as a set called tmp_path/set."""
+    """Return a function that prepares entries as the set tmp_path/set."""
 
     def make(entries: list[Any], **options: Any) -> Path:
         source = Source(path=str(write_source(root, entries)))
@@ -89,7 +89,7 @@ def make(root: Path, tokenizer_base: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (2, 1), (3, 5), (1, 7)])
-def test_the_global_view_is_that_of_the_model(rows: int, cols: int):
+def test_the_global_view_matches_that_of_the_model(rows: int, cols: int):
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
@@ -111,7 +111,7 @@ def test_the_global_view_is_that_of_the_model(rows: int, cols: int):
     ],
     ids=["landscape", "portrait", "own size", "no padding"],
 )
-def test_at_full_size_only_grid_numbers_and_hatching_differ_from_the_placed_image(layout: PatchLayout):
+def test_the_full_size_drawing_differs_only_in_grid_numbers_and_hatching(layout: PatchLayout):
     image = placed(layout)
     drawn = np.array(draw_grid(image, layout, 10_000, 10_000))
     assert drawn.shape == image.shape
@@ -139,7 +139,7 @@ def test_at_full_size_only_grid_numbers_and_hatching_differ_from_the_placed_imag
 
 @settings(deadline=None, max_examples=50)  # an image of 55 crops is 18 MB
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 55), st.booleans())
-def test_every_drawing_fits_and_is_never_enlarged(width: int, height: int, hd_num: int, upscale: bool):
+def test_every_drawing_fits_and_is_never_upscaled(width: int, height: int, hd_num: int, upscale: bool):
     try:
         layout = plan(width, height, hd_num, upscale=upscale)
     except LayoutError:
@@ -152,7 +152,7 @@ def test_every_drawing_fits_and_is_never_enlarged(width: int, height: int, hd_nu
         assert drawn.size == (layout.final_width, layout.final_height)  # never enlarged
 
 
-def test_a_strip_is_folded_so_that_its_crops_can_be_seen():
+def test_a_long_strip_is_wrapped_so_that_its_crops_are_visible():
     wide, tall = plan(4000, 100, 40), plan(100, 4000, 40)
     assert (wide.rows, wide.cols) == (1, 40)
     blank = np.full((wide.final_height, wide.final_width, 3), 255, dtype=np.uint8)
@@ -164,7 +164,7 @@ def test_a_strip_is_folded_so_that_its_crops_can_be_seen():
         assert min(drawn.size) > 500
 
 
-def test_a_sheet_is_at_most_1400_wide_whatever_the_image_and_its_names_are():
+def test_a_sheet_is_at_most_1400_pixels_wide():
     for layout in (plan(4000, 100, 55), plan(336, 336, 1), plan(3840, 1600, 55), plan(90, 4000, 40)):
         blank = np.full((layout.final_height, layout.final_width, 3), 255, dtype=np.uint8)
         sheet = draw_sheet(blank, layout, ["\u4e2d\0\n" + "id " * 500, "p/" * 900, steps_of(layout)], [("text", 5)])
@@ -172,7 +172,7 @@ def test_a_sheet_is_at_most_1400_wide_whatever_the_image_and_its_names_are():
         assert sheet.height < 1500
 
 
-def test_the_bill_adds_up():
+def test_token_counts_of_an_image_add_up():
     layout = plan(1240, 1754, 25)
     assert sum(count for _, count in bill(layout)) == layout.tokens
     assert dict(bill(layout))["20 crops"] == 20 * 144
@@ -185,7 +185,7 @@ def test_the_bill_adds_up():
 # the choice
 
 
-def test_images_are_spread_over_the_set_and_the_extremes_are_among_them(make, root: Path):
+def test_the_preview_samples_images_evenly_and_includes_the_extremes(make, root: Path):
     write_image(root / "thin.png", 300, 20)
     entries = [shown(number, "portrait.png" if number == 17 else "a.png") for number in range(40)]
     entries[33] = shown(33, "thin.png")
@@ -205,7 +205,7 @@ def test_images_are_spread_over_the_set_and_the_extremes_are_among_them(make, ro
     assert choose(dataset, 1000).images == 41
 
 
-def test_a_set_without_images_has_a_page_too(make):
+def test_a_set_without_images_has_a_page(make):
     report = preview(make([entry(1, "hi", "yo"), entry(2, "how much?", "42.50")]))
     assert (report.records, report.images) == (2, 0)
     page = Page(report.out / "index.html")
@@ -216,7 +216,7 @@ def test_a_set_without_images_has_a_page_too(make):
 # the files
 
 
-def test_each_image_becomes_a_sheet_with_what_the_model_gets(make, root: Path, tmp_path: Path):
+def test_each_image_gets_a_sheet_of_what_the_model_sees(make, root: Path, tmp_path: Path):
     turned = Image.open(root / "a.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -240,7 +240,7 @@ def test_each_image_becomes_a_sheet_with_what_the_model_gets(make, root: Path, t
     assert (sheet[SHEET_TOP : SHEET_TOP + CROP, left : left + CROP] == global_view(image)).all()
 
 
-def test_the_same_set_gives_the_same_bytes(make, tmp_path: Path):
+def test_the_same_set_gives_the_same_preview_bytes(make, tmp_path: Path):
     folder = make([shown(1), shown(2, "portrait.png"), shown(3, "none.png")])
     one, two = preview(folder, tmp_path / "one").out, preview(folder, tmp_path / "two").out
     files = [path.relative_to(one) for path in one.rglob("*.*")]
@@ -248,7 +248,7 @@ def test_the_same_set_gives_the_same_bytes(make, tmp_path: Path):
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
 
 
-def test_an_existing_folder_is_refused_and_kept(make, tmp_path: Path):
+def test_an_existing_preview_folder_is_refused_and_kept(make, tmp_path: Path):
     folder = make([shown(1)])
     (tmp_path / "set-preview").mkdir()
     with pytest.raises(IxtuneError, match="exists already"):
@@ -256,7 +256,7 @@ def test_an_existing_folder_is_refused_and_kept(make, tmp_path: Path):
     assert not list((tmp_path / "set-preview").iterdir())
 
 
-def test_a_image_that_has_gone_or_changed_is_told_and_the_others_are_drawn(make, root: Path):
+def test_a_missing_or_changed_image_is_reported_and_others_are_drawn(make, root: Path):
     folder = make([shown(1), shown(2, "portrait.png"), shown(3, "deep/square.png")])
     (root / "a.png").unlink()
     write_image(root / "portrait.png", 31, 70)
@@ -269,7 +269,7 @@ def test_a_image_that_has_gone_or_changed_is_told_and_the_others_are_drawn(make,
     assert words.count("cannot be drawn") == 2
 
 
-def test_if_all_images_have_gone_nothing_is_written(make, root: Path, tmp_path: Path):
+def test_if_all_images_are_missing_nothing_is_written(make, root: Path, tmp_path: Path):
     folder = make([shown(1), shown(2)])
     shutil.rmtree(root)
     with pytest.raises(IxtuneError, match="not one of the images can be drawn") as caught:
@@ -296,7 +296,7 @@ def test_both_sides_of_a_split_are_on_one_page(make, root: Path):
     assert "picture_missing" in Page(half.out / "index.html").words
 
 
-def test_a_page_without_statistics_is_shorter_not_broken(make):
+def test_a_set_without_statistics_has_a_shorter_page(make):
     folder = make([shown(1)])
     manifest = json.loads((folder / MANIFEST).read_text())
     del manifest["statistics"], manifest["grids"]
@@ -304,6 +304,6 @@ def test_a_page_without_statistics_is_shorter_not_broken(make):
     assert "<svg" not in (preview(folder).out / "index.html").read_text()
 
 
-def test_what_is_long_is_cut_and_says_so():
+def test_long_texts_are_truncated_with_a_note():
     assert cut("a" * 2005) == "a" * 2000 + "… (5 more characters)"
     assert line("one\n two\tthree four", 9) == "one two …"

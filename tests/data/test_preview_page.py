@@ -1,4 +1,4 @@
-"""The preview's page in a real browser."""
+"""Test the preview page in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTILE_PATH = "</script><img src=x onerror=alert(1)>.png"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, tokenizer_base: Path) -> Path:
-    """The page of a set with images, texts, rejects and hostile data; the folder's name is hostile too."""
+    """Return the page of a set with images, texts, rejects and hostile data, in a folder with a hostile name."""
     root = tmp_path_factory.mktemp("root")
     for name, width, height in (("a.png", 60, 40), ("tall.png", 30, 70), (HOSTILE_PATH, 50, 50)):
         write_image(root / name, width, height)
@@ -63,7 +63,7 @@ def script(browser: Chrome, source: str, *arguments: object) -> Any:
 
 
 def visible(browser: Chrome, listing: str = "records") -> list[str]:
-    """The ids of the rows that are seen, from top to bottom."""
+    """Return the ids of the visible rows, from top to bottom."""
     rows = f"[...document.querySelectorAll('[data-listing={listing}] .listing > tbody > tr:not([hidden])')]"
     cell = "[data-label=Record] b"
     return script(browser, f"{rows}.map((row) => row.querySelector('{cell}')?.textContent ?? '')")
@@ -88,14 +88,14 @@ def choose(browser: Chrome, rule: str, value: str, listing: str = "records") -> 
     Select(field(browser, rule, listing)).select_by_value(value)
 
 
-def test_the_page_loads_nothing_but_itself_and_the_console_stays_empty(shown_page: Chrome, page: Path):
+def test_the_page_makes_no_requests_and_the_console_is_empty(shown_page: Chrome, page: Path):
     assert browsers.problems(shown_page) == []
     assert browsers.requests(shown_page) == [page.resolve().as_uri()]
     assert script(shown_page, "[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
     assert page.stat().st_size < 1_000_000
 
 
-def test_hostile_data_are_shown_as_the_text_they_are(shown_page: Chrome):
+def test_hostile_data_are_shown_as_text(shown_page: Chrome):
     shown_names = visible(shown_page)
     assert len(shown_names) == 7
     assert any(name.startswith("</script></td><img src=x") for name in shown_names)
@@ -107,7 +107,7 @@ def test_hostile_data_are_shown_as_the_text_they_are(shown_page: Chrome):
     assert "none</script><img src=x onerror=alert(1)>.png" in script(shown_page, "document.body.textContent")
 
 
-def test_should_an_escape_be_forgotten_the_policy_still_runs_no_foreign_script(page: Path, chromium: Chrome):
+def test_the_content_security_policy_blocks_unescaped_scripts(page: Path, chromium: Chrome):
     html = page.read_text(encoding="utf-8")
     evil = "<img src=https://192.0.2.1/x onerror=\"document.title='run'\"><script>document.title = 'run'</script>"
     broken = page.with_name("broken.html")
@@ -117,14 +117,14 @@ def test_should_an_escape_be_forgotten_the_policy_still_runs_no_foreign_script(p
     assert any("Content Security Policy" in problem for problem in browsers.problems(chromium))
 
 
-def test_a_departure_from_the_reference_and_the_reasons_of_rejects_are_told(shown_page: Chrome):
+def test_changed_layout_options_and_reject_reasons_are_shown(shown_page: Chrome):
     told = script(shown_page, "document.body.innerText")
     assert "--no-upscale" in told
     assert "picture_missing" in told
     assert "30.0% of 10 read" in told
 
 
-def test_a_heading_sorts_up_and_then_down(shown_page: Chrome):
+def test_a_column_header_sorts_ascending_then_descending(shown_page: Chrome):
     for title, numbers in (("Tokens", True), ("Record", False), ("Padding", True), ("Size", True)):
         column = heading(shown_page, title)
         column.click()
@@ -165,7 +165,7 @@ def test_filters_hide_rows_and_can_be_cleared(shown_page: Chrome):
     assert visible(shown_page) == []
 
 
-def test_a_link_to_an_extreme_shows_its_row_even_if_it_was_filtered_away(shown_page: Chrome):
+def test_a_link_to_an_extreme_shows_its_row_even_if_filtered_out(shown_page: Chrome):
     field(shown_page, "text").send_keys("nothing like this")
     assert visible(shown_page) == []
     shown_page.find_element("link text", "most tokens").click()
@@ -173,14 +173,14 @@ def test_a_link_to_an_extreme_shows_its_row_even_if_it_was_filtered_away(shown_p
     assert script(shown_page, "document.querySelector('.listing tr:target b').textContent") == "two"
 
 
-def test_the_grid_filter_knows_all_grids(shown_page: Chrome):
+def test_the_grid_filter_lists_all_grids(shown_page: Chrome):
     options = script(
         shown_page, "[...document.querySelector('[data-filter=\"has:grids\"]').options].map((o) => o.value)"
     )
     assert options == ["", "1x1"]
 
 
-def test_rejects_have_the_same_filters_and_sorting(shown_page: Chrome):
+def test_rejects_can_be_filtered_and_sorted_too(shown_page: Chrome):
     assert len(visible(shown_page, "rejects")) == 3
     choose(shown_page, "is:reason", "empty_answer", "rejects")
     assert visible(shown_page, "rejects") == ["empty"]
@@ -189,7 +189,7 @@ def test_rejects_have_the_same_filters_and_sorting(shown_page: Chrome):
     assert count(shown_page) == "7 of 7 shown"
 
 
-def test_a_image_opens_with_its_bill_and_the_arrow_keys_step_on(shown_page: Chrome):
+def test_an_image_opens_with_its_token_counts_and_arrow_keys_navigate(shown_page: Chrome):
     from selenium.webdriver.common.keys import Keys
 
     choose(shown_page, "is:images", "2")
@@ -213,7 +213,7 @@ def test_a_image_opens_with_its_bill_and_the_arrow_keys_step_on(shown_page: Chro
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (800, 900), (1200, 900), (1280, 900)])
-def test_nothing_sticks_out_at_the_side(chromium: Chrome, page: Path, width: int, height: int):
+def test_the_page_never_scrolls_sideways(chromium: Chrome, page: Path, width: int, height: int):
     browsers.show(chromium, page, width, height)
     assert script(chromium, "document.documentElement.scrollWidth") <= width
     if width == 390:
@@ -222,7 +222,7 @@ def test_nothing_sticks_out_at_the_side(chromium: Chrome, page: Path, width: int
         assert script(chromium, "document.querySelector('dialog').getBoundingClientRect().width") <= width
 
 
-def test_dark_and_light_follow_the_system(chromium: Chrome, page: Path):
+def test_dark_and_light_mode_follow_the_system(chromium: Chrome, page: Path):
     def brightness(selector: str, colour: str) -> float:
         found = script(chromium, f"getComputedStyle(document.querySelector('{selector}')).{colour}")
         return sum(int(part) for part in found.removeprefix("rgb(").removesuffix(")").split(",")) / 3
@@ -237,7 +237,7 @@ def test_dark_and_light_follow_the_system(chromium: Chrome, page: Path):
             assert (paper < 60) if dark else (paper > 240), selector
 
 
-def test_it_prints_without_filters(chromium: Chrome, page: Path):
+def test_the_page_prints_without_filters(chromium: Chrome, page: Path):
     browsers.show(chromium, page)
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert script(chromium, "getComputedStyle(document.querySelector('.filters')).display") == "none"

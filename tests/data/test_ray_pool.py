@@ -1,4 +1,4 @@
-"""The Ray engine gives the bytes of one process, and says what is wrong with a node or a cluster."""
+"""Test that the Ray engine writes the same bytes as one process, and reports problems of a node or cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_local_ray_writes_the_bytes_of_one_process(tmp_path: Path, tokenizer_base: Path):
+def test_a_local_ray_cluster_writes_the_same_bytes_as_one_process(tmp_path: Path, tokenizer_base: Path):
     ray_module = pytest.importorskip("ray", reason="the extra ray")
     data = tmp_path / "data"
     for number in range(4):
@@ -40,7 +40,7 @@ def test_a_local_ray_writes_the_bytes_of_one_process(tmp_path: Path, tokenizer_b
 
 
 @pytest.mark.slow
-def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, tokenizer_base: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_cluster_is_reported(tmp_path: Path, tokenizer_base: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ray", reason="the extra ray")
     (tmp_path / "t.csv").write_text("question,answer\nWhat?,That.\n")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -52,7 +52,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, tokenizer_base:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_path_that_a_node_does_not_see_is_named(tmp_path: Path):
+def test_a_path_missing_on_a_node_is_reported(tmp_path: Path):
     with pytest.raises(IxtuneError, match="cannot see this path") as caught:
         ray_pool._require_visible(tmp_path / "gone")
     assert "shared by all nodes" in caught.value.hint

@@ -1,4 +1,4 @@
-"""Sources and images in an object store, read from a real S3 server on loopback."""
+"""Test sources and images in an object store, with a real S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data as they would be on a disk."""
+    """The same data on the local disk."""
     folder = tmp_path_factory.mktemp("local") / "set"
     write_image(folder / "img" / "a.png", 60, 40)
     write_image(folder / "img" / "b.png", 61, 40)
@@ -43,7 +43,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(local: Path) -> Iterator[str]:
-    """The address of the same data in the bucket of an S3 server of this process."""
+    """The URL of the same data in the bucket of an in-process S3 server."""
     moto_server = pytest.importorskip("moto.server", reason="moto[server], for an S3 server on loopback")
     s3fs = pytest.importorskip("s3fs", reason="the extra s3")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -73,7 +73,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_set_from_s3_is_the_set_from_the_disk_with_any_number_of_processes(
+def test_a_set_from_s3_equals_the_local_one_for_any_process_count(
     bucket: str, local: Path, tmp_path: Path, tokenizer_base: Path
 ):
     common = ("--base", tokenizer_base, "--hd-num", 4, "--embed-images", "--max-reject-rate", 1)
@@ -111,7 +111,7 @@ def test_a_set_from_s3_is_the_set_from_the_disk_with_any_number_of_processes(
 
 
 @pytest.mark.slow
-def test_a_data_config_may_name_addresses(bucket: str, tmp_path: Path, tokenizer_base: Path):
+def test_a_data_config_may_contain_urls(bucket: str, tmp_path: Path, tokenizer_base: Path):
     config = tmp_path / "mix.yaml"
     config.write_text(f"sources:\n  - path: {bucket}/train.jsonl\n    image_root: {bucket}\n")
     done = call(
@@ -123,7 +123,7 @@ def test_a_data_config_may_name_addresses(bucket: str, tmp_path: Path, tokenizer
 
 
 @pytest.mark.slow
-def test_a_file_that_is_too_large_or_not_there_is_refused(
+def test_a_missing_or_too_large_file_is_refused(
     bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer_base: Path
 ):
     common = ("--out", tmp_path / "x", "--hd-num", 1, "--embed-images", "--base", tokenizer_base)
@@ -149,7 +149,7 @@ def test_a_file_that_is_too_large_or_not_there_is_refused(
         (("hf://datasets/someone/receipts/t.jsonl", "--embed-images"), 1, "unset HF_HUB_OFFLINE"),
     ],
 )
-def test_an_address_that_cannot_be_read_is_refused_without_its_secrets(
+def test_an_unreadable_url_is_refused_without_revealing_secrets(
     source: tuple[str, ...], code: int, words: str, tmp_path: Path, tokenizer_base: Path
 ):
     done = call("prepare", *source, "--out", tmp_path / "x", "--hd-num", 1, "--base", tokenizer_base)
@@ -161,7 +161,7 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_secrets(
     assert not (tmp_path / "x").exists()
 
 
-def test_secrets_are_taken_out_of_messages(monkeypatch: pytest.MonkeyPatch):
+def test_secrets_are_removed_from_messages(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOME_TOKEN", "abc-123-xyz")
     text = without_secrets("GET https://me:pw@host/a?X-Signature=99 with abc-123-xyz failed")
     assert text == "GET https://...@host/a?... with ... failed"

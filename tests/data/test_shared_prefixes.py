@@ -1,4 +1,4 @@
-"""Which records share their beginning, and how much of it."""
+"""Test which records share a prefix, and its length."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def find(records: Sequence[Sequence[Any]]) -> Prefixes:
 
 
 def common_of(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Positions of the common beginning; each record keeps its last token."""
+    """Return the length of the common prefix; each record keeps its last token."""
     run = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one[:-1], other[:-1], strict=False))
     return sum(3 if isinstance(element, str) else 1 for element, _ in run)
 
@@ -56,7 +56,7 @@ def _short_prefixes_count() -> Iterator[None]:
 
 
 @given(streams)
-def test_members_of_a_group_have_its_prefix_in_common_and_it_is_as_long_as_can_be(records: list[list[Any]]) -> None:
+def test_a_groups_prefix_is_common_to_its_members_and_maximal(records: list[list[Any]]) -> None:
     prefixes = find(records)
     for number, (tokens, images) in enumerate(zip(prefixes.tokens, prefixes.images, strict=True)):
         members = [record for record, of in zip(records, prefixes.group_of, strict=True) if of == number]
@@ -67,7 +67,7 @@ def test_members_of_a_group_have_its_prefix_in_common_and_it_is_as_long_as_can_b
 
 
 @given(streams)
-def test_groups_save_at_least_what_any_one_pair_could(records: list[list[Any]]) -> None:
+def test_groups_save_at_least_as_much_as_any_pair(records: list[list[Any]]) -> None:
     prefixes = find(records)
     members = [list(prefixes.group_of).count(number) for number in range(len(prefixes.tokens))]
     saved = sum(tokens * (count - 1) for tokens, count in zip(prefixes.tokens, members, strict=True))
@@ -76,7 +76,7 @@ def test_groups_save_at_least_what_any_one_pair_could(records: list[list[Any]]) 
         assert saved >= common * (common >= 2)
 
 
-def test_records_of_one_image_share_it_where_other_text_begins_alike_too() -> None:
+def test_records_with_one_image_share_it_despite_other_common_text() -> None:
     system = [1, 1]
     records = [[*system, "a", 2, 9], [*system, "b", 2, 9], [*system, "a", 1, 9], [*system, 2, 9], [*system, "b", 1, 9]]
     prefixes = find(records)
@@ -86,13 +86,13 @@ def test_records_of_one_image_share_it_where_other_text_begins_alike_too() -> No
     assert list(prefixes.images) == [1, 1]
 
 
-def test_copies_of_a_record_are_seen_at_different_times() -> None:
+def test_copies_of_a_record_get_separate_groups() -> None:
     prefixes = find([[1, 1, 1, 9], [1, 1, 2, 9]] * 2)
     assert prefixes.group_of[0] == prefixes.group_of[1] != prefixes.group_of[2] == prefixes.group_of[3]
 
 
-def test_prefixes_of_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images have to be equal, whatever their names, and their layouts; the header of a turn is too short to share."""
+def test_prepared_sets_share_prefixes_of_equal_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and layouts must be equal, names may differ; the header of a turn is too short to share."""
     monkeypatch.setattr(shared_prefixes, "MIN_SHARED_TOKENS", 64)
     write_image(tmp_path / "source" / "a.png")
     write_image(tmp_path / "source" / "b.png", 40, 60)

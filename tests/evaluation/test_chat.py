@@ -1,4 +1,4 @@
-"""Test a conversation: its history and output, and that mistakes do not end it."""
+"""Test a chat: its history and output, and that errors do not end it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def image(tmp_path: Path) -> Path:
     return write_image(tmp_path / "my image.png", 60, 40)
 
 
-def test_a_question_is_answered_as_predict_does_and_remembered(chat: Chat, said: list[str], image: Path) -> None:
+def test_a_question_is_answered_like_predict_and_kept_in_the_history(chat: Chat, said: list[str], image: Path) -> None:
     expected = predict.predict_one(chat.loaded, "Which number?", [image], chat.view, chat.settings)
     converse(chat, [f'/image "{image}"', "Which number?"])
     assert "60x40, 1x1 crops" in said[0]
@@ -55,7 +55,7 @@ def test_a_question_is_answered_as_predict_does_and_remembered(chat: Chat, said:
     assert (chat.turns, chat.images, chat.shown) == ([], [], [])
 
 
-def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str], image: Path, tmp_path: Path) -> None:
+def test_errors_are_printed_and_keep_the_history(chat: Chat, said: list[str], image: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     converse(chat, ["Hello"])
     turns = list(chat.turns)
@@ -79,7 +79,7 @@ def test_mistakes_are_told_and_nothing_is_forgotten(chat: Chat, said: list[str],
     assert not chat.line("/quit")
 
 
-def test_a_question_that_is_stopped_is_forgotten_and_its_image_waits(
+def test_an_interrupted_question_is_forgotten_and_keeps_its_image(
     chat: Chat, said: list[str], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press(*_: Any) -> None:
@@ -92,14 +92,14 @@ def test_a_question_that_is_stopped_is_forgotten_and_its_image_waits(
     assert (chat.turns, len(chat.shown)) == ([], 1)
 
 
-def test_hd_holds_for_images_to_come(chat: Chat, said: list[str], image: Path) -> None:
+def test_hd_applies_to_the_next_images(chat: Chat, said: list[str], image: Path) -> None:
     converse(chat, ["/hd 6", f"/image '{image}'"])
     assert "2x3 crops" in said[-1]
     assert chat.view == replace(chat.view, hd_num=6)
 
 
-def test_text_comes_token_by_token_and_characters_come_whole(loaded: Loaded) -> None:
-    """The bytes of a character that the vocabulary lacks are tokens of their own."""
+def test_text_streams_by_token_and_never_splits_a_character(loaded: Loaded) -> None:
+    """A character outside the vocabulary is several byte tokens."""
     said: list[str] = []
     answerer = Answerer(loaded.model, loaded.tokenizer, ImageSource(ImageFiles(())), Settings())
     writer = _Writer(answerer, said.append)

@@ -22,7 +22,7 @@ def _questions(*prompts: Prompt) -> list[Question]:
     return [Question(str(i), prompt, ("x",)) for i, prompt in enumerate(prompts)]
 
 
-def test_every_question_gets_images_of_another_and_keeps_its_words() -> None:
+def test_every_question_gets_other_images_and_keeps_its_text() -> None:
     before = _questions(
         _prompt("a", "1"), _prompt("b", "1"), _prompt("c", "2"), _prompt("d", "3", "4"), _prompt("e", "5", "6")
     )
@@ -34,22 +34,22 @@ def test_every_question_gets_images_of_another_and_keeps_its_words() -> None:
     assert swapped(before) == after, "the same seed swaps in the same way"
 
 
-def test_a_question_alone_with_its_number_of_images_gets_those_of_several() -> None:
+def test_a_unique_image_count_is_filled_from_several_questions() -> None:
     alone = swapped(_questions(_prompt("a", "1"), _prompt("b", "2"), _prompt("c", "1", "3", "4")))[2]
     assert alone.paths == ((0, "2"),) * 3
 
 
-def test_questions_without_images_stay_as_they_are() -> None:
+def test_questions_without_images_are_unchanged() -> None:
     before = _questions(_prompt("a"), _prompt("b", "1"), _prompt("c", "2"))
     assert swapped(before)[0] == before[0].prompt
 
 
-def test_a_set_with_one_image_cannot_be_swapped_and_says_so() -> None:
+def test_a_set_with_one_image_cannot_be_swapped() -> None:
     with pytest.raises(IxtuneError, match="questions about different images"):
         swapped(_questions(_prompt("a", "1"), _prompt("b", "1")))
 
 
-def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_first() -> None:
+def test_any_reference_counts_and_models_are_compared_with_the_first() -> None:
     questions = [
         Question("0", _prompt("a", "1"), ("two", "2")),
         Question("1", _prompt("b", "2"), ("B",), {"A": "dog", "B": "cat"}, "animals"),
@@ -75,7 +75,7 @@ def test_an_answer_counts_by_any_reference_and_every_model_is_compared_with_the_
     ]
 
 
-def test_a_loss_too_large_for_a_perplexity_has_none() -> None:
+def test_a_loss_too_large_for_a_perplexity_gets_none() -> None:
     questions = _questions(_prompt("a", "1"))
     losses = {"base": 1e4, "b": 0.0, "c": float("nan"), "d": None}
     found = judged(questions, [Answers(name, ("x",), loss=loss) for name, loss in losses.items()], ("exact_match",))

@@ -13,7 +13,7 @@ from ixtune.evaluation.evaluate import Options, Source, _blinded, _groups
 
 
 def adapter(folder: Path, base: str = "nano") -> Path:
-    """Make the files of a run that are checked before anything is loaded."""
+    """Write the files of a run that are checked before loading."""
     made = folder / "adapter"
     made.mkdir(parents=True)
     (made / "ixtune.json").write_text(json.dumps({"format": 1, "base": base, "base_identity": "b" * 64}))
@@ -22,14 +22,14 @@ def adapter(folder: Path, base: str = "nano") -> Path:
     return folder
 
 
-def test_one_adapter_stands_beside_its_base(tmp_path: Path):
+def test_one_adapter_is_compared_with_its_base(tmp_path: Path):
     run = adapter(tmp_path / "run")
     assert contenders(None, [str(run)], []) == [
         Contender("base", "nano"), Contender("adapter", "nano", run / "adapter")
     ]  # fmt: skip
 
 
-def test_several_adapters_are_called_by_their_folders_or_by_the_names_given(tmp_path: Path):
+def test_several_adapters_are_named_by_folder_or_explicitly(tmp_path: Path):
     one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two")
     names = [one.name for one in contenders("nano", [str(one), f"second={two}"], ["merged=m", "x/out"])]
     assert names == ["base", "one", "second", "merged", "out"]
@@ -40,14 +40,14 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path):
     assert contenders(None, [str(run)], [])[1].name == "adapter"
 
 
-def test_adapters_on_different_bases_bring_a_base_each(tmp_path: Path):
+def test_adapters_on_different_bases_add_each_base(tmp_path: Path):
     one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two", "other/base")
     assert [(c.name, c.base) for c in contenders(None, [str(one), str(two)], [])] == [
         ("base nano", "nano"), ("base other/base", "other/base"), ("one", "nano"), ("two", "other/base")
     ]  # fmt: skip
 
 
-def test_nobody_and_two_of_one_name_are_refused(tmp_path: Path):
+def test_no_model_and_duplicate_names_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="no model is named"):
         contenders(None, [], [])
     run = adapter(tmp_path / "run")
@@ -56,20 +56,20 @@ def test_nobody_and_two_of_one_name_are_refused(tmp_path: Path):
             contenders(None, adapters, [])
 
 
-def test_a_base_shares_memory_with_the_first_adapter_on_it_and_with_nobody_else():
+def test_a_base_shares_memory_only_with_its_first_adapter():
     base, one, two = Contender("base", "nano"), Contender("1", "nano", Path("1")), Contender("2", "nano", Path("2"))
     merged = Contender("merged", "m")
     assert list(_groups([base, one, two, merged])) == [[base, one], [two], [merged]]
 
 
-def test_the_blind_control_is_of_the_adapters_else_of_the_models_else_of_the_base():
+def test_the_blind_control_uses_adapters_else_models_else_the_base():
     base, one, merged = Contender("base", "nano"), Contender("1", "nano", Path("1")), Contender("merged", "m")
     assert _blinded([base, one, merged]) == [one]
     assert _blinded([base, merged]) == [merged]
     assert _blinded([base]) == [base]
 
 
-def test_options_that_contradict_each_other_are_refused():
+def test_contradictory_options_are_refused():
     with pytest.raises(UsageError, match="there is no score bleu"):
         Options(scores=("bleu",))
     with pytest.raises(UsageError, match="--circular needs --benchmark"):

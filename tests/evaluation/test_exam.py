@@ -1,4 +1,4 @@
-"""Prepared sets and benchmark files as questions with all answers that are right."""
+"""Test reading prepared sets and benchmark files as questions with all reference answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_base(resolve("nano"))
 
 
-def test_answers_given_several_times_stay_several_in_both_forms(tmp_path: Path, tokenizer: Tokenizer):
+def test_repeated_answers_are_kept_in_both_input_forms(tmp_path: Path, tokenizer: Tokenizer):
     line = {"id": "q", "image": "a.png", "question": "Which colour?", "answer": TEN}
     file = questions(tmp_path, line)
     done = ixtune("prepare", file, "--out", tmp_path / "set", "--hd-num", "1", "--base", "nano")
@@ -54,7 +54,7 @@ def _as_list(value: object) -> list:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def test_what_the_template_does_not_take_is_a_reject_with_its_line(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_question_the_template_refuses_is_a_reject_with_its_line(tmp_path: Path, tokenizer: Tokenizer):
     good = {"id": "good", "question": "Hello?", "answers": ["hi"]}
     bad = {"id": "bad", "question": "What is </s>?", "answers": ["x"]}
     items = read("questions", questions(tmp_path, good, bad), images=tmp_path / "kept")
@@ -67,7 +67,7 @@ def test_what_the_template_does_not_take_is_a_reject_with_its_line(tmp_path: Pat
     assert "line 1: turn 1" in raised.value.notes[0]
 
 
-def test_a_limit_counts_questions_and_not_the_orders_of_their_options(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_limit_counts_questions_not_their_rotations(tmp_path: Path, tokenizer: Tokenizer):
     asked = {"answers": ["A"], "options": {"A": "red", "B": "blue"}}
     lines = [{"id": str(at), "question": f"Colour {at}?", **asked} for at in range(3)]
     items = read("questions", questions(tmp_path, *lines), images=tmp_path / "kept", circular=True)
@@ -75,7 +75,7 @@ def test_a_limit_counts_questions_and_not_the_orders_of_their_options(tmp_path: 
     assert [question.group for question in exam.questions] == ["0", "0", "1", "1"]
 
 
-def test_a_question_says_itself_where_its_image_stands_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_question_can_place_its_image_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
     line = {"id": "q", "image": "a.png", "question": "See <ImageHere>: what is it?", "answers": ["x"]}
     exam = exam_of_items(
         read("questions", questions(tmp_path, line), images=tmp_path), "{question}", View(1), tokenizer

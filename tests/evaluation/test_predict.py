@@ -29,14 +29,14 @@ from ixtune.training.batch import ImageSource
 
 @pytest.fixture
 def lying(tmp_path: Path) -> Path:
-    """A small image that its EXIF block says is to be turned."""
+    """Write a small image whose EXIF orientation is rotated."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.linear_gradient("L").resize((400, 300)).convert("RGB").save(tmp_path / "lying.png", exif=exif)
     return tmp_path / "lying.png"
 
 
-def test_the_reference_s_way_is_the_default(lying: Path) -> None:
+def test_the_default_view_matches_the_reference(lying: Path) -> None:
     prompt = prompt_of("What?", [lying], View(4))
     (stored,) = prompt.images
     assert prompt.turns[0].text == "<ImageHere>What?"
@@ -47,7 +47,7 @@ def test_the_reference_s_way_is_the_default(lying: Path) -> None:
     assert torch.equal(made, torch.from_numpy(crops(place(open_image(lying), plain))))
 
 
-def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
+def test_corrections_and_upscale_change_the_pixels(lying: Path) -> None:
     corrections = Corrections(exif=True)
     (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).images
     made, grid = ImageSource(ImageFiles((Path("/"),), corrections)).crops({"pictures": [stored]}, 0)
@@ -56,14 +56,14 @@ def test_corrections_and_upscale_reach_the_pixels(lying: Path) -> None:
     assert torch.equal(made, torch.from_numpy(crops(place(upright, plan(300, 400, 4, upscale=False)))))
 
 
-def test_a_image_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unusable_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"too thin .*thin\.png"):
         prompt_of("What?", [write_image(tmp_path / "thin.png", 1, 3000)], View(1))
     with pytest.raises(RecordError, match=r"none\.png"):
         prompt_of("What?", [tmp_path / "none.png"], View(1))
 
 
-def test_an_adapter_brings_its_own_way_and_a_base_has_none(tmp_path: Path, lying: Path) -> None:
+def test_an_adapter_has_its_own_view_and_a_base_the_default(tmp_path: Path, lying: Path) -> None:
     base = resolve("nano")
     model, _ = load_base(base, quantize=False, dtype=torch.float32)
     (tmp_path / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {tmp_path}\n", encoding="utf-8")

@@ -64,7 +64,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_answers_stand_in_the_order_of_the_questions_whatever_the_batches(
+def test_answers_keep_the_order_of_questions_for_any_batch_size(
     loaded: Loaded, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
@@ -103,7 +103,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_killed_run_goes_on_to_the_same_answers(loaded: Loaded, asked: Asked, tmp_path: Path, sampled: bool) -> None:
+def test_a_killed_run_resumes_to_the_same_answers(loaded: Loaded, asked: Asked, tmp_path: Path, sampled: bool) -> None:
     settings = Settings(6, do_sample=sampled, seed=3)
     predict.predict_all(loaded, asked, tmp_path / "straight.jsonl", settings, batch_size=2)
     calls: list[int] = []
@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(loaded: Loaded, asked: Asked, 
         predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
 
 
-def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loaded, tmp_path: Path) -> None:
+def test_invalid_lines_are_reported_with_line_and_reason(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(write_image(tmp_path / "x.png").read_bytes())
     lines: list[Any] = [
         "{not json\n",
@@ -176,14 +176,14 @@ def test_lines_that_are_no_questions_are_told_with_line_and_reason(loaded: Loade
     assert [row["line"] for row in read(tmp_path / "out.jsonl.rejects.jsonl")] == [*range(1, 12), 13]
 
 
-def test_a_file_without_lines_or_of_another_kind_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
+def test_an_empty_or_missing_file_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     for name, words in (("empty.jsonl", "empty|holds no record"), ("absent.jsonl", "no such file")):
         with pytest.raises(IxtuneError, match=words):
             ask(tmp_path / name, loaded)
 
 
-def test_every_way_to_name_an_image_shows_that_image_as_in_prepare_and_evaluate(loaded: Loaded, tmp_path: Path) -> None:
+def test_every_way_to_give_an_image_works_as_in_prepare_and_evaluate(loaded: Loaded, tmp_path: Path) -> None:
     image = write_image(tmp_path / "data" / "cat.png", 60, 40)
     base64_text = base64.b64encode(image.read_bytes()).decode()
     ways: list[dict[str, Any]] = [
@@ -211,7 +211,7 @@ def test_every_way_to_name_an_image_shows_that_image_as_in_prepare_and_evaluate(
     assert [row["pictures"][0]["content"] for row in rows] == [hash_of_file(image)] * len(ways)
 
 
-def test_a_table_and_conversations_are_asked_as_they_are_prepared(loaded: Loaded, tmp_path: Path) -> None:
+def test_tables_and_conversations_are_asked_as_prepared(loaded: Loaded, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     (tmp_path / "q.csv").write_text("image,question,answer\na.png,How many?,3\na.png,Which?,\n")
     (tmp_path / "plain.csv").write_text("file,key\na.png,x7\n")
@@ -236,7 +236,7 @@ def test_a_table_and_conversations_are_asked_as_they_are_prepared(loaded: Loaded
     assert [turn.text for turn in last.prompt.turns] == ["<ImageHere>One?", "1", "Two?"]
 
 
-def test_one_question_is_asked_about_each_image_and_document(loaded: Loaded, tmp_path: Path) -> None:
+def test_one_question_can_be_asked_about_each_image_and_document(loaded: Loaded, tmp_path: Path) -> None:
     write_pdf(tmp_path / "scans" / "two.pdf", (300, 400), (400, 300))
     write_image(tmp_path / "scans" / "a.png")
     (tmp_path / "scans" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -272,12 +272,14 @@ def test_one_question_is_asked_about_each_image_and_document(loaded: Loaded, tmp
         ({"top_k": 5}, "--top-k has no effect on greedy answers"),
     ],
 )
-def test_settings_without_sense_are_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Settings(**options)
 
 
-def test_the_same_seed_draws_the_same_and_greedy_ignores_it(loaded: Loaded, tmp_path: Path, asked: Asked) -> None:
+def test_the_same_seed_gives_the_same_samples_and_greedy_ignores_it(
+    loaded: Loaded, tmp_path: Path, asked: Asked
+) -> None:
     def texts(name: str, **options: Any) -> list[str]:
         predict.predict_all(loaded, asked, tmp_path / name, Settings(8, **options), batch_size=5)
         return [line["answer"] for line in read(tmp_path / name)]
@@ -289,7 +291,7 @@ def test_the_same_seed_draws_the_same_and_greedy_ignores_it(loaded: Loaded, tmp_
     assert texts("f", repetition_penalty=5.0) != texts("g")
 
 
-def test_the_original_s_template_asks_with_its_system_prompt(loaded: Loaded, asked: Asked) -> None:
+def test_the_original_template_adds_its_system_prompt(loaded: Loaded, asked: Asked) -> None:
     plain, original = (asked.questions[0].prompt.ids(loaded.tokenizer, name) for name in ("training", "original"))
     assert original[0] == plain[0] == loaded.tokenizer.bos_id
     assert original.count(loaded.tokenizer.bos_id) == 2  # one in front of each of its two parts

@@ -1,4 +1,4 @@
-"""Several processes share the questions of `evaluate` and `predict`: the same answers and bytes as one."""
+"""Test that processes split the questions of `evaluate` and `predict` and give the same answers and bytes as one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scored(path: Path) -> str:
     return json.dumps(content)
 
 
-def test_an_evaluation_by_two_processes_equals_that_of_one(data: Path, tmp_path: Path) -> None:
+def test_an_evaluation_with_two_processes_equals_one_with_one(data: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", data / "set", "--base", "nano", "--score", "anls", "--batch-size", "2")
     code, said, complaints = call(*arguments, "--out", tmp_path / "one.json")
     assert code == 0, complaints
@@ -70,7 +70,7 @@ def predict(data: Path, out: Path, *options: str) -> list[str]:
     return [*map(str, words), "--batch-size", "2", "--max-new-tokens", "8", *options]
 
 
-def test_predictions_of_two_processes_equal_those_of_one(data: Path, tmp_path: Path) -> None:
+def test_predictions_with_two_processes_equal_those_with_one(data: Path, tmp_path: Path) -> None:
     code, _, complaints = call(*predict(data, tmp_path / "one.jsonl"))
     assert code == 3, complaints
     done = ixtune(*predict(data, tmp_path / "two.jsonl", "--processes", "2"))
@@ -81,7 +81,7 @@ def test_predictions_of_two_processes_equal_those_of_one(data: Path, tmp_path: P
         assert (tmp_path / f"two.jsonl{end}").read_bytes() == (tmp_path / f"one.jsonl{end}").read_bytes()
 
 
-def test_a_killed_prediction_of_two_processes_is_resumed_by_one(data: Path, tmp_path: Path) -> None:
+def test_a_prediction_killed_with_two_processes_resumes_with_one(data: Path, tmp_path: Path) -> None:
     call(*predict(data, tmp_path / "straight.jsonl"))
     out, folder = tmp_path / "out.jsonl", tmp_path
     started = subprocess.Popen(
@@ -104,7 +104,7 @@ def test_a_killed_prediction_of_two_processes_is_resumed_by_one(data: Path, tmp_
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_other_launchers_share_the_same_work(data: Path, tmp_path: Path, launcher: str) -> None:
+def test_other_launchers_split_the_work_too(data: Path, tmp_path: Path, launcher: str) -> None:
     import sys
 
     call(*predict(data, tmp_path / "one.jsonl"))

@@ -25,7 +25,7 @@ from ixtune.recipe import recipe as recipes
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter on the nano base in fp32, and three questions."""
+    """Return a folder with an adapter of the nano base in fp32, and three questions."""
     root = tmp_path_factory.mktemp("verify")
     base = resolve("nano")
     (root / "recipe.yaml").write_text(f"base: nano\ndata:\n  train: x\noutput: {root}\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def asked(folder: Path) -> Asked:
     return questions_for(folder / "adapter", resolve("nano"), folder / "asked.jsonl", 2)
 
 
-def test_the_merged_model_passes_and_the_base_it_was_merged_onto_is_closer(folder: Path, asked: Asked) -> None:
+def test_the_merged_model_passes_and_its_merge_base_is_closer(folder: Path, asked: Asked) -> None:
     told: list[int] = []
     found = verify_merge(
         folder / "adapter", "nano", folder / "merged", asked, onto=("bf16", "nf4"), progress=told.append
@@ -84,7 +84,7 @@ def test_a_merged_model_that_lost_its_adapter_fails(folder: Path, asked: Asked, 
     assert found.sides[0].mean_logit_difference > found.sides[0].adapter_effect
 
 
-def test_a_question_that_cannot_be_asked_is_told_before_the_merge(folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_question_is_reported_before_the_merge(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_text('{"question": "What?", "image": "none.png"}\n')
     with pytest.raises(IxtuneError, match="1 lines cannot be asked"):
         questions_for(folder / "adapter", resolve("nano"), tmp_path / "asked.jsonl", 2)

@@ -45,7 +45,7 @@ def run(*words: str | Path) -> str:
     return done.stdout
 
 
-def test_a_chain_of_adapters_learns_the_new_data_and_one_report_compares_all(tmp_path: Path) -> None:
+def test_a_chain_of_adapters_learns_new_data_and_one_report_compares_all(tmp_path: Path) -> None:
     for name, (source, *options) in SOURCES.items():
         out = tmp_path / name
         run("prepare", DATA / source, *options, "--out", out, *HOW)

@@ -34,7 +34,7 @@ def by_python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def by_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the commands of its README in another folder."""
+    """Run the commands of the example's README in another folder."""
     out = tmp_path_factory.mktemp("commands") / "out"
     commands = [
         line.removeprefix("ixtune ").replace("runs/python-api", str(out)).replace("examples/", f"{ROOT}/examples/")
@@ -63,7 +63,7 @@ def test_the_prepared_sets_are_equal(by_python: tuple[Path, str], by_commands: t
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_adapter_and_the_merged_model_are_equal_to_the_byte(
+def test_adapter_and_merged_model_are_equal_byte_for_byte(
     by_python: tuple[Path, str], by_commands: tuple[Path, str]
 ) -> None:
     for folder in ("run/adapter", "merged"):
@@ -81,7 +81,7 @@ def test_scores_and_answers_are_equal(by_python: tuple[Path, str], by_commands: 
     assert by_python[1].splitlines()[-1] == f"answer: {by_commands[1].strip()}"
 
 
-def test_the_example_says_what_is_wrong_with_an_override(tmp_path: Path) -> None:
+def test_the_example_reports_a_wrong_override(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE / "run.py"), "--out", str(tmp_path / "out"), "training.max_step=2"],
         cwd=ROOT, capture_output=True, text=True, env=environment(), check=False,

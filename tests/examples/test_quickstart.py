@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last one."""
+"""Test that every cell of the quickstart notebook runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_every_cell_runs_and_its_progress_is_plain_lines(
+def test_every_cell_runs_and_prints_plain_progress_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The cells in one namespace, as a kernel runs them, in a folder that has the repository's examples."""
+    """Run the cells in one namespace, as a kernel does, in a folder with the repository's examples."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Test short worked stories: every command runs on real data, and they fail if nothing was learned."""
+"""Test short versions of the examples: every command runs, and they fail if nothing was learned."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return read(folder / "manifest.json")
 
 
-def test_a_folder_that_no_example_has_made_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_not_made_by_an_example_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "precious.png").write_bytes(b"mine")
     for name in ("charts", "demo"):
@@ -42,7 +42,7 @@ def test_a_folder_that_no_example_has_made_is_left_alone(tmp_path: Path) -> None
 
 
 def check_end(done: subprocess.CompletedProcess[str], out: Path, score: str, questions: int, names: set[str]) -> None:
-    """Check that it failed, and that it scored and reported."""
+    """Check that the example failed, and that it scored and wrote a report."""
     assert done.returncode == 1, done.stderr
     assert f"FAILED: {score} at least " in done.stdout
     found = read(out / "evaluation.json")
@@ -59,7 +59,7 @@ EVERYBODY = {"base", "adapter", "adapter, images swapped", "majority answer"}
 
 
 @BUSY
-def test_the_charts_run_every_step_and_fail_when_hardly_trained(tmp_path: Path) -> None:
+def test_the_charts_example_runs_and_fails_if_hardly_trained(tmp_path: Path) -> None:
     out = tmp_path / "charts"
     done = tell("charts", out, "--train", "20", "--held-out", "3", *HARDLY)
     check_end(done, out, "relaxed_accuracy", 9, EVERYBODY)
@@ -74,7 +74,7 @@ def test_the_charts_run_every_step_and_fail_when_hardly_trained(tmp_path: Path) 
 
 @BUSY
 @pytest.mark.slow
-def test_the_handwritten_forms_run_every_step_and_fail_when_hardly_trained(tmp_path: Path) -> None:
+def test_the_handwriting_example_runs_and_fails_if_hardly_trained(tmp_path: Path) -> None:
     out = tmp_path / "forms"
     done = tell("handwritten-forms", out, "--train", "4", "--held-out", "2", *HARDLY)
     check_end(done, out, "field_accuracy", 2, {*EVERYBODY, "merged"})
@@ -86,7 +86,7 @@ def test_the_handwritten_forms_run_every_step_and_fail_when_hardly_trained(tmp_p
 
 @BUSY
 @pytest.mark.slow
-def test_the_multi_page_document_runs_every_step_and_fails_when_hardly_trained(tmp_path: Path) -> None:
+def test_the_multi_page_example_runs_and_fails_if_hardly_trained(tmp_path: Path) -> None:
     out = tmp_path / "pages"
     done = tell("multi-page", out, "--train", "8", "--held-out", "2", *HARDLY)
     check_end(done, out, "anls", 6, EVERYBODY)
@@ -97,7 +97,7 @@ def test_the_multi_page_document_runs_every_step_and_fails_when_hardly_trained(t
 
 
 def drawn(name: str, code: str) -> str:
-    """Return the output of Python code that imports a story's `draw` module."""
+    """Return the output of Python code that imports an example's `draw` module."""
     folder = ROOT / "examples" / name
     done = subprocess.run(
         [sys.executable, "-c", f"import draw\n{code}"],
@@ -108,7 +108,7 @@ def drawn(name: str, code: str) -> str:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_draws_the_same_images_each_time(name: str, tmp_path: Path) -> None:
+def test_an_example_draws_the_same_images_each_time(name: str, tmp_path: Path) -> None:
     code = "import pathlib, sys\nfor to in sys.argv[1:]: draw.draw_set(pathlib.Path(to), 'test', 2)"
     folder = ROOT / "examples" / name
     subprocess.run(
@@ -120,7 +120,7 @@ def test_a_story_draws_the_same_images_each_time(name: str, tmp_path: Path) -> N
     assert all((tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes() for path in files)
 
 
-def test_the_held_out_airports_are_of_other_states_and_have_other_codes() -> None:
+def test_held_out_airports_have_other_states_and_codes() -> None:
     code = """
 sets = {name: set(draw.states(name)) for name in ("train", "validation", "test")}
 codes = {name: {code for state in states for code, _ in draw.airports()[state]} for name, states in sets.items()}
@@ -132,12 +132,12 @@ print(sum(map(len, codes.values())) - len(set.union(*codes.values())))
     assert twice == "0"
 
 
-def test_the_held_out_forms_are_of_hands_that_are_not_trained_on() -> None:
+def test_held_out_forms_use_other_handwritings() -> None:
     hands = drawn("handwritten-forms", "print(sorted(sum(map(list, draw.HANDS.values()), [])))")
     assert hands.strip() == str(list(range(14)))  # each once
 
 
-def test_the_held_out_charts_are_of_other_years_and_other_cars() -> None:
+def test_held_out_charts_have_other_years_and_cars() -> None:
     code = """
 names = {name: {str(row["Name"]) + str(row["Year"]) for rows in draw.cars(years).values() for row in rows}
          for name, years in draw.YEARS.items()}
@@ -149,6 +149,6 @@ print(len(names["train"] & names["test"]), min(map(len, names.values())) > 50)
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_in_full_passes(name: str, tmp_path: Path) -> None:
+def test_a_full_example_passes(name: str, tmp_path: Path) -> None:
     done = tell(name, tmp_path / "story")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -49,7 +49,7 @@ def adapter(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _train(original, tmp_path_factory.mktemp("plain") / "adapter", "plain", hd_num=9)
 
 
-def test_peft_original_has_the_adapters_bytes_and_only_keys_that_peft_0_10_knows(
+def test_peft_original_keeps_the_weights_and_only_keys_of_peft_0_10(
     original: Path, adapter: Path, tmp_path: Path
 ) -> None:
     report = export(adapter, original, tmp_path / "out", "peft-original")
@@ -62,7 +62,7 @@ def test_peft_original_has_the_adapters_bytes_and_only_keys_that_peft_0_10_knows
 
 
 @pytest.mark.parametrize("kind", ["rslora with everything", "decoder only", "dora"])
-def test_ranks_and_scales_survive_the_rewriting_of_the_configuration(original: Path, tmp_path: Path, kind: str) -> None:
+def test_ranks_and_scales_survive_the_rewritten_configuration(original: Path, tmp_path: Path, kind: str) -> None:
     trained = _train(original, tmp_path / "adapter", kind)
     if "everything" in kind:  # peft cannot load its separators: without them the rest must be right
         with pytest.raises(IxtuneError, match="separators .*which peft does not load"):
@@ -84,9 +84,7 @@ def test_ranks_and_scales_survive_the_rewriting_of_the_configuration(original: P
         assert config.rank_pattern.get(name.removesuffix(".weight"), config.r) == rank
 
 
-def test_an_adapter_without_lora_is_refused_by_peft_original_and_merged_by_the_others(
-    original: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_without_lora_is_only_exported_merged(original: Path, tmp_path: Path) -> None:
     trained = _train(original, tmp_path / "adapter", "projector only")
     with pytest.raises(IxtuneError, match="no LoRA"):
         export(trained, original, tmp_path / "out", "peft-original")
@@ -96,7 +94,7 @@ def test_an_adapter_without_lora_is_refused_by_peft_original_and_merged_by_the_o
     assert changed == {f"vision_proj.{layer}.{leaf}" for layer in (0, 2) for leaf in ("weight", "bias")}
 
 
-def test_original_carries_names_config_and_code_as_bytes(original: Path, adapter: Path, tmp_path: Path) -> None:
+def test_original_copies_names_config_and_code_byte_for_byte(original: Path, adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(adapter, original, out, "original")
     for name in (*CODE, "config.json", "tokenizer.model", "LICENSE"):
@@ -113,7 +111,7 @@ def test_original_carries_names_config_and_code_as_bytes(original: Path, adapter
 
 
 @pytest.mark.parametrize("gone", ["ixc_utils.py", "modeling_internlm_xcomposer2.py"])
-def test_a_base_without_its_code_is_refused_before_anything_is_written(
+def test_a_base_without_its_code_is_refused_before_writing(
     original: Path, adapter: Path, tmp_path: Path, gone: str
 ) -> None:
     base = tmp_path / "base"
@@ -124,7 +122,7 @@ def test_a_base_without_its_code_is_refused_before_anything_is_written(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["base"]
 
 
-def test_lmdeploy_warns_of_its_hd_num_and_looks_for_what_lmdeploy_goes_by(
+def test_lmdeploy_warns_about_hd_num_and_checks_what_lmdeploy_reads(
     original: Path, adapter: Path, tmp_path: Path
 ) -> None:
     report = export(adapter, original, tmp_path / "out", "lmdeploy-0.13")
@@ -139,7 +137,7 @@ def test_lmdeploy_warns_of_its_hd_num_and_looks_for_what_lmdeploy_goes_by(
 
 
 @pytest.mark.parametrize("profile", ["peft-original", "original"])
-def test_a_check_later_finds_a_changed_and_a_lost_file(
+def test_a_later_check_finds_changed_and_missing_files(
     original: Path, adapter: Path, tmp_path: Path, profile: str
 ) -> None:
     out = tmp_path / "out"
@@ -157,7 +155,7 @@ def test_a_check_later_finds_a_changed_and_a_lost_file(
         check_folder(out)
 
 
-def test_the_card_tells_terms_counts_and_recipe_and_no_path_of_this_machine(
+def test_the_card_states_terms_counts_and_recipe_but_no_local_path(
     original: Path, adapter: Path, tmp_path: Path
 ) -> None:
     export(adapter, original, tmp_path / "out", "original")
@@ -174,14 +172,14 @@ def test_formats_without_a_consumer_are_refused_with_the_reason(name: str, adapt
         export(adapter, tmp_path, tmp_path / "out", name)
 
 
-def test_an_unknown_profile_names_those_there_are(adapter: Path, tmp_path: Path) -> None:
+def test_an_unknown_profile_is_refused_with_the_list_of_profiles(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export(adapter, tmp_path, tmp_path / "out", "onnx")
     assert all(name in caught.value.hint for name in PROFILES)
 
 
 @pytest.mark.parametrize("profile", ["peft-original", "original"])
-def test_another_base_is_refused_and_leaves_nothing(
+def test_another_base_is_refused_and_leaves_no_files(
     original: Path, adapter: Path, tmp_path: Path, profile: str
 ) -> None:
     trained = tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""The upload and the card that goes with it; no network is touched."""
+"""Test the upload and its model card, without network."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
     return Hub
 
 
-def test_the_folder_goes_into_a_private_repository(hub: type[Hub], tmp_path: Path) -> None:
+def test_the_folder_is_uploaded_to_a_private_repository(hub: type[Hub], tmp_path: Path) -> None:
     assert push(tmp_path, "me/mine") == "https://hub.invalid/me/mine"
     assert hub.asked[0] == ("me/mine", {"private": True, "exist_ok": True})
     assert hub.asked[1][1]["folder_path"] == tmp_path
 
 
-def test_a_line_that_goes_dead_leaves_the_folder_and_says_how_to_go_on(
+def test_a_failed_upload_keeps_the_folder_and_prints_the_command(
     hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "refuses", True)
@@ -56,12 +56,12 @@ def test_a_line_that_goes_dead_leaves_the_folder_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("name", ["mine", "../mine", "me/mine/more", "https://x/y"])
-def test_what_is_no_name_of_a_repository_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_repository_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a repository name"):
         push(tmp_path, name)
 
 
-def test_the_card_names_a_hub_base_and_all_that_is_known() -> None:
+def test_the_card_names_the_hub_base_and_all_known_facts() -> None:
     record = {
         "data": {"records": 1234, "hash": "ab", "path": "/home/me"},
         "steps": 500,

@@ -48,7 +48,7 @@ def stored(merged: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeyp
     return folder
 
 
-def test_it_is_bit_for_bit_what_quantising_at_loading_gives(merged: Path, stored: Path) -> None:
+def test_stored_nf4_equals_quantizing_at_load_bit_for_bit(merged: Path, stored: Path) -> None:
     expected = load_base(merged, quantize=True, dtype=torch.float32)[0]
     ours = load_base(stored, quantize=True, dtype=torch.float32)[0]
     plain = AutoModelForCausalLM.from_pretrained(stored, dtype=torch.float32).eval()
@@ -64,13 +64,13 @@ def test_it_is_bit_for_bit_what_quantising_at_loading_gives(merged: Path, stored
         assert torch.equal(plain(input_ids=IDS).logits, logits)
 
 
-def test_exactly_the_linears_outside_the_decoder_are_named_to_stay_in_16_bits(merged: Path) -> None:
+def test_exactly_the_linears_outside_the_decoder_stay_in_16_bits(merged: Path) -> None:
     model = load_base(merged, quantize=True, dtype=torch.float32)[0]
     plain = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
     assert sorted(nf4_shards.linears_in_16_bits(read_config(merged).sizes)) == sorted(plain)
 
 
-def test_the_check_names_a_linear_that_would_be_quantised_by_mistake(stored: Path) -> None:
+def test_the_check_fails_if_another_linear_would_be_quantized(stored: Path) -> None:
     write_processor_files(stored, hd_num=9)
     assert all(check.passed for check in checks_of(stored, "nf4"))
     config = json.loads((stored / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The upload at the end of a run, to a stand-in of the hub."""
+"""Test the upload at the end of a run, to a fake hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ixtune.exporting import publish
 
 
 class Hub:
-    """Keeps what it is given."""
+    """Record the uploaded files."""
 
     uploaded: dict[str, bytes] = {}
     refuses = False
@@ -53,7 +53,7 @@ def test_a_finished_run_uploads_adapter_card_and_report(
     assert not (tmp_path / "run" / "upload").exists()
 
 
-def test_a_failed_upload_keeps_what_was_to_be_uploaded(
+def test_a_failed_upload_keeps_the_files_to_upload(
     hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "refuses", True)

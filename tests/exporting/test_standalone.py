@@ -57,7 +57,7 @@ def _what_runs(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_runs_what_its_module_runs_and_imports_what_a_bare_environment_has(name: str) -> None:
+def test_a_file_matches_its_module_and_imports_only_available_packages(name: str) -> None:
     origin = FILES[name].split("Generated from ")[1].split()[0]
     docstring, *found = _what_runs(FILES[name])
     assert [docstring, *found] == _what_runs((ROOT / origin).read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def test_a_file_runs_what_its_module_runs_and_imports_what_a_bare_environment_ha
     assert not {module.split(".")[0] for module in imported} - BARE - sys.stdlib_module_names - {"pillow_heif"}
 
 
-def test_transformers_finds_every_file_and_misses_no_package(folder: Path) -> None:
+def test_transformers_finds_every_file_and_every_package(folder: Path) -> None:
     entry = folder / f"{standalone.PREFIX}.py"
     found = {Path(file).name for file in get_relative_import_files(entry)} | {entry.name}
     assert found == set(FILES) == {file.name for file in folder.glob("*.py")}
@@ -78,7 +78,7 @@ def test_transformers_finds_every_file_and_misses_no_package(folder: Path) -> No
         assert (set(get_imports(file)) - sys.stdlib_module_names) <= BARE, file.name
 
 
-def test_ixtune_runs_no_code_from_a_folder_that_it_exported(folder: Path, tmp_path: Path) -> None:
+def test_ixtune_never_runs_code_from_an_exported_folder(folder: Path, tmp_path: Path) -> None:
     """Every file notes when it runs."""
     for file in folder.glob("*.py"):
         file.write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
@@ -95,6 +95,6 @@ def test_ixtune_runs_no_code_from_a_folder_that_it_exported(folder: Path, tmp_pa
     assert not (tmp_path / "it ran").exists()
 
 
-def test_saving_with_ixtune_leaves_no_name_of_code_that_is_not_there(folder: Path, tmp_path: Path) -> None:
+def test_saving_with_ixtune_removes_the_reference_to_the_code(folder: Path, tmp_path: Path) -> None:
     AutoConfig.from_pretrained(folder).save_pretrained(tmp_path / "again")
     assert "auto_map" not in json.loads((tmp_path / "again" / "config.json").read_bytes())

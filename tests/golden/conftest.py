@@ -1,4 +1,4 @@
-"""Fixtures of the parity tests."""
+"""Provide fixtures for the parity tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tiny(golden: Path) -> Tiny:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each sample, image or chat of whichever folder IXTUNE_GOLDEN names."""
+    """Parametrize tests by the samples, images and chats in the folder that IXTUNE_GOLDEN names."""
     import json
     import os
 

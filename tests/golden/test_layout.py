@@ -1,4 +1,4 @@
-"""Layouts against the reference's, integer by integer."""
+"""Compare layouts with the reference, integer by integer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ixtune.layout import LayoutError, plan
 
 
-def test_every_layout_is_the_references_and_every_failure_too(golden: Path):
+def test_every_layout_and_every_failure_matches_the_reference(golden: Path):
     cases = json.loads((golden / "layouts.json").read_text(encoding="utf-8"))["cases"]
     assert cases
     for case in cases:

@@ -1,4 +1,4 @@
-"""Test that merged equals adapter in float32: the reference's own LoRA, and one that trains everything."""
+"""Test that a merged model equals its adapter in float32: the reference's LoRA, and one that trains everything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LORA_LOGITS = 3e-4  # of golden/README.md
 
 
 class Pair(NamedTuple):
-    """The base with the adapter on it, and the merged model, loaded from its folder."""
+    """Hold the base with the adapter, and the merged model loaded from its folder."""
 
     adapted: torch.nn.Module
     merged: IXC2ForCausalLM
@@ -45,7 +45,7 @@ def pair(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, request: pytest.F
     return Pair(bundle.load(tiny.model(), folder / "adapter", identity), load_merged(tiny, folder / "merged"))
 
 
-def test_the_merged_model_gives_the_logits_of_the_adapter(tiny: Tiny, pair: Pair, sample: str) -> None:
+def test_the_merged_model_has_the_logits_of_the_adapter(tiny: Tiny, pair: Pair, sample: str) -> None:
     images = tiny.images(tiny.samples["samples"][sample]["images"] or [])
     real = tiny.tensors[f"{sample}.attention_mask"].bool()
     batch = {"input_ids": tiny.ids(sample), "attention_mask": real.long(), **images}
@@ -64,7 +64,7 @@ def rows_of(tiny: Tiny, sample: str) -> list[int]:
     return [tiny.samples["images"][name]["tokens"] for name in flat]
 
 
-def test_the_reference_s_lora_merged_gives_the_reference_s_logits(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_merged_reference_lora_gives_the_reference_logits(tiny: Tiny, tmp_path: Path) -> None:
     entry, expected = tiny.samples["lora"], load_file(tiny.folder / "lora.safetensors")
     adapter = tmp_path / "adapter"
     adapter.mkdir()

@@ -1,4 +1,4 @@
-"""The network against the reference, in float32; tolerances are those of golden/README.md."""
+"""Compare the network with the reference in float32; the tolerances are in golden/README.md."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_attention_function_gives_the_reference_logits(tiny: Tiny, attenti
 
 
 def _twice(tiny: Tiny, sample: str) -> dict[str, Any]:
-    """A sample as two records that share all but the second half of its last answer."""
+    """Return a sample as two records that differ only in the second half of the last answer."""
     ids, length = tiny.ids(sample), int(tiny.tensors[f"{sample}.attention_mask"].sum())
     rows, targets = supervised_rows(tiny.labels(sample))
     image_rows = tiny.image_rows(sample)
@@ -213,7 +213,7 @@ def _last_logits(tiny: Tiny, model: IXC2ForCausalLM, count: int | None = None) -
     return model(inputs_embeds=embeds, image_rows=rows).logits
 
 
-def test_dynamic_ntk_of_a_fresh_model_matches(tiny: Tiny) -> None:
+def test_dynamic_ntk_of_a_new_model_matches(tiny: Tiny) -> None:
     expected = load_file(tiny.folder / "rope.safetensors")
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1_000_000.0}
     model = tiny.model(rope_parameters=rope, max_position_embeddings=200).requires_grad_(False)
@@ -224,7 +224,7 @@ def test_dynamic_ntk_of_a_fresh_model_matches(tiny: Tiny) -> None:
     assert largest(_last_logits(tiny, model, 64) - fresh) <= LOGITS_OTHER_KERNEL, "the stretch was kept"
 
 
-def test_the_references_stateful_ntk_is_kept_behind_a_switch(tiny: Tiny) -> None:
+def test_the_stateful_ntk_of_the_reference_is_available_by_option(tiny: Tiny) -> None:
     expected = load_file(tiny.folder / "rope.safetensors")
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1_000_000.0}
     model = tiny.model(rope_parameters=rope, max_position_embeddings=200, ntk_stateful=True).requires_grad_(False)
@@ -239,7 +239,7 @@ def test_linear_rope_scaling_matches(tiny: Tiny) -> None:
     assert largest(_last_logits(tiny, model)[:, -16:] - expected["linear_factor2.logits_last16"]) <= LOGITS_OTHER_KERNEL
 
 
-def test_names_of_the_released_7b_and_of_the_module_tree_are_one_to_one(golden) -> None:
+def test_released_and_module_names_map_one_to_one(golden) -> None:
     import json
 
     names = json.loads((golden / "full_7b_tensor_index.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Images against the reference's, bit by bit."""
+"""Compare images with the reference, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sha256(array: np.ndarray) -> str:
 
 
 def sources(golden: Path) -> Iterator[tuple[dict, Image.Image]]:
-    """The entries of images.json and their images; of a JPEG that decodes otherwise here, its pixels."""
+    """Yield the entries of images.json with their images; stored pixels for JPEGs that decode differently here."""
     for entry in json.loads((golden / "images.json").read_text(encoding="utf-8"))["images"]:
         path = golden / entry["file"]
         image = open_image(path)
@@ -29,7 +29,7 @@ def sources(golden: Path) -> Iterator[tuple[dict, Image.Image]]:
         yield entry, image
 
 
-def test_opened_images_have_the_references_pixels_and_size(golden: Path):
+def test_opened_images_match_the_reference_in_pixels_and_size(golden: Path):
     entries = list(sources(golden))
     assert entries
     for entry, image in entries:
@@ -38,7 +38,7 @@ def test_opened_images_have_the_references_pixels_and_size(golden: Path):
         assert sha256(np.asarray(image)) == entry["rgb_sha256"], entry["file"]
 
 
-def test_placed_images_are_the_references_bit_for_bit(golden: Path):
+def test_placed_images_match_the_reference_bit_for_bit(golden: Path):
     for entry, image in sources(golden):
         for output in entry["outputs"]:
             layout = plan(*image.size, output["hd_num"])
@@ -50,7 +50,7 @@ def test_placed_images_are_the_references_bit_for_bit(golden: Path):
             assert np.array_equal(placed, np.asarray(Image.open(golden / output["file"]).convert("RGB")))
 
 
-def test_small_images_are_placed_as_the_reference_does(golden: Path):
+def test_placed_small_images_match_the_reference(golden: Path):
     entries = json.loads((golden / "tiny" / "samples.json").read_text(encoding="utf-8"))["images"].values()
     assert entries
     for entry in entries:
@@ -61,7 +61,7 @@ def test_small_images_are_placed_as_the_reference_does(golden: Path):
         assert np.array_equal(place(image, layout), wanted), entry["file"]
 
 
-def test_crops_run_row_by_row_over_the_placed_image(golden: Path):
+def test_crops_go_row_by_row_over_the_placed_image(golden: Path):
     for entry, image in sources(golden):
         output = entry["outputs"][-1]
         placed = place(image, plan(*image.size, output["hd_num"]))
@@ -74,8 +74,8 @@ def test_crops_run_row_by_row_over_the_placed_image(golden: Path):
             assert np.array_equal(crop.transpose(1, 2, 0), window)
 
 
-def test_the_transpose_is_really_done(golden: Path):
-    """Swapping the arguments of the resize instead changes a fifth of the pixels by one level."""
+def test_the_image_is_really_transposed(golden: Path):
+    """Resizing with swapped arguments instead would change a fifth of the pixels by one level."""
     differing = 0
     for entry, image in sources(golden):
         layout = plan(*image.size, entry["outputs"][0]["hd_num"])

@@ -1,4 +1,4 @@
-"""Ids, labels and masks against the reference's; the released tokenizer is needed, and skipped without."""
+"""Compare ids, labels and masks with the reference; skipped without the released tokenizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(golden: Path) -> dict[str, Any]:
 
 
 def well_formed(conversation: dict[str, Any]) -> bool:
-    """Said once more in other words than the template's: what the reference makes sense of (MODEL.md 3.6)."""
+    """Return whether the reference accepts a conversation (MODEL.md 3.6), written independently of the template."""
     turns = conversation["sample"]["conversations"]
     roles = "".join({"user": "u", "human": "u", "system": "s"}.get(turn["from"].lower(), "a") for turn in turns)
     questions = "".join(turn["value"] for turn in turns[::2])
@@ -52,20 +52,20 @@ def read(conversation: dict[str, Any], folder: Path) -> Record:
     return record_of(entry, opened.reading)
 
 
-def test_the_tokenizer_gives_the_references_ids(golden: Path, released: Tokenizer):
+def test_tokenizer_ids_match_the_reference(golden: Path, released: Tokenizer):
     vectors = json.loads((golden / "tokenizer.json").read_text(encoding="utf-8"))["vectors"]
     assert vectors
     for vector in vectors:
         assert released.encode(vector["text"]) == vector["ids"], vector["text"]
 
 
-def test_the_turn_pieces_have_the_references_ids(text: dict[str, Any], released: Tokenizer):
+def test_turn_token_ids_match_the_reference(text: dict[str, Any], released: Tokenizer):
     assert (released.end_of_turn_id, released.start_of_turn_id) == (text["eoa_id"], text["sot_id"])
     if released.sha256 != text["tokenizer_sha256"]:
         pytest.fail("the fixtures were made with another tokenizer.model")
 
 
-def test_well_formed_conversations_have_the_references_ids_labels_and_masks(
+def test_valid_conversations_match_the_reference_ids_labels_and_masks(
     text: dict[str, Any], released: Tokenizer, tmp_path: Path
 ):
     compared = 0
@@ -130,7 +130,7 @@ def prompt_ids(chat: dict[str, Any], tokens: int, tokenizer: Tokenizer, **option
     return expand(sample)[0]
 
 
-def test_chat_prompts_have_the_references_ids_with_its_two_quirks_on(text: dict[str, Any], released: Tokenizer):
+def test_chat_prompts_match_the_reference_with_its_two_quirks(text: dict[str, Any], released: Tokenizer):
     tokens = text["image_tokens_per_image_in_this_file"]
     assert text["chats"]
     for chat in text["chats"]:
@@ -144,7 +144,7 @@ def test_chat_prompts_have_the_references_ids_with_its_two_quirks_on(text: dict[
         assert [int(token == 0) for token in ids] == chat["im_mask"], chat["name"]
 
 
-def test_by_default_a_prompt_is_the_references_with_one_bos(text: dict[str, Any], released: Tokenizer):
+def test_default_prompts_match_the_reference_with_a_single_bos(text: dict[str, Any], released: Tokenizer):
     compared = 0
     for chat in text["chats"]:
         if chat["meta_instruction"] or "part_ids_with_bos_each" not in chat:

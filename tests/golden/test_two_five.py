@@ -1,4 +1,4 @@
-"""InternLM-XComposer-2.5 against its reference: layouts, images, text, network; tolerances of golden/README.md."""
+"""Compare InternLM-XComposer-2.5 with its reference: layouts, images, text, network (tolerances: golden/README.md)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(reference: TwoFive) -> IXC2ForCausalLM:
     return reference.model().requires_grad_(False)
 
 
-def test_every_layout_of_both_rules_is_the_references(reference: TwoFive):
+def test_layouts_of_both_rules_match_the_reference(reference: TwoFive):
     cases = reference.json("layouts.json")["cases"]
     assert {case["rule"] for case in cases} == {"finetune", "inference"}
     for case in cases:
@@ -65,7 +65,7 @@ def test_every_layout_of_both_rules_is_the_references(reference: TwoFive):
         assert found == {key: case[key] for key in found}, case
 
 
-def test_images_and_views_are_the_references(reference: TwoFive):
+def test_images_and_views_match_the_reference(reference: TwoFive):
     outputs = reference.json("images.json")["outputs"]
     assert outputs
     for output in outputs:
@@ -96,7 +96,7 @@ def _compact(reference: TwoFive, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", SAMPLES)
-def test_the_template_gives_the_references_tokens_and_labels(
+def test_template_tokens_and_labels_match_the_reference(
     reference: TwoFive, model: IXC2ForCausalLM, released_tokenizer: Path, case: str
 ):
     entry = reference.samples["samples"][case]
@@ -109,7 +109,7 @@ def test_the_template_gives_the_references_tokens_and_labels(
 
 
 @pytest.mark.parametrize("talk", CHATS)
-def test_a_prompt_of_the_original_template_is_the_references(
+def test_prompts_of_the_original_template_match_the_reference(
     reference: TwoFive, model: IXC2ForCausalLM, released_tokenizer: Path, talk: str
 ):
     entry = reference.samples["chats"][talk]

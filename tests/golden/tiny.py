@@ -1,4 +1,4 @@
-"""Reads the fixtures in `golden/tiny`: a small random model of the reference, and what it computed.
+"""Read the fixtures in `golden/tiny`: a small random model of the reference and its outputs.
 
 The folder comes from IXTUNE_GOLDEN, and others of the same form are run through these tests: nothing here knows the
 names of samples, their number, or the sizes of the model.
@@ -21,7 +21,7 @@ from ixtune.model.model import IXC2ForCausalLM
 
 
 class Tiny:
-    """The folder `golden/tiny`."""
+    """Read files of the folder `golden/tiny`."""
 
     def __init__(self, golden: Path) -> None:
         self.golden, self.folder = golden, golden / "tiny"
@@ -47,7 +47,7 @@ class Tiny:
         return model.eval()
 
     def crops(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
-        """uint8 crops and grid of one image, from its HD image."""
+        """Return uint8 crops and grid of one image, from its HD image."""
         image = self.samples["images"][name]
         rows, cols = image["rows"], image["cols"]
         pixels = np.asarray(Image.open(self.golden / image["hd_file"]))
@@ -55,7 +55,7 @@ class Tiny:
         return torch.from_numpy(blocks.reshape(rows * cols, 3, 336, 336).copy()), (rows, cols)
 
     def images(self, names: list[Any]) -> dict[str, Any]:
-        """The model's keyword arguments for the images of a sample (nested lists for a batch)."""
+        """Return the model's keyword arguments for the images of a sample (nested lists for a batch)."""
         flat = [n for name in names for n in (name if isinstance(name, list) else [name])]
         parts = [self.crops(name) for name in flat]
         if not parts:
@@ -63,14 +63,14 @@ class Tiny:
         return {"crops": torch.cat([crops for crops, _ in parts]), "grids": [grid for _, grid in parts]}
 
     def ids(self, name: str) -> torch.Tensor:
-        """input_ids with 0 at image positions, cut and padded as the reference does."""
+        """Return input_ids with 0 at image positions, truncated and padded as in the reference."""
         length = self.tensors[f"{name}.inputs_embeds"].shape[1]
         rows = self.samples["samples"][name]["wrap_ids_before_truncation"]
         ids = [[0 if token == -100 else token for token in row][:length] for row in rows]
         return torch.tensor([row + [2] * (length - len(row)) for row in ids])
 
     def labels(self, name: str) -> torch.Tensor:
-        """Unshifted labels [B, L]."""
+        """Return unshifted labels [B, L]."""
         shifted = self.tensors[f"{name}.labels_shifted"].long()
         return torch.cat((torch.full_like(shifted[:, :1], -100), shifted), dim=1)
 

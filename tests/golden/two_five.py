@@ -1,4 +1,4 @@
-"""Reads the fixtures of InternLM-XComposer-2.5: a small random model of the reference, and what it computed.
+"""Read the fixtures of InternLM-XComposer-2.5: a small random model of the reference and its outputs.
 
 The folder comes from IXTUNE_GOLDEN25, and others of the same form are run through these tests: nothing here knows the
 names of samples, their number, or the sizes of the model.
@@ -26,12 +26,12 @@ RULES = {"finetune": "fine-tuning", "inference": "inference"}
 
 
 def member(rule: str) -> Member:
-    """The member with one of the fixtures' layout rules."""
+    """Return the model family entry with one of the layout rules of the fixtures."""
     return TWO_FIVE.with_rule(RULES[rule])
 
 
 class TwoFive:
-    """The folder."""
+    """Read files of the fixture folder."""
 
     def __init__(self, folder: Path = ROOT) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class TwoFive:
         return load_file(self.folder / "samples.safetensors")
 
     def config(self, **changes: Any) -> IXC2Config:
-        """As the folder says; what config.json leaves out is read from the tensors, but for the tower's other sizes."""
+        """Return the config; sizes missing in config.json come from the tensors, except those of the vision tower."""
         content = self.json("config.json")
         vision = {key: value for key, value in self.samples["vision"].items() if key != "image_size"}
         content |= {"_name_or_path": str(self.folder), "vision_config": vision}
@@ -61,19 +61,19 @@ class TwoFive:
         return [plan(*size, image["hd_num"], member=member(image["rule"])) for image, size in pairs]
 
     def images(self, images: list[dict[str, Any]]) -> dict[str, Any]:
-        """The model's keyword arguments for some images."""
+        """Return the model's keyword arguments for some images."""
         layouts = self.layouts(images)
         opened = [open_image(self.folder / image["file"]) for image in images]
         crops = [torch.from_numpy(place_and_cut(*pair)) for pair in zip(opened, layouts, strict=True)]
         return {"crops": torch.cat(crops), "grids": [(one.rows, one.cols) for one in layouts]} if crops else {}
 
     def rows(self, name: str) -> torch.Tensor | None:
-        """Flat indices of the image positions of a sample or chat."""
+        """Return the flat indices of the image positions of a sample or chat."""
         rows = self.tensors[f"{name}.im_mask"].bool().reshape(-1).nonzero().squeeze(1)
         return rows if len(rows) else None
 
     def ids(self, name: str, model: IXC2ForCausalLM) -> torch.Tensor:
-        """input_ids [1, L] with 0 at image positions: the tokens whose embeddings the reference has there."""
+        """Return input_ids [1, L] with 0 at image positions: the tokens whose embeddings the reference uses."""
         embeds, table = self.tensors[f"{name}.inputs_embeds"][0], model.model.tok_embeddings.weight
         rows = self.rows(name)
         ids = torch.cdist(embeds, table).argmin(dim=1)
@@ -82,7 +82,7 @@ class TwoFive:
         return ids[None]
 
     def labels(self, name: str) -> torch.Tensor:
-        """Unshifted labels [1, L]."""
+        """Return unshifted labels [1, L]."""
         shifted = self.tensors[f"{name}.labels_shifted"].long()
         return torch.cat((torch.full_like(shifted[:, :1], -100), shifted), dim=1)
 

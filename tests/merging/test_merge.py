@@ -28,7 +28,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def nf4_round_trip(weight: torch.Tensor) -> torch.Tensor:
-    """The whole matrix through bitsandbytes."""
+    """Quantize and dequantize the whole matrix with bitsandbytes."""
     codes, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
     return dequantize_4bit(codes, state)
 
@@ -44,7 +44,7 @@ PROJECTOR = {"vision_proj.0.weight": (HIDDEN, 128), "vision_proj.0.bias": (HIDDE
 
 
 def base_tensors(dtype: torch.dtype = torch.bfloat16) -> Tensors:
-    """A small checkpoint with the names of the original, in an order that is not alphabetical."""
+    """Return small tensors with the original names, in a non-alphabetical order."""
     generator = torch.Generator().manual_seed(1)
     shapes: dict[str, tuple[int, ...]] = {
         "plora_glb_GN": (1, 1, 128),
@@ -157,7 +157,7 @@ def nothing_left(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_merging_equals_adding_scale_times_b_times_a(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_merging_adds_scale_times_b_times_a(tmp_path: Path, dtype: torch.dtype) -> None:
     base = write_base(tmp_path / "base", base_tensors(dtype))
     adapter = write_adapter(tmp_path / "adapter", adapter_tensors())
     report = merge(adapter, base, tmp_path / "merged")
@@ -170,7 +170,7 @@ def test_merging_equals_adding_scale_times_b_times_a(tmp_path: Path, dtype: torc
         assert torch.equal(found[name], base_tensors(dtype)[name])
 
 
-def test_bin_and_safetensors_bases_of_any_sharding_give_the_same_tensors(tmp_path: Path) -> None:
+def test_base_format_and_sharding_do_not_change_the_merged_tensors(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", adapter_tensors())
     results, identities = [], set()
     for form, shards in (("bin", 1), ("bin", 3), ("safetensors", 1), ("safetensors", 2)):
@@ -183,7 +183,7 @@ def test_bin_and_safetensors_bases_of_any_sharding_give_the_same_tensors(tmp_pat
         assert all(torch.equal(results[0][name], other[name]) for name in results[0])
 
 
-def test_bin_shard_k_becomes_safetensors_shard_k_with_the_same_tensors_in_order(tmp_path: Path) -> None:
+def test_bin_shard_k_becomes_safetensors_shard_k_in_the_same_order(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", base_tensors(), "bin", 3)
     merge(write_adapter(tmp_path / "adapter", adapter_tensors()), base, tmp_path / "merged")
     source, merged = open_checkpoint(base), open_checkpoint(tmp_path / "merged")
@@ -195,7 +195,7 @@ def test_bin_shard_k_becomes_safetensors_shard_k_with_the_same_tensors_in_order(
     assert list(index["weight_map"]) == list(source.by_name)
 
 
-def test_a_single_bin_becomes_model_safetensors_without_an_index(tmp_path: Path) -> None:
+def test_a_single_bin_becomes_one_safetensors_file_without_an_index(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", base_tensors(), "bin", 1)
     merge(write_adapter(tmp_path / "adapter", adapter_tensors()), base, tmp_path / "merged")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
@@ -208,9 +208,7 @@ def test_a_single_bin_becomes_model_safetensors_without_an_index(tmp_path: Path)
     )
 
 
-def test_the_base_s_other_files_are_carried_along_verbatim_and_code_is_not_run(
-    base: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_other_files_of_the_base_are_copied_and_code_is_never_run(base: Path, adapter: Path, tmp_path: Path) -> None:
     (base / "assets").mkdir()
     (base / "assets" / "logo.png").write_bytes(b"png")
     (base / "README.md").write_text("of the base")
@@ -227,7 +225,7 @@ def test_the_base_s_other_files_are_carried_along_verbatim_and_code_is_not_run(
     assert "left behind" not in (tmp_path / "merged" / "merge_report.json").read_text()
 
 
-def test_peft_merges_a_tiny_network_to_the_same_weights(tmp_path: Path) -> None:
+def test_merging_a_tiny_network_matches_peft(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     class Net(torch.nn.Module):
@@ -265,7 +263,7 @@ def test_peft_merges_a_tiny_network_to_the_same_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_scales_follow_patterns_and_rank_stabilised_lora(tmp_path: Path) -> None:
+def test_scales_follow_patterns_and_rslora(tmp_path: Path) -> None:
     tensors = adapter_tensors()
     plain = read_adapter(write_adapter(tmp_path / "plain", tensors))
     assert {pair.scale for pair in plain.low_rank.values()} == {2.0}
@@ -277,9 +275,7 @@ def test_scales_follow_patterns_and_rank_stabilised_lora(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("keys", [("separators.glb", "separators.sub"), ("plora_glb_GN", "plora_sub_GN")])
-def test_trained_separators_take_their_place_under_the_original_names(
-    keys: tuple[str, str], base: Path, tmp_path: Path
-) -> None:
+def test_trained_separators_replace_the_original_ones(keys: tuple[str, str], base: Path, tmp_path: Path) -> None:
     values = {
         f"base_model.model.{keys[0]}": torch.full((1, 1, 128), 0.5),
         f"base_model.model.{keys[1]}": torch.full((1, 1, 1, 128), 0.25),
@@ -291,7 +287,7 @@ def test_trained_separators_take_their_place_under_the_original_names(
     assert torch.equal(found["plora_sub_GN"], values[f"base_model.model.{keys[1]}"].bfloat16())
 
 
-def test_onto_nf4_all_decoder_linears_go_through_nf4_before_the_update(tmp_path: Path) -> None:
+def test_merging_onto_nf4_quantizes_every_decoder_linear_first(tmp_path: Path) -> None:
     only_wo = {k: v for k, v in adapter_tensors().items() if ".wo." in k}
     base = write_base(tmp_path / "base", base_tensors())
     report = merge(write_adapter(tmp_path / "adapter", only_wo), base, tmp_path / "merged", onto="nf4")
@@ -309,7 +305,7 @@ def test_onto_nf4_all_decoder_linears_go_through_nf4_before_the_update(tmp_path:
     assert "bitsandbytes" in report.versions
 
 
-def test_the_nf4_round_trip_is_that_of_bitsandbytes_linear() -> None:
+def test_the_nf4_round_trip_matches_bitsandbytes_linear() -> None:
     import bitsandbytes
 
     weight = base_tensors()["model.layers.0.feed_forward.w1.weight"]
@@ -322,7 +318,7 @@ def test_the_nf4_round_trip_is_that_of_bitsandbytes_linear() -> None:
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_onto_nf4_the_base_is_quantised_in_the_dtype_that_training_computed_in(
+def test_merging_onto_nf4_quantizes_in_the_compute_dtype_of_training(
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     base = write_base(tmp_path / "base", base_tensors(torch.float16))
@@ -335,13 +331,13 @@ def test_onto_nf4_the_base_is_quantised_in_the_dtype_that_training_computed_in(
     assert torch.equal(found[untouched], nf4_round_trip(held).half())
 
 
-def test_onto_nf4_after_training_without_it_warns(base: Path, tmp_path: Path) -> None:
+def test_merging_onto_nf4_after_training_without_it_warns(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), {"quantize": "none"})
     warnings = merge(adapter, base, tmp_path / "merged", onto="nf4").warnings
     assert any("not trained on NF4" in warning for warning in warnings)
 
 
-def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_the_report_on_disk_records_the_merge(base: Path, adapter: Path, tmp_path: Path) -> None:
     report = merge(adapter, base, tmp_path / "merged")
     written = json.loads((tmp_path / "merged" / REPORT_FILE).read_text())
     assert written["base_identity"] == base_identity(open_checkpoint(base))
@@ -357,7 +353,7 @@ def test_the_report_on_disk_says_what_was_done(base: Path, adapter: Path, tmp_pa
     assert written["warnings"] == []
 
 
-def test_two_merges_of_the_same_are_the_same_bytes(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_repeating_a_merge_gives_the_same_bytes(base: Path, adapter: Path, tmp_path: Path) -> None:
     first, second = (merge(adapter, base, tmp_path / name) for name in ("merged1", "merged2"))
     assert first.file_sha256 == second.file_sha256
 
@@ -379,7 +375,7 @@ def test_an_adapter_without_effect_is_merged_with_a_warning(base: Path, tmp_path
     assert report.merged_identity == report.base_identity
 
 
-def test_a_run_folder_stands_for_the_adapter_in_it(base: Path, tmp_path: Path) -> None:
+def test_a_run_folder_can_be_passed_for_its_adapter(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "run" / "adapter", adapter_tensors())
     assert merge(tmp_path / "run", base, tmp_path / "merged").merged == 10
 
@@ -448,7 +444,7 @@ WO = "model.layers.1.attention.wo"
         (lambda tensors: tensors.clear(), "the adapter is empty"),
     ],
 )
-def test_a_bad_adapter_is_refused_by_the_name_of_its_tensor(
+def test_a_bad_adapter_is_refused_with_the_tensor_name(
     change: Callable[[Tensors], None], words: str, base: Path, tmp_path: Path
 ) -> None:
     tensors = adapter_tensors()
@@ -468,7 +464,7 @@ def test_a_bad_adapter_is_refused_by_the_name_of_its_tensor(
         ({"modules_to_save": None}, "vision_proj.0.bias, which is neither"),
     ],
 )
-def test_a_configuration_that_means_something_else_is_refused(
+def test_an_unsupported_adapter_configuration_is_refused(
     config: dict[str, Any], words: str, base: Path, tmp_path: Path
 ) -> None:
     assert words in str(refusal(write_adapter(tmp_path / "adapter", adapter_tensors(), **config), base))
@@ -482,7 +478,7 @@ def test_an_incomplete_adapter_folder_is_refused(base: Path, adapter: Path, tmp_
     assert "lacks adapter_config.json" in str(refusal(adapter, base))
 
 
-def test_an_adapter_whose_weights_are_not_those_of_its_record_is_refused(base: Path, tmp_path: Path) -> None:
+def test_weights_with_another_hash_than_recorded_are_refused(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", adapter_tensors(), {"adapter_sha256": "0" * 64})
     assert "not those that ixtune.json was written for" in str(refusal(adapter, base))
 
@@ -493,7 +489,7 @@ def test_a_damaged_adapter_file_is_refused(base: Path, adapter: Path) -> None:
     assert "ends inside tensor" in str(refusal(adapter, base))
 
 
-def test_another_base_is_refused_with_both_identities_and_accepted_by_force(adapter: Path, tmp_path: Path) -> None:
+def test_another_base_is_refused_with_both_identities_unless_forced(adapter: Path, tmp_path: Path) -> None:
     tensors = base_tensors()
     tensors["output.weight"] += 1
     other = write_base(tmp_path / "other", tensors)
@@ -510,22 +506,22 @@ def test_an_adapter_that_names_no_base_is_merged_with_a_warning(base: Path, tmp_
     assert "does not say which base" in report.warnings[0]
 
 
-def test_an_existing_output_is_never_touched(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_an_existing_output_folder_is_never_changed(base: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(IxtuneError, match="exists already"):
         merge(adapter, base, tmp_path / "merged")
     assert list((tmp_path / "merged").iterdir()) == []
 
 
-def test_a_disk_too_small_is_refused_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_refused_before_writing(
     base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     assert "0.00 GiB free, the merged model needs 0.01 GiB" in str(refusal(adapter, base))
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:
-    """The limit on file size stands for the full disk: the system refuses the same write."""
+def test_a_disk_that_fills_up_during_the_merge_leaves_no_files(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """Simulate a full disk by a file size limit: the system refuses the same write."""
     script = f"""
         import resource
         from pathlib import Path
@@ -549,21 +545,21 @@ def test_a_truncated_base_shard_is_refused(base: Path, adapter: Path) -> None:
     assert shard.name in str(refusal(adapter, base))
 
 
-def test_a_sum_that_the_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_sum_that_overflows_the_dtype_is_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", base_tensors(torch.float16))
     tensors = adapter_tensors()
     tensors[f"base_model.model.{WO}.lora_B.weight"] *= 1e8
     assert f"{WO}.weight is not finite after merging" in str(refusal(write_adapter(tmp_path / "a", tensors), base))
 
 
-def test_a_base_of_integers_is_refused(adapter: Path, tmp_path: Path) -> None:
+def test_a_base_with_integer_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
     tensors = base_tensors()
     tensors[f"{WO}.weight"] = tensors[f"{WO}.weight"].view(torch.int16)
     base = write_base(tmp_path / "integers", tensors)
     assert f"nothing can be merged into {WO}.weight, stored as int16" in str(refusal(adapter, base, force=True))
 
 
-def test_ctrl_c_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_files(base: Path, adapter: Path, tmp_path: Path) -> None:
     def press(step: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -573,7 +569,7 @@ def test_ctrl_c_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> Non
 
 
 def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None:
-    """Merge in another process, and kill it where `condition` on step, done and total holds for the first time."""
+    """Merge in another process, and kill it when `condition` on step, done and total first holds."""
     script = f"""
         import json
         import time
@@ -604,9 +600,7 @@ def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None
     [("done > 0", 0), ("finished() == 2", 2), ("step == 'checking'", 3)],
     ids=["in the first shard", "in the last shard", "in the check"],
 )
-def test_after_kill_9_the_next_merge_goes_on_and_ends_in_the_same_bytes(
-    tmp_path: Path, condition: str, shards: int
-) -> None:
+def test_after_kill_9_a_merge_resumes_and_gives_the_same_bytes(tmp_path: Path, condition: str, shards: int) -> None:
     base = write_base(tmp_path / "base", base_tensors(), shards=3)
     adapter = write_adapter(tmp_path / "adapter", adapter_tensors())
     straight = merge(adapter, base, tmp_path / "straight")
@@ -621,7 +615,7 @@ def test_after_kill_9_the_next_merge_goes_on_and_ends_in_the_same_bytes(
     assert not list(tmp_path.glob(".merged*"))
 
 
-def test_what_another_adapter_left_behind_is_not_taken_over(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_unfinished_output_of_another_adapter_is_not_reused(base: Path, adapter: Path, tmp_path: Path) -> None:
     kill_when(adapter, base, tmp_path, "step == 'checking'")
     tensors = {name: 2 * tensor for name, tensor in adapter_tensors().items()}
     report = merge(write_adapter(tmp_path / "other", tensors), base, tmp_path / "merged")
@@ -629,7 +623,7 @@ def test_what_another_adapter_left_behind_is_not_taken_over(base: Path, adapter:
     assert_within_one_rounding(load_folder(tmp_path / "merged"), plain_merge(base_tensors(), tensors))
 
 
-def test_a_shard_that_changed_after_the_kill_fails_the_check(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_shard_changed_after_the_kill_fails_the_check(base: Path, adapter: Path, tmp_path: Path) -> None:
     kill_when(adapter, base, tmp_path, "step == 'checking'")
     shard = next((tmp_path / ".merged.unfinished").glob("*.safetensors"))
     with open(shard, "r+b") as file:
@@ -640,7 +634,7 @@ def test_a_shard_that_changed_after_the_kill_fails_the_check(base: Path, adapter
     assert "on the disk differ from those written" in str(refusal(adapter, base))
 
 
-def test_two_merges_into_one_folder_do_not_mix(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_second_merge_into_the_same_folder_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     def intrude(step: str, done: int, total: int) -> None:
         with pytest.raises(IxtuneError, match="another process is writing"):
             merge(adapter, base, tmp_path / "merged")
@@ -653,7 +647,7 @@ def test_two_merges_into_one_folder_do_not_mix(base: Path, adapter: Path, tmp_pa
 
 
 @pytest.mark.parametrize("damaged", [f"{WO}.weight", "output.weight"])
-def test_a_flipped_bit_on_the_disk_fails_the_check(
+def test_a_flipped_bit_on_disk_fails_the_check(
     damaged: str, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = safetensors_file._settle

@@ -1,4 +1,4 @@
-"""Merge every kind of adapter: the merged model must answer as base and adapter did."""
+"""Test merging every kind of adapter: the merged model gives the logits of base plus adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ixtune.model.loading import load_base
 
 
 def _trained(small: Path, folder: Path, kind: str) -> torch.Tensor:
-    """Save an adapter that changes everything it can; its logits in fp32."""
+    """Save an adapter that changes all its weights; return its logits in fp32."""
     model = attach.attach(load_base(small, quantize=False, dtype=torch.float32)[0], section(kind)).eval()
     stir(model)
     identity = base_identity(open_checkpoint(small))
@@ -29,7 +29,7 @@ def _trained(small: Path, folder: Path, kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_merged_model_answers_as_base_and_adapter_do(small: Path, tmp_path: Path, kind: str) -> None:
+def test_the_merged_model_answers_like_base_plus_adapter(small: Path, tmp_path: Path, kind: str) -> None:
     expected = _trained(small, tmp_path / "adapter", kind)
     report = merge(tmp_path / "adapter", small, tmp_path / "merged")
     assert report.changed == report.merged > 0
@@ -38,7 +38,7 @@ def test_the_merged_model_answers_as_base_and_adapter_do(small: Path, tmp_path: 
     torch.testing.assert_close(merged, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
-def test_dora_on_nf4_is_merged_into_what_it_was_trained_on(small: Path, tmp_path: Path) -> None:
+def test_dora_on_nf4_is_merged_into_the_base_it_was_trained_on(small: Path, tmp_path: Path) -> None:
     model = attach.attach(load_base(small, quantize=True, dtype=torch.float32)[0], section("dora")).eval()
     stir(model)
     record = {"base": "small", "base_identity": base_identity(open_checkpoint(small)), "quantize": "nf4"}
@@ -51,7 +51,7 @@ def test_dora_on_nf4_is_merged_into_what_it_was_trained_on(small: Path, tmp_path
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
-def test_a_dora_adapter_without_one_of_its_lengths_is_refused(small: Path, tmp_path: Path) -> None:
+def test_a_dora_adapter_with_a_missing_magnitude_is_refused(small: Path, tmp_path: Path) -> None:
     _trained(small, tmp_path / "adapter", "dora with everything")
     assert len(read_adapter(tmp_path / "adapter").magnitudes) == 2 * 5 + 2
     file = tmp_path / "adapter" / "adapter_model.safetensors"

@@ -19,7 +19,7 @@ ROWS, WIDTH, RANK = 92_544, 4096, 64
 
 
 def write_base(folder: Path, rows: int) -> None:
-    """One matrix of random bfloat16."""
+    """Write one matrix of random bfloat16 values."""
     folder.mkdir()
     info = TensorInfo(
         "output.weight", (rows, WIDTH), torch.bfloat16, "model.safetensors", None, row_major((rows, WIDTH))
@@ -41,8 +41,8 @@ def write_adapter(folder: Path, rows: int, rank: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def test_memory_stays_small_beside_the_7b_s_vocabulary_matrix(tmp_path: Path) -> None:
-    """723 MiB of bfloat16; reading it whole or through a memory map would show (TRAPS.md 16c)."""
+def test_memory_stays_small_for_the_7bs_vocabulary_matrix(tmp_path: Path) -> None:
+    """Merge 723 MiB of bfloat16; reading it at once or through a memory map would raise the peak (TRAPS.md 16c)."""
     write_base(tmp_path / "base", ROWS)
     write_adapter(tmp_path / "adapter", ROWS, RANK)
     script = f"""

@@ -22,7 +22,7 @@ NAME = "model.layers.0.attention.wo.weight"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_round_trip_of_a_stored_weight_is_what_training_computes_with(small: Path, dtype: torch.dtype) -> None:
+def test_the_round_trip_of_a_stored_weight_equals_that_of_training(small: Path, dtype: torch.dtype) -> None:
     stored = load_file(small / "model.safetensors")
     model, _ = load_base(small, quantize=True, dtype=dtype)
     quantised = {
@@ -41,8 +41,10 @@ def test_the_round_trip_of_a_stored_weight_is_what_training_computes_with(small:
 
 
 @pytest.mark.parametrize("width", [64, 192, 4096])
-def test_rows_are_the_rows_of_the_whole_matrix(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever blocks it is read in."""
+def test_rows_read_alone_equal_those_of_the_whole_matrix(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check this for any block size."""
     monkeypatch.setattr(TensorInfo, "row_blocks", lambda self: _blocks_of_three(self.rows))
     weight = torch.randn(301, width, generator=torch.Generator().manual_seed(width)).bfloat16()
     save_file({NAME: weight}, tmp_path / "model.safetensors")
@@ -55,7 +57,7 @@ def test_rows_are_the_rows_of_the_whole_matrix(tmp_path: Path, width: int, monke
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_codes_are_those_of_bitsandbytes_on_boundaries_and_in_blocks_of_zeros_too(dtype: torch.dtype) -> None:
+def test_codes_match_bitsandbytes_on_boundaries_and_zero_blocks(dtype: torch.dtype) -> None:
     levels = get_4bit_type("nf4", device=torch.device("cpu"))
     boundaries = (levels[:-1] + levels[1:]) / 2
     edges = torch.cat((levels, boundaries, boundaries.nextafter(torch.tensor(2.0)), torch.zeros(18)))
@@ -70,7 +72,7 @@ def _blocks_of_three(rows: int) -> Iterator[tuple[int, int]]:
     yield from ((start, min(start + 3, rows)) for start in range(0, rows, 3))
 
 
-def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path) -> None:
+def test_rows_that_do_not_fill_blocks_are_refused(tmp_path: Path) -> None:
     save_file({NAME: torch.ones(8, 96).bfloat16()}, tmp_path / "model.safetensors")
     with pytest.raises(IxtuneError, match="rows of 96 elements"):
         Nf4View(open_checkpoint(tmp_path), lambda stored: stored).read(NAME)

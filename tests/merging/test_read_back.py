@@ -1,4 +1,4 @@
-"""Test that hashes read back in a thread equal those of the file, whatever pieces it is read in."""
+"""Test that hashes read back in a thread equal those of the file, for any block size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(stops=st.lists(st.integers(0, len(CONTENT)), max_size=4))
-def test_the_hashes_are_those_of_the_whole_file(file: Path, stops: list[int]) -> None:
+def test_hashes_match_the_whole_file(file: Path, stops: list[int]) -> None:
     told: list[int] = []
     reading = ReadBack(told.append)
     for stop in sorted(stops):
@@ -38,7 +38,7 @@ def test_the_hashes_are_those_of_the_whole_file(file: Path, stops: list[int]) ->
     assert sum(told) == len(CONTENT)
 
 
-def test_a_file_may_get_its_name_later(tmp_path: Path) -> None:
+def test_a_file_can_be_renamed_while_it_is_read(tmp_path: Path) -> None:
     partial, final = tmp_path / "shard.partial", tmp_path / "shard"
     partial.write_bytes(CONTENT)
     reading = ReadBack(lambda nbytes: None)
@@ -48,7 +48,7 @@ def test_a_file_may_get_its_name_later(tmp_path: Path) -> None:
     reading.close()
 
 
-def test_a_file_that_is_read_as_it_grows_is_read_once(tmp_path: Path) -> None:
+def test_a_growing_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     told: list[int] = []
     reading = ReadBack(told.append)
@@ -62,7 +62,7 @@ def test_a_file_that_is_read_as_it_grows_is_read_once(tmp_path: Path) -> None:
     reading.close()
 
 
-def test_what_cannot_be_read_is_told_when_the_hashes_are_asked_for(tmp_path: Path) -> None:
+def test_a_read_error_is_raised_when_the_hashes_are_requested(tmp_path: Path) -> None:
     def fail(nbytes: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_told_when_the_hashes_are_asked_for(tmp_path: Pat
     reading.close()
 
 
-def test_the_end_of_a_merge_does_not_wait_for_a_file(tmp_path: Path) -> None:
+def test_closing_does_not_wait_for_the_rest_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     path.write_bytes(CONTENT)
     told: list[int] = []
@@ -92,7 +92,7 @@ def test_the_end_of_a_merge_does_not_wait_for_a_file(tmp_path: Path) -> None:
     assert sum(told) < len(CONTENT)
 
 
-def test_a_file_that_is_done_is_let_go(file: Path) -> None:
+def test_a_finished_file_is_closed(file: Path) -> None:
     reading = ReadBack(lambda nbytes: None)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(20):
@@ -101,7 +101,7 @@ def test_a_file_that_is_done_is_let_go(file: Path) -> None:
     reading.close()
 
 
-def test_a_file_that_became_shorter_has_other_hashes_and_does_not_wait(tmp_path: Path) -> None:
+def test_a_truncated_file_has_other_hashes_and_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     path.write_bytes(CONTENT[:100])
     reading = ReadBack(lambda nbytes: None)

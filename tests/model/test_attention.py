@@ -40,7 +40,7 @@ def qkv(device: str, dtype: torch.dtype, kv_heads: int) -> list[torch.Tensor]:
 
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parents: Parents | None = None) -> torch.Tensor:
-    """A mask over the whole pack."""
+    """Compute attention with one mask over the whole pack."""
     owner = torch.bucketize(torch.arange(BOUNDS[-1]), torch.tensor(BOUNDS[1:]), right=True)
     seen = owner[:, None] == owner[None]
     if parents:
@@ -71,10 +71,10 @@ def by_segment(
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("parents", FAMILIES)
 @pytest.mark.parametrize("way", [segments, by_segment])
-def test_segments_are_a_pack_under_a_mask(
+def test_segments_match_a_masked_pack(
     device: str, dtype: torch.dtype, kv_heads: int, parents: Parents | None, way: Callable[..., torch.Tensor]
 ) -> None:
-    """One contract for the kernels of both devices."""
+    """Check the same contract for the kernels of both devices."""
     inputs = qkv(device, dtype, kv_heads)
     out, wanted = way(*inputs, parents), plain(*inputs, parents)
     assert out.shape == (1, BOUNDS[-1], 4, 16)
@@ -87,31 +87,31 @@ def test_segments_are_a_pack_under_a_mask(
 
 
 @pytest.mark.parametrize(("device", "dtype"), DEVICES)
-def test_long_segments_are_too(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Hopper by another kernel."""
+def test_long_segments_match_a_masked_pack(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the kernel for long segments, which on Hopper is another one."""
     monkeypatch.setattr(attention, "_LONG", 1)
     assert attention._are_long(tuple(BOUNDS))
-    test_segments_are_a_pack_under_a_mask(device, dtype, 2, None, segments)
+    test_segments_match_a_masked_pack(device, dtype, 2, None, segments)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("parents", FAMILIES[1:])
-def test_the_varlen_kernel_aligns_fewer_queries_than_keys_at_their_ends(
+def test_the_varlen_kernel_aligns_queries_to_the_end_of_keys(
     device: str, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The contract behind `VARLEN_PARENTS`, which may become the default once this has passed on a GPU."""
+    """Check the contract behind `VARLEN_PARENTS`, which may become the default once this has passed on a GPU."""
     monkeypatch.setattr(attention, "VARLEN_PARENTS", True)
-    test_segments_are_a_pack_under_a_mask(device, torch.bfloat16, 2, parents, segments)
+    test_segments_match_a_masked_pack(device, torch.bfloat16, 2, parents, segments)
 
 
-def test_segments_are_long_by_where_an_average_position_is() -> None:
+def test_segments_are_long_by_the_position_of_an_average_token() -> None:
     assert attention._are_long((0, 2048))
     assert attention._are_long((0, 4096, 4596, 5096))
     assert not attention._are_long((0, 2047))
     assert not attention._are_long(tuple(range(0, 20_000, 2000)))
 
 
-def test_a_cpu_keeps_the_joined_output_once() -> None:
+def test_a_cpu_keeps_the_joined_output_only_once() -> None:
     inputs = qkv("cpu", torch.bfloat16, 2)
     alive: dict[int, int] = {}
 
@@ -139,7 +139,7 @@ def _loss(implementation: str, **changes: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_transformers_names_that_know_no_segments_are_answered_by_ours(implementation: str) -> None:
+def test_transformers_implementations_without_segments_use_ours(implementation: str) -> None:
     assert torch.equal(_loss(implementation), _loss(NAME))
     assert torch.equal(_loss(implementation, parents=FAMILY), _loss(NAME, parents=FAMILY))
     assert _loss(NAME, parents=FAMILY) != _loss(NAME)
@@ -147,7 +147,7 @@ def test_transformers_names_that_know_no_segments_are_answered_by_ours(implement
     assert _loss(NAME, cu_seq_lens_q=whole) != _loss(NAME)
 
 
-def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attention_gets_the_boundaries_of_queries_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def flash(*args: Any, cu_seq_lens_k: torch.Tensor, max_length_k: int, **kwargs: Any) -> Any:
@@ -167,14 +167,14 @@ def test_flash_attention_is_told_the_boundaries_of_queries_and_keys(monkeypatch:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of itself
-def test_flex_attention_is_given_a_mask_of_blocks() -> None:
-    """Forward only: flex has no backward pass on a CPU. It is compiled, which takes half a minute."""
+def test_flex_attention_gets_a_block_mask() -> None:
+    """Test the forward pass only: flex has no backward pass on a CPU. Compiling it takes half a minute."""
     assert float(_loss("flex_attention")) == pytest.approx(float(_loss(NAME)), rel=1e-5)
     shared = float(_loss("flex_attention", parents=FAMILY))
     assert shared == pytest.approx(float(_loss(NAME, parents=FAMILY)), rel=1e-5)
 
 
-def test_an_attention_that_cannot_keep_records_apart_is_refused() -> None:
+def test_an_attention_that_cannot_separate_records_is_refused() -> None:
     with pytest.raises(IxtuneError, match="'paged|eager' cannot keep the records of a pack apart") as caught:
         attention_of("paged|eager", packed=True)
     assert "flex_attention" in caught.value.hint

@@ -25,7 +25,7 @@ def model() -> IXC2ForCausalLM:
 
 
 def _record(number: int) -> dict[str, Any]:
-    """ids with expanded spans, crops, grids and labels of one record."""
+    """Return ids with expanded image spans, crops, grids and labels of one record."""
     marks, grids = RECORDS[number]
     ids: list[int] = []
     for mark in marks:
@@ -56,7 +56,7 @@ def _padded(records: list[dict[str, Any]], side: str) -> tuple[torch.Tensor, tor
     return torch.tensor(rows), torch.tensor(masks)
 
 
-def test_padded_batch_equals_records_alone(model: IXC2ForCausalLM) -> None:
+def test_a_padded_batch_equals_single_records(model: IXC2ForCausalLM) -> None:
     records = [_record(n) for n in range(3)]
     ids, mask = _padded(records, "right")
     out = model(input_ids=ids, attention_mask=mask, **_images(records))
@@ -64,7 +64,7 @@ def test_padded_batch_equals_records_alone(model: IXC2ForCausalLM) -> None:
         assert torch.allclose(out.logits[row, : len(record["ids"])], _alone(model, record).logits[0], atol=5e-5)
 
 
-def test_packed_segments_equal_records_alone(model: IXC2ForCausalLM) -> None:
+def test_packed_segments_equal_single_records(model: IXC2ForCausalLM) -> None:
     records = [_record(n) for n in range(3)]
     model.set_attn_implementation("segments")
     lengths = [len(r["ids"]) for r in records]
@@ -86,7 +86,7 @@ def test_packed_segments_equal_records_alone(model: IXC2ForCausalLM) -> None:
     assert abs(float(loss) - float(expected)) < 1e-5
 
 
-def test_a_segment_does_not_see_its_neighbour(model: IXC2ForCausalLM) -> None:
+def test_a_segment_does_not_attend_to_its_neighbor(model: IXC2ForCausalLM) -> None:
     model.set_attn_implementation("segments")
     bounds = {"cu_seq_lens_q": torch.tensor([0, 3, 6], dtype=torch.int32), "max_length_q": 3}
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]])
@@ -97,7 +97,7 @@ def test_a_segment_does_not_see_its_neighbour(model: IXC2ForCausalLM) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_generation_with_the_cache_equals_full_passes(model: IXC2ForCausalLM, number: int) -> None:
+def test_generation_with_a_kv_cache_equals_full_forward_passes(model: IXC2ForCausalLM, number: int) -> None:
     record = _record(number)
     ids = torch.tensor([record["ids"]])
     made = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None, **_images([record]))
@@ -111,7 +111,7 @@ def test_generation_with_the_cache_equals_full_passes(model: IXC2ForCausalLM, nu
     assert torch.equal(made, full)
 
 
-def test_generation_of_a_left_padded_batch_equals_records_alone(model: IXC2ForCausalLM) -> None:
+def test_generation_of_a_left_padded_batch_equals_single_records(model: IXC2ForCausalLM) -> None:
     records = [_record(n) for n in range(3)]
     ids, mask = _padded(records, "left")
     made = model.generate(
@@ -124,7 +124,7 @@ def test_generation_of_a_left_padded_batch_equals_records_alone(model: IXC2ForCa
         assert torch.equal(made[row, -5:], alone[0, -5:])
 
 
-def test_beams_keep_every_rows_own_images(model: IXC2ForCausalLM) -> None:
+def test_beam_search_keeps_the_images_of_each_row(model: IXC2ForCausalLM) -> None:
     records = [_record(0), _record(2)]
     ids, mask = _padded(records, "left")
     settings = {"max_new_tokens": 4, "num_beams": 3, "do_sample": False, "eos_token_id": None}
@@ -136,7 +136,7 @@ def test_beams_keep_every_rows_own_images(model: IXC2ForCausalLM) -> None:
     assert torch.equal(model.generate(ids, attention_mask=mask, **settings, image_vectors=vectors), made)
 
 
-def test_vectors_computed_once_equal_crops(model: IXC2ForCausalLM) -> None:
+def test_cached_image_vectors_equal_those_of_crops(model: IXC2ForCausalLM) -> None:
     record = _record(2)
     ids = torch.tensor([record["ids"]])
     vectors = model.get_image_vectors(**_images([record]))
@@ -149,7 +149,7 @@ def test_vectors_computed_once_equal_crops(model: IXC2ForCausalLM) -> None:
     )
 
 
-def test_images_that_do_not_fit_the_ids_are_refused(model: IXC2ForCausalLM) -> None:
+def test_images_that_do_not_match_the_ids_are_refused(model: IXC2ForCausalLM) -> None:
     record = _record(0)
     ids = [i for at, i in enumerate(record["ids"]) if at != 5]
     with pytest.raises(ValueError, match="312 image positions, but the images have 313 tokens"):
@@ -159,7 +159,7 @@ def test_images_that_do_not_fit_the_ids_are_refused(model: IXC2ForCausalLM) -> N
 
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"num_beams": 2}, {"num_beams": 2, "use_cache": False}])
-def test_generation_without_cache_and_from_embeddings_gives_the_same_ids(
+def test_generating_without_cache_or_from_embeddings_gives_equal_ids(
     model: IXC2ForCausalLM, settings: dict[str, Any]
 ) -> None:
     records = [_record(0), _record(0)]

@@ -1,4 +1,4 @@
-"""The released config.json, as it is, on current transformers (TRAPS.md 20), and the sizes of the true 7B."""
+"""Test the unchanged released config.json on current transformers (TRAPS.md 20), and the sizes of the 7B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare the fused kernels of a GPU with the blocks of a CPU: the same functions, compiled on a GPU."""
+"""Compare the fused GPU kernels with the blockwise CPU code: the same functions, compiled on a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 
 def learned(way: Callable[..., Any], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Outputs and gradients of a lean function on a CPU."""
+    """Return outputs and gradients of a low-memory function on the CPU."""
     leaves = [value.clone().requires_grad_() for value in inputs]
     outputs = way(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -38,7 +38,7 @@ def close(found: list[torch.Tensor], wanted: list[torch.Tensor], dtype: torch.dt
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_norm_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
+def test_rms_norm_matches_the_cpu(device: str, dtype: torch.dtype) -> None:
     x, weight = made(9, 16, dtype=dtype), made(16, seed=1, dtype=dtype)
     out, to_x = learned(lambda x: low_memory.rms_norm(x, weight, EPS), [x])
     there, factor = x.to(device), weight.to(device)
@@ -50,7 +50,7 @@ def test_a_norm_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_gate_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
+def test_the_gate_matches_the_cpu(device: str, dtype: torch.dtype) -> None:
     gate, up = made(9, 16, dtype=dtype), made(9, 16, seed=1, dtype=dtype)
     wanted = learned(low_memory.gated, [gate, up])
     gradient = made(9, 16, seed=7, dtype=dtype).to(device)
@@ -61,7 +61,7 @@ def test_a_gate_is_that_of_a_cpu(device: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("groups", [1, 4])
-def test_heads_are_those_of_a_cpu(device: str, dtype: torch.dtype, groups: int) -> None:
+def test_heads_match_the_cpu(device: str, dtype: torch.dtype, groups: int) -> None:
     width, kv_heads, length = 8, 2, 5
     qkv = made(1, length, kv_heads * (groups + 2) * width, dtype=dtype)
     half = made(1, 1, length, width // 2, seed=3)
@@ -75,13 +75,13 @@ def test_heads_are_those_of_a_cpu(device: str, dtype: torch.dtype, groups: int) 
     close([fused.heads_backward(*by_group, cos, sin).view(1, length, -1)], [to_qkv], dtype)
 
 
-def test_heads_keep_the_dtype_of_what_is_turned() -> None:
+def test_heads_keep_the_dtype_of_their_input() -> None:
     qkv, half = made(1, 3, 1, 4, 8, dtype=torch.bfloat16), made(1, 3, 1, 1, 4)
     assert {part.dtype for part in fused.heads(qkv, half.cos(), half.sin(), 2)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_bits_are_drawn_and_read_alike(device: str) -> None:
+def test_dropout_bits_are_drawn_and_read_as_on_the_cpu(device: str) -> None:
     from ixtune.adapter import dropout
 
     powers = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
@@ -100,7 +100,7 @@ def test_bits_are_drawn_and_read_alike(device: str) -> None:
     assert torch.equal(sums.cpu().view(13, 7), to + dropped)
 
 
-def test_without_a_compiler_a_function_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_functions_run_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_has_triton", lambda: True)
     assert fused.can_compile()
     monkeypatch.setenv(fused.OFF, "0")
@@ -112,7 +112,7 @@ def test_without_a_compiler_a_function_runs_as_it_is(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_compiles_once_for_all_lengths() -> None:
+def test_one_gpu_compilation_serves_all_lengths() -> None:
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=False, recompile_limit=3):
         for length in (40, 41, 56, 80, 96):

@@ -1,4 +1,4 @@
-"""Prompts of different lengths in one call of `generate`, and where an answer ends."""
+"""Test prompts of different lengths in one call of `generate`, and where an answer ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ixtune.model.generation import generate, until_stop
 
 
 class Echo(torch.nn.Linear):
-    """A model that notes what it is asked and answers 7, 8."""
+    """Record the inputs and always answer 7, 8."""
 
     def generate(self, **given: Any) -> torch.Tensor:
         self.given = given
@@ -19,7 +19,7 @@ class Echo(torch.nn.Linear):
         return torch.cat([ids, torch.tensor([[7, 8]] * len(ids))], dim=1)
 
 
-def test_prompts_are_padded_on_the_left_and_the_padding_is_masked():
+def test_prompts_are_left_padded_and_the_padding_is_masked():
     model = Echo(1, 1)
     made = generate(model, [[1, 2, 3], [4]], [None, None], stops=(8, 9), pad_id=0, max_new_tokens=2)
     assert made == [[7, 8], [7, 8]], "the prompts are not part of the answers"
@@ -33,5 +33,5 @@ def test_prompts_are_padded_on_the_left_and_the_padding_is_masked():
 @pytest.mark.parametrize(
     ("ids", "said", "ended"), [([5, 6, 9, 0, 9], [5, 6], True), ([5, 6], [5, 6], False), ([8], [], True)]
 )
-def test_an_answer_ends_before_the_first_stop(ids: list[int], said: list[int], ended: bool):
+def test_an_answer_ends_before_the_first_stop_token(ids: list[int], said: list[int], ended: bool):
     assert until_stop(ids, (8, 9)) == (said, ended)

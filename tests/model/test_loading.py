@@ -44,7 +44,7 @@ def _as(small: Path, out: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["one safetensors", "three safetensors", "one bin", "three bin"])
-def test_every_form_of_a_checkpoint_gives_the_same_logits(small: Path, tmp_path: Path, form: str) -> None:
+def test_every_checkpoint_format_gives_the_same_logits(small: Path, tmp_path: Path, form: str) -> None:
     model, _ = load_base(_as(small, tmp_path / "base", form), quantize=False, dtype=torch.float32)
     assert torch.allclose(_logits(model), _logits(small_model()), atol=1e-5)
 
@@ -57,7 +57,7 @@ def test_loading_in_bfloat16_changes_only_the_precision(small: Path) -> None:
     assert torch.equal(_logits(model), _logits(expected))
 
 
-def test_saving_writes_the_original_names_back(small: Path, tmp_path: Path) -> None:
+def test_saving_writes_the_original_names(small: Path, tmp_path: Path) -> None:
     model, _ = load_base(small, quantize=False, dtype=torch.float32)
     model.save_pretrained(tmp_path)
     before, after = load_file(small / "model.safetensors"), load_file(tmp_path / "model.safetensors")
@@ -86,20 +86,20 @@ def _broken(small: Path, out: Path, change: str) -> Path:
         ("shape", "wrong shape: vision_proj.0.weight is [63, 128], config.json requires [64, 128]"),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(small: Path, tmp_path: Path, change: str, said: str) -> None:
+def test_a_mismatched_tensor_is_named(small: Path, tmp_path: Path, change: str, said: str) -> None:
     with pytest.raises(IxtuneError) as caught:
         load_base(_broken(small, tmp_path / "base", change), quantize=False, dtype=torch.float32)
     assert said in caught.value.notes
 
 
-def test_another_architecture_is_named(small: Path, tmp_path: Path) -> None:
+def test_another_architecture_is_refused_by_name(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path / "base")
     (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(IxtuneError, match="'llama' checkpoint, not InternLM-XComposer2-4KHD"):
         load_base(tmp_path / "base", quantize=False, dtype=torch.float32)
 
 
-def test_a_bin_shard_with_code_in_it_is_refused_and_nothing_runs(small: Path, tmp_path: Path) -> None:
+def test_a_bin_shard_with_code_is_refused_and_never_run(small: Path, tmp_path: Path) -> None:
     import pickle
 
     class Payload:

@@ -1,4 +1,4 @@
-"""The loss on supervised rows against full logits: value and gradient."""
+"""Compare the loss on supervised rows with full logits: value and gradient."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Ten
 
 
 def plain(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Module, denominator: float) -> torch.Tensor:
-    """Full logits, in fp32 behind the head."""
+    """Compute the loss from full logits, in fp32 after the head."""
     return cross_entropy(head(hidden).float()[ROWS], targets, reduction="sum") / denominator
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 11, 512])
 @pytest.mark.parametrize("trained", [False, True])
-def test_any_chunk_gives_the_loss_and_gradient_of_full_logits(
+def test_any_chunk_size_gives_loss_and_gradient_of_full_logits(
     chunk: int, trained: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lossfile, "CHUNK_ROWS", chunk)
@@ -49,7 +49,7 @@ def test_any_chunk_gives_the_loss_and_gradient_of_full_logits(
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_head_in_bf16_rounds_as_the_plain_way_does(autocast: bool) -> None:
+def test_a_bf16_head_rounds_like_the_plain_loss(autocast: bool) -> None:
     hidden, targets, head = problem(torch.float32 if autocast else torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss, expected = supervised_loss(hidden, ROWS, targets, head), plain(hidden, targets, head, len(ROWS))
@@ -68,7 +68,7 @@ def test_large_logits_stay_finite() -> None:
 
 
 class _Wide(TorchDispatchMode):
-    """The most matrices of the vocabulary's width alive at one time, and their rows."""
+    """Track how many matrices of vocabulary width exist at one time, and their rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class _Wide(TorchDispatchMode):
         return out
 
 
-def test_logits_of_one_chunk_are_alive_at_a_time_and_none_wait_for_the_backward_pass(
+def test_only_one_chunk_of_logits_exists_and_none_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lossfile, "CHUNK_ROWS", 4)
@@ -106,7 +106,7 @@ def test_logits_of_one_chunk_are_alive_at_a_time_and_none_wait_for_the_backward_
     assert wide.most == 0
 
 
-def test_without_a_gradient_none_is_computed() -> None:
+def test_without_grad_no_gradient_is_computed() -> None:
     hidden, targets, head = problem()
     with torch.no_grad():
         loss = supervised_loss(hidden, ROWS, targets, head)
@@ -114,7 +114,7 @@ def test_without_a_gradient_none_is_computed() -> None:
     assert loss.item() == pytest.approx(plain(hidden, targets, head, len(ROWS)).item(), rel=1e-6)
 
 
-def test_a_head_of_another_kind_is_asked_itself() -> None:
+def test_a_custom_head_uses_its_own_forward() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(x)
@@ -126,7 +126,7 @@ def test_a_head_of_another_kind_is_asked_itself() -> None:
     assert loss.item() == pytest.approx(plain(hidden, targets, doubled, len(ROWS)).item(), rel=1e-6)
 
 
-def test_rows_are_those_before_a_target_and_nothing_supervised_is_refused() -> None:
+def test_rows_precede_their_targets_and_no_targets_is_an_error() -> None:
     rows, targets = supervised_rows(torch.tensor([[-100, 4, 5, -100], [7, -100, -100, 8]]))
     assert rows.tolist() == [0, 1, 6]
     assert targets.tolist() == [4, 5, 8]

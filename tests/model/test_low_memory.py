@@ -1,4 +1,4 @@
-"""Compare low-memory functions with the plain way: values, gradients, and saved tensors."""
+"""Compare low-memory functions with plain ones: values, gradients, and saved tensors."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def made(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torc
 
 
 def learned(way: Way, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
-    """The output, and gradients under a weighting of it."""
+    """Return the output, and the gradients of a weighted sum of it."""
     out = way(*inputs)
     weights = made(*out.shape, dtype=out.dtype, seed=9).detach()
     return out.detach(), list(torch.autograd.grad(out, [i for i in inputs if i.requires_grad], weights))
 
 
 def kept(way: Callable[[], object]) -> dict[int, int]:
-    """Bytes by address of what a forward pass leaves for the backward pass."""
+    """Return the bytes, by address, of the tensors that a forward pass saves for the backward pass."""
     alive: Tensors = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,10 +83,10 @@ def close(found: Tensors, wanted: Tensors, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("block", [1 << 18, 100])
-def test_the_norm_is_the_plain_one(
+def test_rms_norm_matches_the_plain_one(
     dtype: torch.dtype, trained: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks of rows, the last of them smaller, change nothing; a weight that learns gets its gradient."""
+    """Row blocks, also a smaller last one, change nothing; a trained weight gets its gradient."""
     monkeypatch.setattr(low_memory, "_BLOCK", block)
     inputs = [made(2, 9, 24, dtype=dtype), made(24, dtype=dtype, seed=1).requires_grad_(trained)]
     (out, found), (wanted, gradients) = learned(norm_lean, inputs), learned(norm_plain, inputs)
@@ -95,7 +95,7 @@ def test_the_norm_is_the_plain_one(
     close(found, gradients, dtype)
 
 
-def test_a_norm_weighted_in_fp32_gives_fp32_as_the_plain_one() -> None:
+def test_rms_norm_with_an_fp32_weight_returns_fp32() -> None:
     inputs = [made(3, 16, dtype=torch.bfloat16), made(16, seed=1)]
     (out, found), (wanted, gradients) = learned(norm_lean, inputs), learned(norm_plain, inputs)
     assert torch.equal(out, wanted)
@@ -103,7 +103,7 @@ def test_a_norm_weighted_in_fp32_gives_fp32_as_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_gate_is_the_plain_one(dtype: torch.dtype) -> None:
+def test_the_gate_matches_the_plain_one(dtype: torch.dtype) -> None:
     inputs = [made(2, 9, 24, dtype=dtype), made(2, 9, 24, dtype=dtype, seed=1)]
     (out, found), (wanted, gradients) = learned(low_memory.gated, inputs), learned(gated_plain, inputs)
     assert torch.equal(out, wanted)
@@ -112,7 +112,7 @@ def test_the_gate_is_the_plain_one(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_heads_are_the_plain_ones(dtype: torch.dtype, part: int) -> None:
+def test_heads_match_the_plain_ones(dtype: torch.dtype, part: int) -> None:
     width, groups, kv_heads = 8, 3, 2
     angles = made(2, 1, 5, width // 2, seed=1).detach()
     both = torch.cat((angles, angles), dim=-1)
@@ -124,7 +124,7 @@ def test_heads_are_the_plain_ones(dtype: torch.dtype, part: int) -> None:
     close(found, gradients, dtype)
 
 
-def test_what_is_kept_is_the_inputs_and_a_number_a_row() -> None:
+def test_only_inputs_and_one_number_per_row_are_kept() -> None:
     x, weight, up = made(2, 9, 24), made(24, seed=1), made(2, 9, 24, seed=2)
     rows = 2 * 9
     assert sorted(kept(lambda: norm_lean(x, weight)).values()) == sorted([x.nbytes, weight.nbytes, rows * 4])
@@ -135,7 +135,7 @@ def test_what_is_kept_is_the_inputs_and_a_number_a_row() -> None:
 
 
 @pytest.mark.parametrize("way", [norm_lean, low_memory.gated])
-def test_an_output_can_be_made_again_bit_by_bit(way: Way) -> None:
+def test_an_output_can_be_recomputed_bit_for_bit(way: Way) -> None:
     inputs = [made(7, 24, dtype=torch.bfloat16), made(*((24,) if way is norm_lean else (7, 24)), dtype=torch.bfloat16)]
     out = way(*inputs)
     make = low_memory.maker(out)
@@ -146,8 +146,8 @@ def test_an_output_can_be_made_again_bit_by_bit(way: Way) -> None:
     assert low_memory.maker(inputs[0]) is None
 
 
-def test_a_checkpoint_around_something_made_again_stays_empty_and_right() -> None:
-    """The node is asked twice, by what uses the output and by its own backward; a checkpoint answers once."""
+def test_a_checkpoint_around_a_recomputed_output_keeps_only_its_input() -> None:
+    """The node is unpacked twice, by the user of the output and by its own backward; a checkpoint allows it once."""
 
     class Square(torch.autograd.Function):
         @staticmethod
@@ -170,7 +170,7 @@ def test_a_checkpoint_around_something_made_again_stays_empty_and_right() -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_plora_adds_its_branch_at_the_image_rows_and_keeps_no_row(dtype: torch.dtype) -> None:
+def test_plora_is_added_at_image_rows_and_keeps_no_row(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     linear, plora = torch.nn.Linear(16, 24, bias=False).to(dtype), PLoRA(16, 24, 4, 2.0).to(dtype)
     for module in (linear, plora):

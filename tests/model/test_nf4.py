@@ -1,4 +1,4 @@
-"""Test NF4 under PLoRA: the traps of TRAPS.md 1 to 4."""
+"""Test NF4 under PLoRA (TRAPS.md 1 to 4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ixtune.model.configuration import IXC2Config
 from ixtune.model.loading import empty, load_base
 
 
-def test_exactly_the_decoder_linears_are_in_nf4(small: Path) -> None:
+def test_exactly_the_decoder_linears_are_quantized_to_nf4(small: Path) -> None:
     model, report = load_base(small, quantize=True, dtype=torch.float32)
     quantized = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     expected = {
@@ -32,7 +32,7 @@ def test_exactly_the_decoder_linears_are_in_nf4(small: Path) -> None:
     assert set(others.values()) == {torch.float32}
 
 
-def test_double_quantisation_is_on_and_the_weight_is_close_to_the_base(small: Path) -> None:
+def test_double_quantization_is_on_and_weights_stay_close_to_the_base(small: Path) -> None:
     plain, _ = load_base(small, quantize=False, dtype=torch.float32)
     quantised, _ = load_base(small, quantize=True, dtype=torch.float32)
     for name, module in quantised.named_modules():
@@ -45,13 +45,13 @@ def test_double_quantisation_is_on_and_the_weight_is_close_to_the_base(small: Pa
             assert 0.01 < float(error) < 0.15
 
 
-def test_the_7b_has_160_of_160_linears_in_nf4() -> None:
+def test_all_160_decoder_linears_of_the_7b_are_in_nf4() -> None:
     config = IXC2Config.from_dict(RELEASED_CONFIG)
     report = nf4.settle(empty(config, quantize=True, dtype=torch.bfloat16), config)
     assert str(report) == "160 of 160 decoder linears in NF4 (6.979 B parameters)"
 
 
-def test_a_stranger_in_nf4_is_refused_by_name(small: Path) -> None:
+def test_an_unexpected_nf4_layer_is_refused_by_name(small: Path) -> None:
     model, _ = load_base(small, quantize=True, dtype=torch.float32)
     model.model.layers[0].attention.wqkv_plora.A = Linear4bit(8, 8)
     with pytest.raises(
@@ -60,7 +60,7 @@ def test_a_stranger_in_nf4_is_refused_by_name(small: Path) -> None:
         nf4.settle(model, model.config)
 
 
-def test_evaluating_does_not_stop_gradients_through_a_4_bit_layer(small: Path) -> None:
+def test_evaluation_does_not_stop_gradients_through_a_4_bit_layer(small: Path) -> None:
     model, _ = load_base(small, quantize=True, dtype=torch.bfloat16)
     layer = model.model.layers[0].feed_forward.w1
     weight = layer.weight.data.clone()
@@ -81,8 +81,8 @@ def test_evaluating_does_not_stop_gradients_through_a_4_bit_layer(small: Path) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_streamed_nf4_equals_bitsandbytes_own(small: Path, dtype: torch.dtype) -> None:
-    """Codes, scales and the scales of the scales, to the bit."""
+def test_streamed_nf4_equals_bitsandbytes(small: Path, dtype: torch.dtype) -> None:
+    """Compare codes, scales and nested scales bit for bit."""
     plain, _ = load_base(small, quantize=False, dtype=dtype)
     streamed, _ = load_base(small, quantize=True, dtype=dtype)
     compared = 0

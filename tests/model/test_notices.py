@@ -1,4 +1,4 @@
-"""Test that only ixtune's own lines are printed when it is used from Python."""
+"""Test that libraries print no notices when ixtune is used from Python."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ view.read("model.layers.0.attention.wo.weight")
 
 
 @pytest.mark.parametrize("code", [LOADING, ROUND_TRIP], ids=["load_base", "Nf4View"])
-def test_quantising_prints_nothing(small: Path, code: str) -> None:
+def test_quantizing_prints_nothing(small: Path, code: str) -> None:
     command = [sys.executable, "-c", code.format(folder=str(small))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_only_the_one_notice_is_dropped_and_only_inside(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_one_notice_is_suppressed_and_only_inside_the_block(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     caplog.set_level(logging.WARNING, logger.name)  # the command line in this process raises it
     notice = "Failed to load CPU gemm_4bit_forward from kernels-community: %s."

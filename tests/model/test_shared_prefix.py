@@ -1,4 +1,4 @@
-"""A shared prefix must give what separate prompts give: logits, greedy ids, and memory within its bound."""
+"""Test that a shared prefix gives the logits and greedy ids of separate prompts, within its memory bound."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ids_of(number: int) -> list[int]:
 
 
 def images_of(number: int, first: int = 0) -> dict[str, Any]:
-    """Random crops, equal for equal grids."""
+    """Return random crops, equal for equal grids."""
     grids = PROMPTS[number][1][first:]
     if not grids:
         return {}
@@ -81,7 +81,7 @@ def adapted(kind: str, **changes: Any) -> Any:
         ("dora", {}),
     ],
 )
-def test_greedy_ids_in_fp32_are_those_of_separate_prompts(kind: str | None, changes: Mapping[str, Any]):
+def test_greedy_ids_match_separate_prompts_in_fp32(kind: str | None, changes: Mapping[str, Any]):
     model = small_model() if kind is None else adapted(kind, **changes)
     cache = PrefixCache(1 << 30)
     numbers = range(len(PROMPTS))
@@ -95,7 +95,7 @@ def test_greedy_ids_in_fp32_are_those_of_separate_prompts(kind: str | None, chan
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("portable", [False, True], ids=["kernel", "matrix products"])
-def test_logits_after_a_prefix_are_those_of_the_whole_prompt(
+def test_logits_after_a_prefix_match_those_of_the_whole_prompt(
     dtype: torch.dtype, portable: bool, monkeypatch: pytest.MonkeyPatch
 ):
     if portable:  # the path of other devices, in several parts
@@ -139,8 +139,8 @@ def test_penalties_see_the_whole_prompt():
     assert penalized != plain
 
 
-def test_a_prefix_that_begins_with_a_kept_one_is_continued():
-    """As in a conversation that shows a second image."""
+def test_a_prefix_that_extends_a_cached_one_continues_from_it():
+    """This happens in a conversation that shows a second image."""
     model = small_model().requires_grad_(False)
     ids, cache, loaded = ids_of(2), PrefixCache(1 << 30, continues=True), []
     first, whole = 1 + FOUR_KHD.tokens(1, 2), prefix_length(ids_of(2), 0)
@@ -168,7 +168,7 @@ def test_a_prefix_that_begins_with_a_kept_one_is_continued():
     assert plain.peak_bytes == plain.nbytes + continued.nbytes, "a running batch may hold what is not kept"
 
 
-def test_the_least_recently_used_prefix_leaves_first_and_memory_is_bounded():
+def test_the_least_recently_used_prefix_is_evicted_to_bound_memory():
     model = small_model().requires_grad_(False)
     ids = ids_of(0)[: prefix_length(ids_of(0), 0)]
     one = PrefixCache(0).get(model, ids, ["x"], lambda _: images_of(0)).nbytes

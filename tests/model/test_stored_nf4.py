@@ -16,7 +16,7 @@ from ixtune.model.loading import load_base
 
 @pytest.fixture
 def stored(small: Path, tmp_path: Path) -> Path:
-    """The small base with its decoder linears in NF4, on the disk."""
+    """Return the small base with its decoder linears stored in NF4."""
     config = json.loads((small / "config.json").read_text())
     tensors = load_file(small / "model.safetensors")
     for name in stored_nf4.linears(Sizes.from_config_json(config)):
@@ -29,7 +29,7 @@ def stored(small: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_lay_in_4_bits_is_bit_for_bit_what_quantising_at_loading_gives(small: Path, stored: Path) -> None:
+def test_stored_nf4_equals_quantizing_at_load_bit_for_bit(small: Path, stored: Path) -> None:
     at_loading, counted = load_base(small, quantize=True, dtype=torch.float32)
     as_stored, found = load_base(stored, quantize=False, dtype=torch.float32)
     assert str(found) == str(counted)
@@ -41,7 +41,7 @@ def test_what_lay_in_4_bits_is_bit_for_bit_what_quantising_at_loading_gives(smal
         assert torch.equal(at_loading(input_ids=ids).logits, as_stored(input_ids=ids).logits)
 
 
-def test_the_names_and_shapes_are_those_of_bitsandbytes(stored: Path) -> None:
+def test_names_and_shapes_match_bitsandbytes(stored: Path) -> None:
     config = json.loads((stored / "config.json").read_text())
     expected = stored_nf4.stored_shapes(Sizes.from_config_json(config))
     found = {name: tuple(tensor.shape) for name, tensor in load_file(stored / "model.safetensors").items()}
@@ -49,7 +49,7 @@ def test_the_names_and_shapes_are_those_of_bitsandbytes(stored: Path) -> None:
     assert all(shape in (found[name], (-1,)) for name, shape in expected.items())
 
 
-def test_a_lost_scale_is_named(stored: Path) -> None:
+def test_a_missing_scale_is_named(stored: Path) -> None:
     tensors = load_file(stored / "model.safetensors")
     del tensors["model.layers.1.attention.wo.weight.nested_absmax"]
     save_file(tensors, stored / "model.safetensors")
@@ -58,7 +58,7 @@ def test_a_lost_scale_is_named(stored: Path) -> None:
     assert caught.value.notes[0].startswith("missing: model.layers.1.attention.wo.weight.nested_absmax")
 
 
-def test_the_7b_takes_5_to_6_gib_in_this_form() -> None:
+def test_the_7b_takes_5_5_to_6_5_gib_when_stored_in_nf4() -> None:
     sizes = Sizes.from_config_json(RELEASED_CONFIG)
     shapes = stored_nf4.stored_shapes(sizes)
     assert len(shapes) == 942 + 160 * 5

@@ -1,4 +1,4 @@
-"""Test that a 7B is never in memory in 16 bits while it is quantized."""
+"""Test that loading in NF4 never holds the whole model in 16 bits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 
 
 def write_shards(folder: Path, form: str) -> int:
-    """A checkpoint in several shards; the bytes of its tensors."""
+    """Write a checkpoint in several shards; return the bytes of its tensors."""
     folder.mkdir()
     settings = {**RELEASED_CONFIG, **SMALL, **SIZES}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -43,7 +43,7 @@ def plain(adapter: PeftModel, pack: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("offload", [False, True])
-def test_layers_computed_again_change_no_bit_with_dropout(
+def test_recomputed_layers_with_dropout_change_no_bit(
     adapter: PeftModel, pack: dict[str, Any], plain: dict[str, torch.Tensor], layers: int, offload: bool
 ) -> None:
     found = _result(adapter, pack, Levers(layers, 64, offload))
@@ -53,7 +53,7 @@ def test_layers_computed_again_change_no_bit_with_dropout(
         assert torch.equal(found[name], value), name
 
 
-def test_dropout_would_show_a_difference(
+def test_another_dropout_seed_changes_the_loss(
     adapter: PeftModel, pack: dict[str, Any], plain: dict[str, torch.Tensor]
 ) -> None:
     memory_options.apply(adapter.get_base_model(), PLAIN)
@@ -63,7 +63,7 @@ def test_dropout_would_show_a_difference(
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_any_chunk_of_views_gives_the_same_gradients(
+def test_any_vision_chunk_gives_the_same_gradients(
     adapter: PeftModel, pack: dict[str, Any], plain: dict[str, torch.Tensor], chunk: int
 ) -> None:
     found = _result(adapter, pack, Levers(0, chunk, False))
@@ -71,7 +71,7 @@ def test_any_chunk_of_views_gives_the_same_gradients(
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-6 * float(value.abs().max())), name
 
 
-def test_the_tower_sees_no_more_views_than_a_chunk_and_float_views_exist_for_a_chunk_only() -> None:
+def test_the_vision_tower_processes_at_most_one_chunk_of_views_at_once() -> None:
     model = small_model()
     pack = small_pack()
     seen: list[int] = []
@@ -92,7 +92,7 @@ def test_the_tower_sees_no_more_views_than_a_chunk_and_float_views_exist_for_a_c
 
 
 @pytest.mark.parametrize("offload", [False, True])
-def test_inputs_of_layers_are_freed_where_they_wait_in_main_memory(
+def test_layer_inputs_are_freed_while_offloaded_to_main_memory(
     adapter: PeftModel, pack: dict[str, Any], offload: bool
 ) -> None:
     model = adapter.get_base_model()
@@ -110,11 +110,11 @@ def test_inputs_of_layers_are_freed_where_they_wait_in_main_memory(
 
 
 @pytest.mark.parametrize(("layers", "chunk", "message"), [(3, 1, "decoder has 2"), (-1, 1, "decoder"), (1, 0, "chunk")])
-def test_levers_that_cannot_be_are_refused(layers: int, chunk: int, message: str) -> None:
+def test_invalid_memory_options_are_refused(layers: int, chunk: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         memory_options.apply(small_model(), Levers(layers, chunk, False))
 
 
-def test_the_levers_of_a_plan_load_no_torch() -> None:
+def test_memory_options_of_a_plan_do_not_import_torch() -> None:
     code = "import sys, ixtune.planning.memory_options; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0

@@ -62,8 +62,8 @@ def test_packs_steps_and_tokens_are_counted():
     assert make_plan(recipe(training__pack_tokens=4000), Sizes(), records, gpu(80), processes=2).steps == 3
 
 
-def test_what_records_share_is_planned_once_a_pack():
-    """Eight questions about two pages: each page once for four of them, at any hd_num."""
+def test_shared_prefixes_are_planned_once_per_pack():
+    """Plan eight questions about two pages: four questions share each page, at any hd_num."""
     page = image(1000, 1400, 25)
     apart = RecordShapes([page.tokens + 100] * 8, [60] * 8, [(page,)] * 8)
     shared = dataclasses.replace(apart, prefixes=Prefixes([0, 1] * 4, [page.tokens + 10] * 2, [1, 1]))
@@ -84,15 +84,15 @@ def test_what_records_share_is_planned_once_a_pack():
     assert smaller.lengths[1:] == (90,) * 4
 
 
-def test_attention_to_a_prefix_is_counted_as_that_of_a_whole_record():
-    """The last tokens of a record of 150, and the first ones alone, are the record."""
+def test_attention_with_a_prefix_is_counted_as_in_a_whole_record():
+    """The first 100 tokens of a record of 150 and its other 50 after them add up to the record."""
     sizes, trained = Sizes(), Trained.of(recipe().adapter)
     parts = flops(sizes, trained, PackShape((100, 50), prefixes=(0, 100)))
     assert parts.attention == flops(sizes, trained, PackShape((150,))).attention
     assert PackShape.joined([PackShape((7,)), PackShape((5, 2), prefixes=(0, 5))]).seen == (0, 0, 5)
 
 
-def test_operations_are_of_the_whole_run():
+def test_flops_cover_the_whole_run():
     records = pages(6)
     once, twice = (planned(records, training__epochs=epochs) for epochs in (1, 2))
     assert twice.flops.total == 2 * once.flops.total
@@ -102,12 +102,12 @@ def test_operations_are_of_the_whole_run():
     assert sum(count(indices) for indices in once.need.packs) == once.flops.needed
 
 
-def test_a_record_longer_than_a_pack_is_refused_before_anything_is_loaded():
+def test_a_record_longer_than_a_pack_is_refused_before_loading():
     with pytest.raises(IxtuneError, match="a pack holds 4,096"):
         planned(texts(5000), training__pack_tokens=4096)
 
 
-def test_the_worst_pack_is_the_one_with_the_highest_peak_and_not_the_one_with_the_most_tokens():
+def test_the_worst_pack_has_the_highest_peak_not_the_most_tokens():
     page = image(1400, 1400, 25)
     records = RecordShapes([page.tokens + 120, page.tokens + 100], [10, 10], [(), (page,)])
     made = planned(records, training__pack_tokens=page.tokens + 120)
@@ -116,12 +116,12 @@ def test_the_worst_pack_is_the_one_with_the_highest_peak_and_not_the_one_with_th
 
 
 @pytest.mark.parametrize("given", [True, False, 5])
-def test_a_number_of_layers_that_the_recipe_names_is_kept(given: Any):
+def test_a_layer_count_set_in_the_recipe_is_kept(given: Any):
     made = planned(pages(2), gpu(4), training__gradient_checkpointing=given)
     assert made.levers.checkpointed_layers == {True: 32, False: 0, 5: 5}[given]
 
 
-def test_as_few_layers_are_computed_again_as_the_pack_needs():
+def test_only_as_many_layers_as_needed_are_recomputed():
     counts = [planned(pages(8), gpu(gib)).levers.checkpointed_layers for gib in (200, 24, 20, 16)]
     assert counts == sorted(counts)
     assert counts[0] == 0
@@ -133,7 +133,7 @@ def test_as_few_layers_are_computed_again_as_the_pack_needs():
     assert made.memory.total <= (1 - ROOM) * 20 * GIB < fuller.memory.total
 
 
-def test_a_gpu_is_filled_to_the_brim_before_layer_inputs_leave_it():
+def test_a_gpu_is_filled_completely_before_layer_inputs_are_offloaded():
     full = planned(pages(8), gpu(80), training__gradient_checkpointing=True, training__vision_chunk=1)
     brim = planned(pages(8), gpu(full.memory.total / GIB + 0.01))
     assert brim.fits
@@ -142,7 +142,7 @@ def test_a_gpu_is_filled_to_the_brim_before_layer_inputs_leave_it():
     assert "less than 5 % are free" not in "\n".join(plan_report.lines(planned(pages(8), gpu(80))))
 
 
-def test_layer_inputs_leave_the_gpu_only_where_computing_all_layers_again_is_not_enough():
+def test_layer_inputs_are_offloaded_only_if_recomputing_is_not_enough():
     full = planned(pages(8), gpu(80), training__gradient_checkpointing=True)
     enough = full.memory.total / GIB
     assert not planned(pages(8), gpu(enough + 0.01)).levers.offload_layer_inputs
@@ -152,7 +152,7 @@ def test_layer_inputs_leave_the_gpu_only_where_computing_all_layers_again_is_not
 
 
 @given(st.floats(1, 100), st.integers(0, 10), st.integers(0, 20))
-def test_the_levers_are_the_cheapest_that_fit(available: float, per_layer: int, per_view: int):
+def test_the_cheapest_memory_options_that_fit_are_chosen(available: float, per_layer: int, per_view: int):
     def needed(levers: Levers) -> int:
         kept = (8 - levers.checkpointed_layers) * per_layer
         kept += levers.checkpointed_layers * (not levers.offload_layer_inputs)
@@ -171,7 +171,7 @@ def test_the_levers_are_the_cheapest_that_fit(available: float, per_layer: int, 
         assert chosen == Levers(8, 1, True)
 
 
-def test_without_a_figure_of_memory_nothing_is_claimed_and_every_layer_is_computed_again():
+def test_without_a_memory_size_all_layers_are_recomputed():
     made = planned(pages(2), Machine("cpu", None, "unknown"))
     assert made.fits is None
     assert made.levers.checkpointed_layers == 32
@@ -195,7 +195,7 @@ RECIPES = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None)
 @given(SHAPES, RECIPES, st.sampled_from([7.5, 8.5, 10.0, 14.0, 20.0, 30.0]))
-def test_advice_that_is_followed_makes_the_run_fit(records: RecordShapes, changes: dict[str, Any], gib: float):
+def test_following_the_advice_makes_the_run_fit(records: RecordShapes, changes: dict[str, Any], gib: float):
     made = planned(records, gpu(gib), **changes)
     advice = advise(made, records)
     assert len(advice) <= 3
@@ -208,7 +208,7 @@ def test_advice_that_is_followed_makes_the_run_fit(records: RecordShapes, change
         assert again.memory.total == change.need.memory.total
 
 
-def test_a_change_of_several_things_is_advised_only_where_none_alone_suffices():
+def test_several_changes_are_advised_only_if_no_single_one_suffices():
     records = pages(9)
     tight = {"adapter__quantize": "none", "training__optimizer": "adamw", "adapter__rank": 256}
     seen = set()
@@ -220,7 +220,7 @@ def test_a_change_of_several_things_is_advised_only_where_none_alone_suffices():
     assert {1, 2} <= seen
 
 
-def test_the_cheapest_advice_leaves_the_results_as_they_are():
+def test_the_first_advice_does_not_change_the_results():
     made = planned(pages(8), gpu(24), training__gradient_checkpointing=False)
     first = advise(made, pages(8))[0]
     assert sum(step.cost for step in first.steps) == 0
@@ -228,7 +228,7 @@ def test_the_cheapest_advice_leaves_the_results_as_they_are():
     assert costs == sorted(costs)
 
 
-def test_smaller_images_are_advised_with_the_tokens_of_the_longest_record():
+def test_advice_for_smaller_images_gives_the_longest_record_in_tokens():
     records = pages(1, 55)
     made = planned(records, gpu(9.2), training__pack_tokens=9000, training__optimizer="paged_adamw_8bit")
     assert made.fits is False
@@ -240,7 +240,7 @@ def test_smaller_images_are_advised_with_the_tokens_of_the_longest_record():
     )
 
 
-def test_what_nothing_can_make_fit_is_said():
+def test_a_run_that_no_recipe_can_fit_is_reported():
     made = planned(texts(4000), gpu(2))
     assert advise(made, texts(4000)) == ()
     assert "no recipe setting makes it fit" in plan_report.lines(made)[-1]
@@ -260,12 +260,12 @@ def test_what_nothing_can_make_fit_is_said():
         ("NVIDIA GeForce GTX 1080", None),
     ],
 )
-def test_cards_are_known_by_the_name_that_the_driver_gives(name: str, known: str | None):
+def test_gpus_are_recognized_by_their_driver_name(name: str, known: str | None):
     found = card_named(name)
     assert (found.name if found else None) == known
 
 
-def test_a_time_on_a_card_that_nobody_has_measured_is_called_a_bound():
+def test_the_time_on_an_unmeasured_gpu_is_a_lower_bound():
     card = CARDS[0]
     machine = Machine("cuda", 24 * GIB, card.name, card)
     made = make_plan(recipe(), Sizes(), pages(8), machine)
@@ -274,14 +274,14 @@ def test_a_time_on_a_card_that_nobody_has_measured_is_called_a_bound():
     assert plan_report.as_json(made)["seconds_are"] == "lower bound"
 
 
-def test_without_a_gpu_the_free_main_memory_counts():
+def test_without_a_gpu_free_main_memory_is_used():
     found = detect()
     if found.device == "cpu":  # where these tests run without one
         assert (found.memory_bytes or 0) > GIB
     assert detect(24).memory_bytes == 24 * GIB
 
 
-def test_the_lines_name_every_term_of_the_memory_and_the_verdict():
+def test_the_lines_show_every_memory_term_and_the_verdict():
     made = planned(pages(8), gpu(24))
     told = "\n".join(plan_report.lines(made, advise(made, pages(8))))
     for term in ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack", "together"):
@@ -304,9 +304,7 @@ def test_the_lines_name_every_term_of_the_memory_and_the_verdict():
         ),
     ],
 )  # fmt: skip
-def test_one_thing_is_told_as_one_and_several_as_several(
-    records: int, accumulation: int, layers: int, told: tuple[str, ...]
-):
+def test_singular_and_plural_are_used_correctly(records: int, accumulation: int, layers: int, told: tuple[str, ...]):
     made = planned(
         texts(*[2000] * records),
         training__pack_tokens=2048,

@@ -1,4 +1,4 @@
-"""Test the made-up records that recipes are planned on: deterministic, and as described."""
+"""Test the synthetic records that recipes are planned on: deterministic, and as described."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ixtune.planning.record_mixes import MIXES, RECORDS, records_of
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_a_mix_is_the_same_each_time_and_within_its_ranges(name: str):
+def test_a_mix_is_deterministic_and_within_its_ranges(name: str):
     records = records_of(name)
     again = records_of(name)
     assert len(records) == RECORDS
@@ -30,12 +30,12 @@ def test_a_mix_is_the_same_each_time_and_within_its_ranges(name: str):
             assert (image.rows, image.cols, image.tokens) == (made.rows, made.cols, made.tokens)
 
 
-def test_half_of_the_text_mix_has_no_image_and_every_multi_image_record_has_several():
+def test_text_mix_and_multi_image_have_their_image_counts():
     assert sum(not images for images in records_of("text-mix").images) == RECORDS // 2
     assert {len(images) for images in records_of("multi-image").images} == {2, 3, 4, 5}
 
 
-def test_an_unknown_mix_is_refused_with_the_known_ones():
+def test_an_unknown_mix_is_refused_with_the_list_of_mixes():
     with pytest.raises(UsageError, match="no such mix") as caught:
         records_of("film")
     assert "documents" in caught.value.hint

@@ -36,7 +36,7 @@ def mistakes(path: Path, overrides: Sequence[str] = ()) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_valid_and_says_what_it_is(path: Path):
+def test_every_shipped_recipe_is_valid_and_describes_itself(path: Path):
     load(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(f"# ixtune train recipes/{path.name}")
@@ -45,18 +45,18 @@ def test_every_shipped_recipe_is_valid_and_says_what_it_is(path: Path):
         assert any(line.startswith(f"# {fact}: ") for line in head)
 
 
-def test_some_recipe_is_shipped():
+def test_at_least_one_recipe_is_shipped():
     assert SHIPPED
 
 
-def test_the_first_line_of_every_shipped_recipe_is_a_command_that_parses():
+def test_the_first_line_of_every_recipe_is_a_train_command():
     for path in SHIPPED:
         words = path.read_text(encoding="utf-8").splitlines()[0].split()
         assert words[1:3] == ["ixtune", "train"]
         load(ROOT / words[3], words[4:])
 
 
-def test_the_smallest_recipe_gets_every_default(write):
+def test_a_minimal_recipe_gets_every_default(write):
     recipe = load(write(SMALLEST))
     assert recipe == Recipe(base="nano", data=DataSection(train=Path("prepared")), output=Path("runs/one"))
     assert recipe.adapter.targets == ("wqkv", "wo", "w1", "w2", "w3")
@@ -65,7 +65,7 @@ def test_the_smallest_recipe_gets_every_default(write):
     assert (recipe.training.learning_rate, recipe.training.weight_decay) == (5e-5, 0.1)
 
 
-def test_a_recipe_cannot_be_changed(write):
+def test_a_recipe_is_immutable(write):
     recipe = load(write(SMALLEST))
     with pytest.raises(ValidationError, match="frozen"):
         recipe.training.seed = 1
@@ -78,7 +78,7 @@ def test_every_key_has_a_help_text():
                 assert field.description, f"{section.__name__}.{name}"
 
 
-def test_all_mistakes_are_told_at_once_with_their_lines(write):
+def test_all_mistakes_are_reported_at_once_with_their_lines(write):
     path = write(
         "base: nano\n"
         "data:\n"
@@ -122,7 +122,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(write):
         ),
     ],
 )
-def test_a_misspelt_key_is_not_told_as_a_missing_one_too_but_others_are(write, text: str, told: list[str]):
+def test_a_misspelled_key_is_not_also_reported_as_missing(write, text: str, told: list[str]):
     assert mistakes(write(text)) == told
 
 
@@ -157,12 +157,12 @@ def test_a_misspelt_key_is_not_told_as_a_missing_one_too_but_others_are(write, t
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused(write, overrides: list[str], told: str):
+def test_contradictory_settings_are_refused(write, overrides: list[str], told: str):
     (found,) = mistakes(write(SMALLEST), overrides)
     assert found.endswith(": " + told)
 
 
-def test_contradictions_are_told_with_their_lines_beside_wrong_values(write):
+def test_contradictions_are_reported_with_lines_next_to_wrong_values(write):
     path = write(
         SMALLEST
         + "adapter:\n  separators: true\n  rank: many\n"
@@ -188,13 +188,13 @@ def test_contradictions_are_told_with_their_lines_beside_wrong_values(write):
         ["training.early_stopping=3", "data=none"],
     ],
 )
-def test_a_contradiction_of_a_wrong_value_is_not_made_up(write, overrides: list[str]):
+def test_a_wrong_value_causes_no_contradiction(write, overrides: list[str]):
     """The intended value is unknown, so only the wrong value is reported."""
     (found,) = mistakes(write(SMALLEST), overrides)
     assert found.startswith(f"override {overrides[1]}: ")
 
 
-def test_several_sets_and_settings_of_single_targets_are_read(write):
+def test_several_sets_and_per_target_settings_are_read(write):
     overrides = ["data.train=[a, b]", "data.weights=[1, 2.5]", "adapter.per_target={w2: {rank: 8}}"]
     recipe = load(write(SMALLEST), [*overrides, "training.gradient_checkpointing=3"])
     assert recipe.data.train == (Path("a"), Path("b"))
@@ -216,7 +216,7 @@ def test_several_sets_and_settings_of_single_targets_are_read(write):
         ("xyzzy: 1", "unknown key xyzzy"),
     ],
 )
-def test_the_nearest_key_is_offered(write, line: str, told: str):
+def test_a_misspelled_key_gets_a_suggestion(write, line: str, told: str):
     (found,) = mistakes(write(SMALLEST + line))
     assert found.startswith("r.yaml:5: ")
     assert found.endswith(told)
@@ -262,14 +262,14 @@ def test_the_nearest_key_is_offered(write, line: str, told: str):
         ("output=!!python/object/apply:os.getcwd []", "is not a text, number, list or section"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_override(write, override: str, told: str):
+def test_a_wrong_override_is_quoted_in_the_error(write, override: str, told: str):
     found = mistakes(write(SMALLEST), [override])
     assert any(told in line for line in found), found
     assert all(line.startswith(f"override {override}"[:40]) for line in found)
     assert max(map(len, found)) < len(override) + 200
 
 
-def test_overrides_change_what_the_file_says_and_later_ones_win(write):
+def test_overrides_replace_values_and_the_last_one_wins(write):
     overrides = [
         "adapter.rank=4",
         "adapter.rank=8",
@@ -281,11 +281,11 @@ def test_overrides_change_what_the_file_says_and_later_ones_win(write):
     assert recipe.data.validation == Path("held out")
 
 
-def test_an_override_mends_what_is_wrong_in_the_file(write):
+def test_an_override_replaces_an_invalid_value_in_the_file(write):
     assert load(write(SMALLEST + "adapter: {rank: many}\n"), ["adapter.rank=8"]).adapter.rank == 8
 
 
-def test_an_override_fills_a_section_that_is_all_comments(write):
+def test_an_override_fills_a_section_with_comments_only(write):
     assert load(write(SMALLEST + "adapter:\n  # rank: 2\n"), ["adapter.rank=8"]).adapter.rank == 8
 
 
@@ -294,8 +294,8 @@ def test_a_whole_section_can_be_overridden(write):
     assert (recipe.adapter.rank, recipe.adapter.alpha) == (4, 64)
 
 
-def test_scalars_are_those_of_yaml_1_2(write):
-    """PyYAML's own rules would give False, the text '1e-4' and 8."""
+def test_scalars_follow_yaml_1_2(write):
+    """PyYAML's default rules would give False, the text '1e-4' and 8."""
     text = "base: no\ndata: {train: 2026-11-23}\noutput: off\n"
     recipe = load(write(text + "training: {learning_rate: 1e-4, weight_decay: 010, pack_tokens: 16_384}\n"))
     assert recipe.base == "no"
@@ -322,21 +322,21 @@ def test_scalars_are_those_of_yaml_1_2(write):
         (b"#" * 70_000, "larger than 64 KiB"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_in_one_line(write, content: str | bytes, told: str):
+def test_a_file_that_is_not_a_recipe_is_refused_in_one_line(write, content: str | bytes, told: str):
     with pytest.raises(UsageError, match=told) as caught:
         load(write(content))
     assert "\n" not in str(caught.value)
     assert "r.yaml" in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path):
+def test_a_missing_file_and_a_folder_have_different_errors(tmp_path: Path):
     with pytest.raises(UsageError, match="no such recipe file"):
         load(tmp_path / "none.yaml")
     with pytest.raises(UsageError, match="a folder, not a file"):
         load(tmp_path)
 
 
-def test_odd_keys_and_tags_are_mistakes_with_a_line(write):
+def test_non_string_keys_and_tags_are_mistakes_with_a_line(write):
     found = mistakes(write(SMALLEST + "1: x\n? [a, b]\n: y\nadapter: !adapter {rank: 3}\n"))
     assert [line.partition(": ")[0] for line in found] == ["r.yaml:5", "r.yaml:6", "r.yaml:8", "r.yaml:8"]
 
@@ -372,20 +372,20 @@ positive = st.floats(min_value=1e-300, max_value=1e300)
         output=paths,
     )
 )
-def test_what_is_dumped_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe):
+def test_a_dumped_recipe_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe):
     path = tmp_path_factory.mktemp("recipe") / "r.yaml"
     path.write_text(dump(recipe), encoding="utf-8")
     assert load(path) == recipe
 
 
-def test_a_dump_names_every_key(write):
+def test_a_dump_contains_every_key(write):
     dumped = dump(load(write(SMALLEST)))
     for section in (Recipe, DataSection, AdapterSection, TrainingSection):
         assert all(f"{name}:" in dumped for name in section.model_fields)
 
 
-def test_the_scores_of_a_recipe_are_those_that_there_are(write):
-    """By their names, in lists that an editor can offer."""
+def test_a_recipe_accepts_exactly_the_existing_scores(write):
+    """The schema lists their names, for completion in editors."""
     from ixtune.scores import SCORES
 
     every = f"training.scores=[{', '.join(SCORES)}]"

@@ -1,4 +1,4 @@
-"""Test the head of every shipped recipe: its command, its GPU, and the figures of its plan."""
+"""Test the head of every shipped recipe: its command, GPU and planned figures."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def head(recipe: Shipped) -> list[str]:
     return lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
 
 
-def test_the_recipes_that_are_promised_are_shipped():
+def test_the_listed_recipes_are_shipped():
     assert sorted(SHIPPED) == sorted(WANTED)
 
 
 @pytest.mark.parametrize("recipe", SHIPPED.values(), ids=lambda recipe: recipe.name)
-def test_the_head_is_complete_and_its_command_names_the_file_and_what_is_in_it(recipe: Shipped):
+def test_the_head_is_complete_and_its_command_matches_the_file(recipe: Shipped):
     _, ixtune, train, path, *overrides = shlex.split(head(recipe)[0])
     assert (ixtune, train, path) == ("ixtune", "train", f"recipes/{recipe.path.name}")
     as_commanded = load(ROOT / path, overrides)
@@ -47,13 +47,13 @@ def test_the_head_is_complete_and_its_command_names_the_file_and_what_is_in_it(r
 
 
 @pytest.mark.parametrize("recipe", SHIPPED.values(), ids=lambda recipe: recipe.name)
-def test_what_was_not_measured_has_a_plan(recipe: Shipped):
+def test_an_unmeasured_recipe_has_a_plan(recipe: Shipped):
     assert recipe.plan or recipe.status.startswith("measured (")
 
 
 @pytest.mark.parametrize("recipe", PLANNED, ids=lambda recipe: recipe.name)
-def test_the_figures_in_the_head_are_those_of_its_plan(recipe: Shipped):
-    """As `ixtune plan` computes them for the released 7B, which needs no weights."""
+def test_the_figures_in_the_head_match_the_plan(recipe: Shipped):
+    """Compare with `ixtune plan` for the released 7B, which needs no weights."""
     assert shlex.split(recipe.plan)[:3] == ["ixtune", "plan", f"recipes/{recipe.path.name}"]
     gib, mix = recipe.planned_with("--gpu-gib"), recipe.planned_with("--mix")
     assert gib is not None
@@ -69,7 +69,7 @@ def test_the_figures_in_the_head_are_those_of_its_plan(recipe: Shipped):
     assert head(recipe)[at + 1 : at + 1 + len(SHOWN)] == [f"#   {line}" for line in lines]
 
 
-def test_recipes_are_short_and_no_two_say_the_same():
+def test_recipes_are_short_and_no_two_are_equal():
     texts = {}
     for recipe in SHIPPED.values():
         lines = recipe.path.read_text(encoding="utf-8").splitlines()

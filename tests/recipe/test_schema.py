@@ -1,4 +1,4 @@
-"""Test that the JSON schema and the recipe reader agree, with the part of JSON schema that it uses."""
+"""Test that the JSON schema and the recipe reader agree, by a validator for the part of JSON schema used here."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def faults(value: Any, part: dict[str, Any], where: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_recipe_and_its_resolved_form_fulfil_the_schema(path: Path):
+def test_every_shipped_and_resolved_recipe_satisfies_the_schema(path: Path):
     resolved = yaml.safe_load(recipes.dump(recipes.load(path)))
     assert list(faults(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)) == []
     assert list(faults(resolved, SCHEMA)) == []
@@ -88,12 +88,12 @@ def test_every_shipped_recipe_and_its_resolved_form_fulfil_the_schema(path: Path
         ({"xyzzy": 1}, ": unknown xyzzy"),
     ],
 )
-def test_what_the_reader_refuses_the_schema_refuses(change: dict[str, Any], told: str):
+def test_the_schema_refuses_what_the_reader_refuses(change: dict[str, Any], told: str):
     assert list(faults(SMALLEST, SCHEMA)) == []
     assert list(faults({**SMALLEST, **change}, SCHEMA)) == [told]
 
 
-def test_one_folder_and_a_list_of_folders_are_both_training_sets():
+def test_a_folder_or_a_list_of_folders_is_a_training_set():
     for train in ("set", ["set", "other"]):
         assert list(faults({**SMALLEST, "data": {"train": train}}, SCHEMA)) == []
 

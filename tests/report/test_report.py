@@ -1,4 +1,4 @@
-"""Test the figures of a report, and that page and Markdown agree."""
+"""Test the figures of a report, and that HTML and Markdown agree."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def told(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "report.json").read_text(encoding="utf-8")))
 
 
-def test_page_and_markdown_hold_the_figures_of_the_json(out: Path, told: dict[str, Any]):
+def test_html_and_markdown_show_the_figures_of_the_json(out: Path, told: dict[str, Any]):
     html, words = ((out / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
     for result in told["evaluations"][0]["results"]:
         found = result["scores"]["exact_match"]
@@ -53,7 +53,7 @@ def test_page_and_markdown_hold_the_figures_of_the_json(out: Path, told: dict[st
     assert "10,000" in html  # tokens trained on
 
 
-def test_questions_of_named_kinds_are_scored_by_kind():
+def test_questions_with_kinds_are_scored_by_kind():
     answers = [
         {
             "id": str(at), "question": "q", "form": "q", "kind": kind, "references": ["x"], "pictures": [],
@@ -67,7 +67,7 @@ def test_questions_of_named_kinds_are_scored_by_kind():
     assert means == {"human": 0.5, "augmented": 1.0}
 
 
-def test_groups_are_complete_and_their_means_are_those_of_their_answers(told: dict[str, Any]):
+def test_groups_are_complete_and_their_means_match_their_answers(told: dict[str, Any]):
     by = {one["dimension"]: one["groups"] for one in told["evaluations"][0]["breakdown"]}
     assert set(by) == {"form of the question", "size of the image", "number of crops", "length of the answer"}
     assert all(sum(group["n"] for group in groups) == 40 for groups in by.values())
@@ -79,7 +79,7 @@ def test_groups_are_complete_and_their_means_are_those_of_their_answers(told: di
     assert [(group["group"], group["n"]) for group in by["length of the answer"]] == [("1 word", 30), ("2 words", 10)]
 
 
-def test_many_forms_are_taken_together_as_others(tmp_path: Path):
+def test_rare_question_forms_are_combined_as_others(tmp_path: Path):
     answers = evaluation(tmp_path)["answers"]
     for at, answer in enumerate(answers):
         answer["form"] = f"form {min(at, 15)}"
@@ -90,14 +90,14 @@ def test_many_forms_are_taken_together_as_others(tmp_path: Path):
     assert sum(group["n"] for group in groups) == 40
 
 
-def test_regressions_and_gains_are_those_that_changed(told: dict[str, Any]):
+def test_regressions_and_gains_list_the_changed_answers(told: dict[str, Any]):
     judged = told["evaluations"][0]
     assert [one["id"] for one in judged["regressions"]] == ["r0"]
     assert (judged["worse"], judged["better"]) == (1, 26)
     assert [one["id"] for one in judged["gains"]] == ["r5", "r6", "r7", "r8", "r9", "r10"]
 
 
-def test_the_report_is_headed_by_run_base_and_recipe(out: Path, run: Path, told: dict[str, Any]):
+def test_the_report_title_names_run_and_base(out: Path, run: Path, told: dict[str, Any]):
     title = f"{run.parent.name}/one on nano"
     assert told["runs"][0]["title"] == title
     html, words = ((out / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
@@ -107,7 +107,7 @@ def test_the_report_is_headed_by_run_base_and_recipe(out: Path, run: Path, told:
     assert words.startswith(f"# {plain(title)}\n\n{plain(told['runs'][0]['about'])}\n")
 
 
-def test_where_there_are_three_models_the_lists_say_whose_they_are(tmp_path: Path, out: Path):
+def test_with_three_models_each_list_names_its_model(tmp_path: Path, out: Path):
     folder = write_run(tmp_path / "run")
     content = evaluation(tmp_path / "pictures")
     for key in ("results", "models"):
@@ -122,7 +122,7 @@ def test_where_there_are_three_models_the_lists_say_whose_they_are(tmp_path: Pat
         assert "not in this list" not in (out / f"report.{kind}").read_text(encoding="utf-8")
 
 
-def test_a_image_that_several_records_show_counts_once(tmp_path: Path):
+def test_an_image_shown_by_several_records_counts_once(tmp_path: Path):
     write_image(tmp_path / "a.png", 80, 60)
     write_image(tmp_path / "b.png", 60, 80)
     rows = [f"{name}.png,Which row?,{row}" for row, name in enumerate("aaab")]
@@ -143,7 +143,7 @@ def test_a_image_that_several_records_show_counts_once(tmp_path: Path):
     assert ">shown 4 times<" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_curves_and_cost_are_those_of_the_metrics(run: Path, told: dict[str, Any]):
+def test_curves_and_cost_match_the_metrics(run: Path, told: dict[str, Any]):
     curves = told["runs"][0]["curves"]
     assert list(curves) == ["loss", "validation_loss", "learning_rate"]
     assert curves["validation_loss"] == [[10, 1.0], [20, 0.8]]
@@ -167,7 +167,7 @@ def test_scores_measured_during_training_become_curves(tmp_path: Path):
     assert any("1 lines of" in one for one in read.missing)
 
 
-def test_scores_stand_behind_the_losses_by_their_own_names_and_the_chosen_step_is_told(tmp_path: Path):
+def test_score_curves_follow_the_losses_and_name_the_chosen_step(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     lines = [
         json.dumps({"step": step, "validation_loss": 0.9, "validation_anls": step / 50, "validation_exact_match": 0.1})
@@ -190,14 +190,14 @@ def test_scores_stand_behind_the_losses_by_their_own_names_and_the_chosen_step_i
     assert "The adapter is from step 15, the best by ANLS on validation." in html
 
 
-def test_a_model_that_beats_its_controls_is_told_so(tmp_path: Path):
+def test_a_model_that_beats_its_controls_gets_that_verdict(tmp_path: Path):
     found = verdicts(evaluation(tmp_path))
     assert [one["kind"] for one in found] == ["good", "good", "good"]
     assert found[0]["text"].startswith("adapter is better than base: exact match +0.625")
     assert "uses the images" in found[1]["text"]
 
 
-def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path):
+def test_a_model_that_does_not_beat_the_blind_control_is_reported(tmp_path: Path):
     found = verdicts(evaluation(tmp_path, blind=0.74))
     assert found[1]["kind"] == "bad"
     assert "adapter is not shown to use the images" in found[1]["text"]
@@ -207,21 +207,23 @@ def test_a_model_that_does_not_beat_the_blind_control_is_told_so(tmp_path: Path)
     ("low", "high", "kind", "words"),
     [(-0.1, 0.2, "open", "No clear difference"), (-0.3, -0.1, "bad", "worse"), (0.1, 0.3, "good", "better")],
 )
-def test_the_difference_is_judged_by_its_interval(tmp_path: Path, low: float, high: float, kind: str, words: str):
+def test_the_verdict_on_a_difference_follows_its_interval(
+    tmp_path: Path, low: float, high: float, kind: str, words: str
+):
     content = evaluation(tmp_path)
     content["comparisons"][0] |= {"low": low, "high": high}
     assert verdicts(content)[0]["kind"] == kind
     assert words in verdicts(content)[0]["text"]
 
 
-def test_of_an_error_rate_less_is_better(tmp_path: Path):
+def test_a_lower_error_rate_is_better(tmp_path: Path):
     content = json.loads(json.dumps(evaluation(tmp_path)).replace("exact_match", "cer"))
     assert verdicts(content)[0]["kind"] == "bad"
     content["comparisons"][0] |= {"difference": -0.2, "low": -0.3, "high": -0.1}
     assert verdicts(content)[0]["kind"] == "good"
 
 
-def test_what_is_missing_is_said(tmp_path: Path):
+def test_missing_files_are_listed_in_the_report(tmp_path: Path):
     folder = write_run(tmp_path / "bare")
     (folder / "metrics.jsonl").unlink()
     (folder / "adapter" / "ixtune.json").unlink()
@@ -232,7 +234,7 @@ def test_what_is_missing_is_said(tmp_path: Path):
         assert part in html.partition("Not in this report")[2].partition("</section>")[0]
 
 
-def test_a_image_that_moved_or_changed_is_said(tmp_path: Path):
+def test_a_moved_or_changed_image_is_reported(tmp_path: Path):
     stored = evaluation(tmp_path)["answers"]
     album = Album()
     drawn = album.draw(stored[0]["pictures"][0], 4)
@@ -258,7 +260,7 @@ def test_runs_are_compared(tmp_path: Path):
     assert html.count('class="listing"') == 2
 
 
-def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path):
+def test_runs_with_equal_folder_names_get_distinct_names(tmp_path: Path):
     runs = [write_run(tmp_path / name / "run") for name in ("a", "b")]
     report(runs, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
@@ -274,7 +276,7 @@ def test_a_damaged_evaluation_is_refused(tmp_path: Path, content: str):
     assert not (tmp_path / "out").exists()
 
 
-def test_hostile_texts_stay_text(tmp_path: Path):
+def test_hostile_texts_are_escaped(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     write_evaluation(folder / "evaluation.json", hostile=True)
     report([folder], tmp_path / "out")
@@ -286,7 +288,7 @@ def test_hostile_texts_stay_text(tmp_path: Path):
     assert "<img" not in words.replace("\\<img", "")
 
 
-def test_a_run_that_was_extended_shows_the_seam(tmp_path: Path):
+def test_an_extended_run_shows_where_it_was_extended(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     event = {"step": 15, "event": "extended", "steps_before": 15, "steps_after": 20}
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The report's page in a real browser."""
+"""Test the report page in a real browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield opened
 
 
-def test_the_page_asks_for_nothing_and_reports_no_problem(chromium: Chrome, page: Path):
+def test_the_page_makes_no_requests_and_logs_no_errors(chromium: Chrome, page: Path):
     browsers.show(chromium, page)
     assert browsers.problems(chromium) == []
     assert browsers.requests(chromium) == [page.resolve().as_uri()]
@@ -79,7 +79,9 @@ def test_answers_can_be_searched_filtered_and_sorted(chromium: Chrome, page: Pat
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_no_width_scrolls_sideways_and_the_scheme_is_followed(chromium: Chrome, page: Path, width: int, dark: bool):
+def test_no_width_scrolls_sideways_and_dark_mode_follows_the_system(
+    chromium: Chrome, page: Path, width: int, dark: bool
+):
     browsers.show(chromium, page, width, dark=dark)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
     paper = chromium.execute_script("return getComputedStyle(document.body).backgroundColor")

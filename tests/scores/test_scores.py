@@ -1,4 +1,4 @@
-"""Scores against examples worked by hand and examples that the reference implementations document."""
+"""Compare scores with hand calculations and with documented examples of the reference implementations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OPTIONS = {"A": "left", "B": "left side", "C": "right"}
 
 
 def score(name: str, *pairs: tuple[str, str | Sequence[str]], kind: str = "") -> float:
-    """The score of answers, each beside its reference or references."""
+    """Return the score of (answer, reference or references) pairs."""
     cases = [Case(answer, (given,) if isinstance(given, str) else tuple(given), kind=kind) for answer, given in pairs]
     parts = [SCORES[name].part(case) for case in cases]
     return sum(part[0] for part in parts) / sum(part[1] for part in parts)
 
 
-def test_answers_and_numbers_of_the_metrics_that_pix2struct_tests() -> None:
-    """The documented example of its exact match, ANLS and relaxed accuracy, all of one set of answers."""
+def test_scores_match_the_documented_pix2struct_example() -> None:
+    """Use its documented example of exact match, ANLS and relaxed accuracy, all on one set of answers."""
     pairs = (
         ("abc", "abc"),
         ("abc", "Abc"),
@@ -42,7 +42,7 @@ def test_answers_and_numbers_of_the_metrics_that_pix2struct_tests() -> None:
     assert score("relaxed_accuracy", *pairs) == 0.625
 
 
-def test_exact_match_forgives_white_space_alone() -> None:
+def test_exact_match_ignores_only_white_space() -> None:
     assert score("exact_match", (" 12  May\n", "12 May")) == 1
     assert score("exact_match", ("12 may", "12 May")) == 0
     assert score("exact_match", ("b", ["a", "b"])) == 1
@@ -59,7 +59,7 @@ def test_exact_match_forgives_white_space_alone() -> None:
         ("", ["x"], 0.0),
     ],
 )
-def test_anls_worked_by_hand(answer: str, references: list[str], wanted: float) -> None:
+def test_anls_matches_hand_calculations(answer: str, references: list[str], wanted: float) -> None:
     assert score("anls", (answer, references)) == pytest.approx(wanted)
 
 
@@ -77,7 +77,7 @@ def test_anls_worked_by_hand(answer: str, references: list[str], wanted: float) 
         ("1,000", "1000", False),  # as the common implementation: no thousands separators
     ],
 )
-def test_relaxed_accuracy_worked_by_hand(answer: str, reference: str, right: bool) -> None:
+def test_relaxed_accuracy_matches_hand_calculations(answer: str, reference: str, right: bool) -> None:
     assert score("relaxed_accuracy", (answer, reference)) == right
 
 
@@ -102,11 +102,11 @@ def test_relaxed_accuracy_worked_by_hand(answer: str, reference: str, right: boo
         ("a - b/c", "b c"),
     ],
 )
-def test_vqa_normalises_as_its_evaluation_does(text: str, wanted: str) -> None:
+def test_vqa_normalization_matches_its_official_evaluation(text: str, wanted: str) -> None:
     assert normalised(text) == wanted
 
 
-def test_vqa_accuracy_leaves_out_each_annotator_in_turn() -> None:
+def test_vqa_accuracy_leaves_out_one_annotator_at_a_time() -> None:
     # 3 of 10 agree: left out an agreeing one 2/3, else 1
     assert score("vqa_accuracy", ("two", ["2"] * 3 + ["3"] * 7)) == pytest.approx(0.3 * 2 / 3 + 0.7)
     assert score("vqa_accuracy", ("2", ["2"] * 2 + ["3"] * 8)) == pytest.approx(0.2 / 3 + 0.8 * 2 / 3)
@@ -115,23 +115,23 @@ def test_vqa_accuracy_leaves_out_each_annotator_in_turn() -> None:
     assert score("vqa_accuracy", ("The red one", ["red 1"])) == 1
 
 
-def test_token_f1_is_that_of_the_metric_card() -> None:
-    """The documented examples of the `evaluate` library's SQuAD metric: all, none and two thirds."""
+def test_token_f1_matches_the_metric_card() -> None:
+    """Use the documented examples of the `evaluate` library's SQuAD metric: one, zero and two thirds."""
     assert score("token_f1", ("1976", "1976")) == 1
     assert score("token_f1", ("1999", "1976")) == 0
     pairs = (("1976", "1976"), ("Beyonce", "Beyonc\u00e9 and Bruno Mars"), ("climate change", "climate change"))
     assert score("token_f1", *pairs) == pytest.approx(2 / 3)
 
 
-def test_token_f1_worked_by_hand() -> None:
+def test_token_f1_matches_hand_calculations() -> None:
     assert score("token_f1", ("the Denver Broncos!", "Denver Broncos")) == 1
     assert score("token_f1", ("Denver", "Denver Broncos")) == pytest.approx(2 / 3)
     assert score("token_f1", ("the", "a")) == 1
     assert score("token_f1", ("x", "the")) == 0
 
 
-def test_error_rates_are_those_of_the_metric_cards() -> None:
-    """The documented example of the `evaluate` library's WER and CER."""
+def test_error_rates_match_the_metric_cards() -> None:
+    """Use the documented examples of WER and CER in the `evaluate` library."""
     pairs = (("this is the prediction", "this is the reference"), ("there is an other sample", "there is another one"))
     assert score("wer", *pairs) == 0.5
     assert score("cer", *pairs) == pytest.approx(0.34146341463414637)
@@ -152,15 +152,13 @@ def test_error_rates_are_those_of_the_metric_cards() -> None:
         ("This is a test", "This test", 0.5, 5 / 14),
     ],
 )
-def test_error_rates_of_the_paper_and_of_the_library_jiwer(
-    reference: str, answer: str, words: float, characters: float
-) -> None:
-    """The table of Morris, Maier, Green (2004) with the rates that jiwer's tests state."""
+def test_error_rates_match_the_paper_and_jiwer(reference: str, answer: str, words: float, characters: float) -> None:
+    """Use the table of Morris, Maier, Green (2004) with the rates in jiwer's tests."""
     assert score("wer", (answer, reference)) == pytest.approx(words)
     assert score("cer", (answer, reference)) == pytest.approx(characters)
 
 
-def test_error_rates_take_the_nearest_reference_and_can_exceed_one() -> None:
+def test_error_rates_use_the_nearest_reference_and_can_exceed_one() -> None:
     assert score("cer", ("abcd", ["wxyz", "abce"])) == 0.25
     assert score("wer", ("a b c d", "x")) == 4
     assert score("wer", ("said", "")) == 1
@@ -175,8 +173,8 @@ def test_fields_are_compared_by_path_and_value() -> None:
     assert score("field_accuracy", ('{"a": true}', '{"a": 1}')) == 0
 
 
-def test_fields_are_flattened_as_in_the_example_of_donut() -> None:
-    """The example in its evaluator: the fields menu.name and menu.count, each twice."""
+def test_fields_are_flattened_as_in_the_donut_example() -> None:
+    """Use the example in its evaluator: the fields menu.name and menu.count, each twice."""
     menu = '{"menu": [{"name": ["cake"], "count": ["2"]}, {"name": ["juice"], "count": ["1"]}]}'
     assert SCORES["field_f1"].part(Case(menu, (menu,))) == (8.0, 8.0)
     half = '{"menu": [{"name": ["juice"], "count": ["2"]}]}'
@@ -184,7 +182,7 @@ def test_fields_are_flattened_as_in_the_example_of_donut() -> None:
     assert score("field_accuracy", (half, menu)) == 2 / 4
 
 
-def test_an_empty_value_is_a_field() -> None:
+def test_an_empty_value_counts_as_a_field() -> None:
     assert score("field_accuracy", ('{"a": null, "b": ""}', '{"a": null, "b": ""}')) == 1
     assert score("field_accuracy", ('{"a": "3"}', '{"a": null}')) == 0
 
@@ -223,19 +221,19 @@ def test_a_reference_without_fields_is_refused(reference: str) -> None:
         ("", None),
     ],
 )
-def test_a_choice_is_named_by_letter_or_by_text_as_mmbench_reads_it(answer: str, wanted: str | None) -> None:
+def test_a_choice_is_read_from_letter_or_text_as_in_mmbench(answer: str, wanted: str | None) -> None:
     assert chosen(answer, OPTIONS) == wanted
     right = SCORES["choice_accuracy"].part(Case(answer, ("C",), OPTIONS))
     assert right == (float(wanted == "C"), 1.0)
 
 
-def test_without_options_any_letter_but_the_one_for_none_is_a_choice() -> None:
+def test_without_options_any_valid_letter_is_a_choice() -> None:
     assert chosen("(D)", {}) == "D"
     assert chosen("Z", {}) is None
 
 
-def test_ocrbench_looks_for_the_reference_in_the_answer() -> None:
-    """The two examples of the benchmark's paper, and its rules for case and line ends."""
+def test_ocrbench_searches_the_reference_in_the_answer() -> None:
+    """Use the two examples of the benchmark's paper, and its rules for case and line ends."""
     assert score("ocrbench", ("agency", "REGENCY")) == 0
     assert score("ocrbench", ("The total amount is RM 26.70", "RM 26.70")) == 1
     assert score("ocrbench", ("it says centre\nhere", "CENTRE here\n")) == 1
@@ -244,14 +242,14 @@ def test_ocrbench_looks_for_the_reference_in_the_answer() -> None:
     assert score("ocrbench", ("anything", " ")) == 0
 
 
-def test_ocrbench_of_formulas_counts_case_but_no_spaces() -> None:
+def test_ocrbench_formulas_are_case_sensitive_and_ignore_spaces() -> None:
     pair = ("y _ { 2 } = -1", "y_{2} = - 1\n")
     assert score("ocrbench", pair) == 0
     assert score("ocrbench", pair, kind=FORMULAS) == 1
     assert score("ocrbench", ("Y_{2}=-1", "y_{2}=-1"), kind=FORMULAS) == 0
 
 
-def test_a_question_asked_in_every_order_is_right_if_all_answers_are() -> None:
+def test_a_circular_question_is_right_if_all_answers_are() -> None:
     parts = [(1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0)]
     assert all_right(parts, ["a", "b", "a", "b", "c"]) == [(0.0, 1.0), (1.0, 1.0), (0.0, 1.0)]
     with pytest.raises(ValueError, match="zip"):
@@ -264,7 +262,7 @@ def test_a_question_without_a_reference_is_refused() -> None:
 
 
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=4))
-def test_scores_lie_between_nothing_and_all_and_a_reference_is_always_right(answer: str, references: list[str]) -> None:
+def test_scores_are_between_zero_and_one_and_a_reference_scores_best(answer: str, references: list[str]) -> None:
     for name, made in SCORES.items():
         if name.startswith("field") or name in ("choice_accuracy", "ocrbench"):
             continue  # of these a reference must be of a form, or not be blank

@@ -1,4 +1,4 @@
-"""Test the server through the official client: answers are those of `ixtune predict`."""
+"""Test the server through the official client; answers match `ixtune predict`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answer(served: Served, model: str, messages: Any, **more: Any) -> Any:
     return served.client.chat.completions.create(model=model, messages=messages, **more)
 
 
-def test_the_models_are_the_base_and_the_adapters(served: Served) -> None:
+def test_models_lists_the_base_and_the_adapters(served: Served) -> None:
     assert [one.id for one in served.client.models.list()] == ["plain", "rslora", "base"]
     assert served.client.models.retrieve("plain").owned_by == "ixtune"
 
@@ -67,7 +67,7 @@ def loaded_as(models: Models) -> Callable[[str], Loaded]:
 
 
 @pytest.mark.parametrize("name", ["base", "plain", "rslora"])
-def test_answers_are_those_of_predict(served: Served, loaded_as: Callable[[str], Loaded], name: str) -> None:
+def test_answers_match_predict(served: Served, loaded_as: Callable[[str], Loaded], name: str) -> None:
     loaded = loaded_as(name)
     for image in ("page.png", "two.pdf"):
         expected = predict_one(
@@ -86,7 +86,7 @@ def test_a_path_below_the_image_root_names_the_same_image(served: Served) -> Non
     assert details.image_tokens == details.cached_tokens == 313 + 156  # 2 x 1 crops, found in the cache
 
 
-def test_a_stream_holds_the_same_answer_piece_by_piece(served: Served) -> None:
+def test_a_stream_adds_up_to_the_same_answer(served: Served) -> None:
     messages = ask(QUESTION, url(served, "page.png"))
     whole = answer(served, "plain", messages, max_tokens=30)
     chunks = list(answer(served, "plain", messages, max_tokens=30, stream=True, stream_options={"include_usage": True}))
@@ -98,7 +98,7 @@ def test_a_stream_holds_the_same_answer_piece_by_piece(served: Served) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_sampling_has_a_seed_and_several_choices(served: Served) -> None:
+def test_sampling_supports_a_seed_and_several_choices(served: Served) -> None:
     settings: dict[str, Any] = {"n": 3, "temperature": 1.5, "seed": 7, "max_tokens": 10}
     first, again = (answer(served, "base", ask("Say something."), **settings) for _ in range(2))
     texts = [choice.message.content for choice in first.choices]
@@ -108,7 +108,7 @@ def test_sampling_has_a_seed_and_several_choices(served: Served) -> None:
     assert texts != [choice.message.content for choice in other.choices]
 
 
-def test_log_probabilities_are_those_of_the_chosen_and_the_best_tokens(served: Served) -> None:
+def test_logprobs_cover_the_chosen_and_the_most_likely_tokens(served: Served) -> None:
     found = answer(served, "base", ask("Say something."), logprobs=True, top_logprobs=3, max_tokens=5)
     tokens = found.choices[0].logprobs.content
     assert len(tokens) == found.usage.completion_tokens
@@ -120,7 +120,7 @@ def test_log_probabilities_are_those_of_the_chosen_and_the_best_tokens(served: S
         assert best[0] <= 0
 
 
-def test_a_stop_text_ends_the_answer_in_front_of_it(served: Served) -> None:
+def test_the_answer_ends_before_the_stop_string(served: Served) -> None:
     messages = ask(QUESTION, url(served, "page.png"))
     whole = answer(served, "plain", messages, max_tokens=30).choices[0].message.content
     assert len(whole) > 3
@@ -138,7 +138,7 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("tokens", [2, 40])
-def test_answers_follow_a_json_schema_and_are_those_of_predict(
+def test_answers_follow_a_json_schema_and_match_predict(
     served: Served, loaded_as: Callable[[str], Loaded], tokens: int
 ) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "page", "schema": SCHEMA, "strict": True}}
@@ -154,12 +154,12 @@ def test_answers_follow_a_json_schema_and_are_those_of_predict(
     assert (found.choices[0].message.content, found.choices[0].finish_reason) == (expected.text, expected.finish)
 
 
-def test_any_json_object(served: Served) -> None:
+def test_response_format_json_object_gives_a_json_object(served: Served) -> None:
     found = answer(served, "base", ask("Say something."), response_format={"type": "json_object"}, n=2, temperature=1)
     assert all(isinstance(json.loads(choice.message.content), dict) for choice in found.choices)
 
 
-def test_a_conversation_with_a_system_prompt(served: Served) -> None:
+def test_a_conversation_may_have_a_system_prompt(served: Served) -> None:
     messages = [
         {"role": "system", "content": "Answer briefly."},
         *ask("What is this?", url(served, "a.png")),
@@ -169,7 +169,7 @@ def test_a_conversation_with_a_system_prompt(served: Served) -> None:
     assert answer(served, "rslora", messages).usage.prompt_tokens_details.image_tokens > 0
 
 
-def test_errors_are_those_of_the_client_library(served: Served) -> None:
+def test_errors_raise_the_client_librarys_exceptions(served: Served) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         answer(served, "gpt", ask("Hi"))
     assert missing.value.code == "model_not_found"
@@ -183,7 +183,7 @@ def get(served: Served, path: str) -> tuple[int, str]:
         return response.status, response.read().decode()
 
 
-def test_layout_tells_the_crop_grid_and_the_token_bill(served: Served) -> None:
+def test_layout_returns_the_crop_grid_and_token_counts(served: Served) -> None:
     body = json.dumps({"image": url(served, "two.pdf"), "hd_num": 9, "preview": 64}).encode()
     asked = urllib.request.Request(f"{served.url}/v1/layout", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(asked) as response:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "Containerfile"
 
 
-def test_what_it_copies_and_installs_exists() -> None:
+def test_every_copied_path_and_installed_extra_exists() -> None:
     text = FILE.read_text(encoding="utf-8")
     copied = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()]
     assert len(copied) >= 6
@@ -26,7 +26,7 @@ def test_what_it_copies_and_installs_exists() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_it_builds() -> None:
+def test_the_container_builds() -> None:
     builder = next((name for name in ("podman", "docker", "buildah") if works(name)), None)
     if builder is None:
         pytest.skip("no builder of containers works here: podman, docker and buildah were tried")

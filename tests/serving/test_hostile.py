@@ -1,4 +1,4 @@
-"""Test that requests which nobody should send are refused in OpenAI's form, and that the server lives on."""
+"""Test that malformed and hostile requests get OpenAI-style errors and the server survives."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ BAD: dict[str, bytes | Callable[[Path], bytes]] = {
 }
 
 
-def test_each_is_refused_in_openai_s_form_and_the_server_lives(served: Served, root: Path) -> None:
+def test_bad_requests_get_openai_errors_and_the_server_survives(served: Served, root: Path) -> None:
     wrong = {}
     for name, body in BAD.items():
         status, found, _ = send(served, body(root) if callable(body) else body)
@@ -216,7 +216,7 @@ def test_each_is_refused_in_openai_s_form_and_the_server_lives(served: Served, r
     wait_until(lambda: served.engine.counts == (0, 0))
 
 
-def test_methods_types_and_addresses(served: Served) -> None:
+def test_wrong_methods_content_types_and_paths_are_refused(served: Served) -> None:
     assert send(served, b"", "/v1/chat/completions", "GET")[:2] == (405, error("method_not_allowed"))
     assert send(served, b"", "/v1/nothing", "GET")[:2] == (404, error("not_found"))
     assert send(served, b"", "/page/..%2f..%2fapp.py", "GET")[0] == 404
@@ -253,7 +253,7 @@ def test_a_key_is_required_and_compared_in_constant_time(
     assert len(compared) >= 7
 
 
-def test_nothing_of_the_content_is_logged(
+def test_request_content_is_never_logged(
     served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("DEBUG")
@@ -282,9 +282,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_its_generation(
-    served: Served, stream: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_disconnect_ends_its_generation(served: Served, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served.engine, "stops", ())  # it would be minutes
     body = chat(max_tokens=3000, stream=stream, logprobs=True)
     with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as connection:
@@ -296,7 +294,7 @@ def test_a_client_that_leaves_ends_its_generation(
     wait_until(lambda: served.engine.counts == (0, 0))
 
 
-def test_what_waits_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served.engine, "stops", ())
     body = chat(max_tokens=100)
     found: list[tuple[int, Any, Any]] = []
@@ -311,7 +309,7 @@ def test_what_waits_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) 
     assert all(body["error"]["type"] == "rate_limit_error" for body, _ in refused)
 
 
-def test_time_is_bounded(models: Models, root: Path) -> None:
+def test_request_time_is_bounded(models: Models, root: Path) -> None:
     with running(models, root, timeout=0.5) as server:
         server.engine.stops = ()
         status, found, _ = send(server, chat(max_tokens=3000))
@@ -320,7 +318,7 @@ def test_time_is_bounded(models: Models, root: Path) -> None:
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
-    """A server of images somewhere else."""
+    """A remote image server."""
 
     content = b""
 
@@ -345,7 +343,7 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_images_from_elsewhere_are_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_images_are_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Elsewhere.content = (root / "a.png").read_bytes()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -110,8 +110,8 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stderr.close()
 
 
-def test_the_answers_of_the_command_are_those_of_predict(tmp_path: Path) -> None:
-    """The real command, asked by plain HTTP."""
+def test_answers_of_the_serve_command_match_predict(tmp_path: Path) -> None:
+    """Run the real command and query it over plain HTTP."""
     draw_page(3).save(tmp_path / "page.png")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     run = [sys.executable, "-m", "ixtune"]

@@ -54,7 +54,7 @@ def test_a_copy_shares_the_scales_of_nf4_too() -> None:
     assert tensors(model).keys() == tensors(copied).keys()
 
 
-def test_adapters_of_different_training_are_refused(tmp_path: Path) -> None:
+def test_adapters_trained_differently_are_refused(tmp_path: Path) -> None:
     first = save_adapter(tmp_path / "first", "plain", 0.02)
     second = save_adapter(tmp_path / "second", "plain", 0.02)
     record = second / "ixtune.json"

@@ -1,4 +1,4 @@
-"""The page of the server in a real browser: ask about an image, watch the answers, copy the request."""
+"""Test the server's page in a real browser: ask about an image, watch the answers, copy the request."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def copied(chromium: Chrome, title: str) -> str:
     return str(chromium.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
 
 
-def test_base_and_adapter_answer_about_an_image_in_columns_and_their_request_runs(page: Chrome, served: Served) -> None:
+def test_base_and_adapter_answer_side_by_side_and_the_shown_request_runs(page: Chrome, served: Served) -> None:
     choose(page, served.image_root / "it's a.png")
     assert find(page, "#bill").text == f"{tokens(300, 200)} image tokens"
     assert find(page, ".grid").get_attribute("aria-label") == "it's a.png: 1 crop, 1 × 1"
@@ -151,7 +151,7 @@ def test_base_and_adapter_answer_about_an_image_in_columns_and_their_request_run
     assert copied(page, "Copy answer") == answers[0]
 
 
-def test_images_are_pasted_and_dropped_and_removed(page: Chrome, served: Served) -> None:
+def test_images_can_be_pasted_dropped_and_removed(page: Chrome, served: Served) -> None:
     content = base64.b64encode((served.image_root / "it's a.png").read_bytes()).decode()
     give = """
         const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));
@@ -168,7 +168,7 @@ def test_images_are_pasted_and_dropped_and_removed(page: Chrome, served: Served)
     until(page, "return document.querySelector('#bill').textContent === arguments[0]", "313 image tokens")
 
 
-def test_pages_of_a_document_are_chosen_and_cost_their_tokens(page: Chrome, served: Served) -> None:
+def test_document_pages_can_be_selected_and_show_their_token_counts(page: Chrome, served: Served) -> None:
     from selenium.webdriver.common.keys import Keys
 
     choose(page, served.image_root / "three.pdf")
@@ -186,7 +186,7 @@ def test_pages_of_a_document_are_chosen_and_cost_their_tokens(page: Chrome, serv
     assert '"hd_num": 8' in copied(page, "curl")
 
 
-def test_json_answers_are_tables_and_nothing_is_read_as_html(page: Chrome) -> None:
+def test_json_answers_become_tables_and_html_is_escaped(page: Chrome) -> None:
     hold_to(page, SCHEMA)
     find(page, "#models input[value=base]").click()
     ask(page, "Read it.")
@@ -200,7 +200,7 @@ def test_json_answers_are_tables_and_nothing_is_read_as_html(page: Chrome) -> No
     assert browsers.problems(page) == []
 
 
-def test_an_answer_is_stopped_and_earlier_questions_stay_in_this_browser(page: Chrome, served: Served) -> None:
+def test_an_answer_can_be_stopped_and_history_stays_in_the_browser(page: Chrome, served: Served) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page.execute_script("localStorage.clear()")
@@ -244,7 +244,7 @@ def test_the_page_fits_a_phone_and_has_contrast(chromium: Chrome, served: Served
     assert (sum(map(int, paper[4:-1].split(","))) < 150) == dark
 
 
-def test_errors_are_sentences_and_a_key_is_asked_for_only_where_there_is_one(
+def test_errors_are_readable_and_the_key_is_requested_only_if_required(
     chromium: Chrome, served: Served, models: Models, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"

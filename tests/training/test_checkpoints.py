@@ -1,4 +1,4 @@
-"""Test which checkpoints are kept, which are complete, and the log lines that belong to them."""
+"""Test which checkpoints are kept and which are complete, and the log lines that belong to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _steps(run: Path) -> list[int]:
     return [checkpoints.step_of(folder) for folder in checkpoints.listing(run)]
 
 
-def test_the_newest_are_kept_and_the_best_besides(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path: Path) -> None:
     _save(tmp_path, 2, 4, 6, 8, 10)
     checkpoints.rotate(tmp_path, keep=2, best_step=4)
     assert _steps(tmp_path) == [4, 8, 10]
@@ -34,7 +34,7 @@ def test_the_newest_are_kept_and_the_best_besides(tmp_path: Path) -> None:
     assert _steps(tmp_path) == [8, 10]
 
 
-def test_what_a_kill_left_half_deleted_goes_with_the_next_rotation(tmp_path: Path) -> None:
+def test_half_deleted_checkpoints_are_removed_by_the_next_rotation(tmp_path: Path) -> None:
     _save(tmp_path, 2, 4)
     (tmp_path / "checkpoint-2").rename(tmp_path / ".checkpoint-2.deleted")
     assert _steps(tmp_path) == [4]
@@ -51,7 +51,7 @@ def test_what_a_kill_left_half_deleted_goes_with_the_next_rotation(tmp_path: Pat
         (lambda folder: (folder / checkpoints.SUMS).write_text("{"), "no readable checksums.json"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_with_what_is_wrong(tmp_path: Path, harm, found: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_reported(tmp_path: Path, harm, found: str) -> None:
     _save(tmp_path, 2, 4)
     harm(tmp_path / "checkpoint-4")
     whole, damaged = checkpoints.newest_whole(tmp_path)
@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_what_is_wrong(tmp_path: Path, 
     assert _steps(tmp_path) == [2]
 
 
-def test_a_folder_with_a_run_is_no_place_for_another(tmp_path: Path) -> None:
+def test_a_folder_with_a_run_is_refused_for_a_new_one(tmp_path: Path) -> None:
     checkpoints.require_empty(tmp_path)
     _save(tmp_path, 2)
     with pytest.raises(IxtuneError, match="there is a run in this folder already") as refused:
@@ -69,7 +69,7 @@ def test_a_folder_with_a_run_is_no_place_for_another(tmp_path: Path) -> None:
     assert "resume=auto" in refused.value.hint
 
 
-def test_lines_of_steps_that_will_be_repeated_are_dropped_and_so_is_one_that_a_crash_cut(tmp_path: Path) -> None:
+def test_log_lines_of_repeated_steps_and_truncated_lines_are_dropped(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         lines.append({"step": step})
@@ -81,7 +81,7 @@ def test_lines_of_steps_that_will_be_repeated_are_dropped_and_so_is_one_that_a_c
     assert lines.path.read_text() == ""
 
 
-def test_the_account_of_a_run_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+def test_progress_is_restored_from_a_checkpoint(tmp_path: Path) -> None:
     progress = Progress(tokens=7, seconds=1.5, best_loss=0.25, best_step=3, reproducible=False)
     progress.best_scores = {"anls": 0.5}
     progress.save(tmp_path)
@@ -90,7 +90,7 @@ def test_the_account_of_a_run_comes_back_from_a_checkpoint(tmp_path: Path) -> No
     assert restored == progress
 
 
-def test_the_account_of_a_checkpoint_from_before_there_were_scores_is_read(tmp_path: Path) -> None:
+def test_progress_of_a_checkpoint_without_scores_is_read(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text('{"tokens": 7, "best_loss": 0.25, "best_step": 3}')
     restored = Progress()
     restored.restore(tmp_path)
@@ -116,9 +116,7 @@ def _run_with(tmp_path: Path, *steps: int, adapter: bool) -> Path:
     ],
     ids=["unfinished", "finished", "finished, all"],
 )
-def test_clean_lists_and_removes_what_is_not_needed(
-    tmp_path: Path, adapter: bool, last_too: bool, kept: list[str]
-) -> None:
+def test_clean_lists_and_removes_unneeded_files(tmp_path: Path, adapter: bool, last_too: bool, kept: list[str]) -> None:
     run = _run_with(tmp_path, 2, 4, 6, 8, 10, adapter=adapter)
     checkpoints.mark_best(run / "checkpoint-2", "loss", 1.0, {})
     (run / "checkpoint-10" / "weights").write_text("other")
@@ -133,14 +131,14 @@ def test_clean_lists_and_removes_what_is_not_needed(
     assert cleaning.unneeded(run, last_too=last_too) == []
 
 
-def test_clean_refuses_what_is_no_run_and_a_run_that_needs_its_last_checkpoint(tmp_path: Path) -> None:
+def test_clean_refuses_a_folder_without_a_run_and_an_unfinished_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this is not a run folder"):
         cleaning.unneeded(tmp_path)
     with pytest.raises(UsageError, match="the run is not finished"):
         cleaning.unneeded(_run_with(tmp_path, 2, adapter=False), last_too=True)
 
 
-def test_clean_says_first_what_it_would_remove(tmp_path: Path) -> None:
+def test_clean_only_lists_files_unless_yes_is_given(tmp_path: Path) -> None:
     run = _run_with(tmp_path, 2, 4, adapter=True)
     listed = call("clean", run)
     assert f"{run / 'checkpoint-2'}  (the run is finished)" in listed.stdout

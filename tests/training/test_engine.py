@@ -1,4 +1,4 @@
-"""Test the real trainer on real batches: images matter, packs do not (TRAPS.md 7)."""
+"""Test the real trainer on real batches: the images change the loss (TRAPS.md 7)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _loss(trainer: AdapterTrainer) -> float:
 
 
 def test_the_loss_changes_when_only_the_image_changes(prepared: store.PreparedSet, tmp_path: Path) -> None:
-    """TRL's fused head would bypass the images: then both losses are equal."""
+    """With TRL's fused head, which bypasses the images, both losses would be equal."""
     loss = _loss(_trainer(tmp_path / "one", prepared, [[0]]))
     image = prepared.image_path(0, 0)
     original = image.read_bytes()
@@ -63,7 +63,7 @@ def test_the_loss_changes_when_only_the_image_changes(prepared: store.PreparedSe
     assert loss == _loss(_trainer(tmp_path / "again", prepared, [[0]]))
 
 
-def test_the_trainer_keeps_fp32_masters_that_trl_would_cast(prepared: store.PreparedSet, tmp_path: Path) -> None:
+def test_the_trainer_keeps_fp32_weights_that_trl_would_cast(prepared: store.PreparedSet, tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, prepared, [[0]], "training.compute_dtype=bf16")
     assert {p.dtype for _, p in attach.trainable(trainer.model)} == {torch.float32}
     optimizer = trainer.create_optimizer()
@@ -71,13 +71,15 @@ def test_the_trainer_keeps_fp32_masters_that_trl_would_cast(prepared: store.Prep
     assert in_optimizer == sum(p.numel() for _, p in attach.trainable(trainer.model))
 
 
-def test_parts_have_their_own_learning_rate_and_biases_no_decay(prepared: store.PreparedSet, tmp_path: Path) -> None:
+def test_parts_have_their_own_learning_rate_and_biases_do_not_decay(
+    prepared: store.PreparedSet, tmp_path: Path
+) -> None:
     trainer = _trainer(tmp_path, prepared, [[0]], "training.projector_learning_rate=1e-5", "training.weight_decay=0.3")
     groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in trainer.create_optimizer().param_groups}
     assert groups == {(1e-3, 0.3): 2 * 5 * 4, (1e-5, 0.3): 2, (1e-5, 0.0): 2}
 
 
-def test_cached_vectors_equal_crops(prepared: store.PreparedSet) -> None:
+def test_cached_image_vectors_equal_those_of_crops(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(2)]
 
@@ -104,7 +106,7 @@ def test_a_batch_marks_segments_images_and_targets(prepared: store.PreparedSet) 
     assert len(rows) == sum(record["supervised_tokens"] for record in records)
 
 
-def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
+def test_the_pack_order_depends_only_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         sampler = EpochPermutation(20, seed)
         sampler.set_epoch(epoch)
@@ -116,7 +118,7 @@ def test_the_order_of_packs_depends_on_seed_and_epoch_only() -> None:
     assert sorted(order(1, 1)) == list(range(20))
 
 
-def test_a_batch_says_which_records_it_holds_and_its_images_are_of_their_sets(tmp_path: Path) -> None:
+def test_a_batch_names_its_records_and_uses_the_images_of_their_sets(tmp_path: Path) -> None:
     sets = TrainingSet.load([_set(tmp_path / "one").root, _set(tmp_path / "other", 8).root])
     model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
     collate = PackCollator(sets, ImageSource(sets.files, model))
@@ -136,7 +138,7 @@ def test_an_empty_pack_is_an_empty_batch(prepared: store.PreparedSet) -> None:
     assert collate([packs[3]]) == {"records": ()}
 
 
-def test_a_image_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
+def test_an_image_that_changed_since_prepare_is_refused(prepared: store.PreparedSet, tmp_path: Path) -> None:
     changed = _set(tmp_path)
     # the same grid of crops, the same tokens, and yet another image
     Image.new("RGB", (331, 300)).save(changed.image_path(0, 0))
@@ -144,8 +146,8 @@ def test_a_image_that_changed_since_prepare_is_refused(prepared: store.PreparedS
         make_batch([changed.dataset[0]], ImageSource(changed.files))
 
 
-def test_images_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) -> None:
-    """Corrections and `upscale` come with the set; the crops are those of the plain way."""
+def test_images_are_opened_and_laid_out_as_prepared(tmp_path: Path) -> None:
+    """Corrections and `upscale` are stored in the set; the crops match those computed step by step."""
     source = write_records(tmp_path / "raw", 1)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -161,7 +163,7 @@ def test_images_are_opened_and_laid_out_as_they_were_prepared(tmp_path: Path) ->
     assert torch.equal(batch["crops"], torch.from_numpy(plain))
 
 
-def test_vectors_of_images_of_one_name_below_two_roots_are_kept_apart(tmp_path: Path) -> None:
+def test_vectors_of_equal_paths_below_two_roots_are_separate(tmp_path: Path) -> None:
     files = []
     for multiple in (7, 8):
         folder = tmp_path / str(multiple)
@@ -176,7 +178,7 @@ def test_vectors_of_images_of_one_name_below_two_roots_are_kept_apart(tmp_path: 
     assert not torch.equal(one, other)
 
 
-def test_a_bounded_cache_gives_the_same_vectors_and_forgets_the_oldest(prepared: store.PreparedSet) -> None:
+def test_a_bounded_cache_gives_equal_vectors_and_evicts_the_oldest(prepared: store.PreparedSet) -> None:
     model, _ = load_base(BASE, quantize=False, dtype=torch.bfloat16)
     records = [prepared.dataset[index] for index in range(3)]
     unbounded = ImageSource(prepared.files, model)
@@ -187,7 +189,7 @@ def test_a_bounded_cache_gives_the_same_vectors_and_forgets_the_oldest(prepared:
     assert list(bounded.vectors) == list(unbounded.vectors)[1:]
 
 
-def test_the_adapter_remembers_how_images_were_laid_out(tmp_path: Path) -> None:
+def test_the_adapter_records_the_image_layout(tmp_path: Path) -> None:
     sources = [
         Source(path=str(write_records(tmp_path / str(hd_num), 1, hd_num)), hd_num=hd_num) for hd_num in (2, 3, 1)
     ]

@@ -1,4 +1,4 @@
-"""A run that is resumed with other keys, or extended beyond the steps that it was planned for."""
+"""Test resuming a run with changed keys, and extending it beyond its planned steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of six steps at a constant learning rate."""
+    """Return a finished run of six steps at a constant learning rate."""
     folder = tmp_path_factory.mktemp("plain")
     run(text_recipe(folder, data, *CONSTANT))
     return folder / "run"
@@ -39,7 +39,7 @@ def copied(plain: Path, folder: Path, *without: str) -> None:
     shutil.copytree(plain, folder / "run", ignore=shutil.ignore_patterns(*without))
 
 
-def test_keys_without_effect_on_what_is_learned_may_change(data: Path, plain: Path, tmp_path: Path) -> None:
+def test_keys_that_do_not_affect_training_may_change(data: Path, plain: Path, tmp_path: Path) -> None:
     copied(plain, tmp_path, "adapter", "checkpoint-6")
     recipe = text_recipe(
         tmp_path, data, *CONSTANT, "training.log_every=2", "training.save_every=1", "training.keep_checkpoints=1",
@@ -51,9 +51,7 @@ def test_keys_without_effect_on_what_is_learned_may_change(data: Path, plain: Pa
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["levers"]["checkpointed_layers"] == 4
 
 
-def test_a_finished_run_that_is_extended_equals_one_as_long_from_the_start(
-    data: Path, plain: Path, tmp_path: Path
-) -> None:
+def test_an_extended_run_equals_one_of_that_length_from_the_start(data: Path, plain: Path, tmp_path: Path) -> None:
     copied(plain, tmp_path)
     longer = (*CONSTANT, "training.max_steps=10", "resume=extend")
     outcome, said = run(text_recipe(tmp_path, data, *longer))
@@ -74,8 +72,8 @@ def test_a_finished_run_that_is_extended_equals_one_as_long_from_the_start(
     assert "finished already" in said
 
 
-def test_an_extension_that_is_interrupted_is_resumed_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    """With a schedule that had come to its end, and rises again."""
+def test_an_interrupted_extension_resumes_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    """Use a schedule that had ended and rises again."""
     first = text_recipe(tmp_path / "whole", data, "training.max_steps=4")
     run(first)
     longer = ("training.max_steps=9", "resume=extend", "training.warmup_ratio=0.5")
@@ -102,7 +100,7 @@ def test_an_extension_that_is_interrupted_is_resumed_bit_for_bit(data: Path, tmp
         (("training.max_steps=9", "training.learning_rate=1e-4"), "the recipe differs", "resume with the same recipe"),
     ],
 )
-def test_an_extension_that_makes_no_sense_is_refused_with_the_reason(
+def test_an_invalid_extension_is_refused_with_its_reason(
     data: Path, plain: Path, tmp_path: Path, changes: tuple[str, ...], message: str, hint: str
 ) -> None:
     copied(plain, tmp_path)
@@ -112,7 +110,7 @@ def test_an_extension_that_makes_no_sense_is_refused_with_the_reason(
     assert (tmp_path / "run" / "adapter").is_dir()
 
 
-def test_resuming_a_finished_run_names_both_ways_on(data: Path, plain: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_suggests_extend_and_start_from(data: Path, plain: Path, tmp_path: Path) -> None:
     copied(plain, tmp_path)
     with pytest.raises(IxtuneError, match="finished already") as refused:
         run(text_recipe(tmp_path, data, *CONSTANT), must_resume=True)
@@ -120,7 +118,7 @@ def test_resuming_a_finished_run_names_both_ways_on(data: Path, plain: Path, tmp
     assert f"adapter.start_from={tmp_path / 'run'}" in refused.value.hint
 
 
-def test_the_learning_rate_passes_from_one_schedule_to_the_next() -> None:
+def test_the_learning_rate_moves_from_one_schedule_to_the_next() -> None:
     def linear(steps: int) -> Any:
         return lambda step: 1 - step / steps
 

@@ -1,4 +1,4 @@
-"""Test that a step depends on its records only, not on packs, their order, accumulation, padding or recomputation.
+"""Test that a step depends only on its records, not on packs, their order, accumulation, padding or recomputation.
 
 Equal means 1e-6 of each tensor's norm, in fp32. The rank is 16: MKL's product for the gradient of a B of rank 8 or less
 sums over the tokens one by one, so that putting the records in another order alone moves it by 3e-6.
@@ -43,7 +43,7 @@ def training_set(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
 def steps(
     folder: Path, training_set: TrainingSet, packs: Sequence[Sequence[int]], *changes: str
 ) -> tuple[list[dict[str, torch.Tensor]], list[float]]:
-    """Gradients and losses of each step of the real trainer."""
+    """Return gradients and losses of each step of the real trainer."""
     trainer = make_trainer(folder, training_set, packs, *EXACT, UNCLIPPED, *changes)
     stir(trainer.model)
     kept = Gradients()
@@ -61,7 +61,7 @@ def one_step(
 
 @pytest.fixture(scope="module")
 def whole(training_set: TrainingSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
-    """All records in one pack."""
+    """Train on all records in one pack."""
     return one_step(tmp_path_factory.mktemp("whole"), training_set, [RECORDS])
 
 
@@ -91,14 +91,14 @@ def test_the_gradient_does_not_depend_on_packs_and_accumulation(
     assert loss == pytest.approx(whole[1], rel=1e-6)
 
 
-def test_the_gradient_on_nf4_does_not_depend_on_packs_either(training_set: TrainingSet, tmp_path: Path) -> None:
+def test_the_gradient_on_nf4_does_not_depend_on_packs(training_set: TrainingSet, tmp_path: Path) -> None:
     together, loss = one_step(tmp_path / "one", training_set, [RECORDS], "adapter.quantize=nf4")
     apart, other = one_step(tmp_path / "two", training_set, [[2, 1, 3], [0, 4]], "adapter.quantize=nf4")
     assert distance(apart, together) < 1e-6
     assert other == pytest.approx(loss, rel=1e-6)
 
 
-def test_computing_activations_again_changes_nothing(
+def test_recomputing_activations_changes_nothing(
     whole: tuple[dict[str, torch.Tensor], float], training_set: TrainingSet, tmp_path: Path
 ) -> None:
     found, loss = one_step(tmp_path, training_set, [RECORDS], "training.gradient_checkpointing=true")
@@ -107,7 +107,7 @@ def test_computing_activations_again_changes_nothing(
 
 
 def padded(training_set: TrainingSet, indices: Sequence[int]) -> tuple[dict[str, Any], torch.Tensor]:
-    """The plain batch of other tools: rows padded to the longest, a mask, labels."""
+    """Return a plain batch as in other tools: rows padded to the longest, a mask, labels."""
     rows = [training_set.record(index) for index in indices]
     expanded = [expand(sample_of(row)) for row in rows]
     longest = max(len(ids) for ids, _ in expanded)
@@ -122,7 +122,7 @@ def padded(training_set: TrainingSet, indices: Sequence[int]) -> tuple[dict[str,
 def test_packed_equals_padded_with_full_logits(
     whole: tuple[dict[str, torch.Tensor], float], training_set: TrainingSet
 ) -> None:
-    """The head on supervised rows of a pack against cross-entropy over all logits of a padded batch."""
+    """Compare the loss on supervised rows of a pack with cross-entropy over all logits of a padded batch."""
     model = adapted()
     batch, labels = padded(training_set, RECORDS)
     logits = model(**batch, use_cache=False).logits
@@ -132,8 +132,8 @@ def test_packed_equals_padded_with_full_logits(
     assert distance(gradients(model), whole[0]) < 1e-6
 
 
-def test_the_last_step_of_an_epoch_weighs_its_tokens_like_any_other(training_set: TrainingSet, tmp_path: Path) -> None:
-    """Five packs by two: the third step has one micro-batch, and its gradient is that of its records alone."""
+def test_the_last_step_of_an_epoch_weights_its_tokens_like_any_other(training_set: TrainingSet, tmp_path: Path) -> None:
+    """Accumulate five packs by two: the third step has one micro-batch, and the gradient of its records alone."""
     packs = [[index] for index in RECORDS]
     found, losses = steps(
         tmp_path / "run", training_set, packs,
@@ -153,7 +153,7 @@ def test_the_last_step_of_an_epoch_weighs_its_tokens_like_any_other(training_set
 
 
 def text_record(length: int, seed: int) -> dict[str, Any]:
-    """A row as it is stored, without images, all but its first tokens supervised."""
+    """Return a stored row without images, with all but its first tokens supervised."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, 150, (length,), generator=generator).tolist()
     return {
@@ -164,7 +164,7 @@ def text_record(length: int, seed: int) -> dict[str, Any]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=8))
-def test_segments_lie_side_by_side_and_keep_to_themselves(lengths: list[int]) -> None:
+def test_segments_are_contiguous_and_separate(lengths: list[int]) -> None:
     records = [text_record(length, seed) for seed, length in enumerate(lengths)]
     batch = make_batch(records, ImageSource(files=None))  # type: ignore[arg-type] # no image is asked for
     bounds = batch["cu_seq_lens_q"].tolist()
@@ -184,8 +184,8 @@ def test_segments_lie_side_by_side_and_keep_to_themselves(lengths: list[int]) ->
     assert next(asked, None) is None
 
 
-def test_a_segment_sees_nothing_of_its_neighbours() -> None:
-    """Its hidden states are the same beside any others, whatever those say."""
+def test_a_segment_does_not_see_its_neighbors() -> None:
+    """Its hidden states are the same next to any other segments."""
     model = small_model()
     model.set_attn_implementation(attention.NAME)
     mine = text_record(17, 0)

@@ -1,4 +1,4 @@
-"""Test that running out of memory costs time, but changes no gradient."""
+"""Test that running out of memory costs time but changes no gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = (0, 1, 2, 3, 4)
 
 
 def make(records: tuple[int, ...] = ALL) -> Batch:
-    """As the collator does."""
+    """Return a batch as from the collator."""
     return {**small_pack([RECORDS[record] for record in records]), "records": records}
 
 
@@ -42,7 +42,7 @@ def whole(adapter: PeftModel) -> dict[str, torch.Tensor]:
 
 
 class Short:
-    """A step on a machine whose memory takes packs of some tokens only; the others fail before or in the backward."""
+    """Simulate memory for packs of a limited size; larger ones fail before or in the backward pass."""
 
     def __init__(self, model: PeftModel, room: int, fails_after: int | None = None, error: type = None) -> None:
         self.model, self.room, self.fails_after = model, room, fails_after
@@ -80,10 +80,10 @@ def _same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> No
 
 @pytest.mark.parametrize("room", [1000, 776])
 @pytest.mark.parametrize("fails_after", [None, 7, 24])
-def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
+def test_a_pack_cut_into_parts_gives_the_gradient_of_the_whole(
     adapter: PeftModel, whole: dict[str, torch.Tensor], room: int, fails_after: int | None
 ) -> None:
-    """20 of the 24 tensors are LoRA's; after all 24 a text alone has no gradient left to give."""
+    """20 of the 24 tensors belong to LoRA; a failure after all 24 cannot occur in a text-only pack."""
     step, logged = Short(adapter, room, fails_after), []
     loss = step_in_parts(step, make(), adapter, make=make, log=logged.append)
     _same({"loss": loss, **gradients(adapter)}, whole)
@@ -92,7 +92,7 @@ def test_a_pack_in_parts_gives_the_gradient_of_the_whole(
     assert "in 5 records" in logged[0]
 
 
-def test_gradients_of_earlier_packs_of_the_step_are_kept(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
+def test_gradients_of_earlier_packs_in_the_step_are_kept(adapter: PeftModel, whole: dict[str, torch.Tensor]) -> None:
     take_step(adapter, small_pack(), ASKED)
     step_in_parts(Short(adapter, 1000, 7), make(), adapter, make=make, log=lambda text: None)
     twice = gradients(adapter)
@@ -105,7 +105,7 @@ def test_a_pack_that_fits_is_not_cut(adapter: PeftModel, whole: dict[str, torch.
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
-def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: PeftModel) -> None:
+def test_out_of_memory_errors_of_other_libraries_are_recognized(adapter: PeftModel) -> None:
     class Cublas(RuntimeError):
         def __init__(self, _: str) -> None:
             super().__init__("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
@@ -118,7 +118,7 @@ def test_other_libraries_words_for_it_count_and_other_errors_do_not(adapter: Pef
     gradients(adapter)
 
 
-def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(adapter: PeftModel) -> None:
+def test_a_record_that_does_not_fit_alone_is_named_with_length_and_hint(adapter: PeftModel) -> None:
     longest = 1 + 5 + FOUR_KHD.tokens(1, 2) + FOUR_KHD.tokens(1, 1)
     with pytest.raises(IxtuneError, match=f"a single record, {longest:,} tokens, does not fit") as caught:
         step_in_parts(
@@ -134,13 +134,13 @@ def test_a_record_that_does_not_fit_alone_is_named_with_its_length_and_a_cure(ad
     assert "training.gradient_checkpointing=true" in caught.value.hint
 
 
-def test_the_cut_is_between_the_two_halves_of_the_tokens() -> None:
+def test_a_pack_is_cut_at_half_of_its_tokens() -> None:
     assert split({**small_pack([(9, [])] * 4), "records": (3, 1, 4, 15)}) == [(3, 1), (4, 15)]
     assert split(make()) == [(0, 1, 2), (3, 4)]
     assert split(make((3,))) == []
 
 
-def test_the_cut_may_be_between_records_that_share_a_prefix() -> None:
+def test_a_pack_can_be_cut_between_records_that_share_a_prefix() -> None:
     batch = {"cu_seq_lens_q": torch.tensor([0, 100, 110, 120, 135]), "parents": (-1, 0, 0, -1), "records": (7, 8, 9)}
     assert split(batch) == [(7,), (8, 9)]
 
@@ -150,7 +150,7 @@ def _states() -> list[Any]:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_rehearsal_leaves_gradients_and_random_numbers_as_they_were(adapter: PeftModel, earlier: bool) -> None:
+def test_a_rehearsal_leaves_gradients_and_random_state_unchanged(adapter: PeftModel, earlier: bool) -> None:
     if earlier:
         take_step(adapter, small_pack(RECORDS[:2]))
     kept = {name: p.grad for name, p in adapter.named_parameters()}
@@ -174,7 +174,7 @@ def test_a_rehearsal_leaves_gradients_and_random_numbers_as_they_were(adapter: P
     gradients(adapter)
 
 
-def test_a_rehearsal_that_does_not_fit_says_so_and_how_to_mend_it(adapter: PeftModel) -> None:
+def test_a_rehearsal_that_does_not_fit_raises_an_error_with_a_hint(adapter: PeftModel) -> None:
     states = _states()
     with pytest.raises(
         IxtuneError, match=r"largest pack of the run, 1,\d+ tokens in 5 records, does not fit"
@@ -185,7 +185,7 @@ def test_a_rehearsal_that_does_not_fit_says_so_and_how_to_mend_it(adapter: PeftM
     assert all(parameter.grad is None for parameter in adapter.parameters())
 
 
-def test_other_errors_of_a_rehearsal_come_through(adapter: PeftModel) -> None:
+def test_other_errors_in_a_rehearsal_are_raised_unchanged(adapter: PeftModel) -> None:
     def step(batch: Batch) -> torch.Tensor:
         raise RuntimeError("something else")
 
@@ -195,7 +195,7 @@ def test_other_errors_of_a_rehearsal_come_through(adapter: PeftModel) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_gives_its_peak(adapter: PeftModel) -> None:
+def test_a_gpu_reports_its_peak_memory(adapter: PeftModel) -> None:
     model: Callable[..., Any] = adapter.to("cuda")
     batch = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in small_pack().items()}
     batch["supervised"] = tuple(t.to("cuda") for t in batch["supervised"])

@@ -11,13 +11,13 @@ from ixtune.training.state.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in a list so that a test can set it."""
+    """Replace the clock by a list, so that a test can set the time."""
     now = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_speed_is_of_the_time_spent_on_steps_and_seconds_are_of_all(clock: list[float]) -> None:
+def test_speed_covers_time_in_steps_and_seconds_cover_all_time(clock: list[float]) -> None:
     progress = Progress(tokens=1000, seconds=50.0)  # from before a resume
     meter = Meter(progress)
     clock[0] += 30  # loading
@@ -34,7 +34,7 @@ def test_speed_is_of_the_time_spent_on_steps_and_seconds_are_of_all(clock: list[
     assert progress.seconds == 62.0
 
 
-def test_mfu_is_a_share_of_what_the_cards_can_do_and_absent_where_nobody_knows(clock: list[float]) -> None:
+def test_mfu_is_a_fraction_of_the_gpu_limit_and_absent_if_unknown(clock: list[float]) -> None:
     progress = Progress()
     meter = Meter(progress, flops_per_s=1000.0)
     progress.flops += 1000.0

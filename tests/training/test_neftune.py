@@ -20,7 +20,7 @@ ENDS = [12, 20, 60]
 
 
 class Stub(torch.nn.Module):
-    """Stands for the decoder: gives back what it is called with."""
+    """Replace the decoder: return the inputs."""
 
     def forward(self, embeds_BTD: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return embeds_BTD
@@ -47,7 +47,7 @@ def _noise(
     )[0]
 
 
-def test_noise_is_uniform_up_to_alpha_over_the_root_of_text_positions_times_width(model: PeftModel) -> None:
+def test_noise_is_uniform_up_to_alpha_over_root_of_text_length_and_width(model: PeftModel) -> None:
     noise = _noise(model.train(), ENDS, IMAGE)
     for start, stop, text in ((0, 12, 8), (12, 20, 8), (20, 60, 40)):
         bound = ALPHA / math.sqrt(text * WIDTH)
@@ -57,7 +57,7 @@ def test_noise_is_uniform_up_to_alpha_over_the_root_of_text_positions_times_widt
         assert float(noise[start:stop].norm()) == pytest.approx(ALPHA / math.sqrt(3), rel=0.1)
 
 
-def test_image_rows_stay_as_they_are(model: PeftModel) -> None:
+def test_image_positions_get_no_noise(model: PeftModel) -> None:
     noise = _noise(model.train(), ENDS, IMAGE)
     assert not noise[IMAGE].any()
     rest = [row for row in range(60) if row not in IMAGE]
@@ -69,15 +69,15 @@ def test_packing_does_not_change_the_size_of_the_noise(model: PeftModel) -> None
     torch.testing.assert_close(packed[:8], alone)
 
 
-def test_a_shared_prefix_counts_to_the_length_of_every_record(model: PeftModel) -> None:
-    """A suffix has the noise of its whole record, the prefix that of the mean record, a segment alone its own."""
+def test_a_shared_prefix_counts_towards_the_length_of_each_record(model: PeftModel) -> None:
+    """A suffix gets the noise of its whole record, the prefix that of the mean record, a single segment its own."""
     noise = _noise(model.train(), [12, 20, 60, 80], IMAGE, parents=(-1, 0, 0, -1))
     for start, stop, text in ((0, 12, 8 + 24), (12, 20, 8 + 8), (20, 60, 8 + 40), (60, 80, 20)):
         bound = ALPHA / math.sqrt(text * WIDTH)
         assert 0.97 * bound < float(noise[start:stop].abs().max()) <= bound
 
 
-def test_the_same_state_of_the_generator_gives_the_same_noise(model: PeftModel) -> None:
+def test_the_same_generator_state_gives_the_same_noise(model: PeftModel) -> None:
     assert torch.equal(_noise(model.train(), ENDS, seed=4), _noise(model, ENDS, seed=4))
     assert not torch.equal(_noise(model, ENDS, seed=4), _noise(model, ENDS, seed=5))
 
@@ -86,8 +86,8 @@ def test_evaluation_has_no_noise(model: PeftModel) -> None:
     assert not _noise(model.eval(), ENDS).any()
 
 
-def test_the_whole_model_feels_it_through_every_call_while_it_trains() -> None:
-    """PEFT calls the base's forward without its hooks; the decoder below is called with them."""
+def test_the_whole_model_gets_noise_in_training_only() -> None:
+    """PEFT calls the forward of the base without hooks, but that of the decoder below with them."""
     wrapped = attach.attach(small_model(), section("plain"))
     neftune.enable(wrapped, ALPHA)
     ids = torch.tensor([[1, 5, 6, 7, 8]])

@@ -1,4 +1,4 @@
-"""Two torchrun nodes on one machine: they train one run together, and end together when one of them dies."""
+"""Test two torchrun nodes on one machine: they train one run, and both end when one dies."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def below(parent: int) -> list[int]:
-    """All processes that descend from one."""
+    """Return all descendants of a process."""
     listed = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8")
     children = [int(child) for child in listed.split()]
     return [*children, *(grandchild for child in children for grandchild in below(child))]
 
 
-def test_a_node_that_dies_ends_the_run_and_resumed_it_is_equal(tmp_path: Path) -> None:
+def test_a_dead_node_ends_the_run_and_the_resumed_run_is_equal(tmp_path: Path) -> None:
     data = prepare_texts(tmp_path / "texts")
     for name in ("straight", "killed"):
         text_recipe(tmp_path / name, data)

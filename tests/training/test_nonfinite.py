@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: the step is not taken, and the records are named."""
+"""Test that a non-finite loss or gradient stops the step and that its records are named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _records(error: IxtuneError) -> list[str]:
 
 
 def _spoil_losses(trainer: AdapterTrainer, spoils: Callable[[dict[str, Any]], bool]) -> None:
-    """Make the loss of some batches NaN, in front of the reduction."""
+    """Make the loss of some batches NaN before the reduction."""
     model = trainer.model.get_base_model()
     forward = model.forward
 
@@ -58,7 +58,7 @@ def _spoil_losses(trainer: AdapterTrainer, spoils: Callable[[dict[str, Any]], bo
 
 
 def _at_record(trainer: AdapterTrainer, index: int, change: Callable[[torch.Tensor, slice], torch.Tensor]) -> None:
-    """Change the embeddings of one record wherever it stands in a pack."""
+    """Change the embeddings of one record wherever it is in a pack."""
     wanted = trainer.collator.training_set.record(index)["token_ids"]
 
     def hook(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
@@ -71,8 +71,8 @@ def _at_record(trainer: AdapterTrainer, index: int, change: Callable[[torch.Tens
     trainer.model.get_base_model().model.tok_embeddings.register_forward_hook(hook)
 
 
-def test_the_record_whose_loss_is_nan_is_named_alone(data: Path, tmp_path: Path) -> None:
-    """The other records of its pack do not see it."""
+def test_a_record_with_a_nan_loss_is_named_alone(data: Path, tmp_path: Path) -> None:
+    """The other records of its pack are not affected."""
 
     def spoil(embeddings: torch.Tensor, rows: slice) -> torch.Tensor:
         embeddings[:, rows] = torch.nan
@@ -86,7 +86,7 @@ def test_the_record_whose_loss_is_nan_is_named_alone(data: Path, tmp_path: Path)
     assert "lower training.learning_rate" in error.hint
 
 
-def test_diverged_weights_are_blamed_where_every_record_fails(data: Path, tmp_path: Path) -> None:
+def test_diverged_weights_are_blamed_if_every_record_fails(data: Path, tmp_path: Path) -> None:
     error = _fail(tmp_path, data, lambda trainer: _spoil_losses(trainer, lambda _: True))
     assert error.notes[0].startswith("every record of the micro-batch does so")
     assert _records(error) == ["t0", "t1", "t2", "t3", "t4", "t5"]
@@ -97,7 +97,7 @@ def test_records_that_fail_only_together_are_named_as_a_group(data: Path, tmp_pa
     assert error.notes[0].startswith("no record does so alone")
 
 
-def test_an_infinite_gradient_of_a_finite_loss_is_found_before_it_is_applied(data: Path, tmp_path: Path) -> None:
+def test_an_infinite_gradient_is_found_before_the_step(data: Path, tmp_path: Path) -> None:
     def break_gradient(trainer: AdapterTrainer) -> None:
         trained = next(parameter for _, parameter in attach.trainable(trainer.model))
 

@@ -45,7 +45,7 @@ def test_every_trained_tensor_is_in_exactly_one_group(kind: str) -> None:
     assert groups[0]["lr"] == (of_lora if section(kind).targets else RATES["projector_learning_rate"])
 
 
-def test_each_part_has_its_learning_rate_and_lora_plus_speeds_up_every_b() -> None:
+def test_each_part_has_its_learning_rate_and_lora_plus_scales_every_b() -> None:
     kind = "dora with everything"
     model = attach.attach(small_model(), section(kind))
     recipe = _recipe(kind, separators_learning_rate=3e-5, lora_plus_ratio=16.0)
@@ -70,7 +70,7 @@ def test_each_part_has_its_learning_rate_and_lora_plus_speeds_up_every_b() -> No
     assert seen == set(expected)
 
 
-def test_a_projector_trained_whole_decays_in_its_weights_and_not_in_its_biases() -> None:
+def test_projector_weights_decay_and_biases_do_not() -> None:
     model = attach.attach(small_model(), section("plain"))
     groups = [g for g in optimizer.parameter_groups(model, _recipe("plain")) if g["part"] == "projector"]
     assert sorted((g["lr"], g["weight_decay"], {p.ndim for p in g["params"]}.pop()) for g in groups) == [
@@ -102,8 +102,8 @@ def _step(made: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_every_optimizer_steps_and_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> None:
-    """A paged one says nothing on a CPU, where its state is in main memory anyway (TRAPS.md 5)."""
+def test_every_optimizer_steps_and_resumes_from_its_saved_state(name: str, tmp_path: Path) -> None:
+    """Paged optimizers are not really tested on a CPU, where all states are in main memory (TRAPS.md 5)."""
     recipe = _recipe("plain", optimizer=name)
     args = TrainingArguments(
         output_dir=str(tmp_path), optim=optimizer.OPTIMIZERS[name], use_cpu=True, report_to="none", adam_beta2=0.9

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The run of two processes by the real command line, and what it said."""
+    """Return a run of two processes from the command line, and its output."""
     folder = tmp_path_factory.mktemp("two")
     recipe = write_recipe(folder / "recipe.yaml", data, folder / "run")
     return folder / "run", run("train", recipe, *SETTINGS, "--processes", "2")
@@ -55,7 +55,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def weights_differ_by(one: Path, other: Path) -> float:
-    """The largest difference of any trained tensor, relative to its norm."""
+    """Return the largest difference of any trained tensor, relative to its norm."""
     found, wanted = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, other))
     assert found.keys() == wanted.keys()
     return max(float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in wanted.items())
@@ -64,7 +64,7 @@ def weights_differ_by(one: Path, other: Path) -> float:
 def test_two_processes_equal_one_with_double_accumulation(
     two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """Over epochs that do not divide, with a step in which only one process has images, and one that has none."""
+    """Use epochs that do not divide evenly, a step with images in one process only, and a step without images."""
     from ixtune.training.run import train
 
     path = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
@@ -77,7 +77,7 @@ def test_two_processes_equal_one_with_double_accumulation(
     assert weights_differ_by(two[0], tmp_path / "run") < 1e-6
 
 
-def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_only_the_first_process_writes_and_prints(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = two
     assert done.stderr == ""
     assert done.stdout.count("done     6 steps") == 1
@@ -88,8 +88,8 @@ def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.Co
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_where_packs_share_prefixes(tmp_path: Path) -> None:
-    """A group that two packs have a part of, one in each process."""
+def test_two_processes_equal_one_if_packs_share_prefixes(tmp_path: Path) -> None:
+    """Split a group over two packs, one in each process."""
     from ixtune.training.run import train
 
     data = prepare_texts(tmp_path / "data", system="Add both numbers. " * 16)
@@ -108,8 +108,8 @@ def test_two_processes_equal_one_where_packs_share_prefixes(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_answers_and_measure_what_one_does(data: Path, tmp_path: Path) -> None:
-    """Each answers every other batch; the sums are those of all, and so is the best step."""
+def test_two_processes_share_the_answers_and_measure_like_one(data: Path, tmp_path: Path) -> None:
+    """Each process answers every other batch; sums and best step equal those of one process."""
     from ixtune.training.run import train
 
     scored = (
@@ -174,7 +174,7 @@ with parallel.lost_peers():
 """
 
 
-def test_what_processes_do_together() -> None:
+def test_collective_operations_of_processes_work() -> None:
     port = str(launch._free_port())
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
@@ -191,7 +191,7 @@ def test_what_processes_do_together() -> None:
     assert "LostPeerError: another process of this run has failed" in said[0]
 
 
-def test_alone_there_is_nothing_to_do_together() -> None:
+def test_in_a_single_process_collective_operations_do_nothing() -> None:
     assert parallel.is_first()
     assert parallel.total(2.5, 1) == (2.5, 1)
     assert parallel.any_of(True)
@@ -199,8 +199,8 @@ def test_alone_there_is_nothing_to_do_together() -> None:
     assert parallel.share([1, 2, 3]) == [1, 2, 3]
 
 
-def test_once_the_others_are_gone_the_first_process_does_all_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the evaluation at the end of a run of several, whose variables are still set."""
+def test_after_the_others_end_the_first_process_does_all_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is the evaluation at the end of a distributed run, when its variables are still set."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert parallel.share([1, 2, 3]) == [1, 2, 3]
@@ -208,17 +208,17 @@ def test_once_the_others_are_gone_the_first_process_does_all_the_work(monkeypatc
     assert parallel.gather(b"state") == [b"state"]
 
 
-def test_the_first_process_speaks_for_all(capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_first_process_prints_output(capfd: pytest.CaptureFixture[str]) -> None:
     assert launch.launch(2, ["--version"]) == 0
     assert capfd.readouterr() == (f"ixtune {__version__}\n", "")
 
 
-def test_a_mistake_is_told_once_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_printed_once_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     assert launch.launch(3, ["recipes", "no-such-verb"]) == 2
     assert capfd.readouterr().err.count("no-such-verb") == 1
 
 
-def test_a_process_of_several_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_process_cannot_launch_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="--processes 4 inside a run of 2 processes"):
@@ -228,14 +228,14 @@ def test_a_process_of_several_starts_no_others(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("name", "variable"), [("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")]
 )
-def test_sharding_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
+def test_sharding_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
     monkeypatch.setenv(variable, "true")
     with pytest.raises(UsageError, match=f"enables {name}") as caught:
         parallel.join()
     assert "--processes N" in caught.value.hint
 
 
-def test_a_process_ends_with_the_one_that_launched_it() -> None:
+def test_a_worker_ends_with_the_process_that_launched_it() -> None:
     code = "import time; from ixtune.training.processes.launch import follow_parent as follow; "
     code += "follow(); print(flush=True); time.sleep(60)"
     reading, writing = os.pipe()
@@ -258,7 +258,7 @@ def test_a_process_ends_with_the_one_that_launched_it() -> None:
 def test_accelerate_launches_the_same_run(
     two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """Its --multi_gpu starts the processes whether there are GPUs or not; its --cpu would need MPI for a second one."""
+    """--multi_gpu starts the processes even without GPUs; --cpu would need MPI for a second one."""
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "ixtune"]
@@ -272,7 +272,7 @@ def test_accelerate_launches_the_same_run(
 
 
 def start(recipe: Path, *changes: str) -> subprocess.Popen[str]:
-    """A run of two that would go on for long; returns when it has taken a step."""
+    """Start a long run of two processes; return after its first step."""
     started = subprocess.Popen(
         command("train", recipe, *SETTINGS, *changes, "--processes", "2"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
@@ -285,10 +285,10 @@ def start(recipe: Path, *changes: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_that_was_stopped_goes_on_bit_for_bit(
+def test_an_interrupted_run_of_two_processes_resumes_bit_for_bit(
     two: tuple[Path, subprocess.CompletedProcess[str]], data: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C: both stop in the same step, one checkpoint is saved; with dropout, so that each one's state counts."""
+    """On Ctrl-C both stop in the same step and save one checkpoint; dropout makes each random state matter."""
     dropped = "adapter.dropout=0.1"
     straight = write_recipe(tmp_path / "straight.yaml", data, tmp_path / "straight")
     run("train", straight, *SETTINGS, dropped, "training.epochs=20", "--processes", "2")
@@ -307,7 +307,7 @@ def test_a_run_of_two_that_was_stopped_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_run_of_two_that_diverges_says_so_once(data: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_of_two_processes_reports_it_once(data: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     arguments = ("train", recipe, *SETTINGS, "training.learning_rate=1e30", "--processes", "2")
     done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
@@ -320,7 +320,7 @@ def test_a_run_of_two_that_diverges_says_so_once(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_the_run(data: Path, tmp_path: Path, victim: int) -> None:
+def test_a_dead_worker_ends_the_run(data: Path, tmp_path: Path, victim: int) -> None:
     started = start(write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run"), "training.epochs=2000")
     workers = children_of(started.pid)
     assert len(workers) == 2
@@ -333,7 +333,7 @@ def test_a_process_that_dies_ends_the_run(data: Path, tmp_path: Path, victim: in
 
 
 @pytest.mark.slow
-def test_no_process_is_left_when_the_launching_one_is_killed(data: Path, tmp_path: Path) -> None:
+def test_no_worker_remains_when_the_launcher_is_killed(data: Path, tmp_path: Path) -> None:
     started = start(write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run"), "training.epochs=2000")
     workers = children_of(started.pid)
     started.kill()

@@ -1,4 +1,4 @@
-"""Test that prefetched batches equal those made in turn, and that their number is bounded."""
+"""Test that prefetched batches equal those made sequentially, and that their number is bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAIT_S = 30
 
 
 class Maker:
-    """Makes a batch when it is let; remembers what it made, and in which threads."""
+    """Make a batch when allowed; record the batches made and their threads."""
 
     def __init__(self) -> None:
         self.let = threading.Event()
@@ -39,7 +39,7 @@ class Maker:
         return {"records": pack}
 
 
-def test_what_follows_is_begun_in_threads_and_taken_once() -> None:
+def test_following_packs_are_made_in_threads_and_taken_once() -> None:
     maker = Maker()
     maker.let.set()
     prefetcher = Prefetcher(maker, 2)
@@ -56,7 +56,7 @@ def test_what_follows_is_begun_in_threads_and_taken_once() -> None:
     assert maker.made[-1] == ((4,), here)
 
 
-def test_packs_that_a_resumed_run_passes_by_are_not_made() -> None:
+def test_packs_skipped_by_a_resumed_run_are_not_made() -> None:
     maker = Maker()
     maker.let.set()
     prefetcher = Prefetcher(maker, 2)
@@ -67,7 +67,7 @@ def test_packs_that_a_resumed_run_passes_by_are_not_made() -> None:
     assert {pack for pack, _ in maker.made} == {(97,), (98,), (99,)}
 
 
-def test_no_more_than_asked_for_are_begun_and_none_after_the_end() -> None:
+def test_at_most_the_requested_number_of_packs_is_prefetched() -> None:
     maker = Maker()
     prefetcher = Prefetcher(maker, 2)
     prefetcher.follow([(number,) for number in range(10)])
@@ -82,7 +82,7 @@ def test_no_more_than_asked_for_are_begun_and_none_after_the_end() -> None:
     assert prefetcher.take((7,)) == {"records": (7,)}
 
 
-def test_an_error_comes_when_its_pack_is_taken_and_whole() -> None:
+def test_an_error_is_raised_complete_when_its_pack_is_taken() -> None:
     maker = Maker()
     maker.let.set()
     prefetcher = Prefetcher(maker, 3)
@@ -118,7 +118,7 @@ def test_each_process_makes_its_own_packs_once(processes: int, tmp_path: Path, m
         assert sum(name.startswith("pictures") for _, name in maker.made) == len(mine) - 1
 
 
-def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path) -> None:
+def test_prefetching_gives_a_bit_for_bit_equal_run(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
     found = []
     for name in ("in turn", "ahead"):
@@ -136,7 +136,7 @@ def test_a_run_that_reads_ahead_is_bit_for_bit_one_that_does_not(tmp_path: Path)
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
 
 
-def test_warnings_are_as_they_were_after_images_were_opened_in_threads(tmp_path: Path) -> None:
+def test_warning_filters_are_restored_after_images_open_in_threads(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
     collator = PackCollator(training_set, ImageSource(training_set.files))
     collator.make((0,))  # adds what is ignored of Pillow's own
@@ -151,7 +151,7 @@ def test_warnings_are_as_they_were_after_images_were_opened_in_threads(tmp_path:
         warnings.warn("still heard", UserWarning, stacklevel=1)
 
 
-def test_batches_from_threads_equal_those_made_in_turn(tmp_path: Path) -> None:
+def test_batches_from_threads_equal_those_made_sequentially(tmp_path: Path) -> None:
     training_set = TrainingSet.load([mixed_set(tmp_path / "set")])
     collator = PackCollator(training_set, ImageSource(training_set.files))
     packs = [(0,), (1, 2), (3,), (4,)]

@@ -1,4 +1,4 @@
-"""Whole runs in this process: validation, samples, the best adapter, trackers, refusals."""
+"""Test whole runs in this process: validation, samples, the best adapter, trackers, refusals."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records for validation: sums that are not in the training set."""
+    """Return a validation set of sums that are not in the training set."""
     return prepare_texts(tmp_path_factory.mktemp("texts") / "validation", count=4, first=50)
 
 
 @pytest.fixture(scope="module")
 def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody looked at."""
+    """Return the folder of a run without validation, samples or trackers."""
     folder = tmp_path_factory.mktemp("plain")
     run(text_recipe(folder, data))
     return folder / "run"
@@ -46,10 +46,10 @@ def _adapter(folder: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
 
 
-def test_validation_scores_samples_and_trackers_leave_the_training_as_it_was(
+def test_validation_scores_samples_and_trackers_do_not_change_training(
     data: Path, others: Path, plain: Path, tmp_path: Path
 ) -> None:
-    """Bit-equal losses and weights, with dropout; and what they leave in files."""
+    """Compare losses and weights bit for bit, with dropout; check the files that are written."""
     tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     recipe = text_recipe(
         tmp_path, data, f"data.validation={others}", "training.evaluate_every=3", "training.sample_every=2",
@@ -89,7 +89,7 @@ def test_validation_scores_samples_and_trackers_leave_the_training_as_it_was(
         assert shown == pytest.approx([line[f"validation_{name}"] for line in lines])
 
 
-def test_a_line_holds_what_a_reader_of_the_file_needs(plain: Path) -> None:
+def test_a_log_line_has_all_documented_keys(plain: Path) -> None:
     lines = lines_of(plain / "metrics.jsonl")
     assert set(lines[0]) == {"step", "epoch", "loss", "grad_norm", "learning_rate", *metrics.MEASURED}
     assert lines[0]["mfu"] is None, "nobody knows the limit of a CPU"
@@ -98,8 +98,8 @@ def test_a_line_holds_what_a_reader_of_the_file_needs(plain: Path) -> None:
     assert 0.1 < lines[0]["memory_gib"] < 100
 
 
-def test_a_part_with_a_learning_rate_of_its_own_has_it_in_every_line(data: Path, tmp_path: Path) -> None:
-    """Both follow the schedule: the ratio stays, and a line holds the rate that its step was taken with."""
+def test_a_part_with_its_own_learning_rate_logs_it_in_every_line(data: Path, tmp_path: Path) -> None:
+    """Both follow the schedule: their ratio is constant, and a line has the learning rate of its own step."""
     run(text_recipe(tmp_path, data, "training.projector_learning_rate=1.0e-4", "training.warmup_ratio=0"))
     lines = lines_of(tmp_path / "run" / "metrics.jsonl")
     assert lines[0]["learning_rate"] == 1e-3
@@ -108,10 +108,10 @@ def test_a_part_with_a_learning_rate_of_its_own_has_it_in_every_line(data: Path,
         assert line["projector_learning_rate"] == pytest.approx(line["learning_rate"] / 10)
 
 
-def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_no_better(
+def test_the_adapter_is_the_best_on_validation_and_training_stops_early(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The losses are given, so that the course is: better, best, worse, worse."""
+    """The losses are fixed: better, best, worse, worse."""
     given = iter([3.0, 1.0, 2.0, 1.5])
     monkeypatch.setattr("ixtune.training.measurements.mean_loss", lambda *_: next(given))
     recipe = text_recipe(
@@ -139,12 +139,12 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_when_it_gets_n
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
 
 
-def test_the_last_step_has_a_line_whatever_log_every_says(data: Path, tmp_path: Path) -> None:
+def test_the_last_step_is_logged_for_any_log_every(data: Path, tmp_path: Path) -> None:
     run(text_recipe(tmp_path, data, "training.max_steps=3", "training.log_every=2"))
     assert [line["step"] for line in lines_of(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
-def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_the_best(
+def test_a_nan_validation_loss_ends_the_run_and_is_never_the_best(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([1.0, float("nan")])
@@ -155,7 +155,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_the_best(
     assert json.loads((tmp_path / "run" / "best.json").read_text())["step"] == 2
 
 
-def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
+def test_a_damaged_best_checkpoint_is_skipped(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([1.0, 2.0])
@@ -171,7 +171,7 @@ def test_the_best_checkpoint_is_passed_over_where_it_is_damaged(
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-4")
 
 
-def test_resume_auto_starts_continues_and_sees_what_is_finished(data: Path, plain: Path, tmp_path: Path) -> None:
+def test_resume_auto_starts_continues_or_detects_a_finished_run(data: Path, plain: Path, tmp_path: Path) -> None:
     recipe = text_recipe(tmp_path, data, "resume=auto")
     outcome, _ = run(recipe)
     folder = tmp_path / "run"
@@ -198,8 +198,8 @@ def test_resume_auto_starts_continues_and_sees_what_is_finished(data: Path, plai
     assert _adapter(folder / "adapter") == _adapter(plain / "adapter")
 
 
-def test_runs_that_share_prefixes_follow_the_losses_of_those_that_do_not_and_resume_bit_by_bit(tmp_path: Path) -> None:
-    """Twelve records with one system prompt of more than 64 tokens; all of them in every step."""
+def test_shared_prefixes_keep_the_losses_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    """Use twelve records with one system prompt of more than 64 tokens, all of them in every step."""
     data = prepare_texts(tmp_path / "data", system="Add both numbers. " * 16)
     whole = ("training.pack_tokens=4096", "adapter.dropout=0")
     run(text_recipe(tmp_path / "apart", data, *whole, "training.share_prefixes=false"))
@@ -223,9 +223,7 @@ def test_runs_that_share_prefixes_follow_the_losses_of_those_that_do_not_and_res
     assert _adapter(folder / "adapter") == _adapter(tmp_path / "shared" / "run" / "adapter")
 
 
-def test_a_run_folder_may_be_moved_and_resumed_in_another_way_than_begun(
-    data: Path, plain: Path, tmp_path: Path
-) -> None:
+def test_a_run_folder_can_be_moved_and_resumed_with_resume_auto(data: Path, plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path / "run", ignore=shutil.ignore_patterns("adapter", "checkpoint-6"))
     outcome, _ = run(text_recipe(tmp_path, data, "resume=auto"))
     assert outcome.steps == 6
@@ -253,10 +251,10 @@ def test_a_refused_run_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
+def test_a_missing_tracker_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where W&B has left its folder, which Python would import as an empty package."""
+    """Also refuse it if W&B has left its folder, which Python would import as an empty package."""
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -269,7 +267,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
     assert 'pip install "ixtune[wandb]"' in refused.value.hint
 
 
-def test_records_without_a_target_are_refused_by_name(
+def test_records_without_supervised_tokens_are_refused_by_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ixtune.data.prepared.training_set import TrainingSet
@@ -286,7 +284,7 @@ def test_records_without_a_target_are_refused_by_name(
     assert "record t0" in refused.value.notes[0]
 
 
-def test_a_dry_run_takes_one_step_on_the_worst_pack_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+def test_a_dry_run_takes_one_step_on_the_largest_pack_writing_nothing(data: Path, tmp_path: Path) -> None:
     recipe = text_recipe(tmp_path, data, "resume=auto")
     before = set(tmp_path.rglob("*"))
     outcome, said = run(recipe, only_try=True)
@@ -296,7 +294,7 @@ def test_a_dry_run_takes_one_step_on_the_worst_pack_and_writes_nothing(data: Pat
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_gpu_that_the_worst_pack_does_not_fit_on_is_refused_before_anything_is_loaded(
+def test_a_gpu_too_small_for_the_largest_pack_is_refused_before_loading(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ixtune.training.run_plan.detect", lambda _: Machine("cuda", 2**20, "a small one"))
@@ -307,10 +305,10 @@ def test_a_gpu_that_the_worst_pack_does_not_fit_on_is_refused_before_anything_is
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_keeps_the_levers_it_began_with(
+def test_a_resumed_run_keeps_its_memory_options(
     data: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chosen anew by what memory is free now, they could be others."""
+    """If chosen again by the memory that is free now, they could differ."""
     shutil.copytree(plain, tmp_path / "run", ignore=shutil.ignore_patterns("adapter", "checkpoint-6"))
     stored = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert stored["levers"]["checkpointed_layers"] == 0
@@ -323,7 +321,7 @@ def test_a_resumed_run_keeps_the_levers_it_began_with(
     assert json.loads((tmp_path / "run" / "plan.json").read_text()) == stored
 
 
-def test_the_mean_loss_does_not_depend_on_packs_nor_change_the_mode(data: Path) -> None:
+def test_the_mean_loss_depends_on_no_packing_and_keeps_the_mode(data: Path) -> None:
     from ixtune.base import resolve
     from ixtune.data.prepared.training_set import TrainingSet
     from ixtune.model.loading import load_base
@@ -340,10 +338,10 @@ def test_the_mean_loss_does_not_depend_on_packs_nor_change_the_mode(data: Path) 
     assert losses_found[80] == pytest.approx(losses_found[400], rel=1e-5)
 
 
-def test_a_pack_too_large_for_memory_is_cut_and_the_run_says_that_it_cannot_be_repeated(
+def test_a_pack_cut_for_memory_marks_the_run_as_not_reproducible(
     data: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory runs out on every pack of several records, from the second step on."""
+    """Memory runs out on every pack with several records, from the second step on."""
     from ixtune.training.trainer import AdapterTrainer
 
     step = AdapterTrainer.forward_backward
@@ -369,7 +367,7 @@ def test_a_pack_too_large_for_memory_is_cut_and_the_run_says_that_it_cannot_be_r
     assert losses(folder)[1] == pytest.approx(losses(whole / "run")[1], rel=1e-5)
 
 
-def test_a_worst_pack_that_does_not_fit_ends_the_run_before_the_first_step(
+def test_a_largest_pack_that_does_not_fit_ends_the_run_before_step_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ixtune.training.trainer import AdapterTrainer
@@ -384,7 +382,7 @@ def test_a_worst_pack_that_does_not_fit_ends_the_run_before_the_first_step(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_samples_are_taken_in_the_type_of_the_training(data: Path, others: Path, tmp_path: Path) -> None:
+def test_samples_are_generated_in_the_compute_dtype(data: Path, others: Path, tmp_path: Path) -> None:
     run(
         text_recipe(
             tmp_path, data, f"data.validation={others}", "training.sample_every=1", "training.max_steps=1",
@@ -394,8 +392,8 @@ def test_samples_are_taken_in_the_type_of_the_training(data: Path, others: Path,
     assert len(lines_of(tmp_path / "run" / "samples.jsonl")) == 4
 
 
-def test_lora_on_chosen_layers_trains_these_and_no_other(data: Path, tmp_path: Path) -> None:
-    """With nothing to train below them, and with activations that are computed again."""
+def test_lora_on_chosen_layers_trains_only_those(data: Path, tmp_path: Path) -> None:
+    """Test this with a frozen part below them, and with recomputed activations."""
     changes = ("adapter.layers=[3, 2]", "adapter.projector=frozen", "training.max_steps=2")
     kept, again = tmp_path / "kept", tmp_path / "again"
     run(text_recipe(kept, data, *changes))

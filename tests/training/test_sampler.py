@@ -25,12 +25,12 @@ STEPS_PER_EPOCH = 3  # the last one has one micro-batch
 
 
 class Watched(AdapterTrainer):
-    """Sees packs, and learns next to nothing from them."""
+    """Record the packs, and train almost nothing."""
 
     seen: list[tuple[int, tuple[int, ...]]]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
-        """Note the step and its records; the gradient is zero."""
+        """Record the step and its records; the gradient is zero."""
         self.seen.append((self.state.global_step, inputs["records"]))
         loss = sum(0.0 * parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
         loss.backward()
@@ -58,7 +58,7 @@ def make(folder: Path, training_set: TrainingSet) -> Watched:
     )  # fmt: skip
 
 
-def test_a_run_resumed_at_any_step_sees_the_packs_that_were_left(training_set: TrainingSet, tmp_path: Path) -> None:
+def test_a_run_resumed_at_any_step_sees_the_remaining_packs(training_set: TrainingSet, tmp_path: Path) -> None:
     straight = make(tmp_path, training_set)
     straight.train()
     wanted = straight.seen
@@ -75,7 +75,7 @@ def test_a_run_resumed_at_any_step_sees_the_packs_that_were_left(training_set: T
 
 
 def dealt(packs: int, processes: int, rank: int, seed: int, epoch: int) -> list[int]:
-    """The packs of one process in an epoch, by accelerate's own way of dealing them out; -1 for an empty one."""
+    """Return the packs of one process in an epoch as accelerate distributes them; -1 for an empty one."""
     dataset = pack_dataset([[index] for index in range(packs)], processes)
     sampler = EpochPermutation(packs, seed, len(dataset) - packs)
     sampler.set_epoch(epoch)
@@ -91,7 +91,7 @@ def windows(order: list[int], size: int) -> Iterator[set[int]]:
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
-def test_several_processes_see_in_each_step_what_one_sees_with_more_accumulation(
+def test_each_step_of_n_processes_equals_one_with_n_times_accumulation(
     packs: int, processes: int, accumulation: int, epoch: int
 ) -> None:
     shares = [dealt(packs, processes, rank, 7, epoch) for rank in range(processes)]

@@ -1,4 +1,4 @@
-"""Test scores during training: chosen records, batches, the best step, and references that cannot be judged."""
+"""Test scores during training: chosen records, batches, the best step, and unusable references."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ixtune.training.state.progress import Progress
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
-    """Twelve sums, each with a second answer that is right, of lengths that differ."""
+    """Return twelve sums of different lengths, each with a second right answer."""
     folder = tmp_path_factory.mktemp("sums")
     rows = [
         {"id": f"s{n}", "question": f"{'please ' * n}{n} and {n}?", "answers": [str(2 * n), f"{2 * n}.0"]}
@@ -48,7 +48,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """The embedded base in fp32 with a fresh adapter that has dropout."""
+    """Return the embedded base in fp32 with a new adapter with dropout."""
     folder = tmp_path_factory.mktemp("network")
     recipe = text_recipe(folder, prepare_texts(folder / "texts"), "adapter.quantize=none", "adapter.dropout=0.5")
     return build(recipe, open_inputs(recipe), Levers(0, 1, False), lambda _: None)
@@ -59,7 +59,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_base(resolve("nano"))
 
 
-def test_the_same_records_are_asked_each_time_and_others_with_another_seed():
+def test_the_scored_records_depend_only_on_the_seed():
     assert answers.draw(1000, 64, 0) == answers.draw(1000, 64, 0)
     assert answers.draw(1000, 64, 0) != answers.draw(1000, 64, 1)
     assert answers.draw(1000, 64, 0) == sorted(set(answers.draw(1000, 64, 0)))
@@ -67,7 +67,7 @@ def test_the_same_records_are_asked_each_time_and_others_with_another_seed():
     assert answers.draw(3, 64, 0) == [0, 1, 2]
 
 
-def test_batches_hold_every_record_once_and_no_more_tokens_than_allowed(records: TrainingSet):
+def test_batches_hold_every_record_once_within_the_token_limit(records: TrainingSet):
     asked = [0, 2, 3, 5, 7, 11]
     longest = [records.lengths[at] + records.supervised[at] + answers.SPARE_TOKENS for at in asked]
     sizes = [answers.size_of(records.record(index)) for index in asked]
@@ -80,10 +80,8 @@ def test_batches_hold_every_record_once_and_no_more_tokens_than_allowed(records:
     assert batches(sizes, max_tokens=1) == [[at] for at in range(len(asked))], "too long for any batch, so alone"
 
 
-def test_answers_do_not_depend_on_who_else_is_in_the_batch(
-    network: Network, records: TrainingSet, tokenizer: Tokenizer
-):
-    """In fp32; padding on the left must change no token, and one's limit is not the other's."""
+def test_answers_do_not_depend_on_the_rest_of_the_batch(network: Network, records: TrainingSet, tokenizer: Tokenizer):
+    """In fp32, left padding must not change a token, and each answer has its own length limit."""
     answerer = Answerer(network.wrapped, tokenizer, ImageSource(records.files), Settings())
     asked = [records.record(index) for index in (0, 5, 11)]
     with answers.asking(network.wrapped, torch.float32):
@@ -93,10 +91,10 @@ def test_answers_do_not_depend_on_who_else_is_in_the_batch(
     assert len({answer.text for answer in together}) > 1
 
 
-def test_an_answer_without_an_end_is_cut_by_its_own_reference(
+def test_an_endless_answer_is_cut_at_the_length_of_its_own_reference(
     network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ):
-    """Not by the longest of the batch: 8 has a token less than 10."""
+    """The limit is not that of the longest in the batch: 8 has one token less than 10."""
     asked = [records.record(4), records.record(5)]
     one = tokenizer.encode("1")
     assert len(one) == 1
@@ -110,10 +108,10 @@ def test_an_answer_without_an_end_is_cut_by_its_own_reference(
     assert {answer.finish for answer in found} == {"length"}
 
 
-def test_scores_are_quotients_of_sums_over_the_records_asked(
+def test_scores_are_ratios_of_sums_over_the_scored_records(
     network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of 2, 6, 10 the second is answered by its other reference, the third wrongly by one digit of two."""
+    """For 2, 6 and 10, the second answer equals its other reference, and the third has one of two digits wrong."""
     said = {"s1": "2", "s3": "6.0", "s5": "11"}
     monkeypatch.setattr(answers, "answer", lambda _, asked: [Answer(said[record["id"]], 1, "stop") for record in asked])
     found = scoring.measure(
@@ -127,7 +125,7 @@ def test_scores_are_quotients_of_sums_over_the_records_asked(
 def test_two_processes_answer_every_record_once(
     network: Network, records: TrainingSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each its batches; what they add up to is what one alone has."""
+    """Each process has its own batches; the sums equal those of a single process."""
     asked: list[str] = []
     sums: list[dict[tuple[str, int], tuple[float, float]]] = []
 
@@ -161,7 +159,7 @@ def test_two_processes_answer_every_record_once(
     assert not first.keys() & second.keys()
 
 
-def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(
+def test_measuring_changes_neither_mode_weights_nor_random_state(
     network: Network, records: TrainingSet, tokenizer: Tokenizer
 ):
     network.wrapped.train()
@@ -192,9 +190,7 @@ def test_measuring_changes_neither_the_mode_nor_the_weights_nor_what_is_random(
         ("cer", {"loss": 0.9, "anls": 0.5, "cer": 0.5}, True),
     ],
 )
-def test_better_is_what_the_chosen_measurement_says_and_the_loss_where_it_is_equal(
-    by: str, second: dict[str, float], better: bool
-):
+def test_best_by_decides_what_is_better_and_the_loss_breaks_ties(by: str, second: dict[str, float], better: bool):
     progress = Progress()
     assert take_note(progress, {"loss": 1.0, "anls": 0.5, "cer": 0.5}, 10, by, 1)
     assert take_note(progress, second, 20, by, 1) is better
@@ -204,7 +200,7 @@ def test_better_is_what_the_chosen_measurement_says_and_the_loss_where_it_is_equ
     assert progress.best_scores["anls"] == (second["anls"] if better else 0.5)
 
 
-def test_patience_counts_from_the_best_measurement_on():
+def test_patience_counts_from_the_best_measurement():
     progress = Progress()
     for step, value in enumerate([0.1, 0.3, 0.2, 0.4, 0.4, 0.3]):
         assert not progress.stopped_early
@@ -213,9 +209,7 @@ def test_patience_counts_from_the_best_measurement_on():
     assert (progress.best_step, progress.worse_measurements) == (3, 2)
 
 
-def test_a_score_that_no_reference_fits_is_refused_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_score_that_fits_no_reference_is_refused_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from rich.console import Console
 
     data = prepare_texts(tmp_path / "texts", count=3)

@@ -71,7 +71,7 @@ families = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(families)
-def test_a_pack_that_shares_prefixes_teaches_what_its_records_teach(
+def test_a_pack_with_shared_prefixes_gives_the_gradient_of_its_records(
     found: list[tuple[list[Any], list[tuple[list[int], int]]]],
 ) -> None:
     rows = []
@@ -99,7 +99,7 @@ ROWS = [
 
 
 def prepared_adapter(case: str) -> tuple[PeftModel, Pixels]:
-    """Return the small model as a case asks for it, and where its images come from."""
+    """Return the small model for a case, and the source of its images."""
     ways = {"dora": {"use_dora": True}, "separators": {"modules_to_save": ["vision_proj", "separators"]}}
     model = small_adapter(**ways.get(case, {}))
     base = model.get_base_model()
@@ -113,13 +113,13 @@ def prepared_adapter(case: str) -> tuple[PeftModel, Pixels]:
 @pytest.mark.parametrize(
     "case", ["plain", "fused linears", "dora", "separators", "checkpointed", "offloaded", "cached vectors"]
 )
-def test_however_it_is_computed(case: str) -> None:
+def test_shared_prefixes_give_equal_gradients_in_every_adapter_case(case: str) -> None:
     model, source = prepared_adapter(case)
     batch = check(model, ROWS, source)
     assert batch["parents"].count(-1) == len(batch["parents"]) - 7  # three families, and two records alone
 
 
-def test_a_row_of_a_prefix_is_asked_for_the_first_token_of_every_suffix() -> None:
+def test_the_last_prefix_row_predicts_the_first_token_of_each_suffix() -> None:
     rows = ROWS[:2]
     batch = make_batch(rows, Pixels(), groups=[Group((0, 1), 1 + 1 + 313 + 4, 1)])
     assert batch["parents"] == (-1, 0, 0)
@@ -130,13 +130,13 @@ def test_a_row_of_a_prefix_is_asked_for_the_first_token_of_every_suffix() -> Non
     assert batch["position_ids"][0, last + 1 :].tolist() == [last + 1, last + 2] * 2
 
 
-def test_records_that_do_not_begin_alike_are_refused() -> None:
+def test_records_without_a_common_prefix_are_refused() -> None:
     with pytest.raises(ValueError, match="share 4 tokens do not begin with the same ones"):
         make_batch([ROWS[5], ROWS[7]], Pixels(), groups=[Group((0, 1), 4, 0)])
 
 
-def test_dropout_is_drawn_once_for_a_prefix_and_again_in_the_backward_pass() -> None:
-    """Checkpointing draws the same dropout again, and the loss is close to that without dropout."""
+def test_recomputed_layers_draw_the_same_dropout_for_shared_prefixes() -> None:
+    """Recomputation draws the same dropout, and the loss is close to that without dropout."""
     batch = shared_batch(ROWS, Pixels())
     total = len(batch["supervised"][1])
     model = small_adapter(dropout=0.1)
@@ -149,8 +149,8 @@ def test_dropout_is_drawn_once_for_a_prefix_and_again_in_the_backward_pass() -> 
     assert 0 < float((plain["loss"] / without - 1).abs()) < 0.2
 
 
-def test_a_pack_cut_between_questions_about_one_image_teaches_the_same() -> None:
-    """The whole has 344 tokens and memory for 328 of them: three questions about an image of 313, and two texts."""
+def test_a_pack_cut_between_questions_gives_the_same_gradient() -> None:
+    """The pack has 344 tokens and memory for 328: three questions about an image of 313 tokens, and two texts."""
     model = small_adapter()
     tried = []
 
@@ -176,7 +176,7 @@ def test_a_pack_cut_between_questions_about_one_image_teaches_the_same() -> None
         assert float((found[name] - value).abs().max()) <= GRADIENT * float(value.abs().max()), name
 
 
-def test_records_that_share_nothing_make_the_batch_that_they_make_without_sharing() -> None:
+def test_records_without_shared_prefixes_give_the_batch_without_sharing() -> None:
     """So a set with one question about each image costs what it costs with `share_prefixes: false`."""
     rows = [stored([image, 3, 4], [(1, 2)]) for image in "abc"]
     source = Pixels()

@@ -1,4 +1,4 @@
-"""Send twenty signals of each kind, SIGKILL included, at random moments, in one process and in two.
+"""Send twenty signals of each kind, including SIGKILL, at random moments, to runs of one and two processes.
 
 The records share a prefix. The result is that of a run that was never interrupted.
 """
@@ -48,7 +48,7 @@ CHANGES = (
 
 
 def send_at(moment: str, call: int, delay_s: float, number: int) -> None:
-    """Have a signal sent to this process so long after the `call`-th call of the moment's function begins."""
+    """Send a signal to this process `delay_s` after the `call`-th call of the moment's function starts."""
     import importlib
 
     module, _, path = MOMENTS[moment][0], None, MOMENTS[moment][1]
@@ -69,7 +69,7 @@ def send_at(moment: str, call: int, delay_s: float, number: int) -> None:
 
 
 def train(recipe: Path, log: Path, processes: int, sent: tuple[Any, ...] = (), target: int = 0) -> list[int]:
-    """Run `ixtune train` to its end in several processes, one of which gets a signal; return the exit codes."""
+    """Run `ixtune train` in several processes, send one a signal, and return the exit codes."""
     port = launch._free_port()
     started = []
     for rank in range(processes):
@@ -124,7 +124,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def straight(
     request: pytest.FixtureRequest, sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, Path]:
-    """A run never interrupted, and in how many processes."""
+    """Return the number of processes, and the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     text_recipe(folder, sets[0], f"data.validation={sets[1]}")
     (folder / "recipe.yaml").write_text(_with_validation(folder, sets[1]))
@@ -142,7 +142,7 @@ def _with_validation(folder: Path, validation: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_twenty_signals_at_random_moments_change_nothing(
+def test_twenty_signals_at_random_moments_do_not_change_the_result(
     straight: tuple[int, Path], sets: tuple[Path, Path], tmp_path: Path, kind: str
 ) -> None:
     processes, wanted = straight

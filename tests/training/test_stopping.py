@@ -1,4 +1,4 @@
-"""Test that a run ended by a signal or an error leaves a checkpoint, and resumes bit for bit."""
+"""Test that a run ended by a signal or an error saves a checkpoint and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A training and a validation set."""
+    """Return a training and a validation set."""
     folder = tmp_path_factory.mktemp("texts")
     return prepare_texts(folder / "train"), prepare_texts(folder / "validation", count=4, first=50)
 
@@ -47,7 +47,7 @@ def recipe(folder: Path, sets: tuple[Path, Path], *changes: str) -> Any:
 
 @pytest.fixture(scope="module")
 def straight(sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run never ended early."""
+    """Return an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     run(recipe(folder, sets))
     return folder / "run"
@@ -68,7 +68,7 @@ def result(folder: Path) -> dict[str, Any]:
 def before_call(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int, act: Callable[[], None]
 ) -> None:
-    """Do something at the `number`-th call of a function, before it."""
+    """Call a function right before the `number`-th call of another."""
     plain, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def counted(*given: Any, **named: Any) -> Any:
@@ -99,7 +99,7 @@ def send(number: int) -> Callable[[], None]:
     ],
     ids=["warm-up", "step", "validation", "scoring", "samples", "save"],
 )
-def test_a_signal_is_honoured_wherever_the_run_is(
+def test_a_signal_at_any_point_stops_a_run_that_then_resumes_equal(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     owner: object, function: str, call: int, step: int,
 ) -> None:  # fmt: skip
@@ -113,10 +113,10 @@ def test_a_signal_is_honoured_wherever_the_run_is(
     assert result(tmp_path / "run") == result(straight)
 
 
-def test_a_step_is_abandoned_when_the_grace_period_is_over(
+def test_a_step_is_abandoned_at_the_end_of_the_grace_period(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signalled in the first micro-batch of the third step: the checkpoint is of the second."""
+    """A signal in the first micro-batch of the third step saves the checkpoint of the second."""
     recipe(tmp_path, sets)
     words = ["train", tmp_path / "recipe.yaml", *CHANGES, f"data.validation={sets[1]}", "--grace", "0", "--no-report"]
     with monkeypatch.context() as patch:
@@ -132,7 +132,7 @@ def test_a_step_is_abandoned_when_the_grace_period_is_over(
 
 
 @pytest.mark.parametrize("call", [5, 6], ids=["first micro-batch", "second micro-batch"])
-def test_an_error_in_a_step_saves_the_step_before(
+def test_an_error_in_a_step_saves_the_state_of_the_step_before(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     with monkeypatch.context() as patch:
@@ -145,7 +145,7 @@ def test_an_error_in_a_step_saves_the_step_before(
 
 
 @pytest.mark.parametrize(("owner", "function"), [(measurements, "mean_loss"), (scoring, "batches"), (samples, "take")])
-def test_after_an_error_in_a_measurement_the_step_is_saved_and_measured_again(
+def test_after_a_failed_measurement_the_step_is_saved_and_measured_again(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object,
     function: str,
 ) -> None:  # fmt: skip
@@ -175,7 +175,7 @@ def fail_in(module: str, function: str) -> None:
         ("ixtune.training.monitoring.samples", "take", 0),
     ],
 )
-def test_an_error_in_a_measurement_of_one_process_ends_both_with_a_checkpoint(
+def test_a_failed_measurement_in_one_process_stops_both_with_a_checkpoint(
     sets: tuple[Path, Path], tmp_path: Path, module: str, function: str, rank: int
 ) -> None:
     changes = [*CHANGES, f"data.validation={sets[1]}", "resume=auto", "--no-report"]
@@ -205,7 +205,7 @@ def test_an_error_in_a_measurement_of_one_process_ends_both_with_a_checkpoint(
     assert result(tmp_path / "failed" / "run") == result(tmp_path / "straight" / "run")
 
 
-def test_an_error_while_weights_change_saves_nothing(
+def test_an_error_while_weights_change_saves_no_checkpoint(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.optim.AdamW.step", fail)
@@ -223,7 +223,7 @@ def test_an_error_while_weights_change_saves_nothing(
     ],
     ids=["the system's", "torch's"],
 )
-def test_a_disk_that_is_full_at_a_save_is_one_clear_error(
+def test_a_full_disk_during_a_save_is_one_clear_error(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: Any) -> None:
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_at_a_save_is_one_clear_error(
     assert not list((tmp_path / "run").glob("*checkpoint*"))
 
 
-def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_step(
+def test_too_little_disk_for_checkpoints_is_refused_before_step_one(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = disk.size_of(straight / "checkpoint-6")
@@ -249,14 +249,14 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_ste
 
 @pytest.fixture
 def handlers() -> Iterator[dict[int, Any]]:
-    """The handlers of all signals before and after."""
+    """Return the current signal handlers, and restore them after the test."""
     before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def test_signals_are_caught_while_a_run_lasts_and_given_back(handlers: dict[int, Any]) -> None:
+def test_signals_are_caught_during_a_run_and_handlers_are_restored(handlers: dict[int, Any]) -> None:
     told: list[str] = []
     with StopRequest(told.append) as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -268,7 +268,7 @@ def test_signals_are_caught_while_a_run_lasts_and_given_back(handlers: dict[int,
     assert stopped.value.exit_code == 143
 
 
-def test_a_second_ctrl_c_ends_at_once(handlers: dict[int, Any]) -> None:
+def test_a_second_ctrl_c_ends_the_run_immediately(handlers: dict[int, Any]) -> None:
     with StopRequest() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
@@ -276,15 +276,15 @@ def test_a_second_ctrl_c_ends_at_once(handlers: dict[int, Any]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_hangup_is_ignored_where_it_was(handlers: dict[int, Any]) -> None:
-    """As nohup has it."""
+def test_a_hangup_that_was_ignored_before_stays_ignored(handlers: dict[int, Any]) -> None:
+    """nohup sets this."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.asked
 
 
-def test_in_another_thread_nothing_is_caught(handlers: dict[int, Any]) -> None:
+def test_signals_are_not_caught_in_another_thread(handlers: dict[int, Any]) -> None:
     found: list[Any] = []
 
     def look() -> None:

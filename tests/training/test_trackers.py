@@ -1,4 +1,4 @@
-"""Test trackers: all of transformers', by name; those that work without a server really run."""
+"""Test the names of all transformers trackers, and run those that work without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_tracker_of_transformers_has_a_name_and_a_check() -> None:
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_tracker_that_cannot_work_is_refused_with_its_cure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_tracker_is_refused_with_a_hint(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(distribution: str) -> str:
         raise importlib.metadata.PackageNotFoundError(distribution)
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home and variables of its own, so that nothing of the machine's is used or changed."""
+    """Set a separate home and environment, so that nothing on the machine is used or changed."""
     for name in (
         "WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_NAME", "WANDB_DIR", "MLFLOW_EXPERIMENT_NAME",
         "MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE", "TRACKIO_PROJECT", "TRACKIO_DIR",
@@ -56,7 +56,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_mlflow_writes_into_a_local_store(data: Path, own: Path) -> None:
+def test_mlflow_logs_to_a_local_store(data: Path, own: Path) -> None:
     pytest.importorskip("mlflow")
     run(text_recipe(own, data, "training.report_to=[mlflow]", "training.max_steps=3"))
     (losses,) = (own / "run").rglob("metrics/loss")
@@ -64,7 +64,7 @@ def test_mlflow_writes_into_a_local_store(data: Path, own: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trackio_writes_on_this_machine(data: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackio_logs_to_a_local_folder(data: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(own / "trackio"))  # read at the import
     pytest.importorskip("trackio")
     run(text_recipe(own, data, "training.report_to=[trackio]", "training.max_steps=3"))
@@ -75,7 +75,7 @@ def test_trackio_writes_on_this_machine(data: Path, own: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_wandb_writes_offline(data: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_logs_offline(data: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # read at the first use
     pytest.importorskip("wandb")
     run(text_recipe(own, data, "training.report_to=[wandb]", "training.max_steps=3"))

@@ -1,4 +1,4 @@
-"""The two lines on a terminal, and the plain ones elsewhere."""
+"""Test the two live lines on a terminal, and the plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _drawn(view: LiveView) -> str:
     return captured.get()
 
 
-def test_a_pipe_gets_one_plain_line_for_each_measurement() -> None:
+def test_a_pipe_gets_one_plain_line_per_measurement() -> None:
     file = io.StringIO()
     view = view_on(Console(file=file, width=400))
     assert type(view) is View
@@ -43,7 +43,7 @@ def test_a_pipe_gets_one_plain_line_for_each_measurement() -> None:
     ]
 
 
-def test_a_terminal_shows_where_the_run_stands() -> None:
+def test_a_terminal_shows_the_progress_of_the_run() -> None:
     view, _ = _terminal()
     with view:
         view.begin(0, 20)
@@ -67,7 +67,7 @@ def test_a_terminal_shows_where_the_run_stands() -> None:
 @pytest.mark.parametrize(
     ("name", "shown"), [("anls", "ANLS 0.2500 (best 0.5000)"), ("cer", "CER 0.7500 (best 0.2500)")]
 )
-def test_the_score_that_the_best_goes_by_is_followed_and_all_stay_above(name: str, shown: str) -> None:
+def test_the_best_by_score_is_plotted_and_all_scores_are_printed_above(name: str, shown: str) -> None:
     file = io.StringIO()
     view = view_on(Console(file=file, force_terminal=True, width=120, legacy_windows=False), name)
     with view:
@@ -79,8 +79,8 @@ def test_the_score_that_the_best_goes_by_is_followed_and_all_stay_above(name: st
     assert "step     9/20  validation loss 0.7000  ANLS 0.5000  CER 1.0000" in file.getvalue()
 
 
-def test_a_narrow_terminal_never_folds_the_lines() -> None:
-    """Folded ones would be left behind at the next drawing."""
+def test_lines_never_wrap_on_a_narrow_terminal() -> None:
+    """Wrapped lines would remain on screen at the next refresh."""
     view, _ = _terminal(width=40)
     view.begin(0, 1000000)
     view.show({**LINE, "loss": 12.5})
@@ -92,7 +92,7 @@ def test_a_narrow_terminal_never_folds_the_lines() -> None:
     view.__exit__(None, None, None)
 
 
-def test_what_keeps_a_step_from_going_on_is_told_in_place_of_the_numbers() -> None:
+def test_the_current_activity_replaces_the_numbers() -> None:
     view, _ = _terminal()
     with view:
         view.begin(0, 10)
@@ -102,7 +102,7 @@ def test_what_keeps_a_step_from_going_on_is_told_in_place_of_the_numbers() -> No
         assert "loss 0.5000" in _drawn(view)
 
 
-def test_lines_that_stay_hold_brackets_as_they_are_and_an_error_gives_the_cursor_back() -> None:
+def test_printed_lines_keep_brackets_and_an_error_restores_the_cursor() -> None:
     view, file = _terminal()
 
     def fail() -> None:
@@ -117,11 +117,11 @@ def test_lines_that_stay_hold_brackets_as_they_are_and_an_error_gives_the_cursor
     assert "\x1b[?25h" in file.getvalue()
 
 
-def test_a_curve_runs_from_the_lowest_block_to_the_highest() -> None:
+def test_a_curve_uses_blocks_from_lowest_to_highest() -> None:
     assert curve(deque([1.0])) == ""
     assert curve(deque([1.0, 1.0])) == "▁▁"
     assert curve(deque(range(7, -1, -1))) == "█▇▆▅▄▃▂▁"
 
 
-def test_a_clock_has_hours_only_where_there_are_some() -> None:
+def test_a_clock_shows_hours_only_from_one_hour_on() -> None:
     assert (clock(59.9), clock(61), clock(3600 * 30 + 5)) == ("0:59", "1:01", "30:00:05")

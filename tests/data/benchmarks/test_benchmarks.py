@@ -1,4 +1,4 @@
-"""Small files of the form in which the benchmarks are published, with real images beside them."""
+"""Test reading small files in the published benchmark formats, with real images."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def written(path: Path, content: Any) -> Path:
 
 
 def family(folder: Path, *entries: Any) -> Path:
-    """A file of the DocVQA family, or of TextVQA."""
+    """Write a file in the DocVQA or TextVQA format."""
     return written(folder / "val.json", {"dataset_name": "x", "dataset_split": "val", "data": list(entries)})
 
 
@@ -79,7 +79,7 @@ def reasons(items: Items) -> list[tuple[int, str]]:
     return [(reject.record, reject.reason.value) for reject in items.rejects]
 
 
-def test_every_benchmark_names_scores_that_exist_and_asks_the_question():
+def test_every_benchmark_has_existing_scores_and_prompts_the_question():
     for name, benchmark in BENCHMARKS.items():
         assert benchmark.name == name
         assert set(benchmark.scores) <= set(SCORES)
@@ -88,7 +88,7 @@ def test_every_benchmark_names_scores_that_exist_and_asks_the_question():
 
 
 @pytest.mark.parametrize("where", ["documents/pybv0228_81.png", "spdocvqa_images/pybv0228_81.png", "pybv0228_81.png"])
-def test_docvqa_is_read_wherever_its_release_put_the_images(tmp_path: Path, where: str):
+def test_docvqa_images_are_found_in_every_place_of_its_releases(tmp_path: Path, where: str):
     image = write_image(tmp_path / where)
     found = read("docvqa", family(tmp_path, DOCVQA), images=tmp_path / "kept")
     (item,) = found.items
@@ -104,7 +104,7 @@ def test_docvqa_is_read_wherever_its_release_put_the_images(tmp_path: Path, wher
 
 
 @pytest.mark.parametrize("where", ["37313.jpeg", "images/37313.jpeg", "infographicsvqa_images/37313.jpeg"])
-def test_infographicvqa_is_read_with_its_answer_type(tmp_path: Path, where: str):
+def test_infographicvqa_is_read_with_its_answer_types(tmp_path: Path, where: str):
     image = write_image(tmp_path / "root" / where)
     plain = {key: value for key, value in INFOGRAPHICVQA.items() if key != "answer_type"} | {"questionId": 2}
     found = read("infographicvqa", family(tmp_path, INFOGRAPHICVQA, plain), tmp_path / "root", images=tmp_path / "kept")
@@ -114,7 +114,7 @@ def test_infographicvqa_is_read_with_its_answer_type(tmp_path: Path, where: str)
     ]
 
 
-def test_textvqa_keeps_all_ten_answers_for_the_agreement_of_annotators(tmp_path: Path):
+def test_textvqa_keeps_all_ten_answers_for_annotator_agreement(tmp_path: Path):
     image = write_image(tmp_path / "train_images" / "003a8ae2ef43b901.jpg")
     (item,) = read("textvqa", family(tmp_path, TEXTVQA), images=tmp_path / "kept").items
     assert item.id == "34602"
@@ -124,7 +124,7 @@ def test_textvqa_keeps_all_ten_answers_for_the_agreement_of_annotators(tmp_path:
     assert top / bottom == 1
 
 
-def test_chartqa_is_read_as_a_file_or_as_the_folder_of_both(tmp_path: Path):
+def test_chartqa_is_read_as_one_file_or_as_a_folder_of_both(tmp_path: Path):
     image = write_image(tmp_path / "png" / "41699051005347.png")
     people = written(tmp_path / "test_human.json", [CHARTQA, CHARTQA])
     written(tmp_path / "test_augmented.json", [CHARTQA | {"label": 14.5}])
@@ -142,7 +142,7 @@ def test_chartqa_is_read_as_a_file_or_as_the_folder_of_both(tmp_path: Path):
         read("chartqa", tmp_path / "png", images=tmp_path / "kept")
 
 
-def test_ocrbench_is_read_and_its_type_decides_how_it_is_scored(tmp_path: Path):
+def test_ocrbench_is_scored_by_its_question_type(tmp_path: Path):
     write_image(tmp_path / OCRBENCH["image_path"])
     formula = OCRBENCH | {
         "dataset_name": "HME100k",
@@ -155,7 +155,7 @@ def test_ocrbench_is_read_and_its_type_decides_how_it_is_scored(tmp_path: Path):
         assert SCORES["ocrbench"].part(Case(answer, item.references, item.options, item.kind)) == (1.0, 1.0)
 
 
-def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_rejects(tmp_path: Path):
+def test_a_set_without_answers_is_refused_and_single_questions_rejected(tmp_path: Path):
     write_image(tmp_path / DOCVQA["image"])
     secret = {key: value for key, value in DOCVQA.items() if key != "answers"}
     with pytest.raises(DataError, match="none of 2 questions has an answer") as caught:
@@ -190,9 +190,7 @@ def test_a_test_set_without_answers_is_refused_and_single_questions_without_are_
         ({"question_types": {"a": 1}}, "bad_field", "`question_types` is an object"),
     ],
 )
-def test_what_is_wrong_with_a_question_becomes_a_reject_with_its_reason(
-    tmp_path: Path, change: dict[str, Any], reason: str, words: str
-):
+def test_a_faulty_question_is_rejected_with_its_reason(tmp_path: Path, change: dict[str, Any], reason: str, words: str):
     root = tmp_path / "root"
     write_image(root / DOCVQA["image"])
     outside = write_image(tmp_path / "outside.png").parent
@@ -207,7 +205,7 @@ def test_what_is_wrong_with_a_question_becomes_a_reject_with_its_reason(
     json.loads(reject.row())
 
 
-def test_entries_that_are_no_questions_are_rejects_and_broken_files_are_errors(tmp_path: Path):
+def test_non_questions_are_rejected_and_broken_files_are_errors(tmp_path: Path):
     write_image(tmp_path / DOCVQA["image"])
     found = read("docvqa", family(tmp_path, 7, DOCVQA, ["x"]), images=tmp_path / "kept")
     assert reasons(found) == [(1, "not_a_record"), (3, "not_a_record")]
@@ -246,9 +244,7 @@ ANYTHING = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(name=st.sampled_from(sorted(FORMS)), data=st.data())
-def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
-    tmp_path: Path, name: str, data: st.DataObject
-):
+def test_with_any_field_values_each_entry_is_a_question_or_a_reject(tmp_path: Path, name: str, data: st.DataObject):
     write_image(tmp_path / "a.png")
     changes = st.dictionaries(st.sampled_from(sorted(FORMS[name])), ANYTHING, max_size=4)
     entries = [{**FORMS[name], **data.draw(changes)} for _ in range(3)]
@@ -271,7 +267,7 @@ def test_whatever_stands_in_the_fields_each_entry_is_a_question_or_a_reject(
     assert all(json.loads(reject.row())["mend"] for reject in found.rejects)
 
 
-def test_a_folder_for_images_that_cannot_be_written_is_told_apart_from_the_file(tmp_path: Path):
+def test_an_unwritable_image_folder_is_reported_as_such(tmp_path: Path):
     image = base64.b64encode(write_image(tmp_path / "a.png").read_bytes()).decode()
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"question": "?", "image": f"data:image/png;base64,{image}", "answer": "x"}))
@@ -281,7 +277,7 @@ def test_a_folder_for_images_that_cannot_be_written_is_told_apart_from_the_file(
     assert caught.value.where == str(tmp_path / "kept")
 
 
-def test_wrong_names_are_answered_with_the_nearest_right_one(tmp_path: Path):
+def test_a_misspelled_benchmark_gets_a_suggestion(tmp_path: Path):
     with pytest.raises(UsageError) as caught:
         read("docvaq", tmp_path / "x.json", images=tmp_path)
     assert caught.value.hint == "did you mean docvqa?"

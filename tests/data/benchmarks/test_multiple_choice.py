@@ -1,4 +1,4 @@
-"""MMBench's tables, and questions in our own form."""
+"""Test reading MMBench tables and questions in our own format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row(index: int | str, image: bytes | str, **changes: str) -> dict[str, Any]:
 
 
 def table(folder: Path, *rows: dict[str, Any], columns: list[str] = COLUMNS) -> Path:
-    """A TSV as pandas writes it."""
+    """Write a TSV as pandas does."""
     path = folder / "MMBench_DEV_EN.tsv"
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
@@ -55,7 +55,7 @@ def reasons(items: Items) -> list[tuple[int, str]]:
     return [(reject.record, reject.reason.value) for reject in items.rejects]
 
 
-def test_mmbench_is_read_with_its_images_written_once_under_their_hash(tmp_path: Path, image: bytes):
+def test_mmbench_images_are_written_once_under_their_hash(tmp_path: Path, image: bytes):
     path = table(
         tmp_path,
         row(241, image, hint='One\tline,\n"quoted"', C="nan"),
@@ -77,8 +77,8 @@ def test_mmbench_is_read_with_its_images_written_once_under_their_hash(tmp_path:
     assert BENCHMARKS["mmbench"].prompt.endswith("{question}\nPlease select the correct answer from the options above.")
 
 
-def test_a_plain_pass_asks_each_question_once_and_a_circular_one_in_every_order(tmp_path: Path, image: bytes):
-    """The released tables hold every order; the image stands in the first."""
+def test_a_circular_pass_asks_each_question_in_every_order(tmp_path: Path, image: bytes):
+    """The released tables contain every order; the image is in the first row."""
     path = table(
         tmp_path,
         row(241, image),
@@ -105,7 +105,7 @@ def test_a_plain_pass_asks_each_question_once_and_a_circular_one_in_every_order(
 
 
 @given(st.lists(st.text("abc", min_size=1), min_size=2, max_size=6, unique=True), st.data())
-def test_rotations_move_the_answer_with_its_text_and_put_it_at_every_letter(texts: list[str], data: st.DataObject):
+def test_rotations_move_the_answer_to_every_letter(texts: list[str], data: st.DataObject):
     options = dict(zip("ABCDEF", texts, strict=False))
     right = data.draw(st.sampled_from(sorted(options)))
     drafts = Draft("7", "?", (right,), options=options).rotated()
@@ -115,7 +115,7 @@ def test_rotations_move_the_answer_with_its_text_and_put_it_at_every_letter(text
     assert all(sorted(draft.options.values()) == sorted(texts) for draft in drafts)
 
 
-def test_an_unpublished_answer_column_is_refused(tmp_path: Path, image: bytes):
+def test_a_table_without_published_answers_is_refused(tmp_path: Path, image: bytes):
     path = table(tmp_path, row(241, image), columns=[name for name in COLUMNS if name != "answer"])
     with pytest.raises(DataError, match="none of 1 questions has an answer"):
         read("mmbench", path, images=tmp_path / "kept")
@@ -137,7 +137,7 @@ def test_an_unpublished_answer_column_is_refused(tmp_path: Path, image: bytes):
         ({"answer": "C"}, "bad_field", 'the answer "C" is none of the options A, B'),
     ],
 )
-def test_a_hostile_row_is_a_reject_and_writes_nothing(
+def test_a_hostile_row_is_rejected_and_writes_nothing(
     tmp_path: Path, image: bytes, changes: dict[str, str], reason: str, words: str
 ):
     found = read("mmbench", table(tmp_path, row(1, image), row(2, image) | changes), images=tmp_path / "kept")
@@ -147,9 +147,7 @@ def test_a_hostile_row_is_a_reject_and_writes_nothing(
     assert len([file for file in (tmp_path / "kept").rglob("*") if file.is_file()]) == 1
 
 
-def test_a_image_in_base64_that_is_too_large_is_never_decoded(
-    tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_oversized_base64_image_is_never_decoded(tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 4000)
     small = base64.b64encode(image).decode()
     assert len(small) < 3500
@@ -165,14 +163,14 @@ def test_a_image_in_base64_that_is_too_large_is_never_decoded(
     assert decoded == [len(small)]
 
 
-def test_a_image_of_too_many_pixels_is_a_reject(tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_of_too_many_pixels_is_rejected(tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ixtune.data.images.image_file.MAX_PIXELS", 100)
     found = read("mmbench", table(tmp_path, row(1, image)), images=tmp_path / "kept")
     assert reasons(found) == [(1, "picture_too_large")]
     assert not (tmp_path / "kept").exists()
 
 
-def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_path: Path, image: bytes):
+def test_our_form_takes_paths_data_urls_and_several_answers(tmp_path: Path, image: bytes):
     address = f"data:image/png;base64,{base64.b64encode(image).decode()}"
     path = lines(
         tmp_path,
@@ -214,7 +212,7 @@ def test_our_own_form_takes_paths_and_data_addresses_and_several_answers(tmp_pat
         ({"id": 1.5}, "bad_id", "`id` is 1.5"),
     ],
 )
-def test_what_is_wrong_with_a_line_becomes_a_reject(
+def test_a_faulty_line_is_rejected_with_its_reason(
     tmp_path: Path, image: bytes, change: dict[str, Any], reason: str, words: str
 ):
     root = tmp_path / "root"
@@ -227,7 +225,7 @@ def test_what_is_wrong_with_a_line_becomes_a_reject(
     assert words in found.rejects[0].found
 
 
-def test_lines_that_are_no_json_are_counted(tmp_path: Path):
+def test_lines_that_are_not_json_are_counted(tmp_path: Path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b'{"question": "a", "answer": "b"}\n\nnot JSON\n{"question": "\xff", "answer": "b"}\n[1]\n')
     found = read("questions", path, images=tmp_path / "kept")
@@ -235,7 +233,7 @@ def test_lines_that_are_no_json_are_counted(tmp_path: Path):
     assert len(found.items) + len(found.rejects) == 4
 
 
-def test_a_table_without_a_header_is_a_wrong_use(tmp_path: Path):
+def test_a_table_without_a_header_is_a_usage_error(tmp_path: Path):
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(UsageError):
         read("mmbench", tmp_path / "empty.tsv", images=tmp_path / "kept")

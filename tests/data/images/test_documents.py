@@ -1,4 +1,4 @@
-"""Pages of PDF and TIFF files: which are meant, how large they are rendered, and what is refused."""
+"""Test pages of PDF and TIFF files: selection, rendered size, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_path_is_split_into_file_and_pages(given: str, path: str, pages: Pages
 
 
 @pytest.mark.parametrize("document", [pdf(A4, WIDE, A4), tiff("L", "1", "RGB")], ids=["pdf", "tiff"])
-def test_pages_are_counted_from_one_with_both_ends(document: bytes):
+def test_page_ranges_start_at_one_and_include_both_ends(document: bytes):
     assert list(page_numbers(document, None, "d")) == [1, 2, 3]
     assert list(page_numbers(document, Pages(2, 2), "d")) == [2]
     assert list(page_numbers(document, Pages(2, 3), "d")) == [2, 3]
@@ -68,7 +68,7 @@ def test_a_page_is_rendered_at_exactly_the_size_of_its_layout(wide: float, ratio
     assert max(layout.rows, layout.cols) >= max(large.rows, large.cols)
 
 
-def test_dpi_takes_the_place_of_the_layout():
+def test_dpi_overrides_the_layout_size():
     assert page_size(A4, "page", 25, dpi=72) == A4
     assert page_size(A4, "page", 25, dpi=144) == (1190, 1684)
     with pytest.raises(ImageError) as caught:
@@ -77,7 +77,7 @@ def test_dpi_takes_the_place_of_the_layout():
     assert "--dpi" in caught.value.hint
 
 
-def test_a_page_has_its_own_shape_and_content_and_the_same_bytes_each_time(tmp_path: Path):
+def test_pages_render_in_their_own_shape_with_the_same_bytes_each_time(tmp_path: Path):
     (tmp_path / "a.pdf").write_bytes(pdf(A4, WIDE))
     for source in (tmp_path / "a.pdf", pdf(A4, WIDE)):
         assert [page_shape(source, number, "d") for number in (1, 2)] == [A4, WIDE]
@@ -91,7 +91,7 @@ def test_a_page_has_its_own_shape_and_content_and_the_same_bytes_each_time(tmp_p
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
-def test_a_page_of_a_tiff_comes_with_its_pixels(mode: str):
+def test_a_tiff_page_keeps_its_pixels(mode: str):
     page = frame(tiff("L", mode, "L"), 2, "d")
     assert page.size == (42, 30)
     expected = Image.new("L", (42, 30), 20).convert(mode).convert("RGB")
@@ -110,14 +110,14 @@ def test_a_page_of_a_tiff_comes_with_its_pixels(mode: str):
     ],
     ids=["encrypted", "broken", "empty", "cut", "png", "text"],
 )
-def test_what_has_no_pages_is_refused_with_its_cure(document: bytes, reason: Reason, hint: str):
+def test_a_document_without_readable_pages_is_refused_with_a_hint(document: bytes, reason: Reason, hint: str):
     with pytest.raises(ImageError) as caught:
         page_numbers(document, None, "d.pdf")
     assert caught.value.reason is reason, caught.value
     assert hint in caught.value.hint
 
 
-def test_more_pages_than_a_record_can_have_are_refused_before_any_is_rendered(monkeypatch: pytest.MonkeyPatch):
+def test_too_many_pages_are_refused_before_any_is_rendered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "MAX_PAGES", 2)
     assert list(page_numbers(pdf(A4, A4, A4), Pages(2, 3), "d")) == [2, 3]
     with pytest.raises(ImageError) as caught:
@@ -125,7 +125,7 @@ def test_more_pages_than_a_record_can_have_are_refused_before_any_is_rendered(mo
     assert caught.value.reason is Reason.TOO_MANY_PAGES
 
 
-def test_without_the_package_a_pdf_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch):
+def test_without_the_package_a_pdf_is_refused_and_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pypdfium2", None)
     with pytest.raises(ImageError) as caught:
         page_numbers(pdf(A4), None, "d")

@@ -1,4 +1,4 @@
-"""Real files of every kind, good, odd and bad: what their headers tell, and what is refused."""
+"""Test reading the headers of real files of every kind: valid, unusual and damaged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def png_header(width: int, height: int, depth: int = 8, colours: int = 2) -> byt
 
 
 def deep_rgb_png() -> bytes:
-    """16 bits a channel, which Pillow cannot write: the upper byte is NOISE, the lower one 77."""
+    """Return a 16-bit RGB PNG, which Pillow cannot write: the upper byte is NOISE, the lower one 77."""
     rows = b"".join(b"\0" + np.stack([row, np.full_like(row, 77)], axis=-1).tobytes() for row in NOISE[..., :3])
     return png_header(WIDTH, HEIGHT, 16) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -194,7 +194,7 @@ def reason_of(source: Path | bytes, name: str, corrections: Corrections = NONE) 
 
 
 @pytest.mark.parametrize(("name", "content", "notes"), TAKEN, ids=[name for name, *_ in TAKEN])
-def test_a_good_image_is_taken_with_its_oddities_noted(
+def test_a_good_image_is_accepted_with_its_notes(
     tmp_path: Path, name: str, content: Callable[[], bytes], notes: tuple[str, ...]
 ):
     path = write(tmp_path, name, content())
@@ -225,7 +225,7 @@ MENDED = [row for row in REFUSED if row[2] in CORRECTED]
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), MENDED, ids=[name for name, *_ in MENDED])
-def test_a_correction_takes_what_was_refused_and_only_its_own(name: str, content: Callable[[], bytes], reason: Reason):
+def test_each_correction_accepts_only_its_own_case(name: str, content: Callable[[], bytes], reason: Reason):
     depth = Corrections(depth=True)
     first_frame = Corrections(first_frame=True)
     own, other = (depth, first_frame) if reason == Reason.PICTURE_16_BIT else (first_frame, depth)
@@ -235,7 +235,7 @@ def test_a_correction_takes_what_was_refused_and_only_its_own(name: str, content
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_image_has_the_size_and_the_pixels_of_the_upright_one(form: str, orientation: int):
+def test_a_rotated_image_has_the_size_and_pixels_of_the_upright_one(form: str, orientation: int):
     content = saved(form, exif=lying(orientation))
     name = f"a.{form.lower()}"
     corrected = Corrections(exif=True)
@@ -263,7 +263,7 @@ def test_the_orientation_is_found_in_either_byte_order(order: str, orientation: 
 
 
 @pytest.mark.parametrize(("name", "content", "notes"), TAKEN, ids=[name for name, *_ in TAKEN])
-def test_the_header_tells_the_size_that_decoding_gives_with_all_corrections(
+def test_the_header_size_equals_the_decoded_size_with_all_corrections(
     name: str, content: Callable[[], bytes], notes: tuple[str, ...]
 ):
     found = read_header(content(), ALL, name=name)
@@ -272,7 +272,7 @@ def test_the_header_tells_the_size_that_decoding_gives_with_all_corrections(
     assert found.notes == tuple(applied.get(note, note) for note in notes)
 
 
-def test_what_is_no_file_has_a_reason_of_its_own(tmp_path: Path):
+def test_paths_that_are_not_files_have_their_own_reasons(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
     write(tmp_path, "a.png", saved("PNG"))
     assert reason_of(tmp_path / "none.png", "none.png") == Reason.PICTURE_MISSING
@@ -287,7 +287,7 @@ def test_what_is_no_file_has_a_reason_of_its_own(tmp_path: Path):
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Somebody who may not read everything, as root may."""
+    """Switch to a user without root's right to read every file."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -295,7 +295,7 @@ def nobody() -> Iterator[None]:
     os.seteuid(before)
 
 
-def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path, request: pytest.FixtureRequest):
+def test_a_file_without_read_permission_is_unreadable(tmp_path: Path, request: pytest.FixtureRequest):
     path = write(tmp_path, "a.png", saved("PNG"))
     path.chmod(0)
     request.getfixturevalue("nobody")
@@ -304,7 +304,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path, request: pyte
         read_header(path, NONE, name="a.png")
 
 
-def test_no_file_stays_open_whatever_happens(tmp_path: Path):
+def test_no_file_is_left_open(tmp_path: Path):
     paths = [write(tmp_path, name, content()) for name, content, _ in [*TAKEN, *REFUSED]]
     before = len(os.listdir("/proc/self/fd"))
     for path in [*paths, tmp_path, tmp_path / "none"]:
@@ -314,11 +314,11 @@ def test_no_file_stays_open_whatever_happens(tmp_path: Path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_image_with_16_bits_a_channel_keeps_the_upper_8():
+def test_a_16_bit_rgb_image_keeps_the_upper_8_bits():
     assert np.array_equal(open_image(deep_rgb_png()), NOISE[..., :3])
 
 
-def test_damage_in_the_middle_is_not_seen_in_the_header_but_when_decoding():
+def test_damage_in_the_middle_is_found_only_when_decoding():
     damaged = bytearray(saved("PNG"))
     damaged[len(damaged) // 2] ^= 0xFF
     assert read_header(bytes(damaged), NONE, name="a.png") == Header(WIDTH, HEIGHT, ())
@@ -332,7 +332,7 @@ WHOLE = [(name, content()) for name, content, _ in TAKEN if name.startswith(("pl
 
 @settings(deadline=None)
 @given(st.sampled_from(WHOLE), st.floats(0, 1))
-def test_a_file_cut_anywhere_is_refused_or_decodes(image: tuple[str, bytes], share: float):
+def test_a_truncated_file_is_refused_or_decodes(image: tuple[str, bytes], share: float):
     name, content = image
     cut = content[: int(share * len(content))]
     try:
@@ -344,7 +344,7 @@ def test_a_file_cut_anywhere_is_refused_or_decodes(image: tuple[str, bytes], sha
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 0.3), st.integers(0, 255)), max_size=8))
-def test_damage_anywhere_ends_in_a_reason_and_never_in_another_error(
+def test_damage_anywhere_gives_a_reject_reason_and_no_other_error(
     image: tuple[str, bytes], changes: list[tuple[float, int]]
 ):
     name, content = image
@@ -361,7 +361,7 @@ def test_damage_anywhere_ends_in_a_reason_and_never_in_another_error(
     ("package", "content", "words"),
     [("pillow_heif", heic, "ixtune[heif]"), ("PIL._avif", lambda: saved("AVIF"), "force-reinstall pillow")],
 )
-def test_what_a_missing_package_would_read_is_refused_with_the_name_of_the_package(
+def test_a_missing_package_is_named_in_the_refusal(
     monkeypatch: pytest.MonkeyPatch, package: str, content: Callable[[], bytes], words: str
 ):
     image = content()

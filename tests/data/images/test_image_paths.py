@@ -1,4 +1,4 @@
-"""Paths as people write them, and the files they mean."""
+"""Test that image paths in all usual spellings are resolved."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("given", "file", "notes"), FOUND)
-def test_a_path_is_found_and_what_was_done_to_it_is_noted(root: Path, given: str, file: str, notes: tuple[str, ...]):
+def test_a_path_is_found_and_its_correction_is_noted(root: Path, given: str, file: str, notes: tuple[str, ...]):
     found = locate(root, given)
     assert (found.path, found.file) == (file, root / file)
     assert found.notes == notes
@@ -60,7 +60,7 @@ def test_a_path_is_found_and_what_was_done_to_it_is_noted(root: Path, given: str
     assert [locate(root, given, folders) for _ in range(2)] == [found, found]
 
 
-def test_every_spelling_occurs():
+def test_every_path_correction_is_tested():
     assert {note for *_, notes in FOUND for note in notes} == set(SPELLINGS)
     assert all(SPELLINGS.values())
 
@@ -90,7 +90,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("given", "reason", "hint"), REFUSED)
-def test_what_means_no_file_is_refused_with_a_cure(root: Path, given: str, reason: Reason, hint: str):
+def test_a_path_to_no_file_is_refused_with_a_hint(root: Path, given: str, reason: Reason, hint: str):
     with pytest.raises(RecordError) as caught:
         locate(root, given, {})
     assert caught.value.reason is reason
@@ -104,7 +104,7 @@ def test_what_means_no_file_is_refused_with_a_cure(root: Path, given: str, reaso
         max_size=12,
     )
 )
-def test_no_spelling_leads_out_of_the_root(root: Path, parts: list[str]):
+def test_no_spelling_of_a_path_leads_out_of_the_root(root: Path, parts: list[str]):
     try:
         found = locate(root, "".join(parts))
     except RecordError:

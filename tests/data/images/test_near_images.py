@@ -1,4 +1,4 @@
-"""Images that look the same, found by their perceptual hashes."""
+"""Test finding near-duplicate images by their perceptual hashes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
         lambda image: as_jpeg(image.resize((400, 560)), 60),
     ],
 )
-def test_a_copy_in_another_size_or_compression_is_near_and_other_pages_are_not(change):
+def test_resized_or_recompressed_copies_are_near_and_other_pages_not(change):
     known = NearImages()
     for seed in range(6):
         known.add(near_hash(draw_page(seed)))
@@ -45,7 +45,7 @@ def test_a_copy_in_another_size_or_compression_is_near_and_other_pages_are_not(c
     flips=st.lists(st.integers(0, 255), max_size=12, unique=True),
     value=st.integers(0, 2**256 - 1),
 )
-def test_all_hashes_within_the_distance_are_found_and_no_other(seen: list[int], flips: list[int], value: int):
+def test_exactly_the_hashes_within_the_distance_are_found(seen: list[int], flips: list[int], value: int):
     near = value
     for bit in flips:
         near ^= 1 << bit
@@ -57,7 +57,7 @@ def test_all_hashes_within_the_distance_are_found_and_no_other(seen: list[int], 
     assert (near in expected) == (len(flips) <= MOST_BITS)
 
 
-def test_the_option_names_the_package_it_needs(monkeypatch: pytest.MonkeyPatch):
+def test_the_near_duplicate_option_names_the_package_it_needs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(UsageError) as caught:
         require_package()

@@ -34,7 +34,7 @@ def content(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def test_a_image_opens_from_its_bytes_as_from_its_file_and_errors_call_it_by_name(tmp_path: Path):
+def test_an_image_opens_equally_from_bytes_and_file(tmp_path: Path):
     path = write_image(tmp_path / "a.png", 60, 40)
     assert np.array_equal(open_image(path.read_bytes()), open_image(path))
     with pytest.raises(ImageError, match=r"row 3"):
@@ -51,7 +51,7 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch
     assert reason_of(path) == Reason.PICTURE_TOO_LARGE
 
 
-def test_the_limit_is_pillows_own_and_its_error_is_put_into_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_pixel_limit_is_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert image_file.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
     path = write_image(tmp_path / "a.png", 60, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -78,7 +78,7 @@ def test_alpha_is_dropped_and_orientation_ignored_unless_corrected():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
-def test_transparency_over_white_is_pillows_own_composition(mode: str):
+def test_transparency_over_white_matches_pillows_composition(mode: str):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8))
     given = content(noise.convert(mode), "TIFF" if mode == "PA" else "PNG")
     seen = Image.open(BytesIO(given)).convert("RGBA")
@@ -89,7 +89,7 @@ def test_transparency_over_white_is_pillows_own_composition(mode: str):
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM", "JPEG2000"])
-def test_16_bits_become_8_over_the_whole_range(form: str):
+def test_16_bit_pixels_are_scaled_to_8_bits_over_the_full_range(form: str):
     given = content(Image.fromarray(np.array([[0, 128, 129, 257, 32896, 65535]], dtype=np.uint16)), form)
     assert np.asarray(open_image(given))[0, 3:, 0].tolist() == [255, 255, 255]  # as the reference: cut off
     scaled = np.asarray(open_image(given, Corrections(depth=True)))
@@ -97,7 +97,7 @@ def test_16_bits_become_8_over_the_whole_range(form: str):
     assert (scaled == scaled[..., :1]).all()
 
 
-def test_numbers_without_a_given_range_are_scaled_from_their_own_extremes():
+def test_pixels_without_a_known_range_are_scaled_from_their_extremes():
     depth = Corrections(depth=True)
     whole = content(Image.fromarray(np.array([[-100, 0, 100]], dtype=np.int32)), "TIFF")
     assert np.asarray(open_image(whole, depth))[0, :, 0].tolist() == [0, 128, 255]
@@ -110,14 +110,14 @@ def test_numbers_without_a_given_range_are_scaled_from_their_own_extremes():
         assert not np.asarray(open_image(even, depth)).any()
 
 
-def test_of_several_frames_the_first_is_opened():
+def test_the_first_of_several_frames_is_opened():
     first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
     for form in ("GIF", "PNG", "TIFF"):
         animated = content(first, form, save_all=True, append_images=[second])
         assert open_image(animated, Corrections(first_frame=True)).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_corrections_have_the_names_of_the_command_line():
+def test_corrections_have_the_names_of_the_command_line_values():
     assert Corrections().names() == ()
     both = Corrections.of(["first-frame", "exif"])
     assert both == Corrections(exif=True, first_frame=True)
@@ -148,7 +148,7 @@ def test_a_placed_image_has_the_planned_size_and_white_padding(width: int, heigh
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 6), st.booleans())
-def test_placing_and_cutting_at_once_gives_the_same_crops(width: int, height: int, hd_num: int, upscale: bool):
+def test_place_and_cut_gives_the_same_crops_as_two_steps(width: int, height: int, hd_num: int, upscale: bool):
     try:
         layout = plan(width, height, hd_num, upscale=upscale)
     except LayoutError:
@@ -157,7 +157,7 @@ def test_placing_and_cutting_at_once_gives_the_same_crops(width: int, height: in
     assert np.array_equal(place_and_cut(image, layout), crops(place(image, layout)))
 
 
-def test_a_image_that_keeps_its_size_keeps_its_pixels():
+def test_an_image_that_keeps_its_size_keeps_its_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (500, 300, 3), dtype=np.uint8)
     layout = plan(300, 500, 4, upscale=False)
     placed = place(Image.fromarray(pixels), layout)
@@ -165,13 +165,13 @@ def test_a_image_that_keeps_its_size_keeps_its_pixels():
     assert np.array_equal(placed[86:586, 18:318], pixels)
 
 
-def test_crops_put_together_are_the_image_again():
+def test_reassembled_crops_equal_the_image():
     placed = np.random.default_rng(0).integers(0, 256, (2 * 336, 3 * 336, 3), dtype=np.uint8)
     rows = [np.concatenate(list(row), axis=2) for row in crops(placed).reshape(2, 3, 3, 336, 336)]
     assert np.array_equal(np.concatenate(rows, axis=1).transpose(1, 2, 0), placed)
 
 
-def test_a_layout_of_another_image_is_refused():
+def test_a_layout_for_another_image_size_is_refused():
     for way in (place, place_and_cut):
         with pytest.raises(ValueError, match="60 x 40"):
             way(Image.new("RGB", (60, 41)), plan(60, 40, 4))
@@ -180,6 +180,6 @@ def test_a_layout_of_another_image_is_refused():
 
 
 @pytest.mark.parametrize("shape", [(336, 335, 3), (336, 336, 4), (336, 336)])
-def test_what_is_no_placed_image_is_not_cut(shape: tuple[int, ...]):
+def test_an_array_that_is_not_a_placed_image_is_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match="336"):
         crops(np.zeros(shape, dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Sets whose images moved, went missing or changed since they were prepared."""
+"""Test sets whose images were moved, deleted or changed after prepare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ("a.png", "deep/b.png", "c.png")
 
 @pytest.fixture
 def project(tmp_path: Path, tokenizer_base: Path) -> Path:
-    """A folder with a prepared set and, beside it, its images; the last is shown by two records."""
+    """Return a folder with a prepared set and its images; two records show the last one."""
     folder = tmp_path / "project"
     for number, name in enumerate(NAMES):
         write_image(folder / "photos" / name, 60 + number, 40)
@@ -40,11 +40,11 @@ def faults(prepared: PreparedSet) -> dict[str, str]:
     return {fault.path.name: fault.found for fault in missing_images([prepared])}
 
 
-def test_images_that_are_as_they_were_are_no_fault(project: Path) -> None:
+def test_unchanged_images_are_not_reported(project: Path) -> None:
     assert faults(store.load(project / "set")) == {}
 
 
-def test_every_image_has_the_hash_and_the_size_of_its_file(project: Path) -> None:
+def test_every_image_is_stored_with_the_hash_and_size_of_its_file(project: Path) -> None:
     prepared = store.load(project / "set")
     for row in prepared.dataset:
         (image,) = row["pictures"]
@@ -82,14 +82,14 @@ def make_folder(file: Path) -> None:
         (make_folder, "bytes, prepared with"),
     ],
 )
-def test_each_kind_of_change_is_found_once_for_each_file(project: Path, damage, found: str | None) -> None:
+def test_each_kind_of_change_is_reported_once_per_file(project: Path, damage, found: str | None) -> None:
     damage(project / "photos" / NAMES[-1])
     known = faults(store.load(project / "set"))
     assert list(known) == ([] if found is None else ["c.png"])
     assert found is None or found in known["c.png"]
 
 
-def test_all_are_counted_and_the_cure_names_the_place_for_moved_images(project: Path) -> None:
+def test_all_missing_images_are_counted_and_the_hint_names_image_root(project: Path) -> None:
     shutil.rmtree(project / "photos")
     sets = TrainingSet.load([project / "set"]).sets
     with pytest.raises(IxtuneError, match="3 images of the data are missing or changed") as caught:
@@ -108,7 +108,7 @@ def set_alone(project: Path) -> Path:
 
 
 def copied_and_original_emptied(project: Path) -> Path:
-    """The case of issue 14: the old folder is still there, its images are not."""
+    """Reproduce issue 14: the old folder still exists, its images do not."""
     shutil.copytree(project, project.parent / "there")
     (project / "photos").rename(project / "gone")
     return project.parent / "there" / "set"
@@ -121,7 +121,7 @@ def test_a_set_finds_its_images_after_a_move(project: Path, move) -> None:
     assert all(prepared.image_path(row, 0).is_file() for row in range(4))
 
 
-def test_a_folder_with_the_same_names_beside_a_moved_set_is_not_taken_for_its_images(project: Path) -> None:
+def test_a_moved_set_ignores_another_folder_with_the_same_file_names(project: Path) -> None:
     there = project.parent / "there"
     for name in NAMES:  # other images of the same names
         write_image(there / "photos" / name, 80, 50)
@@ -145,7 +145,7 @@ def test_an_image_of_the_same_size_and_an_old_date_in_a_moved_folder_is_found(pr
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "deep/../../secret.png"])
-def test_a_stored_path_that_leads_out_of_its_root_is_refused(project: Path, path: str) -> None:
+def test_a_stored_path_outside_its_root_is_refused(project: Path, path: str) -> None:
     write_image(project / "secret.png")
     prepared = store.load(project / "set")
     stored = prepared.dataset[0]["pictures"][0] | {"path": path}
@@ -156,14 +156,14 @@ def test_a_stored_path_that_leads_out_of_its_root_is_refused(project: Path, path
         prepared.files.path(stored | {"root": 7})
 
 
-def test_images_anywhere_else_are_found_by_image_root(project: Path) -> None:
+def test_images_in_another_folder_are_found_by_image_root(project: Path) -> None:
     (project / "photos").rename(project.parent / "pictures")
     assert len(faults(store.load(project / "set"))) == 3
     assert faults(store.load(project / "set", project.parent / "pictures")) == {}
     assert missing_images(TrainingSet.load([project / "set"], image_root=project.parent / "pictures").sets) == []
 
 
-def test_image_root_takes_the_place_of_what_several_roots_have_in_common(tmp_path: Path, tokenizer_base: Path) -> None:
+def test_image_root_replaces_the_common_parent_of_several_roots(tmp_path: Path, tokenizer_base: Path) -> None:
     sources = []
     for name in ("left", "right"):
         write_image(tmp_path / "data" / name / "a.png")
@@ -173,7 +173,7 @@ def test_image_root_takes_the_place_of_what_several_roots_have_in_common(tmp_pat
     assert faults(store.load(tmp_path / "set", tmp_path / "moved")) == {}
 
 
-def test_a_set_of_format_2_loads_and_its_images_are_compared_by_size_in_pixels(project: Path) -> None:
+def test_a_format_2_set_loads_and_compares_images_by_pixel_size(project: Path) -> None:
     as_format_2(project / "set")
     prepared = store.load(project / "set")
     assert faults(prepared) == {}

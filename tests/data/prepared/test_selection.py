@@ -11,14 +11,14 @@ from ixtune.errors import UsageError
 
 
 @given(count=st.integers(1, 60), total=st.integers(0, 200), seed=st.text(max_size=3))
-def test_a_draw_takes_all_records_equally_often_give_or_take_one(count: int, total: int, seed: str):
+def test_a_draw_takes_every_record_equally_often_within_one(count: int, total: int, seed: str):
     times = draw(count, total, seed)
     assert sum(times) == total
     assert set(times) <= {total // count, total // count + 1}
     assert times == draw(count, total, seed)
 
 
-def test_a_draw_depends_on_the_seed_and_of_nothing_there_is_nothing():
+def test_a_draw_depends_on_the_seed_and_may_be_empty():
     assert draw(100, 50, "0") != draw(100, 50, "1")
     assert not draw(0, 5, "0")
 
@@ -35,7 +35,9 @@ def split(records: list[list[str]], fraction: float, seed: int = 0) -> bytearray
     fraction=st.floats(0.05, 0.9),
     seed=st.integers(0, 5),
 )
-def test_no_image_is_on_both_sides_and_the_share_is_not_exceeded(records: list[list[str]], fraction: float, seed: int):
+def test_no_image_is_on_both_sides_and_the_fraction_is_not_exceeded(
+    records: list[list[str]], fraction: float, seed: int
+):
     try:
         sides = split(records, fraction, seed)
     except UsageError:
@@ -48,14 +50,14 @@ def test_no_image_is_on_both_sides_and_the_share_is_not_exceeded(records: list[l
     assert sides == split(records, fraction, seed)
 
 
-def test_records_joined_through_others_stay_together():
+def test_records_linked_through_others_stay_on_one_side():
     chain = [["a"], ["b"], ["a", "b"], *([f"x{n}"] for n in range(97))]
     for seed in range(40):
         sides = split(chain, 0.3, seed)
         assert sides[0] == sides[1] == sides[2]
 
 
-def test_records_without_images_are_split_one_by_one():
+def test_records_without_images_are_split_individually():
     assert sum(split([[] for _ in range(200)], 0.1)) == 20
 
 
@@ -64,7 +66,7 @@ def test_the_split_depends_on_the_seed():
     assert len({bytes(split(records, 0.2, seed)) for seed in range(10)}) > 5
 
 
-def test_what_cannot_be_split_is_refused():
+def test_records_that_cannot_be_split_are_refused():
     with pytest.raises(UsageError) as caught:
         split([["same"]] * 10, 0.2)
     assert "1 groups" in str(caught.value)

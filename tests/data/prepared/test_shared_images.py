@@ -1,4 +1,4 @@
-"""What two sets have in common, and records that show an image of an excluded set."""
+"""Test comparing the images of two sets, and excluding records that share images with another set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(sources: list[Source], out: Path, base: Path, **options: Any) -> Prepare
 
 @pytest.fixture
 def two(tmp_path: Path, tokenizer_base: Path) -> tuple[Path, Path]:
-    """Sets with one image in common, under two names in two folders; two records of the first show it."""
+    """Return two sets that share one image under different names; two records of the first show it."""
     for name, size in (("one/a.png", 60), ("one/b.png", 61), ("other/z.png", 60), ("other/y.png", 62)):
         write_image(tmp_path / name, size, 40)
     run([write(tmp_path / "one", ["a.png", "a.png", "b.png"])], tmp_path / "A", tokenizer_base)
@@ -64,7 +64,7 @@ def test_a_set_of_format_2_is_compared_by_hashing_its_images(two: tuple[Path, Pa
     assert compare(*two).shared_images == 1
 
 
-def test_records_that_show_an_image_of_an_excluded_set_are_left_out_and_no_fault(
+def test_records_that_show_an_excluded_image_are_left_out_not_faulty(
     two: tuple[Path, Path], tmp_path: Path, tokenizer_base: Path
 ):
     sources = [Source(path=str(tmp_path / "one" / "data.jsonl"))]
@@ -86,7 +86,7 @@ def test_a_page_of_a_document_is_excluded_and_counted_at_any_size(tmp_path: Path
     assert (report.accepted, report.rejected_by_reason) == (1, {"in_excluded_set": 1})
 
 
-def test_near_duplicates_are_excluded_and_kept_on_one_side_if_asked(tmp_path: Path, tokenizer_base: Path):
+def test_near_duplicates_are_excluded_and_stay_on_one_side_if_requested(tmp_path: Path, tokenizer_base: Path):
     names = []
     for seed in range(6):
         (tmp_path / "pages").mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def test_near_duplicates_are_excluded_and_kept_on_one_side_if_asked(tmp_path: Pa
     assert found == {False: 1, True: 2}
 
 
-def test_equal_bytes_and_pages_in_several_sizes_stay_on_one_side(tmp_path: Path, tokenizer_base: Path):
+def test_equal_bytes_and_rendered_pages_stay_on_one_side(tmp_path: Path, tokenizer_base: Path):
     for folder in ("left", "right"):
         write_pdf(tmp_path / folder / "report.pdf", *[(300, 400 + number) for number in range(10)])
         for number in range(10):

@@ -13,7 +13,7 @@ def bill(width: int = 60, height: int = 40, text: int = 20, supervised: int = 5,
     return bill_of(text, supervised, layouts, ["exif_ignored"] * images, lowered=False, upscale=True)
 
 
-def test_a_bill_adds_up_and_knows_what_each_hd_num_would_cost():
+def test_token_costs_add_up_and_are_known_for_each_hd_num():
     one = bill(images=2)
     assert one.image == 2 * plan(60, 40, 4).tokens
     assert one.length == 20 + one.image
@@ -25,7 +25,7 @@ MODELS = [FOUR_KHD, TWO_FIVE, TWO_FIVE.at_inference]
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.booleans(), st.sampled_from(MODELS))
-def test_the_cost_at_each_hd_num_is_that_of_its_layout(width: int, height: int, upscale: bool, member: Member):
+def test_the_cost_at_each_hd_num_matches_its_layout(width: int, height: int, upscale: bool, member: Member):
     def tokens(hd_num: int) -> int:
         try:
             return plan(width, height, hd_num, upscale=upscale, member=member).tokens
@@ -40,7 +40,7 @@ def test_the_cost_at_each_hd_num_is_that_of_its_layout(width: int, height: int, 
     assert one.by_hd_num == tuple(tokens(hd_num) for hd_num in HD_NUMS)
 
 
-def test_a_hd_num_without_a_layout_has_no_cost():
+def test_an_hd_num_without_a_layout_has_no_cost():
     thin = bill_of(20, 5, [plan(2000, 1, 55)], [], lowered=False, upscale=True)
     assert thin.by_hd_num[0] == -1
     statistics = Statistics()
@@ -55,7 +55,7 @@ sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(6, 900
 
 
 @given(st.lists(sizes, min_size=1, max_size=30))
-def test_every_record_and_every_image_is_in_one_bin_of_each_histogram(given: list[tuple[int, int, int, int]]):
+def test_each_histogram_counts_every_record_or_image_once(given: list[tuple[int, int, int, int]]):
     statistics = Statistics()
     for width, height, text, supervised in given:
         layouts = [plan(width, height, 55)] if max(width, height) < 300 * min(width, height) else []
@@ -74,7 +74,7 @@ def test_every_record_and_every_image_is_in_one_bin_of_each_histogram(given: lis
     assert told["tokens"]["total"] == told["tokens"]["text"] + told["tokens"]["image"]
 
 
-def test_a_record_that_stands_there_three_times_counts_three_times():
+def test_a_record_repeated_three_times_counts_three_times():
     once, thrice = Statistics(), Statistics()
     for _ in range(3):
         once.add(bill())

@@ -54,7 +54,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_set_is_read_back_as_written(tmp_path: Path, tokenizer: Tokenizer):
     prepared = store.load(write(tmp_path / "set", tokenizer))
     row = prepared.dataset[1]
     sample = encode(record(1), [plan(60, 40, 4).tokens], tokenizer)
@@ -79,12 +79,12 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path, tokenizer: Tokenizer
 
 @pytest.mark.parametrize("upscale", [True, False])
 @pytest.mark.parametrize("size", [(60, 40), (30, 70), (2000, 1000)])
-def test_a_layout_comes_back_as_it_was_stored(size: tuple[int, int], upscale: bool):
+def test_a_layout_is_read_back_as_stored(size: tuple[int, int], upscale: bool):
     layout = plan(*size, 4, upscale=upscale)
     assert store.layout_of(store.stored_image(0, "a.png", layout)) == layout
 
 
-def test_batches_and_rows_stand_in_the_order_in_which_they_were_added(tmp_path: Path, tokenizer: Tokenizer):
+def test_batches_and_rows_keep_the_order_in_which_they_were_added(tmp_path: Path, tokenizer: Tokenizer):
     layout = plan(60, 40, 4)
     rows = [
         store.row_of(record(n), encode(record(n), [layout.tokens], tokenizer), [store.stored_image(1, "a", layout)])
@@ -100,7 +100,7 @@ def test_batches_and_rows_stand_in_the_order_in_which_they_were_added(tmp_path: 
     assert datasets.load_from_disk(str(tmp_path / "set"))["id"][:] == list("01234")
 
 
-def test_a_set_opens_with_plain_datasets(tmp_path: Path, tokenizer: Tokenizer):
+def test_datasets_opens_a_set_by_itself(tmp_path: Path, tokenizer: Tokenizer):
     dataset = datasets.load_from_disk(str(write(tmp_path / "set", tokenizer, count=2500)))
     assert len(dataset) == 2500
     assert dataset[2499]["id"] == "2499"
@@ -114,7 +114,7 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path, tokenizer: Tokenizer):
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
-def test_a_folder_that_is_no_prepared_set_is_told_what_it_lacks(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_folder_that_is_not_a_prepared_set_reports_missing_files(tmp_path: Path, tokenizer: Tokenizer):
     assert "no such prepared set" in refusal(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "manifest.json, state.json" in refusal(tmp_path / "empty")
@@ -124,7 +124,7 @@ def test_a_folder_that_is_no_prepared_set_is_told_what_it_lacks(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "5", '{"kind": 1, "format": 1, "records": 5}'])
-def test_a_manifest_that_says_nothing_is_refused(tmp_path: Path, tokenizer: Tokenizer, text: str):
+def test_an_empty_manifest_is_refused(tmp_path: Path, tokenizer: Tokenizer, text: str):
     folder = write(tmp_path / "set", tokenizer)
     (folder / "manifest.json").write_text(text)
     assert "manifest" in refusal(folder)
@@ -138,7 +138,7 @@ def test_a_set_of_another_format_is_refused(tmp_path: Path, tokenizer: Tokenizer
     assert str(next(iter(change.values()))) in refusal(folder)
 
 
-def test_an_arrow_file_cut_short_is_refused(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_truncated_arrow_file_is_refused(tmp_path: Path, tokenizer: Tokenizer):
     folder = write(tmp_path / "set", tokenizer)
     arrow = folder / "data-00000-of-00001.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-200])
@@ -149,7 +149,7 @@ def test_a_manifest_of_another_set_is_refused(tmp_path: Path, tokenizer: Tokeniz
     assert "counts 9 rows" in refusal(write(tmp_path / "set", tokenizer, records={"rows": 9}))
 
 
-def test_the_folder_around_a_split_is_refused_with_the_names_of_its_sets(tmp_path: Path, tokenizer: Tokenizer):
+def test_the_parent_folder_of_a_split_is_refused_with_its_set_names(tmp_path: Path, tokenizer: Tokenizer):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "dataset_dict.json").write_text("{}")
     write(tmp_path / "both" / "train", tokenizer)
@@ -163,13 +163,13 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, tokenizer: Tokenizer, bro
     assert "damaged" in refusal(write(tmp_path / "set", tokenizer, **broken))
 
 
-def test_a_set_of_this_tokenizer_is_compatible(tmp_path: Path, tokenizer: Tokenizer):
+def test_a_set_for_this_tokenizer_is_compatible(tmp_path: Path, tokenizer: Tokenizer):
     prepared = store.load(write(tmp_path / "set", tokenizer))
     manifests.check_compatible(prepared.manifest, tokenizer.sha256, FOUR_KHD)
 
 
 @pytest.mark.parametrize("key", ["tokenizer_sha256", "template_version", "layout_version"])
-def test_a_set_made_otherwise_is_refused_with_both_values(tmp_path: Path, tokenizer: Tokenizer, key: str):
+def test_a_set_with_other_settings_is_refused_with_both_values(tmp_path: Path, tokenizer: Tokenizer, key: str):
     manifest = store.load(write(tmp_path / "set", tokenizer)).manifest | {key: "other"}
     with pytest.raises(IxtuneError) as caught:
         manifests.check_compatible(manifest, tokenizer.sha256, FOUR_KHD)

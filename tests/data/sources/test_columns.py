@@ -51,11 +51,11 @@ def refused(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any
         (["id", "image", "question", "answer", "system", "hd_num", "score"], ALL),
     ],
 )
-def test_columns_with_our_names_are_ours(available: list[str], columns: dict[str, str]):
+def test_columns_with_our_names_are_recognized(available: list[str], columns: dict[str, str]):
     assert check_columns(available, source()) == columns
 
 
-def test_other_names_are_ours_only_where_the_user_says_so():
+def test_other_column_names_are_used_only_if_the_user_maps_them():
     available = ["photo", "q", "a", "note"]
     assert check_columns(available, source(("image", "photo"), ("question", "q"), ("answer", "a"))) == {
         "image": "photo",
@@ -66,7 +66,7 @@ def test_other_names_are_ours_only_where_the_user_says_so():
     assert check_columns(available, one_question) == {"image": "photo", "answer": "a"}
 
 
-def test_several_columns_of_images_are_joined_by_commas():
+def test_several_image_columns_are_joined_by_commas():
     columns = source(("image", "front,back"))
     assert check_columns(["front", "back", "question", "answer"], columns)["image"] == "front,back"
     assert check_columns(["front,back", "question", "answer"], columns)["image"] == "front,back"
@@ -93,7 +93,7 @@ def test_several_columns_of_images_are_joined_by_commas():
         ([], source(), "columns found: none"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_the_columns_found(available: list[str], given: Source, told: str):
+def test_unclear_columns_are_refused_with_the_columns_found(available: list[str], given: Source, told: str):
     with pytest.raises(UsageError) as caught:
         check_columns(available, given)
     lines = [caught.value.what, *caught.value.notes]
@@ -104,7 +104,7 @@ def test_what_cannot_be_told_is_refused_with_the_columns_found(available: list[s
     assert caught.value.where == "table.csv"
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     with pytest.raises(UsageError) as caught:
         check_columns(["front", "back", "q", "a"], source(), ["front", "back"])
     assert len([caught.value.what, *caught.value.notes]) == 4
@@ -130,26 +130,24 @@ def test_all_mistakes_are_told_at_once():
         ),
     ],
 )
-def test_the_usual_other_names_are_taken_where_exactly_one_fits(
-    available: list[str], images: list[str], columns: dict[str, str]
-):
+def test_usual_synonyms_are_used_if_exactly_one_fits(available: list[str], images: list[str], columns: dict[str, str]):
     assert check_columns(available, source(), images) == columns
 
 
-def test_a_question_for_all_rows_may_take_the_place_of_a_column():
+def test_a_question_for_all_rows_can_replace_the_column():
     columns = source(("question", ""), question="What is it?")
     assert check_columns(["question", "answer"], columns) == {"question": "", "answer": "answer"}
 
 
-def test_a_column_can_be_said_to_be_none():
-    """Otherwise a table of texts with a column `file` could not be used."""
+def test_a_column_can_be_turned_off():
+    """Without this, a table of texts with a column `file` could not be used."""
     available = ["file", "question", "answer"]
     columns = check_columns(available, source(("image", "")))
     assert columns == {"image": "", "question": "question", "answer": "answer"}
     assert row({"file": "a.txt", "question": "q", "answer": "a"}, columns).images == ()
 
 
-def test_what_was_taken_for_what_is_said_in_one_line():
+def test_the_column_mapping_is_described_in_one_line():
     columns = {"image": "front,back", "question": "q", "answer": "answer"}
     told = describe_columns(columns, ["front", "back", "q", "answer", "note"], source())
     assert told == (
@@ -174,7 +172,7 @@ def test_a_row_is_one_question_and_one_answer():
     )
 
 
-def test_a_row_without_a_image_is_text_alone():
+def test_a_row_without_an_image_is_text_only():
     for empty in ("", "  ", None, math.nan, []):
         record = row({"image": empty, "question": "q", "answer": "a"})
         assert (record.images, record.turns[0].text) == ((), "q")
@@ -191,11 +189,11 @@ def test_a_row_without_a_image_is_text_alone():
         ("file:///data/a.png", ImageRef("/data/a.png", path="/data/a.png")),
     ],
 )
-def test_a_image_is_a_path_or_bytes_in_any_form(cell: Any, image: ImageRef):
+def test_an_image_cell_may_be_a_path_or_bytes(cell: Any, image: ImageRef):
     assert row({"image": cell, "question": "q", "answer": "a"}).images == (image,)
 
 
-def test_several_images_stand_in_their_order_in_front_of_the_question():
+def test_several_images_come_before_the_question_in_order():
     columns = ALL | {"image": "front,back"}
     record = row({"front": "a.png", "back": ["b.png", "c.png"], "question": "q", "answer": "a"}, columns)
     assert [image.path for image in record.images] == ["a.png", "b.png", "c.png"]
@@ -205,7 +203,7 @@ def test_several_images_stand_in_their_order_in_front_of_the_question():
 
 
 @pytest.mark.parametrize("written", ["<image>", "<ImageHere>"])
-def test_a_placeholder_in_the_question_says_where_the_image_stands(written: str):
+def test_a_placeholder_in_the_question_places_the_image(written: str):
     record = row({"image": "a.png", "question": f"Look: {written} What?", "answer": "a"})
     assert record.turns[0].text == "Look: <ImageHere> What?"
     columns = {"image": "image", "answer": "answer"}
@@ -213,7 +211,7 @@ def test_a_placeholder_in_the_question_says_where_the_image_stands(written: str)
     assert same.turns[0].text == "<ImageHere> and <ImageHere>"
 
 
-def test_the_first_of_several_answers_is_trained_and_all_count():
+def test_the_first_of_several_answers_is_trained_and_all_are_references():
     record = row({"question": "q", "answer": ["42.50", 42.5, "42,50"]})
     assert record.turns[-1].text == "42.50"
     assert record.references == ("42.50", "42.5", "42,50")
@@ -232,7 +230,7 @@ def test_the_first_of_several_answers_is_trained_and_all_count():
         (2**70, str(2**70)),
     ],
 )
-def test_a_number_is_answered_as_it_is_written(number: Any, text: str):
+def test_a_number_is_answered_as_written(number: Any, text: str):
     assert row({"question": "q", "answer": number}).turns[-1].text == text
 
 
@@ -242,7 +240,7 @@ def test_a_row_without_an_id_is_named_by_its_number():
     assert row({"id": 12.0, "question": "q", "answer": "a"}).id == "12"
 
 
-def test_the_system_prompt_of_the_source_is_for_rows_that_bring_none():
+def test_the_source_system_prompt_applies_to_rows_without_one():
     value = {"question": "q", "answer": "a", "system": ""}
     assert row(value, system="Be brief.").turns[0] == Turn("system", "Be brief.")
     assert row(value | {"system": "Be long."}, system="Be brief.").turns[0] == Turn("system", "Be long.")
@@ -301,14 +299,14 @@ def test_a_bad_cell_is_refused_with_its_reason(change: dict[str, Any], reason: R
     assert refused(GOOD | change).reason is reason
 
 
-def test_a_message_names_the_tables_own_column():
+def test_error_messages_name_the_tables_own_column():
     error = refused({"img": "a.png", "q": "q", "label": None}, {"image": "img", "question": "q", "answer": "label"})
     assert "`label`" in str(error)
 
 
 @pytest.mark.parametrize("name", ["image", "images", "file_name", "system", "hd_num", "id"])
-def test_a_column_that_appears_only_later_is_not_lost_silently(name: str):
-    """What is which is told by the first records, and JSON need not go on as it began."""
+def test_a_known_column_that_appears_later_is_refused(name: str):
+    """Columns are detected from the first records, and later JSON records may have others."""
     columns = {"question": "question", "answer": "answer"}
     error = refused({"question": "q", "answer": "a", name: "x"}, columns)
     assert (error.reason, f"`{name}`" in str(error)) == (Reason.BAD_FIELD, True)
@@ -336,9 +334,7 @@ names = st.sampled_from([*ALL, "images", "file_name", "answers", "x", ""])
     columns=st.dictionaries(st.sampled_from([*ALL]), names | st.just("image,x")),
     question=st.none() | st.text(),
 )
-def test_no_row_makes_it_raise_anything_but_a_record_error(
-    value: dict[str, Any], columns: dict[str, str], question: str | None
-):
+def test_any_row_gives_a_record_or_a_record_error(value: dict[str, Any], columns: dict[str, str], question: str | None):
     reading = Reading(Schema.COLUMNS, tuple((columns | {"answer": "answer"}).items()), question)
     try:
         record = record_of(Entry(1, "t", Place("row", 1), value=value), reading)

@@ -11,7 +11,7 @@ from ixtune.errors import UsageError
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Write a config into a folder with some data, seen from above so that messages are short."""
+    """Return a function that writes a config next to some data; paths are relative so that messages are short."""
     monkeypatch.chdir(tmp_path)
     for name in ("mix/a.csv", "mix/b.jsonl", "mix/pages/1.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def mistakes(path: Path) -> list[str]:
     return list(caught.value.notes)
 
 
-def test_each_source_has_its_own_settings_and_paths_are_relative_to_the_config(config):
+def test_each_source_has_its_own_settings_and_relative_paths(config):
     path = config("""
 sources:
   - path: a.csv
@@ -74,7 +74,7 @@ def test_an_absolute_path_stays_absolute(config, tmp_path: Path):
     assert one == Source(path=str(tmp_path / "mix" / "a.csv"))
 
 
-def test_all_mistakes_are_told_at_once_with_their_lines(config):
+def test_all_mistakes_are_reported_at_once_with_their_lines(config):
     path = config("""sources:
   - path: a.csv
     hd_num: many
@@ -139,7 +139,7 @@ base: nano
         ("sources: [{path: !!python/name:os.system x}]", "not a text, number, list or section"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(config, content: str, told: str):
+def test_a_mistake_is_reported_with_its_line(config, content: str, told: str):
     found = mistakes(config(content))
     assert any(told in line for line in found), found
     assert all(line.startswith("mix/data.yaml:1: ") for line in found)
@@ -156,18 +156,18 @@ def test_a_mistake_is_told_with_its_line(config, content: str, told: str):
         (b"#" * 70_000, "this is not a data config: larger than 64 KiB"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_in_one_line(config, content: str | bytes, told: str):
+def test_a_file_that_is_not_a_config_is_refused_in_one_line(config, content: str | bytes, told: str):
     with pytest.raises(UsageError, match=told) as caught:
         read_config(config(content))
     assert "recipe" not in f"{caught.value} {caught.value.hint}"
 
 
-def test_a_missing_config_is_told(tmp_path: Path):
+def test_a_missing_config_is_reported(tmp_path: Path):
     with pytest.raises(UsageError, match="no such data config file"):
         read_config(tmp_path / "none.yaml")
 
 
-def test_a_config_is_known_by_its_ending():
+def test_a_config_is_recognized_by_its_extension():
     assert [is_config(Path(name)) for name in ("a.yaml", "a.YML", "a.json", "yaml")] == [True, True, False, False]
 
 
@@ -180,11 +180,11 @@ def test_a_config_is_known_by_its_ending():
         ("columns+csv", (Container.CSV, Schema.COLUMNS)),
     ],
 )
-def test_a_format_is_one_word_of_each_kind(word: str, meant: tuple[Container | None, Schema | None]):
+def test_a_format_word_names_a_container_a_schema_or_both(word: str, meant: tuple[Container | None, Schema | None]):
     assert format_of(word) == meant
 
 
-def test_every_container_and_schema_is_a_word_of_its_own():
+def test_every_container_and_schema_has_its_own_format_word():
     assert all(format_of(one.value) == (one, None) for one in Container)
     assert all(format_of(one.value) == (None, one) for one in Schema)
 
@@ -198,7 +198,7 @@ def test_every_container_and_schema_is_a_word_of_its_own():
         ("xyzzy", "there is no format xyzzy"),
     ],
 )
-def test_an_unknown_format_is_refused_with_all_words(word: str, told: str):
+def test_an_unknown_format_is_refused_with_the_list_of_formats(word: str, told: str):
     with pytest.raises(UsageError) as caught:
         format_of(word)
     assert caught.value.what == told
@@ -215,11 +215,11 @@ def test_an_unknown_format_is_refused_with_all_words(word: str, told: str):
         ("image=,answer=a=b", (("image", ""), ("answer", "a=b"))),
     ],
 )
-def test_columns_are_pairs_divided_by_commas(text: str, columns: tuple[tuple[str, str], ...]):
+def test_columns_are_pairs_separated_by_commas(text: str, columns: tuple[tuple[str, str], ...]):
     assert columns_of(text) == columns
 
 
 @pytest.mark.parametrize("text", ["photo", "=photo", "image=a,,b", ",image=a", "image=a,=b"])
-def test_columns_of_another_form_are_refused(text: str):
+def test_malformed_columns_are_refused(text: str):
     with pytest.raises(UsageError, match="not of the form OURS=THEIRS"):
         columns_of(text)

@@ -53,7 +53,7 @@ def said(*texts: str, system: str | None = None) -> tuple[Turn, ...]:
     return turns if system is None else (Turn("system", system), *turns)
 
 
-def test_the_official_form_is_read_from_a_real_file():
+def test_the_official_format_is_read_from_a_real_file():
     first, second, third = records("ixc.json")
     turns = said(
         "<ImageHere>What is the total on this receipt?",
@@ -92,27 +92,27 @@ def test_sharegpt_is_read_from_a_real_file():
     assert [turn.role for turn in second.turns] == ["user", "assistant"]
 
 
-def test_turns_of_role_and_content_are_read_from_a_real_file():
+def test_role_content_turns_are_read_from_a_real_file():
     (record,) = records("role_content.json")
     assert record.turns == said("<ImageHere>\nWhich scale does this drawing have?", "1:50")
 
 
 @pytest.mark.parametrize("image", [None, []])
 @pytest.mark.parametrize("schema", GOOD)
-def test_no_image_is_no_image(schema: Schema, image: Any):
+def test_empty_image_values_mean_no_image(schema: Schema, image: Any):
     keys = ("from", "value")
     turns = [dict(zip(keys, pair, strict=True)) for pair in (("user", "hi"), ("assistant", "yo"))]
     assert read({"id": 1, "image": image, "conversations": turns}, schema).images == ()
 
 
 @pytest.mark.parametrize("schema", GOOD)
-def test_role_names_are_known_in_any_letter_case(schema: Schema):
+def test_role_names_are_case_insensitive(schema: Schema):
     names = ["HUMAN", "gpt", "User", "bot", "human", "Assistant", "user", "model"]
     turns = [{"from": name, "value": "x"} for name in names]
     assert [turn.role for turn in read({"id": 1, "conversations": turns}, schema).turns] == ["user", "assistant"] * 4
 
 
-def test_a_record_without_an_id_is_named_by_its_place():
+def test_a_record_without_an_id_is_named_by_its_position():
     fields = {"conversations": ixc_entry("", "hi", "yo")["conversations"]}
     reading = Reading(Schema.LLAVA)
     of_list = Entry(3, "a.json", Place("line", 1), value=fields)
@@ -128,13 +128,13 @@ def test_a_record_without_an_id_is_named_by_its_place():
     assert found == ["record-3", "row-3", "0003", "line-4"]
 
 
-def test_texts_stay_as_they_are_written():
+def test_texts_are_kept_exactly_as_written():
     text = "  spaced\r\n\tand <b>tagged</b> &amp; {braced}  "
     value = LLAVA | {"image": None, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": text}]}
     assert [turn.text for turn in read(value, Schema.LLAVA).turns] == [text, text]
 
 
-def test_the_placeholder_of_another_form_is_text_in_the_official_one_if_the_user_says_so():
+def test_a_foreign_placeholder_is_text_if_the_user_allows_it():
     entry = ixc_entry("a", "What does <image> mean in SVG?", "It shows one.")
     assert refused(entry, Schema.IXC).reason is Reason.LOOKS_LIKE_IMAGE
     record = read(entry, Schema.IXC, allow_image_text=True)
@@ -142,13 +142,13 @@ def test_the_placeholder_of_another_form_is_text_in_the_official_one_if_the_user
 
 
 @pytest.mark.parametrize("schema", [Schema.LLAVA, Schema.SHAREGPT])
-def test_a_system_turn_may_be_the_first(schema: Schema):
+def test_a_system_turn_may_come_first(schema: Schema):
     turns = [{"from": "system", "value": "Be terse."}, *SHAREGPT["conversations"]]
     assert read(GOOD[schema] | {"conversations": turns}, schema).turns[0] == Turn("system", "Be terse.")
 
 
 @pytest.mark.parametrize("schema", GOOD)
-def test_the_default_system_prompt_is_for_records_that_bring_none(schema: Schema):
+def test_the_default_system_prompt_applies_to_records_without_one(schema: Schema):
     fields = GOOD[schema]
     assert read(fields, schema, system="Be kind.").turns[0] == Turn("system", "Be kind.")
     own = [{"from": "system", "value": "Be terse."}, *fields["conversations"]]
@@ -159,7 +159,7 @@ def test_the_default_system_prompt_is_for_records_that_bring_none(schema: Schema
     assert read(fields | {"conversations": empty}, schema).turns == read(fields, schema).turns
 
 
-def test_the_system_field_goes_before_the_default_and_may_be_said_twice():
+def test_the_system_field_overrides_the_default_and_may_be_repeated():
     assert read(SHAREGPT | {"system": "Be terse."}, Schema.SHAREGPT, system="Be kind.").turns[0].text == "Be terse."
     assert read(SHAREGPT | {"system": " \n"}, Schema.SHAREGPT, system="Be kind.").turns[0].text == "Be kind."
     twice = [{"from": "system", "value": "Be terse."}, *SHAREGPT["conversations"]]
@@ -169,7 +169,7 @@ def test_the_system_field_goes_before_the_default_and_may_be_said_twice():
 
 
 @pytest.mark.parametrize("schema", GOOD)
-def test_hd_num_is_a_whole_number_of_its_own(schema: Schema):
+def test_hd_num_is_read_as_a_whole_number(schema: Schema):
     assert read(GOOD[schema], schema).hd_num is None
     assert read(GOOD[schema] | {"hd_num": None}, schema).hd_num is None
     assert read(GOOD[schema] | {"hd_num": 25}, schema).hd_num == 25
@@ -264,7 +264,7 @@ def test_a_wrong_field_is_refused_with_its_reason(schema: Schema, change: dict[s
         ({"conversations": [{"role": "user", "value": "What?"}]}, Schema.LLAVA, Reason.MISSING_FIELD, "no `content`"),
     ],
 )
-def test_what_is_wrong_in_one_form_is_refused_in_its_own_words(
+def test_errors_of_one_schema_have_their_own_messages(
     change: dict[str, Any], schema: Schema, reason: Reason, says: str
 ):
     error = refused(GOOD[schema] | change, schema)
@@ -272,7 +272,7 @@ def test_what_is_wrong_in_one_form_is_refused_in_its_own_words(
     assert says in str(error)
 
 
-def test_a_missing_placeholder_is_mended_by_the_one_of_the_source():
+def test_missing_placeholder_uses_the_placeholder_of_the_source():
     two = LLAVA | with_question("What?") | {"image": ["a.png", "b.png"]}
     assert "put <image> where" in refused(two, Schema.LLAVA).hint
     assert read(two, Schema.LLAVA, missing_placeholder="front").turns[0].text == "<ImageHere><ImageHere>What?"
@@ -282,7 +282,7 @@ def test_a_missing_placeholder_is_mended_by_the_one_of_the_source():
     assert (record.turns[0].text, record.notes) == ("<ImageHere>What?", ("image_in_front",))
 
 
-def test_tools_are_named_as_what_cannot_be_trained():
+def test_tool_turns_are_refused_as_untrainable():
     fields = {"conversations": [{"from": "observation", "value": "hi"}]}
     assert "tools cannot be trained" in refused(fields, Schema.SHAREGPT).hint
     fields = {"conversations": [{"from": "usr", "value": "hi"}]}

@@ -26,7 +26,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch):
-    """Any image that is opened fails the test."""
+    """Fail the test if any image is decoded."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("an image was decoded")
@@ -39,7 +39,7 @@ def saved(folder: Path, table: Any = None, **options: Any) -> Source:
     return Source(path=str(folder / "saved"))
 
 
-def test_the_rows_of_a_saved_data_set(tmp_path: Path):
+def test_rows_of_a_saved_dataset_are_read(tmp_path: Path):
     source = saved(tmp_path)
     rows = open_arrow(source)
     first, *_, last = rows.entries()
@@ -49,7 +49,7 @@ def test_the_rows_of_a_saved_data_set(tmp_path: Path):
     assert [entry.value["question"] for entry in rows.entries()] == TABLE["question"]
 
 
-def test_its_files_are_told_to_be_hashed_and_its_fingerprint_follows_the_content(tmp_path: Path):
+def test_dataset_files_are_listed_and_the_fingerprint_follows_content(tmp_path: Path):
     rows = open_arrow(saved(tmp_path))
     assert [file.name for file in rows.files] == ["data-00000-of-00001.arrow"]
     assert all(file.is_file() for file in rows.files)
@@ -59,7 +59,7 @@ def test_its_files_are_told_to_be_hashed_and_its_fingerprint_follows_the_content
 
 
 @pytest.mark.usefixtures("no_decoding")
-def test_images_stay_the_bytes_of_their_files(tmp_path: Path, image: Path):
+def test_images_stay_the_encoded_bytes_of_their_files(tmp_path: Path, image: Path):
     features = Features({"image": Image(), "pages": List(Image())})
     content = image.read_bytes()
     table = {"image": [{"bytes": content, "path": None}], "pages": [[{"bytes": content, "path": "p.png"}] * 2]}
@@ -68,31 +68,31 @@ def test_images_stay_the_bytes_of_their_files(tmp_path: Path, image: Path):
     assert [page["bytes"] for page in entry.value["pages"]] == [content] * 2
 
 
-def test_images_given_as_paths_are_saved_with_their_content_by_the_library(tmp_path: Path, image: Path):
+def test_images_given_as_paths_are_saved_with_content_by_datasets(tmp_path: Path, image: Path):
     source = saved(tmp_path, {"image": [str(image)]}, features=Features({"image": Image()}))
     (entry,) = open_arrow(source).entries()
     assert entry.value["image"]["bytes"] == image.read_bytes()
 
 
-def test_class_labels_become_names(tmp_path: Path):
+def test_class_labels_are_converted_to_names(tmp_path: Path):
     features = Features({"label": ClassLabel(names=["cat", "dog"]), "all": List(ClassLabel(names=["cat", "dog"]))})
     (entry,) = open_arrow(saved(tmp_path, {"label": [1], "all": [[0, 1]]}, features=features)).entries()
     assert entry.value == {"label": "dog", "all": ["cat", "dog"]}
 
 
-def test_a_selection_is_saved_and_read_in_its_order(tmp_path: Path):
+def test_a_selection_of_rows_is_read_in_its_order(tmp_path: Path):
     Dataset.from_dict(TABLE).select([2, 0]).save_to_disk(tmp_path / "saved")
     rows = open_arrow(Source(path=str(tmp_path / "saved")))
     assert [entry.value["question"] for entry in rows.entries()] == ["c?", "a?"]
 
 
-def test_a_saved_format_hides_no_column(tmp_path: Path):
+def test_a_saved_format_does_not_hide_columns(tmp_path: Path):
     Dataset.from_dict(TABLE).with_format("numpy", columns=["question"]).save_to_disk(tmp_path / "saved")
     (first, *_) = open_arrow(Source(path=str(tmp_path / "saved"))).entries()
     assert first.value == {"question": "a?", "answer": "x"}
 
 
-def test_one_of_several_splits_has_to_be_chosen(tmp_path: Path):
+def test_with_several_splits_one_must_be_chosen(tmp_path: Path):
     train, test = Dataset.from_dict(TABLE), Dataset.from_dict({"question": ["t?"], "answer": ["t"]})
     DatasetDict(train=train, test=test).save_to_disk(tmp_path / "saved")
     path = str(tmp_path / "saved")
@@ -104,7 +104,7 @@ def test_one_of_several_splits_has_to_be_chosen(tmp_path: Path):
     assert open_arrow(Source(path=path, split="test")).total == 1
 
 
-def test_a_single_split_needs_no_choice_and_none_cannot_be_chosen_from(tmp_path: Path):
+def test_a_single_split_needs_no_choice_and_no_splits_allow_none(tmp_path: Path):
     DatasetDict(train=Dataset.from_dict(TABLE)).save_to_disk(tmp_path / "one")
     assert open_arrow(Source(path=str(tmp_path / "one"))).total == 3
     with pytest.raises(UsageError, match="without splits"):
@@ -112,14 +112,14 @@ def test_a_single_split_needs_no_choice_and_none_cannot_be_chosen_from(tmp_path:
 
 
 @pytest.mark.parametrize("listing", [b"", b"[]", b'{"splits": 3}', b'{"splits": ["../../etc"]}', b"\xff"])
-def test_a_broken_list_of_splits_is_an_error_for_people(tmp_path: Path, listing: bytes):
+def test_a_broken_list_of_splits_is_a_clear_error(tmp_path: Path, listing: bytes):
     (tmp_path / "dataset_dict.json").write_bytes(listing)
     with pytest.raises(IxtuneError, match="the list of splits is broken"):
         open_arrow(Source(path=str(tmp_path), split="../../etc"))
 
 
 @pytest.mark.parametrize("damage", ["no state", "state", "cut", "no data", "nothing"])
-def test_a_damaged_folder_is_an_error_for_people(tmp_path: Path, damage: str):
+def test_a_damaged_folder_is_a_clear_error(tmp_path: Path, damage: str):
     source = saved(tmp_path)
     folder = Path(source.path)
     data = folder / "data-00000-of-00001.arrow"
@@ -140,14 +140,14 @@ def test_a_damaged_folder_is_an_error_for_people(tmp_path: Path, damage: str):
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The library's own cache, in a folder of the test's."""
+    """Return a temporary folder that `datasets` uses as its cache."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     return cache
 
 
 def in_cache(cache: Path, splits: dict[str, Dataset], config: str = "default") -> Source:
-    """Lay out a data set as the library leaves it behind when it has loaded `someone/receipts` from the hub."""
+    """Write a dataset to the cache as `datasets` does after loading `someone/receipts` from the hub."""
     folder = cache / "someone___receipts" / config / "0.0.0" / "0123456789abcdef"
     info: dict[str, Any] = {}
     for name, dataset in splits.items():
@@ -165,7 +165,7 @@ def in_cache(cache: Path, splits: dict[str, Dataset], config: str = "default") -
 
 
 @pytest.mark.usefixtures("no_decoding")
-def test_a_cached_data_set_of_the_hub_is_read_without_a_network(hub_cache: Path):
+def test_a_cached_hub_dataset_is_read_offline(hub_cache: Path):
     source = in_cache(hub_cache, {"train": Dataset.from_dict(TABLE)})
     rows = open_hub(source)
     first, *_ = rows.entries()
@@ -175,7 +175,7 @@ def test_a_cached_data_set_of_the_hub_is_read_without_a_network(hub_cache: Path)
     assert rows.fingerprint == open_hub(source).fingerprint
 
 
-def test_splits_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Path):
+def test_several_hub_splits_are_listed_unless_one_is_chosen(hub_cache: Path):
     source = in_cache(hub_cache, {"train": Dataset.from_dict(TABLE), "test": Dataset.from_dict(TABLE)})
     with pytest.raises(UsageError, match="there are the splits train, test"):
         open_hub(source)
@@ -184,7 +184,7 @@ def test_splits_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Path):
     assert open_hub(Source(path=source.path, split="test")).total == 3
 
 
-def test_configurations_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Path):
+def test_several_hub_configurations_are_listed_unless_one_is_chosen(hub_cache: Path):
     for config in ("en", "fr"):
         source = in_cache(hub_cache, {"train": Dataset.from_dict(TABLE)}, config)
     with pytest.raises(UsageError, match="several configurations") as caught:
@@ -196,7 +196,7 @@ def test_configurations_of_the_hub_are_listed_unless_one_is_chosen(hub_cache: Pa
     assert open_hub(Source(path=source.path, config="fr")).total == 3
 
 
-def test_an_unknown_name_without_a_network_is_one_line_that_says_how_to_get_it(hub_cache: Path):
+def test_an_unknown_name_offline_is_one_line_with_a_download_hint(hub_cache: Path):
     with pytest.raises(IxtuneError, match="the dataset could not be loaded from the hub") as caught:
         open_hub(Source(path="nobody/nothing"))
     assert "\n" not in str(caught.value) + caught.value.hint
@@ -204,22 +204,22 @@ def test_an_unknown_name_without_a_network_is_one_line_that_says_how_to_get_it(h
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "hf://datasets/a/b", "https://example.org/x.csv", "", "a b", "../x"])
-def test_what_is_no_name_is_not_asked_for(name: str):
+def test_an_invalid_hub_name_is_refused_without_a_request(name: str):
     with pytest.raises(UsageError, match=r"not the name of a dataset|a local path"):
         open_hub(Source(path=name))
 
 
-def test_a_folder_here_is_not_taken_for_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_local_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "someone" / "receipts" / "a.png")
     with pytest.raises(UsageError, match="a local path, not"):
         open_hub(Source(path="someone/receipts"))
 
 
-def test_only_files_of_the_cache_are_read_where_a_table_gives_paths(
+def test_image_paths_in_a_table_are_read_only_from_the_cache(
     hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stranger's table may name any file of this machine."""
+    """A downloaded table could name any file on this machine."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     inside, outside = write_image(tmp_path / "hub" / "a.png"), write_image(tmp_path / "private" / "b.png")
     link = tmp_path / "hub" / "c.png"
@@ -236,7 +236,7 @@ def test_only_files_of_the_cache_are_read_where_a_table_gives_paths(
     assert fourth.fault.reason is Reason.PICTURE_MISSING
 
 
-def test_a_decoded_image_would_have_been_noticed(tmp_path: Path, no_decoding: None):
+def test_the_guard_against_decoding_images_works(tmp_path: Path, no_decoding: None):
     from PIL import Image as Pillow
 
     with pytest.raises(AssertionError, match="an image was decoded"):

@@ -1,4 +1,4 @@
-"""The forms of other tools: each a few records as the tool writes them, and what is read from them."""
+"""Test reading the formats of other tools: a few records as each tool writes them."""
 
 from __future__ import annotations
 
@@ -532,7 +532,7 @@ def records_of(opened: Opened) -> list[Record]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
+def test_a_form_is_detected_by_its_content_and_read(root: Path, form: str):
     record, settings_, turns, images, references = FORMS[form]
     path = root / f"{form.replace(' ', '-')}.json"
     path.write_text(json.dumps([record]))
@@ -618,7 +618,7 @@ def test_a_form_is_told_by_its_content_and_read(root: Path, form: str):
         ),
     ],
 )
-def test_what_changes_what_is_learned_is_used_or_refused(
+def test_fields_that_change_training_are_used_or_refused(
     root: Path, record: Any, settings_: dict[str, Any], reason: Reason
 ):
     path = root / "bad.json"
@@ -631,7 +631,7 @@ def test_what_changes_what_is_learned_is_used_or_refused(
     assert caught.value.hint
 
 
-def test_unused_keys_of_turns_are_named(root: Path):
+def test_unused_keys_of_turns_are_reported(root: Path):
     path = root / "thinking.json"
     path.write_text(json.dumps([{"messages": [BARE[0], BARE[1] | {"reasoning_content": "so"}], "image": "img/a.png"}]))
     assert "not used in turns: reasoning_content" in open_source(Source(path=str(path))).detected
@@ -639,7 +639,7 @@ def test_unused_keys_of_turns_are_named(root: Path):
 
 @pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"weight": 0}, {"loss": 0.0}, {"learn": False}])
 @pytest.mark.parametrize("field", ["messages", "conversations"])
-def test_a_turn_marked_as_not_to_be_learned_is_context_only(root: Path, field: str, mark: dict[str, Any]):
+def test_a_turn_marked_as_not_trained_is_context_only(root: Path, field: str, mark: dict[str, Any]):
     turns = [*BARE[:1], BARE[1] | mark, *BARE] if field == "messages" else [TURNS[0], TURNS[1] | mark, *BARE]
     if field == "conversations":
         turns = [TURNS[0], TURNS[1] | mark, {"from": "human", "value": "And?"}, TURNS[1]]
@@ -673,7 +673,7 @@ VQA_ANSWERS = {
 }
 
 
-def test_vqa_v2_is_a_pair_of_files_and_a_pattern(tmp_path: Path):
+def test_vqa_v2_is_read_from_two_files_and_a_pattern(tmp_path: Path):
     write_image(tmp_path / "val2014" / "COCO_val2014_000000000007.jpg")
     write_image(tmp_path / "val2014" / "COCO_val2014_000000000008.jpg")
     asked, said = write(tmp_path / "q.json", VQA), write(tmp_path / "a.json", VQA_ANSWERS)
@@ -715,7 +715,7 @@ def test_coco_captions_are_joined_with_their_images(tmp_path: Path):
         given_sources(write(tmp_path / "instances.json", boxes), question="Describe.")
 
 
-def test_an_object_around_records_is_read_as_that_list(tmp_path: Path):
+def test_an_object_that_wraps_a_list_is_read_as_the_list(tmp_path: Path):
     write_image(tmp_path / "documents" / "a.png")
     rows = [{"questionId": 1, "question": ASKED, "image": "documents/a.png", "answers": [SAID, "42"]}]
     (opened,) = given_sources(write(tmp_path / "d.json", {"dataset_name": "x", "data": rows}))
@@ -725,7 +725,7 @@ def test_an_object_around_records_is_read_as_that_list(tmp_path: Path):
     assert len(records_of(given_sources(both, split="test")[0])) == 1
 
 
-def test_a_dataset_info_names_file_columns_and_tags(tmp_path: Path):
+def test_dataset_info_gives_file_columns_and_tags(tmp_path: Path):
     write_image(tmp_path / "a.png")
     chat = [{"who": "me", "what": f"<image>{ASKED}"}, {"who": "it", "what": SAID}]
     write(tmp_path / "d.jsonl", json.dumps({"chat": chat, "pics": ["a.png"]}))
@@ -748,7 +748,7 @@ def test_a_dataset_info_names_file_columns_and_tags(tmp_path: Path):
         given_sources(write(tmp_path / "f.json", [{"question": "q", "answer": "a"}]), dataset="mine")
 
 
-def test_a_meta_json_of_internvl_names_data_sets_with_folder_and_repeats(tmp_path: Path):
+def test_internvl_meta_json_lists_datasets_with_folders_and_repeats(tmp_path: Path):
     record = {"id": 0, "image": "a.png", "conversations": TURNS}
     for name in ("one", "two"):
         write_image(tmp_path / "data" / name / "a.png")
@@ -771,7 +771,7 @@ def test_a_meta_json_of_internvl_names_data_sets_with_folder_and_repeats(tmp_pat
             given_sources(write(tmp_path / "wrong.json", {"x": wrong}))
 
 
-def test_the_questions_of_paragraphs_are_records(tmp_path: Path):
+def test_questions_about_paragraphs_become_records(tmp_path: Path):
     write_image(tmp_path / "a.png")
     asked = [
         {
@@ -802,7 +802,7 @@ def test_the_questions_of_paragraphs_are_records(tmp_path: Path):
         assert reasons == [Reason.MISSING_FIELD, Reason.NOT_A_RECORD]
 
 
-def test_folders_of_images_say_what_to_answer_by_files_or_names(tmp_path: Path):
+def test_image_folders_take_answers_from_files_or_folder_names(tmp_path: Path):
     for folder, text in (("sroie/img", None), ("both", {"company": "A", "total": "1"}), ("texts", "A sheet.")):
         write_image(tmp_path / folder / "X0.png")
         if text is not None:
@@ -830,7 +830,7 @@ def test_folders_of_images_say_what_to_answer_by_files_or_names(tmp_path: Path):
 
 
 def workbook(path: Path, rows: list[list[Any]], sheets: int = 1) -> str:
-    """A small .xlsx, written by hand as the format has it."""
+    """Write a small .xlsx file by hand."""
     cells = "".join(
         "<row>"
         + "".join(
@@ -890,7 +890,7 @@ def open_document(path: Path, rows: list[list[Any]]) -> str:
     return str(path)
 
 
-def test_a_sheet_of_libreoffice_is_a_table(tmp_path: Path):
+def test_a_libreoffice_sheet_is_read_as_a_table(tmp_path: Path):
     pytest.importorskip("python_calamine")
     write_image(tmp_path / "a.png")
     rows: list[list[Any]] = [["image", "question", "answer"], ["a.png", ASKED, 42.5], ["a.png", "How many?", 3.0]]
@@ -901,7 +901,7 @@ def test_a_sheet_of_libreoffice_is_a_table(tmp_path: Path):
     assert [image.path for record in records for image in record.images] == ["a.png", "a.png"]
 
 
-def test_a_sheet_of_a_workbook_is_a_table(tmp_path: Path):
+def test_a_worksheet_is_read_as_a_table(tmp_path: Path):
     pytest.importorskip("python_calamine")
     write_image(tmp_path / "a.png")
     rows: list[list[Any]] = [["image", "question", "answer"], ["a.png", ASKED, 42.5], ["a.png", "How many?", 3.0]]
@@ -930,7 +930,7 @@ def test_a_sheet_of_a_workbook_is_a_table(tmp_path: Path):
         ("cp1252.csv", "image;question;answer\na.png;Prix?;0,50 €\n".encode("cp1252")),
     ],
 )
-def test_what_excel_writes_is_read(tmp_path: Path, name: str, content: bytes):
+def test_csv_files_from_excel_are_read(tmp_path: Path, name: str, content: bytes):
     write_image(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
     if name.startswith("cp"):
@@ -941,7 +941,7 @@ def test_what_excel_writes_is_read(tmp_path: Path, name: str, content: bytes):
     assert record.turns[-1].text == "0,50 €"
 
 
-def test_a_path_takes_out_its_value_and_leaves_the_rest():
+def test_take_removes_the_value_at_a_path_and_keeps_the_rest():
     fields: dict[str, Any] = {"a": {"b": [{"c": 1, "d": 2}, {"c": 3}]}, "e.f": 4, "g": '{"h": {"i": 5}}'}
     assert take(fields, "a.b[].c") == [1, 3]
     assert take(fields, "e.f") == 4
@@ -959,7 +959,7 @@ MIXED = [one for one in FORMS.values() if not one[1]]
     chosen=st.lists(st.sampled_from(MIXED), min_size=1, max_size=6), junk=st.lists(st.sampled_from([None, 5, {}, []]))
 )
 @settings(max_examples=60, deadline=None)
-def test_every_record_of_a_mixture_of_forms_is_accepted_or_refused(root: Path, chosen: list[Any], junk: list[Any]):
+def test_each_record_in_a_mix_of_forms_is_accepted_or_refused(root: Path, chosen: list[Any], junk: list[Any]):
     path = root / "mixed.json"
     path.write_text(json.dumps([*(record for record, *_ in chosen), *junk]))
     try:
@@ -979,7 +979,7 @@ def test_every_record_of_a_mixture_of_forms_is_accepted_or_refused(root: Path, c
     assert read == len(chosen) + len(junk) == accepted + rejected
 
 
-def test_a_table_with_conversations_in_a_cell_is_no_table_of_questions(root: Path):
+def test_a_table_with_conversations_in_a_cell_is_not_question_columns(root: Path):
     with open(root / "c.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "conversations"], ["img/a.png", json.dumps(TURNS)]])
     (record,) = records_of(open_source(Source(path=str(root / "c.csv"))))

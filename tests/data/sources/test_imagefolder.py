@@ -48,7 +48,7 @@ def test_each_line_of_the_metadata_is_an_entry(tmp_path: Path, name: str):
     assert values(tmp_path) == [asked("a.png"), asked("deep/b.png")]
 
 
-def test_the_folder_is_one_that_datasets_itself_reads(tmp_path: Path):
+def test_datasets_itself_reads_the_same_folder(tmp_path: Path):
     for name in ("a.png", "b.png"):
         write_image(tmp_path / "photos" / name)
     write_metadata(tmp_path / "photos", [asked("b.png"), asked("a.png")])
@@ -57,7 +57,7 @@ def test_the_folder_is_one_that_datasets_itself_reads(tmp_path: Path):
     assert sorted(theirs["answer"]) == sorted(value["answer"] for value in values(tmp_path / "photos"))
 
 
-def test_names_of_images_in_sub_folders_become_relative_to_the_whole(tmp_path: Path):
+def test_image_names_in_subfolders_become_relative_to_the_root(tmp_path: Path):
     write_metadata(tmp_path / "b", [asked("x.png", front_file_name="f.png", images=["1.png", {"path": "2.png"}])])
     write_metadata(tmp_path / "a", [asked("x.png")], "metadata.csv")
     assert [file.parent.name for file in metadata_files(tmp_path)] == ["a", "b"]
@@ -69,7 +69,7 @@ def test_names_of_images_in_sub_folders_become_relative_to_the_whole(tmp_path: P
     assert list(entries(tmp_path))[-1].position == sum(file.stat().st_size for file in metadata_files(tmp_path))
 
 
-def test_columns_that_the_user_names_are_images_too(tmp_path: Path):
+def test_columns_named_by_the_user_are_image_columns_too(tmp_path: Path):
     write_metadata(tmp_path / "a", [{"photo": "x.png", "note": "y.png"}])
     assert values(tmp_path, "photo") == [{"photo": "a/x.png", "note": "y.png"}]
 
@@ -77,17 +77,17 @@ def test_columns_that_the_user_names_are_images_too(tmp_path: Path):
 @pytest.mark.parametrize(
     "given", ["/etc/x.png", "https://example.org/x.png", "data:image/png;base64,AA==", "", None, 5]
 )
-def test_what_is_no_relative_path_stays_as_it_is(tmp_path: Path, given: Any):
+def test_other_than_relative_paths_are_kept_unchanged(tmp_path: Path, given: Any):
     write_metadata(tmp_path / "a", [{"file_name": given}])
     assert values(tmp_path) == [{"file_name": given}]
 
 
-def test_a_way_out_of_the_folder_stays_one_to_be_refused_later(tmp_path: Path):
+def test_a_path_out_of_the_folder_is_kept_to_be_refused_later(tmp_path: Path):
     write_metadata(tmp_path / "a", [asked("../../x.png")])
     assert values(tmp_path)[0]["file_name"] == "a/../../x.png"
 
 
-def test_broken_lines_are_faults_in_sub_folders_too(tmp_path: Path):
+def test_broken_lines_in_subfolders_are_faults_too(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "a"):
         folder.mkdir(exist_ok=True)
         (folder / "metadata.jsonl").write_bytes(b'{"file_name": \n[1]\n{"file_name": "\xff"}\n')
@@ -97,7 +97,7 @@ def test_broken_lines_are_faults_in_sub_folders_too(tmp_path: Path):
     assert [decoded(entry)[1] is None for entry in entries(tmp_path)] == [False, True, False]
 
 
-def test_splits_that_lie_beside_each_other_are_not_mixed(tmp_path: Path):
+def test_splits_side_by_side_are_not_mixed(tmp_path: Path):
     for name in ("train", "Test"):
         write_metadata(tmp_path / name, [asked("a.png")])
     with pytest.raises(UsageError, match="holds the splits Test, train") as caught:
@@ -119,7 +119,7 @@ def test_a_folder_without_metadata_has_no_metadata_file(tmp_path: Path):
     assert metadata_file(tmp_path) is None
 
 
-def test_images_that_nothing_names_are_counted(tmp_path: Path):
+def test_images_without_a_metadata_entry_are_counted(tmp_path: Path):
     for name in ("a.png", "deep/b.JPG.png", "c.jpg", "./d/e.png", ".hidden/x.png", ".x.png"):
         write_image(tmp_path / name)
     (tmp_path / "note.txt").write_text("x")

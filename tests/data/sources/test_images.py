@@ -36,7 +36,7 @@ BASE64 = base64.b64encode(CONTENT).decode()
         ({"bytes": None, "path": "a.png"}, "a.png"),
     ],
 )
-def test_a_path_is_a_path_however_it_is_written(value: Any, path: str):
+def test_a_path_is_recognized_in_every_spelling(value: Any, path: str):
     assert image_of(value, "`image`") == ImageRef(path, path=path)
 
 
@@ -52,7 +52,7 @@ def test_a_path_is_a_path_however_it_is_written(value: Any, path: str):
         ({"bytes": CONTENT, "path": "a.png"}, "a.png"),
     ],
 )
-def test_content_is_kept_as_it_is(value: Any, name: str):
+def test_content_is_kept_unchanged(value: Any, name: str):
     assert image_of(value, "`image`") == ImageRef(name, content=CONTENT)
 
 
@@ -98,7 +98,7 @@ def test_content_is_kept_as_it_is(value: Any, name: str):
         ({"bytes": CONTENT, "path": "\ud83d.png"}, Reason.INVALID_UNICODE, "character 1"),
     ],
 )
-def test_what_is_no_image_is_refused_with_its_reason(value: Any, reason: Reason, found: str):
+def test_a_value_that_is_not_an_image_is_refused_with_its_reason(value: Any, reason: Reason, found: str):
     with pytest.raises(RecordError) as caught:
         image_of(value, "`image`")
     assert caught.value.reason == reason
@@ -106,7 +106,7 @@ def test_what_is_no_image_is_refused_with_its_reason(value: Any, reason: Reason,
     assert caught.value.hint
 
 
-def test_base64_without_its_beginning_is_known_by_the_files_own_or_asked_for():
+def test_base64_without_a_prefix_is_detected_by_magic_bytes():
     content = CONTENT + bytes(200)
     assert image_of(base64.b64encode(content).decode(), "`image`").content == content
     with pytest.raises(RecordError) as caught:
@@ -124,18 +124,18 @@ def test_a_field_may_hold_one_image_a_list_or_none():
 
 
 @given(content=st.binary(min_size=1))
-def test_a_data_address_gives_back_every_byte(content: bytes):
+def test_a_data_url_gives_back_every_byte(content: bytes):
     address = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     assert image_of(address, "x").content == content
 
 
 @given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20))
-def test_every_file_is_found_again_by_its_address(tmp_path_factory: pytest.TempPathFactory, name: str):
+def test_every_path_is_recovered_from_its_file_url(tmp_path_factory: pytest.TempPathFactory, name: str):
     path = Path("/data") / name.replace("/", "_")
     assert image_of(path.as_uri(), "x").path == str(path)
 
 
-def test_a_real_file_is_found_by_its_address(tmp_path: Path):
+def test_a_real_file_is_found_by_its_file_url(tmp_path: Path):
     image = write_image(tmp_path / "mit Leerzeichen" / "ä #1.png")
     path = image_of(image.as_uri(), "x").path
     assert path is not None

@@ -34,7 +34,7 @@ def written(folder: Path, content: str | bytes, name: str = "source.json") -> Pa
 
 
 def outcome(entry: Entry) -> Any:
-    """The value of an entry, or the reason why there is none."""
+    """Return the value of an entry, or the reason of its fault."""
     value, fault = decoded(entry)
     return fault.reason if fault else value
 
@@ -54,7 +54,7 @@ def in_blocks(path: Path, block: int, most: int | None = None) -> list[Entry]:
     indent=st.sampled_from([None, 0, 3]),
     ascii_only=st.booleans(),
 )
-def test_a_list_has_the_elements_that_json_load_finds_however_the_blocks_fall(
+def test_list_elements_match_json_load_for_any_block_size(
     tmp_path: Path, values: list[Any], block: int, indent: int | None, ascii_only: bool
 ):
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -74,7 +74,7 @@ def test_a_list_has_the_elements_that_json_load_finds_however_the_blocks_fall(
     block=st.integers(1, 40),
     indent=st.sampled_from([None, 0, 3]),
 )
-def test_a_field_has_the_elements_that_json_load_finds_whatever_stands_around_it(
+def test_field_elements_match_json_load_whatever_surrounds_the_field(
     tmp_path: Path, before: dict[str, Any], values: list[Any], after: dict[str, Any], block: int, indent: int | None
 ):
     whole = {**before, "the data": values, **{name: value for name, value in after.items() if name not in before}}
@@ -105,16 +105,14 @@ def test_a_file_without_the_field_is_refused_with_line_and_column(tmp_path: Path
     assert "line 1, column" in (caught.value.where or "")
 
 
-def test_elements_of_a_field_know_their_lines(tmp_path: Path):
+def test_elements_of_a_field_have_line_numbers(tmp_path: Path):
     source = written(tmp_path, '{"name": "x",\n "data": [\n  {"a": 1},\n  {"a": 2}],\n "n": 2}')
     assert [entry.place.at for entry in field_entries(source, "data")] == [3, 4]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(values=st.lists(JSON, min_size=1, max_size=5), block=st.integers(1, 40), most=st.integers(1, 40))
-def test_elements_that_are_too_large_are_stepped_over_and_no_other(
-    tmp_path: Path, values: list[Any], block: int, most: int
-):
+def test_only_oversized_elements_are_skipped(tmp_path: Path, values: list[Any], block: int, most: int):
     source = written(tmp_path, json.dumps(values, separators=(",", ":")))
     sizes = [len(json.dumps(value, separators=(",", ":"))) for value in values]
     wanted = [Reason.RECORD_TOO_LARGE if size > most else value for value, size in zip(values, sizes, strict=True)]
@@ -128,7 +126,7 @@ def test_elements_that_are_too_large_are_stepped_over_and_no_other(
     block=st.integers(1, 40),
     most=st.integers(5, 40),
 )
-def test_lines_are_those_of_splitting_however_the_blocks_fall(
+def test_lines_match_splitting_for_any_block_size(
     tmp_path: Path, lines: list[bytes], end: bytes, block: int, most: int
 ):
     content = b"\n".join(lines) + end
@@ -147,7 +145,7 @@ def test_lines_are_those_of_splitting_however_the_blocks_fall(
         assert found[-1].position == len(content)
 
 
-def test_lines_are_those_of_the_opening_braces_also_when_read_in_blocks(tmp_path: Path):
+def test_line_numbers_are_those_of_the_opening_braces(tmp_path: Path):
     text = json.dumps([shown(n) for n in range(20)], indent=2)
     lines = [n for n, line in enumerate(text.split("\n"), start=1) if line == "  {"]
     found = in_blocks(written(tmp_path, text), 7)
@@ -156,7 +154,7 @@ def test_lines_are_those_of_the_opening_braces_also_when_read_in_blocks(tmp_path
     assert {one.file for one in found} == {str(tmp_path / "source.json")}
 
 
-def test_json_lines_are_read_with_blank_lines_and_a_byte_order_mark(tmp_path: Path):
+def test_json_lines_allow_blank_lines_and_a_byte_order_mark(tmp_path: Path):
     text = "\ufeff\n" + json.dumps(shown("a")) + "\r\n \n" + json.dumps(shown("b"), ensure_ascii=False)
     source = written(tmp_path, text, "source.jsonl")
     assert [(outcome(one)["id"], one.place.at) for one in line_entries(source)] == [("a", 2), ("b", 4)]
@@ -164,7 +162,7 @@ def test_json_lines_are_read_with_blank_lines_and_a_byte_order_mark(tmp_path: Pa
     assert [outcome(one) for one in line_entries(first)] == [{}]
 
 
-def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path):
+def test_a_list_may_start_with_a_byte_order_mark(tmp_path: Path):
     assert [outcome(one) for one in list_entries(written(tmp_path, "\ufeff [1, {}]\n"))] == [1, {}]
 
 
@@ -182,7 +180,7 @@ def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path):
         (b"\x00" * 20, Reason.NULL_CHARACTER, "null bytes"),
     ],
 )
-def test_a_broken_line_of_json_lines_is_one_fault(tmp_path: Path, line: bytes, reason: Reason, found: str):
+def test_a_broken_json_line_is_one_fault(tmp_path: Path, line: bytes, reason: Reason, found: str):
     good = json.dumps(shown("a")).encode()
     first, bad, last = line_entries(written(tmp_path, b"\n".join([good, line, good]), "source.jsonl"))
     assert outcome(first)["id"] == outcome(last)["id"] == "a"
@@ -195,7 +193,7 @@ def test_a_broken_line_of_json_lines_is_one_fault(tmp_path: Path, line: bytes, r
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xed\xa0\xbd", b"caf\xe9"])
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_only_the_element_that_is_not_utf_8_is_a_fault(tmp_path: Path, bad: bytes, block: int):
+def test_only_the_element_that_is_not_utf_8_is_faulty(tmp_path: Path, bad: bytes, block: int):
     source = written(tmp_path, b'[{"id": "\xc3\xa9"}, {"id": "' + bad + b'"}, {"id": "\xc3\xa9"}]')
     found = in_blocks(source, block)
     assert [outcome(one) for one in found] == [{"id": "é"}, Reason.NOT_UTF8, {"id": "é"}]
@@ -204,7 +202,7 @@ def test_only_the_element_that_is_not_utf_8_is_a_fault(tmp_path: Path, bad: byte
 
 
 @pytest.mark.parametrize("block", [50, 1 << 20])
-def test_only_the_element_that_is_too_deep_or_has_too_long_a_number_is_a_fault(tmp_path: Path, block: int):
+def test_only_elements_too_deep_or_with_too_long_numbers_are_faulty(tmp_path: Path, block: int):
     deep, long = "[" * 50_000 + "]" * 50_000, "9" * 5000
     found = in_blocks(written(tmp_path, f"[1, {deep}, 2, {long}, 3]"), block)
     assert [outcome(one) for one in found] == [1, Reason.NOT_JSON, 2, Reason.NOT_JSON, 3]
@@ -236,14 +234,14 @@ def test_a_broken_list_is_an_error_with_line_and_column(tmp_path: Path, text: st
     assert caught.value.hint
 
 
-def test_a_quote_left_out_of_a_long_list_is_an_error_at_the_record_that_never_ends(tmp_path: Path):
+def test_a_missing_quote_is_an_error_at_the_unfinished_record(tmp_path: Path):
     source = written(tmp_path, '[1,\n {"a: ' + "x" * 100 + "},\n 2]")
     with pytest.raises(IxtuneError) as caught:
         in_blocks(source, 7, 50)
     assert caught.value.where == f"{source}, line 2, column 2"
 
 
-def test_what_stands_in_front_of_a_break_in_a_list_has_been_read(tmp_path: Path):
+def test_elements_before_a_broken_one_are_read(tmp_path: Path):
     reader = list_entries(written(tmp_path, "[1, 2, 3 4]"))
     assert [next(reader).value for _ in range(3)] == [1, 2, 3]
     with pytest.raises(IxtuneError, match="expected a comma"):
@@ -251,7 +249,7 @@ def test_what_stands_in_front_of_a_break_in_a_list_has_been_read(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["source.json", "source.jsonl"])
-def test_the_reader_tells_how_far_it_is(tmp_path: Path, name: str):
+def test_the_reader_reports_its_position(tmp_path: Path, name: str):
     values = [shown(n) for n in range(5)]
     text = json.dumps(values) if name == "source.json" else "".join(json.dumps(value) + "\n" for value in values)
     source = written(tmp_path, text, name)
@@ -299,7 +297,7 @@ print(peak() - before)
     ids=["text", "escapes", "brackets"],
 )
 @pytest.mark.parametrize("name", ["source.json", "source.jsonl"])
-def test_a_record_of_50_megabytes_is_stepped_over_in_little_memory(tmp_path: Path, name: str, filling: str):
+def test_a_record_of_50_megabytes_is_skipped_in_little_memory(tmp_path: Path, name: str, filling: str):
     good, comma = json.dumps(shown("a")), ",\n" if name == "source.json" else "\n"
     times = 51_000_000 // len(filling.strip(chr(34)))
     many = f'"{filling[1:-1] * times}"' if filling[0] == '"' else f"[{filling},{f'{filling},' * times}0]"

@@ -1,4 +1,4 @@
-"""No record that means an image is accepted without it, wherever and however the image is written."""
+"""Test that no record with an image is accepted without it, wherever and however the image is given."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(value: Any, root: Path, **source: Any) -> Record:
-    """The record of the only entry of a source, read as `prepare` reads it."""
+    """Return the record of the only entry of a source, read as `prepare` reads it."""
     entry = Entry(1, "source", Place("row", 1), value=value)
     options = Source(path="source", image_root=root, **source)
     understood = understand(options, Container.PARQUET, lambda: iter([entry]), None, root)
@@ -85,7 +85,7 @@ def read(value: Any, root: Path, **source: Any) -> Record:
 
 
 def placed(where: str, name: str, value: Any) -> dict[str, Any]:
-    """A record with an image in one of the places that people use."""
+    """Return a record with an image in one of the usual places."""
     if where == "conversation":
         return {"id": "1", "conversations": TURNS, name: value}
     if where == "messages":
@@ -110,7 +110,7 @@ PLACES = ["conversation", "messages", "row", "pairs", "turn", "message", "part",
 
 @given(where=st.sampled_from(PLACES), name=st.sampled_from(NAMES), kind=st.sampled_from(sorted(VALUES)))
 @settings(max_examples=400, deadline=None)
-def test_a_record_with_an_image_anywhere_is_never_accepted_without_it(root: Path, where: str, name: str, kind: str):
+def test_a_record_with_an_image_anywhere_is_never_read_without_it(root: Path, where: str, name: str, kind: str):
     try:
         record = read(placed(where, name, VALUES[kind]), root)
     except (RecordError, UsageError):
@@ -120,7 +120,7 @@ def test_a_record_with_an_image_anywhere_is_never_accepted_without_it(root: Path
 
 @given(where=st.sampled_from(PLACES[:4]), name=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
 @settings(max_examples=100, deadline=None)
-def test_two_images_are_both_shown_or_the_record_is_refused(root: Path, where: str, name: str, other: str):
+def test_two_images_are_both_used_or_the_record_is_refused(root: Path, where: str, name: str, other: str):
     if name == other:
         return
     try:
@@ -132,7 +132,7 @@ def test_two_images_are_both_shown_or_the_record_is_refused(root: Path, where: s
 
 @pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize("where", ["conversation", "messages", "row"])
-def test_a_mark_in_a_question_is_an_image_or_refused(root: Path, where: str, mark: str):
+def test_an_image_tag_in_a_question_is_an_image_or_refused(root: Path, where: str, mark: str):
     value = {
         "conversation": {"conversations": [{"from": "human", "value": f"{mark} What?"}, TURNS[1]]},
         "messages": {"messages": [{"role": "user", "content": f"{mark} What?"}, MESSAGES[1]]},
@@ -162,7 +162,7 @@ def test_a_mark_in_a_question_is_an_image_or_refused(root: Path, where: str, mar
         "an <imagery> of nowhere.png",
     ],
 )
-def test_texts_without_a_mark_stay_texts(root: Path, text: str):
+def test_texts_without_an_image_tag_are_unchanged(root: Path, text: str):
     assert read({"question": text, "answer": text}, root).turns[0].text == text
 
 
@@ -170,7 +170,7 @@ def test_texts_without_a_mark_stay_texts(root: Path, text: str):
     "answer",
     ['<p><img src="logo.png"></p> ![x](y.png)', "[image] Total: 5", "<picture><source></picture>", "<video></video>"],
 )
-def test_an_answer_to_an_image_may_be_html_or_markdown(root: Path, answer: str):
+def test_an_answer_about_an_image_may_contain_html_or_markdown(root: Path, answer: str):
     value = {"image": "a.png", "question": "As HTML?", "answer": answer}
     assert read(value, root).images
     with pytest.raises(RecordError):
@@ -218,12 +218,12 @@ def test_an_unused_text_that_shows_or_names_an_image_refuses_the_record(root: Pa
         ({"question": "q", "answer": "a", "note": "see.pdf"}, "", []),
     ],
 )
-def test_the_user_says_which_fields_hold_the_images(root: Path, value: Any, columns: str, shown: list[str]):
+def test_the_user_can_name_the_image_fields(root: Path, value: Any, columns: str, shown: list[str]):
     record = read(value, root, columns=(("image", columns),))
     assert [image.path for image in record.images] == shown
 
 
-def test_an_image_of_the_same_name_in_another_folder_is_another_image(root: Path):
+def test_the_same_file_name_in_another_folder_is_another_image(root: Path):
     value = {"image": "a.png", "question": "q", "answer": "a", "after": "img/a.png"}
     with pytest.raises(RecordError) as caught:
         read(value, root)
@@ -247,7 +247,7 @@ def test_an_image_of_the_same_name_in_another_folder_is_another_image(root: Path
         {"boxes": [[1, 2, 3, 4]], "embedding": [0.5] * 8},
     ],
 )
-def test_what_only_describes_the_image_of_a_record_is_no_second_one(root: Path, extra: dict[str, Any]):
+def test_a_description_of_the_image_is_not_a_second_image(root: Path, extra: dict[str, Any]):
     assert len(read({"image": "a.png", "question": "q", "answer": "a"} | extra, root).images) == 1
 
 
@@ -281,5 +281,5 @@ def test_the_document_of_a_page_is_no_second_image(root: Path):
         (False, None),
     ],
 )
-def test_the_place_of_an_image_is_told(value: Any, found: str | None):
+def test_the_location_of_an_image_is_reported(value: Any, found: str | None):
     assert image_at(value, "f", None) == found

@@ -23,7 +23,7 @@ def read(value: Any, **reading: Any) -> Record:
 
 
 def asked(*parts: Any, **fields: Any) -> dict[str, Any]:
-    """A record whose question has these parts."""
+    """Return a record whose question has these parts."""
     return {"messages": [{"role": "user", "content": list(parts)}, ANSWER]} | fields
 
 
@@ -63,14 +63,14 @@ def test_openai_messages_are_read_from_a_real_file():
     assert text.images == ()
 
 
-def test_parts_that_take_the_images_beside_them_are_read_from_a_real_file():
+def test_parts_that_refer_to_an_images_list_are_read_from_a_real_file():
     first, second = records("trl.jsonl")
     assert (first.images, first.turns[0].text) == (paths("a.png"), "What is in the picture?<ImageHere>")
     assert second.images == paths("b.png", "c.png")
     assert second.turns[0].text == "<ImageHere><ImageHere>Which is larger?"
 
 
-def test_messages_with_tags_and_images_beside_them_are_read_from_a_real_file():
+def test_messages_with_tags_and_an_images_list_are_read_from_a_real_file():
     first, second = records("messages_with_tags.json")
     assert (first.images, first.turns[0].text) == (paths("matches/1.jpg"), "<ImageHere>Who are they?")
     assert (second.images, second.turns[0].text) == ((), "Hello!")
@@ -89,21 +89,21 @@ def test_messages_with_tags_and_images_beside_them_are_read_from_a_real_file():
         {"type": "image", "path": "a.png"},
     ],
 )
-def test_a_part_may_hold_its_image_in_any_of_the_usual_ways(part: dict[str, Any]):
+def test_an_image_part_is_read_in_all_usual_spellings(part: dict[str, Any]):
     assert read(asked(part, TEXT)).images == paths("a.png")
 
 
-def test_a_part_may_hold_the_bytes_of_its_image():
+def test_an_image_part_may_hold_bytes():
     (image,) = read(asked({"type": "image", "image": {"bytes": b"\x89PNG", "path": None}})).images
     assert image == ImageRef("part 1 of turn 1", content=b"\x89PNG")
 
 
-def test_numbered_parts_show_the_image_of_their_number_as_often_as_they_ask():
+def test_numbered_parts_show_the_image_with_their_index():
     parts = [{"type": "image", "index": 1}, {"type": "image", "index": 0}, {"type": "image", "index": 1}]
     assert read(asked(*parts, images=["a.png", "b.png"])).images == paths("b.png", "a.png", "b.png")
 
 
-def test_images_stand_in_the_turns_that_show_them():
+def test_images_are_placed_in_the_turns_that_show_them():
     messages = [
         {"role": "user", "content": [TEXT, IMAGE]},
         ANSWER,
@@ -115,14 +115,14 @@ def test_images_stand_in_the_turns_that_show_them():
     assert record.images == paths("a.png", "b.png")
 
 
-def test_a_single_image_beside_the_messages_needs_no_list():
+def test_a_single_image_next_to_the_messages_needs_no_list():
     assert read(asked(IMAGE, TEXT, image="a.png")).images == paths("a.png")
     assert read(asked(IMAGE, TEXT, images={"bytes": b"x", "path": "a.png"})).images == (
         ImageRef("a.png", content=b"x"),
     )
 
 
-def test_the_tag_of_others_is_text_where_parts_are_images_if_the_user_says_so():
+def test_a_foreign_tag_is_text_if_the_user_allows_it():
     value = asked({"type": "image", "image": "a.png"}, {"type": "text", "text": "What is <image> in SVG?"})
     assert refused(value).reason is Reason.LOOKS_LIKE_IMAGE
     record = read(value, allow_image_text=True)
@@ -130,12 +130,12 @@ def test_the_tag_of_others_is_text_where_parts_are_images_if_the_user_says_so():
     assert record.images == paths("a.png")
 
 
-def test_texts_of_parts_are_joined_as_they_stand():
+def test_texts_of_parts_are_joined_unchanged():
     parts = [{"type": "text", "text": " a"}, {"type": "text", "text": ""}, {"type": "text", "text": "\nb "}]
     assert read(asked(*parts)).turns[0].text == " a\nb "
 
 
-def test_the_system_prompt_is_the_messages_own_or_the_one_beside_them_or_the_default():
+def test_the_system_prompt_comes_from_messages_record_or_default():
     own = {
         "messages": [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *asked(TEXT)["messages"]]
     }
@@ -216,7 +216,7 @@ USER = {"role": "user", "content": "What?"}
         (asked(TEXT, system=["Be brief."]), Reason.BAD_FIELD, "`system` is a list"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_reason(value: Any, reason: Reason, says: str):
+def test_invalid_messages_are_refused_with_their_reason(value: Any, reason: Reason, says: str):
     error = refused(value)
     assert error.reason == reason, error
     assert says in str(error)

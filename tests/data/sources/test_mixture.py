@@ -11,7 +11,7 @@ from ixtune.errors import UsageError
 
 @pytest.fixture
 def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Write a mixture file into a folder with some data, seen from above so that messages are short."""
+    """Return a function that writes a mixture file next to some data; paths are relative so that messages are short."""
     monkeypatch.chdir(tmp_path)
     for name in ("mix/a.json", "mix/two words.json", "mix/page 7", "here.json"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def test_numbers_are_thousands_of_records_as_in_the_official_scripts(mixture):
     )
 
 
-def test_numbers_may_be_ratios_and_left_out_then(mixture):
+def test_numbers_may_be_ratios_and_may_be_left_out(mixture):
     path = mixture("a.json 10\ntwo words.json\npage 7\n")
     assert read_mixture(path, given_num=False) == (
         Source(path="mix/a.json", weight=10.0),
@@ -48,7 +48,7 @@ def test_an_absolute_path_stays_absolute(mixture, tmp_path: Path):
     assert one == Source(path=str(tmp_path / "here.json"), count=2000)
 
 
-def test_all_mistakes_are_told_at_once_with_their_lines(mixture):
+def test_all_mistakes_are_reported_at_once_with_their_lines(mixture):
     path = mixture("a.json\ngone.json 10\n\nhere.json 1\na.json 0\na.json -1\na.json nan\na.json inf\na.json 0.0001\n")
     with pytest.raises(UsageError) as caught:
         read_mixture(path)
@@ -77,16 +77,16 @@ def test_all_mistakes_are_told_at_once_with_their_lines(mixture):
         ("a\0b 1", "1 mistake in the mixture file"),
     ],
 )
-def test_a_file_that_is_no_mixture_is_refused_in_one_line(mixture, content: str | bytes, told: str):
+def test_a_file_that_is_not_a_mixture_is_refused_in_one_line(mixture, content: str | bytes, told: str):
     with pytest.raises(UsageError, match=told) as caught:
         read_mixture(mixture(content))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_mixture_is_told(tmp_path: Path):
+def test_a_missing_mixture_is_reported(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be read"):
         read_mixture(tmp_path / "data.txt")
 
 
-def test_a_mixture_is_known_by_its_ending():
+def test_a_mixture_is_recognized_by_its_extension():
     assert [is_mixture(Path(name)) for name in ("data.txt", "a.json", "txt")] == [True, False, False]

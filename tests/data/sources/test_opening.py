@@ -84,7 +84,7 @@ def messages(text: str = "hi") -> list[dict[str, str]]:
         ),
     ],
 )
-def test_real_files_are_told_by_their_content(name: str, container: Container, schema: Schema, detected: str):
+def test_real_files_are_detected_by_their_content(name: str, container: Container, schema: Schema, detected: str):
     found = opened(FILES / name)
     assert (found.container, found.schema, found.detected) == (container, schema, detected)
     assert found.files == (FILES / name,)
@@ -125,7 +125,9 @@ OFFICIAL_TEXT = {"id": 1, "conversations": turns("hi", "yo", names=("user", "ass
     ],
 )
 @pytest.mark.parametrize("container", [Container.JSON, Container.JSONL])
-def test_the_schema_is_told_by_the_records(tmp_path: Path, records: list[Any], schema: Schema, container: Container):
+def test_the_schema_is_detected_from_the_records(
+    tmp_path: Path, records: list[Any], schema: Schema, container: Container
+):
     text = json.dumps(records) if container is Container.JSON else lines(*records)
     # no name decides anything
     found = opened(written(tmp_path / "source.txt", text))
@@ -155,7 +157,7 @@ def test_the_schema_is_told_by_the_records(tmp_path: Path, records: list[Any], s
         ([shown("a") | {"messages": messages()}], "both", ["--format ixc", "--format openai"]),
     ],
 )
-def test_nobody_guesses_where_records_contradict_each_other(
+def test_contradicting_records_are_refused_with_the_candidates(
     tmp_path: Path, records: list[Any], says: str, candidates: list[str]
 ):
     path = written(tmp_path / "source.json", json.dumps(records))
@@ -168,7 +170,7 @@ def test_nobody_guesses_where_records_contradict_each_other(
     assert found.detected.startswith("JSON list of InternLM-XComposer conversations, as --format says")
 
 
-def test_what_the_user_says_goes_before_what_is_seen(tmp_path: Path):
+def test_explicit_settings_override_detection(tmp_path: Path):
     path = written(tmp_path / "source.json", json.dumps([shown("a")]))
     found = opened(path, schema=Schema.LLAVA, system="Be terse.", image_root=tmp_path.parent)
     assert found.schema is Schema.LLAVA
@@ -178,14 +180,14 @@ def test_what_the_user_says_goes_before_what_is_seen(tmp_path: Path):
     assert opened(table, container=Container.TSV).container is Container.TSV
 
 
-def test_a_link_to_a_source_has_its_images_where_the_file_lies(tmp_path: Path):
+def test_images_of_a_linked_source_are_relative_to_the_real_file(tmp_path: Path):
     path = written(tmp_path / "there" / "source.json", json.dumps([shown("a")]))
     link = tmp_path / "link.json"
     link.symlink_to(path)
     assert opened(link).image_root == path.parent.resolve()
 
 
-def test_fields_of_json_records_may_be_columns(tmp_path: Path):
+def test_fields_of_json_records_can_be_columns(tmp_path: Path):
     path = written(tmp_path / "a.jsonl", lines({"photo": "a.png", "q": "What?", "a": "A cat."}))
     found = opened(path, columns=(("image", "photo"), ("question", "q"), ("answer", "a")))
     assert found.schema is Schema.COLUMNS
@@ -207,9 +209,7 @@ def test_fields_of_json_records_may_be_columns(tmp_path: Path):
         ('"image","question","answer"\na.png,What?,A cat.\n', Container.CSV, "<ImageHere>What?"),
     ],
 )
-def test_tables_of_text_are_told_by_what_divides_their_header(
-    tmp_path: Path, text: str, container: Container, question: str
-):
+def test_text_tables_are_detected_by_their_separator(tmp_path: Path, text: str, container: Container, question: str):
     path = written(tmp_path / "table", text)
     found = opened(path)
     assert (found.container, found.schema, found.files) == (container, Schema.COLUMNS, (path,))
@@ -227,7 +227,7 @@ def write_parquet(path: Path, values: list[dict[str, Any]], rows: int | None = N
     return path
 
 
-def test_parquet_may_hold_columns_conversations_or_messages(tmp_path: Path):
+def test_parquet_can_hold_columns_conversations_or_messages(tmp_path: Path):
     image = {"bytes": write_image(tmp_path / "a.png").read_bytes(), "path": "a.png"}
     rows: dict[Schema, dict[str, Any]] = {
         Schema.COLUMNS: {"image": image, "question": "What?", "answer": "A cat."},
@@ -244,7 +244,7 @@ def test_parquet_may_hold_columns_conversations_or_messages(tmp_path: Path):
         assert len({record.id for record in records}) == 2
 
 
-def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path):
+def test_a_folder_of_parquet_files_is_a_single_source(tmp_path: Path):
     folder = tmp_path / "data"
     for part in range(2):
         write_parquet(folder / f"train-0000{part}-of-00002.parquet", [{"question": "q", "answer": f"{part}"}])
@@ -259,7 +259,7 @@ def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path):
     assert len(opened(folder, split="test").files) == 1
 
 
-def test_a_saved_data_set_is_told_by_its_state(tmp_path: Path):
+def test_a_saved_dataset_is_detected_by_its_state_file(tmp_path: Path):
     import datasets
 
     datasets.Dataset.from_list([{"id": 1, "conversations": turns("hi", "yo")}]).save_to_disk(tmp_path / "saved")
@@ -271,7 +271,7 @@ def test_a_saved_data_set_is_told_by_its_state(tmp_path: Path):
     assert record_of(one, found.reading).id == "1"
 
 
-def test_a_folder_of_images_with_metadata_is_told_by_it(tmp_path: Path):
+def test_an_image_folder_is_detected_by_its_metadata(tmp_path: Path):
     write_image(tmp_path / "photos" / "a.png")
     metadata = written(tmp_path / "photos" / "metadata.csv", "file_name,question,answer\na.png,What?,A cat.\n")
     found = opened(tmp_path / "photos")
@@ -281,14 +281,14 @@ def test_a_folder_of_images_with_metadata_is_told_by_it(tmp_path: Path):
     assert record_of(one, found.reading).images[0].path == "a.png"
 
 
-def test_images_that_no_metadata_name_are_counted(tmp_path: Path):
+def test_images_missing_from_the_metadata_are_counted(tmp_path: Path):
     for name in ("a.png", "b.png", "deep/c.png"):
         write_image(tmp_path / "photos" / name)
     written(tmp_path / "photos" / "metadata.csv", "file_name,question,answer\na.png,What?,A cat.\n")
     assert opened(tmp_path / "photos").detected.endswith("; 2 more images are in it without a line")
 
 
-def test_tar_shards_are_told_by_their_magic(tmp_path: Path):
+def test_tar_shards_are_detected_by_magic_bytes(tmp_path: Path):
     image = write_image(tmp_path / "a.png")
     fields = written(tmp_path / "a.json", json.dumps({"conversations": turns("<image>What?", "A cat.")}))
     for shard in ("0.tar", "1.tar"):
@@ -371,9 +371,7 @@ GOOD = lines(shown("a")).encode()
         (lambda folder: write_parquet(folder / "a.parquet", [{"x": 1}], rows=0), "holds no record", "records"),
     ],
 )
-def test_what_holds_no_records_as_it_is_is_refused_with_what_to_do(
-    tmp_path: Path, make: Callable[[Path], Path], says: str, hint: str
-):
+def test_unusable_sources_are_refused_with_a_hint(tmp_path: Path, make: Callable[[Path], Path], says: str, hint: str):
     path = make(tmp_path)
     with pytest.raises(IxtuneError) as caught:
         opened(path)
@@ -387,12 +385,12 @@ def test_an_empty_file_is_an_error(tmp_path: Path):
         opened(written(tmp_path / "a.json", ""))
 
 
-def test_a_broken_first_line_does_not_hide_json_lines(tmp_path: Path):
+def test_json_lines_are_detected_despite_a_broken_first_line(tmp_path: Path):
     found = opened(written(tmp_path / "a.jsonl", '{"id": \n' + lines(shown("a"))))
     assert (found.container, found.schema) == (Container.JSONL, Schema.IXC)
 
 
-def test_a_folder_of_images_alone_is_told_what_to_write(tmp_path: Path):
+def test_an_image_folder_without_metadata_gets_a_metadata_example(tmp_path: Path):
     write_image(tmp_path / "photos" / "IMG 1.JPG".lower())
     write_image(tmp_path / "photos" / "receipt.png")
     with pytest.raises(UsageError) as caught:
@@ -420,9 +418,7 @@ def test_a_folder_of_images_alone_is_told_what_to_write(tmp_path: Path):
         (["manifest.json", "dataset_dict.json"], "a prepared set", "made from"),
     ],
 )
-def test_a_folder_that_cannot_be_told_is_refused_with_what_is_in_it(
-    tmp_path: Path, names: list[str], says: str, hint: str
-):
+def test_an_unclear_folder_is_refused_with_its_contents(tmp_path: Path, names: list[str], says: str, hint: str):
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in names:
@@ -434,16 +430,14 @@ def test_a_folder_that_cannot_be_told_is_refused_with_what_is_in_it(
 
 
 @pytest.mark.parametrize("path", ["none.json", "none", "owner/name.json", "owner/name/more", "tests/none", "./a/b"])
-def test_a_path_that_is_not_there_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str):
+def test_a_missing_path_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
     with pytest.raises(UsageError, match="no such file or folder"):
         opened(path)
 
 
-def test_an_owner_and_a_name_that_are_no_path_are_looked_for_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_owner_slash_name_that_is_not_a_path_is_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(IxtuneError) as caught:
         opened("nobody-here/no-such-set")
@@ -463,25 +457,25 @@ def test_an_owner_and_a_name_that_are_no_path_are_looked_for_on_the_hub(
         ({"image_root": Path("nowhere")}, "not a folder"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, source: dict[str, Any], says: str):
+def test_contradictory_settings_are_refused_before_reading(tmp_path: Path, source: dict[str, Any], says: str):
     with pytest.raises(UsageError, match=says):
         opened(write_source(tmp_path, [shown("a")]), **source)
 
 
-def test_a_folder_is_no_json(tmp_path: Path):
+def test_a_folder_is_refused_as_json(tmp_path: Path):
     with pytest.raises(UsageError, match="this is a folder"):
         opened(tmp_path, container=Container.JSON)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_file_that_may_not_be_read_is_an_error(tmp_path: Path):
+def test_a_file_without_read_permission_is_an_error(tmp_path: Path):
     path = write_source(tmp_path, [entry("a", "hi", "yo")])
     path.chmod(0)
     with pytest.raises(IxtuneError, match="cannot be read"):
         opened(path)
 
 
-def test_looking_at_a_source_does_not_read_it_whole(tmp_path: Path):
+def test_detection_does_not_read_the_whole_source(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     with open(path, "w") as file:
         for number in range(300):

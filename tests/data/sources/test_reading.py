@@ -82,7 +82,7 @@ def outcome(value: Any, reading: Reading) -> Record | RecordError:
 
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.schema.value)
 @given(value=RECORDS)
-def test_whatever_json_can_hold_is_a_record_or_refused_with_a_reason(reading: Reading, value: Any):
+def test_any_json_value_is_a_record_or_is_refused_with_a_reason(reading: Reading, value: Any):
     found = outcome(value, reading)
     if isinstance(found, RecordError):
         assert isinstance(found.reason, Reason)
@@ -98,14 +98,14 @@ def test_whatever_json_can_hold_is_a_record_or_refused_with_a_reason(reading: Re
 
 @pytest.mark.parametrize("value", [5, "text", None, ["a"], True, 1e99, float("nan"), b"bytes"])
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.schema.value)
-def test_an_entry_that_is_no_object_is_refused(reading: Reading, value: Any):
+def test_an_entry_that_is_not_an_object_is_refused(reading: Reading, value: Any):
     with pytest.raises(RecordError) as caught:
         record_of(at(value), reading)
     assert caught.value.reason == Reason.NOT_A_RECORD
     assert caught.value.hint.startswith("write {")
 
 
-def test_the_fault_of_an_entry_is_the_reason_of_its_refusal():
+def test_a_faulty_entry_is_refused_with_the_reason_of_its_fault():
     fault = Fault(Reason.RECORD_TOO_LARGE, "too large", "split it")
     entry = Entry(1, "source.jsonl", Place("line", 1), fault=fault)
     with pytest.raises(RecordError) as caught:
@@ -114,7 +114,7 @@ def test_the_fault_of_an_entry_is_the_reason_of_its_refusal():
     assert name_of(entry, Reading(Schema.IXC)) is None
 
 
-def test_a_line_is_decoded_by_whoever_reads_it():
+def test_a_raw_line_is_decoded_on_demand():
     entry = Entry(1, "source.jsonl", Place("line", 1), line=json.dumps(shown("a")).encode())
     assert record_of(entry, Reading(Schema.IXC)).id == name_of(entry, Reading(Schema.IXC)) == "a"
     broken = Entry(2, "source.jsonl", Place("line", 2), line=b'{"id": ')
@@ -126,7 +126,7 @@ def test_a_line_is_decoded_by_whoever_reads_it():
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "null"])
 @pytest.mark.parametrize("field", ["from", "value"])
-def test_what_python_takes_for_a_number_in_json_never_becomes_a_text(field: str, value: str):
+def test_nan_and_infinity_in_json_never_become_text(field: str, value: str):
     fields = {"from": '"user"', "value": '"hi"', field: value}
     line = f'{{"id": 1, "conversations": [{{"from": {fields["from"]}, "value": {fields["value"]}}}]}}'
     with pytest.raises(RecordError) as caught:
@@ -135,12 +135,12 @@ def test_what_python_takes_for_a_number_in_json_never_becomes_a_text(field: str,
 
 
 @pytest.mark.parametrize(("value", "name"), [({"id": 7}, "7"), ({"id": "a"}, "a"), ({"id": 1.5}, None), ({}, None)])
-def test_a_refused_record_is_called_by_its_id_if_it_has_one(value: Any, name: str | None):
+def test_a_refused_record_is_named_by_its_id_if_it_has_one(value: Any, name: str | None):
     assert name_of(at(value), Reading(Schema.IXC)) == name
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.schema.value)
-def test_a_reading_travels_to_workers(reading: Reading):
+def test_a_reading_can_be_sent_to_workers(reading: Reading):
     here, there = Pipe()
     here.send(reading)
     assert there.recv() == reading

@@ -32,7 +32,7 @@ def written(folder: Path, content: str | bytes, name: str = "table.csv") -> Path
 
 
 def lines_and_reasons(path: Path, delimiter: str | None = None) -> list[tuple[int | str, str | None]]:
-    """Line and reason of each entry, and no entry has both a value and a fault."""
+    """Return line and reason of each entry; check that no entry has both a value and a fault."""
     found = list(csv_entries(path, delimiter))
     assert [entry.number for entry in found] == list(range(1, len(found) + 1))
     assert all((entry.value is None) == (entry.fault is not None) for entry in found)
@@ -44,7 +44,7 @@ def only(path: Path) -> Entry:
     return entry
 
 
-def test_a_row_is_a_mapping_of_the_header_to_texts(tmp_path: Path):
+def test_a_row_maps_header_names_to_texts(tmp_path: Path):
     path = written(tmp_path, "image,question,answer\na.png,What?,42.50\nb.png,Who?,\n")
     first, second = csv_entries(path)
     assert first.value == {"image": "a.png", "question": "What?", "answer": "42.50"}
@@ -54,7 +54,7 @@ def test_a_row_is_a_mapping_of_the_header_to_texts(tmp_path: Path):
     assert csv_columns(path) == ["image", "question", "answer"]
 
 
-def test_rows_are_named_by_the_line_on_which_they_begin(tmp_path: Path):
+def test_rows_have_the_number_of_their_first_line(tmp_path: Path):
     path = written(tmp_path, '\nq,a\n\n"one\ntwo\r\nthree",x\n\ny,z\n')
     first, second = csv_entries(path)
     assert (first.place.at, first.value["q"]) == (4, "one\ntwo\r\nthree")
@@ -62,22 +62,22 @@ def test_rows_are_named_by_the_line_on_which_they_begin(tmp_path: Path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_any_kind_of_line_end_will_do(tmp_path: Path, end: str):
+def test_every_line_ending_is_accepted(tmp_path: Path, end: str):
     path = written(tmp_path, end.join(["q,a", "1,2", '"3","4"', ""]))
     assert [(entry.place.at, entry.value["a"]) for entry in csv_entries(path)] == [(2, "2"), (3, "4")]
 
 
-def test_a_byte_order_mark_and_spaces_are_no_part_of_a_column_name(tmp_path: Path):
+def test_a_byte_order_mark_and_spaces_are_stripped_from_column_names(tmp_path: Path):
     assert csv_columns(written(tmp_path, "\ufeffimage, question ,answer\n")) == ["image", "question", "answer"]
 
 
-def test_a_semicolon_divides_columns_where_the_header_has_it(tmp_path: Path):
+def test_a_semicolon_separates_columns_if_the_header_uses_it(tmp_path: Path):
     path = written(tmp_path, 'q;a\n"Wie viel, bitte?";42,50\n')
     assert only(path).value == {"q": "Wie viel, bitte?", "a": "42,50"}
     assert only(written(tmp_path, '"q;q",a\n1,2\n')).value == {"q;q": "1", "a": "2"}
 
 
-def test_a_tab_divides_columns_where_it_is_asked_for(tmp_path: Path):
+def test_a_tab_separates_columns_if_requested(tmp_path: Path):
     path = written(tmp_path, 'q\ta\nyes, no; maybe\t"x\ty"\n')
     (entry,) = csv_entries(path, "\t")
     assert entry.value == {"q": "yes, no; maybe", "a": "x\ty"}
@@ -117,7 +117,7 @@ def test_a_table_without_a_usable_header_is_refused_with_its_line(tmp_path: Path
         (b"1,a\0b\n", Reason.NULL_CHARACTER),
     ],
 )
-def test_a_bad_row_is_a_fault_and_its_neighbours_are_read(tmp_path: Path, row: bytes, reason: Reason):
+def test_a_bad_row_is_a_fault_and_the_rows_around_it_are_read(tmp_path: Path, row: bytes, reason: Reason):
     path = written(tmp_path, b"q,a\n1,2\n" + row + b"3,4\n")
     assert lines_and_reasons(path) == [(2, None), (3, reason.value), (4, None)]
     fault = list(csv_entries(path))[1].fault
@@ -126,38 +126,38 @@ def test_a_bad_row_is_a_fault_and_its_neighbours_are_read(tmp_path: Path, row: b
     assert "\n" not in fault.found
 
 
-def test_a_fault_names_its_column_and_byte(tmp_path: Path):
+def test_a_fault_names_the_column_and_byte(tmp_path: Path):
     entry = only(written(tmp_path, b"q,a\n1,gr\xfcn\n"))
     assert entry.fault is not None
     assert entry.fault.found == "a holds the byte 0xfc, which is not UTF-8"
 
 
-def test_a_row_whose_quoting_breaks_takes_every_line_it_covers_down_with_it(tmp_path: Path):
-    """None of them can be trusted, and none may be lost without being counted."""
+def test_a_row_with_broken_quotes_makes_every_line_it_spans_faulty(tmp_path: Path):
+    """None of these lines can be trusted, and each must be counted."""
     path = written(tmp_path, 'q,a\n1,2\n3,"open\n5,6\n7,"8"\n9,10\n')
     bad = Reason.WRONG_COLUMNS.value
     assert lines_and_reasons(path) == [(2, None), (3, bad), (4, bad), (5, bad), (6, None)]
 
 
-def test_quotes_that_never_close_are_told_for_every_line_to_the_end(tmp_path: Path):
+def test_an_unclosed_quote_makes_all_remaining_lines_faulty(tmp_path: Path):
     path = written(tmp_path, 'q,a\n1,2\n3,"open\n' + "5,6\n" * 4)
     assert [line for line, reason in lines_and_reasons(path) if reason] == [3, 4, 5, 6, 7]
     assert "line 3 and never closed" in list(csv_entries(path))[-1].fault.found  # type: ignore[union-attr]
 
 
-def test_rows_without_any_text_are_left_out(tmp_path: Path):
+def test_rows_without_text_are_skipped(tmp_path: Path):
     assert lines_and_reasons(written(tmp_path, "q,a\n,\n1,2\n , \n\t\n")) == [(3, None)]
 
 
-def test_columns_without_a_name_are_left_out(tmp_path: Path):
-    """A table of pandas has one in front, one of a spreadsheet many behind."""
+def test_columns_without_a_name_are_skipped(tmp_path: Path):
+    """pandas writes one in front, spreadsheets write several at the end."""
     path = written(tmp_path, ",q,a,,\n0,1,2,,\n")
     assert csv_columns(path) == ["q", "a"]
     assert only(path).value == {"q": "1", "a": "2"}
 
 
 @pytest.mark.parametrize("quoted", [True, False])
-def test_a_row_that_is_too_large_is_passed_by_without_being_held(
+def test_an_oversized_row_is_skipped_without_being_kept_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quoted: bool
 ):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1 << 18)
@@ -172,8 +172,8 @@ def test_a_row_that_is_too_large_is_passed_by_without_being_held(
     assert most < 8 << 20
 
 
-def test_a_long_cell_is_no_limit_of_the_reader(tmp_path: Path):
-    """The csv module's own limit is 128 KiB a cell, for the whole process."""
+def test_long_cells_are_read_despite_the_limit_of_the_csv_module(tmp_path: Path):
+    """The limit of the csv module is 128 KiB per cell, for the whole process."""
     before = csv.field_size_limit()
     path = written(tmp_path, "q,a\n1," + "x" * 3_000_000 + "\n")
     assert len(only(path).value["a"]) == 3_000_000
@@ -186,7 +186,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(rows=st.lists(st.lists(cells, min_size=3, max_size=3), max_size=8), delimiter=st.sampled_from(",;\t"))
-def test_what_a_csv_library_writes_is_read_back(
+def test_tables_written_by_the_csv_module_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], delimiter: str
 ):
     text = io.StringIO(newline="")
@@ -197,9 +197,7 @@ def test_what_a_csv_library_writes_is_read_back(
 
 
 @given(st.binary(max_size=60) | st.text('a,;\t"\n\r\0é', max_size=60).map(str.encode))
-def test_no_content_makes_it_raise_anything_but_an_error_for_people(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-):
+def test_any_content_gives_rows_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
     path = written(tmp_path_factory.mktemp("csv"), b"q,a\n" + content)
     found = lines_and_reasons(path)
     assert [line for line, _ in found] == sorted({line for line, _ in found})
@@ -209,7 +207,7 @@ def test_no_content_makes_it_raise_anything_but_an_error_for_people(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_pieces_of_any_size_make_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int):
+def test_block_size_does_not_change_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int):
     content = "q,a\n" + "".join(random.Random(seed).choices('ab,"\n\r ', weights=[9, 9, 3, 3, 2, 1, 3], k=400))
     path = written(tmp_path, content)
     whole = list(csv_entries(path))
@@ -218,7 +216,7 @@ def test_pieces_of_any_size_make_the_same_rows(tmp_path: Path, monkeypatch: pyte
     assert [(e.place, e.value, e.fault) for e in in_pieces] == [(e.place, e.value, e.fault) for e in whole]
 
 
-def test_a_missing_or_unreadable_table_is_an_error_for_people(tmp_path: Path):
+def test_a_missing_or_unreadable_table_is_a_clear_error(tmp_path: Path):
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(IxtuneError, match="cannot be read"):
             csv_columns(path)
@@ -231,7 +229,7 @@ def parquet(folder: Path, columns: dict[str, Any], name: str = "rows.parquet", *
     return folder / name
 
 
-def test_parquet_rows_are_plain_python_values(tmp_path: Path):
+def test_parquet_rows_have_plain_python_values(tmp_path: Path):
     single = pyarrow.array([0.1, None], pyarrow.float32())
     columns = {
         "image": [{"bytes": b"\x89PNG", "path": "a.png"}, {"bytes": None, "path": "b.png"}],
@@ -258,7 +256,7 @@ def test_parquet_rows_are_plain_python_values(tmp_path: Path):
     assert parquet_columns((path,)) == list(columns)
 
 
-def test_the_shards_of_a_folder_are_read_by_name_and_rows_counted_in_each(tmp_path: Path):
+def test_parquet_shards_are_read_by_name_with_row_numbers_per_file(tmp_path: Path):
     second = parquet(tmp_path, {"q": ["c"]}, "train-00001-of-00002.parquet")
     first = parquet(tmp_path, {"q": ["a", "b"]}, "train-00000-of-00002.parquet")
     files = parquet_files(tmp_path)
@@ -268,7 +266,7 @@ def test_the_shards_of_a_folder_are_read_by_name_and_rows_counted_in_each(tmp_pa
     assert parquet_rows(files) == 3
 
 
-def test_a_split_is_never_mixed_with_another(tmp_path: Path):
+def test_splits_are_never_mixed(tmp_path: Path):
     train = parquet(tmp_path, {"q": ["a"]}, "train-00000-of-00001.parquet")
     test = parquet(tmp_path, {"q": ["a"]}, "test-00000-of-00001-0123456789abcdef.parquet")
     with pytest.raises(UsageError, match="the folder holds test, train"):
@@ -280,7 +278,7 @@ def test_a_split_is_never_mixed_with_another(tmp_path: Path):
     assert parquet_files(train) == (train,)
 
 
-def test_a_folder_without_parquet_and_shards_of_other_columns_are_refused(tmp_path: Path):
+def test_a_folder_without_parquet_or_with_unequal_columns_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="no \\*.parquet"):
         parquet_files(tmp_path)
     files = [parquet(tmp_path, {"q": ["a"]}, "a.parquet"), parquet(tmp_path, {"r": ["a"]}, "b.parquet")]
@@ -289,7 +287,7 @@ def test_a_folder_without_parquet_and_shards_of_other_columns_are_refused(tmp_pa
     assert caught.value.where == str(files[1])
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+def test_two_columns_with_one_name_are_refused(tmp_path: Path):
     table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["q", "q"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UsageError, match="two columns have the same name: q"):
@@ -297,7 +295,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "page"])
-def test_a_damaged_parquet_file_is_an_error_for_people(tmp_path: Path, damage: str):
+def test_a_damaged_parquet_file_is_a_clear_error(tmp_path: Path, damage: str):
     path = parquet(tmp_path, {"q": [f"{n} {n * n}" for n in range(1000)]}, compression="snappy", use_dictionary=False)
     content = path.read_bytes()
     broken = {
@@ -313,7 +311,7 @@ def test_a_damaged_parquet_file_is_an_error_for_people(tmp_path: Path, damage: s
     assert "\n" not in str(caught.value)
 
 
-def test_only_the_row_with_bytes_that_are_no_utf8_is_a_fault(tmp_path: Path):
+def test_only_the_row_with_invalid_utf8_is_faulty(tmp_path: Path):
     texts = pyarrow.array([b"good", b"gr\xfcn", b"fine"])
     broken = pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())
     found = list(parquet_entries((parquet(tmp_path, {"q": broken, "a": ["x", "y", "z"]}),)))
@@ -321,7 +319,7 @@ def test_only_the_row_with_bytes_that_are_no_utf8_is_a_fault(tmp_path: Path):
     assert found[2].value == {"q": "fine", "a": "z"}
 
 
-def test_a_row_of_many_images_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_row_with_too_many_image_bytes_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1000)
     monkeypatch.setattr("ixtune.data.containers.arrow_rows.PICTURES_BYTES", 8000)
     path = parquet(tmp_path, {"image": [b"x" * 5000, b"x" * 9000, b"x"]})
@@ -329,7 +327,7 @@ def test_a_row_of_many_images_is_too_large(tmp_path: Path, monkeypatch: pytest.M
     assert reasons == [None, Reason.RECORD_TOO_LARGE, None]
 
 
-def test_images_of_a_row_group_are_not_held_together(tmp_path: Path):
+def test_images_of_a_row_group_are_not_all_kept_in_memory(tmp_path: Path):
     noise = random.Random(0)
     # a page is the least that can be read, and by default one is as large as a row group of so few rows
     images = {"image": [noise.randbytes(1 << 20) for _ in range(96)]}
@@ -342,8 +340,8 @@ def test_images_of_a_row_group_are_not_held_together(tmp_path: Path):
     assert most < 24 << 20
 
 
-def test_class_labels_become_names_and_json_columns_values(tmp_path: Path):
-    """As numbers, the labels would be trained as answers without a word."""
+def test_class_labels_become_names_and_json_columns_are_parsed(tmp_path: Path):
+    """Without names, the label numbers would silently be trained as answers."""
     features = Features(
         {"label": ClassLabel(names=["cat", "dog"]), "image": Image(decode=False), "text": Value("string")}
     )

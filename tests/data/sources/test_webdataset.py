@@ -26,7 +26,7 @@ LLAVA = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": 
 
 
 def packed(path: Path, members: Sequence[tuple[str, Any]], **options: Any) -> Path:
-    """A tar by the standard library; an object is packed as JSON, a TarInfo as it is."""
+    """Write a tar with the standard library; objects are packed as JSON, a TarInfo unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", **options) as tar:
         for name, content in members:
@@ -77,12 +77,12 @@ def test_consecutive_members_with_the_same_key_are_one_sample(tmp_path: Path):
     assert first.position < second.position < third.position == path.stat().st_size
 
 
-def test_several_images_keep_the_order_of_their_members(tmp_path: Path):
+def test_several_images_keep_their_order_in_the_tar(tmp_path: Path):
     path = packed(tmp_path / "a.tar", [("1.front.png", b"F"), ("1.0.jpg", b"0"), ("1.json", QA), ("1.back.webp", b"B")])
     assert [one["path"] for one in only(path)["image"]] == ["1.front.png", "1.0.jpg", "1.back.webp"]
 
 
-def test_texts_are_columns_of_their_own(tmp_path: Path):
+def test_text_members_become_columns(tmp_path: Path):
     path = packed(
         tmp_path / "a.tar", [("1.jpg", b"J"), ("1.question.txt", b"What?"), ("1.answer.txt", "déjà".encode())]
     )
@@ -111,7 +111,7 @@ OURS = [LLAVA[0] | {"value": "<ImageHere>\nWhat?"}, LLAVA[1]]
         (Schema.OPENAI, messages({"type": "image"})),
     ],
 )
-def test_a_conversation_gets_its_image_in_every_schema(tmp_path: Path, schema: Schema, record: dict[str, Any]):
+def test_a_conversation_gets_its_image_in_both_schemas(tmp_path: Path, schema: Schema, record: dict[str, Any]):
     (entry,) = read(packed(tmp_path / "a.tar", [("1.json", record), ("1.jpg", b"J")]))
     found = record_of(entry, Reading(schema))
     assert found.images == (ImageRef("1.jpg", content=b"J"),)
@@ -119,7 +119,7 @@ def test_a_conversation_gets_its_image_in_every_schema(tmp_path: Path, schema: S
     assert found.id == "x"
 
 
-def test_images_stand_as_the_json_names_them(tmp_path: Path):
+def test_images_come_in_the_order_given_in_the_json(tmp_path: Path):
     members = [("1.a.jpg", b"A"), ("1.b.jpg", b"B"), ("1.c.jpg", b"C")]
     for names in (
         ["1.b.jpg", "1.a.jpg"],
@@ -133,19 +133,19 @@ def test_images_stand_as_the_json_names_them(tmp_path: Path):
     assert [one["bytes"] for one in only(unnamed)["image"]] == [b"A", b"B", b"C"]
 
 
-def test_a_row_with_columns_is_a_record(tmp_path: Path):
+def test_a_sample_with_question_columns_is_a_record(tmp_path: Path):
     (entry,) = read(packed(tmp_path / "a.tar", [("1.jpg", b"J"), ("1.json", QA)]))
     columns = (("image", "image"), ("question", "question"), ("answer", "answer"), ("id", "id"))
     record = record_of(entry, Reading(Schema.COLUMNS, columns))
     assert (record.id, record.images) == ("1", (ImageRef("1.jpg", content=b"J"),))
 
 
-def test_a_shard_without_images_leaves_the_paths_of_its_json_alone(tmp_path: Path):
+def test_without_image_members_paths_in_the_json_are_kept(tmp_path: Path):
     value = only(packed(tmp_path / "a.tar", [("1.json", QA | {"image": "pages/1.jpg"})]))
     assert value["image"] == "pages/1.jpg"
 
 
-def test_shards_are_read_by_name_and_keys_counted_anew_are_told_apart(tmp_path: Path):
+def test_shards_are_read_by_name_and_equal_keys_stay_distinct(tmp_path: Path):
     for name in ("b.tar", "a.tar"):
         packed(tmp_path / name, [("000.txt", name.encode()), ("001.txt", b"x")])
     found = read(tmp_path)
@@ -161,13 +161,13 @@ def test_a_folder_without_shards_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_are_read_in_every_kind_of_tar(tmp_path: Path, format: int):
+def test_long_names_are_read_in_every_tar_format(tmp_path: Path, format: int):
     name = "folder/" * 12 + "k" * 90
     path = packed(tmp_path / "a.tar", [(f"{name}.txt", b"x"), (f"{name}.jpg", b"J")], format=format)
     assert only(path)["id"] == name
 
 
-def test_folders_and_hidden_files_are_no_members(tmp_path: Path):
+def test_folders_and_hidden_files_are_ignored(tmp_path: Path):
     folder = tarfile.TarInfo()
     folder.type = tarfile.DIRTYPE
     path = packed(tmp_path / "a.tar", [("d", folder), ("d/._1.jpg", b"mac"), (".DS_Store", b""), ("d/1.jpg", b"J")])
@@ -199,20 +199,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_sample_is_a_fault_and_its_neighbours_are_read(tmp_path: Path, name: str):
+def test_a_bad_sample_is_a_fault_and_the_samples_around_it_are_read(tmp_path: Path, name: str):
     members, key, reason = BAD[name]
     found = reasons(packed(tmp_path / "a.tar", [("first.txt", b"x"), *members, ("last.txt", b"x")]))
     assert (found[0], found[-1]) == (("first", None), ("last", None))
     assert [one for one in found if one[1]] == [(key, reason)]
 
 
-def test_absolute_names_and_ways_out_are_only_names(tmp_path: Path):
+def test_absolute_and_parent_paths_are_never_extracted(tmp_path: Path):
     path = packed(tmp_path / "a.tar", [("/etc/1.txt", b"a"), ("../../2.txt", b"b")])
     assert [entry.value["text"] for entry in read(path)] == ["a", "b"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar"]
 
 
-def test_a_member_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_oversized_member_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MAX_ENTRY_BYTES", 1000)
     monkeypatch.setattr("ixtune.data.containers.webdataset.PICTURES_BYTES", 8000)
     path = packed(
@@ -229,8 +229,8 @@ def test_a_member_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyt
     assert reasons(path) == [("1", large), ("2", large), ("3", large), ("4", None)]
 
 
-def test_a_huge_member_costs_no_memory(tmp_path: Path):
-    """The size in a header is believed by nobody: here the file has a hole of 1 TB in its place."""
+def test_a_member_with_a_huge_size_costs_no_memory(tmp_path: Path):
+    """The size in a header is not trusted: this file is sparse, with 1 TB of zeros for the member."""
     path = tmp_path / "a.tar"
     info = tarfile.TarInfo("1.jpg")
     info.size = 1 << 40
@@ -248,7 +248,7 @@ def test_a_huge_member_costs_no_memory(tmp_path: Path):
 
 
 def five(folder: Path) -> tuple[Path, list[int]]:
-    """A shard with five samples of two members each, and where each member begins."""
+    """Return a shard with five samples of two members each, and the offset of each member."""
     members = [(f"{n}.{ending}", b"x" * 700) for n in range(5) for ending in ("jpg", "txt")]
     path = packed(folder / "a.tar", members)
     with tarfile.open(path) as tar:
@@ -257,10 +257,8 @@ def five(folder: Path) -> tuple[Path, list[int]]:
 
 @pytest.mark.parametrize("into", [0, 200, 512, 900, 1024])
 @pytest.mark.parametrize("member", range(1, 10))
-def test_of_a_shard_that_was_cut_the_whole_samples_are_read_and_the_break_is_told(
-    tmp_path: Path, member: int, into: int
-):
-    """A sample is whole if something follows it; of the last one nobody knows whether a member is missing."""
+def test_whole_samples_of_a_truncated_shard_are_read_and_it_is_reported(tmp_path: Path, member: int, into: int):
+    """A sample is complete if another follows it; the last one might lack a member."""
     path, offsets = five(tmp_path)
     path.write_bytes(path.read_bytes()[: offsets[member] + into])
     found = reasons(path)
@@ -269,15 +267,15 @@ def test_of_a_shard_that_was_cut_the_whole_samples_are_read_and_the_break_is_tol
     assert found[-1] == (f"{began // 2}.{('jpg', 'txt')[began % 2]}", Reason.SOURCE_BROKEN)
 
 
-def test_a_shard_without_an_end_mark_may_lack_members(tmp_path: Path):
+def test_a_shard_without_an_end_marker_is_reported_as_incomplete(tmp_path: Path):
     path, offsets = five(tmp_path)
     path.write_bytes(path.read_bytes()[: offsets[-1] + 512 + 1024])
     assert reasons(path)[-1] == ("4.txt", Reason.SOURCE_BROKEN)
     assert [reason for _, reason in reasons(path)[:-1]] == [None] * 4
 
 
-def test_a_broken_header_is_not_taken_for_the_end(tmp_path: Path):
-    """The standard library does so, and the samples behind it would be lost without a word."""
+def test_a_broken_header_is_not_taken_for_the_end_marker(tmp_path: Path):
+    """The standard library stops there, and the samples behind it would be lost silently."""
     path, offsets = five(tmp_path)
     content = bytearray(path.read_bytes())
     content[offsets[6] : offsets[6] + 100] = b"\xff" * 100
@@ -285,7 +283,7 @@ def test_a_broken_header_is_not_taken_for_the_end(tmp_path: Path):
     assert reasons(path) == [("0", None), ("1", None), ("2.txt", Reason.SOURCE_BROKEN)]
 
 
-def test_shards_joined_into_one_file_are_not_lost_silently(tmp_path: Path):
+def test_shards_concatenated_into_one_file_are_reported(tmp_path: Path):
     path, _ = five(tmp_path)
     path.write_bytes(path.read_bytes() * 2)
     found = read(path)
@@ -294,15 +292,15 @@ def test_shards_joined_into_one_file_are_not_lost_silently(tmp_path: Path):
     assert "follow its end marker" in found[-1].fault.found
 
 
-def test_the_next_shards_are_read_after_a_broken_one(tmp_path: Path):
+def test_shards_after_a_broken_one_are_read(tmp_path: Path):
     path, offsets = five(tmp_path)
     path.write_bytes(path.read_bytes()[: offsets[2] + 100])
     packed(tmp_path / "b.tar", [("9.txt", b"x")])
     assert [reason for _, reason in reasons(tmp_path)] == [Reason.SOURCE_BROKEN, None]
 
 
-def test_members_of_negative_size_end_the_shard(tmp_path: Path):
-    """tarfile would read them again and again."""
+def test_a_member_of_negative_size_ends_the_shard(tmp_path: Path):
+    """tarfile would read them in an endless loop."""
     info = tarfile.TarInfo("2.txt")
     info.size = -1024
     evil = info.tobuf(tarfile.GNU_FORMAT)
@@ -313,14 +311,14 @@ def test_members_of_negative_size_end_the_shard(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"x" * 5000, b"\x1f\x8b\x08" + b"x" * 600])
-def test_what_is_no_tar_is_an_error_for_people(tmp_path: Path, content: bytes):
+def test_a_file_that_is_not_a_tar_is_a_clear_error(tmp_path: Path, content: bytes):
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(IxtuneError, match="this is not a tar file") as caught:
         read(tmp_path)
     assert caught.value.where == str(tmp_path / "a.tar")
 
 
-def test_an_empty_tar_holds_no_sample(tmp_path: Path):
+def test_an_empty_tar_has_no_samples(tmp_path: Path):
     assert read(packed(tmp_path / "a.tar", [])) == []
 
 
@@ -329,7 +327,7 @@ def test_an_empty_tar_holds_no_sample(tmp_path: Path):
     junk=st.binary(min_size=1, max_size=30),
     cut=st.none() | st.integers(0, 12_000),
 )
-def test_no_damage_makes_it_raise_anything_but_an_error_for_people(
+def test_any_damage_gives_samples_or_a_clear_error(
     tmp_path_factory: pytest.TempPathFactory, at: int, junk: bytes, cut: int | None
 ):
     path, _ = five(tmp_path_factory.mktemp("tar"))

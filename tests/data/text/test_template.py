@@ -45,7 +45,7 @@ def whole_text(record: Record) -> str:
 
 
 def counted_labels(ids: list[int], tokenizer: Tokenizer) -> list[int]:
-    """The reference's way, MODEL.md 3.4: count the ends of turns, skip a header of known length."""
+    """Compute labels as the reference does (MODEL.md 3.4): count ends of turns, skip a header of known length."""
     header = 2 + len(tokenizer.encode("assistant\n"))  # newline, start of turn, "assistant\n"
     labels, last, ends = list(ids), 0, 0
     for at, token in enumerate(ids):
@@ -62,13 +62,13 @@ def counted_labels(ids: list[int], tokenizer: Tokenizer) -> list[int]:
 
 
 @given(texts=DIALOGUES)
-def test_runs_between_turn_pieces_have_the_ids_of_the_whole_text(tokenizer: Tokenizer, texts: list[str]):
+def test_ids_between_turn_tokens_match_those_of_the_whole_text(tokenizer: Tokenizer, texts: list[str]):
     sample = encode(record(*texts), [], tokenizer)
     assert sample.token_ids == (tokenizer.bos_id, *tokenizer.encode(whole_text(record(*texts))))
 
 
 @given(texts=DIALOGUES)
-def test_the_released_vocabulary_gives_the_ids_of_the_whole_text_too(released_tokenizer: Path, texts: list[str]):
+def test_ids_match_the_whole_text_with_the_released_vocabulary(released_tokenizer: Path, texts: list[str]):
     released = loaded(released_tokenizer)
     sample = encode(record(*texts), [], released)
     assert sample.token_ids == (released.bos_id, *released.encode(whole_text(record(*texts))))
@@ -81,7 +81,7 @@ def test_the_released_vocabulary_gives_the_ids_of_the_whole_text_too(released_to
     answer=TEXTS,
     tokens=st.integers(1, 4),
 )
-def test_parts_between_images_have_the_ids_of_the_whole_parts(
+def test_ids_between_images_match_those_of_each_text_part(
     released_tokenizer: Path, parts: list[str], answer: str, tokens: int
 ):
     released = loaded(released_tokenizer)
@@ -95,7 +95,7 @@ def test_parts_between_images_have_the_ids_of_the_whole_parts(
 
 
 @given(texts=DIALOGUES)
-def test_labels_from_structure_are_those_of_counting(tokenizer: Tokenizer, texts: list[str]):
+def test_labels_from_structure_match_labels_from_token_counts(tokenizer: Tokenizer, texts: list[str]):
     ids, labels = expand(encode(record(*texts), [], tokenizer))
     assert labels == counted_labels(ids, tokenizer)
 
@@ -104,7 +104,7 @@ def supervised_text(sample: Sample, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(sample.token_ids[start:end]) for start, end in sample.supervised]
 
 
-def test_each_answer_is_supervised_with_its_end_and_the_last_with_newline_and_eos(tokenizer: Tokenizer):
+def test_each_answer_is_trained_with_its_end_and_the_last_with_eos(tokenizer: Tokenizer):
     sample = encode(record("one?", "first", "two?", " second \n"), [], tokenizer)
     assert supervised_text(sample, tokenizer) == [f"first{END}", f"second{END}\n"]
     assert sample.token_ids[sample.supervised[-1][1] - 1] == tokenizer.eos_id
@@ -112,7 +112,7 @@ def test_each_answer_is_supervised_with_its_end_and_the_last_with_newline_and_eo
     assert sample.supervised_tokens == sum(end - start for start, end in sample.supervised)
 
 
-def test_images_are_spliced_where_their_placeholders_stand(tokenizer: Tokenizer):
+def test_images_are_inserted_at_their_placeholders(tokenizer: Tokenizer):
     sample = encode(record(f"one {IMAGE} two {IMAGE}{IMAGE}", "answer"), [2, 3, 1], tokenizer)
     ids, labels = expand(sample)
     assert sample.length == len(ids) == len(labels) == len(sample.token_ids) + 6
@@ -127,7 +127,7 @@ def test_images_are_spliced_where_their_placeholders_stand(tokenizer: Tokenizer)
     assert all(label == -100 for label, token in zip(labels, ids, strict=True) if token == 0)
 
 
-def test_a_prompt_is_the_beginning_of_its_sample(tokenizer: Tokenizer):
+def test_a_prompt_is_the_prefix_of_its_sample(tokenizer: Tokenizer):
     whole = encode(record(f"{IMAGE}one?", "first", "two?", "second"), [5], tokenizer)
     prompt = encode_prompt(record(f"{IMAGE}one?", "first", "two?").turns, [5], tokenizer)
     start, _ = whole.supervised[-1]
@@ -135,7 +135,7 @@ def test_a_prompt_is_the_beginning_of_its_sample(tokenizer: Tokenizer):
 
 
 @given(system=TEXTS, texts=DIALOGUES)
-def test_a_system_turn_stands_in_front_and_is_not_supervised(tokenizer: Tokenizer, system: str, texts: list[str]):
+def test_a_system_turn_comes_first_and_is_not_trained(tokenizer: Tokenizer, system: str, texts: list[str]):
     plain = encode(record(*texts), [], tokenizer)
     turns = (Turn("system", system), *record(*texts).turns)
     sample = encode(replace(record(), turns=turns), [], tokenizer)
@@ -144,7 +144,7 @@ def test_a_system_turn_stands_in_front_and_is_not_supervised(tokenizer: Tokenize
     assert sample.supervised == tuple((start + len(header), end + len(header)) for start, end in plain.supervised)
 
 
-def test_a_prompt_begins_with_the_system_turn_of_its_sample_and_with_no_other(tokenizer: Tokenizer):
+def test_a_prompt_begins_with_its_own_system_turn_only(tokenizer: Tokenizer):
     turns = (Turn("system", "be terse"), *record("one?", "first").turns)
     whole = encode(replace(record(), turns=turns), [], tokenizer)
     start, _ = whole.supervised[-1]
@@ -153,7 +153,7 @@ def test_a_prompt_begins_with_the_system_turn_of_its_sample_and_with_no_other(to
     assert encode_prompt(turns[1:-1], [], tokenizer, system="be terse").token_ids == whole.token_ids[:start]
 
 
-def test_turns_are_counted_with_the_system_turn_and_without_one_put_in_front(tokenizer: Tokenizer):
+def test_error_messages_count_turns_as_in_the_source(tokenizer: Tokenizer):
     bad = record("a</s>").turns
     with pytest.raises(TemplateError, match="turn 2 contains"):
         encode_prompt((Turn("system", "be terse"), *bad), [], tokenizer)
@@ -168,7 +168,7 @@ def test_a_prompt_that_ends_with_the_system_turn_is_refused(tokenizer: Tokenizer
         encode_prompt([Turn("system", "be terse")], [], tokenizer)
 
 
-def test_placeholders_are_called_what_the_source_writes():
+def test_errors_use_the_placeholder_of_the_source():
     with pytest.raises(TemplateError) as caught:
         require_placeholders(record("What is it?", "A cat.").turns, 1, "<image>")
     assert "put <image> where" in caught.value.hint
@@ -220,13 +220,13 @@ def test_malformed_conversations_are_refused_with_their_reason(
     assert caught.value.hint
 
 
-def test_a_missing_placeholder_is_mended_by_putting_one(tokenizer: Tokenizer):
+def test_a_missing_placeholder_has_a_hint_to_add_one(tokenizer: Tokenizer):
     with pytest.raises(TemplateError) as caught:
         encode(record("What is it?", "A cat."), [5], tokenizer)
     assert "put <ImageHere> where the image belongs" in caught.value.hint
 
 
-def test_a_character_without_a_piece_is_refused_when_there_are_no_byte_pieces(tmp_path: Path):
+def test_a_character_outside_a_vocabulary_without_bytes_is_refused(tmp_path: Path):
     from small_tokenizer import train
 
     narrow = Tokenizer(train(tmp_path, byte_fallback=False, vocab_size=160))
