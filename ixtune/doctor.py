@@ -120,7 +120,7 @@ def _planned(found: Shipped, machine: Machine) -> Trainable:
     if machine.device != "cuda":
         return Trainable(found.name, mix, least, None, False, 0, None)
     made = make_plan(chosen, sizes, records, machine)
-    again = made.levers.checkpointed_layers
+    again = made.saving.checkpointed_layers
     return Trainable(found.name, mix, least, made.memory.total, bool(made.fits), again, made.seconds)
 
 

@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 from ixtune.adapter import attach
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.model.loading import load_base
 from ixtune.planning import memory_options
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe import recipe as recipes
 from ixtune.training.batch import ImageSource, PackCollator, pack_dataset
@@ -37,7 +37,7 @@ def mixed_set(folder: Path) -> Path:
     entries = [entry("short", "Say one", "1"), entry("long", "Say much", LONG), entry("middle", "Say some", LONG[:60])]
     text = write_source(folder / "text", entries)
     sources = [Source(path=str(images)), Source(path=str(text))]
-    prepare(sources, folder / "prepared", base=BASE, options=Options(hd_num=1))
+    prepare(sources, folder / "prepared", base=BASE, options=PrepareOptions(hd_num=1))
     return folder / "prepared"
 
 
@@ -51,7 +51,7 @@ def make_trainer(
     model, _ = load_base(BASE, quantize=recipe.adapter.quantize == "nf4", dtype=torch.float32)
     wrapped = attach.attach(model, recipe.adapter)
     layers = len(model.model.layers) * (recipe.training.gradient_checkpointing is True)
-    memory_options.apply(model, Levers(layers, vision_chunk=64, offload_layer_inputs=False))
+    memory_options.apply(model, MemoryOptions(layers, vision_chunk=64, offload_layer_inputs=False))
     return AdapterTrainer(
         model=wrapped,
         args=sft_config(recipe, folder / "run"),

@@ -25,7 +25,7 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.evaluation.questions import View, prompt_of
+from ixtune.evaluation.questions import ImageView, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.exporting.export import export
 from ixtune.merging.merge import merge
@@ -68,7 +68,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 def test_plain_transformers_code_answers_like_ixtune_predict(folder: Path, images: list[Path]) -> None:
     loaded = Loaded(str(folder), None, None)
-    assert loaded.view(None) == View(2, False, Corrections(alpha=True))
+    assert loaded.view(None) == ImageView(2, False, Corrections(alpha=True))
     code = f"""
         import ixtune
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -214,7 +214,7 @@ def test_remote_code_in_original_files_is_ignored_without_a_prompt(
     assert classes.split() == ["IXC2Config", "IXC2Processor", "IXC2ForCausalLM"]
     assert ours == "True True"
     tokenizer = IXC2Tokenizer(str(base / "tokenizer.model"))
-    prompt = prompt_of("1 ab", [], View(2)).ids(Tokenizer(base / "tokenizer.model"))
+    prompt = prompt_of("1 ab", [], ImageView(2)).ids(Tokenizer(base / "tokenizer.model"))
     assert ids == f"{tokenizer('1 ab').input_ids} {prompt}"
     assert "trust_remote_code" not in done.stderr
     assert not (tmp_path / "it ran").exists()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 from ixtune.recipe import recipe as recipes
 
@@ -47,7 +47,7 @@ def prepare_texts(folder: Path, count: int = 12, first: int = 0, system: str | N
         [Source(path=str(folder / "data.json"), system=system)],
         folder / "prepared",
         base=resolve("nano"),
-        options=Options(hd_num=1),
+        options=PrepareOptions(hd_num=1),
     )
     return folder / "prepared"
 

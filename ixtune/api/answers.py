@@ -74,12 +74,12 @@ def evaluate(
     from tempfile import TemporaryDirectory
 
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.options import Options, Source, require_data
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, require_data
     from ixtune.files import atomic_write_json
 
     schema = schema_of(json_schema)
-    options = Options(tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
-    source = Source(
+    options = EvaluationOptions(tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
+    source = EvaluationSource(
         path=Path(data),
         benchmark=benchmark,
         image_root=path_of(image_root),

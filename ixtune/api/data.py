@@ -103,7 +103,7 @@ def prepare(
     from ixtune.base import resolve_tokenizer
     from ixtune.checkpoint.member import member_for
     from ixtune.data.prepare import prepare as prepare_set
-    from ixtune.data.prepared.manifest import Options
+    from ixtune.data.prepared.manifest import PrepareOptions
     from ixtune.data.sources.command_line import sources_given
     from ixtune.data.sources.data_config import format_of
     from ixtune.data.sources.source import Source
@@ -126,7 +126,7 @@ def prepare(
     )
     folder = resolve_tokenizer(base)
     member = member_for(base, folder, model, layout_rule)
-    options = Options(
+    options = PrepareOptions(
         model=member.name,
         layout_rule=member.rule.name,
         hd_num=hd_num,

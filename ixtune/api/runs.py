@@ -10,7 +10,7 @@ from ixtune.api.arguments import StrPath, recipe_of
 if TYPE_CHECKING:
     from ixtune.planning.plan import Plan
     from ixtune.recipe.recipe import Recipe
-    from ixtune.training.run import Outcome
+    from ixtune.training.run import RunOutcome
 
 
 def plan(
@@ -58,7 +58,7 @@ def train(
     dry_run: bool = False,
     grace: float | None = None,
     quiet: bool = False,
-) -> Outcome | None:
+) -> RunOutcome | None:
     """Train an adapter according to a recipe.
 
     Unlike the command, this does not write a report at the end: call `evaluate` with `report=` for one.

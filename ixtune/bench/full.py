@@ -11,16 +11,16 @@ import torch
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
 from ixtune.bench import synthetic, twin
-from ixtune.bench.mix import Record
+from ixtune.bench.mix import MixRecord
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
 from ixtune.planning import memory
 from ixtune.planning.flops import PackShape, flops
-from ixtune.planning.memory_options import Levers, apply
+from ixtune.planning.memory_options import MemoryOptions, apply
 from ixtune.recipe.recipe import AdapterSection
 
 # a page of 3x3, 4x6 and 6x9 crops, with text up to about 1.6, 4 and 8.9 thousand tokens
-PAGES = (Record(111, (3, 3), 100), Record(339, (4, 6), 250), Record(895, (6, 9), 556))
+PAGES = (MixRecord(111, (3, 3), 100), MixRecord(339, (4, 6), 250), MixRecord(895, (6, 9), 556))
 _STEPS = 3
 _VISION_CHUNK = 16
 
@@ -29,7 +29,7 @@ def measure(
     *,
     layers: int | None = None,
     config: dict[str, Any] | None = None,
-    pages: Sequence[Record] = PAGES,
+    pages: Sequence[MixRecord] = PAGES,
     device: str = "cuda",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -77,12 +77,12 @@ def measure(
 
 
 def _page(
-    wrapped: Any, network: Any, sizes: Sizes, rank: int, page: Record, *, checkpointed: bool, device: str
+    wrapped: Any, network: Any, sizes: Sizes, rank: int, page: MixRecord, *, checkpointed: bool, device: str
 ) -> dict[str, Any]:
     import bitsandbytes
 
-    levers = Levers(sizes.layers if checkpointed else 0, _VISION_CHUNK, False)
-    apply(network, levers)
+    saving = MemoryOptions(sizes.layers if checkpointed else 0, _VISION_CHUNK, False)
+    apply(network, saving)
     batch = {
         key: _to(value, device) for key, value in synthetic.pack(synthetic.contents([page], sizes.vocabulary)).items()
     }
@@ -105,7 +105,7 @@ def _page(
     seconds = sorted(spent[1:])[_STEPS // 2]
     image = page.grid
     shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (image[0] * image[1],) if image else ())
-    plan = memory.peak(_setup(sizes, rank, levers), shape)
+    plan = memory.peak(_setup(sizes, rank, saving), shape)
     free, total = torch.cuda.mem_get_info() if cuda else (0, 0)
     return {
         "tokens": page.tokens,
@@ -119,7 +119,7 @@ def _page(
     }
 
 
-def _setup(sizes: Sizes, rank: int, levers: Levers) -> memory.Setup:
+def _setup(sizes: Sizes, rank: int, saving: MemoryOptions) -> memory.Setup:
     """Return the measured setup in the plan's terms."""
     return memory.Setup(
         sizes=sizes,
@@ -130,7 +130,7 @@ def _setup(sizes: Sizes, rank: int, levers: Levers) -> memory.Setup:
         accumulates=False,
         dropout=True,
         device="cuda",
-        levers=levers,
+        saving=saving,
     )
 
 

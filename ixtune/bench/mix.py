@@ -35,7 +35,7 @@ _QUESTION_TOKENS, _ANSWER_TOKENS = (30, 60), 8
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class MixRecord:
     """Record of a mix.
 
     Attributes:
@@ -61,7 +61,7 @@ class Record:
         return self.text_tokens + self.image_tokens
 
 
-def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) -> list[Record]:
+def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) -> list[MixRecord]:
     """Return the first `count` records of a mix; those of `mixed` in random order.
 
     Args:
@@ -79,21 +79,21 @@ def records(count: int, name: str = NAME, *, scale: int = SCALE, seed: int = 0) 
         text = chance.randint(*(_PAGE_TEXT_TOKENS if kind else _TEXT_TOKENS)) // scale
         grid = kind[scale != 1] if kind else None
         tokens = text + (FOUR_KHD.tokens(*grid) if grid else 0)
-        made.append(Record(text, grid, min(max(1, round(tokens * _SUPERVISED_SHARE)), text - 1)))
+        made.append(MixRecord(text, grid, min(max(1, round(tokens * _SUPERVISED_SHARE)), text - 1)))
     chance.shuffle(made)
     return made
 
 
-def _questions(name: str, scale: int, chance: random.Random) -> Iterator[Record]:
+def _questions(name: str, scale: int, chance: random.Random) -> Iterator[MixRecord]:
     """Yield questions about one page after the other."""
     grids, asked = _ASKED[name]
     for page, questions in enumerate(cycle(asked)):
         for _ in range(questions):
             text = max(2, chance.randint(*_QUESTION_TOKENS) // scale)
-            yield Record(text, grids[scale != 1], max(1, _ANSWER_TOKENS // scale), page)
+            yield MixRecord(text, grids[scale != 1], max(1, _ANSWER_TOKENS // scale), page)
 
 
-def prefixes(chosen: Sequence[Record]) -> Prefixes:
+def prefixes(chosen: Sequence[MixRecord]) -> Prefixes:
     """Return the groups of records that share a page."""
     numbers: dict[int, int] = {}
     tokens: list[int] = []
@@ -106,7 +106,7 @@ def prefixes(chosen: Sequence[Record]) -> Prefixes:
     return Prefixes(group_of, tokens, [1] * len(tokens))
 
 
-def shape(chosen: Sequence[Record], *, padded: bool = False) -> PackShape:
+def shape(chosen: Sequence[MixRecord], *, padded: bool = False) -> PackShape:
     """Return the shape of records side by side, or padded to the longest with the loss on every position."""
     lengths = [record.tokens for record in chosen]
     if padded:
@@ -119,12 +119,12 @@ def shape(chosen: Sequence[Record], *, padded: bool = False) -> PackShape:
     )
 
 
-def batches(chosen: Sequence[Record], size: int) -> list[list[Record]]:
+def batches(chosen: Sequence[MixRecord], size: int) -> list[list[MixRecord]]:
     """Split records into batches of `size` in the order of the mix, as a shuffled loader does."""
     return [list(chosen[start : start + size]) for start in range(0, len(chosen), size)]
 
 
-def padded_share(chosen: Sequence[Record], size: int) -> float:
+def padded_share(chosen: Sequence[MixRecord], size: int) -> float:
     """Return the fraction of positions that padding to the longest of each batch adds."""
     positions = sum(sum(shape(batch, padded=True).lengths) for batch in batches(chosen, size))
     return 1 - sum(record.tokens for record in chosen) / positions

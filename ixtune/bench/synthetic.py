@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ixtune.bench.mix import Record
+from ixtune.bench.mix import MixRecord
 from ixtune.data.shared_prefixes import Group
 from ixtune.training.batch import Segments
 
 
-def contents(records: Sequence[Record], vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
+def contents(records: Sequence[MixRecord], vocabulary: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return token ids (image positions are 0, in front) and uint8 crops of each record, reproducible by seed."""
     source = torch.Generator().manual_seed(seed)
     made: list[dict[str, Any]] = []

@@ -22,7 +22,7 @@ from ixtune.base import resolve
 from ixtune.bench import mix, synthetic, twin
 from ixtune.bench.plain import PlainIXC2
 from ixtune.data.pack import pack
-from ixtune.planning.memory_options import Levers, apply
+from ixtune.planning.memory_options import MemoryOptions, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.trainer import AdapterTrainer
@@ -112,7 +112,7 @@ def _ours(network: Any, recipe: Recipe, batches: list[Any], folder: Path, *, che
     wrapped = attach.attach(network, recipe.adapter)
     lean_lora(wrapped)
     layers = network.config.num_hidden_layers if checkpointed else 0
-    apply(network, Levers(layers, VISION_CHUNK, False))
+    apply(network, MemoryOptions(layers, VISION_CHUNK, False))
     trainer = AdapterTrainer(
         model=wrapped,
         args=sft_config(recipe, folder),

@@ -15,7 +15,7 @@ from ixtune.layout import MAX_HD_NUM
 if TYPE_CHECKING:
     from ixtune.data.rejects import Reject
     from ixtune.evaluation.contenders import Contender
-    from ixtune.evaluation.options import Options, Source
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource
 
 
 def command(
@@ -88,14 +88,16 @@ def command(
     from ixtune.cli.console import quiet_libraries
     from ixtune.errors import UsageError
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.options import Options, Source, require_data
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, require_data
 
     if out is not None and out.is_dir():
         raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
     # check the options before slow imports and before loading a model
     schema = read_schema(json_schema) if json_schema else None
-    options = Options(tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
-    source = Source(
+    options = EvaluationOptions(
+        tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force, schema
+    )
+    source = EvaluationSource(
         path=data, benchmark=benchmark, image_root=image_root, hd_num=hd_num, prompt=prompt, circular=circular
     )
     require_data(source)
@@ -108,7 +110,12 @@ def command(
 
 
 def run(
-    source: Source, models: Sequence[Contender], options: Options, out: Path | None, *, as_json: bool = False
+    source: EvaluationSource,
+    models: Sequence[Contender],
+    options: EvaluationOptions,
+    out: Path | None,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Evaluate, write the file, and print the scores.
 

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from ixtune.evaluation.questions import Asked
-    from ixtune.evaluation.verify_merge import Verification
+    from ixtune.evaluation.verify_merge import MergeVerification
     from ixtune.merging.merge_plan import MergePlan
 
 _ONTO = {"bf16": "the base as stored", "nf4": "the dequantized NF4 weights of the decoder linears"}
@@ -162,7 +162,7 @@ def _size(nbytes: int) -> str:
 
 def _compare(
     adapter: Path, base: str, merged: Path, asked: Asked, onto: Literal["bf16", "nf4"], sides: str, force: bool
-) -> Verification:
+) -> MergeVerification:
     from ixtune.cli.console import progress, quiet_libraries
 
     quiet_libraries()
@@ -174,7 +174,7 @@ def _compare(
         return verify_merge(adapter, base, merged, asked, onto=bases, force=force, progress=bar)
 
 
-def _verification_lines(found: Verification) -> list[tuple[str, str]]:
+def _verification_lines(found: MergeVerification) -> list[tuple[str, str]]:
     answers = [
         (
             "answers",

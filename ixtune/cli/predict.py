@@ -29,8 +29,8 @@ from ixtune.cli.processes import ProcessesOption, is_first, joined, launch_sever
 
 if TYPE_CHECKING:
     from ixtune.answering.settings import Settings
-    from ixtune.evaluation.predict import Outcome
-    from ixtune.evaluation.questions import Asked, View
+    from ixtune.evaluation.predict import Predicted
+    from ixtune.evaluation.questions import Asked, ImageView
     from ixtune.evaluation.session import Loaded
 
 _REJECTS_SHOWN = 3
@@ -174,7 +174,7 @@ def command(
         _print(outcome, asked, out, settings)
 
 
-def _one(loaded: Loaded, question: str, images: list[str], view: View, settings: Settings) -> None:
+def _one(loaded: Loaded, question: str, images: list[str], view: ImageView, settings: Settings) -> None:
     """Answer one question on the screen."""
     from ixtune.evaluation.predict import predict_one
 
@@ -199,7 +199,7 @@ def _require_for_a_set(question: str | None, hd_num: int | None, dpi: int | None
 
 
 def _asked(
-    loaded: Loaded, question: str | None, source: Path, columns: str, image_root: Path | None, view: View
+    loaded: Loaded, question: str | None, source: Path, columns: str, image_root: Path | None, view: ImageView
 ) -> Asked:
     """Read the questions of a prepared set, a file, or a folder of images."""
     from ixtune.data.image_arguments import expand, is_prepared
@@ -218,7 +218,7 @@ def _asked(
     return questions.from_file(asked, view, loaded.tokenizer)
 
 
-def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, settings: Settings) -> Outcome:
+def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, settings: Settings) -> Predicted:
     from ixtune.cli.console import progress
     from ixtune.errors import DataError
     from ixtune.evaluation.predict import predict_all
@@ -234,7 +234,7 @@ def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, setting
         return predict_all(loaded, asked, out, settings, batch_size=batch_size, progress=bar)
 
 
-def _print(outcome: Outcome, asked: Asked, out: Path, settings: Settings) -> None:
+def _print(outcome: Predicted, asked: Asked, out: Path, settings: Settings) -> None:
     """Print the summary.
 
     Raises:

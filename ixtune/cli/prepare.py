@@ -112,7 +112,7 @@ def command(
     from ixtune.cli.prepare_report import as_json as report_json
     from ixtune.cli.prepare_report import print_report
     from ixtune.data.prepare import TooManyRejects, prepare
-    from ixtune.data.prepared.manifest import Options
+    from ixtune.data.prepared.manifest import PrepareOptions
     from ixtune.data.remote_files import is_remote
     from ixtune.data.sources.command_line import sources_given
 
@@ -133,7 +133,7 @@ def command(
     given = sources_given(sources, defaults, thousands, dataset)
     folder = resolve_tokenizer(base)
     member = member_for(base, folder, model, layout_rule)
-    options = Options(
+    options = PrepareOptions(
         model=member.name,
         layout_rule=member.rule.name,
         hd_num=hd_num,

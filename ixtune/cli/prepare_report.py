@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ixtune.data.prepare import PrepareReport
-    from ixtune.data.prepared.manifest import Options
+    from ixtune.data.prepared.manifest import PrepareOptions
     from ixtune.data.prepared.statistics import Statistics
     from ixtune.data.shared_prefixes import Saving
 
@@ -23,7 +23,7 @@ _BAR = 16
 _HD_NUMS_SHOWN = ("4", "9", "16", "25", "36", "49", "55")
 
 
-def print_report(report: PrepareReport, options: Options) -> None:
+def print_report(report: PrepareReport, options: PrepareOptions) -> None:
     """Print how many records of each source were accepted, and what the sets hold."""
     from rich.columns import Columns
 
@@ -161,7 +161,7 @@ def _histogram(title: str, bins: Sequence[tuple[str, int]], unicode: bool) -> Ta
     return made
 
 
-def _costs(content: dict[str, Any], options: Options) -> Table:
+def _costs(content: dict[str, Any], options: PrepareOptions) -> Table:
     """Return a table of the image tokens that other values of hd_num would take."""
     images = sum(content["grids"].values())
     now = content["tokens"]["image"]

@@ -13,7 +13,7 @@ from ixtune.cli.processes import ProcessesOption, is_first, launch_several
 
 if TYPE_CHECKING:
     from ixtune.recipe.recipe import Recipe
-    from ixtune.training.run import Outcome
+    from ixtune.training.run import RunOutcome
 
 _REPORT_RECORDS = 200  # validation records: more of them narrow the intervals and take longer
 
@@ -106,15 +106,15 @@ def _report(run: Path, validation: Path, scores: list[str]) -> None:
     from ixtune.cli.report import write
     from ixtune.errors import describe
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.options import Options, Source
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource
 
     gc.collect()  # the trainer's model, before the base is loaded again
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    found, options = run / "evaluation.json", Options(tuple(scores), _REPORT_RECORDS)
+    found, options = run / "evaluation.json", EvaluationOptions(tuple(scores), _REPORT_RECORDS)
     with redirect_stdout(io.StringIO()) if is_quiet() else nullcontext():
         try:
-            evaluate.run(Source(path=validation), contenders(None, [str(run)], []), options, found)
+            evaluate.run(EvaluationSource(path=validation), contenders(None, [str(run)], []), options, found)
         except Exception as error:  # without scores the report still has the curves
             print_error(describe(error))
             judged = [word for name in scores for word in ("--score", name)]
@@ -146,7 +146,7 @@ def _again(words: list[str], resume: bool = True) -> str:
     return shlex.join([*command, "--processes", str(launch.world_size())])
 
 
-def _ending(outcome: Outcome, words: list[str], recipe: Recipe) -> list[str]:
+def _ending(outcome: RunOutcome, words: list[str], recipe: Recipe) -> list[str]:
     import signal
 
     from ixtune.training.state import resume

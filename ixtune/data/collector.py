@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ixtune.data.images.near_images import NearImages
 from ixtune.data.prepared import selection, store
-from ixtune.data.prepared.manifest import SPLIT_KIND, Example, Options, describe_root, write_manifest
+from ixtune.data.prepared.manifest import SPLIT_KIND, Example, PrepareOptions, describe_root, write_manifest
 from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
 from ixtune.data.rejects import Reason, Reject
@@ -67,13 +67,13 @@ class Gathering:
 
     Args:
         opened: The sources.
-        options: Options of the run.
+        options: PrepareOptions of the run.
         folder: Output folder.
         excluded: Images that must not appear in any record.
     """
 
     def __init__(
-        self, opened: Sequence[Opened], options: Options, folder: Path, excluded: ExcludedImages | None = None
+        self, opened: Sequence[Opened], options: PrepareOptions, folder: Path, excluded: ExcludedImages | None = None
     ) -> None:
         self.options, self.folder = options, folder
         self.excluded = excluded

@@ -17,7 +17,7 @@ from ixtune.data.collector import Gathering
 from ixtune.data.images.near_images import require_package
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import OVER_LENGTH, PAGES, Options
+from ixtune.data.prepared.manifest import OVER_LENGTH, PAGES, PrepareOptions
 from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Statistics
 from ixtune.data.rejects import Reason
@@ -111,7 +111,7 @@ def prepare(
     out: Path,
     *,
     base: Path,
-    options: Options,
+    options: PrepareOptions,
     max_reject_rate: float = 0.01,
     workers: int = 1,
     engine: str = "processes",
@@ -127,7 +127,7 @@ def prepare(
         sources: Sources in the order of their records in the set.
         out: The folder to write; it must not exist.
         base: A folder with the tokenizer.model of the base.
-        options: Options that determine the content of the set.
+        options: PrepareOptions that determine the content of the set.
         max_reject_rate: Share of rejects, 0 to 1, above which `TooManyRejects` is raised.
         workers: Processes; any number gives the same bytes.
         engine: Where they run, one of `ENGINES`; each gives the same bytes.
@@ -181,7 +181,7 @@ def prepare(
 
 
 def _require_sense(
-    sources: Sequence[Source], options: Options, max_reject_rate: float, workers: int, engine: str
+    sources: Sequence[Source], options: PrepareOptions, max_reject_rate: float, workers: int, engine: str
 ) -> None:
     """Raise for options that are missing, out of range or contradictory."""
     if options.hd_num is None and any(one.hd_num is None for one in sources):

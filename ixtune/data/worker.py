@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ixtune.data.image_reader import ImageFile, ImageReader, PdfPage, with_pages
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.statistics import Bill, bill_of
 from ixtune.data.record import ImageRef, Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
@@ -51,7 +51,7 @@ class Job:
     image_root: Path | None
     root_index: int
     hd_num: int
-    options: Options
+    options: PrepareOptions
     images: Path
     remote_root: str | None = None
 

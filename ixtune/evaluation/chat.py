@@ -21,7 +21,7 @@ from ixtune.checkpoint.sizes import KEPT_PREFIX_BYTES
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError, UsageError
-from ixtune.evaluation.questions import View, prompt_of, with_placeholders
+from ixtune.evaluation.questions import ImageView, prompt_of, with_placeholders
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.layout import MAX_HD_NUM
 from ixtune.model.prefix_cache import PrefixCache
@@ -47,7 +47,7 @@ class Chat:
         compares: Whether the base answers, too.
     """
 
-    def __init__(self, loaded: Loaded, view: View, settings: Settings, write: Callable[[str], None]) -> None:
+    def __init__(self, loaded: Loaded, view: ImageView, settings: Settings, write: Callable[[str], None]) -> None:
         """Start a conversation; `write` receives text as it is generated."""
         self.loaded, self.view, self.settings, self.write = loaded, view, settings, write
         self.turns: list[Turn] = []

@@ -15,7 +15,7 @@ from ixtune.answering.prompt import Prompt
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import MAJORITY
 from ixtune.evaluation.controls import majority_answers, question_forms
-from ixtune.evaluation.exam import Question
+from ixtune.evaluation.exam import ExamQuestion
 from ixtune.scores import judging
 from ixtune.scores.case import Case, Part
 from ixtune.scores.circular import all_right
@@ -97,13 +97,13 @@ def _answers(name: str, said: Sequence[tuple[Answer, float]]) -> Answers:
     )
 
 
-def majority(questions: Sequence[Question]) -> Answers:
+def majority(questions: Sequence[ExamQuestion]) -> Answers:
     """Return the control that gives the most common answer to the other questions of the same form."""
     given = majority_answers([q.text for q in questions], [q.references[0] for q in questions])
     return Answers(MAJORITY, tuple(given), control=True)
 
 
-def swapped(questions: Sequence[Question], seed: int = 0) -> list[Prompt]:
+def swapped(questions: Sequence[ExamQuestion], seed: int = 0) -> list[Prompt]:
     """Return the prompts with images of other questions in place of their own.
 
     The images come from one question with the same number of images, or from several if there is none. Prompts without
@@ -141,7 +141,7 @@ def _with_others(
     return replace(prompt, images=tuple(rng.choice(others) for _ in prompt.images))
 
 
-def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
+def judged(questions: Sequence[ExamQuestion], answered: Sequence[Answers], scores: Sequence[str]) -> dict[str, Any]:
     """Return results, comparisons and answers in the form of an evaluation file.
 
     Args:
@@ -179,12 +179,12 @@ def judged(questions: Sequence[Question], answered: Sequence[Answers], scores: S
     return {"results": results, "comparisons": comparisons, "answers": list(_rows(questions, answered, parts))}
 
 
-def _parts(questions: Sequence[Question], one: Answers, score: str) -> list[Part]:
+def _parts(questions: Sequence[ExamQuestion], one: Answers, score: str) -> list[Part]:
     cases = (Case(text, q.references, q.options, q.kind) for text, q in zip(one.texts, questions, strict=True))
     return judging.parts(score, cases)
 
 
-def _circular(questions: Sequence[Question], parts: Sequence[Part]) -> Tally:
+def _circular(questions: Sequence[ExamQuestion], parts: Sequence[Part]) -> Tally:
     """Return parts in which a question is right only if it is right in every order of its options."""
     groups = [question.group or question.id for question in questions]
     about = {group: question.about for group, question in zip(groups, questions, strict=True)}
@@ -224,7 +224,7 @@ def blind_name(model: str) -> str:
 
 
 def _rows(
-    questions: Sequence[Question], answered: Sequence[Answers], parts: Mapping[str, Mapping[str, Sequence[Part]]]
+    questions: Sequence[ExamQuestion], answered: Sequence[Answers], parts: Mapping[str, Mapping[str, Sequence[Part]]]
 ) -> Iterable[dict[str, Any]]:
     forms = question_forms([question.text for question in questions])
     for at, question in enumerate(questions):

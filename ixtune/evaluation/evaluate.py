@@ -26,7 +26,7 @@ from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.compare import Answers, ask, blind_name, judged, majority, swapped
 from ixtune.evaluation.contenders import Contender
 from ixtune.evaluation.exam import Exam, exam_of, exam_of_items
-from ixtune.evaluation.options import USUAL, Options, Source, require_data
+from ixtune.evaluation.options import USUAL, EvaluationOptions, EvaluationSource, require_data
 from ixtune.evaluation.session import Loaded, record_of, view_of
 from ixtune.evaluation.shared_vectors import SharedVectors
 from ixtune.family import FOUR_KHD, require_same
@@ -63,7 +63,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: Source, models: Sequence[Contender], options: Options, progress: Progress | None = None
+    source: EvaluationSource, models: Sequence[Contender], options: EvaluationOptions, progress: Progress | None = None
 ) -> Evaluation:
     """Ask every model the same questions and judge the answers.
 
@@ -137,7 +137,9 @@ def evaluate(
     return Evaluation(content, exam.rejects)
 
 
-def _opened(source: Source, models: Sequence[Contender], limit: int | None) -> tuple[Exam, dict[str, Any], Scores]:
+def _opened(
+    source: EvaluationSource, models: Sequence[Contender], limit: int | None
+) -> tuple[Exam, dict[str, Any], Scores]:
     """Return the questions, facts about them for the file, and their usual scores."""
     require_data(source)
     if source.benchmark is None:
@@ -205,7 +207,7 @@ def _asked(
     exam: Exam,
     blind: Mapping[str, Sequence[Prompt]],
     vectors: SharedVectors,
-    options: Options,
+    options: EvaluationOptions,
     advance: Advance,
 ) -> Iterator[tuple[Answers, dict[str, Any] | None]]:
     """Load a group and let each answer; yield the answers with a description of the model, or None for a control."""

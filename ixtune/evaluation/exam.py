@@ -16,12 +16,12 @@ from ixtune.data.shared_prefixes import Beginning, Prefixes, beginning, group
 from ixtune.data.text.template import PLACEHOLDER, encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
-from ixtune.evaluation.questions import View, prompt_of
+from ixtune.evaluation.questions import ImageView, prompt_of
 from ixtune.training.monitoring.answers import references_of
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ExamQuestion:
     """Question of an evaluation.
 
     Attributes:
@@ -64,15 +64,15 @@ class Exam:
         tokenizer_sha256: Hash of the tokenizer, if the rows were tokenized here.
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[ExamQuestion, ...]
     files: ImageFiles
-    rows: Rows
+    rows: ExamRows
     manifest: Mapping[str, Any] | None = None
     rejects: tuple[Reject, ...] = ()
     tokenizer_sha256: str | None = None
 
 
-class Rows:
+class ExamRows:
     """Prepared records for the loss.
 
     Attributes:
@@ -114,15 +114,15 @@ def exam_of(prepared: PreparedSet, limit: int | None = None) -> Exam:
     rows = [prepared.dataset[at] for at in range(count)]
     if not rows:
         raise IxtuneError("the set holds no records", where=str(prepared.root), hint="prepare it again")
-    return Exam(tuple(_question(row) for row in rows), prepared.files, Rows(rows), prepared.manifest)
+    return Exam(tuple(_question(row) for row in rows), prepared.files, ExamRows(rows), prepared.manifest)
 
 
-def _question(row: Mapping[str, Any]) -> Question:
+def _question(row: Mapping[str, Any]) -> ExamQuestion:
     turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"][:-1])
-    return Question(row["id"], Prompt(turns, tuple(row["pictures"])), references_of(row))
+    return ExamQuestion(row["id"], Prompt(turns, tuple(row["pictures"])), references_of(row))
 
 
-def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, limit: int | None = None) -> Exam:
+def exam_of_items(items: Items, prompt: str, view: ImageView, tokenizer: Tokenizer, limit: int | None = None) -> Exam:
     """Return the questions of a benchmark file, images in front, or the first `limit` of them.
 
     Args:
@@ -149,7 +149,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
             rejects.append(item.reject(error))
             continue
         rows.append(row_of(record, sample, asked.images))
-        questions.append(Question(item.id, asked, item.references, item.options, item.kind, item.group))
+        questions.append(ExamQuestion(item.id, asked, item.references, item.options, item.kind, item.group))
     if not questions:
         raise IxtuneError(
             "no question is usable",
@@ -158,7 +158,7 @@ def exam_of_items(items: Items, prompt: str, view: View, tokenizer: Tokenizer, l
         )
     # paths of items are absolute, so joining them to a root does not change them
     files = ImageFiles((Path("/"),), view.corrections)
-    return Exam(tuple(questions), files, Rows(rows), None, tuple(rejects), tokenizer.sha256)
+    return Exam(tuple(questions), files, ExamRows(rows), None, tuple(rejects), tokenizer.sha256)
 
 
 def reject_line(reject: Reject) -> str:

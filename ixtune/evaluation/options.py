@@ -15,7 +15,7 @@ QUESTION, USUAL = "{question}", "benchmark"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvaluationOptions:
     """Settings of an evaluation.
 
     Attributes:
@@ -53,7 +53,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class EvaluationSource:
     """Questions of an evaluation.
 
     Attributes:
@@ -100,7 +100,7 @@ class Source:
             )
 
 
-def require_data(source: Source) -> None:
+def require_data(source: EvaluationSource) -> None:
     """Check that the data exist and that the benchmark is known.
 
     Raises:

@@ -17,7 +17,7 @@ from ixtune.data.pack import packs_sha256
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.journal import Journal
-from ixtune.evaluation.questions import Asked, View, names_of, prompt_of
+from ixtune.evaluation.questions import Asked, ImageView, names_of, prompt_of
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.files import atomic_write_bytes, refuse_existing
 from ixtune.training.batch import ImageSource
@@ -26,7 +26,7 @@ from ixtune.training.stopping import together
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Predicted:
     """Counts of a prediction.
 
     Attributes:
@@ -48,7 +48,9 @@ class Outcome:
     prefixes: tuple[int, int] = (0, 0)
 
 
-def predict_one(loaded: Loaded, question: str, images: Sequence[str | Path], view: View, settings: Settings) -> Answer:
+def predict_one(
+    loaded: Loaded, question: str, images: Sequence[str | Path], view: ImageView, settings: Settings
+) -> Answer:
     """Answer one question about images anywhere on this machine."""
     source = ImageSource(ImageFiles((Path("/"),), view.corrections))  # the prompt's paths are absolute
     with loaded.autocast():
@@ -64,7 +66,7 @@ def predict_all(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
-) -> Outcome:
+) -> Predicted:
     """Answer all questions into `out`, one JSON object per line, in their order.
 
     Finished answers are kept in a hidden journal next to `out`, so that the same call resumes after a kill. Lines that
@@ -118,7 +120,7 @@ def predict_all(
     unfinished = sum(answer["finish"] == "length" for answer in done.values())
     every = parallel.total(tokens, answerer.prefixes.computed, answerer.prefixes.reused)
     tokens, computed, reused = map(int, every)
-    return Outcome(len(done), resumed, tokens, seconds, unfinished, len(asked.rejects), (computed, reused))
+    return Predicted(len(done), resumed, tokens, seconds, unfinished, len(asked.rejects), (computed, reused))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from ixtune.family import FOUR_KHD, Member
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ImageView:
     """Settings for opening images and computing their layouts.
 
     Attributes:
@@ -54,7 +54,7 @@ class View:
     hd_num_among: int | None = None
     dpi: int | None = None
 
-    def of(self, images: int) -> View:
+    def of(self, images: int) -> ImageView:
         """Return the settings for each image of a prompt with this number of images."""
         among = self.hd_num_among if images > 1 else None
         return self if among is None else replace(self, hd_num=among)
@@ -101,7 +101,7 @@ def require_given(source: Path | None, images: Sequence[str | Path] = ()) -> Non
         )
 
 
-def prompt_of(question: str, images: Sequence[str | Path], view: View, earlier: Sequence[Turn] = ()) -> Prompt:
+def prompt_of(question: str, images: Sequence[str | Path], view: ImageView, earlier: Sequence[Turn] = ()) -> Prompt:
     """Return a prompt about images anywhere on this machine; without a placeholder they are put before the question.
 
     Args:
@@ -126,7 +126,7 @@ def with_placeholders(question: str, images: int) -> str:
 
 
 def _prompt(
-    reader: ImageReader, view: View, turns: Sequence[Turn], images: Sequence[ImageRef], hd_num: int | None = None
+    reader: ImageReader, view: ImageView, turns: Sequence[Turn], images: Sequence[ImageRef], hd_num: int | None = None
 ) -> Prompt:
     """Return the prompt for turns that end with a question.
 
@@ -153,7 +153,7 @@ def from_set(prepared: store.PreparedSet) -> Asked:
     return Asked(tuple(questions), prepared.files)
 
 
-def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | None = None) -> Asked:
+def from_file(source: Source, view: ImageView, tokenizer: Tokenizer, folder: Path | None = None) -> Asked:
     """Read questions as `prepare` reads a source; an entry that cannot be asked becomes a reject.
 
     Args:
@@ -190,7 +190,7 @@ def from_file(source: Source, view: View, tokenizer: Tokenizer, folder: Path | N
     return Asked(tuple(questions), store.ImageFiles((folder, root), view.corrections), tuple(rejects))
 
 
-def from_images(question: str, images: Sequence[str], view: View, tokenizer: Tokenizer) -> Asked:
+def from_images(question: str, images: Sequence[str], view: ImageView, tokenizer: Tokenizer) -> Asked:
     """Ask one question about each of many images; one that cannot be opened becomes a reject.
 
     Args:

@@ -20,7 +20,7 @@ from ixtune.data.images.pixels import Corrections
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.contenders import contender, require_form
-from ixtune.evaluation.questions import View
+from ixtune.evaluation.questions import ImageView
 from ixtune.family import Member, member_of
 from ixtune.files import sha256_file
 from ixtune.model.loading import load_base
@@ -70,7 +70,7 @@ class Loaded:
         weights = sha256_file(self.adapter / WEIGHTS_FILE) if self.adapter else None
         return {"base_identity": self.identity, "adapter_sha256": weights, "quantize": self.quantize}
 
-    def view(self, hd_num: int | None) -> View:
+    def view(self, hd_num: int | None) -> ImageView:
         """Return the image layout of training, with another `hd_num` if one is given."""
         return view_of(self.info, hd_num, self.member)
 
@@ -104,7 +104,7 @@ def record_of(base_folder: Path, adapter: Path | None) -> dict[str, Any]:
     return read_info(adapter) if adapter else _record_of_merged(base_folder)
 
 
-def view_of(record: Mapping[str, Any], hd_num: int | None, member: Member, usual: int | None = None) -> View:
+def view_of(record: Mapping[str, Any], hd_num: int | None, member: Member, usual: int | None = None) -> ImageView:
     """Return a model's image layout: as in its training, with another `hd_num` if one is given.
 
     Args:
@@ -117,7 +117,7 @@ def view_of(record: Mapping[str, Any], hd_num: int | None, member: Member, usual
     laid_out = member_of(record) if record else member.at_inference
     given = hd_num or record.get("hd_num") or usual
     among = None if given else member.hd_num_among
-    return View(given or member.hd_num, bool(record.get("upscale", True)), corrections, laid_out, among)
+    return ImageView(given or member.hd_num, bool(record.get("upscale", True)), corrections, laid_out, among)
 
 
 def _record_of_merged(folder: Path) -> dict[str, Any]:

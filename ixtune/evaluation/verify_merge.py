@@ -57,7 +57,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class MergeVerification:
     """Result of the comparison.
 
     Attributes:
@@ -117,7 +117,7 @@ def verify_merge(
     onto: Sequence[Onto],
     force: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Verification:
+) -> MergeVerification:
     """Compare the models one after the other, and write the result into the merged model's report.
 
     Args:
@@ -176,7 +176,7 @@ def verify_merge(
         )
     del loaded
     _free()
-    found = Verification(len(greedy), tuple(sides), _closer(sides), _passes(sides[0], len(greedy)))
+    found = MergeVerification(len(greedy), tuple(sides), _closer(sides), _passes(sides[0], len(greedy)))
     path = merged / REPORT_FILE
     atomic_write_json(path, json.loads(path.read_bytes()) | {"answers": asdict(found)})
     return found

@@ -44,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RecipeChange:
     """Changes that together make a run fit.
 
     Attributes:
@@ -68,7 +68,7 @@ class Change:
         return next((step.hd_num for step in self.steps if step.hd_num is not None), None)
 
 
-def advise(plan: Plan, records: RecordShapes) -> tuple[Change, ...]:
+def advise(plan: Plan, records: RecordShapes) -> tuple[RecipeChange, ...]:
     """Return the three cheapest changes that each make the run fit; if none does, the cheapest combinations.
 
     Empty if it fits, if the memory is unknown, or if no recipe setting makes it fit.
@@ -97,7 +97,7 @@ def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(tree)
 
 
-def _price(change: Change) -> tuple[int, float]:
+def _price(change: RecipeChange) -> tuple[int, float]:
     return sum(step.cost for step in change.steps), change.extra_flops
 
 
@@ -151,7 +151,7 @@ class _Search:
             ways.append(coarser)
         return ways
 
-    def mildest(self, ways: Sequence[list[Step]]) -> Change | None:
+    def mildest(self, ways: Sequence[list[Step]]) -> RecipeChange | None:
         """Return the mildest values of these settings that fit, trying the costliest setting first."""
         chosen = [way[-1] for way in ways]
         best = self._fitting(chosen)
@@ -165,11 +165,11 @@ class _Search:
                     break
         return best
 
-    def _fitting(self, steps: Sequence[Step]) -> Change | None:
+    def _fitting(self, steps: Sequence[Step]) -> RecipeChange | None:
         change = self._planned(tuple(steps))
         return change if change is not None and change.need.fits else None
 
-    def _planned(self, steps: tuple[Step, ...]) -> Change | None:
+    def _planned(self, steps: tuple[Step, ...]) -> RecipeChange | None:
         overrides: dict[str, Any] = {}
         for step in steps:
             overrides |= step.overrides
@@ -183,10 +183,10 @@ class _Search:
             packs = pack(records.lengths, recipe.training.pack_tokens, records.prefixes)
             self._packed[key] = Packed.of(records, packs)
         need = assess(recipe, self.sizes, self._packed[key], self.machine)
-        return Change(steps, need, self._operations(recipe, self._packed[key].epoch, need) / self._now - 1)
+        return RecipeChange(steps, need, self._operations(recipe, self._packed[key].epoch, need) / self._now - 1)
 
     def _operations(self, recipe: Recipe, epoch: PackShape, need: Need) -> float:
-        trained, layers = Trained.of(recipe.adapter), need.levers.checkpointed_layers
+        trained, layers = Trained.of(recipe.adapter), need.saving.checkpointed_layers
         return flops(self.sizes, trained, epoch, layers, len(need.packs)).total
 
     def _at(self, hd_num: int | None) -> RecordShapes:

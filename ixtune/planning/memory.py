@@ -14,7 +14,7 @@ from typing import Literal
 
 from ixtune.checkpoint.sizes import Sizes, Trained
 from ixtune.planning.flops import PackShape
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.recipe.recipe import Recipe
 
 TERMS = ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack")
@@ -40,7 +40,7 @@ class Setup:
         accumulates: gradients are kept from one micro-batch to the next.
         dropout: LoRA uses dropout.
         device: `cuda` or `cpu`, whose kernels need different extra memory.
-        levers: memory options.
+        saving: memory options.
     """
 
     sizes: Sizes
@@ -51,10 +51,10 @@ class Setup:
     accumulates: bool
     dropout: bool
     device: Literal["cuda", "cpu"]
-    levers: Levers
+    saving: MemoryOptions
 
     @classmethod
-    def of(cls, recipe: Recipe, sizes: Sizes, device: Literal["cuda", "cpu"], levers: Levers) -> Setup:
+    def of(cls, recipe: Recipe, sizes: Sizes, device: Literal["cuda", "cpu"], saving: MemoryOptions) -> Setup:
         """Read the settings of a recipe."""
         adapter, training = recipe.adapter, recipe.training
         dropouts = [adapter.dropout, *(one.dropout for one in adapter.per_target.values() if one.dropout is not None)]
@@ -67,7 +67,7 @@ class Setup:
             accumulates=training.gradient_accumulation > 1,
             dropout=any(dropouts),
             device=device,
-            levers=levers,
+            saving=saving,
         )
 
 
@@ -96,9 +96,9 @@ def peak(setup: Setup, pack: PackShape) -> Memory:
 
 def moments(setup: Setup, pack: PackShape) -> list[Memory]:
     """Return the memory at each moment of a step that may be the peak."""
-    sizes, layers, checkpointed = setup.sizes, setup.sizes.layers, setup.levers.checkpointed_layers
+    sizes, layers, checkpointed = setup.sizes, setup.sizes.layers, setup.saving.checkpointed_layers
     kept, work, stream = layer_kept(setup, pack), _layer_work(setup, pack), _stream(setup, pack)
-    waiting = 0 if setup.levers.offload_layer_inputs else stream
+    waiting = 0 if setup.saving.offload_layer_inputs else stream
     start, projected = _before_layers(setup, pack), _projected(setup, pack)
     trained = setup.trained.parameters(sizes)
     gradients = _MASTER * sum(trained.values())
@@ -282,7 +282,7 @@ def _tower(setup: Setup, pack: PackShape) -> int:
     """
     vision, number = setup.sizes.vision, setup.float_bytes
     pixels = 3 * vision.side**2
-    chunk = min(setup.levers.vision_chunk, pack.views)
+    chunk = min(setup.saving.vision_chunk, pack.views)
     features = pack.views * vision.patches * vision.width * number
     overview = 9 * pixels * max(pack.crops, default=0)
     working = chunk * (pixels * number + vision.tokens * 16 * vision.width * number)

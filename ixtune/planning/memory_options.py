@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Levers:
+class MemoryOptions:
     """Memory options that a plan chooses.
 
     Attributes:
@@ -26,7 +26,7 @@ class Levers:
     offload_layer_inputs: bool
 
 
-def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
+def apply(model: IXC2ForCausalLM, saving: MemoryOptions) -> None:
     """Apply memory options to the bare model; the last call counts.
 
     The first layers and not the last ones: their activations wait longest, so less is alive at one time when the
@@ -34,20 +34,20 @@ def apply(model: IXC2ForCausalLM, levers: Levers) -> None:
 
     Args:
         model: the network itself, without PEFT's wrapper (`PeftModel.get_base_model()`).
-        levers: memory options, as chosen by a plan.
+        saving: memory options, as chosen by a plan.
 
     Raises:
         ValueError: The decoder has fewer layers, or a chunk holds no view.
     """
     layers = model.model.layers
-    if not 0 <= levers.checkpointed_layers <= len(layers):
-        raise ValueError(f"{levers.checkpointed_layers} layers cannot be checkpointed: the decoder has {len(layers)}")
-    if levers.vision_chunk < 1:
-        raise ValueError(f"a chunk must have at least one view, not {levers.vision_chunk}")
+    if not 0 <= saving.checkpointed_layers <= len(layers):
+        raise ValueError(f"{saving.checkpointed_layers} layers cannot be checkpointed: the decoder has {len(layers)}")
+    if saving.vision_chunk < 1:
+        raise ValueError(f"a chunk must have at least one view, not {saving.vision_chunk}")
     for index, layer in enumerate(layers):
-        layer.gradient_checkpointing = index < levers.checkpointed_layers
-        layer._gradient_checkpointing_func = _again_from_main_memory if levers.offload_layer_inputs else _again
-    model.vision_chunk = levers.vision_chunk
+        layer.gradient_checkpointing = index < saving.checkpointed_layers
+        layer._gradient_checkpointing_func = _again_from_main_memory if saving.offload_layer_inputs else _again
+    model.vision_chunk = saving.vision_chunk
 
 
 def _again(function: Any, *args: Any) -> Any:

@@ -16,7 +16,7 @@ from ixtune.errors import UsageError
 from ixtune.planning.flops import Flops, PackShape, flops
 from ixtune.planning.gpus import Machine
 from ixtune.planning.memory import Memory, Setup, peak
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.planning.record_shapes import RecordShapes
 from ixtune.recipe.recipe import Recipe
 
@@ -56,14 +56,14 @@ class Need:
     Attributes:
         packs: indices of the records of each pack.
         worst: the pack that takes the most memory.
-        levers: memory options of the recipe; for `auto`, as few as needed.
+        saving: memory options of the recipe; for `auto`, as few as needed.
         memory: peak memory of that pack with these options.
         available_bytes: available memory; None if unknown.
     """
 
     packs: Packs
     worst: int
-    levers: Levers
+    saving: MemoryOptions
     memory: Memory
     available_bytes: int | None
 
@@ -82,7 +82,7 @@ class Plan:
         sizes: sizes of the base.
         machine: machine for the run.
         records: records of the training set, as often as they are drawn.
-        need: packs, levers, memory.
+        need: packs, saving, memory.
         record_tokens: tokens of all records of an epoch, each counted by itself.
         epoch: all packs of an epoch side by side, prefixes that records share counted once a pack.
         worst_pack: the shape of the pack with the highest peak.
@@ -102,9 +102,9 @@ class Plan:
     flops: Flops
 
     @property
-    def levers(self) -> Levers:
+    def saving(self) -> MemoryOptions:
         """Memory options to start the run with."""
-        return self.need.levers
+        return self.need.saving
 
     @property
     def memory(self) -> Memory:
@@ -161,7 +161,7 @@ def make_plan(
     packed = Packed.of(records, made)
     need = assess(recipe, sizes, packed, machine)
     steps, passes = _duration(recipe, len(made), processes)
-    per_epoch = flops(sizes, Trained.of(recipe.adapter), packed.epoch, need.levers.checkpointed_layers, len(made))
+    per_epoch = flops(sizes, Trained.of(recipe.adapter), packed.epoch, need.saving.checkpointed_layers, len(made))
     return Plan(
         recipe=recipe,
         sizes=sizes,
@@ -186,25 +186,27 @@ def assess(recipe: Recipe, sizes: Sizes, packed: Packed, machine: Machine) -> Ne
     """Compute the highest memory peak over the packs of a recipe, and choose the memory options that are `auto`."""
     device = cast(Literal["cuda", "cpu"], machine.device)
 
-    def worst(levers: Levers) -> tuple[int, Memory]:
-        setup = Setup.of(recipe, sizes, device, levers)
+    def worst(saving: MemoryOptions) -> tuple[int, Memory]:
+        setup = Setup.of(recipe, sizes, device, saving)
         peaks = [(peak(setup, shape), index) for index, shape in packed.largest]
         memory, index = max(peaks, key=lambda found: found[0].total)
         return index, memory
 
-    def chosen(available: int | None) -> Levers:
-        return choose(recipe, sizes.layers, lambda levers: worst(levers)[1].total, available)
+    def chosen(available: int | None) -> MemoryOptions:
+        return choose(recipe, sizes.layers, lambda saving: worst(saving)[1].total, available)
 
-    levers = chosen(machine.memory_bytes)
+    saving = chosen(machine.memory_bytes)
     if device == "cuda" and machine.memory_bytes is not None:
         # leave room for the plan's error on a GPU, unless that needs slow copies to main memory
         roomy = chosen(int(machine.memory_bytes * (1 - ROOM)))
-        levers = levers if roomy.offload_layer_inputs and not levers.offload_layer_inputs else roomy
-    index, memory = worst(levers)
-    return Need(packed.packs, index, levers, memory, machine.memory_bytes)
+        saving = saving if roomy.offload_layer_inputs and not saving.offload_layer_inputs else roomy
+    index, memory = worst(saving)
+    return Need(packed.packs, index, saving, memory, machine.memory_bytes)
 
 
-def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], available_bytes: int | None) -> Levers:
+def choose(
+    recipe: Recipe, layers: int, needed_bytes: Callable[[MemoryOptions], int], available_bytes: int | None
+) -> MemoryOptions:
     """Choose the memory options of a recipe; for `auto`, those that cost the least time and fit.
 
     As few checkpointed layers as it takes, then as many views at a time as still fit; layer inputs leave the GPU
@@ -219,14 +221,14 @@ def choose(recipe: Recipe, layers: int, needed_bytes: Callable[[Levers], int], a
         for offload in offloads:
 
             def fits(count: int, chunk: int, offload: bool = offload) -> bool:
-                return needed_bytes(Levers(count, chunk, offload)) <= available_bytes
+                return needed_bytes(MemoryOptions(count, chunk, offload)) <= available_bytes
 
             if not fits(counts[-1], chunks[-1]):
                 continue
             count = _first(counts, lambda count: fits(count, chunks[-1]))
             chunk = next(chunk for chunk in chunks if fits(count, chunk))
-            return Levers(count, chunk, offload and count > 0)
-    return Levers(counts[-1], chunks[-1], offloads[-1] and available_bytes is not None and counts[-1] > 0)
+            return MemoryOptions(count, chunk, offload and count > 0)
+    return MemoryOptions(counts[-1], chunks[-1], offloads[-1] and available_bytes is not None and counts[-1] > 0)
 
 
 def _allowed_layers(given: str | bool | int, layers: int) -> range:

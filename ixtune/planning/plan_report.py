@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ixtune.checkpoint.sizes import BATCH_PREFIX_BYTES, KEPT_PREFIX_BYTES
-from ixtune.planning.advice import Change
+from ixtune.planning.advice import RecipeChange
 from ixtune.planning.gpus import CARDS
 from ixtune.planning.plan import ROOM, Plan
 
@@ -16,12 +16,12 @@ _GIB = 2**30
 _COMMON = ("RTX 3090", "RTX 4090", "A100", "H100")
 
 
-def lines(plan: Plan, advice: Sequence[Change] = ()) -> list[str]:
+def lines(plan: Plan, advice: Sequence[RecipeChange] = ()) -> list[str]:
     """Return the plan as lines of text."""
     return [*_work(plan), *_memory(plan), _verdict(plan), *_advice(plan, advice)]
 
 
-def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
+def as_json(plan: Plan, advice: Sequence[RecipeChange] = ()) -> dict[str, Any]:
     """Return the plan as a JSON-serializable dict."""
     memory, need, worst = plan.memory, plan.need, plan.worst_pack
     return {
@@ -37,7 +37,7 @@ def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
         "flops": dataclasses.asdict(plan.flops) | {"total": plan.flops.total},
         "seconds": plan.seconds,
         "seconds_are": _seconds_are(plan),
-        "levers": dataclasses.asdict(plan.levers),
+        "levers": dataclasses.asdict(plan.saving),
         "worst_pack": {
             "index": need.worst,
             "tokens": worst.tokens,
@@ -61,7 +61,7 @@ def as_json(plan: Plan, advice: Sequence[Change] = ()) -> dict[str, Any]:
                 "hd_num": change.hd_num,
                 "memory_bytes": change.need.memory.total,
                 "extra_flops": round(change.extra_flops, 4),
-                "checkpointed_layers": change.need.levers.checkpointed_layers,
+                "checkpointed_layers": change.need.saving.checkpointed_layers,
                 "effects": [step.effect for step in change.steps],
             }
             for change in advice
@@ -95,11 +95,11 @@ def _work(plan: Plan) -> Iterator[str]:
     parts = ", ".join(f"{part} {count / plan.flops.total:.1%}" for part, count in shares.items() if count)
     yield f"work     {plan.flops.total:.3g} operations: {parts}"
     yield f"time     {_time(plan)}"
-    levers = plan.levers
-    waits = "in main memory" if levers.offload_layer_inputs else "on the device"
-    whose, verb = ("its", "recomputes") if levers.checkpointed_layers == 1 else ("their", "recompute")
-    again = f"{levers.checkpointed_layers} of {_many(plan.sizes.layers, 'layer')} {verb} {whose} activations"
-    yield f"options  {again}" + (f", {whose} inputs are kept {waits}" if levers.checkpointed_layers else "")
+    saving = plan.saving
+    waits = "in main memory" if saving.offload_layer_inputs else "on the device"
+    whose, verb = ("its", "recomputes") if saving.checkpointed_layers == 1 else ("their", "recompute")
+    again = f"{saving.checkpointed_layers} of {_many(plan.sizes.layers, 'layer')} {verb} {whose} activations"
+    yield f"options  {again}" + (f", {whose} inputs are kept {waits}" if saving.checkpointed_layers else "")
 
 
 def _time(plan: Plan) -> str:
@@ -162,7 +162,7 @@ def _verdict(plan: Plan) -> str:
     return f"verdict  {'fits' if plan.fits else 'DOES NOT FIT'}: {needed} of {there}{measured}"
 
 
-def _advice(plan: Plan, advice: Sequence[Change]) -> Iterator[str]:
+def _advice(plan: Plan, advice: Sequence[RecipeChange]) -> Iterator[str]:
     if plan.fits is not False:
         return
     if not advice:
@@ -175,10 +175,10 @@ def _advice(plan: Plan, advice: Sequence[Change]) -> Iterator[str]:
         if change.hd_num is not None:
             words.insert(0, f"prepare again with --hd-num {change.hd_num}, then")
         yield f"  {number}. {' '.join(words)}"
-        levers = change.need.levers
+        saving = change.need.saving
         yield (
             f"     {change.need.memory.total / _GIB:.2f} GiB, {change.extra_flops:+.1%} operations, "
-            f"{_many(levers.checkpointed_layers, 'layer')} recomputed; "
+            f"{_many(saving.checkpointed_layers, 'layer')} recomputed; "
             f"{'; '.join(step.effect for step in change.steps)}"
         )
 

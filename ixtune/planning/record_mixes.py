@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ixtune import layout
 from ixtune.errors import UsageError, choice
 from ixtune.family import FOUR_KHD, Member
-from ixtune.planning.record_shapes import ImageRef, RecordShapes
+from ixtune.planning.record_shapes import ImageShape, RecordShapes
 
 RECORDS = 1000
 """Records of a mix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class RecordKind:
     """Kind of record; each range is (minimum, maximum), drawn uniformly.
 
     Attributes:
@@ -52,36 +52,40 @@ class Mix:
     """
 
     description: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[RecordKind, ...]
 
     def describe_for(self, member: Member) -> str:
         """Describe the mix for a model of the family, in one line."""
         return self.description.format(hd_num=member.like(self.kinds[0].hd_num))
 
 
-_PAGES = Kind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))
-_TEXTS = Kind(images=(0, 0), text=(200, 1500), answer=(50, 150))
+_PAGES = RecordKind(width=(1240, 1700), aspect=(1.29, 1.42), text=(60, 260), answer=(5, 60))
+_TEXTS = RecordKind(images=(0, 0), text=(200, 1500), answer=(50, 150))
 
 MIXES: Mapping[str, Mix] = {
     "documents": Mix("scanned pages at 150 to 200 dpi, a question and a short answer each; hd_num {hd_num}", (_PAGES,)),
     "charts": Mix(
         "plots of 600 to 1,200 pixels, a question and a value each; hd_num {hd_num}",
-        (Kind(width=(600, 1200), aspect=(0.55, 0.85), hd_num=16, text=(30, 80), answer=(2, 12)),),
+        (RecordKind(width=(600, 1200), aspect=(0.55, 0.85), hd_num=16, text=(30, 80), answer=(2, 12)),),
     ),
     "receipts": Mix(
         "photos of receipts, tall and narrow, with all fields as JSON; hd_num {hd_num}",
-        (Kind(width=(600, 1100), aspect=(1.6, 3.2), hd_num=16, text=(150, 420), answer=(80, 300)),),
+        (RecordKind(width=(600, 1100), aspect=(1.6, 3.2), hd_num=16, text=(150, 420), answer=(80, 300)),),
     ),
     "screenshots": Mix(
         "screens of desktops and of phones, half each; hd_num {hd_num}",
         (
-            Kind(width=(1280, 1920), aspect=(0.5625, 0.625), text=(40, 200), answer=(10, 120)),
-            Kind(width=(720, 1170), aspect=(2.0, 2.2), text=(40, 200), answer=(10, 120)),
+            RecordKind(width=(1280, 1920), aspect=(0.5625, 0.625), text=(40, 200), answer=(10, 120)),
+            RecordKind(width=(720, 1170), aspect=(2.0, 2.2), text=(40, 200), answer=(10, 120)),
         ),
     ),
     "multi-image": Mix(
         "two to five pages or photos in one conversation; hd_num {hd_num} each",
-        (Kind(images=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)),),
+        (
+            RecordKind(
+                images=(2, 5), width=(800, 1600), aspect=(0.7, 1.42), hd_num=9, text=(120, 500), answer=(20, 200)
+            ),
+        ),
     ),
     "text-mix": Mix("documents, and as many records of text alone", (_PAGES, _TEXTS)),
 }
@@ -114,9 +118,9 @@ def records_of(name: str, member: Member = FOUR_KHD, count: int = RECORDS) -> Re
     return RecordShapes(lengths, supervised, images, member=member)
 
 
-def _image(kind: Kind, chance: random.Random, member: Member) -> ImageRef:
+def _image(kind: RecordKind, chance: random.Random, member: Member) -> ImageShape:
     width = chance.randint(*kind.width)
     height = round(width * chance.uniform(*kind.aspect))
     hd_num = member.like(kind.hd_num)
     made = layout.plan(width, height, hd_num, member=member)
-    return ImageRef(width, height, True, hd_num, made.rows, made.cols, made.tokens)
+    return ImageShape(width, height, True, hd_num, made.rows, made.cols, made.tokens)

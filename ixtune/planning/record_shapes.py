@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ixtune.data.prepared.training_set import TrainingSet
 
 
-class ImageRef(NamedTuple):
+class ImageShape(NamedTuple):
     """Properties of a stored image that determine its cost, and those needed to lay it out again."""
 
     width: int
@@ -33,7 +33,7 @@ class ImageRef(NamedTuple):
         """Number of local crops; the tower also gets one global view."""
         return self.rows * self.cols
 
-    def at(self, hd_num: int, member: Member) -> ImageRef:
+    def at(self, hd_num: int, member: Member) -> ImageShape:
         """Return the image laid out with a smaller hd_num; unchanged if its own is no larger or it is too thin."""
         if hd_num >= self.hd_num:
             return self
@@ -59,7 +59,7 @@ class RecordShapes:
 
     lengths: Sequence[int]
     supervised: Sequence[int]
-    images: Sequence[tuple[ImageRef, ...]]
+    images: Sequence[tuple[ImageShape, ...]]
     prefixes: Prefixes | None = None
     member: Member = FOUR_KHD
 
@@ -77,7 +77,7 @@ class RecordShapes:
         """Return the shape of a pack of some records."""
         chosen = list(indices)
         lengths, prefixes = [], []
-        images: list[ImageRef] = []
+        images: list[ImageShape] = []
         for group in self.prefixes.groups(chosen) if self.prefixes else (Group((index,), 0, 0) for index in chosen):
             if group.tokens:
                 lengths.append(group.tokens)
@@ -120,12 +120,12 @@ class RecordShapes:
         return RecordShapes(lengths, self.supervised, images, prefixes, self.member)
 
 
-def _images(opened: PreparedSet) -> list[tuple[ImageRef, ...]]:
+def _images(opened: PreparedSet) -> list[tuple[ImageShape, ...]]:
     """Return the images of every row of a prepared set."""
     import pyarrow.compute
 
     column = opened.dataset.data.column("pictures").combine_chunks()
     flat = column.flatten()
-    made = list(map(ImageRef, *(flat.field(name).to_pylist() for name in ImageRef._fields)))
+    made = list(map(ImageShape, *(flat.field(name).to_pylist() for name in ImageShape._fields)))
     bounds = [0, *pyarrow.compute.cumulative_sum(column.value_lengths()).to_pylist()]
     return [tuple(made[start:stop]) for start, stop in pairwise(bounds)]

@@ -30,7 +30,7 @@ from pydantic_core import PydanticCustomError
 
 from ixtune.errors import UsageError
 from ixtune.recipe.mistakes import CONTRADICTION, Contradiction, describe
-from ixtune.recipe.yaml_text import Dumper, Reading
+from ixtune.recipe.yaml_text import Dumper, YamlText
 from ixtune.scores import SCORES
 
 Linear = Literal["wqkv", "wo", "w1", "w2", "w3"]
@@ -335,7 +335,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UsageError: The file cannot be read, or it and the overrides hold mistakes; `notes` lists every one.
     """
-    reading = Reading(path)
+    reading = YamlText(path)
     tree = reading.file()
     for override in overrides:
         reading.override(tree, override)

@@ -17,7 +17,7 @@ _LARGEST_FILE_BYTES = 64 * 1024
 KeyPath = tuple[str | int, ...]
 
 
-class Kind(NamedTuple):
+class YamlKind(NamedTuple):
     """Words for messages about a kind of file."""
 
     noun: str
@@ -27,14 +27,14 @@ class Kind(NamedTuple):
     """Hint: the keys it must contain."""
 
 
-RECIPE = Kind(
+RECIPE = YamlKind(
     "recipe",
     "pass the file of a recipe; `ixtune recipes ls` lists the shipped ones",
     "start from one of `ixtune recipes ls`; base, data.train and output are needed",
 )
 
 
-class Place(NamedTuple):
+class YamlPlace(NamedTuple):
     """Position of a value; sorts in reading order, overrides last."""
 
     order: int
@@ -80,19 +80,19 @@ for _name, (_pattern, _first) in _SCALARS.items():
         _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _first)
 
 
-class Reading:
+class YamlText:
     """Parser state of one file: the position of every value, and the mistakes found so far."""
 
-    def __init__(self, path: Path, kind: Kind = RECIPE) -> None:
+    def __init__(self, path: Path, kind: YamlKind = RECIPE) -> None:
         self.path, self.kind = path, kind
-        self.places: dict[KeyPath, Place] = {}
-        self.mistakes: list[tuple[Place, str]] = []
+        self.places: dict[KeyPath, YamlPlace] = {}
+        self.mistakes: list[tuple[YamlPlace, str]] = []
 
-    def mistake(self, place: Place, text: str) -> None:
+    def mistake(self, place: YamlPlace, text: str) -> None:
         """Note one mistake."""
         self.mistakes.append((place, text))
 
-    def place(self, keys: KeyPath) -> Place:
+    def place(self, keys: KeyPath) -> YamlPlace:
         """Return the position of `keys`, or of the innermost section around it if it is missing."""
         while keys not in self.places:
             keys = keys[:-1]
@@ -122,7 +122,7 @@ class Reading:
 
     def override(self, tree: dict[str, Any], override: str) -> None:
         """Set one `section.key=value` in `tree`."""
-        place = Place(_LARGEST_FILE_BYTES + len(self.places), f"override {override}")
+        place = YamlPlace(_LARGEST_FILE_BYTES + len(self.places), f"override {override}")
         dotted, equals, text = override.partition("=")
         keys = tuple(dotted.strip().split("."))
         if not equals or not all(keys):
@@ -144,10 +144,10 @@ class Reading:
         self.places[keys] = place
         tree[keys[-1]] = value
 
-    def _line(self, index: int) -> Place:
-        return Place(index, f"{self.path}:{index + 1}")
+    def _line(self, index: int) -> YamlPlace:
+        return YamlPlace(index, f"{self.path}:{index + 1}")
 
-    def _parse(self, text: str, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
+    def _parse(self, text: str, keys: KeyPath, place_of: Callable[[yaml.Node], YamlPlace]) -> Any:
         """Parse the YAML text of the value at `keys`."""
         loader = _Loader(text)
         loader.noun = self.kind.noun
@@ -157,7 +157,9 @@ class Reading:
         finally:
             loader.dispose()
 
-    def _value(self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], Place]) -> Any:
+    def _value(
+        self, loader: _Loader, node: yaml.Node, keys: KeyPath, place_of: Callable[[yaml.Node], YamlPlace]
+    ) -> Any:
         """Convert `node` to a plain value, recording the position of everything in it."""
         place = place_of(node)
         self.places.setdefault(keys, place)
@@ -184,7 +186,7 @@ class Reading:
         return None
 
 
-def _read_text(path: Path, kind: Kind) -> str:
+def _read_text(path: Path, kind: YamlKind) -> str:
     """Return the text of a file; raise UsageError if it cannot be of its kind."""
     where, noun, hint = str(path), kind.noun, kind.hint_file
     try:

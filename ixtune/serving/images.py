@@ -35,7 +35,7 @@ from ixtune.data.images.image_file import read_file
 from ixtune.data.images.pixels import Corrections, open_image, place_and_cut
 from ixtune.data.rejects import RecordError
 from ixtune.data.schemas.image_references import decoded_base64
-from ixtune.evaluation.questions import View
+from ixtune.evaluation.questions import ImageView
 from ixtune.layout import PatchLayout
 from ixtune.serving.errors import ApiError, bad_request, of_record
 
@@ -128,7 +128,7 @@ class ImageOpener:
         self.image_root = image_root.resolve() if image_root else None
         self.allow_http, self.max_bytes = allow_http, max_bytes
 
-    def open(self, url: str, view: View, param: str, max_pages: int) -> list[Opened]:
+    def open(self, url: str, view: ImageView, param: str, max_pages: int) -> list[Opened]:
         """Return the image at a URL or path, or the pages of a document.
 
         Args:
@@ -202,7 +202,7 @@ class Opened:
     file: ImageFile | PdfPage
     content: bytes
 
-    def laid_out(self, view: View, param: str) -> Picture:
+    def laid_out(self, view: ImageView, param: str) -> Picture:
         """Return it with its layout.
 
         Raises:

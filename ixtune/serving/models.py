@@ -25,7 +25,7 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import UsageError
 from ixtune.evaluation.contenders import Contender
-from ixtune.evaluation.questions import View
+from ixtune.evaluation.questions import ImageView
 from ixtune.evaluation.session import record_of, view_of
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
@@ -45,7 +45,7 @@ class ServedModel:
 
     name: str
     adapter: Path | None
-    view: View
+    view: ImageView
     shares_vectors: bool
 
 

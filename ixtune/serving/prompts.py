@@ -11,7 +11,7 @@ from ixtune.data.record import Turn
 from ixtune.data.rejects import RecordError
 from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.errors import UsageError
-from ixtune.evaluation.questions import View
+from ixtune.evaluation.questions import ImageView
 from ixtune.serving.errors import ApiError, bad_request, of_record
 from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener, Opened, Picture
@@ -135,7 +135,9 @@ def _texts(messages: Sequence[Message]) -> list[str]:
     return found
 
 
-def _turns(request: ChatRequest, view: View, opener: ImageOpener, max_pages: int) -> tuple[list[Turn], list[Picture]]:
+def _turns(
+    request: ChatRequest, view: ImageView, opener: ImageOpener, max_pages: int
+) -> tuple[list[Turn], list[Picture]]:
     """Return turns with placeholders, and the images in their order."""
     turns: list[Turn] = []
     opened: list[tuple[Opened, str]] = []

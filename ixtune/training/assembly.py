@@ -14,7 +14,7 @@ from ixtune.adapter.start_from import load_start
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
-from ixtune.planning.memory_options import Levers, apply
+from ixtune.planning.memory_options import MemoryOptions, apply
 from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.batch import ImageSource, pack_dataset
@@ -43,7 +43,7 @@ class Network:
     wrapped: PeftModel
 
 
-def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
+def build(recipe: Recipe, inputs: Inputs, saving: MemoryOptions, say: Say) -> Network:
     """Load the base, attach the adapter and apply the memory options; show what is quantized and trained."""
     model, quantized = load_base(
         inputs.base, quantize=recipe.adapter.quantize == "nf4", dtype=DTYPES[recipe.training.compute_dtype]
@@ -56,7 +56,7 @@ def build(recipe: Recipe, inputs: Inputs, levers: Levers, say: Say) -> Network:
         for line in load_start(wrapped, inputs.start):
             say(line)
     lean_lora(wrapped)
-    apply(model, levers)
+    apply(model, saving)
     if recipe.training.neftune_alpha:
         neftune.enable(wrapped, recipe.training.neftune_alpha)
     return Network(model, wrapped)

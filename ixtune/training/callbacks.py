@@ -13,7 +13,7 @@ from ixtune.planning.plan import Plan
 from ixtune.training.monitoring import metrics
 from ixtune.training.monitoring.metrics import TRACKED, VALIDATION, JsonLines
 from ixtune.training.monitoring.validation import LOSS
-from ixtune.training.monitoring.view import View
+from ixtune.training.monitoring.view import TrainingView
 from ixtune.training.step.memory_fallback import rehearse
 from ixtune.training.stopping import StopRequested
 from ixtune.training.trainer import AdapterTrainer
@@ -24,7 +24,7 @@ _LOGGED = {"loss", "grad_norm", *metrics.MEASURED}
 class Rehearsal(TrainerCallback):
     """Run the largest pack before the first step, so that memory runs out in the first minute or never."""
 
-    def __init__(self, trainer: AdapterTrainer, pack: Sequence[int], plan: Plan, view: View) -> None:
+    def __init__(self, trainer: AdapterTrainer, pack: Sequence[int], plan: Plan, view: TrainingView) -> None:
         self.trainer, self.pack, self.plan, self.view = trainer, pack, plan, view
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class Rehearsal(TrainerCallback):
 class Journal(TrainerCallback):
     """Write metrics.jsonl and show the same lines to the reader; in the first process only."""
 
-    def __init__(self, trainer: AdapterTrainer, view: View) -> None:
+    def __init__(self, trainer: AdapterTrainer, view: TrainingView) -> None:
         self.trainer, self.view = trainer, view
         self.lines = JsonLines(trainer.run_folder / metrics.FILE)
         self.shown_a_split = False

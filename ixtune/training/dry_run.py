@@ -30,7 +30,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
     set_seed(recipe.training.seed)
     before = metrics.peak_memory_bytes()  # without a GPU, of the libraries
     began = time.monotonic()
-    network = build(recipe, inputs, plan.levers, say)
+    network = build(recipe, inputs, plan.saving, say)
     loaded = time.monotonic()
     worst = inputs.packs[plan.need.worst]
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from ixtune.training.inputs import Inputs
 from ixtune.training.monitoring import answers, samples, scoring
 from ixtune.training.monitoring.metrics import FILE, TRACKED, VALIDATION, JsonLines
 from ixtune.training.monitoring.validation import DTYPES, LOSS, mean_loss, take_note
-from ixtune.training.monitoring.view import View
+from ixtune.training.monitoring.view import TrainingView
 from ixtune.training.processes import parallel
 from ixtune.training.state import checkpoints
 from ixtune.training.state.progress import PENDING_SAMPLES, PENDING_VALIDATION
@@ -26,7 +26,7 @@ from ixtune.training.trainer import AdapterTrainer
 class Validation(TrainerCallback):
     """Measure validation loss and scores at intervals and at the end; keep the best step and stop early."""
 
-    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: TrainingView) -> None:
         self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
         training = trainer.recipe.training
         self.every = training.evaluate_every or training.save_every
@@ -113,7 +113,7 @@ class Validation(TrainerCallback):
 class Samples(TrainerCallback):
     """Let the first process answer some validation records; write them to samples.jsonl and print them."""
 
-    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: View) -> None:
+    def __init__(self, trainer: AdapterTrainer, inputs: Inputs, images: ImageSource, view: TrainingView) -> None:
         self.trainer, self.inputs, self.images, self.view = trainer, inputs, images, view
         self.lines = JsonLines(trainer.run_folder / samples.FILE)
         assert inputs.validation is not None

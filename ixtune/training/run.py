@@ -25,7 +25,7 @@ from ixtune.training.inputs import Inputs, check_images, open_inputs
 from ixtune.training.measurements import Samples, Validation, catch_up
 from ixtune.training.monitoring import answers, scoring, trackers
 from ixtune.training.monitoring.validation import LOSS
-from ixtune.training.monitoring.view import View, view_on
+from ixtune.training.monitoring.view import TrainingView, view_on
 from ixtune.training.processes import parallel
 from ixtune.training.processes.launch import LostPeerError
 from ixtune.training.state import checkpoints, disk, extension, resume
@@ -36,7 +36,7 @@ from ixtune.training.trainer import AdapterTrainer
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """Result of a run.
 
     Attributes:
@@ -76,7 +76,7 @@ def train(
     must_resume: bool = False,
     only_try: bool = False,
     grace_s: float | None = None,
-) -> Outcome | None:
+) -> RunOutcome | None:
     """Train an adapter.
 
     SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored, end the run with a checkpoint, if this is called in the
@@ -107,7 +107,9 @@ def train(
         return _stopped(recipe.output, stopped.number)
 
 
-def _start(recipe: Recipe, view: View, stop: StopRequest, *, must_resume: bool, only_try: bool) -> Outcome | None:
+def _start(
+    recipe: Recipe, view: TrainingView, stop: StopRequest, *, must_resume: bool, only_try: bool
+) -> RunOutcome | None:
     trackers.require(recipe.training.report_to)
     if only_try:
         inputs = _open(recipe)
@@ -124,11 +126,11 @@ def _start(recipe: Recipe, view: View, stop: StopRequest, *, must_resume: bool, 
         return _train(recipe, inputs, view, stop, resuming=must_resume or recipe.resume != "never")
 
 
-def _stopped(run: Path, number: int) -> Outcome:
+def _stopped(run: Path, number: int) -> RunOutcome:
     """Return the outcome of a run that a signal ended, by the checkpoints in its folder."""
     newest, _ = checkpoints.newest_whole(run)
     step = checkpoints.step_of(newest) if newest else 0
-    return Outcome(None, newest, step, step, stopped_by=number)
+    return RunOutcome(None, newest, step, step, stopped_by=number)
 
 
 def _open(recipe: Recipe) -> Inputs:
@@ -140,7 +142,7 @@ def _open(recipe: Recipe) -> Inputs:
     return inputs
 
 
-def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, resuming: bool) -> Outcome:
+def _train(recipe: Recipe, inputs: Inputs, view: TrainingView, stop: StopRequest, *, resuming: bool) -> RunOutcome:
     run = recipe.output
 
     def begin() -> Start:
@@ -157,9 +159,9 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, res
     start = begun.checkpoint
     view.say(parallel.from_first(lambda: disk.require_space(plan, run)))
     keeps_levers = parallel.from_first(lambda: start is not None and not resume.changes_memory(recipe, run))
-    levers = run_plan.kept_levers(run) if keeps_levers else plan.levers
+    saving = run_plan.kept_levers(run) if keeps_levers else plan.saving
     set_seed(recipe.training.seed)
-    network = build(recipe, inputs, levers, view.say)
+    network = build(recipe, inputs, saving, view.say)
     if parallel.is_first():
         if not keeps_levers:
             run_plan.keep(plan, run)
@@ -184,11 +186,11 @@ def _train(recipe: Recipe, inputs: Inputs, view: View, stop: StopRequest, *, res
     step = _take_best(trainer, view)
     if parallel.is_first():
         bundle.save(network.wrapped, run / "adapter", adapter_record.record(recipe, inputs, trainer, step))
-    return Outcome(run / "adapter", None, steps, step, **adapter_record.measured(trainer, step))
+    return RunOutcome(run / "adapter", None, steps, step, **adapter_record.measured(trainer, step))
 
 
 def _add_callbacks(
-    trainer: AdapterTrainer, inputs: Inputs, network: Network, plan: Plan, view: View
+    trainer: AdapterTrainer, inputs: Inputs, network: Network, plan: Plan, view: TrainingView
 ) -> tuple[Validation | None, Samples | None]:
     """Add the callbacks in the order in which they run each time."""
     trainer.add_callback(Rehearsal(trainer, inputs.packs[plan.need.worst], plan, view))
@@ -247,7 +249,7 @@ def _saved_at_the_end(trainer: AdapterTrainer) -> Iterator[None]:
         raise RunFailedError(describe(error), trainer.state.global_step, newest, unsaved) from error
 
 
-def _take_best(trainer: AdapterTrainer, view: View) -> int:
+def _take_best(trainer: AdapterTrainer, view: TrainingView) -> int:
     """Load the weights of the best step on the validation set into the model; return that step."""
     last, best = trainer.state.global_step, trainer.progress.best_step
     if best is None or best == last:

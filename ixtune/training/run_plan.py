@@ -11,7 +11,7 @@ from ixtune.files import atomic_write_json
 from ixtune.planning import plan_report
 from ixtune.planning.advice import advise
 from ixtune.planning.gpus import detect
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.planning.plan import Plan, make_plan
 from ixtune.planning.plan_inputs import records_alone, sizes_of
 from ixtune.planning.record_shapes import RecordShapes
@@ -57,6 +57,6 @@ def keep(plan: Plan, run: Path) -> None:
     atomic_write_json(run / FILE, plan_report.as_json(plan))
 
 
-def kept_levers(run: Path) -> Levers:
+def kept_levers(run: Path) -> MemoryOptions:
     """Return the memory options a run began with; others, chosen by the memory free now, could change its last bits."""
-    return Levers(**json.loads((run / FILE).read_text(encoding="utf-8"))["levers"])
+    return MemoryOptions(**json.loads((run / FILE).read_text(encoding="utf-8"))["levers"])

@@ -164,7 +164,7 @@ class AdapterTrainer(CheckpointTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Log and save; then raise the error of a measurement of this step."""
-        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._maybe_log_save_evaluate(*args, **kwargs)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure

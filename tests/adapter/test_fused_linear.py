@@ -77,11 +77,11 @@ def test_results_match_under_autocast_with_16_bit_weights() -> None:
 def test_results_match_bit_for_bit_with_checkpointed_layers() -> None:
     _, joined = both(dropout=0.3)
     again = copy.deepcopy(joined)
-    from ixtune.planning.memory_options import Levers
+    from ixtune.planning.memory_options import MemoryOptions
     from ixtune.planning.memory_options import apply as set_levers
 
     layers = again.get_base_model().config.num_hidden_layers
-    set_levers(again.get_base_model(), Levers(layers, 8, False))
+    set_levers(again.get_base_model(), MemoryOptions(layers, 8, False))
     wanted, found = result(joined), result(again)
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 

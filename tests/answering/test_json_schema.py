@@ -21,7 +21,7 @@ from ixtune.base import resolve
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import UsageError
-from ixtune.evaluation.questions import View, prompt_of
+from ixtune.evaluation.questions import ImageView, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.training.batch import ImageSource
 
@@ -151,7 +151,7 @@ def test_each_row_follows_its_own_grammar_and_others_are_unconstrained() -> None
 def test_a_batch_with_shared_prefixes_gives_valid_answers(tmp_path: Path, sampled: bool) -> None:
     loaded = Loaded("nano", None, None)
     images = ImageSource(ImageFiles((Path("/"),)))
-    view = View(1)
+    view = ImageView(1)
     pages = [write_image(tmp_path / f"{name}.png", 60, 40) for name in "ab"]
     prompts = [prompt_of(text, [page], view) for page in pages for text in ("Read it.", "What is on this sheet?")]
     sampling = {"do_sample": True, "temperature": 2.0, "top_p": 0.9} if sampled else {}

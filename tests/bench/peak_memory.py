@@ -20,7 +20,7 @@ from ixtune.checkpoint.sizes import Sizes
 from ixtune.family import FOUR_KHD
 from ixtune.planning.flops import PackShape
 from ixtune.planning.memory import Memory, Setup, peak
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def setup(case: dict[str, Any]) -> Setup:
     }
     sections = {"adapter": case["adapter"], "training": training}
     recipe = Recipe.model_validate({"base": "nano", "data": {"train": "none"}, "output": "none", **sections})
-    return Setup.of(recipe, Sizes.from_config_json(case["config"]), "cpu", Levers(**case["levers"]))
+    return Setup.of(recipe, Sizes.from_config_json(case["config"]), "cpu", MemoryOptions(**case["levers"]))
 
 
 def shape(case: dict[str, Any]) -> PackShape:
@@ -137,7 +137,7 @@ def _network(config: dict[str, Any], case: dict[str, Any]) -> Any:
     model = build(config, nf4=section.quantize == "nf4")
     if case["compute"] == "fp32":
         model.float()
-    wanted = memory_options.Levers(**case["levers"])
+    wanted = memory_options.MemoryOptions(**case["levers"])
     layers = min(wanted.checkpointed_layers, config["num_hidden_layers"])
     wrapped = attach.attach(model, section)
     lean_lora(wrapped)

@@ -26,13 +26,13 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options as PrepareOptions
-from ixtune.data.sources.source import Source as DataSource
+from ixtune.data.prepared.manifest import EvaluationOptions as PrepareOptions
+from ixtune.data.sources.source import EvaluationSource as DataSource
 from ixtune.evaluation import exam
 from ixtune.evaluation.contenders import contenders
 from ixtune.evaluation.evaluate import evaluate
 from ixtune.evaluation.exam import exam_of
-from ixtune.evaluation.options import Options, Source
+from ixtune.evaluation.options import EvaluationOptions, EvaluationSource
 from ixtune.evaluation.session import Loaded
 from ixtune.evaluation.shared_vectors import SharedVectors
 from ixtune.model.loading import load_base
@@ -148,15 +148,15 @@ def test_an_evaluation_of_four_models(tmp_path: Path, hd_num: int, count: int) -
         stir(model, 0.01)
         bundle.save(model, tmp_path / f"adapter{seed}", record)
     models = contenders("nano", [f"a{seed}={tmp_path}/adapter{seed}" for seed in range(3)], [])
-    options = Options(("anls",), max_new_tokens=NEW_TOKENS)
+    options = EvaluationOptions(("anls",), max_new_tokens=NEW_TOKENS)
     found: dict[str, dict[str, Any]] = {}
 
     def shared() -> None:
-        found["shared"] = evaluate(Source(path=data), models, options).content
+        found["shared"] = evaluate(EvaluationSource(path=data), models, options).content
 
     def separate() -> None:
         with without_sharing():
-            found["separate"] = evaluate(Source(path=data), models, options).content
+            found["separate"] = evaluate(EvaluationSource(path=data), models, options).content
 
     shared_s, separate_s = measuring.interleaved(shared, separate, 1)
     said = [[answer["answers"] for answer in found[way]["answers"]] for way in ("shared", "separate")]

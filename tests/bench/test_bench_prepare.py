@@ -17,7 +17,7 @@ from PIL import Image
 from small_tokenizer import train
 
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
 
@@ -56,7 +56,7 @@ def test_prepare_json_lines_with_small_images(tmp_path: Path, base: Path) -> Non
 
     def ours() -> None:
         shutil.rmtree(tmp_path / "ours", ignore_errors=True)
-        prepare([Source(path=str(source))], tmp_path / "ours", base=base, options=Options(hd_num=16))
+        prepare([Source(path=str(source))], tmp_path / "ours", base=base, options=PrepareOptions(hd_num=16))
 
     def plain() -> None:
         """Decode for the size, tokenize and save, as a notebook does: no layout, no mask, no checks."""
@@ -80,13 +80,13 @@ def test_prepare_json_lines_with_small_images(tmp_path: Path, base: Path) -> Non
 MEMORY = """
 import sys
 from pathlib import Path
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 import datasets, pyarrow, PIL.Image, sentencepiece
 source, out, base = {arguments}
 # measured
-prepare([Source(path=source)], Path(out), base=Path(base), options=Options(hd_num=4))
+prepare([Source(path=source)], Path(out), base=Path(base), options=PrepareOptions(hd_num=4))
 """
 
 
@@ -106,12 +106,12 @@ def test_memory_of_a_million_text_records(tmp_path: Path, base: Path) -> None:
 WORKERS = """
 import sys
 from pathlib import Path
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 if __name__ == "__main__":
     source, out, base, workers = sys.argv[1:]
-    options = Options(hd_num=16, verify=True)
+    options = PrepareOptions(hd_num=16, verify=True)
     prepare([Source(path=source)], Path(out), base=Path(base), options=options, workers=int(workers))
 """
 

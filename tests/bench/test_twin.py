@@ -9,7 +9,7 @@ import torch
 
 from ixtune.bench import compare, full, mix, twin, worker
 from ixtune.bench.compare import Way
-from ixtune.bench.mix import Record
+from ixtune.bench.mix import MixRecord
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
 
@@ -66,12 +66,12 @@ def test_twin_and_full_size_have_the_same_padding() -> None:
     for size in (2, 4, 8):
         real, scaled = (mix.padded_share(mix.records(32, scale=scale), size) for scale in (1, mix.SCALE))
         assert scaled == pytest.approx(real, abs=0.02)
-    assert mix.padded_share([Record(10, None, 1), Record(30, None, 1)], 2) == 1 - 40 / 60
+    assert mix.padded_share([MixRecord(10, None, 1), MixRecord(30, None, 1)], 2) == 1 - 40 / 60
 
 
 def test_the_ideal_ratio_of_two_texts_matches_a_hand_calculation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare two records of 10 and 30 tokens with one supervised token each to two rows of 30 with full logits."""
-    chosen = [Record(10, None, 1), Record(30, None, 1)]
+    chosen = [MixRecord(10, None, 1), MixRecord(30, None, 1)]
     monkeypatch.setattr(mix, "records", lambda count: chosen)
     sizes = Sizes.from_config_json(SMALL)
     linears = sizes.layers * sizes.layer_linears
@@ -108,7 +108,7 @@ def test_ixtune_and_plain_training_compute_the_same_losses() -> None:
 
 
 def test_the_full_size_path_runs_with_small_sizes_without_a_gpu() -> None:
-    page = Record(20, (1, 1), 5)
+    page = MixRecord(20, (1, 1), 5)
     rows = full.measure(config=SMALL, pages=[page], device="cpu")
     assert [(row["tokens"], row["checkpointed"]) for row in rows] == [(page.tokens, True), (page.tokens, False)]
     assert all(row["tokens_per_s"] > 0 and row["limit_share"] > 0 for row in rows)

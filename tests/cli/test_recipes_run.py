@@ -12,7 +12,7 @@ from records import write_image
 
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 from ixtune.family import FOUR_KHD, member_of_hub_id
 from ixtune.recipe.recipe import load
@@ -33,7 +33,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(folder / f"{at}.png", 60 + at, 40)
         rows.append({"image": f"{at}.png", "question": "Read it.", "answer": json.dumps({"total": str(at)})})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepare([Source(path=str(folder / "rows.jsonl"))], folder / "set", base=resolve("nano"), options=Options(hd_num=1))
+    prepare(
+        [Source(path=str(folder / "rows.jsonl"))],
+        folder / "set",
+        base=resolve("nano"),
+        options=PrepareOptions(hd_num=1),
+    )
     return folder / "set"
 
 

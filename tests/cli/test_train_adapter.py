@@ -15,7 +15,7 @@ from text_run import losses, prepare_texts, run, text_recipe
 from ixtune.base import resolve
 from ixtune.cli import main
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 
 EVERYTHING = (
@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a set of four records with an image each, two per pack."""
     folder = tmp_path_factory.mktemp("pictures")
     source = Source(path=str(write_records(folder / "raw", 4)))
-    prepare([source], folder / "prepared", base=resolve("nano"), options=Options(hd_num=1))
+    prepare([source], folder / "prepared", base=resolve("nano"), options=PrepareOptions(hd_num=1))
     return folder / "prepared"
 
 

@@ -16,7 +16,7 @@ from text_run import RECIPE, lines_of
 from ixtune.base import resolve
 from ixtune.cli import main
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 
 NUMBERS = ("7153", "4298", "1986", "8840", "3317", "6602")
@@ -39,7 +39,7 @@ SETTINGS = (
 
 def _texts(folder: Path, answers: list[tuple[str, str]]) -> Path:
     entries = [entry(f"r{number}", question, answer) for number, (question, answer) in enumerate(answers)]
-    options = Options(hd_num=1)
+    options = PrepareOptions(hd_num=1)
     prepare(
         [Source(path=str(write_source(folder, entries)))], folder / "prepared", base=resolve("nano"), options=options
     )

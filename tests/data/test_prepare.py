@@ -23,7 +23,7 @@ from ixtune.data import worker
 from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.prepare import PrepareReport, TooManyRejects, prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Schema, Source
 from ixtune.errors import DataError, IxtuneError, UsageError
 from ixtune.layout import plan
@@ -54,12 +54,12 @@ def run(root: Path, tokenizer_base: Path, tmp_path: Path):
         source = {
             name: given.pop(name) for name in list(given) if name in Source.__dataclass_fields__ and name != "hd_num"
         }
-        options = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__}
+        options = {name: given.pop(name) for name in list(given) if name in PrepareOptions.__dataclass_fields__}
         return prepare(
             [Source(path=str(write_source(root, entries)), **source)],
             tmp_path / out,
             base=tokenizer_base,
-            options=Options(**{"hd_num": 4} | options),
+            options=PrepareOptions(**{"hd_num": 4} | options),
             **{"max_reject_rate": 1} | given,
         )
 
@@ -208,7 +208,7 @@ def test_accepted_and_rejected_add_up_to_read(
     source.write_text(lines if as_lines else json.dumps(entries))
     out = tmp_path_factory.mktemp("set") / "out"
     given_source = Source(path=str(source), container=None, schema=Schema.IXC)
-    report = prepare([given_source], out, base=tokenizer_base, options=Options(hd_num=4), max_reject_rate=1)
+    report = prepare([given_source], out, base=tokenizer_base, options=PrepareOptions(hd_num=4), max_reject_rate=1)
     rejects = rejects_of(out)
     assert report.read == len(entries) == report.accepted + report.rejected
     assert len(store.load(out).dataset) == report.accepted
@@ -268,7 +268,7 @@ def test_a_truncated_source_leaves_nothing(root: Path, tmp_path: Path, tokenizer
     source = root / "broken.json"
     source.write_text(json.dumps([shown(1)])[:-1])
     with pytest.raises(IxtuneError, match="end of the file"):
-        prepare([Source(path=str(source))], tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
+        prepare([Source(path=str(source))], tmp_path / "out", base=tokenizer_base, options=PrepareOptions(hd_num=4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -350,7 +350,7 @@ def test_hd_num_comes_from_the_record_then_the_source_then_the_run(root: Path, t
     first = write_source(root, [shown("own") | {"hd_num": 1}, shown("source")], "first.json")
     second = write_source(root, [shown("run")], "second.json")
     sources = [Source(path=str(first), hd_num=9), Source(path=str(second))]
-    prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
+    prepare(sources, tmp_path / "out", base=tokenizer_base, options=PrepareOptions(hd_num=4))
     rows = store.load(tmp_path / "out").dataset
     assert {row["id"]: row["pictures"][0]["hd_num"] for row in rows} == {"own": 1, "source": 9, "run": 4}
 
@@ -358,7 +358,7 @@ def test_hd_num_comes_from_the_record_then_the_source_then_the_run(root: Path, t
 def test_sources_may_repeat_ids_and_keep_the_given_order(root: Path, tmp_path: Path, tokenizer_base: Path):
     paths = [write_source(root, [shown(n) for n in range(2)], f"{name}.json") for name in "ba"]
     sources = [Source(path=str(path)) for path in paths]
-    report = prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4))
+    report = prepare(sources, tmp_path / "out", base=tokenizer_base, options=PrepareOptions(hd_num=4))
     rows = store.load(tmp_path / "out").dataset
     assert [(Path(row["source"]).name, row["id"]) for row in rows] == [
         ("b.json", "0"), ("b.json", "1"), ("a.json", "0"), ("a.json", "1")
@@ -383,7 +383,7 @@ def test_weights_and_counts_set_how_often_records_are_repeated(root: Path, tmp_p
     paths = [write_source(root, [shown(f"{name}{n}") for n in range(20)], f"{name}.json") for name in "abcd"]
     choices = [{"weight": 2.5}, {"weight": 0.25}, {"count": 7}, {}]
     sources = [Source(path=str(path), **choice) for path, choice in zip(paths, choices, strict=True)]
-    prepare(sources, tmp_path / "out", base=tokenizer_base, options=Options(hd_num=4, seed=3))
+    prepare(sources, tmp_path / "out", base=tokenizer_base, options=PrepareOptions(hd_num=4, seed=3))
     prepared = store.load(tmp_path / "out")
     times = Counter(prepared.dataset["id"])
     per_source = Counter(Path(source).stem for source in prepared.dataset["source"])
@@ -476,12 +476,12 @@ def test_image_corrections_are_counted(run, root: Path, tmp_path: Path):
 LOOP = """
 import sys
 from pathlib import Path
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 if __name__ == "__main__":
     source, out, base = sys.argv[1:]
-    prepare([Source(path=source)], Path(out), base=Path(base), options=Options(hd_num=4, verify=True), workers=2)
+    prepare([Source(path=source)], Path(out), base=Path(base), options=PrepareOptions(hd_num=4, verify=True), workers=2)
 """
 
 
@@ -516,14 +516,14 @@ def _alive(process: str) -> bool:
 
 MEMORY = """
 from pathlib import Path
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepare import prepare
 from ixtune.data.sources.source import Source
 import datasets, pyarrow, PIL.Image, sentencepiece
 source, out, base = {arguments}
-prepare([Source(path=source)], Path(out + "-first"), base=Path(base), options=Options(hd_num=4))
+prepare([Source(path=source)], Path(out + "-first"), base=Path(base), options=PrepareOptions(hd_num=4))
 # measured
-prepare([Source(path=source)] * 10, Path(out), base=Path(base), options=Options(hd_num=4))
+prepare([Source(path=source)] * 10, Path(out), base=Path(base), options=PrepareOptions(hd_num=4))
 """
 
 

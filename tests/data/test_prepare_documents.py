@@ -15,7 +15,7 @@ from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.images.pixels import open_image
 from ixtune.data.prepare import PrepareReport, prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.missing_images import missing_images
 from ixtune.data.preview import PAGE, preview
 from ixtune.data.sources.source import Source
@@ -38,7 +38,7 @@ def run(data: Path, base: Path, entries: list[dict[str, Any]], name: str = "set"
     (data / f"{name}.jsonl").write_text(lines)
     source = Source(path=str(data / f"{name}.jsonl"))
     return prepare(
-        [source], data.parent / name, base=base, options=Options(**{"hd_num": 4} | options), max_reject_rate=1
+        [source], data.parent / name, base=base, options=PrepareOptions(**{"hd_num": 4} | options), max_reject_rate=1
     )
 
 

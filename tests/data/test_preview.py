@@ -16,7 +16,7 @@ from records import entry, shown, write_image, write_source
 from ixtune.data.images.pixels import Corrections, open_image, place
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import MANIFEST, Options
+from ixtune.data.prepared.manifest import MANIFEST, PrepareOptions
 from ixtune.data.preview import preview
 from ixtune.data.preview.choice import choose
 from ixtune.data.preview.drawing import (
@@ -78,7 +78,7 @@ def make(root: Path, tokenizer_base: Path, tmp_path: Path):
 
     def make(entries: list[Any], **options: Any) -> Path:
         source = Source(path=str(write_source(root, entries)))
-        chosen = Options(**{"hd_num": 4} | options)
+        chosen = PrepareOptions(**{"hd_num": 4} | options)
         prepare([source], tmp_path / "set", base=tokenizer_base, options=chosen, max_reject_rate=1)
         return tmp_path / "set"
 

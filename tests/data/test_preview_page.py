@@ -11,7 +11,7 @@ import pytest
 from records import entry, shown, write_image, write_source
 
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.preview import preview
 from ixtune.data.sources.source import Source
 
@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tokenizer_base: Path) -> Path
     ]
     folder = root / "<b onclick=alert(1)>set"
     source = Source(path=str(write_source(root, entries)), allow_image_text=True)  # <img> in a text is meant
-    prepare([source], folder, base=tokenizer_base, options=Options(hd_num=4, upscale=False), max_reject_rate=1)
+    prepare([source], folder, base=tokenizer_base, options=PrepareOptions(hd_num=4, upscale=False), max_reject_rate=1)
     return preview(folder, tmp_path_factory.mktemp("out") / "preview").out / "index.html"
 
 

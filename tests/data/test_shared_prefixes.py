@@ -17,7 +17,7 @@ from ixtune.base import resolve
 from ixtune.data import shared_prefixes
 from ixtune.data.pack import pack
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.shared_prefixes import Prefixes, beginning, group, saving
 from ixtune.data.sources.source import Source
@@ -102,7 +102,7 @@ def test_prepared_sets_share_prefixes_of_equal_images_only(tmp_path: Path, monke
     entries[3]["hd_num"] = 4
     prepare(
         [Source(path=str(write_source(tmp_path / "source", entries)))],
-        tmp_path / "prepared", base=resolve("nano"), options=Options(hd_num=1),
+        tmp_path / "prepared", base=resolve("nano"), options=PrepareOptions(hd_num=1),
     )  # fmt: skip
     whole = TrainingSet.load([tmp_path / "prepared"], share_prefixes=True)
     assert whole.prefixes is not None

@@ -10,7 +10,7 @@ from ixtune.answering.prompt import Prompt
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.compare import Answers, judged, swapped
-from ixtune.evaluation.exam import Question
+from ixtune.evaluation.exam import ExamQuestion
 
 
 def _prompt(question: str, *paths: str) -> Prompt:
@@ -18,8 +18,8 @@ def _prompt(question: str, *paths: str) -> Prompt:
     return Prompt((Turn("user", question),), images)
 
 
-def _questions(*prompts: Prompt) -> list[Question]:
-    return [Question(str(i), prompt, ("x",)) for i, prompt in enumerate(prompts)]
+def _questions(*prompts: Prompt) -> list[ExamQuestion]:
+    return [ExamQuestion(str(i), prompt, ("x",)) for i, prompt in enumerate(prompts)]
 
 
 def test_every_question_gets_other_images_and_keeps_its_text() -> None:
@@ -51,8 +51,8 @@ def test_a_set_with_one_image_cannot_be_swapped() -> None:
 
 def test_any_reference_counts_and_models_are_compared_with_the_first() -> None:
     questions = [
-        Question("0", _prompt("a", "1"), ("two", "2")),
-        Question("1", _prompt("b", "2"), ("B",), {"A": "dog", "B": "cat"}, "animals"),
+        ExamQuestion("0", _prompt("a", "1"), ("two", "2")),
+        ExamQuestion("1", _prompt("b", "2"), ("B",), {"A": "dog", "B": "cat"}, "animals"),
     ]
     answered = [
         Answers("base", ("no", "(A)")),

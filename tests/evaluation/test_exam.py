@@ -15,7 +15,7 @@ from ixtune.data.prepared import store
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.exam import exam_of, exam_of_items
-from ixtune.evaluation.questions import View
+from ixtune.evaluation.questions import ImageView
 
 TEN = ["red"] * 3 + ["blue"] * 7
 
@@ -40,7 +40,7 @@ def test_repeated_answers_are_kept_in_both_input_forms(tmp_path: Path, tokenizer
     of_set = exam_of(store.load(tmp_path / "set"))
     line = {"id": "q", "image": "a.png", "question": "Which colour?", "answers": TEN}
     items = read("questions", questions(tmp_path, line), images=tmp_path / "kept")
-    of_file = exam_of_items(items, "{question}", View(1), tokenizer)
+    of_file = exam_of_items(items, "{question}", ImageView(1), tokenizer)
     for exam in (of_set, of_file):
         assert exam.questions[0].references == tuple(TEN)
         assert exam.questions[0].text == "Which colour?"
@@ -58,12 +58,14 @@ def test_a_question_the_template_refuses_is_a_reject_with_its_line(tmp_path: Pat
     good = {"id": "good", "question": "Hello?", "answers": ["hi"]}
     bad = {"id": "bad", "question": "What is </s>?", "answers": ["x"]}
     items = read("questions", questions(tmp_path, good, bad), images=tmp_path / "kept")
-    exam = exam_of_items(items, "{question}", View(1), tokenizer)
+    exam = exam_of_items(items, "{question}", ImageView(1), tokenizer)
     assert [question.id for question in exam.questions] == ["good"]
     (reject,) = exam.rejects
     assert (reject.id, reject.reason.value, str(reject.place)) == ("bad", "special_token_in_text", "line 2")
     with pytest.raises(IxtuneError, match="no question is usable") as raised:
-        exam_of_items(read("questions", questions(tmp_path, bad), images=tmp_path), "{question}", View(1), tokenizer)
+        exam_of_items(
+            read("questions", questions(tmp_path, bad), images=tmp_path), "{question}", ImageView(1), tokenizer
+        )
     assert "line 1: turn 1" in raised.value.notes[0]
 
 
@@ -71,13 +73,13 @@ def test_a_limit_counts_questions_not_their_rotations(tmp_path: Path, tokenizer:
     asked = {"answers": ["A"], "options": {"A": "red", "B": "blue"}}
     lines = [{"id": str(at), "question": f"Colour {at}?", **asked} for at in range(3)]
     items = read("questions", questions(tmp_path, *lines), images=tmp_path / "kept", circular=True)
-    exam = exam_of_items(items, "{question}", View(1), tokenizer, limit=2)
+    exam = exam_of_items(items, "{question}", ImageView(1), tokenizer, limit=2)
     assert [question.group for question in exam.questions] == ["0", "0", "1", "1"]
 
 
 def test_a_question_can_place_its_image_as_in_predict(tmp_path: Path, tokenizer: Tokenizer):
     line = {"id": "q", "image": "a.png", "question": "See <ImageHere>: what is it?", "answers": ["x"]}
     exam = exam_of_items(
-        read("questions", questions(tmp_path, line), images=tmp_path), "{question}", View(1), tokenizer
+        read("questions", questions(tmp_path, line), images=tmp_path), "{question}", ImageView(1), tokenizer
     )
     assert exam.questions[0].prompt.turns[0].text == "See <ImageHere>: what is it?"

@@ -18,7 +18,7 @@ from ixtune.data.images.pixels import NONE, Corrections, crops, open_image, plac
 from ixtune.data.prepared.store import ImageFiles
 from ixtune.data.rejects import RecordError
 from ixtune.evaluation.predict import predict_one
-from ixtune.evaluation.questions import View, prompt_of
+from ixtune.evaluation.questions import ImageView, prompt_of
 from ixtune.evaluation.session import Loaded
 from ixtune.family import FOUR_KHD
 from ixtune.layout import plan
@@ -37,7 +37,7 @@ def lying(tmp_path: Path) -> Path:
 
 
 def test_the_default_view_matches_the_reference(lying: Path) -> None:
-    prompt = prompt_of("What?", [lying], View(4))
+    prompt = prompt_of("What?", [lying], ImageView(4))
     (stored,) = prompt.images
     assert prompt.turns[0].text == "<ImageHere>What?"
     assert prompt.image_tokens == (plan(400, 300, 4).tokens,)
@@ -49,7 +49,7 @@ def test_the_default_view_matches_the_reference(lying: Path) -> None:
 
 def test_corrections_and_upscale_change_the_pixels(lying: Path) -> None:
     corrections = Corrections(exif=True)
-    (stored,) = prompt_of("What?", [lying], View(4, False, corrections)).images
+    (stored,) = prompt_of("What?", [lying], ImageView(4, False, corrections)).images
     made, grid = ImageSource(ImageFiles((Path("/"),), corrections)).crops({"pictures": [stored]}, 0)
     assert grid == (2, 1)
     upright = open_image(lying, corrections)
@@ -58,9 +58,9 @@ def test_corrections_and_upscale_change_the_pixels(lying: Path) -> None:
 
 def test_an_unusable_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"too thin .*thin\.png"):
-        prompt_of("What?", [write_image(tmp_path / "thin.png", 1, 3000)], View(1))
+        prompt_of("What?", [write_image(tmp_path / "thin.png", 1, 3000)], ImageView(1))
     with pytest.raises(RecordError, match=r"none\.png"):
-        prompt_of("What?", [tmp_path / "none.png"], View(1))
+        prompt_of("What?", [tmp_path / "none.png"], ImageView(1))
 
 
 def test_an_adapter_has_its_own_view_and_a_base_the_default(tmp_path: Path, lying: Path) -> None:
@@ -83,4 +83,4 @@ def test_an_adapter_has_its_own_view_and_a_base_the_default(tmp_path: Path, lyin
     assert loaded.view(None).corrections == Corrections(exif=True, first_frame=True)
     predict_one(loaded, "Which number?", [lying], loaded.view(None), Settings(2))
     plain = Loaded("nano", None, None)
-    assert (plain.hd_num, plain.view(None)) == (None, View(FOUR_KHD.hd_num, True, NONE))
+    assert (plain.hd_num, plain.view(None)) == (None, ImageView(FOUR_KHD.hd_num, True, NONE))

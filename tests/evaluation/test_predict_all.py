@@ -21,7 +21,7 @@ from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.images.pixels import open_image
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation import predict, questions
@@ -206,7 +206,7 @@ def test_every_way_to_give_an_image_works_as_in_prepare_and_evaluate(loaded: Loa
     assert {question.prompt.turns[-1].text for question in asked.questions} == {"<ImageHere>What is it?"}
     items = benchmarks.read("questions", path, images=tmp_path / "kept").items
     assert [hash_of_file(Path(item.images[0])) for item in items] == [hash_of_file(image)] * len(ways)
-    prepare([Source(path=str(path))], tmp_path / "set", base=resolve("nano"), options=Options(hd_num=1))
+    prepare([Source(path=str(path))], tmp_path / "set", base=resolve("nano"), options=PrepareOptions(hd_num=1))
     rows = store.load(tmp_path / "set").dataset
     assert [row["pictures"][0]["content"] for row in rows] == [hash_of_file(image)] * len(ways)
 
@@ -256,7 +256,7 @@ def test_one_question_can_be_asked_about_each_image_and_document(loaded: Loaded,
     line = json.dumps({"image": "two.pdf#page=1", "question": "q", "answer": "a"})
     (tmp_path / "scans" / "one.jsonl").write_text(line + "\n")
     source = Source(path=str(tmp_path / "scans" / "one.jsonl"))
-    prepare([source], tmp_path / "set", base=resolve("nano"), options=Options(hd_num=1))
+    prepare([source], tmp_path / "set", base=resolve("nano"), options=PrepareOptions(hd_num=1))
     prepared = store.load(tmp_path / "set")
     stored = prepared.dataset[0]["pictures"][0]
     assert store.layout_of(stored) == store.layout_of(page)

@@ -17,7 +17,7 @@ from records import write_image
 
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -39,7 +39,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
     rows.append({"id": "text", "question": "What is 1 and 1?", "answer": "2"})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepare([Source(path=str(folder / "rows.jsonl"))], folder / "set", base=resolve("nano"), options=Options(hd_num=1))
+    prepare(
+        [Source(path=str(folder / "rows.jsonl"))],
+        folder / "set",
+        base=resolve("nano"),
+        options=PrepareOptions(hd_num=1),
+    )
     with (folder / "rows.jsonl").open("a") as file:
         file.write('{"id": "lost", "question": "What?", "image": "absent.png"}\n')
     return folder

@@ -17,7 +17,7 @@ from ixtune.checkpoint.sizes import Sizes
 from ixtune.planning import memory
 from ixtune.planning.flops import PackShape, flops
 from ixtune.planning.memory import TERMS, Setup, peak
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.recipe.recipe import Recipe
 
 GIB = 2**30
@@ -38,8 +38,10 @@ def recipe(adapter: dict[str, Any] | None = None, **training: Any) -> Recipe:
     )
 
 
-def setup(levers: Levers | None = None, adapter: dict[str, Any] | None = None, device: Any = "cuda", **training: Any):
-    return Setup.of(recipe(adapter, **training), Sizes(), device, levers or Levers(32, 8, False))
+def setup(
+    saving: MemoryOptions | None = None, adapter: dict[str, Any] | None = None, device: Any = "cuda", **training: Any
+):
+    return Setup.of(recipe(adapter, **training), Sizes(), device, saving or MemoryOptions(32, 8, False))
 
 
 def kept_by_autograd(case: dict[str, Any], layers: int) -> int:
@@ -128,9 +130,9 @@ MEASURED = [
 def test_the_plan_is_within_five_percent_of_measured_gpu_memory(row: dict[str, str]):
     """The tensors alone are within two percent; docs/performance.md has the same figures."""
     page = next(page for page in full.PAGES if page.tokens == int(row["tokens"]))
-    levers = Levers(int(row["layers_again"]), full._VISION_CHUNK, False)
+    saving = MemoryOptions(int(row["layers_again"]), full._VISION_CHUNK, False)
     pack = PackShape((page.tokens,), page.image_tokens, page.supervised, (page.grid[0] * page.grid[1],))
-    planned = peak(full._setup(Sizes(), twin.FULL_RANK, levers), pack)
+    planned = peak(full._setup(Sizes(), twin.FULL_RANK, saving), pack)
     assert planned.total / GIB == pytest.approx(float(row["gpu_gib"]), rel=0.05)
     assert (planned.total - planned.terms["slack"]) / GIB == pytest.approx(float(row["tensors_gib"]), rel=0.02)
     page_of_figures = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -150,13 +152,13 @@ PACKS = st.builds(
     supervised=st.integers(1, 2000),
     crops=st.lists(st.integers(1, 40), max_size=3).map(tuple),
 )
-LEVERS = st.builds(Levers, st.integers(0, 32), st.integers(1, 16), st.booleans())
+LEVERS = st.builds(MemoryOptions, st.integers(0, 32), st.integers(1, 16), st.booleans())
 
 
 @settings(deadline=None)
 @given(PACKS, LEVERS, st.integers(1, 2000))
-def test_larger_packs_never_take_less_memory(pack: PackShape, levers: Levers, more: int):
-    here = setup(levers)
+def test_larger_packs_never_take_less_memory(pack: PackShape, saving: MemoryOptions, more: int):
+    here = setup(saving)
     larger = [
         PackShape((*pack.lengths, more), pack.image_tokens, pack.supervised, pack.crops),
         PackShape(pack.lengths, pack.image_tokens + more, pack.supervised, pack.crops),
@@ -169,7 +171,7 @@ def test_larger_packs_never_take_less_memory(pack: PackShape, levers: Levers, mo
 @settings(deadline=None)
 @given(PACKS, st.integers(0, 31), st.booleans())
 def test_recomputing_one_more_layer_never_raises_memory_and_adds_flops(pack: PackShape, layers: int, offload: bool):
-    fewer, more = (peak(setup(Levers(count, 4, offload)), pack) for count in (layers, layers + 1))
+    fewer, more = (peak(setup(MemoryOptions(count, 4, offload)), pack) for count in (layers, layers + 1))
     assert more.total <= fewer.total or more.moment != "the loss"
     trained = setup().trained
     assert flops(Sizes(), trained, pack, layers + 1).total > flops(Sizes(), trained, pack, layers).total
@@ -177,14 +179,14 @@ def test_recomputing_one_more_layer_never_raises_memory_and_adds_flops(pack: Pac
 
 @settings(deadline=None)
 @given(PACKS, LEVERS)
-def test_every_memory_option_saves_memory(pack: PackShape, levers: Levers):
-    total = peak(setup(levers), pack).total
-    assert total < peak(setup(levers, {"quantize": "none"}), pack).total
-    assert total <= peak(setup(levers, {"rank": 128}), pack).total
-    assert total >= peak(setup(levers, {"projector": "frozen"}), pack).total
-    assert total >= peak(setup(levers, optimizer="adamw_8bit"), pack).total
-    assert total >= peak(setup(Levers(levers.checkpointed_layers, 1, levers.offload_layer_inputs)), pack).total
-    assert total >= peak(setup(Levers(levers.checkpointed_layers, levers.vision_chunk, True)), pack).total
+def test_every_memory_option_saves_memory(pack: PackShape, saving: MemoryOptions):
+    total = peak(setup(saving), pack).total
+    assert total < peak(setup(saving, {"quantize": "none"}), pack).total
+    assert total <= peak(setup(saving, {"rank": 128}), pack).total
+    assert total >= peak(setup(saving, {"projector": "frozen"}), pack).total
+    assert total >= peak(setup(saving, optimizer="adamw_8bit"), pack).total
+    assert total >= peak(setup(MemoryOptions(saving.checkpointed_layers, 1, saving.offload_layer_inputs)), pack).total
+    assert total >= peak(setup(MemoryOptions(saving.checkpointed_layers, saving.vision_chunk, True)), pack).total
 
 
 def test_all_memory_terms_are_named_and_not_negative():
@@ -198,5 +200,5 @@ def test_all_memory_terms_are_named_and_not_negative():
 def test_the_planned_7b_is_in_the_range_of_paper_estimates(tokens: int, crops: int, paper_gib: float):
     """Compare two estimates: rank 64, 8-bit Adam, all layers recomputed. The tolerance is wide: neither is measured."""
     pack = PackShape((tokens,), 144 * crops, 100, (crops,))
-    found = peak(setup(Levers(32, 8, False), {"rank": 64}, optimizer="adamw_8bit"), pack)
+    found = peak(setup(MemoryOptions(32, 8, False), {"rank": 64}, optimizer="adamw_8bit"), pack)
     assert found.total / GIB == pytest.approx(paper_gib, rel=0.25)

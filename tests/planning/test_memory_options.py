@@ -15,9 +15,9 @@ from small_pack import RECORDS, gradients, small_adapter, small_pack, take_step
 
 from ixtune.model.vision import VisionTower
 from ixtune.planning import memory_options
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 
-PLAIN = Levers(checkpointed_layers=0, vision_chunk=64, offload_layer_inputs=False)
+PLAIN = MemoryOptions(checkpointed_layers=0, vision_chunk=64, offload_layer_inputs=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def pack() -> dict[str, Any]:
     return small_pack()
 
 
-def _result(model: PeftModel, pack: dict[str, Any], wanted: Levers) -> dict[str, torch.Tensor]:
+def _result(model: PeftModel, pack: dict[str, Any], wanted: MemoryOptions) -> dict[str, torch.Tensor]:
     memory_options.apply(model.get_base_model(), wanted)
     loss = take_step(model, pack)
     return {"loss": loss, **gradients(model)}
@@ -46,7 +46,7 @@ def plain(adapter: PeftModel, pack: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_recomputed_layers_with_dropout_change_no_bit(
     adapter: PeftModel, pack: dict[str, Any], plain: dict[str, torch.Tensor], layers: int, offload: bool
 ) -> None:
-    found = _result(adapter, pack, Levers(layers, 64, offload))
+    found = _result(adapter, pack, MemoryOptions(layers, 64, offload))
     assert found.keys() == plain.keys()
     assert len(found) == 1 + 2 * 5 * 2 + 4
     for name, value in plain.items():
@@ -66,7 +66,7 @@ def test_another_dropout_seed_changes_the_loss(
 def test_any_vision_chunk_gives_the_same_gradients(
     adapter: PeftModel, pack: dict[str, Any], plain: dict[str, torch.Tensor], chunk: int
 ) -> None:
-    found = _result(adapter, pack, Levers(0, chunk, False))
+    found = _result(adapter, pack, MemoryOptions(0, chunk, False))
     for name, value in plain.items():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-6 * float(value.abs().max())), name
 
@@ -83,7 +83,7 @@ def test_the_vision_tower_processes_at_most_one_chunk_of_views_at_once() -> None
         seen.append(len(inputs[0]))
 
     model.vit.register_forward_pre_hook(look)
-    memory_options.apply(model, Levers(0, 2, False))
+    memory_options.apply(model, MemoryOptions(0, 2, False))
     with torch.no_grad():
         model.get_image_vectors(pack["crops"], pack["grids"])
     views = sum(1 + r * c for _, grids in RECORDS for r, c in grids)
@@ -96,7 +96,7 @@ def test_layer_inputs_are_freed_while_offloaded_to_main_memory(
     adapter: PeftModel, pack: dict[str, Any], offload: bool
 ) -> None:
     model = adapter.get_base_model()
-    memory_options.apply(model, Levers(2, 64, offload))
+    memory_options.apply(model, MemoryOptions(2, 64, offload))
     inputs: list[weakref.ref[torch.UntypedStorage]] = []
 
     def look(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -112,7 +112,7 @@ def test_layer_inputs_are_freed_while_offloaded_to_main_memory(
 @pytest.mark.parametrize(("layers", "chunk", "message"), [(3, 1, "decoder has 2"), (-1, 1, "decoder"), (1, 0, "chunk")])
 def test_invalid_memory_options_are_refused(layers: int, chunk: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        memory_options.apply(small_model(), Levers(layers, chunk, False))
+        memory_options.apply(small_model(), MemoryOptions(layers, chunk, False))
 
 
 def test_memory_options_of_a_plan_do_not_import_torch() -> None:

@@ -18,9 +18,9 @@ from ixtune.planning import plan_report
 from ixtune.planning.advice import advise, changed
 from ixtune.planning.flops import PackShape, flops
 from ixtune.planning.gpus import CARDS, Machine, card_named, detect
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.planning.plan import ROOM, Plan, choose, flops_of, make_plan
-from ixtune.planning.record_shapes import ImageRef, RecordShapes
+from ixtune.planning.record_shapes import ImageShape, RecordShapes
 from ixtune.recipe.recipe import Recipe
 
 GIB = 2**30
@@ -31,9 +31,9 @@ def recipe(**changes: Any) -> Recipe:
     return changed(plain, {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def image(width: int, height: int, hd_num: int) -> ImageRef:
+def image(width: int, height: int, hd_num: int) -> ImageShape:
     made = layout.plan(width, height, hd_num)
-    return ImageRef(width, height, True, hd_num, made.rows, made.cols, made.tokens)
+    return ImageShape(width, height, True, hd_num, made.rows, made.cols, made.tokens)
 
 
 def texts(*lengths: int) -> RecordShapes:
@@ -118,17 +118,17 @@ def test_the_worst_pack_has_the_highest_peak_not_the_most_tokens():
 @pytest.mark.parametrize("given", [True, False, 5])
 def test_a_layer_count_set_in_the_recipe_is_kept(given: Any):
     made = planned(pages(2), gpu(4), training__gradient_checkpointing=given)
-    assert made.levers.checkpointed_layers == {True: 32, False: 0, 5: 5}[given]
+    assert made.saving.checkpointed_layers == {True: 32, False: 0, 5: 5}[given]
 
 
 def test_only_as_many_layers_as_needed_are_recomputed():
-    counts = [planned(pages(8), gpu(gib)).levers.checkpointed_layers for gib in (200, 24, 20, 16)]
+    counts = [planned(pages(8), gpu(gib)).saving.checkpointed_layers for gib in (200, 24, 20, 16)]
     assert counts == sorted(counts)
     assert counts[0] == 0
     assert len(set(counts)) > 2
     made = planned(pages(8), gpu(20))
     assert made.fits
-    one_less = {"training__gradient_checkpointing": made.levers.checkpointed_layers - 1}
+    one_less = {"training__gradient_checkpointing": made.saving.checkpointed_layers - 1}
     fuller = planned(pages(8), gpu(20), **one_less, training__offload_layer_inputs=False)
     assert made.memory.total <= (1 - ROOM) * 20 * GIB < fuller.memory.total
 
@@ -137,7 +137,7 @@ def test_a_gpu_is_filled_completely_before_layer_inputs_are_offloaded():
     full = planned(pages(8), gpu(80), training__gradient_checkpointing=True, training__vision_chunk=1)
     brim = planned(pages(8), gpu(full.memory.total / GIB + 0.01))
     assert brim.fits
-    assert not brim.levers.offload_layer_inputs
+    assert not brim.saving.offload_layer_inputs
     assert "less than 5 % are free" in "\n".join(plan_report.lines(brim))
     assert "less than 5 % are free" not in "\n".join(plan_report.lines(planned(pages(8), gpu(80))))
 
@@ -145,36 +145,38 @@ def test_a_gpu_is_filled_completely_before_layer_inputs_are_offloaded():
 def test_layer_inputs_are_offloaded_only_if_recomputing_is_not_enough():
     full = planned(pages(8), gpu(80), training__gradient_checkpointing=True)
     enough = full.memory.total / GIB
-    assert not planned(pages(8), gpu(enough + 0.01)).levers.offload_layer_inputs
+    assert not planned(pages(8), gpu(enough + 0.01)).saving.offload_layer_inputs
     short = planned(pages(8), gpu(enough - 0.01))
     assert short.fits
-    assert short.levers.offload_layer_inputs
+    assert short.saving.offload_layer_inputs
 
 
 @given(st.floats(1, 100), st.integers(0, 10), st.integers(0, 20))
 def test_the_cheapest_memory_options_that_fit_are_chosen(available: float, per_layer: int, per_view: int):
-    def needed(levers: Levers) -> int:
-        kept = (8 - levers.checkpointed_layers) * per_layer
-        kept += levers.checkpointed_layers * (not levers.offload_layer_inputs)
-        return max(kept, levers.vision_chunk * per_view)
+    def needed(saving: MemoryOptions) -> int:
+        kept = (8 - saving.checkpointed_layers) * per_layer
+        kept += saving.checkpointed_layers * (not saving.offload_layer_inputs)
+        return max(kept, saving.vision_chunk * per_view)
 
     chosen = choose(recipe(), 8, needed, round(available))
-    every = [Levers(n, chunk, offload) for n in range(9) for chunk in (16, 8, 4, 2, 1) for offload in (False, True)]
-    fitting = [levers for levers in every if needed(levers) <= round(available)]
+    every = [
+        MemoryOptions(n, chunk, offload) for n in range(9) for chunk in (16, 8, 4, 2, 1) for offload in (False, True)
+    ]
+    fitting = [saving for saving in every if needed(saving) <= round(available)]
     if fitting:
         assert needed(chosen) <= round(available)
-        staying = [levers.checkpointed_layers for levers in fitting if not levers.offload_layer_inputs]
+        staying = [saving.checkpointed_layers for saving in fitting if not saving.offload_layer_inputs]
         assert chosen.offload_layer_inputs == (not staying)
         if staying:
             assert chosen.checkpointed_layers == min(staying)
     else:
-        assert chosen == Levers(8, 1, True)
+        assert chosen == MemoryOptions(8, 1, True)
 
 
 def test_without_a_memory_size_all_layers_are_recomputed():
     made = planned(pages(2), Machine("cpu", None, "unknown"))
     assert made.fits is None
-    assert made.levers.checkpointed_layers == 32
+    assert made.saving.checkpointed_layers == 32
     assert advise(made, pages(2)) == ()
     assert "not known" in "\n".join(plan_report.lines(made))
 

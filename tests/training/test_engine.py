@@ -16,7 +16,7 @@ from ixtune.base import resolve
 from ixtune.data.images.pixels import Corrections, crops, open_image, place
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
@@ -32,7 +32,7 @@ BASE = resolve("nano")
 
 def _set(folder: Path, multiple: int = 7) -> store.PreparedSet:
     source = Source(path=str(write_records(folder / "raw", 4, multiple)))
-    prepare([source], folder / "prepared", base=BASE, options=Options(hd_num=1))
+    prepare([source], folder / "prepared", base=BASE, options=PrepareOptions(hd_num=1))
     return store.load(folder / "prepared")
 
 
@@ -153,7 +153,7 @@ def test_images_are_opened_and_laid_out_as_prepared(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
     turned.save(tmp_path / "raw" / "0.png", exif=exif)
-    options = Options(hd_num=4, upscale=False, corrections=("exif",))
+    options = PrepareOptions(hd_num=4, upscale=False, corrections=("exif",))
     prepare([Source(path=str(source))], tmp_path / "prepared", base=BASE, options=options)
     prepared = store.load(tmp_path / "prepared")
     batch = make_batch([prepared.dataset[0]], ImageSource(prepared.files))
@@ -168,7 +168,7 @@ def test_vectors_of_equal_paths_below_two_roots_are_separate(tmp_path: Path) -> 
     for multiple in (7, 8):
         folder = tmp_path / str(multiple)
         files.append(Source(path=str(write_records(folder, 2, multiple))))
-    prepare(files, tmp_path / "prepared", base=BASE, options=Options(hd_num=1))
+    prepare(files, tmp_path / "prepared", base=BASE, options=PrepareOptions(hd_num=1))
     prepared = store.load(tmp_path / "prepared")
     model, _ = load_base(BASE, quantize=False, dtype=torch.float32)
     images = ImageSource(prepared.files, model)
@@ -193,8 +193,8 @@ def test_the_adapter_records_the_image_layout(tmp_path: Path) -> None:
     sources = [
         Source(path=str(write_records(tmp_path / str(hd_num), 1, hd_num)), hd_num=hd_num) for hd_num in (2, 3, 1)
     ]
-    prepare(sources, tmp_path / "own", base=BASE, options=Options(upscale=False, corrections=("depth", "exif")))
+    prepare(sources, tmp_path / "own", base=BASE, options=PrepareOptions(upscale=False, corrections=("depth", "exif")))
     remembered = images_as_trained([store.load(tmp_path / "own").manifest])
     assert remembered == {"hd_num": 3, "upscale": False, "corrections": ["depth", "exif"]}
-    prepare(sources, tmp_path / "given", base=BASE, options=Options(hd_num=1))
+    prepare(sources, tmp_path / "given", base=BASE, options=PrepareOptions(hd_num=1))
     assert images_as_trained([store.load(tmp_path / "given").manifest])["hd_num"] == 1

@@ -12,7 +12,7 @@ from text_run import prepare_texts, text_recipe
 
 from ixtune.adapter import attach
 from ixtune.errors import IxtuneError
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.training.assembly import assemble, build
 from ixtune.training.inputs import open_inputs
 from ixtune.training.trainer import AdapterTrainer
@@ -29,7 +29,7 @@ def _fail(folder: Path, data: Path, sabotage: Sabotage) -> IxtuneError:
     """Train on one pack of three records and on another, in one step; the weights must stay as they were."""
     recipe = text_recipe(folder, data, "training.gradient_accumulation=2", "training.max_steps=1")
     inputs = open_inputs(recipe)
-    network = build(recipe, inputs, Levers(0, 16, False), lambda _: None)
+    network = build(recipe, inputs, MemoryOptions(0, 16, False), lambda _: None)
     trainer = assemble(recipe, inputs, network, folder / "run", [(0, 1, 2), (3, 4, 5)])
     before = {name: parameter.clone() for name, parameter in attach.trainable(trainer.model)}
     sabotage(trainer)

@@ -15,13 +15,13 @@ from ixtune.answering.batches import batches
 from ixtune.answering.settings import Settings
 from ixtune.base import resolve
 from ixtune.data.prepare import prepare
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.model import generation
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.training.assembly import Network, build
 from ixtune.training.batch import ImageSource
 from ixtune.training.inputs import open_inputs
@@ -41,7 +41,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
         for n in range(12)
     ]
     (folder / "data.json").write_text(json.dumps(rows), encoding="utf-8")
-    options = Options(hd_num=1)
+    options = PrepareOptions(hd_num=1)
     prepare([Source(path=str(folder / "data.json"))], folder / "prepared", base=resolve("nano"), options=options)
     return TrainingSet.load([folder / "prepared"])
 
@@ -51,7 +51,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     """Return the embedded base in fp32 with a new adapter with dropout."""
     folder = tmp_path_factory.mktemp("network")
     recipe = text_recipe(folder, prepare_texts(folder / "texts"), "adapter.quantize=none", "adapter.dropout=0.5")
-    return build(recipe, open_inputs(recipe), Levers(0, 1, False), lambda _: None)
+    return build(recipe, open_inputs(recipe), MemoryOptions(0, 1, False), lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from ixtune.adapter.low_memory import lean_lora
 from ixtune.data import shared_prefixes
 from ixtune.data.shared_prefixes import Group
 from ixtune.planning import memory_options
-from ixtune.planning.memory_options import Levers
+from ixtune.planning.memory_options import MemoryOptions
 from ixtune.training.batch import make_batch
 from ixtune.training.step.memory_fallback import step_in_parts
 
@@ -106,7 +106,7 @@ def prepared_adapter(case: str) -> tuple[PeftModel, Pixels]:
     if case == "fused linears":
         lean_lora(model)
     if case in ("checkpointed", "offloaded"):
-        memory_options.apply(base, Levers(2, 64, case == "offloaded"))
+        memory_options.apply(base, MemoryOptions(2, 64, case == "offloaded"))
     return model, Pixels(base if case == "cached vectors" else None)
 
 
@@ -140,9 +140,9 @@ def test_recomputed_layers_draw_the_same_dropout_for_shared_prefixes() -> None:
     batch = shared_batch(ROWS, Pixels())
     total = len(batch["supervised"][1])
     model = small_adapter(dropout=0.1)
-    memory_options.apply(model.get_base_model(), Levers(0, 64, False))
+    memory_options.apply(model.get_base_model(), MemoryOptions(0, 64, False))
     plain = learned(model, [batch], total)
-    memory_options.apply(model.get_base_model(), Levers(2, 64, False))
+    memory_options.apply(model.get_base_model(), MemoryOptions(2, 64, False))
     again = learned(model, [batch], total)
     assert all(torch.allclose(again[name], value, rtol=1e-4, atol=1e-6) for name, value in plain.items())
     without = learned(model.eval(), [batch], total)["loss"]

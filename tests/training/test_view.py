@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 from rich.console import Console
 
-from ixtune.training.monitoring.view import LiveView, View, clock, curve, view_on
+from ixtune.training.monitoring.view import LiveView, TrainingView, clock, curve, view_on
 
 LINE = {"step": 10, "loss": 0.5, "learning_rate": 1e-4, "tokens_per_s": 1234.5, "memory_gib": 2.25, "mfu": None}
 
@@ -30,7 +30,7 @@ def _drawn(view: LiveView) -> str:
 def test_a_pipe_gets_one_plain_line_per_measurement() -> None:
     file = io.StringIO()
     view = view_on(Console(file=file, width=400))
-    assert type(view) is View
+    assert type(view) is TrainingView
     with view:
         view.begin(8, 20)
         view.advance(10)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ixtune.data.benchmarks import json_forms, mmbench, own_form
 from ixtune.data.benchmarks.benchmark_reader import read_items
-from ixtune.data.benchmarks.item import Draft, Item, Items
+from ixtune.data.benchmarks.item import Item, ItemDraft, Items
 from ixtune.data.containers.json_text import line_entries, list_entries
 from ixtune.data.sources.entry import Entry
 from ixtune.errors import IxtuneError, UsageError, choice
@@ -50,7 +50,7 @@ class Benchmark:
     hd_num: int | None
     source: str
     entries: Callable[[Path], Iterator[Entry]]
-    draft: Callable[[Mapping[str, Any], Entry], Draft]
+    draft: Callable[[Mapping[str, Any], Entry], ItemDraft]
 
 
 BENCHMARKS = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.benchmarks.item import Draft, Item, Items, reject_of
+from ixtune.data.benchmarks.item import Item, ItemDraft, Items, reject_of
 from ixtune.data.benchmarks.values import NO_ANSWERS, NoAnswer
 from ixtune.data.containers.json_text import decoded
 from ixtune.data.images.documents import split_pages
@@ -27,7 +27,7 @@ _ANY = Corrections(depth=True, first_frame=True)
 
 def read_items(
     entries: Iterable[Entry],
-    draft_of: Callable[[Mapping[str, Any], Entry], Draft],
+    draft_of: Callable[[Mapping[str, Any], Entry], ItemDraft],
     path: Path,
     root: Path,
     image_folder: Path,
@@ -40,7 +40,7 @@ def read_items(
         IxtuneError: There is no entry.
         DataError: No entry has an answer.
     """
-    drafts: list[tuple[Entry, Draft, tuple[str, ...]]] = []
+    drafts: list[tuple[Entry, ItemDraft, tuple[str, ...]]] = []
     rejects: list[Reject] = []
     shown_by: dict[str, tuple[str, ...]] = {}
     unanswered = 0

@@ -59,7 +59,7 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ItemDraft:
     """A question as its reader drafts it, before the images are located.
 
     Attributes:
@@ -98,7 +98,7 @@ class Draft:
             record=entry.number,
         )
 
-    def rotated(self) -> list[Draft]:
+    def rotated(self) -> list[ItemDraft]:
         """Return the draft in every rotation of its options, itself first (CircularEval)."""
         letters, texts = list(self.options), list(self.options.values())
         found = [self]

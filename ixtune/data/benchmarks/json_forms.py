@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.item import ItemDraft
 from ixtune.data.benchmarks.values import id_in, kind_in, question_in, references_in, text_in
 from ixtune.data.containers.json_text import field_entries, list_entries
 from ixtune.data.sources.entry import Entry
@@ -16,12 +16,12 @@ from ixtune.errors import UsageError
 _CHARTQA_KINDS = ("human", "augmented")
 
 
-def docvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def docvqa(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Read `{"data": [{questionId, question, image, answers, question_types}]}`; `image` begins with documents/."""
     del entry
     image = text_in(fields, "image")
     name = PurePosixPath(image).name
-    return Draft(
+    return ItemDraft(
         id_in(fields, "questionId"),
         question_in(fields),
         references_in(fields, "answers"),
@@ -31,11 +31,11 @@ def docvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
     )
 
 
-def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Read `{"data": [{questionId, question, image_local_name, answers, answer_type}]}`; types only in `_withQT`."""
     del entry
     name = text_in(fields, "image_local_name")
-    return Draft(
+    return ItemDraft(
         id_in(fields, "questionId"),
         question_in(fields),
         references_in(fields, "answers"),
@@ -44,11 +44,11 @@ def infographicvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
     )
 
 
-def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def chartqa(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Read `[{imgname, query, label}]`; only the file's name shows whether a person wrote the questions."""
     name = text_in(fields, "imgname")
     kind = _chartqa_kind(Path(entry.file))
-    return Draft(
+    return ItemDraft(
         f"{kind or 'question'}-{entry.number}",
         question_in(fields, "query"),
         references_in(fields, "label"),
@@ -57,11 +57,11 @@ def chartqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
     )
 
 
-def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def textvqa(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Read `{"data": [{question_id, question, image_id, answers}]}`: ten answers each, images named by OpenImages."""
     del entry
     name = f"{text_in(fields, 'image_id')}.jpg"
-    return Draft(
+    return ItemDraft(
         id_in(fields, "question_id"),
         question_in(fields),
         references_in(fields, "answers"),
@@ -69,11 +69,11 @@ def textvqa(fields: Mapping[str, Any], entry: Entry) -> Draft:
     )
 
 
-def ocrbench(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def ocrbench(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Read `[{dataset_name, id, image_path, question, answers, type}]`; an id is unique within its dataset."""
     del entry
     image = text_in(fields, "image_path")
-    return Draft(
+    return ItemDraft(
         f"{text_in(fields, 'dataset_name')}-{id_in(fields, 'id')}",
         question_in(fields),
         references_in(fields, "answers"),

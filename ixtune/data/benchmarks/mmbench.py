@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.item import ItemDraft
 from ixtune.data.benchmarks.values import question_in, references_in
 from ixtune.data.containers.tables import csv_entries
 from ixtune.data.rejects import Reason, RecordError
@@ -33,7 +33,7 @@ def entries(path: Path) -> Iterator[Entry]:
     return csv_entries(path, "\t")
 
 
-def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def draft(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Convert a row to a draft."""
     del entry
     cells = {name: cell for name, cell in fields.items() if cell.strip() not in _EMPTY}
@@ -49,7 +49,7 @@ def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
     if not image:
         raise RecordError(Reason.MISSING_FIELD, "there is no `image`", hint="download the table again")
     shared = len(image) <= _PICTURE_CHARACTERS
-    return Draft(
+    return ItemDraft(
         str(number),
         f"{hint}\n{question}" if hint else question,
         references,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.item import ItemDraft
 from ixtune.data.benchmarks.mmbench import letters_of, options_of
 from ixtune.data.benchmarks.values import kind_in, question_in, references_in
 from ixtune.data.schemas.conversation import take_images
@@ -19,11 +19,11 @@ from ixtune.data.schemas.fields import is_missing, record_id
 from ixtune.data.sources.entry import Entry
 
 
-def draft(fields: Mapping[str, Any], entry: Entry) -> Draft:
+def draft(fields: Mapping[str, Any], entry: Entry) -> ItemDraft:
     """Convert a line to a draft."""
     references = references_in(fields, "answers", "answer", "references")
     options = {} if is_missing(fields.get("options")) else options_of(fields["options"])
-    return Draft(
+    return ItemDraft(
         record_id(fields, entry),
         question_in(fields),
         letters_of(references, options) if options else references,

@@ -37,7 +37,7 @@ _OF_MEMBER = ("model", "layout_rule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PrepareOptions:
     """Options that determine the content of a prepared set; equal input and options give equal bytes.
 
     Attributes:
@@ -80,11 +80,11 @@ class Options:
         return member_named(self.model, self.layout_rule)
 
 
-def options_of(manifest: Mapping[str, Any]) -> Options:
+def options_of(manifest: Mapping[str, Any]) -> PrepareOptions:
     """Return the options stored in a manifest."""
     given = manifest["options"]
     tuples = {name: tuple(given.get(name, ())) for name in ("corrections", "exclude")}
-    return Options(**{**given, **tuples})
+    return PrepareOptions(**{**given, **tuples})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _is_example(place: Path, root: Mapping[str, Any]) -> bool:
         return False
 
 
-def write_manifest(folder: Path, options: Options, content: Mapping[str, Any], kind: str = KIND) -> None:
+def write_manifest(folder: Path, options: PrepareOptions, content: Mapping[str, Any], kind: str = KIND) -> None:
     """Write manifest.json: `content`, and the versions that tell a later ixtune whether it can read the set."""
     from ixtune import __version__
 

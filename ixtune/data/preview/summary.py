@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ixtune.data.images.header import NOTES as IMAGE_NOTES
-from ixtune.data.prepared.manifest import Options, options_of
+from ixtune.data.prepared.manifest import PrepareOptions, options_of
 from ixtune.data.record import NOTES as RECORD_NOTES
 from ixtune.data.rejects import Reason
 from ixtune.pages.charts import Bar, Chart, bar_chart
@@ -74,7 +74,7 @@ def made_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _departures(chosen: Options) -> list[str]:
+def _departures(chosen: PrepareOptions) -> list[str]:
     found = [f"{key}: {value}" for key, value in chosen.member.record().items()]
     found += [] if chosen.upscale else ["--no-upscale: small images keep their size"]
     return found + [f"{name}: {_CORRECTIONS.get(name, '')}" for name in chosen.corrections]

@@ -30,9 +30,9 @@ from ixtune.data.sources.source import Container, Schema, Source
 from ixtune.errors import UsageError
 from ixtune.files import without_detours
 from ixtune.layout import MAX_HD_NUM
-from ixtune.recipe.yaml_text import KeyPath, Kind, Reading
+from ixtune.recipe.yaml_text import KeyPath, YamlKind, YamlText
 
-_KIND = Kind(
+_KIND = YamlKind(
     "data config",
     "pass a YAML file with a list of sources",
     "write a list: sources:, and below it - path: FILE for each",
@@ -52,7 +52,7 @@ def read_config(path: Path) -> tuple[Source, ...]:
     Raises:
         UsageError: The file cannot be read, or it holds mistakes; `notes` lists every one.
     """
-    reading = Reading(path, _KIND)
+    reading = YamlText(path, _KIND)
     tree = reading.file()
     _require_known(reading, (), tree, ("sources",))
     given = tree.get("sources")
@@ -120,7 +120,7 @@ def columns_of(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(columns)
 
 
-def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
+def _source(reading: YamlText, keys: KeyPath, value: Any) -> Source | None:
     """Read one source of the list; None if it has mistakes."""
     before = len(reading.mistakes)
     name = _dotted(keys)
@@ -154,7 +154,7 @@ def _source(reading: Reading, keys: KeyPath, value: Any) -> Source | None:
     return Source(path=path, **fields) if len(reading.mistakes) == before else None
 
 
-def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -> str:
+def _path(reading: YamlText, keys: KeyPath, value: Any, fields: dict[str, Any]) -> str:
     """Read the path of a source, relative to the working directory."""
     place, name = reading.place((*keys, "path")), _dotted((*keys, "path"))
     if not isinstance(value, str) or not value:
@@ -173,7 +173,7 @@ def _path(reading: Reading, keys: KeyPath, value: Any, fields: dict[str, Any]) -
     return str(without_detours(path))
 
 
-def _format(reading: Reading, keys: KeyPath, value: Any) -> tuple[Container | None, Schema | None]:
+def _format(reading: YamlText, keys: KeyPath, value: Any) -> tuple[Container | None, Schema | None]:
     if value is None:
         return None, None
     if isinstance(value, str):
@@ -186,7 +186,7 @@ def _format(reading: Reading, keys: KeyPath, value: Any) -> tuple[Container | No
     return None, None
 
 
-def _columns(reading: Reading, keys: KeyPath, value: Any) -> tuple[tuple[str, str], ...]:
+def _columns(reading: YamlText, keys: KeyPath, value: Any) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, dict):
@@ -206,7 +206,7 @@ def _columns(reading: Reading, keys: KeyPath, value: Any) -> tuple[tuple[str, st
     return tuple(columns)
 
 
-def _require_known(reading: Reading, keys: KeyPath, value: dict[str, Any], known: tuple[str, ...]) -> None:
+def _require_known(reading: YamlText, keys: KeyPath, value: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in value:
         if key not in known:
             near = difflib.get_close_matches(str(key).lower(), known, n=1)

@@ -24,7 +24,7 @@ _CURVE_POINTS = 24
 _LOSS, _VALIDATION = "validation_loss", "validation_"
 
 
-class View:
+class TrainingView:
     """Show the progress of a run as plain lines; a context manager, so that an error is printed below it."""
 
     def __init__(self, console: Console) -> None:
@@ -83,7 +83,7 @@ class View:
         return clock((time.monotonic() - self.began) / done * (self.total - self.done)) if done else "?"
 
 
-class LiveView(View):
+class LiveView(TrainingView):
     """Show a progress bar, the numbers and the loss curve in the last two lines of a terminal."""
 
     def __init__(self, console: Console, best_by: str) -> None:
@@ -162,9 +162,9 @@ class LiveView(View):
         return [*numbers, f"{last['memory_gib']:.2f} GiB"]
 
 
-def view_on(console: Console, best_by: str = "loss") -> View:
+def view_on(console: Console, best_by: str = "loss") -> TrainingView:
     """Return a live view for a terminal and a plain one otherwise; `best_by` is the measurement to follow."""
-    return LiveView(console, best_by) if console.is_terminal else View(console)
+    return LiveView(console, best_by) if console.is_terminal else TrainingView(console)
 
 
 def curve(values: deque[float]) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from records import write_image
 
 from ixtune.data.benchmarks import BENCHMARKS, Items, read
-from ixtune.data.benchmarks.item import Draft
+from ixtune.data.benchmarks.item import ItemDraft
 from ixtune.data.sources import entry as limits
 from ixtune.errors import DataError, UsageError
 from ixtune.scores import SCORES
@@ -108,7 +108,7 @@ def test_a_circular_pass_asks_each_question_in_every_order(tmp_path: Path, image
 def test_rotations_move_the_answer_to_every_letter(texts: list[str], data: st.DataObject):
     options = dict(zip("ABCDEF", texts, strict=False))
     right = data.draw(st.sampled_from(sorted(options)))
-    drafts = Draft("7", "?", (right,), options=options).rotated()
+    drafts = ItemDraft("7", "?", (right,), options=options).rotated()
     assert [draft.options[draft.references[0]] for draft in drafts] == [options[right]] * len(texts)
     assert sorted(draft.references[0] for draft in drafts) == sorted(options)
     assert len({draft.id for draft in drafts}) == len(texts)

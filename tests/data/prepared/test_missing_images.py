@@ -14,7 +14,7 @@ from ixtune.data.images.content_hash import hash_of_file
 from ixtune.data.images.image_file import ImageError
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.missing_images import missing_images, require_images
 from ixtune.data.prepared.store import PreparedSet
 from ixtune.data.prepared.training_set import TrainingSet
@@ -32,7 +32,7 @@ def project(tmp_path: Path, tokenizer_base: Path) -> Path:
         write_image(folder / "photos" / name, 60 + number, 40)
     entries = [shown(number, name) for number, name in enumerate((*NAMES, NAMES[-1]))]
     source = Source(path=str(write_source(folder, entries)), image_root=folder / "photos")
-    prepare([source], folder / "set", base=tokenizer_base, options=Options(hd_num=1))
+    prepare([source], folder / "set", base=tokenizer_base, options=PrepareOptions(hd_num=1))
     return folder
 
 
@@ -168,7 +168,7 @@ def test_image_root_replaces_the_common_parent_of_several_roots(tmp_path: Path, 
     for name in ("left", "right"):
         write_image(tmp_path / "data" / name / "a.png")
         sources.append(Source(path=str(write_source(tmp_path / "data" / name, [shown(name)]))))
-    prepare(sources, tmp_path / "set", base=tokenizer_base, options=Options(hd_num=1))
+    prepare(sources, tmp_path / "set", base=tokenizer_base, options=PrepareOptions(hd_num=1))
     (tmp_path / "data").rename(tmp_path / "moved")
     assert faults(store.load(tmp_path / "set", tmp_path / "moved")) == {}
 

@@ -16,7 +16,7 @@ from records import draw_page, write_image
 
 from ixtune.data.prepare import PrepareReport, prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.shared_images import Overlap, compare
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
@@ -30,7 +30,7 @@ def write(folder: Path, images: list[str], question: str = "What?") -> Source:
 
 
 def run(sources: list[Source], out: Path, base: Path, **options: Any) -> PrepareReport:
-    return prepare(sources, out, base=base, options=Options(**{"hd_num": 1} | options))
+    return prepare(sources, out, base=base, options=PrepareOptions(**{"hd_num": 1} | options))
 
 
 @pytest.fixture

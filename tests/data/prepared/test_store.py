@@ -8,7 +8,7 @@ import pytest
 
 from ixtune.data.prepared import manifest as manifests
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.record import ImageRef, Place, Record, Turn
 from ixtune.data.text.template import encode, expand
 from ixtune.data.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def write(folder: Path, tokenizer: Tokenizer, count: int = 3, **manifest: object
         "records": {"rows": count},
         "sources": [{"path": "source.json"}],
     }
-    manifests.write_manifest(folder, Options(hd_num=4, corrections=("exif",)), content | manifest)
+    manifests.write_manifest(folder, PrepareOptions(hd_num=4, corrections=("exif",)), content | manifest)
     return folder
 
 

@@ -7,7 +7,7 @@ from records import entry, shown, write_image, write_source
 
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import Options
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.sources.source import Source
 from ixtune.data.text.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ def make_set(folder: Path, base: Path, words: list[str], **options: object) -> P
     entries = [e for word in words for e in (shown(f"{word} shown"), entry(f"{word} told", "Which word?", word))]
     write_image(folder / "raw" / "a.png")
     source = Source(path=str(write_source(folder / "raw", entries)))
-    prepare([source], folder / "set", base=base, options=Options(**{"hd_num": 1, **options}))
+    prepare([source], folder / "set", base=base, options=PrepareOptions(**{"hd_num": 1, **options}))
     return folder / "set"
 
 
