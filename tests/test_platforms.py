@@ -202,7 +202,7 @@ def test_apple_gpus_are_not_used_even_if_torch_supports_them(tmp_path: Path, mon
     from ixtune.base import resolve
     from ixtune.model.loading import load_base
     from ixtune.recipe.recipe import Recipe
-    from ixtune.training.trainer import sft_config
+    from ixtune.training.trl_settings import sft_config
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
