@@ -1,50 +1,15 @@
-"""Draw paper forms with a box of 28 pixels for each character; find the tables and fonts that fill them.
-
-The embedded base reads boxed print best, so all stories use it.
-"""
+"""Draw paper forms with a box of 28 pixels for each character."""
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
 
+from paper import TEST_FONTS, TRAIN_FONTS, font_file, table_file
 from PIL import Image, ImageDraw, ImageFont
 
+__all__ = ["BOX", "TEST_FONTS", "TRAIN_FONTS", "Form", "table_file"]
+
 BOX = 28  # pixels; one image token covers 28 x 28
-# The nano base was not trained on any of these fonts. Held-out images use families that training images do not.
-TRAIN_FONTS = (
-    ("font_lato", "Lato-Regular.ttf"),
-    ("font_lato", "Lato-Bold.ttf"),
-    ("font_caladea", "Caladea-Regular.ttf"),
-    ("font_manrope", "Manrope-Medium.ttf"),
-)
-TEST_FONTS = (
-    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
-    ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
-)
-
-
-def package_folder(package: str) -> Path:
-    """Return the folder of an installed package that contains data.
-
-    Raises:
-        SystemExit: the package is not installed.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install 'ixtune[demo]'")
-    return Path(spec.origin).parent
-
-
-def table_file(name: str) -> Path:
-    """Return the path of a table in vega_datasets."""
-    return package_folder("vega_datasets") / "_data" / name
-
-
-def font_file(package: str, name: str) -> str:
-    """Return the path of a font file in a font package."""
-    return str(package_folder(package) / "files" / name)
 
 
 class Form:

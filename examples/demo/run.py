@@ -21,11 +21,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sheets
-from boxes import TEST_FONTS, TRAIN_FONTS
+from paper import TEST_FONTS, TRAIN_FONTS
 from story import claim
 
 ROOT = Path(__file__).resolve().parents[2]
-HD_NUM = "4"
+HD_NUM = "1"
 AGREEMENT_NEEDED = 0.95
 BLIND = "adapter, images swapped"
 
@@ -49,8 +49,8 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="everything goes here")
-    parser.add_argument("--train-sheets", type=int, default=330)
-    parser.add_argument("--test-sheets", type=int, default=120, help="two questions each")
+    parser.add_argument("--train-sheets", type=int, default=220, help="five questions each")
+    parser.add_argument("--test-sheets", type=int, default=100, help="two questions each")
     parser.add_argument("overrides", nargs="*", help="changes to recipes/demo.yaml, such as training.max_steps=2")
     chosen = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,7 +58,7 @@ def main() -> None:
     out = (ROOT / chosen.out).resolve()
     claim(out, ("raw", "prepared", "run", "merged", "report"))
     raw = out / "raw"
-    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, TRAIN_FONTS, chosen.train_sheets, 14, seed=1)
+    sheets.draw_set(raw, "train", sheets.TRAIN_YEARS, TRAIN_FONTS, chosen.train_sheets, 5, seed=1)
     sheets.draw_set(raw, "test", sheets.TEST_YEARS, TEST_FONTS, chosen.test_sheets, 2, seed=1)
 
     seconds: dict[str, float] = {"draw": time.monotonic() - began}

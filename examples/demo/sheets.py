@@ -1,7 +1,7 @@
 """Draw weather log sheets of the real Seattle record (NOAA, public domain) and write questions about them.
 
-The sheets look like official forms, with one character to a box of 28 pixels, because the nano base reads only large
-print.
+The sheets are in running print of 22 to 26 pixels, one day on each, in three layouts: dotted leaders, a ruled table,
+and a slip with colons.
 
 Training sheets show 2013 to 2015 in Lato, Caladea and Manrope. Held-out sheets show 2012 in Source Sans and Source
 Serif. The nano base was not trained on any of these fonts, sheets or questions.
@@ -20,21 +20,21 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
-from boxes import Form, table_file
+from paper import Sheet, table_file
 
 TRAIN_YEARS, TEST_YEARS = (2013, 2014, 2015), (2012,)
 
-# The codes that the sheet prints (NOAA's), and the columns of the record. Training teaches which question means which.
-COLUMNS = {"PRCP": "precipitation", "TMAX": "temp_max", "TMIN": "temp_min", "AWND": "wind", "SKY": "weather"}
+# The names that the sheet prints, and the columns of the record. Training teaches which question means which.
+COLUMNS = {"Rain mm": "precipitation", "High": "temp_max", "Low": "temp_min", "Wind": "wind", "Sky": "weather"}
 QUESTIONS = {
-    "PRCP": "How much rain fell on {day}?",
-    "TMAX": "How warm did it get on {day}?",
-    "TMIN": "How cold did it get on {day}?",
-    "AWND": "How strong was the wind on {day}?",
-    "SKY": "What was the weather like on {day}?",
+    "Rain mm": "How much rain fell on {day}?",
+    "High": "How warm did it get on {day}?",
+    "Low": "How cold did it get on {day}?",
+    "Wind": "How strong was the wind on {day}?",
+    "Sky": "What was the weather like on {day}?",
 }
 # The same question in the words the nano base was trained on, for a fair measurement of the base.
-OWN_FORM = "What is the {column} of {day}?"
+OWN_FORM = "What is the {column}?"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Day:
     """One row of the record."""
 
     name: str  # as printed, e.g. "Mar 5"
-    cells: dict[str, str]  # values by printed code
+    year: int
+    cells: dict[str, str]  # values by printed name
 
 
 def record(years: tuple[int, ...]) -> list[Day]:
@@ -53,47 +54,55 @@ def record(years: tuple[int, ...]) -> list[Day]:
             date = datetime.datetime.strptime(row["date"], "%Y/%m/%d").date()
             if date.year in years:
                 cells = {printed: row[column] for printed, column in COLUMNS.items()}
-                days.append(Day(f"{date:%b} {date.day}", cells))
+                days.append(Day(f"{date:%b} {date.day}", date.year, cells))
     return days
 
 
-def table(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Draw a wide sheet: five days as rows under a header."""
-    form = Form(rng, font, 36, 12)
-    stops = (0, 7, 12, 17, 22, 27)
-    for row, texts in enumerate([("DAY", *COLUMNS), *((day.name, *day.cells.values()) for day in days)]):
-        for stop, text in zip(stops, texts, strict=True):
-            form.write(stop, 2 * row + 1, text)
-    if rng.random() < 0.5:
-        form.rule(3)
-    return form.image
+def leaders(rng: random.Random, day: Day, font: tuple[str, str]) -> Image.Image:
+    """Draw the day in the title, then one line a value with a dotted leader."""
+    sheet = Sheet(rng, font, 336, 330)
+    y, pitch = rng.randint(24, 34), rng.randint(40, 48)
+    sheet.write(12, y, f"Weather log, {day.name}")
+    sheet.rule(y + pitch / 2, width=2)
+    values_at = rng.randint(170, 210)
+    for name, text in day.cells.items():
+        y += pitch
+        sheet.write(12, y, name)
+        sheet.dots(20 + sheet.font.getlength(name), y + 6, values_at - 8)
+        sheet.write(values_at, y, text)
+    return sheet.image
 
 
-def cards(rng: random.Random, days: list[Day], font: tuple[str, str], columns: int, rows: int) -> Image.Image:
-    """Draw a block of lines for each day, one under the other."""
-    form = Form(rng, font, columns, rows)
-    left, block = rng.randint(0, columns - 12), rows // len(days)
-    for index, day in enumerate(days):
-        for line, (code, text) in enumerate([("DAY", day.name), *day.cells.items()]):
-            form.write(left, index * block + line + 1, code)
-            form.write(left + 5, index * block + line + 1, text)
-        if index and rng.random() < 0.5:
-            form.rule(index * block)
-    return form.image
+def ruled(rng: random.Random, day: Day, font: tuple[str, str]) -> Image.Image:
+    """Draw a ruled table of two columns under the station and the day."""
+    sheet = Sheet(rng, font, 336, 330)
+    y, pitch = rng.randint(20, 28), rng.randint(38, 44)
+    sheet.write(12, y, "Seattle")
+    sheet.write(180, y, day.name)
+    top, values_at = y + pitch / 2, rng.randint(160, 190)
+    for name, text in day.cells.items():
+        sheet.rule(y + pitch / 2)
+        y += pitch
+        sheet.write(14, y, name)
+        sheet.write(values_at, y, text)
+    sheet.rule(y + pitch / 2)
+    sheet.draw.line((values_at - 12, top, values_at - 12, y + pitch / 2), fill=sheet.ink)
+    return sheet.image
 
 
-def square_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Draw a square sheet with three days."""
-    return cards(rng, days, font, 24, 24)
+def slip(rng: random.Random, day: Day, font: tuple[str, str]) -> Image.Image:
+    """Draw names with a colon and values behind them, the day last, between two rules."""
+    sheet = Sheet(rng, font, 336, 330)
+    y, pitch, left = rng.randint(30, 44), rng.randint(38, 44), rng.randint(10, 40)
+    sheet.rule(y - pitch / 2, width=2)
+    for name, text in {**day.cells, "Day": day.name}.items():
+        sheet.write(left, y, f"{name}: {text}")
+        y += pitch
+    sheet.rule(y - pitch / 2, width=2)
+    return sheet.image
 
 
-def tall_cards(rng: random.Random, days: list[Day], font: tuple[str, str]) -> Image.Image:
-    """Draw a tall sheet with four days."""
-    return cards(rng, days, font, 12, 36)
-
-
-# (function that draws a sheet, number of days on it); at hd_num 4 the grids are 1x3, 2x2 and 3x1 crops
-FORMS = ((table, 5), (square_cards, 3), (tall_cards, 4))
+LAYOUTS = (leaders, ruled, slip)
 
 
 def draw_set(
@@ -105,9 +114,9 @@ def draw_set(
     asked: int,
     seed: int,
 ) -> None:
-    """Draw sheets and write NAME.json; with one question a record, also write NAME-own-form.json.
+    """Draw sheets, write NAME.json with one question a record, and NAME-own-form.json with the base's own words.
 
-    Both files use the InternLM-XComposer JSON format; the second asks in the words the base was trained on.
+    Both files use the InternLM-XComposer JSON format.
 
     Args:
         folder: Output folder for `NAME/` (the images) and the JSON files.
@@ -115,7 +124,7 @@ def draw_set(
         years: Years of the record to take days from.
         fonts: Fonts to choose from.
         sheets: Number of sheets.
-        asked: Questions a sheet; more than two become one conversation of several turns.
+        asked: Most questions a sheet.
         seed: Random seed.
     """
     rng = random.Random(f"{name} {seed}")
@@ -123,29 +132,17 @@ def draw_set(
     (folder / name).mkdir(parents=True)
     records, own_form = [], []
     for index in range(sheets):
-        kind, count = FORMS[index % len(FORMS)]
-        start = rng.randrange(len(days) - count)
-        shown = days[start : start + count]
-        image = kind(rng, shown, rng.choice(fonts))
+        day = rng.choice(days)
         path = f"{name}/{index:04d}.png"
-        image.save(folder / path)
-        pairs = rng.sample([(day, column) for day in shown for column in COLUMNS], asked)
-        turns = [(QUESTIONS[column].format(day=day.name), day.cells[column]) for day, column in pairs]
-        if asked > 2:
-            records.append(_record(f"{name}-{index}", path, turns))
-            continue
-        for number, (turn, (day, column)) in enumerate(zip(turns, pairs, strict=True)):
-            records.append(_record(f"{name}-{index}-{number}", path, [turn]))
-            own = (OWN_FORM.format(column=column, day=day.name), day.cells[column])
-            own_form.append(_record(f"{name}-{index}-{number}", path, [own]))
+        LAYOUTS[index % len(LAYOUTS)](rng, day, rng.choice(fonts)).save(folder / path)
+        for number, column in enumerate(rng.sample(list(COLUMNS), asked)):
+            for words, to in ((QUESTIONS[column], records), (OWN_FORM, own_form)):
+                question = words.format(day=day.name, column=column)
+                to.append(_record(f"{name}-{index}-{number}", path, question, day.cells[column]))
     (folder / f"{name}.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
-    if own_form:
-        (folder / f"{name}-own-form.json").write_text(json.dumps(own_form, indent=1), encoding="utf-8")
+    (folder / f"{name}-own-form.json").write_text(json.dumps(own_form, indent=1), encoding="utf-8")
 
 
-def _record(identity: str, path: str, turns: list[tuple[str, str]]) -> dict[str, object]:
-    conversations = []
-    for index, (question, answer) in enumerate(turns):
-        conversations.append({"from": "user", "value": ("<ImageHere>" if index == 0 else "") + question})
-        conversations.append({"from": "assistant", "value": answer})
+def _record(identity: str, path: str, question: str, answer: str) -> dict[str, object]:
+    conversations = [{"from": "user", "value": "<ImageHere>" + question}, {"from": "assistant", "value": answer}]
     return {"id": identity, "image": [path], "conversations": conversations}
