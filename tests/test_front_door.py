@@ -58,8 +58,8 @@ def test_functions_take_the_options_of_their_commands() -> None:
         "prepare": {"as_json"},
         "plan": {"as_json"},
         "train": {"report", "processes"},  # evaluate(report=); processes are started by the command
-        "evaluate": {"as_json"},
-        "predict": {"source", "out", "columns", "image_root", "limit", "batch_size"},  # a file of questions
+        "evaluate": {"as_json", "processes"},
+        "predict": {"source", "out", "columns", "image_root", "limit", "batch_size", "processes"},  # a file
         "merge": {"dry_run", "verify_answers", "verify_onto"},
         "export": {"check", "listed", "push_to_hub"},
     }

@@ -46,6 +46,7 @@ def prepare(
     seed: int = 0,
     max_reject_rate: float = 0.01,
     workers: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
     model: str | None = None,
     layout_rule: str | None = None,
 ) -> PrepareReport:
@@ -84,6 +85,7 @@ def prepare(
         seed: Random seed for the split and for weighted sampling.
         max_reject_rate: Fraction of rejects above which `TooManyRejects` is raised; the set is still written.
         workers: Number of processes; any number gives the same bytes.
+        engine: Where they run: on this machine, or on a Ray cluster.
         model: `4khd` or `2.5`; by default detected from the base's tensors.
         layout_rule: How 2.5 lays out images: `fine-tuning` (the default) or `inference`.
 
@@ -151,4 +153,5 @@ def prepare(
         options=options,
         max_reject_rate=max_reject_rate,
         workers=workers,
+        engine=engine,
     )

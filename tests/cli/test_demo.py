@@ -29,7 +29,3 @@ def test_the_demo_runs_every_step_and_fails_if_hardly_trained(tmp_path: Path) ->
     assert [one["name"] for one in report["models"]] == ["base", "adapter", "merged"]
     page = (tmp_path / "demo" / "report" / "report.html").read_text(encoding="utf-8")
     assert "adapter, images swapped" in page
-    grids = json.loads((tmp_path / "demo" / "prepared" / "train" / "manifest.json").read_text(encoding="utf-8"))[
-        "grids"
-    ]
-    assert len(grids) == 3
