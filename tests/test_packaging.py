@@ -61,6 +61,7 @@ def test_the_wheel_contains_exactly_package_recipes_and_base(wheel: Path):
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune").rglob("*.py")}
     modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune").rglob("templates/*")}
+    modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "ixtune" / "serving" / "page").iterdir()}
     recipes = {f"ixtune/_shipped/recipes/{path.name}" for path in (ROOT / "recipes").iterdir()}
     base = {f"ixtune/_shipped/nano/{path.name}" for path in BASE.iterdir()}
     metadata = {f"ixtune-{__version__}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD")}

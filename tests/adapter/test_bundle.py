@@ -198,8 +198,8 @@ def test_a_wrong_shape_is_reported_with_both_shapes(small: Path, tmp_path: Path)
 def test_adapters_of_earlier_versions_load_and_give_the_same_logits(folder: Path) -> None:
     """Load adapters written by the commits that closed issues 2, 3 and 4, and compare logits on the CPU.
 
-    They were trained on the embedded base before 2026-11-29. The logits are theirs on the present one, by code that gave
-    those stored by the old commits to 1e-5 on the earlier base.
+    They were trained on the embedded base before 2026-11-29. The logits are theirs on the present one, by code that
+    gave those stored by the old commits to 1e-5 on the earlier base.
     """
     nano = resolve("nano")
     model = load_base(nano, quantize=False, dtype=torch.float32)[0]

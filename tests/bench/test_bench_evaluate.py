@@ -26,7 +26,7 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
-from ixtune.data.prepared.manifest import EvaluationOptions as PrepareOptions
+from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import EvaluationSource as DataSource
 from ixtune.evaluation import exam
 from ixtune.evaluation.contenders import contenders

@@ -9,7 +9,7 @@ import pytest
 
 from ixtune.errors import UsageError
 from ixtune.evaluation.contenders import Contender, contenders
-from ixtune.evaluation.evaluate import Options, Source, _blinded, _groups
+from ixtune.evaluation.evaluate import EvaluationOptions, EvaluationSource, _blinded, _groups
 
 
 def adapter(folder: Path, base: str = "nano") -> Path:
@@ -71,8 +71,8 @@ def test_the_blind_control_uses_adapters_else_models_else_the_base():
 
 def test_contradictory_options_are_refused():
     with pytest.raises(UsageError, match="there is no score bleu"):
-        Options(scores=("bleu",))
+        EvaluationOptions(scores=("bleu",))
     with pytest.raises(UsageError, match="--circular needs --benchmark"):
-        Source(path=Path("set"), circular=True)
+        EvaluationSource(path=Path("set"), circular=True)
     with pytest.raises(UsageError, match="does not contain"):
-        Source(path=Path("f"), benchmark="docvqa", prompt="question")
+        EvaluationSource(path=Path("f"), benchmark="docvqa", prompt="question")

@@ -457,7 +457,7 @@ def test_a_bad_adapter_is_refused_with_the_tensor_name(
     [
         ({"use_dora": True}, "is DoRA, but model.layers.0.attention.wo.weight has no low-rank pair or no magnitude"),
         ({"peft_type": "LOHA"}, "of the type LOHA"),
-        ({"init_lora_weights": "pissa_niter_4"}, "started with 'pissa_niter_4', which changes the base"),
+        ({"init_lora_weights": "pissa_niter_4"}, "initialized with 'pissa_niter_4', which changes the base"),
         ({"r": 8}, "but rank 8"),
         ({"r": 0}, "give no scale"),
         ({"lora_alpha": None}, "give no scale"),
