@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HD_NUM = "1"
 AGREEMENT_NEEDED = 0.95
 BLIND = "adapter, images swapped"
+PROCESSES = ("--processes", str(min(2, os.cpu_count() or 1)))  # more give the same answers
 
 
 def ixtune(*arguments: str) -> float:
@@ -75,11 +76,11 @@ def main() -> None:
     scores = ("--score", "exact_match", "--score", "anls")
     seconds["evaluate"] = ixtune(
         "evaluate", f"{out}/prepared/test", "--adapter", str(run), "--model", str(merged), *scores,
-        "--out", f"{out}/evaluation.json",
+        *PROCESSES, "--out", f"{out}/evaluation.json",
     )  # fmt: skip
     seconds["base in its own form"] = ixtune(
         "evaluate", f"{out}/prepared/test-own-form", "--base", "nano", "--quantize", "nf4", "--no-controls", *scores,
-        "--out", f"{out}/own-form.json",
+        *PROCESSES, "--out", f"{out}/own-form.json",
     )  # fmt: skip
     seconds["report"] = ixtune("report", str(run), "--evaluation", f"{out}/evaluation.json", "--out", f"{out}/report")
 
