@@ -27,7 +27,7 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.prepare import prepare
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import PrepareOptions
-from ixtune.data.sources.source import EvaluationSource as DataSource
+from ixtune.data.sources.source import Source as DataSource
 from ixtune.evaluation import exam
 from ixtune.evaluation.contenders import contenders
 from ixtune.evaluation.evaluate import evaluate
