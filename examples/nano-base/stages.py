@@ -94,7 +94,7 @@ def copy(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 100) 
 READ_BATCH = 4
 VALIDATION_PAGES = 24  # of trained and of unseen fonts
 FIT_STEPS = 300  # over which the projector stays tied to the ideal cells
-CTC_SHARE = 0.5  # of the CTC loss beside the answers': the tower goes on learning to read
+CTC_SHARE = 0.5  # weight of the CTC loss, which keeps training the tower to read
 # Muon's and AdamW's rates: of the tower a tenth of those of `see`, of the decoder half of those of `copy`.
 READ_RATES = {"tower": (0.002, 2e-4), "decoder": (0.003, 1e-3), "projector": 1e-4}
 

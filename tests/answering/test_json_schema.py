@@ -132,7 +132,7 @@ def test_each_row_follows_its_own_grammar_and_others_are_unconstrained() -> None
     assert said == set("-0123456789")
     assert first[1].isfinite().all()
     assert {tokenizer.decode([token]) for token in first[2].isfinite().nonzero().flatten().tolist()} == {'"'}
-    # the first row goes on, ends, and stays as it is; padding follows
+    # the first row continues to its end; only padding is added after that
     rows = [tokenizer.encode(text) for text in ("12", "xy", '"a')]
     stop = tokenizer.end_of_turn_id
     for at in range(2):

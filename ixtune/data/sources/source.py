@@ -67,7 +67,7 @@ class Source:
             "reject" refuses them; by default a single image goes in front and several are refused.
         allow_image_text: Treat marks such as <img> in texts as plain text.
         answers: Whether records need answers; if not, the source holds questions to ask.
-        remark: What the list that names the source says of it, printed with the detected format.
+        remark: Note from the file that lists the source, printed with the detected format.
     """
 
     path: str
