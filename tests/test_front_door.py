@@ -15,6 +15,7 @@ from records import write_image
 
 import ixtune
 from ixtune import api, cli
+from ixtune.errors import IxtuneError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = """
@@ -68,6 +69,13 @@ def test_functions_take_the_options_of_their_commands() -> None:
         parameters = set(inspect.signature(getattr(api, name)).parameters)
         missing = {option for option in options if not {option, renamed.get(option)} & parameters}
         assert not missing, f"{name}: {missing}"
+
+
+def test_prepare_takes_an_image_root_in_an_object_store(tmp_path: Path) -> None:
+    """It reaches the check of object stores as a URL, not as a local path."""
+    (tmp_path / "q.csv").write_text("image,question,answer\na.png,Which?,b\n")
+    with pytest.raises(IxtuneError, match=r"only refer to it \(s3://bucket/x\)"):
+        ixtune.prepare(tmp_path / "q.csv", tmp_path / "set", image_root="s3://bucket/x", base="nano", hd_num=1)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ixtune.api.arguments import StrPath, path_of, several_of
+from ixtune.api.arguments import StrPath, several_of
 from ixtune.base import HUB_ID
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def prepare(
     from ixtune.checkpoint.member import member_for
     from ixtune.data.prepare import prepare as prepare_set
     from ixtune.data.prepared.manifest import PrepareOptions
+    from ixtune.data.remote_files import roots_of
     from ixtune.data.sources.command_line import sources_given
     from ixtune.data.sources.data_config import format_of
     from ixtune.data.sources.source import Source
@@ -117,7 +118,7 @@ def prepare(
         schema=schema,
         columns=tuple((columns or {}).items()),
         question=question,
-        image_root=path_of(image_root),
+        **roots_of(image_root),
         system=system,
         split=split,
         config=config,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -113,7 +112,7 @@ def command(
     from ixtune.cli.prepare_report import print_report
     from ixtune.data.prepare import TooManyRejects, prepare
     from ixtune.data.prepared.manifest import PrepareOptions
-    from ixtune.data.remote_files import is_remote
+    from ixtune.data.remote_files import roots_of
     from ixtune.data.sources.command_line import sources_given
 
     defaults = _defaults(
@@ -123,8 +122,7 @@ def command(
         system=system,
         split=split,
         config=config,
-        image_root=Path(image_root) if image_root is not None and not is_remote(image_root) else None,
-        remote_root=image_root if is_remote(image_root) else None,
+        **roots_of(image_root),
         image_pattern=image_pattern,
         encoding=encoding,
         missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),

@@ -44,6 +44,13 @@ def is_remote(path: str | os.PathLike[str] | None) -> bool:
     return path is not None and _ADDRESS.match(os.fspath(path)) is not None
 
 
+def roots_of(image_root: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return `image_root` and `remote_root` of a `Source` for an image root that is a folder or a URL."""
+    if is_remote(image_root):
+        return {"image_root": None, "remote_root": str(image_root)}
+    return {"image_root": None if image_root is None else Path(image_root), "remote_root": None}
+
+
 def require_embedded(sources: Iterable[Source], *, embed: bool) -> None:
     """Raise unless images are embedded where a source or an image root is in an object store.
 

@@ -75,7 +75,11 @@ def source_of(path: Path, name: str | None, defaults: Source) -> Source:
     columns, tags = _columns_and_tags(described, where)
     file = described.get("file_name")
     if file:
-        found = replace(defaults, path=str(path.parent / file), image_root=defaults.image_root or path.parent)
+        found = replace(
+            defaults,
+            path=str(path.parent / file),
+            image_root=defaults.image_root or (path.parent if defaults.remote_root is None else None),
+        )
     elif described.get("hf_hub_url"):
         found = replace(
             defaults,
