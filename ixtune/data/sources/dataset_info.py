@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources.listing_file import listing_in
 from ixtune.data.sources.source import Container, Schema, Source
 from ixtune.errors import UsageError
 
 NAME = "dataset_info.json"
-_LARGEST_BYTES = 16 << 20
 _PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name")
 # their names -> ours; default columns may be missing in the data
 _ALPACA = {"prompt": "question", "query": "input", "response": "answer", "history": "history", "system": "system"}
@@ -34,15 +34,7 @@ _OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user"
 
 def is_dataset_info(path: Path) -> bool:
     """Return whether a path is that of a dataset_info.json, by its content: an object of objects that name files."""
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
-        return False
-    try:
-        with open(path, "rb") as file:
-            if not file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return False
-        listing = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
+    listing = listing_in(path)
     return bool(_sets_in(listing)) and len(_sets_in(listing)) == len(listing)
 
 

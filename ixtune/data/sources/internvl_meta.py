@@ -17,24 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.schemas.fields import listed, shown
+from ixtune.data.sources.listing_file import listing_in
 from ixtune.data.sources.source import Source
 from ixtune.errors import UsageError
 
-_LARGEST_BYTES = 16 << 20
 _READ = ("root", "annotation", "repeat_time")
 
 
 def is_meta(path: Path) -> bool:
     """Return whether a path is that of a meta JSON, by its content: an object of objects that name annotations."""
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
-        return False
-    try:
-        with open(path, "rb") as file:
-            if not file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return False
-        listing = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
+    listing = listing_in(path)
     return bool(listing) and all(
         isinstance(one, Mapping) and isinstance(one.get("annotation"), str) for one in listing.values()
     )
