@@ -37,7 +37,8 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
         trainer = assemble(once, inputs, network, Path(folder), [worst] * launch.world_size())
         trainer.args.save_strategy = "no"
         loss = trainer.train().training_loss
-    took = (metrics.peak_memory_bytes() - before) / 2**30
+    # Linux counts a process's peak in batches per core: a later reading can be a few pages lower than an earlier one.
+    took = max(0, metrics.peak_memory_bytes() - before) / 2**30
     say(
         f"dry run  loaded in {loaded - began:.1f} s; one step on the largest pack "
         f"({plan.worst_pack.tokens:,} tokens) in {time.monotonic() - loaded:.1f} s, including one-time work; "
