@@ -180,7 +180,7 @@ def test_a_failed_measurement_in_one_process_stops_both_with_a_checkpoint(
 ) -> None:
     changes = [*CHANGES, f"data.validation={sets[1]}", "resume=auto", "--no-report"]
 
-    def train(folder: Path, failing: int | None = None) -> tuple[list[int | None], str]:
+    def train(folder: Path, failing: int | None = None) -> tuple[list[int], str]:
         port, log = launch._free_port(), folder / "log"
         started = [
             forked.start(
@@ -189,9 +189,7 @@ def test_a_failed_measurement_in_one_process_stops_both_with_a_checkpoint(
             )
             for number in range(2)
         ]  # fmt: skip
-        for process in started:
-            process.join(300)
-        return [process.exitcode for process in started], log.read_text()
+        return forked.wait(started, log), log.read_text()
 
     for name in ("straight", "failed"):
         text_recipe(tmp_path / name, sets[0])
