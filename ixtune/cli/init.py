@@ -12,7 +12,7 @@ import typer
 from ixtune.cli.options import finite
 
 if TYPE_CHECKING:
-    from ixtune.init_project import Data
+    from ixtune.init_project.project import Data
 
 
 def command(
@@ -57,7 +57,7 @@ def command(
     Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
     """
     from ixtune.cli.console import ending
-    from ixtune.init_project import require_free, task_named, write_project
+    from ixtune.init_project.project import require_free, task_named, write_project
 
     # before anything is asked
     require_free(out)
@@ -77,7 +77,7 @@ def command(
 def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.errors import IxtuneError
-    from ixtune.init_project import look
+    from ixtune.init_project.project import look
 
     while True:
         path = given or os.path.expanduser(
@@ -114,7 +114,7 @@ def _gpu_gib() -> float:
 
 
 def _task() -> str:
-    from ixtune.init_project import TASKS
+    from ixtune.init_project.project import TASKS
 
     typer.echo("\n".join(f"  {name:<12} {task.summary}" for name, task in TASKS.items()), err=True)
     while True:

@@ -89,13 +89,13 @@ def command(
     _log_requests()
     resolve(served[0].base)
     quiet_libraries()
-    from ixtune.serving.models import Models, require_one_base
+    from ixtune.serving.engine.models import Models, require_one_base
 
     require_one_base(served)
     from ixtune.serving.app import AppSettings, build
-    from ixtune.serving.engine import Engine, Limits
+    from ixtune.serving.engine.engine import Engine, Limits
+    from ixtune.serving.engine.memory_plan import plan_of
     from ixtune.serving.images import ImageOpener
-    from ixtune.serving.memory_plan import plan_of
     from ixtune.serving.server import listen, serve
 
     sock = listen(host, port)

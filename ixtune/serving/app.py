@@ -30,7 +30,7 @@ from ixtune.data.rejects import RecordError
 from ixtune.serving import layouts, pages
 from ixtune.serving.answers import Responses
 from ixtune.serving.door import Door, read_body
-from ixtune.serving.engine import Engine, Full, Job, Piece, Stopped
+from ixtune.serving.engine.engine import Engine, Full, Job, Piece, Stopped
 from ixtune.serving.errors import ApiError, bad_request, internal, of_record, timed_out, too_busy
 from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ixtune.serving.engine import Limits
+from ixtune.serving.engine.engine import Limits
 from ixtune.serving.errors import ApiError, bad_request, internal, place_of, too_busy
 from ixtune.serving.metrics import Metrics, route_of
 

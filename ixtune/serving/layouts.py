@@ -7,9 +7,9 @@ from typing import Any
 
 from ixtune.data.images.header import NOTES
 from ixtune.data.rejects import RecordError
+from ixtune.serving.engine.models import ServedModel
 from ixtune.serving.errors import of_record
 from ixtune.serving.images import ImageOpener
-from ixtune.serving.models import ServedModel
 from ixtune.serving.schema import LayoutRequest
 
 MAX_PAGES = 20

@@ -7,7 +7,7 @@ import math
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from ixtune.serving.engine import Engine
+from ixtune.serving.engine.engine import Engine
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _ROUTES = ("/", "/healthz", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/layout")

@@ -12,10 +12,10 @@ from ixtune.data.rejects import RecordError
 from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
 from ixtune.errors import UsageError
 from ixtune.evaluation.questions import ImageView
+from ixtune.serving.engine.models import Models, ServedModel
 from ixtune.serving.errors import ApiError, bad_request, of_record
 from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener, Opened, Picture
-from ixtune.serving.models import Models, ServedModel
 from ixtune.serving.schema import ChatRequest, Message, TextPart
 
 DEFAULT_TOKENS = 1024

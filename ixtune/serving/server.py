@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ixtune.errors import IxtuneError
-from ixtune.serving.engine import Engine
+from ixtune.serving.engine.engine import Engine
 
 LOG = logging.getLogger("ixtune.serving")
 _BACKLOG = 128

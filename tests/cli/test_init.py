@@ -15,8 +15,8 @@ from main_job import command, ixtune, write_records
 from records import write_image
 from terminal import on_terminal
 
-from ixtune import init_project
 from ixtune.checkpoint.sizes import Sizes
+from ixtune.init_project import project as init_project
 from ixtune.planning.gpus import Machine
 from ixtune.planning.plan import make_plan
 from ixtune.planning.record_mixes import MIXES, records_of

@@ -17,7 +17,7 @@ from served import HD_NUM, Served, ask, data_url, load_models, running
 from ixtune.answering.settings import Settings
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.session import Loaded
-from ixtune.serving.models import Models
+from ixtune.serving.engine.models import Models
 
 QUESTION = "What stands here?"
 

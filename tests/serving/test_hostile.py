@@ -23,9 +23,9 @@ from records import write_image
 from served import Served, ask, data_url, load_models, running
 
 from ixtune.serving import fetch
-from ixtune.serving.engine import Limits
+from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.models import Models
 from ixtune.serving.errors import ApiError
-from ixtune.serving.models import Models
 
 KEY = "a-key-of-enough-characters"
 

@@ -15,9 +15,9 @@ from ixtune.base import resolve
 from ixtune.errors import UsageError
 from ixtune.evaluation.contenders import contenders
 from ixtune.model.loading import load_base
-from ixtune.serving.engine import Limits
-from ixtune.serving.memory_plan import bytes_per_token, plan_of
-from ixtune.serving.models import Models, sharing_copy
+from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.memory_plan import bytes_per_token, plan_of
+from ixtune.serving.engine.models import Models, sharing_copy
 
 
 def tensors(network: Any) -> dict[int, torch.Tensor]:

@@ -16,7 +16,7 @@ from records import write_image
 from served import HD_NUM, Served, load_models, running
 
 from ixtune.layout import plan
-from ixtune.serving.models import Models
+from ixtune.serving.engine.models import Models
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

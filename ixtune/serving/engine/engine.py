@@ -21,10 +21,10 @@ from ixtune.answering.sampler import Sampler, TokenScores
 from ixtune.answering.text_stream import TextStream
 from ixtune.model.prefix_cache import PrefixCache, prefix_length
 from ixtune.model.shared_prefix import Prefix
+from ixtune.serving.engine.models import Models
+from ixtune.serving.engine.vectors import VectorCache
 from ixtune.serving.errors import place_of
-from ixtune.serving.models import Models
 from ixtune.serving.prompts import Asked
-from ixtune.serving.vectors import VectorCache
 
 LOG = logging.getLogger("ixtune.serving")
 

@@ -8,8 +8,8 @@ import torch
 
 from ixtune.errors import UsageError
 from ixtune.model.configuration import IXC2Config
-from ixtune.serving.engine import Limits
-from ixtune.serving.models import Models
+from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.models import Models
 
 
 @dataclass(frozen=True, slots=True)
