@@ -20,7 +20,7 @@ from ixtune.errors import IxtuneError
 from ixtune.planning import gpus, record_mixes
 from ixtune.planning.gpus import Machine
 from ixtune.recipe import recipe
-from ixtune.recipe.shipped_recipes import Shipped, shelf
+from ixtune.recipe.shipped_recipes import Shipped, shipped_by_name
 
 _GIB = 2**30
 _PYTHON = ((3, 11), (3, 15))  # from, and before
@@ -102,7 +102,7 @@ def trainable(gpu_gib: float | None = None) -> list[Trainable]:
         gpu_gib: GPU memory in GiB to plan for; by default the GPU here.
     """
     machine = gpus.detect(gpu_gib)
-    return [_planned(found, machine) for found in shelf().values()]
+    return [_planned(found, machine) for found in shipped_by_name().values()]
 
 
 def _planned(found: Shipped, machine: Machine) -> Trainable:
@@ -193,12 +193,12 @@ def _bitsandbytes() -> MachineCheck:
     import torch
     from bitsandbytes.functional import dequantize_4bit
 
-    from ixtune.model.nf4 import quantised
+    from ixtune.model.nf4 import quantized
 
     weight = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
-        stored: Any = quantised(weight, device)
+        stored: Any = quantized(weight, device)
         back = dequantize_4bit(stored.data, stored.quant_state).cpu().float()
         lost = float((back - weight).norm() / weight.norm())
         if not lost < _NF4_LOSS:  # also catches NaN

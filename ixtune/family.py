@@ -54,8 +54,8 @@ class Member:
         title: Its full name.
         hub_id: Its repository on the Hugging Face hub.
         crop: Side of a crop in pixels, the input size of the vision tower.
-        plora_wqkv: PLoRA beside wqkv.
-        plora_others: PLoRA beside wo, w1, w2 and w3.
+        plora_wqkv: PLoRA of wqkv.
+        plora_others: PLoRA of wo, w1, w2 and w3.
         rules: Its layout rules, from that of the official fine-tuning to that of the original's chat.
         rule: The layout rule in use.
         hd_num: Usual hd_num of the original's chat for a single image.

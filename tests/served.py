@@ -23,7 +23,8 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.evaluation.contenders import contenders
 from ixtune.model.loading import load_base
 from ixtune.serving.app import AppSettings, build
-from ixtune.serving.engine.engine import Engine, Limits
+from ixtune.serving.engine.engine import Engine
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.engine.models import Models
 from ixtune.serving.images import ImageOpener
 from ixtune.serving.server import Server, config_of, listen

@@ -18,7 +18,8 @@ from records import write_image
 
 from ixtune.base import resolve
 from ixtune.data.record import Place, Record, Turn
-from ixtune.data.text.template import PLACEHOLDER, TemplateError, encode, encode_prompt, expand
+from ixtune.data.text.conversation_rules import PLACEHOLDER, TemplateError
+from ixtune.data.text.template import encode, encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.family import FOUR_KHD, TWO_FIVE, Member
 from ixtune.processing import IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer

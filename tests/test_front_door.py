@@ -50,8 +50,12 @@ def test_every_public_name_exists_and_is_documented() -> None:
         assert ">>> " in (getattr(api, name).__doc__ or ""), name
 
 
-def test_functions_take_the_options_of_their_commands() -> None:
-    """Skip options that only print, and those that have their own command or function."""
+def test_functions_take_the_options_of_their_commands_with_the_same_defaults() -> None:
+    """Skip options that only print, and those that have their own command or function.
+
+    Empty values are equal, such as None and (). `ratios` is the opposite of `--thousands`. `workers` is 1 for the
+    function, and the number of cores for the command.
+    """
     command: Any = typer.main.get_command(cli.app)
     renamed = {"correct": "corrections", "thousands": "ratios", "format_": "format", "image": "images"}
     renamed |= {"adapter": "adapters", "model": "models", "score": "scores", "changes": "overrides"}
@@ -65,10 +69,16 @@ def test_functions_take_the_options_of_their_commands() -> None:
         "export": {"check", "listed", "push_to_hub"},
     }
     for name, without in left_out.items():
-        options = {parameter.name for parameter in command.commands[name].params} - without
-        parameters = set(inspect.signature(getattr(api, name)).parameters)
-        missing = {option for option in options if not {option, renamed.get(option)} & parameters}
+        options = {parameter.name: parameter for parameter in command.commands[name].params}
+        parameters = inspect.signature(getattr(api, name)).parameters
+        known = {option: option if option in parameters else renamed.get(option, "") for option in options}
+        same = {option: parameter for option, parameter in known.items() if option not in without}
+        missing = {option for option, parameter in same.items() if parameter not in parameters}
         assert not missing, f"{name}: {missing}"
+        for option, parameter in same.items():
+            theirs, ours = options[option].default, parameters[parameter].default
+            if parameters[parameter].default is not inspect.Parameter.empty and option not in ("thousands", "workers"):
+                assert (theirs or None) == (ours or None), f"{name}: {option} is {theirs!r}, {parameter} is {ours!r}"
 
 
 def test_prepare_takes_an_image_root_in_an_object_store(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "recipe",
         "pages",  # templates, style and scripts of HTML pages
         "data checkpoint",
-        "model",
+        "model tokenization",
         "processing adapter planning answering",
         "merging",
         "exporting training",

@@ -85,7 +85,7 @@ def test_plain_transformers_code_answers_like_ixtune_predict(folder: Path, image
     assert done.returncode == 0, done.stderr
     assert "trust_remote_code" not in done.stderr
     prompt = prompt_of("Which number?", images[:1], loaded.view(None))
-    from ixtune.data.prepared.store import ImageFiles
+    from ixtune.data.prepared.image_files import ImageFiles
     from ixtune.training.batch import ImageSource
 
     source = ImageSource(ImageFiles((Path("/"),), loaded.view(None).corrections))

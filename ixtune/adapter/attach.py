@@ -16,7 +16,8 @@ from ixtune.adapter import dora
 from ixtune.errors import IxtuneError
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.model.nf4 import is_decoder_linear
-from ixtune.recipe.recipe import AdapterSection, Target
+from ixtune.recipe.recipe import AdapterSection
+from ixtune.recipe.value_types import Target
 
 PROJECTOR = "vision_proj"
 SEPARATORS = "separators"

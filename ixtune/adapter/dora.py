@@ -1,6 +1,6 @@
 """Compute DoRA (arXiv 2402.09353) on PEFT's own parameters without keeping 16-bit weights.
 
-With dropout PEFT multiplies by the dequantised weight a second time and keeps it for the backward pass: for a 7B in
+With dropout PEFT multiplies by the dequantized weight a second time and keeps it for the backward pass: for a 7B in
 NF4 that is the whole model in 16
 bits. Its norms come from an identity matrix of the layer's width, and in the dtype of the
 activations. Here dropout acts in front of LoRA's A only, as it does without DoRA, and norms are fp32, in row blocks.
@@ -17,7 +17,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 
-from ixtune.model.nf4 import dequantised
+from ixtune.model.nf4 import dequantized
 
 _BLOCK_NUMBERS = 1 << 22  # number of weights copied to fp32 at a time
 
@@ -40,7 +40,7 @@ def install(model: PeftModel, *, fresh: bool = False) -> None:
 @torch.no_grad()
 def row_norms(layer: Any, name: str) -> torch.Tensor:
     """Return the norm of every row of W + scale * B @ A: fp32 [O]."""
-    weight_OI = dequantised(layer.get_base_layer())
+    weight_OI = dequantized(layer.get_base_layer())
     a_RI, b_OR = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
     step = max(1, _BLOCK_NUMBERS // weight_OI.shape[1])
     with torch.autocast(weight_OI.device.type, enabled=False):

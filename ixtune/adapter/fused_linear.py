@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from ixtune.adapter.dropout import draw, drop, drop_added
 from ixtune.model.low_memory import Maker, maker
-from ixtune.model.nf4 import dequantised
+from ixtune.model.nf4 import dequantized
 from ixtune.model.plora import PLoRA
 
 Spans = tuple[slice, ...]
@@ -79,7 +79,7 @@ class _Joined(Function):
         bits = draw(x, dropout) if dropout else None
         with torch.autocast(kind, enabled=False):
             x_ND = _rows(x, ctx.dtype)
-            out_NO = x_ND @ dequantised(base).to(ctx.dtype).t()
+            out_NO = x_ND @ dequantized(base).to(ctx.dtype).t()
             inner, outer = plora.A.weight.to(ctx.dtype), plora.B.weight.to(ctx.dtype)
             for span in spans:
                 out_NO[span].addmm_(x_ND[span] @ inner.t(), outer.t(), alpha=plora.scale)
@@ -104,7 +104,7 @@ class _Joined(Function):
                 to_a_RD = (inner_NR.t() @ (x_ND if bits is None else drop(x_ND, bits))).to(a_RD.dtype)
                 del x_ND, x
             if ctx.needs_input_grad[0]:
-                to_x_ND = gradient_NO @ dequantised(ctx.base).to(ctx.dtype)
+                to_x_ND = gradient_NO @ dequantized(ctx.base).to(ctx.dtype)
                 inner, outer = ctx.plora.A.weight.to(ctx.dtype), ctx.plora.B.weight.to(ctx.dtype)
                 for span in ctx.spans:
                     to_x_ND[span].addmm_(gradient_NO[span] @ outer, inner, alpha=ctx.plora.scale)

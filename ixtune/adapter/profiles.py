@@ -65,7 +65,7 @@ PROFILES = {
             command=_FIVE_LINES,
             limits=(
                 "without ixtune and without trust_remote_code=True: transformers does not know the architecture",
-                "programs that bring their own code for each architecture, such as vLLM and llama.cpp",
+                "programs with their own code for each architecture, such as vLLM and llama.cpp",
             ),
         ),
         Profile(

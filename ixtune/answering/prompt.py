@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from ixtune.answering.batches import Size
 from ixtune.data.record import Turn
-from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
+from ixtune.data.text.conversation_rules import PLACEHOLDER
+from ixtune.data.text.template import encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.family import FOUR_KHD, Member, member_of_layout
 

@@ -189,7 +189,8 @@ def load_processor(
     from ixtune.checkpoint.member import member_for
     from ixtune.evaluation.contenders import contender
     from ixtune.evaluation.session import record_of, view_of
-    from ixtune.processing import VOCABULARY_FILE, IXC2ImageProcessor, IXC2Processor, IXC2Tokenizer
+    from ixtune.processing import IXC2ImageProcessor, IXC2Processor
+    from ixtune.tokenization import VOCABULARY_FILE, IXC2Tokenizer
 
     named = contender(None if base is None else str(base), path_of(adapter))
     folder = resolve_tokenizer(named.base)

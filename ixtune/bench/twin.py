@@ -68,7 +68,7 @@ def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int =
     import torch
     from torch import nn
 
-    from ixtune.model import nf4 as quantisation
+    from ixtune.model import nf4 as quantization
     from ixtune.model.configuration import IXC2Config
     from ixtune.model.loading import empty
 
@@ -84,17 +84,17 @@ def build(config: dict[str, Any], *, nf4: bool, device: str = "cpu", seed: int =
             value.fill_(1)  # norms
         else:
             value.normal_(0, 0.02, generator=source)
-        if leaf == "weight" and quantisation.is_quantised(module):
-            setattr(module, leaf, quantisation.quantised(value, device))
+        if leaf == "weight" and quantization.is_quantized(module):
+            setattr(module, leaf, quantization.quantized(value, device))
         else:
             setattr(module, leaf, nn.Parameter(value, requires_grad=False))
     if nf4:
-        quantisation.settle(model, full)
+        quantization.settle(model, full)
     return model
 
 
 def _shape(module: Any, parameter: torch.Tensor) -> tuple[int, ...]:
     """Return the shape of a weight before quantization."""
-    from ixtune.model.nf4 import is_quantised
+    from ixtune.model.nf4 import is_quantized
 
-    return (module.out_features, module.in_features) if is_quantised(module) else tuple(parameter.shape)
+    return (module.out_features, module.in_features) if is_quantized(module) else tuple(parameter.shape)

@@ -23,8 +23,8 @@ from ixtune.bench import mix, synthetic, twin
 from ixtune.bench.plain import PlainIXC2
 from ixtune.data.pack import pack
 from ixtune.planning.memory_options import MemoryOptions, apply
-from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
+from ixtune.tokenization import IXC2Tokenizer
 from ixtune.training.trainer import AdapterTrainer
 from ixtune.training.trl_settings import sft_config
 

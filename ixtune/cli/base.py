@@ -30,7 +30,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print a JSON object with ev
 _SHOWN = 12  # number of findings to show per kind; a lost shard makes hundreds
 
 
-@app.command("info")
+@app.command("info", short_help="Describe a base: sizes, dtype, identity, license terms.")
 def info(base: _BaseName, as_json: _Json = False) -> None:
     """Describe a base: sizes, parameters, shards, dtype, identity, license terms.
 
@@ -72,7 +72,7 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
     _print_lines(lines)
 
 
-@app.command("verify")
+@app.command("verify", short_help="Check every tensor and file of a base.")
 def verify(
     base: _BaseName,
     headers_only: Annotated[
@@ -103,7 +103,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("convert")
+@app.command("convert", short_help="Convert the .bin shards of a base to safetensors.")
 def convert(
     base: _BaseName,
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],

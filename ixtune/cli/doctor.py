@@ -21,7 +21,7 @@ def command(
             "--gpu-gib",
             callback=finite,
             min=0.1,
-            help="List what a GPU with this memory in GiB could train, instead of the one here.",
+            help="List what a GPU with this memory in GiB could train, instead of this machine's.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,

@@ -46,12 +46,14 @@ def command(
     hd_num: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_HD_NUM, help="Maximum crops per --benchmark image. Default: as trained, or the usual one."
+            min=1,
+            max=MAX_HD_NUM,
+            help="Maximum crops per image of a --benchmark. Default: as trained, or as usual for the benchmark.",
         ),
     ] = None,
     prompt: Annotated[
         str,
-        typer.Option(help="Wording of --benchmark questions; `benchmark` for the usual one."),
+        typer.Option(help="Wording of --benchmark questions; `benchmark` selects the benchmark's usual one."),
     ] = "{question}",
     circular: Annotated[
         bool, typer.Option("--circular", help="Ask multiple-choice questions in every order of options (CircularEval).")
@@ -72,7 +74,9 @@ def command(
     ] = None,
     controls: Annotated[bool, typer.Option(help="Run the controls: images swapped, and the majority answer.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print scores and comparisons as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Accept another base than an adapter was trained on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a base other than the one an adapter was trained on.")
+    ] = False,
     processes: ProcessesOption = 1,
 ) -> None:
     """Ask base, adapters and merged models the same questions; score the answers with 95 % intervals.

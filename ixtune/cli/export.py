@@ -27,7 +27,9 @@ def command(
         typer.Option(help="Base: `nano`, a checkpoint folder or a hub id. Default: the one the adapter names."),
     ] = None,
     onto: Annotated[Literal["bf16", "nf4"], typer.Option(help="What to merge into, as in `ixtune merge`.")] = "bf16",
-    force: Annotated[bool, typer.Option("--force", help="Accept a base other than the one trained on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a base other than the one the adapter was trained on.")
+    ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Also upload the folder to this private hub repository.")
     ] = None,

@@ -12,7 +12,7 @@ import typer
 from ixtune.cli.options import finite
 
 if TYPE_CHECKING:
-    from ixtune.init_project.project import Data
+    from ixtune.init_project.first_look import Data
 
 
 def command(
@@ -57,7 +57,8 @@ def command(
     Example: ixtune init --data questions.csv --image-root photos --gpu-gib 24 --task documents --out mine
     """
     from ixtune.cli.console import ending
-    from ixtune.init_project.project import require_free, task_named, write_project
+    from ixtune.init_project.project import require_free, write_project
+    from ixtune.init_project.tasks import task_named
 
     # before anything is asked
     require_free(out)
@@ -77,7 +78,7 @@ def command(
 def _data(given: str | None, image_root: Path | None, columns: str) -> Data:
     from ixtune.cli.console import is_quiet, print_error
     from ixtune.errors import IxtuneError
-    from ixtune.init_project.project import look
+    from ixtune.init_project.first_look import look
 
     while True:
         path = given or os.path.expanduser(
@@ -114,7 +115,7 @@ def _gpu_gib() -> float:
 
 
 def _task() -> str:
-    from ixtune.init_project.project import TASKS
+    from ixtune.init_project.tasks import TASKS
 
     typer.echo("\n".join(f"  {name:<12} {task.summary}" for name, task in TASKS.items()), err=True)
     while True:

@@ -39,7 +39,7 @@ def command(
     in_turn: Annotated[
         bool,
         typer.Option(
-            "--in-turn", help="Merge one after the other; each adapter was trained on the result of those before it."
+            "--in-turn", help="Merge the adapters in this order, each trained on the result of those before it."
         ),
     ] = False,
     verify_answers: Annotated[
@@ -54,7 +54,9 @@ def command(
             help="With --verify-answers: compare with the adapter on the base merged into, or on both bf16 and NF4."
         ),
     ] = "merged",
-    force: Annotated[bool, typer.Option("--force", help="Accept a base other than the one trained on.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a base other than the one the adapter was trained on.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check adapter, base and disk space, print what would be written, and stop."),

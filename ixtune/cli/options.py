@@ -33,7 +33,9 @@ BaseOption = Annotated[
 QuantizeOption = Annotated[
     str | None, typer.Option("--quantize", help="Quantization of the base: nf4 or none. Default: as trained.")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Accept another base than the adapter was trained on.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Accept a base other than the one the adapter was trained on.")
+]
 
 # how images are read
 HdNumOption = Annotated[

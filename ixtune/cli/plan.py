@@ -18,7 +18,7 @@ def command(
     gpu_gib: Annotated[
         float | None,
         typer.Option(
-            "--gpu-gib", callback=finite, min=0.1, help="GPU memory in GiB to plan for. Default: the GPU here."
+            "--gpu-gib", callback=finite, min=0.1, help="GPU memory in GiB to plan for. Default: this machine's GPU."
         ),
     ] = None,
     mix: Annotated[

@@ -99,8 +99,8 @@ def command(
     """Convert data into a prepared set: token ids, image layouts, and a list of the rejected records with reasons.
 
     The simplest source is a CSV with the columns image, question and answer; conversations come as JSON. The format is
-    detected from the content and printed. No record is truncated, no image is dropped silently, and only hub
-    datasets and object stores are downloaded from. `ixtune preview OUT` shows the result.
+    detected from the content and printed. No record is truncated, no image is dropped silently, and nothing is
+    downloaded except hub datasets and data in object stores. `ixtune preview OUT` shows the result.
 
     Example: ixtune prepare receipts.csv --image-root photos --out data/receipts --hd-num 16
 

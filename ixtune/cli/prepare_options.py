@@ -9,9 +9,9 @@ import typer
 
 from ixtune.layout import MAX_HD_NUM
 
-_READING = "How the data are read"
+_READING = "Reading the data"
 _IMAGES = "Images"
-_RUN = "The run"
+_RUN = "Run"
 
 # what most people need
 SourcesArgument = Annotated[

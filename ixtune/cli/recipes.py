@@ -23,9 +23,9 @@ app = typer.Typer(
 
 def _names(incomplete: str) -> list[str]:
     """Return the recipe names that start with the given text, for shell completion."""
-    from ixtune.recipe.shipped_recipes import shelf
+    from ixtune.recipe.shipped_recipes import shipped_by_name
 
-    return [name for name in shelf() if name.startswith(incomplete)]
+    return [name for name in shipped_by_name() if name.startswith(incomplete)]
 
 
 _Name = Annotated[
@@ -33,16 +33,16 @@ _Name = Annotated[
 ]
 
 
-@app.command("ls")
+@app.command("ls", short_help="List the shipped recipes.")
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
     """List the shipped recipes with purpose, GPU, and whether they were measured.
 
     Example: ixtune recipes ls
     """
-    from ixtune.recipe.shipped_recipes import shelf
+    from ixtune.recipe.shipped_recipes import shipped_by_name
 
     facts = ("name", "purpose", "gpu", "status")
-    rows = [{fact: str(getattr(recipe, fact)) for fact in facts} for recipe in shelf().values()]
+    rows = [{fact: str(getattr(recipe, fact)) for fact in facts} for recipe in shipped_by_name().values()]
     if as_json:
         import json
 
@@ -64,7 +64,7 @@ def show(name: _Name) -> None:
     typer.echo(recipe_named(name).path.read_text(encoding="utf-8"), nl=False)
 
 
-@app.command("cp")
+@app.command("cp", short_help="Copy a shipped recipe to a new file.")
 def cp(
     name: _Name,
     file: Annotated[
@@ -82,7 +82,7 @@ def cp(
     ending([f"written  {path}", f"check    ixtune recipes check {shlex.quote(str(path))}"], path)
 
 
-@app.command("check")
+@app.command("check", short_help="Report all mistakes in a recipe at once.")
 def check(
     file: Annotated[Path, typer.Argument(help="Recipe file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Recipe overrides, e.g. training.seed=1.")] = None,
@@ -100,7 +100,7 @@ def check(
     typer.echo(f"ok       {file}: no mistakes found")
 
 
-@app.command("schema")
+@app.command("schema", short_help="Print the JSON schema of recipes.")
 def schema() -> None:
     """Print the JSON schema of recipes, for completion and checks in editors.
 

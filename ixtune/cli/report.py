@@ -13,7 +13,9 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `ixtune train`.", metavar="RUN...")],
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Evaluation of each run, or one of all. Default: RUN/evaluation.json, if it exists."),
+        typer.Option(
+            help="Evaluation file of each run, or one file for all runs. Default: RUN/evaluation.json, if it exists."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder. Default with one run: the run folder.")] = None,
 ) -> None:

@@ -29,7 +29,7 @@ def command(
         Path | None, typer.Option(help="File with the key that clients must send. Required unless --host is local.")
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder whose images requests may name by path. Default: none.")
+        Path | None, typer.Option(help="Folder from which requests may name images by path. Default: none.")
     ] = None,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Load images from public http and https URLs.")
@@ -93,7 +93,8 @@ def command(
 
     require_one_base(served)
     from ixtune.serving.app import AppSettings, build
-    from ixtune.serving.engine.engine import Engine, Limits
+    from ixtune.serving.engine.engine import Engine
+    from ixtune.serving.engine.job import Limits
     from ixtune.serving.engine.memory_plan import plan_of
     from ixtune.serving.images import ImageOpener
     from ixtune.serving.server import listen, serve

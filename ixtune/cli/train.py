@@ -20,14 +20,16 @@ _REPORT_RECORDS = 200  # validation records: more of them narrow the intervals a
 
 def command(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists those that ship.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; `ixtune recipes ls` lists the shipped ones.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides of recipe keys, e.g. training.seed=1 adapter.rank=16.")
     ] = None,
     changes: SetOption = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Resume the run in the output folder. resume=auto also starts a missing one."),
+        typer.Option(
+            "--resume", help="Resume the run in the output folder. With resume=auto instead, start it if there is none."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan, load, run one step on the largest pack, and write nothing.")
@@ -42,8 +44,8 @@ def command(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Time that the current step has to finish after a signal; then it is abandoned and the step before "
-            "is saved. Default: no limit.",
+            help="Time that the current step may take after a signal; when it is over, the step is abandoned and the "
+            "one before is saved. Default: no limit.",
         ),
     ] = None,
 ) -> None:

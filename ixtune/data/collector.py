@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ixtune.data.counted_source import CountedSource
 from ixtune.data.images.near_images import NearImages
 from ixtune.data.prepared import selection, store
 from ixtune.data.prepared.manifest import SPLIT_KIND, Example, PrepareOptions, describe_root, write_manifest
 from ixtune.data.prepared.shared_images import ExcludedImages
-from ixtune.data.prepared.statistics import Bill, Statistics, commonest_first
+from ixtune.data.prepared.statistics import Statistics, TokenCounts, commonest_first
 from ixtune.data.rejects import Reason, Reject
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import REPEATED_IDS
 from ixtune.data.sources.source_loader import Opened
 from ixtune.data.worker import Chunk, Job, Row
 from ixtune.errors import UsageError
-from ixtune.files import atomic_write_json, sha256_file
+from ixtune.files import atomic_write_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,30 +39,7 @@ _CHUNK_BYTES = 16 << 20
 _ROWS_PER_BATCH = 1000
 
 
-@dataclass(slots=True)
-class CountedSource:
-    """Counts of one source during reading.
-
-    Attributes:
-        opened: The source with its detected format.
-        read: Number of entries read so far.
-        accepted: Number of entries that became samples.
-        with_images: Number of accepted entries with at least one image.
-        rows: Number of their rows in the sets; known at the end.
-        numbers_by_id: Id -> number of each record so far.
-        position: Read position, in the unit of the source's total.
-    """
-
-    opened: Opened
-    read: int = 0
-    accepted: int = 0
-    with_images: int = 0
-    rows: int = 0
-    numbers_by_id: dict[str, int] = field(default_factory=dict)
-    position: int = 0
-
-
-class Gathering:
+class Collector:
     """Counts the chunks as they arrive and writes the sets at the end.
 
     Args:
@@ -90,7 +67,7 @@ class Gathering:
         # drawing and splitting need all records: until then the rows go to a staging file
         self.selects = weighted or options.val_fraction > 0
         self.groups = selection.Groups(options.seed)
-        self.bills: list[Bill] = []
+        self.counts: list[TokenCounts] = []
         self.source_of_row = array("H")
         self.own_of_row: list[tuple[str, ...]] = []
         self.own_images: dict[str, int] = {}
@@ -201,10 +178,10 @@ class Gathering:
             if root not in self.examples:
                 self.examples[root] = Example(path, size, content)
         if not self.selects:
-            self.sets[""].add(row.bill)
+            self.sets[""].add(row.counts)
             self.own_images.update(dict.fromkeys(own, 0))
             return
-        self.bills.append(row.bill)
+        self.counts.append(row.counts)
         self.own_of_row.append(own)
         self.source_of_row.append(index)
         if self.options.val_fraction:
@@ -224,16 +201,16 @@ class Gathering:
 
     def _select(self) -> None:
         """Decide how often each row appears in which split, and write the splits."""
-        times, sides = array("l", [1]) * len(self.bills), bytearray(len(self.bills))
+        times, sides = array("l", [1]) * len(self.counts), bytearray(len(self.counts))
         if self.options.val_fraction:
             sides = self.groups.validation(self.options.val_fraction)
         for index, source in enumerate(self.sources):
             self._draw(index, source, times, sides)
         names = SPLITS if self.options.val_fraction else ("",)
         self.sets = {name: Statistics() for name in names}
-        for at, bill in enumerate(self.bills):
+        for at, counts in enumerate(self.counts):
             if times[at]:
-                self.sets[names[sides[at]]].add(bill, times[at])
+                self.sets[names[sides[at]]].add(counts, times[at])
                 self.sources[self.source_of_row[at]].rows += times[at]
                 self.own_images.update(dict.fromkeys(self.own_of_row[at], sides[at]))
         for name in names:
@@ -276,7 +253,7 @@ class Gathering:
         return {
             "tokenizer_sha256": tokenizer_sha256,
             "image_roots": self._described_roots(self.folder),
-            "sources": [self._describe(source) for source in self.sources],
+            "sources": [source.described(self.options.hd_num) for source in self.sources],
             "records": {
                 "read": self.read,
                 "accepted": sum(source.accepted for source in self.sources),
@@ -291,31 +268,6 @@ class Gathering:
         own, *others = self.image_roots
         found = [describe_root(Path(root), folder, self.examples.get(at)) for at, root in enumerate(others, start=1)]
         return [own, *found]
-
-    def _describe(self, counted: CountedSource) -> dict[str, Any]:
-        opened, source = counted.opened, counted.opened.source
-        return {
-            "path": source.origin or (str(Path(source.path).resolve()) if opened.files else source.path),
-            "format": [opened.container.value, opened.schema.value],
-            "files": len(opened.files),
-            "sha256": _hash(opened.files) if opened.files else opened.fingerprint,
-            "image_root": source.remote_root
-            or (str(opened.image_root) if opened.image_root and not source.origin else None),
-            "hd_num": source.hd_num or self.options.hd_num,
-            "system": source.system,
-            "question": source.question,
-            "columns": dict(opened.columns),
-            "form": opened.reading.form,
-            "image_pattern": opened.reading.image_pattern,
-            "missing_placeholder": source.missing_placeholder,
-            "allow_image_text": bool(source.allow_image_text),
-            "weight": source.weight,
-            "count": source.count,
-            "read": counted.read,
-            "accepted": counted.accepted,
-            "rejected": counted.read - counted.accepted,
-            "rows": counted.rows,
-        }
 
 
 def _distribute(staged: Path, folders: Sequence[Path], times: array[int], sides: bytearray) -> None:
@@ -333,10 +285,6 @@ def _distribute(staged: Path, folders: Sequence[Path], times: array[int], sides:
                 for first in range(0, len(indices), _ROWS_PER_BATCH):
                     writer.add_batch(batch.take(pyarrow.array(indices[first : first + _ROWS_PER_BATCH])))
             start = at.stop
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _duplicate(row: Row, first: int) -> Reject:
@@ -358,11 +306,3 @@ def _size(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
     return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 8
-
-
-def _hash(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of a file; for several files, that of the lines `HASH  NAME` printed by sha256sum."""
-    if len(files) == 1:
-        return sha256_file(files[0])
-    lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()

@@ -33,7 +33,7 @@ from ixtune.data.prepared import store
 from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.remote_files import RemoteFolder
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 from ixtune.family import Member
 from ixtune.layout import LayoutError, PatchLayout, plan
 

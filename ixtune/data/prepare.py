@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ixtune.data import ray_pool, worker_pool
-from ixtune.data.collector import Gathering
+from ixtune.data.collector import Collector
 from ixtune.data.images.near_images import require_package
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
@@ -140,7 +140,7 @@ def prepare(
         DataError: No record was accepted, and nothing was written.
         TooManyRejects: The set was written, but more than `max_reject_rate` of the records were rejected.
     """
-    _require_sense(sources, options, max_reject_rate, workers, engine)
+    _require_consistent(sources, options, max_reject_rate, workers, engine)
     if os.path.lexists(out):
         raise UsageError("the output exists already", where=str(out), hint="choose another --out")
     require_embedded(sources, embed=options.embed_images)
@@ -155,23 +155,23 @@ def prepare(
         found = [open_source(source) for source in local]
         if opened is not None:
             opened(found)
-        gathering = Gathering(found, options, folder, excluded)
-        with gathering.writer() as writer, open(folder / store.REJECTS, "wb") as rejects:
-            for job, chunk in results(gathering.tasks(), tokenizer.path, workers):
-                batch, refused = gathering.take(job, chunk)
+        collector = Collector(found, options, folder, excluded)
+        with collector.writer() as writer, open(folder / store.REJECTS, "wb") as rejects:
+            for job, chunk in results(collector.tasks(), tokenizer.path, workers):
+                batch, refused = collector.take(job, chunk)
                 writer.add_batch(batch)
                 rejects.writelines(reject.row() for reject in refused)
                 if progress is not None:
-                    progress(gathering.read, gathering.rejected.total(), gathering.position)
-        _require_some(gathering)
-        gathering.finish(tokenizer.sha256)
+                    progress(collector.read, collector.rejected.total(), collector.position)
+        _require_some(collector)
+        collector.finish(tokenizer.sha256)
     report = PrepareReport(
         out=out,
         sources=tuple(
-            SourceReport(one.opened, one.read, one.accepted, one.with_images, one.rows) for one in gathering.sources
+            SourceReport(one.opened, one.read, one.accepted, one.with_images, one.rows) for one in collector.sources
         ),
-        rejected_by_reason=gathering.rejected_by_reason,
-        sets=gathering.sets,
+        rejected_by_reason=collector.rejected_by_reason,
+        sets=collector.sets,
     )
     # records removed by --exclude are not a fault of the data
     wanted_out = report.rejected_by_reason.get(Reason.IN_EXCLUDED_SET.value, 0)
@@ -180,7 +180,7 @@ def prepare(
     return report
 
 
-def _require_sense(
+def _require_consistent(
     sources: Sequence[Source], options: PrepareOptions, max_reject_rate: float, workers: int, engine: str
 ) -> None:
     """Raise for options that are missing, out of range or contradictory."""
@@ -215,15 +215,15 @@ def _require_sense(
     Corrections.of(options.corrections)
 
 
-def _require_some(gathering: Gathering) -> None:
+def _require_some(collector: Collector) -> None:
     """Raise if there is nothing to write."""
-    where = ", ".join(one.opened.source.name for one in gathering.sources)
-    if gathering.read == 0:
+    where = ", ".join(one.opened.source.name for one in collector.sources)
+    if collector.read == 0:
         raise IxtuneError("the source holds no record", where=where, hint="pass a source with records")
-    if not any(one.accepted for one in gathering.sources):
-        by_reason = [(count, gathering.first_rejects[code]) for code, count in gathering.rejected_by_reason.items()]
+    if not any(one.accepted for one in collector.sources):
+        by_reason = [(count, collector.first_rejects[code]) for code, count in collector.rejected_by_reason.items()]
         raise DataError(
-            f"all {gathering.read:,} records were rejected; nothing is written",
+            f"all {collector.read:,} records were rejected; nothing is written",
             where=where,
             hint=by_reason[0][1].hint,
             notes=[

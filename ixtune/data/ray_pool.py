@@ -137,5 +137,5 @@ def _got(ray: Any, reference: Any) -> Chunk:
             raise cause from error
         raise IxtuneError(
             f"an actor of the Ray cluster died: {str(error).splitlines()[0]}",
-            hint="look for its reason with `ray logs` (mostly memory), or try fewer --workers",
+            hint="`ray logs` shows the reason (usually memory); try fewer --workers",
         ) from error

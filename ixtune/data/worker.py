@@ -15,7 +15,7 @@ from ixtune.data.image_reader import ImageFile, ImageReader, PdfPage, with_pages
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.manifest import PrepareOptions
-from ixtune.data.prepared.statistics import Bill, bill_of
+from ixtune.data.prepared.statistics import TokenCounts, token_counts_of
 from ixtune.data.record import ImageRef, Place, Record
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.remote_files import RemoteFolder
@@ -65,7 +65,7 @@ class Row:
         id: Its id.
         file: The file it was read from.
         place: Its position in that file.
-        bill: Its token cost.
+        counts: Its token counts.
         images: For each image, the index of its image root, its path, its size in bytes and its content hash.
         contents: For each image, the hash of its file; for a PDF page, that of the document and page too, because the
             page may occur in several sizes.
@@ -76,7 +76,7 @@ class Row:
     id: str
     file: str
     place: Place
-    bill: Bill
+    counts: TokenCounts
     images: tuple[tuple[int, str, int, str], ...]
     contents: tuple[str, ...]
     near: tuple[int, ...]
@@ -123,7 +123,7 @@ class Work:
                 with _named(entry):
                     record = record_of(entry, job.reading)
                 name = record.id
-                row, bill, files = task.row(record)
+                row, counts, files = task.row(record)
                 near = task.images.near(row["pictures"]) if job.options.near_duplicates else ()
             except RecordError as error:
                 rejects.append(
@@ -143,7 +143,7 @@ class Work:
             )
             contents = dict.fromkeys([*(image["content"] for image in row["pictures"]), *(file.key for file in files)])
             stored.append(row)
-            rows.append(Row(entry.number, record.id, entry.file, entry.place, bill, images, tuple(contents), near))
+            rows.append(Row(entry.number, record.id, entry.file, entry.place, counts, images, tuple(contents), near))
         return Chunk(store.batch_of(stored), rows, rejects, len(entries), entries[-1].position)
 
 
@@ -170,7 +170,7 @@ class _Task:
     tokenizer: Tokenizer
     images: ImageReader
 
-    def row(self, record: Record) -> tuple[dict[str, Any], Bill, list[ImageFile | PdfPage]]:
+    def row(self, record: Record) -> tuple[dict[str, Any], TokenCounts, list[ImageFile | PdfPage]]:
         """Return the columns of a record, its token cost, and its images."""
         options = self.job.options
         shown = [self.images.read(image) for image in record.images]
@@ -188,7 +188,7 @@ class _Task:
                 lowered = True
             _require_length(sample, options.max_tokens, lowered)
         images = [self.images.store(file, layout) for file, layout in zip(files, layouts, strict=True)]
-        bill = bill_of(
+        counts = token_counts_of(
             len(sample.token_ids),
             sample.supervised_tokens,
             layouts,
@@ -196,7 +196,7 @@ class _Task:
             lowered,
             options.upscale,
         )
-        return store.row_of(record, sample, images), bill, files
+        return store.row_of(record, sample, images), counts, files
 
     def _lowered(
         self, files: Sequence[ImageFile | PdfPage], layouts: Sequence[PatchLayout], room: int

@@ -66,7 +66,7 @@ def results(tasks: Iterable[tuple[Job, list[Entry]]], tokenizer: Path, workers: 
         except BrokenProcessPool as error:
             raise IxtuneError(
                 "a worker process died",
-                hint="look for its reason in the system's log (mostly memory), or try fewer --workers",
+                hint="see the system's log for the reason (usually memory), or try fewer --workers",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,7 @@ from ixtune.answering.answerer import Answer, Answerer
 from ixtune.answering.prompt import Prompt
 from ixtune.answering.settings import Settings
 from ixtune.checkpoint.sizes import KEPT_PREFIX_BYTES
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.evaluation.questions import ImageView, prompt_of, with_placeholders

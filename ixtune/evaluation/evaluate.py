@@ -185,7 +185,7 @@ def _longest(exam: Exam) -> int:
 
 
 def _blinded(models: Sequence[Contender]) -> Sequence[Contender]:
-    """Return the models that also answer with swapped images: the adapters, since a merged model would say the same."""
+    """Return the models that also answer with swapped images: the adapters; a merged model would answer the same."""
     return [one for one in models if one.adapter] or models[1:] or models
 
 

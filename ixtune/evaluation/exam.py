@@ -9,11 +9,13 @@ from typing import Any
 
 from ixtune.answering.prompt import Prompt
 from ixtune.data.benchmarks import Items
-from ixtune.data.prepared.store import ImageFiles, PreparedSet, row_of
+from ixtune.data.prepared.image_files import ImageFiles
+from ixtune.data.prepared.store import PreparedSet, row_of
 from ixtune.data.record import Record, Turn
 from ixtune.data.rejects import RecordError, Reject
 from ixtune.data.shared_prefixes import Beginning, Prefixes, beginning, group
-from ixtune.data.text.template import PLACEHOLDER, encode
+from ixtune.data.text.conversation_rules import PLACEHOLDER
+from ixtune.data.text.template import encode
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.questions import ImageView, prompt_of

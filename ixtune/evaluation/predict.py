@@ -14,7 +14,7 @@ from typing import Any
 from ixtune.answering.answerer import Answer, Answerer
 from ixtune.answering.settings import Settings
 from ixtune.data.pack import packs_sha256
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.errors import IxtuneError
 from ixtune.evaluation.journal import Journal
 from ixtune.evaluation.questions import Asked, ImageView, names_of, prompt_of
@@ -125,7 +125,7 @@ def predict_all(
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Say where and how to resume if the disk fails."""
+    """Turn a failed write into an error that says how to resume."""
     try:
         yield
     except OSError as error:

@@ -23,12 +23,13 @@ from ixtune.data.images.documents import split_pages
 from ixtune.data.images.image_paths import locate
 from ixtune.data.images.pixels import NONE, Corrections
 from ixtune.data.prepared import store
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.record import ImageRef, Place, Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.source import REPEATED_IDS, Source
 from ixtune.data.sources.source_loader import open_source
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import IxtuneError
 from ixtune.family import FOUR_KHD, Member
@@ -79,7 +80,7 @@ class Asked:
     """
 
     questions: tuple[Question, ...]
-    files: store.ImageFiles
+    files: ImageFiles
     rejects: tuple[Reject, ...] = ()
 
 
@@ -187,7 +188,7 @@ def from_file(source: Source, view: ImageView, tokenizer: Tokenizer, folder: Pat
         except RecordError as error:
             known = name or name_of(entry, opened.reading)
             rejects.append(reject_of(error, entry.file, entry.place, entry.number, known))
-    return Asked(tuple(questions), store.ImageFiles((folder, root), view.corrections), tuple(rejects))
+    return Asked(tuple(questions), ImageFiles((folder, root), view.corrections), tuple(rejects))
 
 
 def from_images(question: str, images: Sequence[str], view: ImageView, tokenizer: Tokenizer) -> Asked:
@@ -210,7 +211,7 @@ def from_images(question: str, images: Sequence[str], view: ImageView, tokenizer
             questions[image] = Question(image, prompt)
         except RecordError as error:
             rejects.append(reject_of(error, image, Place("member", image), number, image))
-    return Asked(tuple(questions.values()), store.ImageFiles((Path("/"),), view.corrections), tuple(rejects))
+    return Asked(tuple(questions.values()), ImageFiles((Path("/"),), view.corrections), tuple(rejects))
 
 
 def _temporary_folder() -> Path:
@@ -224,7 +225,7 @@ def _up_to_the_question(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """Return the turns up to the last question."""
     last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=None)
     if last is None:
-        raise RecordError(Reason.MISSING_FIELD, "there is no question", hint="write a turn of the user")
+        raise RecordError(Reason.MISSING_FIELD, "there is no question", hint="add a user turn")
     return tuple(turns[: last + 1])
 
 

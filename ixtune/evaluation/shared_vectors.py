@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.evaluation.session import CACHE_BYTES, Loaded
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.platforms import available_bytes

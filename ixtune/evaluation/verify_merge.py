@@ -75,7 +75,7 @@ class MergeVerification:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Reply:
     """Answer: ids of prompt and answer, and the logits of its first tokens, fp32 [tokens, V]."""
 
     ids: list[int]
@@ -130,22 +130,22 @@ def verify_merge(
         progress: Called after each question that one model has answered.
     """
 
-    def tell() -> None:
+    def advance() -> None:
         if progress is not None:
             progress(1)
 
-    spoken: list[tuple[list[_Said], float]] = []
+    of_adapter: list[tuple[list[_Reply], float]] = []
     dtype = None
     for kind in onto:
         loaded = Loaded(base, adapter, "nf4" if kind == "nf4" else "none", force)
         dtype = loaded.dtype
-        said, effect = [], 0.0
+        replies, effect = [], 0.0
         for question in asked.questions:
-            said.append(_answer(loaded, asked, question))
+            replies.append(_answer(loaded, asked, question))
             with loaded.as_base():
-                effect += (_logits(loaded, asked, question, said[-1]) - said[-1].logits_TV).abs().mean().item()
-            tell()
-        spoken.append((said, effect / len(said)))
+                effect += (_logits(loaded, asked, question, replies[-1]) - replies[-1].logits_TV).abs().mean().item()
+            advance()
+        of_adapter.append((replies, effect / len(replies)))
         del loaded
         _free()
     loaded = Loaded(str(merged), None, "none")
@@ -158,12 +158,12 @@ def verify_merge(
     greedy = []
     for question in asked.questions:
         greedy.append(_ids(loaded, asked, question)[0])
-        tell()
+        advance()
     sides = []
-    for kind, (said, effect) in zip(onto, spoken, strict=True):
+    for kind, (replies, effect) in zip(onto, of_adapter, strict=True):
         differences = [
             (_logits(loaded, asked, question, one) - one.logits_TV).abs()
-            for question, one in zip(asked.questions, said, strict=True)
+            for question, one in zip(asked.questions, replies, strict=True)
         ]
         sides.append(
             Side(
@@ -171,7 +171,7 @@ def verify_merge(
                 max_logit_difference=max(one.max().item() for one in differences),
                 mean_logit_difference=sum(one.mean().item() for one in differences) / len(differences),
                 adapter_effect=effect,
-                same_answers=sum(one.ids == ids for one, ids in zip(said, greedy, strict=True)),
+                same_answers=sum(one.ids == ids for one, ids in zip(replies, greedy, strict=True)),
             )
         )
     del loaded
@@ -213,21 +213,21 @@ def _ids(loaded: Loaded, asked: Asked, question: Question) -> tuple[list[int], i
     return collected.ids, len(question.prompt.ids(loaded.tokenizer, member=loaded.member))
 
 
-def _answer(loaded: Loaded, asked: Asked, question: Question) -> _Said:
+def _answer(loaded: Loaded, asked: Asked, question: Question) -> _Reply:
     ids, prompt_tokens = _ids(loaded, asked, question)
-    unheard = _Said(ids, prompt_tokens, torch.empty(0))
-    return replace(unheard, logits_TV=_logits(loaded, asked, question, unheard))
+    reply = _Reply(ids, prompt_tokens, torch.empty(0))
+    return replace(reply, logits_TV=_logits(loaded, asked, question, reply))
 
 
-def _logits(loaded: Loaded, asked: Asked, question: Question, said: _Said) -> torch.Tensor:
+def _logits(loaded: Loaded, asked: Asked, question: Question, reply: _Reply) -> torch.Tensor:
     """Return the model's logits at the first tokens of an answer, fp32 [tokens, V] on the CPU."""
-    ids = said.ids[: said.prompt_tokens + _COMPARED_TOKENS][:-1]  # no token follows the last
+    ids = reply.ids[: reply.prompt_tokens + _COMPARED_TOKENS][:-1]  # no token follows the last
     device = next(loaded.model.parameters()).device
     images: dict[str, Any] = ImageSource(asked.files).of([{"pictures": question.prompt.images}])
     images = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in images.items()}
     with torch.no_grad(), loaded.autocast():
         out = loaded.model(
-            input_ids=torch.tensor([ids], device=device), logits_to_keep=len(ids) - said.prompt_tokens + 1, **images
+            input_ids=torch.tensor([ids], device=device), logits_to_keep=len(ids) - reply.prompt_tokens + 1, **images
         )
     logits_TV: torch.Tensor = out.logits[0].float().cpu()
     return logits_TV

@@ -29,7 +29,7 @@ def code_files(folder: Path) -> tuple[list[str], list[str]]:
             missing.append(name)
             continue
         present.append(name)
-        wanted += [f"{module}.py" for module in _neighbours(folder / name)]
+        wanted += [f"{module}.py" for module in _neighbors(folder / name)]
     return sorted(present), sorted(missing)
 
 
@@ -72,7 +72,7 @@ def _texts(value: Any) -> list[str]:
     return [text for one in inner for text in _texts(one)]
 
 
-def _neighbours(path: Path) -> set[str]:
+def _neighbors(path: Path) -> set[str]:
     """Return the modules that a file imports from its own folder (`from .build_mlp import …`)."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -7,26 +7,20 @@ import math
 import os
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ixtune.base import HUB_ID, NANO, shipped
 from ixtune.checkpoint.member import member_for
 from ixtune.checkpoint.sizes import Sizes
-from ixtune.data.rejects import RecordError
-from ixtune.data.schemas.fields import shown
-from ixtune.data.schemas.record_reader import record_of
-from ixtune.data.sources.data_config import columns_of
-from ixtune.data.sources.source import Container, Source
-from ixtune.data.sources.source_loader import Opened, open_source
-from ixtune.errors import IxtuneError, UsageError, choice
-from ixtune.family import UNSUPPORTED, Member, member_named, member_of_hub_id
+from ixtune.data.sources.source import Container
+from ixtune.errors import IxtuneError, UsageError
+from ixtune.family import Member, member_named, member_of_hub_id
 from ixtune.files import atomic_write_text
+from ixtune.init_project.first_look import LEAST_FOR_VALIDATION, Data
+from ixtune.init_project.tasks import TASKS, task_named
 from ixtune.planning.advice import advise
 from ixtune.planning.gpus import Machine
 from ixtune.planning.plan import make_plan
@@ -36,70 +30,8 @@ from ixtune.recipe import recipe as recipes
 DATA_CONFIG, RECIPE = "data.yaml", "recipe.yaml"
 
 _PLAIN = re.compile(r"(?:\.{0,2}/)*[A-Za-z_][\w./-]*", re.ASCII)
-_COUNTED = 1000  # records; with more, a validation split is never too small
-_LOOKED_AT, _FOLDERS_TRIED = 20, 1000  # records whose images are searched, and folders tried
-_LEAST_FOR_VALIDATION = 20
 _ROUND_TOKENS = 512
 _SMALL_GIB, _LARGE_GIB = 20.0, 60.0  # less is a 16 GB card, more is an 80 GB card
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Settings that depend on the task.
-
-    Attributes:
-        summary: Short description.
-        hd_num: Maximum number of 336x336 crops per image; of larger crops, as many as cover the same pixels.
-        pack_tokens: Tokens per micro-batch on a card with 24 GB.
-        small_pack_tokens: Tokens per micro-batch on a smaller card: the longest usual record.
-        epochs: Passes over the data.
-        scores: Scores of answers to validation records, the main one first.
-    """
-
-    summary: str
-    hd_num: int
-    pack_tokens: int
-    small_pack_tokens: int
-    epochs: int = 1
-    scores: tuple[str, ...] = ("exact_match",)
-
-
-TASKS: Mapping[str, Task] = {
-    "documents": Task("questions about scanned pages", 25, 10240, 4096, scores=("anls", "exact_match")),
-    "charts": Task("values read from plots", 16, 8192, 4096, 2, ("relaxed_accuracy", "exact_match")),
-    "receipts": Task("all fields of a form as JSON", 16, 8192, 4096, 3, ("token_f1", "exact_match")),
-    "screenshots": Task("questions about screens", 25, 11264, 4096, scores=("anls", "exact_match")),
-    "multi-image": Task("several images in one conversation", 9, 8192, 8192),
-}
-"""Tasks by the name of the mix that they are planned on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Readable source of records.
-
-    Attributes:
-        opened: The source.
-        records: Number of records, at most `_COUNTED`.
-        largest_group: Number of records that share the most common image.
-    """
-
-    opened: Opened
-    records: int
-    largest_group: int = 1
-
-    @property
-    def validation_share(self) -> float | None:
-        """Return the fraction for validation; None if there are too few records or too many share one image."""
-        share = 0.05 if self.records >= _COUNTED else 0.1
-        # records that share an image stay on the same side
-        can_be_split = self.records >= _LEAST_FOR_VALIDATION and 2 * self.largest_group <= share * self.records
-        return share if can_be_split else None
-
-    @property
-    def counted(self) -> str:
-        """Return the number of records in words."""
-        return f"{self.records:,} records" if self.records < _COUNTED else f"{_COUNTED:,} records or more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,66 +47,6 @@ class Project:
     files: tuple[Path, ...]
     notes: tuple[str, ...]
     commands: tuple[str, ...]
-
-
-def look(path: str, image_root: Path | None = None, columns: str = "") -> Data:
-    """Open a source, detect its form, and count its records.
-
-    Args:
-        path: File, folder or hub dataset.
-        image_root: Folder that image paths are relative to.
-        columns: Column names of a table, as `ours=theirs,...`.
-
-    Raises:
-        IxtuneError: The source cannot be read, or its images are not found; the message says why.
-    """
-    source = Source(path=path, image_root=image_root, columns=columns_of(columns))
-    opened = open_source(source)
-    if root := _other_root(opened):
-        opened = open_source(replace(source, image_root=root))
-    records, showing = 0, Counter[str | bytes | None]()
-    for entry in islice(opened.entries(), _COUNTED):
-        records += 1
-        with suppress(RecordError):
-            images = record_of(entry, opened.reading).images
-            showing.update({image.path or image.content for image in images})
-    return Data(opened, records, max(showing.values(), default=1))
-
-
-def _other_root(opened: Opened) -> Path | None:
-    """Return the folder that the first image paths are relative to, if it is not the default one.
-
-    Raises:
-        UsageError: No image is found. If only some are missing, `ixtune prepare` reports them.
-    """
-    root, paths = opened.image_root, []
-    for entry in islice(opened.entries(), _LOOKED_AT):
-        with suppress(RecordError):
-            paths += [one.path for one in record_of(entry, opened.reading).images if one.path is not None]
-    if root is None or not paths or any((root / path).is_file() for path in paths):
-        return None
-    below = [folder for folder in islice(root.rglob("*/"), _FOLDERS_TRIED) if not opened.source.image_root]
-    for folder in sorted(below, key=lambda folder: len(folder.parts)):
-        if all((folder / path).is_file() for path in paths):
-            return folder
-    raise UsageError(
-        f"no image found: {shown(paths[0])}",
-        where=str(root),
-        hint="pass --image-root with the folder that the image paths are relative to",
-    )
-
-
-def task_named(name: str) -> Task:
-    """Return the task with this name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name in UNSUPPORTED:
-        raise UsageError(UNSUPPORTED[name], where=name, hint=f"choose one of {', '.join(TASKS)}")
-    if name not in TASKS:
-        raise UsageError("unknown task", where=name, hint=choice(name, TASKS))
-    return TASKS[name]
 
 
 def require_free(out: Path) -> tuple[Path, Path]:
@@ -254,7 +126,7 @@ def _recipe(
         chosen["training.scores"] = list(wanted.scores)
     chosen["output"] = str(out / "run")
     notes = []
-    if not validated and data.records >= _LEAST_FOR_VALIDATION:
+    if not validated and data.records >= LEAST_FOR_VALIDATION:
         notes = [
             f"no validation split: {data.largest_group} of {data.records:,} records share one image, "
             "and such records stay on the same side"

@@ -72,11 +72,11 @@ class Nf4View(Checkpoint):
                 self._held(info, start, stop).view(-1, BLOCK_ELEMENTS).abs().amax(1).float()
                 for start, stop in info.row_blocks()
             ]
-            self._scales = info.name, _quantised_scales(torch.cat(parts))
+            self._scales = info.name, _quantized_scales(torch.cat(parts))
         return self._scales[1]
 
 
-def _quantised_scales(scales: torch.Tensor) -> torch.Tensor:
+def _quantized_scales(scales: torch.Tensor) -> torch.Tensor:
     """Return scales after double quantization and back, float32 of the same length."""
     with without_kernels_notice():
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise

@@ -29,7 +29,7 @@ class Hashes:
 
 
 def new_fast_hash() -> Digest:
-    """Return a hash that finds damage between memory and disk; it does not protect against intent.
+    """Return a hash that finds damage between memory and disk; it does not protect against tampering.
 
     XXH3 of 128 bits took 0.2 ms for 4 MiB where SHA-256 took 3.6 on a CPU with SHA instructions.
     """

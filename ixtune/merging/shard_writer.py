@@ -149,4 +149,4 @@ def carry(base: Checkpoint, names: list[Path], folder: Path) -> None:
 
 
 def _not_yet(nbytes: int) -> None:
-    """Leave the reading back for later."""
+    """Postpone reading back."""

@@ -141,8 +141,8 @@ def fill(model: IXC2ForCausalLM, checkpoint: Checkpoint, dtype: torch.dtype, dev
         module_name, _, leaf = places[info.name].rpartition(".")
         module = model.get_submodule(module_name)
         value = checkpoint.read(info.name).to(dtype)
-        if leaf == "weight" and nf4.is_quantised(module):
-            parameter = nf4.quantised(value, device)
+        if leaf == "weight" and nf4.is_quantized(module):
+            parameter = nf4.quantized(value, device)
         else:
             parameter = nn.Parameter(value.to(device), requires_grad=False)
         setattr(module, leaf, parameter)

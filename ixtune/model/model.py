@@ -140,7 +140,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             if crops is None:
                 return embeds, image_rows if inputs_embeds is not None else None
             if grids is None:
-                raise ValueError("crops came without grids: pass (rows, cols) of each image")
+                raise ValueError("crops without grids: pass (rows, cols) of each image")
             image_vectors = self.get_image_vectors(crops, grids)
         if image_rows is None:
             image_rows = self.image_positions(input_ids, inputs_embeds).reshape(-1).nonzero().squeeze(1)

@@ -65,14 +65,14 @@ def put_in_place(model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES  # type: ignore[assignment]
 
 
-def is_quantised(module: nn.Module) -> bool:
+def is_quantized(module: nn.Module) -> bool:
     """Return whether a module is a 4-bit layer."""
     from bitsandbytes.nn import Linear4bit
 
     return isinstance(module, Linear4bit)
 
 
-def quantised(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
+def quantized(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
     """Return a weight [out, in] in NF4 with double quantization, quantized on the device."""
     from bitsandbytes.nn import Params4bit
 
@@ -80,9 +80,9 @@ def quantised(weight: torch.Tensor, device: torch.device | str) -> nn.Parameter:
     return cast(nn.Parameter, plain.to(device))  # type: ignore[misc]  # its stubs bind self too narrowly
 
 
-def dequantised(layer: nn.Module) -> torch.Tensor:
+def dequantized(layer: nn.Module) -> torch.Tensor:
     """Return the weight [out, in] that a linear computes with; a dequantized copy if it is in 4 bits."""
-    if not is_quantised(layer):
+    if not is_quantized(layer):
         return cast(nn.Linear, layer).weight
     from bitsandbytes.functional import dequantize_4bit
 

@@ -19,7 +19,7 @@ from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.tensor_shapes import linear_name, tensor_shapes
 from ixtune.errors import IxtuneError
 from ixtune.model.configuration import DECODER_LINEARS, IXC2Config
-from ixtune.model.nf4 import quantised
+from ixtune.model.nf4 import quantized
 from ixtune.model.notices import without_kernels_notice
 
 # stored by bitsandbytes in addition to the codes: block scales in bytes, their scales in floats, two tables
@@ -74,7 +74,7 @@ def stored_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the tensors that are stored for a weight [out, in], quantized as at loading."""
     with without_kernels_notice():
-        parameter = cast(Any, quantised(weight, "cpu"))
+        parameter = cast(Any, quantized(weight, "cpu"))
     state = parameter.quant_state.as_dict(packed=True)
     return {name: parameter.data} | {f"{name}.{part}": tensor for part, tensor in state.items()}
 

@@ -177,7 +177,7 @@ def image_vectors(
     dtype = tower.embeddings.patch_embedding.weight.dtype
     counts = [rows * cols for rows, cols in grids]
     if sum(counts) != len(crops_N3HW):
-        raise ValueError(f"the grids hold {sum(counts)} crops, but {len(crops_N3HW)} came")
+        raise ValueError(f"the grids hold {sum(counts)} crops, but {len(crops_N3HW)} were given")
     # A frozen tower always runs without gradients: its activations would take gigabytes at 4K.
     trains = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
     # It runs in its own dtype: autocast on a GPU would use fp32 norms, and cached vectors would differ.

@@ -43,7 +43,7 @@ class Shipped:
         return words[words.index(option) + 1] if option in words[:-1] else None
 
 
-def shelf() -> dict[str, Shipped]:
+def shipped_by_name() -> dict[str, Shipped]:
     """Return the shipped recipes by name."""
     return {path.stem: Shipped(path, **_facts(path)) for path in sorted(shipped("recipes").glob("*.yaml"))}
 
@@ -54,7 +54,7 @@ def recipe_named(name: str) -> Shipped:
     Raises:
         UsageError: There is none.
     """
-    recipes = shelf()
+    recipes = shipped_by_name()
     found = recipes.get(name.removesuffix(".yaml"))
     if found is None:
         raise UsageError(

@@ -35,10 +35,10 @@ _APOSTROPHES = {
 def vqa_accuracy(case: Case) -> Part:
     """Return the mean of min(1, matches / 3), leaving out each annotator once (Antol et al., VQA, ICCV 2015).
 
-    Both sides are normalized as in TextVQA's evaluation, see `normalised`. With fewer than four references there is no
+    Both sides are normalized as in TextVQA's evaluation, see `normalized`. With fewer than four references there is no
     consensus to measure, and one match is fully right.
     """
-    answer, references = normalised(case.answer), [normalised(reference) for reference in case.references]
+    answer, references = normalized(case.answer), [normalized(reference) for reference in case.references]
     matches = references.count(answer)
     if len(references) <= _AGREEING:
         return float(matches > 0), 1.0
@@ -48,7 +48,7 @@ def vqa_accuracy(case: Case) -> Part:
     return (without_match + without_other) / len(references), 1.0
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Return an answer as TextVQA's evaluation compares it (Singh et al., CVPR 2019; the evaluator of M4C in MMF).
 
     It removes case, commas, question marks, articles and periods outside numbers, turns number words into digits and

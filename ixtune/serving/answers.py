@@ -10,7 +10,7 @@ from typing import Any
 
 from ixtune.answering.sampler import TokenScores
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.serving.engine.engine import Piece
+from ixtune.serving.engine.job import Piece
 from ixtune.serving.prompts import Asked
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

@@ -29,12 +29,13 @@ from starlette.exceptions import HTTPException
 from ixtune.data.rejects import RecordError
 from ixtune.serving import layouts, pages
 from ixtune.serving.answers import Responses
-from ixtune.serving.door import Door, read_body
-from ixtune.serving.engine.engine import Engine, Full, Job, Piece, Stopped
+from ixtune.serving.engine.engine import Engine
+from ixtune.serving.engine.job import Full, Job, Piece, Stopped
 from ixtune.serving.errors import ApiError, bad_request, internal, of_record, timed_out, too_busy
 from ixtune.serving.grammars import Grammars
 from ixtune.serving.images import ImageOpener
 from ixtune.serving.metrics import Metrics
+from ixtune.serving.middleware import RequestGuard, read_body
 from ixtune.serving.prompts import Asked, asked_of, model_named
 from ixtune.serving.schema import ChatRequest, LayoutRequest, parse
 
@@ -321,7 +322,7 @@ def build(engine: Engine, opener: ImageOpener, settings: AppSettings) -> FastAPI
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(_Gone, _gone)
-    app.add_middleware(Door, settings=settings, metrics=interface.metrics, limits=engine.limits)
+    app.add_middleware(RequestGuard, settings=settings, metrics=interface.metrics, limits=engine.limits)
     return app
 
 

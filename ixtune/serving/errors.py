@@ -75,7 +75,7 @@ def timed_out(seconds: float) -> ApiError:
 
 def internal() -> ApiError:
     """Return the error for a bug in the server, without details."""
-    return ApiError(500, "internal error; the server's log names it", kind="server_error", code="internal_error")
+    return ApiError(500, "internal error; see the server's log", kind="server_error", code="internal_error")
 
 
 def place_of(error: BaseException) -> str:

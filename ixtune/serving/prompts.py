@@ -9,7 +9,8 @@ from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.settings import Settings
 from ixtune.data.record import Turn
 from ixtune.data.rejects import RecordError
-from ixtune.data.text.template import PLACEHOLDER, encode_prompt, expand
+from ixtune.data.text.conversation_rules import PLACEHOLDER
+from ixtune.data.text.template import encode_prompt, expand
 from ixtune.errors import UsageError
 from ixtune.evaluation.questions import ImageView
 from ixtune.serving.engine.models import Models, ServedModel

@@ -11,12 +11,12 @@ from peft import PeftModel
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
 from ixtune.adapter.start_from import load_start
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.model.loading import load_base
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.planning.memory_options import MemoryOptions, apply
-from ixtune.processing import IXC2Tokenizer
 from ixtune.recipe.recipe import Recipe
+from ixtune.tokenization import IXC2Tokenizer
 from ixtune.training.batch import ImageSource, pack_dataset
 from ixtune.training.inputs import Inputs
 from ixtune.training.monitoring.validation import DTYPES

@@ -15,7 +15,8 @@ import torch
 from datasets import Dataset
 
 from ixtune.data.images.pixels import place_and_cut
-from ixtune.data.prepared.store import ImageFiles, layout_of
+from ixtune.data.prepared.image_files import ImageFiles
+from ixtune.data.prepared.store import layout_of
 from ixtune.data.prepared.training_set import TrainingSet
 from ixtune.data.shared_prefixes import Group
 from ixtune.data.text.template import Sample, expand

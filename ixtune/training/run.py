@@ -158,12 +158,12 @@ def _train(recipe: Recipe, inputs: Inputs, view: TrainingView, stop: StopRequest
         begun = parallel.from_first(lambda: resume.extension_point(recipe, inputs.hashes, run, plan.steps, view.say))
     start = begun.checkpoint
     view.say(parallel.from_first(lambda: disk.require_space(plan, run)))
-    keeps_levers = parallel.from_first(lambda: start is not None and not resume.changes_memory(recipe, run))
-    saving = run_plan.kept_levers(run) if keeps_levers else plan.saving
+    keeps_options = parallel.from_first(lambda: start is not None and not resume.changes_memory(recipe, run))
+    saving = run_plan.kept_memory_options(run) if keeps_options else plan.saving
     set_seed(recipe.training.seed)
     network = build(recipe, inputs, saving, view.say)
     if parallel.is_first():
-        if not keeps_levers:
+        if not keeps_options:
             run_plan.keep(plan, run)
         if begun.extended:
             resume.set_adapter_aside(run, begun.extensions[-1].steps_before)

@@ -57,6 +57,6 @@ def keep(plan: Plan, run: Path) -> None:
     atomic_write_json(run / FILE, plan_report.as_json(plan))
 
 
-def kept_levers(run: Path) -> MemoryOptions:
+def kept_memory_options(run: Path) -> MemoryOptions:
     """Return the memory options a run began with; others, chosen by the memory free now, could change its last bits."""
     return MemoryOptions(**json.loads((run / FILE).read_text(encoding="utf-8"))["levers"])

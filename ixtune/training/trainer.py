@@ -182,7 +182,7 @@ class AdapterTrainer(CheckpointTrainer):
         transformers and accelerate set the epoch too, but do not reach the sampler of a run of several processes that
         resumes in the middle of an epoch: it would repeat the order of the first one.
         """
-        if self._sampler is not None:  # None where a caller brings a sampler, as the benchmark does
+        if self._sampler is not None:  # None where a caller passes a sampler, as the benchmark does
             self._sampler.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 

@@ -78,10 +78,10 @@ def test_results_match_bit_for_bit_with_checkpointed_layers() -> None:
     _, joined = both(dropout=0.3)
     again = copy.deepcopy(joined)
     from ixtune.planning.memory_options import MemoryOptions
-    from ixtune.planning.memory_options import apply as set_levers
+    from ixtune.planning.memory_options import apply as set_memory_options
 
     layers = again.get_base_model().config.num_hidden_layers
-    set_levers(again.get_base_model(), MemoryOptions(layers, 8, False))
+    set_memory_options(again.get_base_model(), MemoryOptions(layers, 8, False))
     wanted, found = result(joined), result(again)
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
@@ -139,7 +139,7 @@ def test_no_float_copy_of_nf4_weights_is_kept() -> None:
     linear, plora = model.model.layers[0].feed_forward.w1, model.model.layers[0].feed_forward.w1_plora
     nf4.put_in_place(model, torch.float32)
     layer = model.model.layers[0].feed_forward.w1
-    layer.weight = nf4.quantised(linear.weight.data, "cpu")
+    layer.weight = nf4.quantized(linear.weight.data, "cpu")
     from peft import LoraConfig, get_peft_model
 
     holder = torch.nn.ModuleDict({"w1": layer})
@@ -151,7 +151,7 @@ def test_no_float_copy_of_nf4_weights_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         out = fused_linear(inside, plora.requires_grad_(False), x, (slice(1, 3),))
     assert sum(tensor.numel() for tensor in kept) < linear.weight.numel()
-    wanted = x.detach() @ nf4.dequantised(layer).t()
+    wanted = x.detach() @ nf4.dequantized(layer).t()
     wanted[0, 1:3] += plora(x.detach()[0, 1:3])
     assert torch.allclose(out, wanted, atol=1e-5)
 

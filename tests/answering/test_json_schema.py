@@ -18,7 +18,7 @@ from ixtune.answering.json_logits import JsonLogits
 from ixtune.answering.json_schema import ANY_OBJECT, JsonGrammar, checked_schema, read_schema
 from ixtune.answering.settings import Settings
 from ixtune.base import resolve
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.errors import UsageError
 from ixtune.evaluation.questions import ImageView, prompt_of

@@ -18,7 +18,7 @@ from served import Served, ask, data_url, running, save_adapter
 
 from ixtune.evaluation.contenders import contenders
 from ixtune.model.prefix_cache import PrefixCache
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.engine.models import Models
 from ixtune.serving.engine.vectors import VectorCache
 

@@ -15,7 +15,7 @@ import pytest
 from main_job import command, environment, ixtune
 
 from ixtune import doctor
-from ixtune.recipe.shipped_recipes import shelf
+from ixtune.recipe.shipped_recipes import shipped_by_name
 
 NAMES = (
     """python ixtune torch gpu bitsandbytes libraries memory disk hub
@@ -40,7 +40,7 @@ def test_every_check_runs_once_and_none_is_broken_here(told: dict[str, Any]):
 
 def test_shipped_recipes_are_planned_and_large_ones_do_not_fit(told: dict[str, Any]):
     by_name = {row["recipe"]: row for row in told["recipes"]}
-    assert set(by_name) == set(shelf())
+    assert set(by_name) == set(shipped_by_name())
     assert by_name["qlora-24gb"]["fits"] is True
     assert by_name["lora-80gb"]["fits"] is False
     assert by_name["demo"]["fits"] is True

@@ -16,7 +16,7 @@ from records import write_image
 from terminal import on_terminal
 
 from ixtune.checkpoint.sizes import Sizes
-from ixtune.init_project import project as init_project
+from ixtune.init_project import first_look, project, tasks
 from ixtune.planning.gpus import Machine
 from ixtune.planning.plan import make_plan
 from ixtune.planning.record_mixes import MIXES, records_of
@@ -181,11 +181,11 @@ def test_images_in_subfolders_are_found_and_missing_ones_reported(here: Path):
     assert "--image-root" in lost.stderr
 
 
-@pytest.mark.parametrize("task", init_project.TASKS)
+@pytest.mark.parametrize("task", tasks.TASKS)
 @pytest.mark.parametrize("gpu_gib", [12.0, 15.6, 22.0, 79.0])
 def test_the_recipe_fits_the_given_gpu_memory(here: Path, task: str, gpu_gib: float):
-    data = init_project.look(str(write_records(here / "photos", 2)))
-    made = init_project.write_project(data, gpu_gib, task, here / "mine")
+    data = first_look.look(str(write_records(here / "photos", 2)))
+    made = project.write_project(data, gpu_gib, task, here / "mine")
     recipe = recipes.load(made.files[1])
     assert recipe.base == "internlm/internlm-xcomposer2-4khd-7b"
     planned = make_plan(recipe, Sizes(), records_of(task), Machine("cuda", round(gpu_gib * 2**30), "as given"))
@@ -213,7 +213,7 @@ def test_a_gpu_too_small_for_the_7b_is_refused_with_the_shortfall(here: Path, gp
 def test_a_gpu_that_fits_smaller_images_only_gets_that_advice(here: Path, monkeypatch: pytest.MonkeyPatch):
     write_records(here / "photos", 2)
     change = SimpleNamespace(hd_num=9, overrides={"adapter.rank": 8})
-    monkeypatch.setattr(init_project, "advise", lambda plan, records: (change,))
+    monkeypatch.setattr(project, "advise", lambda plan, records: (change,))
     done = call("init", "--data", "photos/data.json", "--gpu-gib", "4", "--task", "documents")
     assert done.returncode == 1
     assert "it fits with smaller images: prepare --hd-num 9, and adapter.rank=8 in the recipe" in done.stderr
@@ -239,7 +239,7 @@ def test_a_folder_with_one_table_and_images_is_read_as_that_table(here: Path):
 
 
 def test_every_task_has_a_mix_of_its_name():
-    assert set(init_project.TASKS) <= set(MIXES)
+    assert set(tasks.TASKS) <= set(MIXES)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_every_task_has_a_mix_of_its_name():
 )
 def test_every_yaml_scalar_is_read_back_unchanged(tmp_path: Path, value: str):
     path = tmp_path / "r.yaml"
-    path.write_text(f"base: {init_project._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
+    path.write_text(f"base: {project._scalar(value)}\ndata: {{train: x}}\noutput: y\n", encoding="utf-8")
     if value:
         assert recipes.load(path).base == value
     else:
-        assert init_project._scalar(value) == '""'
+        assert project._scalar(value) == '""'

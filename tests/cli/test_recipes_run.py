@@ -16,13 +16,13 @@ from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 from ixtune.family import FOUR_KHD, member_of_hub_id
 from ixtune.recipe.recipe import load
-from ixtune.recipe.shipped_recipes import shelf
+from ixtune.recipe.shipped_recipes import shipped_by_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 # those for another member of the family need its base: tests/cli/test_two_five.py
-NAMES = [name for name, one in shelf().items() if member_of_hub_id(load(one.path).base) in (None, FOUR_KHD)]
+NAMES = [name for name, one in shipped_by_name().items() if member_of_hub_id(load(one.path).base) in (None, FOUR_KHD)]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shipped_recipe_runs_as_its_header_says(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = shelf()[name].path
+    path = shipped_by_name()[name].path
     words = shlex.split(path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
     assert words[:2] == ["ixtune", "train"]
     recipe = load(path)

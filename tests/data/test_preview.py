@@ -23,12 +23,12 @@ from ixtune.data.preview.drawing import (
     GRID_COLOUR,
     HATCH_COLOUR,
     MAX_SHEET_WIDTH,
-    bill,
     draw_grid,
     draw_sheet,
     global_view,
     padding_share,
     steps_of,
+    token_counts,
 )
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError
@@ -174,8 +174,8 @@ def test_a_sheet_is_at_most_1400_pixels_wide():
 
 def test_token_counts_of_an_image_add_up():
     layout = plan(1240, 1754, 25)
-    assert sum(count for _, count in bill(layout)) == layout.tokens
-    assert dict(bill(layout))["20 crops"] == 20 * 144
+    assert sum(count for _, count in token_counts(layout)) == layout.tokens
+    assert dict(token_counts(layout))["20 crops"] == 20 * 144
     assert padding_share(layout) == pytest.approx(1 - 1187 / 1344)
     assert steps_of(layout) == (
         "1240 x 1754 -> resized 1187 x 1680 -> padded to 1344 x 1680 (78 left, 79 right) -> 5 x 4 crops, hd_num 25"
@@ -272,7 +272,7 @@ def test_a_missing_or_changed_image_is_reported_and_others_are_drawn(make, root:
 def test_if_all_images_are_missing_nothing_is_written(make, root: Path, tmp_path: Path):
     folder = make([shown(1), shown(2)])
     shutil.rmtree(root)
-    with pytest.raises(IxtuneError, match="not one of the images can be drawn") as caught:
+    with pytest.raises(IxtuneError, match="none of the images can be drawn") as caught:
         preview(folder)
     assert len(caught.value.notes) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

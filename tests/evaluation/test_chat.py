@@ -12,7 +12,7 @@ from records import write_image
 
 from ixtune.answering.answerer import Answerer
 from ixtune.answering.settings import Settings
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.record import Turn
 from ixtune.evaluation import predict
 from ixtune.evaluation.chat import Chat, _Writer, converse

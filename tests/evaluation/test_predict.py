@@ -15,7 +15,7 @@ from ixtune.base import resolve
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import NONE, Corrections, crops, open_image, place
-from ixtune.data.prepared.store import ImageFiles
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.rejects import RecordError
 from ixtune.evaluation.predict import predict_one
 from ixtune.evaluation.questions import ImageView, prompt_of

@@ -13,7 +13,8 @@ from ixtune.data.record import Record, Turn
 from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.source import Schema, Source
 from ixtune.data.sources.source_loader import open_source
-from ixtune.data.text.template import TemplateError, encode, encode_prompt, expand
+from ixtune.data.text.conversation_rules import TemplateError
+from ixtune.data.text.template import encode, encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
 
 PLACEHOLDER = "<ImageHere>"

@@ -291,12 +291,12 @@ def test_merging_onto_nf4_quantizes_every_decoder_linear_first(tmp_path: Path) -
     only_wo = {k: v for k, v in adapter_tensors().items() if ".wo." in k}
     base = write_base(tmp_path / "base", base_tensors())
     report = merge(write_adapter(tmp_path / "adapter", only_wo), base, tmp_path / "merged", onto="nf4")
-    quantised = base_tensors()
-    for name in quantised:
+    quantized = base_tensors()
+    for name in quantized:
         if name.removesuffix(".weight").split(".", 3)[-1] in LINEARS:
-            quantised[name] = nf4_round_trip(quantised[name])
+            quantized[name] = nf4_round_trip(quantized[name])
     found = load_folder(tmp_path / "merged")
-    assert_within_one_rounding(found, plain_merge(quantised, only_wo))
+    assert_within_one_rounding(found, plain_merge(quantized, only_wo))
     assert not torch.equal(
         found["model.layers.0.feed_forward.w1.weight"],
         base_tensors()["model.layers.0.feed_forward.w1.weight"],

@@ -25,14 +25,14 @@ NAME = "model.layers.0.attention.wo.weight"
 def test_the_round_trip_of_a_stored_weight_equals_that_of_training(small: Path, dtype: torch.dtype) -> None:
     stored = load_file(small / "model.safetensors")
     model, _ = load_base(small, quantize=True, dtype=dtype)
-    quantised = {
+    quantized = {
         to_original_name(f"{name}.weight"): module.weight
         for name, module in model.named_modules()
         if isinstance(module, Linear4bit)
     }
-    assert set(quantised) == {name for name in stored if is_decoder_linear(name)}
+    assert set(quantized) == {name for name in stored if is_decoder_linear(name)}
     view = Nf4View(open_checkpoint(small), lambda stored: dtype)
-    for name, weight in quantised.items():
+    for name, weight in quantized.items():
         trained_on = dequantize_4bit(weight.data, weight.quant_state)
         merged_into = view.read(name)
         assert trained_on.dtype == merged_into.dtype == dtype

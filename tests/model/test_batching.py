@@ -154,7 +154,7 @@ def test_images_that_do_not_match_the_ids_are_refused(model: IXC2ForCausalLM) ->
     ids = [i for at, i in enumerate(record["ids"]) if at != 5]
     with pytest.raises(ValueError, match="312 image positions, but the images have 313 tokens"):
         model(input_ids=torch.tensor([ids]), **_images([record]))
-    with pytest.raises(ValueError, match="hold 2 crops, but 1 came"):
+    with pytest.raises(ValueError, match="hold 2 crops, but 1 were given"):
         model(input_ids=torch.tensor([record["ids"]]), crops=record["crops"], grids=[(1, 2)])
 
 

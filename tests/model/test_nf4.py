@@ -34,8 +34,8 @@ def test_exactly_the_decoder_linears_are_quantized_to_nf4(small: Path) -> None:
 
 def test_double_quantization_is_on_and_weights_stay_close_to_the_base(small: Path) -> None:
     plain, _ = load_base(small, quantize=False, dtype=torch.float32)
-    quantised, _ = load_base(small, quantize=True, dtype=torch.float32)
-    for name, module in quantised.named_modules():
+    quantized, _ = load_base(small, quantize=True, dtype=torch.float32)
+    for name, module in quantized.named_modules():
         if isinstance(module, Linear4bit):
             state = module.weight.quant_state
             assert state.quant_type == "nf4"

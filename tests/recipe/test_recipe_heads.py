@@ -14,12 +14,12 @@ from ixtune.planning.gpus import Machine
 from ixtune.planning.plan import make_plan
 from ixtune.planning.record_mixes import records_of
 from ixtune.recipe.recipe import load
-from ixtune.recipe.shipped_recipes import Shipped, shelf
+from ixtune.recipe.shipped_recipes import Shipped, shipped_by_name
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = """documents charts receipts screenshots multi-image text-mix qlora-16gb qlora-24gb qlora-80gb lora-80gb
 projector-only demo qlora-24gb-2.5 documents-2.5""".split()
-SHIPPED = shelf()
+SHIPPED = shipped_by_name()
 PLANNED = [recipe for recipe in SHIPPED.values() if recipe.plan]
 SHOWN = ("packs", "time", "verdict")
 

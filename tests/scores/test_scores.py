@@ -13,7 +13,7 @@ from ixtune.scores.case import Case
 from ixtune.scores.choice import chosen
 from ixtune.scores.circular import all_right
 from ixtune.scores.ocrbench import FORMULAS
-from ixtune.scores.vqa import normalised
+from ixtune.scores.vqa import normalized
 
 OPTIONS = {"A": "left", "B": "left side", "C": "right"}
 
@@ -103,7 +103,7 @@ def test_relaxed_accuracy_matches_hand_calculations(answer: str, reference: str,
     ],
 )
 def test_vqa_normalization_matches_its_official_evaluation(text: str, wanted: str) -> None:
-    assert normalised(text) == wanted
+    assert normalized(text) == wanted
 
 
 def test_vqa_accuracy_leaves_out_one_annotator_at_a_time() -> None:

@@ -23,7 +23,7 @@ from records import write_image
 from served import Served, ask, data_url, load_models, running
 
 from ixtune.serving import fetch
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.engine.models import Models
 from ixtune.serving.errors import ApiError
 
@@ -236,11 +236,11 @@ def error(code: str) -> Any:
 def test_a_key_is_required_and_compared_in_constant_time(
     models: Models, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ixtune.serving import door
+    from ixtune.serving import middleware
 
     compared = []
-    plain = door.hmac.compare_digest
-    monkeypatch.setattr(door.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or plain(a, b))
+    plain = middleware.hmac.compare_digest
+    monkeypatch.setattr(middleware.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or plain(a, b))
     with running(models, root, api_key=KEY) as server:
         for header in ("", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ü"):
             status, found, headers = send(server, chat(), Authorization=header.encode("latin-1").decode("latin-1"))

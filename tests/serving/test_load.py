@@ -20,7 +20,7 @@ import pytest
 from records import draw_page
 from served import ADAPTERS, Served, ask, data_url, load_models, running
 
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -15,7 +15,7 @@ from ixtune.base import resolve
 from ixtune.errors import UsageError
 from ixtune.evaluation.contenders import contenders
 from ixtune.model.loading import load_base
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.engine.memory_plan import bytes_per_token, plan_of
 from ixtune.serving.engine.models import Models, sharing_copy
 

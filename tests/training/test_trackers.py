@@ -15,7 +15,7 @@ from text_run import prepare_texts, run, text_recipe
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ixtune.errors import UsageError
-from ixtune.recipe.recipe import TRACKERS
+from ixtune.recipe.value_types import TRACKERS
 from ixtune.training.monitoring import trackers
 
 

@@ -112,7 +112,7 @@ def _of_folder(folder: Path, given: str) -> tuple[Container, str]:
     if records:
         held = f"{_some(records)}{' and ' + _some(lists) if lists else ''}"
         raise UsageError(
-            f"the folder holds {held}, which may belong together or not",
+            f"the folder holds {held}, which may or may not belong together",
             where=str(folder),
             hint=f"pass the files themselves, such as {folder / records[0]}",
         )

@@ -184,7 +184,7 @@ def _builder(source: Source) -> datasets.DatasetBuilder:
         if "config" not in str(error).lower():
             raise
         raise UsageError(
-            "the configuration is not there" if source.config else "there are several configurations",
+            "there is no such configuration" if source.config else "there are several configurations",
             where=source.path,
             hint="choose one with --config",
             notes=[line.strip() for line in str(error).splitlines() if line.strip()],

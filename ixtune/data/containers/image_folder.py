@@ -56,7 +56,7 @@ def metadata_files(folder: Path) -> tuple[Path, ...]:
 
 
 def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
-    """Yield what the metadata of a folder list, in order, with the names of images relative to the folder.
+    """Yield the entries of a folder's metadata, in order, with image names relative to the folder.
 
     Args:
         folder: The folder of the metadata, or of the sub-folders with metadata.
@@ -82,7 +82,7 @@ def entries(folder: Path, image_columns: Iterable[str] = ()) -> Iterator[Entry]:
 
 
 def unnamed_images(folder: Path, image_columns: Iterable[str] = ()) -> int:
-    """Return the number of images in the folder that no metadata name. This is not an error, but often unintended.
+    """Return the number of images in the folder that no metadata name; not an error, but often unintended.
 
     Args:
         folder: See `entries`.

@@ -63,7 +63,7 @@ def beside_in(folder: Path) -> Beside | None:
     chosen = objects if len(objects) == 1 else fitting
     if len(chosen) > 1:
         raise UsageError(
-            f"files of the images' names are in {listed(f'{one.texts.name}/*{one.suffix}' for one in chosen)}",
+            f"files named like the images are in {listed(f'{one.texts.name}/*{one.suffix}' for one in chosen)}",
             where=str(folder),
             hint="pass a folder with the images and only the files to learn from",
         )

@@ -80,7 +80,7 @@ class ListReader:
         return found
 
     def _first(self) -> Any:
-        """Return the first element of the list that begins here, not stepping over it; None if it is not in sight."""
+        """Return the first element of the list that begins here, without advancing; None if it is not in this block."""
         while True:
             try:
                 spaces = _SPACES.match(self.text, self.at + 1)
@@ -212,7 +212,7 @@ class ListReader:
         self.at = to
 
     def _more(self) -> bool:
-        """Read on; False at the end of the file."""
+        """Read another block; return False at the end of the file."""
         block = self.file.read(_BLOCK)
         if not block:
             return False

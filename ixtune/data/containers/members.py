@@ -92,7 +92,7 @@ def _place_images(fields: dict[str, Any], key: str, images: list[dict[str, Any]]
 
 
 def _matching(names: list[str], key: str, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Fault | None]:
-    """Return the images that some names mean: whole names of members, without folders, or without the key."""
+    """Return the images that some names refer to: whole names of members, without folders, or without the key."""
     of_name: dict[str, dict[str, Any]] = {}
     for image in images:
         path = str(image["path"])

@@ -139,7 +139,7 @@ def _absolute(root: str | Mapping[str, str]) -> str:
 
 
 def moved_roots(manifest: Mapping[str, Any], roots: Sequence[Path]) -> set[int]:
-    """Return the indices of the image roots that are elsewhere than at preparation, where other files may lie.
+    """Return the indices of the image roots that moved since preparation and may now contain other files.
 
     Args:
         manifest: Manifest of the set.

@@ -24,7 +24,7 @@ _SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
+class TokenCounts:
     """Token counts of one accepted record.
 
     Attributes:
@@ -54,14 +54,14 @@ class Bill:
         return self.text + self.image
 
 
-def bill_of(
+def token_counts_of(
     text: int, supervised: int, layouts: Sequence[PatchLayout], notes: Sequence[str], lowered: bool, upscale: bool
-) -> Bill:
+) -> TokenCounts:
     """Return the token counts of a record, from its layouts."""
     columns = [_costs(layout.width, layout.height, upscale, layout.member) for layout in layouts]
     costs = tuple(-1 if -1 in tokens else sum(tokens) for tokens in zip(*columns, strict=True))
     images = tuple((one.width, one.height, one.rows, one.cols, one.tokens) for one in layouts)
-    return Bill(text, supervised, images, costs or (0,) * len(HD_NUMS), tuple(notes), lowered)
+    return TokenCounts(text, supervised, images, costs or (0,) * len(HD_NUMS), tuple(notes), lowered)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -111,22 +111,22 @@ class Statistics:
     notes: Counter[str] = field(default_factory=Counter)
     by_hd_num: list[int] = field(default_factory=lambda: [0] * len(HD_NUMS))
 
-    def add(self, bill: Bill, times: int = 1) -> None:
+    def add(self, counts: TokenCounts, times: int = 1) -> None:
         """Count one record as often as it appears in the set."""
         for _ in range(times):
-            self.lengths.append(bill.length)
-        self.text += times * bill.text
-        self.image += times * bill.image
-        self.supervised += times * bill.supervised
-        self.lowered += times * bill.lowered
-        self.shares[bisect_right(_SHARES, bill.supervised / bill.length)] += times
-        for width, height, rows, cols, _ in bill.images:
+            self.lengths.append(counts.length)
+        self.text += times * counts.text
+        self.image += times * counts.image
+        self.supervised += times * counts.supervised
+        self.lowered += times * counts.lowered
+        self.shares[bisect_right(_SHARES, counts.supervised / counts.length)] += times
+        for width, height, rows, cols, _ in counts.images:
             self.grids[f"{rows}x{cols}"] += times
             self.crops[rows * cols] += times
             self.aspects[bisect_right(_ASPECTS, width / height)] += times
-        for note in bill.notes:
+        for note in counts.notes:
             self.notes[note] += times
-        for index, tokens in enumerate(bill.by_hd_num):
+        for index, tokens in enumerate(counts.by_hd_num):
             self.by_hd_num[index] = (
                 -1 if -1 in (tokens, self.by_hd_num[index]) else self.by_hd_num[index] + times * tokens
             )

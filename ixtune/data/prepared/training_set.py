@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ixtune.data.prepared import manifest, store
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.prepared.selection import draw
-from ixtune.data.prepared.store import ImageFiles, PreparedSet
+from ixtune.data.prepared.store import PreparedSet
 from ixtune.data.shared_prefixes import Prefixes, find_prefixes
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.family import Member

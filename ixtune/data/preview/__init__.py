@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ixtune.data.images.image_file import ImageError
 from ixtune.data.images.pixels import place
 from ixtune.data.prepared import store
+from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.prepared.manifest import MANIFEST
-from ixtune.data.prepared.store import ImageFiles, PreparedSet, layout_of, name_of_image
+from ixtune.data.prepared.store import PreparedSet, layout_of, name_of_image
 from ixtune.data.preview.choice import Choice, choose
-from ixtune.data.preview.drawing import bill_of_record, draw_grid, draw_sheet, drawn_view, steps_of
+from ixtune.data.preview.drawing import draw_grid, draw_sheet, drawn_view, steps_of, token_counts_of_record
 from ixtune.data.preview.page import page
 from ixtune.data.preview.tables import Drawing, Listed
 from ixtune.data.rejects import Reason
@@ -92,7 +93,7 @@ def preview(
                     progress(report.images + len(report.problems), total)
         if report.problems and not report.images:
             raise IxtuneError(
-                "not one of the images can be drawn",
+                "none of the images can be drawn",
                 where=str(folder),
                 hint="put the images back where they were, or prepare the set again",
                 notes=report.problems[:5],
@@ -173,7 +174,7 @@ def _draw(
         placed,
         layout,
         (f"{row['id']} - {called}{images}", name_of_image(stored), steps_of(layout)),
-        bill_of_record(row),
+        token_counts_of_record(row),
     )
     sheet.save(folder / file, compress_level=4)  # a third of the time of the default, a tenth more bytes
     grid = draw_grid(placed, layout, *_EMBEDDED_GRID)

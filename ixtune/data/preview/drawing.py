@@ -41,14 +41,14 @@ _PART_NAMES = {
 }
 
 
-def bill(layout: PatchLayout) -> list[tuple[str, int]]:
+def token_counts(layout: PatchLayout) -> list[tuple[str, int]]:
     """Return the image's token count by purpose; the numbers add up to `layout.tokens`."""
     parts = layout.member.token_parts(layout.rows, layout.cols)
     names = _PART_NAMES | {"crops": "1 crop" if layout.crops == 1 else f"{layout.crops:,} crops"}
     return [(names[key], count) for key, count in parts.items()]
 
 
-def bill_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
+def token_counts_of_record(row: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Return the token counts of the whole record as lines; `row` is a row of the store."""
     images = row["pictures"]
     image = [("image tokens of the record", sum(stored["tokens"] for stored in images))] if len(images) > 1 else []
@@ -251,7 +251,7 @@ def draw_sheet(
 
     grid = draw_grid(placed, layout, *_MAX_GRID)
     entries: list[tuple[str, int] | None] = [
-        *bill(layout),
+        *token_counts(layout),
         None,
         ("tokens of this image", layout.tokens),
         *([None, *record] if record else []),

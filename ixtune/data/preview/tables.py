@@ -9,8 +9,8 @@ from typing import Any
 
 from ixtune.data.prepared.store import layout_of, name_of_image
 from ixtune.data.preview.choice import Extreme
-from ixtune.data.preview.drawing import bill, bill_of_record, padding_share, steps_of
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.preview.drawing import padding_share, steps_of, token_counts, token_counts_of_record
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 from ixtune.pages.kit import MAX_TEXT
 
 _MAX_CELL_LINES = 4  # images listed one by one in a cell
@@ -142,7 +142,7 @@ def _shot(row: Mapping[str, Any], index: int, drawing: Drawing | str) -> dict[st
         "size": drawing.size,
         "grid": _data_uri(drawing.grid),
         "view": _data_uri(drawing.view),
-        "bill": (bill(layout), [("tokens of this image", layout.tokens)], bill_of_record(row)),
+        "bill": (token_counts(layout), [("tokens of this image", layout.tokens)], token_counts_of_record(row)),
         "steps": steps_of(layout).replace(" x ", " × ").replace("->", "→"),
     }
 

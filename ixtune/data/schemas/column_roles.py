@@ -144,8 +144,8 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         raise UsageError(
             wrong[0],
             where=source.name,
-            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or ask the same of all rows, e.g. "
-            '--question "What is the total?"',
+            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or ask one question about all "
+            'rows, e.g. --question "What is the total?"',
             notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
         )
     return columns

@@ -47,7 +47,7 @@ from ixtune.data.schemas.turns import IMAGE, pairs_in
 from ixtune.data.schemas.value_paths import object_in_text, take
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 
 _WHOLE_FLOATS = 2**53
 _MOST_BITS = 256

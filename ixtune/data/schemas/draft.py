@@ -11,7 +11,7 @@ from ixtune.data.schemas.image_marks import require_no_mark, take_inline, take_n
 from ixtune.data.schemas.turns import IMAGE, whole_conversation
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
 from ixtune.data.schemas.image_references import image_of
 from ixtune.data.schemas.image_values import mentioned_files
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 
 _INLINE = re.compile(r"<img>\s*([^<>\n]{1,4096}?)\s*</img>")
 _INLINE_OR_PLACEHOLDER = re.compile(rf"{_INLINE.pattern}|({PLACEHOLDER})")

@@ -58,7 +58,7 @@ class FoundImage(NamedTuple):
     Attributes:
         place: Where it is, such as `pages[0].scan`.
         value: The image, its path or its address; of a longer text only the path in it, if there is one.
-        mentioned: It stands in a longer text.
+        mentioned: Whether it is part of a longer text.
     """
 
     place: str
@@ -88,7 +88,7 @@ def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True
 
 
 def says_image(name: str) -> bool:
-    """Return whether a field's name says that it holds an image: `image_id`, `imgPath`, `scan`, `photo_2`."""
+    """Return whether a field's name suggests an image: `image_id`, `imgPath`, `scan`, `photo_2`."""
     return _says_image(name)
 
 

@@ -25,7 +25,7 @@ from ixtune.data.schemas.image_references import image_of
 from ixtune.data.schemas.turns import IMAGE, learn_in, our_text, role_in, turns_under, value_in
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 
 FIELD = "messages"
 IMAGE_FIELDS = ("images", "image")

@@ -12,7 +12,7 @@ from ixtune.data.schemas.fields import is_missing, listed
 from ixtune.data.schemas.turns import IMAGE
 from ixtune.data.schemas.value_paths import look_up, object_in_text
 from ixtune.data.sources.source import Schema, Source
-from ixtune.data.text.template import PLACEHOLDER
+from ixtune.data.text.conversation_rules import PLACEHOLDER
 from ixtune.errors import UsageError
 
 _OFFICIAL_ROLES = ("user", "assistant")

@@ -9,7 +9,7 @@ from ixtune.data.record import Role, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import LOSS_KEYS, is_missing, require_text, shown
 from ixtune.data.schemas.value_paths import list_in_text, object_in_text, rows_of_struct
-from ixtune.data.text.template import PLACEHOLDER, require_placeholders
+from ixtune.data.text.conversation_rules import PLACEHOLDER, require_placeholders
 
 IMAGE = "<image>"
 """Placeholder of all formats except the official one."""

@@ -103,7 +103,7 @@ def literal_in_text(text: str) -> list[Any] | dict[Any, Any] | None:
 
 
 def rows_of_struct(value: Mapping[str, Any]) -> Any:
-    """Return a struct of equally long lists as a list of structs, which is how `datasets` calls it; else the value."""
+    """Return a struct of equally long lists as a list of structs, as `datasets` means it; other values unchanged."""
     columns = list(value.values())
     if columns and all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns):
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]

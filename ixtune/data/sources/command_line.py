@@ -17,7 +17,7 @@ from ixtune.errors import UsageError
 
 
 def sources_given(paths: Sequence[str], defaults: Source, thousands: bool, dataset: str | None = None) -> list[Source]:
-    """Return the sources that some paths stand for.
+    """Return the sources that some paths name.
 
     Args:
         paths: Data as in `Source.path`, data configs (.yaml), the official data.txt, a dataset_info.json of

@@ -106,7 +106,7 @@ def open_source(source: Source) -> Opened:
     given = source.path
     container, path = (source.container, given) if source.container else container_of(given)
     source = replace(source, path=path)
-    _require_sense(source, container)
+    _require_consistent(source, container)
     root = _image_root(source, container)
     stored = _unfolded(_stored(source, container), container)
     understood = understand(source, container, stored.read, stored.columns, root)
@@ -151,7 +151,7 @@ def _with_origin(read: Callable[[], Iterator[Entry]], local: str, origin: str) -
         yield replace(entry, file=origin + entry.file.removeprefix(local) if entry.file.startswith(local) else origin)
 
 
-def _require_sense(source: Source, container: Container) -> None:
+def _require_consistent(source: Source, container: Container) -> None:
     """Raise if the settings of a source contradict each other or the files."""
     path, where = Path(source.path), source.path
     if container is not Container.HUB and not path.exists():

@@ -6,16 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.containers.container_detection import PEEK_BYTES, PEEK_ENTRIES
-from ixtune.data.containers.json_text import decoded
-from ixtune.data.containers.tables import NOT_UTF8_HINT
 from ixtune.data.images.image_paths import locate
 from ixtune.data.record import Place
-from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.rejects import RecordError
 from ixtune.data.schemas import conversation, messages
 from ixtune.data.schemas.column_roles import (
     CONVERSATION_COLUMNS,
@@ -25,7 +21,7 @@ from ixtune.data.schemas.column_roles import (
     named_columns,
 )
 from ixtune.data.schemas.document_pages import names_document
-from ixtune.data.schemas.fields import LOSS_KEYS, OTHER_MEDIA, is_missing, listed, shown
+from ixtune.data.schemas.fields import LOSS_KEYS, OTHER_MEDIA, is_missing, listed
 from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
 from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
 from ixtune.data.schemas.image_values import image_at, says_image
@@ -34,16 +30,13 @@ from ixtune.data.schemas.schema_detection import conversation_field, schema_of, 
 from ixtune.data.schemas.turns import turns_in
 from ixtune.data.schemas.value_paths import first_name, look_up, path_of, take
 from ixtune.data.sources.entry import Entry
+from ixtune.data.sources.first_records import Rows, first_records, names_in
 from ixtune.data.sources.source import Container, Reading, Schema, Source
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import UsageError
 
-# record, messages, message, content, part, image, bytes
-_BYTES_DEPTH = 7
-_BYTES_SHOWN = 16
 _SAMPLES = 50
 _IMAGES_LOOKED_FOR = 20
 
-Rows = list[Mapping[str, Any]]
 SCHEMA_NAMES = {
     Schema.IXC: "InternLM-XComposer conversations",
     Schema.LLAVA: "LLaVA conversations",
@@ -90,7 +83,7 @@ def understand(
         UsageError: The first records contradict each other or what the user says, or several fields fit.
         IxtuneError: The source holds no record.
     """
-    records = _peek(read, source, container)
+    records = first_records(read, source, container)
     pattern = check_pattern(source.image_pattern) if source.image_pattern is not None else None
     base = Reading(
         Schema.COLUMNS,
@@ -114,7 +107,7 @@ def understand(
     schema, why, field = _schema(rewritten, source, form)
     base = replace(base, schema=schema)
     if schema is Schema.COLUMNS:
-        rewritten_names = _names(rewritten) if form is not None or names is None else list(names)
+        rewritten_names = names_in(rewritten) if form is not None or names is None else list(names)
         return _table(source, base, rewritten, rewritten_names)
     return _conversation(source, base, rewritten, field, why)
 
@@ -129,7 +122,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
                 "there is a file next to each image, but no question",
                 where=source.name,
                 hint='pass one, and the fields of the file are its answer: --question "Extract all fields as JSON."',
-                notes=[f"fields found: {', '.join(map(repr, _names(records)))}"],
+                notes=[f"fields found: {', '.join(map(repr, names_in(records)))}"],
             )
         key = key if source.question is not None else None
     if key is None:
@@ -140,7 +133,7 @@ def _form(records: Rows, source: Source, container: Container, base: Reading) ->
             rewritten.append(FORMS[key].rewrite(dict(record), base))
     if not rewritten and FORMS[key].schema is None:
         return key, records  # each record will report its own error
-    before, after = _names(records), _names(rewritten)
+    before, after = names_in(records), names_in(rewritten)
     taken = [
         theirs for _, theirs in source.columns for one in theirs.split(",") if first_name(one, before) not in after
     ]
@@ -196,7 +189,7 @@ def _table(source: Source, base: Reading, records: Rows, names: list[str]) -> Un
 def _conversation(source: Source, base: Reading, records: Rows, field: str | None, why: str) -> Understood:
     """Return the settings for reading conversations."""
     notes: list[str] = []
-    names = _names(records)
+    names = names_in(records)
     columns, wrong = named_columns(names, source, CONVERSATION_COLUMNS)
     if field is not None:
         columns["messages"] = field
@@ -233,7 +226,7 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
 
 
 def _unused_in_turns(records: Rows, field: str, source: Source) -> list[str]:
-    """Return the keys of turns that say something and are not read, such as `reasoning_content`."""
+    """Return the keys of turns that have a value and are not read, such as `reasoning_content`."""
     known = {*(key for keys in conversation.TURN_KEYS for key in keys), *conversation.TURN_IMAGES, *LOSS_KEYS}
     known |= {value for _, value in source.tags}
     turns = [turn for record in records for turn in turns_in(look_up(record, field))]
@@ -266,7 +259,7 @@ def _with_guess(reading: Reading, records: Rows, tried: Sequence[str], notes: li
 def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[str]:
     """Return fields, or paths into them, whose values are images, if no record shows an image without them.
 
-    Fields that never stand in one record together are one: different records call the image differently.
+    Fields that no record has at the same time count as one: records may name the image differently.
     """
     found: Counter[str] = Counter()
     together = False
@@ -324,52 +317,3 @@ def _is_there(root: Path, text: str) -> bool:
         return locate(root, text).file.is_file()
     except (RecordError, OSError, ValueError):
         return False
-
-
-def _names(records: Rows) -> list[str]:
-    """Return the fields of some records, in order of first appearance."""
-    return list(dict.fromkeys(str(name) for record in records for name in record))
-
-
-def _peek(read: Callable[[], Iterator[Entry]], source: Source, container: Container) -> Rows:
-    """Return the first records of a source, without the content of images.
-
-    Raises:
-        UsageError: None of the entries is a record, or a table is in another encoding.
-        IxtuneError: There is no entry.
-    """
-    encoding_open = container in (Container.CSV, Container.TSV) and source.encoding is None
-    records: Rows = []
-    seen, first = 0, ""
-    for entry in islice(read(), PEEK_ENTRIES):
-        seen += 1
-        value, fault = decoded(entry)
-        if isinstance(value, Mapping):
-            records.append(_light(value))
-        elif not first:
-            first = fault.found if fault else shown(value)
-        if fault is not None and fault.reason is Reason.NOT_UTF8 and encoding_open:
-            raise UsageError(
-                f"the table is not in UTF-8: {fault.found}", where=f"{source.name}, {entry.place}", hint=NOT_UTF8_HINT
-            )
-        if entry.position > PEEK_BYTES and records:
-            break
-    if not seen:
-        raise IxtuneError("the source holds no record", where=source.name, hint="pass a source with records")
-    if not records:
-        what = "the first entry is not a record" if seen == 1 else f"none of the first {seen} entries is a record"
-        raise UsageError(
-            f"{what}: {first}",
-            where=source.name,
-            hint="give records: objects such as {...}; `ixtune prepare --help` lists the formats",
-        )
-    return records
-
-
-def _light(value: Any, depth: int = _BYTES_DEPTH) -> Any:
-    """Truncate images in a value to their first bytes: two hundred pages as PNG would take four gigabytes."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value[:_BYTES_SHOWN])
-    if depth and isinstance(value, Mapping):
-        return {name: _light(one, depth - 1) for name, one in value.items()}
-    return [_light(one, depth - 1) for one in value] if depth and isinstance(value, list | tuple) else value

@@ -16,28 +16,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ixtune.data.record import Record, Turn
-from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.rejects import Reason
+from ixtune.data.text.conversation_rules import (
+    PLACEHOLDER,
+    SIDES,
+    TemplateError,
+    require_alternation,
+    require_placeholders,
+)
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.family import FOUR_KHD, Member
 
 TEMPLATE_VERSION = 1
 """Version stored in prepared data; increase it whenever `encode` gives other ids or spans for the same record."""
 
-PLACEHOLDER = "<ImageHere>"
 IMAGE_TOKEN_ID = 0
 """Id of image positions in `expand`: the unknown piece, which no text accepted by `encode` produces."""
 IGNORED = -100
 """Label of positions that are not supervised: torch's ignore_index."""
 
-_SIDES = {"assistant": "an answer", "system": "the system prompt"}
 _SPECIAL = re.compile(r"<unk>|<s>|</s>|\[UNUSED_TOKEN_\d+\]")
-
-
-class TemplateError(RecordError):
-    """The chat template does not accept a conversation."""
-
-    def __init__(self, reason: Reason, found: str, hint: str) -> None:
-        super().__init__(reason, found, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def encode(record: Record, image_tokens: Sequence[int], tokenizer: Tokenizer, me
     Raises:
         TemplateError: The conversation is malformed.
     """
-    _require_alternation(record.turns)
+    require_alternation(record.turns)
     if record.turns[-1].role == "user":
         raise TemplateError(
             Reason.ENDS_WITH_USER,
@@ -136,11 +134,11 @@ def encode_prompt(
     Raises:
         TemplateError: The conversation is malformed, or its last turn is not the user's.
     """
-    _require_alternation(turns)
+    require_alternation(turns)
     if turns[-1].role != "user":
         raise TemplateError(
             Reason.BAD_CONVERSATIONS,
-            f"the prompt ends with {_SIDES[turns[-1].role]}",
+            f"the prompt ends with {SIDES[turns[-1].role]}",
             "end it with the user's question",
         )
     writer = _Writer(tokenizer, bos_every_part)
@@ -277,90 +275,6 @@ class _Writer:
         return ids
 
 
-def _require_alternation(turns: Sequence[Turn]) -> None:
-    """Raise unless user and assistant alternate, the user first, and no turn is empty."""
-    if not turns:
-        raise TemplateError(Reason.BAD_CONVERSATIONS, "there is no turn", "write a question and its answer")
-    before: Turn | None = None
-    for number, turn in enumerate(turns, start=1):
-        if turn.role == "system":
-            _require_system_first(turn, number)
-            continue
-        if before is None and turn.role == "assistant":
-            raise TemplateError(
-                Reason.STARTS_WITH_ASSISTANT, "the first turn is the assistant's", "begin with a user turn"
-            )
-        if before is not None and before.role == turn.role:
-            raise TemplateError(
-                Reason.REPEATED_ROLE,
-                f"turns {number - 1} and {number} are both of the {turn.role}",
-                "join them into one turn, or add the turn that is missing between them",
-            )
-        if not turn.text.strip():
-            if turn.role == "assistant":
-                raise TemplateError(
-                    Reason.EMPTY_ANSWER,
-                    f"turn {number}, an answer, is empty",
-                    "write the answer or drop the record",
-                )
-            raise TemplateError(
-                Reason.EMPTY_QUESTION,
-                f"turn {number}, a question, has neither text nor image",
-                f"write the question, or {PLACEHOLDER} if the image alone is the question",
-            )
-        before = turn
-
-
-def _require_system_first(turn: Turn, number: int) -> None:
-    if number > 1:
-        raise TemplateError(
-            Reason.SYSTEM_NOT_FIRST,
-            f"turn {number} has the role system",
-            "put its text into the first turn, or in front of the question it belongs to",
-        )
-    if not turn.text.strip():
-        raise TemplateError(Reason.BAD_CONVERSATIONS, "the system prompt is empty", "write it, or leave it out")
-
-
 def _is_unplaced(turns: Sequence[Turn], images: int, member: Member) -> bool:
     """Return whether the only image has no placeholder and the model therefore puts it before the whole text."""
     return member.image_first and images == 1 and not any(PLACEHOLDER in turn.text for turn in turns)
-
-
-def require_placeholders(turns: Sequence[Turn], images: int, written: str = PLACEHOLDER) -> None:
-    """Raise unless the user's turns hold one placeholder for each image, and the others none.
-
-    Args:
-        turns: Turns with `<ImageHere>` for each image.
-        images: Number of images.
-        written: The source's spelling of the placeholder, for error messages.
-
-    Raises:
-        TemplateError: Too few, too many, or in the wrong place.
-    """
-    found = 0
-    for number, turn in enumerate(turns, start=1):
-        here = turn.text.count(PLACEHOLDER)
-        if here and turn.role != "user":
-            raise TemplateError(
-                Reason.PLACEHOLDER_IN_ANSWER,
-                f"turn {number}, {_SIDES[turn.role]}, contains {written}",
-                "move it to the question: only the user shows images",
-            )
-        found += here
-    if found == 0 < images:
-        raise TemplateError(
-            Reason.MISSING_PLACEHOLDER,
-            f"{_count(images, 'image')} but no {written}",
-            f"put {written} where the image belongs, usually in front of the first question",
-        )
-    if found != images:
-        raise TemplateError(
-            Reason.TOO_FEW_PLACEHOLDERS if found < images else Reason.TOO_MANY_PLACEHOLDERS,
-            f"{_count(found, 'placeholder')} for {_count(images, 'image')}",
-            f"write {written} once for each image",
-        )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

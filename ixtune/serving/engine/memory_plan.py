@@ -8,7 +8,7 @@ import torch
 
 from ixtune.errors import UsageError
 from ixtune.model.configuration import IXC2Config
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.engine.models import Models
 
 

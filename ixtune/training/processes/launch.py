@@ -35,7 +35,7 @@ class LostPeerError(IxtuneError):
     exit_code = LOST_PEER
 
     def __init__(self) -> None:
-        super().__init__("another process of this run has failed", hint="see its own message")
+        super().__init__("another process of this run has failed", hint="see the message of that process")
 
 
 def world_size() -> int:

@@ -29,7 +29,7 @@ class CheckpointTrainer(SFTTrainer):
         recipe: Description of the run.
         run_folder: Folder of the checkpoints.
         progress: Counters, saved in each checkpoint.
-        meter: Clock of the run, which stands still while a checkpoint is written.
+        meter: Clock of the run, which is paused while a checkpoint is written.
         boundary: State at the last finished step.
         left_together: Whether all processes left at the same place after an exception, so that they can save together.
         checkpoint_bytes: Approximate size of a checkpoint, for the message about a full disk.

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixtune.data.prepared.statistics import HD_NUMS, Bill, Statistics, bill_of
+from ixtune.data.prepared.statistics import HD_NUMS, Statistics, TokenCounts, token_counts_of
 from ixtune.family import FOUR_KHD, TWO_FIVE, Member
 from ixtune.layout import LayoutError, plan
 
 
-def bill(width: int = 60, height: int = 40, text: int = 20, supervised: int = 5, images: int = 1) -> Bill:
+def bill(width: int = 60, height: int = 40, text: int = 20, supervised: int = 5, images: int = 1) -> TokenCounts:
     layouts = [plan(width, height, 4)] * images
-    return bill_of(text, supervised, layouts, ["exif_ignored"] * images, lowered=False, upscale=True)
+    return token_counts_of(text, supervised, layouts, ["exif_ignored"] * images, lowered=False, upscale=True)
 
 
 def test_token_costs_add_up_and_are_known_for_each_hd_num():
@@ -36,12 +36,12 @@ def test_the_cost_at_each_hd_num_matches_its_layout(width: int, height: int, ups
         layout = plan(width, height, 4, upscale=upscale, member=member)
     except LayoutError:
         return
-    one = bill_of(1, 1, [layout], [], lowered=False, upscale=upscale)
+    one = token_counts_of(1, 1, [layout], [], lowered=False, upscale=upscale)
     assert one.by_hd_num == tuple(tokens(hd_num) for hd_num in HD_NUMS)
 
 
 def test_an_hd_num_without_a_layout_has_no_cost():
-    thin = bill_of(20, 5, [plan(2000, 1, 55)], [], lowered=False, upscale=True)
+    thin = token_counts_of(20, 5, [plan(2000, 1, 55)], [], lowered=False, upscale=True)
     assert thin.by_hd_num[0] == -1
     statistics = Statistics()
     statistics.add(thin)
@@ -59,7 +59,7 @@ def test_each_histogram_counts_every_record_or_image_once(given: list[tuple[int,
     statistics = Statistics()
     for width, height, text, supervised in given:
         layouts = [plan(width, height, 55)] if max(width, height) < 300 * min(width, height) else []
-        statistics.add(bill_of(text, supervised, layouts, [], lowered=False, upscale=True))
+        statistics.add(token_counts_of(text, supervised, layouts, [], lowered=False, upscale=True))
     told = statistics.as_manifest()
     images = sum(told["grids"].values())
     counts = {

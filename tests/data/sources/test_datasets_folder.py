@@ -190,7 +190,7 @@ def test_several_hub_configurations_are_listed_unless_one_is_chosen(hub_cache: P
     with pytest.raises(UsageError, match="several configurations") as caught:
         open_hub(source)
     assert any("en" in note and "fr" in note for note in caught.value.notes)
-    with pytest.raises(UsageError, match="the configuration is not there") as caught:
+    with pytest.raises(UsageError, match="there is no such configuration") as caught:
         open_hub(Source(path=source.path, config="de"))
     assert any("en" in note and "fr" in note for note in caught.value.notes)
     assert open_hub(Source(path=source.path, config="fr")).total == 3

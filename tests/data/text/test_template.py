@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ixtune.data.record import Place, Record, Role, Turn
 from ixtune.data.rejects import Reason
-from ixtune.data.text.template import Sample, TemplateError, encode, encode_prompt, expand, require_placeholders
+from ixtune.data.text.conversation_rules import TemplateError, require_placeholders
+from ixtune.data.text.template import Sample, encode, encode_prompt, expand
 from ixtune.data.text.tokenizer import Tokenizer
 
 START, END = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ixtune.serving.engine.engine import Limits
+from ixtune.serving.engine.job import Limits
 from ixtune.serving.errors import ApiError, bad_request, internal, place_of, too_busy
 from ixtune.serving.metrics import Metrics, route_of
 
@@ -24,7 +24,7 @@ _DRAINED = 4  # up to this multiple of the limit a body is read and dropped; bey
 _SECURITY = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
-class Door:
+class RequestGuard:
     """ASGI middleware in front of all routes."""
 
     def __init__(self, app: ASGIApp, settings: Any, metrics: Metrics, limits: Limits) -> None:
