@@ -78,7 +78,7 @@ def main() -> None:
         "evaluate", f"{out}/prepared/test", "--adapter", str(run), "--model", str(merged), *scores,
         *PROCESSES, "--out", f"{out}/evaluation.json",
     )  # fmt: skip
-    seconds["base in its own form"] = ixtune(
+    seconds["base in its own wording"] = ixtune(
         "evaluate", f"{out}/prepared/test-own-form", "--base", "nano", "--quantize", "nf4", "--no-controls", *scores,
         *PROCESSES, "--out", f"{out}/own-form.json",
     )  # fmt: skip
@@ -89,8 +89,8 @@ def main() -> None:
     said = [row["answers"] for row in report["answers"]]
     agreement = sum(answers["adapter"] == answers["merged"] for answers in said) / len(said)
     rows = [
-        ("base, asked as in training", result(report, "base")),
-        ("base, asked in its own form", result(own, "base")),
+        ("base, asked in the demo's wording", result(report, "base")),
+        ("base, asked in its own wording", result(own, "base")),
         ("majority answer", result(report, "majority answer")),
         ("adapter, images swapped", result(report, BLIND)),
         ("adapter", result(report, "adapter")),
