@@ -15,7 +15,17 @@ from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from records import write_image
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer, Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    TextStreamer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 from trl import SFTConfig, SFTTrainer
 
 from ixtune.base import resolve
@@ -24,6 +34,7 @@ from ixtune.exporting import standalone
 from ixtune.model.model import IXC2ForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
+PIPELINES = ("image-text-to-text", "any-to-any")
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
 
@@ -66,6 +77,22 @@ def test_the_script_in_the_docs_runs(folder: Path, monkeypatch: pytest.MonkeyPat
     with redirect_stdout(io.StringIO()) as out:
         exec(compile(script, "docs/transformers.md", "exec"), {})
     assert re.search(r"^\['.*', '.*'\]$", out.getvalue(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM])
+def test_the_other_auto_classes_give_the_same_network(auto: Any, folder: Path, model: Any) -> None:
+    assert auto.__name__ in standalone.AUTO_MAP["config.json"]
+    found = auto.from_pretrained(folder, dtype=torch.float32)
+    assert type(found) is IXC2ForCausalLM
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_pipeline_for_any_kind_of_input_answers_too(folder: Path, processor: Any, model: Any) -> None:
+    image = str(folder.parents[1] / "receipt.png")
+    messages = [{"role": "user", "content": [{"type": "image", "url": image}, {"type": "text", "text": "How wide?"}]}]
+    how = {"generate_kwargs": GREEDY, "return_full_text": False}
+    made = [pipeline(task, model=model, processor=processor)(text=messages, **how) for task in PIPELINES]
+    assert made[0][0]["generated_text"] == made[1][0]["generated_text"]
 
 
 def test_all_generation_modes_agree(folder: Path, processor: Any, model: Any) -> None:

@@ -140,6 +140,7 @@ def load_model(
     from ixtune.base import resolve
     from ixtune.checkpoint.identity import base_identity
     from ixtune.checkpoint.shards import open_checkpoint
+    from ixtune.data.generation_file import stops_of
     from ixtune.evaluation.contenders import contender
     from ixtune.model.loading import load_base
 
@@ -150,6 +151,8 @@ def load_model(
     if quantize is None:
         quantize = named.adapter is not None and read_info(named.adapter).get("quantize") == "nf4"
     network, _ = load_base(folder, quantize=quantize, dtype=form, device=place)
+    if (stops := stops_of(folder)) is not None and network.generation_config is not None:
+        network.generation_config.eos_token_id = stops  # ixtune's own verbs pass them at each call
     if named.adapter is None:
         return network
     model = bundle.load(network, named.adapter, base_identity(open_checkpoint(folder)), force)

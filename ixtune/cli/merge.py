@@ -144,6 +144,7 @@ def _shown(lines: list[tuple[str, str]]) -> list[str]:
 
 
 def _planned(plan: MergePlan, out: Path) -> list[tuple[str, str]]:
+    from ixtune.data.generation_file import GENERATION_FILE
     from ixtune.merging.shard_writer import carried_name
 
     return [
@@ -152,6 +153,7 @@ def _planned(plan: MergePlan, out: Path) -> list[tuple[str, str]]:
         ("onto", _ONTO[plan.onto]),
         *(("file", f"{name}, {_size(nbytes)}") for name, nbytes in plan.shard_bytes.items()),
         *(("file", f"{carried_name(name)}, a copy") for name in plan.carried),
+        ("file", f"{GENERATION_FILE}, with both tokens that end an answer"),
         ("disk", f"{_size(plan.needed_bytes)} needed, {_size(plan.free_bytes)} free"),
         ("base", plan.identity[:12]),
         ("folder", f"{out}: nothing was written"),

@@ -24,6 +24,7 @@ from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.checkpoint.terms import terms_of
 from ixtune.checkpoint.verify import read_config_json
+from ixtune.data.generation_file import GENERATION_FILE
 from ixtune.data.processor_files import write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.exporting import nf4_shards, peft_original, standalone
@@ -198,6 +199,8 @@ def _merged(
     if profile.name == "nf4":
         record = json.loads((folder / RECORD_FILE).read_bytes())
         atomic_write_json(folder / RECORD_FILE, {**record, "quantize": "nf4"})
+    if profile.code_runs:  # the original code names the tokens that end an answer itself
+        (folder / GENERATION_FILE).unlink(missing_ok=True)
     carry(base, folder)
     if not profile.code_runs:
         _for_our_classes(profile, base, folder, sizes, hd_num)
@@ -228,7 +231,7 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
         "eos_token_id": [tokenizer.eos_id, tokenizer.end_of_turn_id],
         "pad_token_id": config.get("pad_token_id", tokenizer.eos_id),
     }
-    atomic_write_json(folder / "generation_config.json", generation)
+    atomic_write_json(folder / GENERATION_FILE, generation)
     record = json.loads((folder / RECORD_FILE).read_bytes())
     write_processor_files(
         folder,

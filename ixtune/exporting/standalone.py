@@ -27,8 +27,10 @@ _PACKAGE = Path(ixtune.__file__).parent
 AUTO_MAP: Mapping[str, Mapping[str, Any]] = {
     "config.json": {
         "AutoConfig": f"{PREFIX}.IXC2Config",
-        "AutoModelForCausalLM": f"{PREFIX}.IXC2ForCausalLM",
-        "AutoModelForImageTextToText": f"{PREFIX}.IXC2ForCausalLM",
+        **{
+            f"AutoModel{task}": f"{PREFIX}.IXC2ForCausalLM"
+            for task in ("", "ForCausalLM", "ForImageTextToText", "ForMultimodalLM")
+        },
     },
     PREPROCESSOR_FILE: {
         "AutoImageProcessor": f"{PREFIX}.IXC2ImageProcessor",

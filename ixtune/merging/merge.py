@@ -22,6 +22,7 @@ from ixtune.adapter.combination import Ingredient
 from ixtune.adapter.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.data.generation_file import write_generation_file
 from ixtune.data.processor_files import PREPROCESSOR_FILE, write_processor_files
 from ixtune.errors import IxtuneError
 from ixtune.family import member_of
@@ -124,6 +125,7 @@ def merge(
             writer = ShardWriter(plan.model, _key(plan), advance, read_back)
             writer.write(partial)
             carry(source, list(plan.carried), partial)
+            write_generation_file(source.folder, partial)
             advance.step = "checking"
             advance(0)
             proof = prove(partial, plan.model, writer.written, read_back)

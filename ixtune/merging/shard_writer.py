@@ -17,13 +17,14 @@ from ixtune import platforms
 from ixtune.adapter.combination import Merged
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES, TensorInfo, write_safetensors
 from ixtune.checkpoint.shards import Checkpoint
+from ixtune.data.generation_file import GENERATION_FILE
 from ixtune.files import atomic_write_json
 from ixtune.merging.read_back import ReadBack, new_fast_hash
 
 JOURNAL_FILE = "merge_journal.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-# descriptions of the base itself, or of another merge
-_NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "convert_report.json")
+# descriptions of the base itself, or of another merge; and what is written anew
+_NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "convert_report.json", GENERATION_FILE)
 
 
 class ShardWriter:

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.output_capturing import capture_outputs
@@ -358,5 +365,9 @@ def _pairs(grids: Grids) -> list[tuple[int, int]]:
     return [(int(rows), int(cols)) for rows, cols in (grids.tolist() if isinstance(grids, torch.Tensor) else grids)]
 
 
+# As in the original's own auto_map, AutoModel gives the whole network: the checkpoint's names, such as `output.weight`
+# beside `vit`, leave no name for a part below the head.
+AutoModel.register(IXC2Config, IXC2ForCausalLM)
 AutoModelForCausalLM.register(IXC2Config, IXC2ForCausalLM)
 AutoModelForImageTextToText.register(IXC2Config, IXC2ForCausalLM)
+AutoModelForMultimodalLM.register(IXC2Config, IXC2ForCausalLM)
