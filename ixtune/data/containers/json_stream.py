@@ -31,7 +31,7 @@ class ListReader:
         self.file, self.source = file, source
         self.text, self.at = "", 0
         self.line, self.column = 1, 1
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(object_pairs_hook=unique_names)
         self.not_utf8 = False
 
     def elements(self) -> Iterator[tuple[int, Any, Fault | None]]:
@@ -288,7 +288,27 @@ def fault_of_bytes(byte: int, where: str = "") -> Fault:
     return Fault(Reason.NOT_UTF8, f"the byte 0x{byte:02X}{where} is not UTF-8", "save the source as UTF-8")
 
 
+class RepeatedNameError(ValueError):
+    """An object has two values of one name, of which Python's reader would drop the first."""
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object.
+
+    Raises:
+        RepeatedNameError: Two of them have the same name.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        again = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RepeatedNameError(f"the field `{again}` is in one object twice")
+    return fields
+
+
 def fault_of_value(error: Exception) -> Fault:
-    """Return the fault of valid JSON that Python cannot hold: a number of thousands of digits, or nesting as deep."""
+    """Return the fault of valid JSON that cannot be held: a number of thousands of digits, nesting, a repeated name."""
+    if isinstance(error, RepeatedNameError):
+        return Fault(Reason.NOT_JSON, str(error), "rename one of them, or put all values into one list")
     found = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
     return Fault(Reason.NOT_JSON, found, "remove the record")

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ixtune.data.containers.json_stream import ListReader, fault_of_bytes, fault_of_size, fault_of_value
+from ixtune.data.containers.json_stream import (
+    ListReader,
+    fault_of_bytes,
+    fault_of_size,
+    fault_of_value,
+    unique_names,
+)
 from ixtune.data.record import Place
 from ixtune.data.rejects import Reason
 from ixtune.data.sources import entry as limits
@@ -77,7 +83,7 @@ def decoded(entry: Entry) -> tuple[Any, Fault | None]:
     if entry.fault is not None or entry.line is None:
         return entry.value, entry.fault
     try:
-        return json.loads(entry.line.decode("utf-8")), None
+        return json.loads(entry.line.decode("utf-8"), object_pairs_hook=unique_names), None
     except UnicodeDecodeError as error:
         return None, fault_of_bytes(entry.line[error.start], f" at byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:

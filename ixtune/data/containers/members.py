@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ixtune.data.containers.image_folder import IMAGE_ENDINGS
+from ixtune.data.containers.json_stream import unique_names
 from ixtune.data.rejects import Reason
 from ixtune.data.schemas.fields import listed, shown
 from ixtune.data.sources.entry import Fault
@@ -57,7 +58,7 @@ def _read_into(fields: dict[str, Any], ending: str, content: bytes, name: str) -
         said: Any = {column or "text": text}
     else:
         try:
-            said = json.loads(text)
+            said = json.loads(text, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             return Fault(Reason.NOT_JSON, f"{shown(name)}: {error}", "write the sample again with a JSON library")
         if not isinstance(said, dict):

@@ -9,15 +9,25 @@
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ixtune.data.record import Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
+from ixtune.data.schemas.image_values import is_path_of_image
 from ixtune.data.schemas.value_paths import list_in_text, object_in_text
 
+OPTION_NAMES = ("choices", "options")
+"""Names of a field with the options of a question."""
+OTHER_OPTION_NAMES = ("candidates", "alternatives", "answer_choices", "answer_options", "option_list", "choice_list")
+"""Names that are taken for such a field where there is one of them only."""
+
 _LETTERS = string.ascii_uppercase
+_SEVERAL = re.compile(r"[A-Z](?:[,;/& ]*[A-Z])+")
+_LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])[).:]\s+(\S.*)", re.DOTALL)
 
 
 def options_of(value: Any, name: str) -> dict[str, str]:
@@ -66,7 +76,7 @@ def answered(answer: str, options: Mapping[str, str], name: str) -> str:
     """Return what is to be answered: the letter of an option that is given by letter or index, or its text as given.
 
     Args:
-        answer: A letter, the text of an option, or an index from 0.
+        answer: A letter, a letter with its text, several letters, the text of an option, or an index from 0.
         options: Options of the question.
         name: Name of the answer's field.
 
@@ -89,11 +99,83 @@ def answered(answer: str, options: Mapping[str, str], name: str) -> str:
         return letter
     if by_text:
         return bare
+    both = _LETTER_AND_TEXT.fullmatch(bare)
+    if both is not None and options.get(both[1].upper()) == both[2].strip():
+        return both[1].upper()
+    several = [one for one in bare if one.isalpha()] if _SEVERAL.fullmatch(bare) else []
+    if several and several == sorted(set(several)) and set(several) <= options.keys():
+        return ", ".join(several)
     raise RecordError(
         Reason.BAD_FIELD,
         f"the answer {shown(answer)} in `{name}` is none of the options {', '.join(options)}",
         hint="write the letter of the right option, its text, or its number counted from 0",
     )
+
+
+def require_one(answers: Sequence[str], name: str) -> None:
+    """Raise if a list of answers holds several of the options: all of them may be right, or any of them.
+
+    Raises:
+        RecordError: It does.
+    """
+    if len(set(answers)) > 1:
+        raise RecordError(
+            Reason.BAD_FIELD,
+            f"`{name}` is a list of {len(answers)} options",
+            hint='write one option, or all that are right as one text, such as "A, C"',
+        )
+
+
+def require_texts(options: Mapping[str, str], name: str, image: str) -> None:
+    """Raise if the options are paths of images, which would be written into the question as text.
+
+    Args:
+        options: Options of the question.
+        name: Name of their field, or names joined by commas.
+        image: The field with the images of the question, "" if there is none.
+
+    Raises:
+        RecordError: `IMAGE_NOT_USED`.
+    """
+    if options and all(is_path_of_image(text) for text in options.values()):
+        shown_too = f"{image},{name}" if image else name
+        raise RecordError(
+            Reason.IMAGE_NOT_USED,
+            f"the options in `{name}` are images",
+            hint=f"show them below the question's image with --columns image={shown_too},choices=, or pass "
+            "--allow-image-text if their names are meant as text",
+        )
+
+
+def require_shown(fields: Mapping[str, Any], turns: Sequence[Turn]) -> None:
+    """Raise if a conversation has options in a field of its own that its questions do not show.
+
+    Args:
+        fields: Fields of the record that were not read.
+        turns: Its turns.
+
+    Raises:
+        RecordError: `FIELD_NOT_USED`.
+    """
+    for name in (*OPTION_NAMES, *OTHER_OPTION_NAMES):
+        if name not in fields:
+            continue
+        texts = _texts_of(fields[name])
+        asked = "\n".join(turn.text for turn in turns if turn.role != "assistant")
+        if len(texts) > 1 and not all(text in asked for text in texts):
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"`{name}` is {shown(fields[name])}, and the question does not show them",
+                hint="write the options into the question, or remove the field if the answer does not refer to them",
+            )
+
+
+def _texts_of(value: Any) -> list[str]:
+    """Return the texts of a value that may be options; empty if it is something else."""
+    try:
+        return list(options_of(value, "options").values()) if isinstance(value, str | list | tuple | dict) else []
+    except RecordError:
+        return []
 
 
 def _option(text: Any, letter: str, name: str) -> str:

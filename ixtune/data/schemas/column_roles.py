@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ixtune.data.schemas.fields import listed
+from ixtune.data.schemas.choices import OPTION_NAMES, OTHER_OPTION_NAMES
+from ixtune.data.schemas.fields import SYSTEM_NAMES, listed
 from ixtune.data.schemas.turns import IMAGE
 from ixtune.data.schemas.value_paths import first_name
 from ixtune.data.sources.source import Source
@@ -56,9 +57,9 @@ _ROLES = {
         ),
     ),
     "id": _Role(("id",)),
-    "system": _Role(("system",)),
+    "system": _Role(("system",), SYSTEM_NAMES),
     "hd_num": _Role(("hd_num",)),
-    "choices": _Role(("choices", "options")),
+    "choices": _Role(OPTION_NAMES, OTHER_OPTION_NAMES),
     "context": _Role(("context",)),
     "input": _Role(()),
     "history": _Role(("history",)),
@@ -230,9 +231,10 @@ def _fitting(ours: str, role: _Role, found: Sequence[str], wrong: list[str]) -> 
 
 def _options_in(found: Sequence[str]) -> list[str]:
     """Return the columns with one option each: A, B, C, D; option_a, ...; none if there are fewer than two."""
-    letters = [name for name in found if len(name) == 1 and name in "ABCDEFGHIJ"]
-    if "".join(letters) == "ABCDEFGHIJ"[: len(letters)] and len(letters) > 1:
-        return letters
+    for alphabet in ("ABCDEFGHIJ", "abcdefghij"):
+        letters = [name for name in found if len(name) == 1 and name in alphabet]
+        if "".join(letters) == alphabet[: len(letters)] and len(letters) > 1:
+            return letters
     named = [name for name in found if _OPTION.fullmatch(name)]
     return named if len(named) > 1 else []
 

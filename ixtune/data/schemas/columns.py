@@ -27,17 +27,19 @@ from typing import Any
 
 from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
-from ixtune.data.schemas.choices import answered, options_of, with_options
+from ixtune.data.schemas.choices import answered, options_of, require_one, require_texts, with_options
 from ixtune.data.schemas.column_roles import EXACT_NAMES
 from ixtune.data.schemas.document_pages import with_page
 from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import (
+    LOSS_KEYS,
     is_missing,
     listed,
     place_name,
     record_hd_num,
     record_id,
     refuse_unusable,
+    refuse_weights,
     require_text,
     shown,
 )
@@ -74,12 +76,15 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     asked = _questions(fields, columns, reading)
     context = _take(fields, columns, "context")
     options = _options(fields, columns.get("choices"))
+    if not reading.allow_image_text:
+        require_texts(options, columns.get("choices", ""), columns.get("image", ""))
     cell = _take(fields, columns, "answer")
     if options and isinstance(cell := _whole(cell), int) and not isinstance(cell, bool) and 0 <= cell < len(options):
         cell = list(options)[cell]  # a number, unlike a text of digits, is always an index
     answers, several = _answers(cell, f"`{columns['answer']}`") if reading.answers else ([], False)
     if options:
         answers = [answered(one, options, columns["answer"]) for one in answers]
+        require_one(answers, columns["answer"])
     turns, several_earlier = _history(_take(fields, columns, "history"))
     notes = ["earlier_references"] if several_earlier else []
     if options:
@@ -94,8 +99,10 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
         answers, several = [], False
     else:
         turns += [Turn("user", _ours(asked[0])), Turn("assistant", _ours(answers[0]))]
-    if fields.get("label") is False:
-        refuse_unusable({"label": False})
+    refuse_weights(fields)
+    for name in ("label", *LOSS_KEYS):  # a table's column may have one of these names: only false says something
+        if fields.get(name) is False:
+            refuse_unusable({name: False})
     system = _take(fields, columns, "system")
     given = _take(fields, columns, "references")
     references = answers if several else []

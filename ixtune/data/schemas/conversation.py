@@ -19,6 +19,7 @@ from typing import Any
 
 from ixtune.data.record import ImageRef, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.choices import require_shown
 from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import record_hd_num, record_id, record_system, refuse_unusable, shown
 from ixtune.data.schemas.image_references import images_of
@@ -122,6 +123,7 @@ def conversation_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -
     hd_num = record_hd_num(fields)
     fields.pop("hd_num", None)
     turns, images = with_images_of_turns(turns, own, images)
+    require_shown(fields, turns)
     return Draft(name, images, turns, system, hd_num, written=spelling.placeholder)
 
 

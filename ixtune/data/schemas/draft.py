@@ -59,7 +59,7 @@ class Draft:
         elif placed and not images:
             turns = self._without_images(turns, reading)
         if not reading.allow_image_text:
-            require_no_mark(turns, len(images), reading.image_root)
+            require_no_mark(self._with_system(turns), images, reading.image_root)
         if not all(turn.learn for turn in turns):
             self.notes.append("turns_not_learned")
         marked = 0 if "image_first" in self.notes else len(images)
@@ -73,6 +73,9 @@ class Draft:
             references=self.references,
             notes=tuple(self.notes),
         )
+
+    def _with_system(self, turns: list[Turn]) -> list[Turn]:
+        return turns if self.system is None else [*turns, Turn("system", self.system)]
 
     def _without_images(self, turns: list[Turn], reading: Reading) -> list[Turn]:
         """Treat the placeholders of a record without images as text, if the user allows it."""

@@ -16,6 +16,9 @@ _SHOWN_BITS = 64
 
 LOSS_KEYS = ("loss", "train", "weight", "loss_scale", "learn", "trainable", "train_on_turn")
 """Keys with which ms-swift, axolotl and OpenAI mark the answers to train on."""
+SYSTEM_NAMES = ("system_prompt", "system_message", "system_instruction", "sys_prompt")
+"""Names of the system prompt that are taken for `system` where there is one of them only."""
+_WEIGHTS = ("sample_weight", "sampling_weight", "loss_weight", "example_weight", "instance_weight", "record_weight")
 # without these, the answers of a record would be invented
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 """Fields of films and sounds."""
@@ -163,6 +166,7 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
         RecordError: It contains video or audio, offers tools, is marked as a bad example (KTO's `label: false`), or
             has its own weight.
     """
+    refuse_weights(fields)
     for name in fields:
         if ("loss" in name or "mask" in name) and _masks_turns(name, fields[name]):
             raise RecordError(
@@ -196,6 +200,21 @@ def refuse_unusable(fields: Mapping[str, Any]) -> None:
             "`label` is false, which marks a bad answer",
             hint="remove such records: every accepted record is trained on",
         )
+
+
+def refuse_weights(fields: Mapping[str, Any]) -> None:
+    """Raise if a record has a weight of its own under a name that says so.
+
+    Raises:
+        RecordError: It has.
+    """
+    for name in _WEIGHTS:
+        if name in fields and not is_missing(fields[name]) and fields[name] not in (1, "", "1"):
+            raise RecordError(
+                Reason.FIELD_NOT_USED,
+                f"`{name}` of the record is {shown(fields[name])}",
+                hint="weight whole sources instead, and remove the field",
+            )
 
 
 def _masks_turns(name: str, value: Any) -> bool:

@@ -18,7 +18,14 @@ from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
 from ixtune.data.schemas.image_references import image_of
-from ixtune.data.schemas.image_values import mentioned_files
+from ixtune.data.schemas.image_values import (
+    IMAGE_SUFFIXES,
+    address_in,
+    embedded_in,
+    is_file_of_image,
+    mentioned_files,
+)
+from ixtune.data.schemas.named_images import file_of, is_of
 from ixtune.data.text.conversation_rules import PLACEHOLDER
 
 _INLINE = re.compile(r"<img>\s*([^<>\n]{1,4096}?)\s*</img>")
@@ -110,15 +117,15 @@ def take_numbered(turns: Sequence[Turn], images: Sequence[ImageRef]) -> tuple[li
     return taken, tuple(images[at] for at in (*order, *rest))
 
 
-def require_no_mark(turns: Sequence[Turn], images: int, root: Path | None = None) -> None:
-    """Raise if a text contains an image mark that is not one of the record's images.
+def require_no_mark(turns: Sequence[Turn], images: Sequence[ImageRef], root: Path | None = None) -> None:
+    """Raise if a text contains an image mark, or names an image, that is not one of the record's images.
 
     An answer about an image may contain HTML, Markdown and `[image]`, as in a transcription. In a record without images
-    these count too, and so does the path of an existing image in a question.
+    these count too, and so does the address of an image in a short question.
 
     Args:
         turns: Turns with our placeholder for every image that was found.
-        images: Number of images of the record.
+        images: Images of the record.
         root: The image root.
 
     Raises:
@@ -126,19 +133,42 @@ def require_no_mark(turns: Sequence[Turn], images: int, root: Path | None = None
     """
     for number, turn in enumerate(turns, start=1):
         text = turn.text.replace(PLACEHOLDER, " ") if PLACEHOLDER in turn.text else turn.text
-        found = None
-        if "<" in text or "[" in text or "\\" in text:
+        found = embedded_in(text)
+        if found is None and ("<" in text or "[" in text or "\\" in text):
             mark = _TOKENS.search(text) or _INLINE.search(text)
             if mark is None and not (images and turn.role == "assistant"):
                 mark = _PLAIN.search(text)
             found = mark.group() if mark else None
         if found is None and not images and turn.role == "user":
-            found = next(iter(mentioned_files(text, root)), None)
+            found = address_in(text)
+        if found is None:
+            found = _other_image(turn, text, images, root)
         if found is None:
             continue
+        where = "the system prompt" if turn.role == "system" else f"turn {number}"
         raise RecordError(
             Reason.LOOKS_LIKE_IMAGE,
-            f"turn {number} holds {shown(found)[1:-1]}, and no image of the record belongs to it",
+            f"{where} holds {shown(found)[1:-1]}, and no image of the record belongs to it",
             hint="name the image with --columns image=FIELD and mark it <image>, write <img>path</img> into the "
             "question, or pass --allow-image-text if these characters are meant as text",
         )
+
+
+def _ends_like_file(text: str) -> bool:
+    return text.rstrip().lower().endswith(IMAGE_SUFFIXES)
+
+
+def _other_image(turn: Turn, text: str, images: Sequence[ImageRef], root: Path | None) -> str | None:
+    """Return the path of an existing image that a text names and the record does not show.
+
+    Of answers, only one that is nothing but a path counts.
+    """
+    if turn.role == "assistant":
+        named = [text.strip()] if _ends_like_file(text) and is_file_of_image(text, root) else []
+    else:
+        named = mentioned_files(text, root)
+    for path in named:
+        file = file_of(path, root) if images else None
+        if file is None or not is_of(path, file, images, root):
+            return path
+    return None

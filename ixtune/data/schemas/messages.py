@@ -18,6 +18,7 @@ from typing import Any
 
 from ixtune.data.record import ImageRef, Role, Turn
 from ixtune.data.rejects import Reason, RecordError
+from ixtune.data.schemas.choices import require_shown
 from ixtune.data.schemas.conversation import TURN_IMAGES, take_images, with_images_of_turns
 from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import is_missing, record_hd_num, record_id, record_system, refuse_unusable, shown
@@ -84,6 +85,7 @@ def messages_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dr
     hd_num = record_hd_num(fields)
     fields.pop("hd_num", None)
     joined = _joined(turns)
+    require_shown(fields, turns)
     notes = ["questions_joined"] if len(joined) < len(turns) else []
     return Draft(name, shown_images, joined, system, hd_num, notes=notes)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ixtune.data.record import Role, Turn
@@ -18,7 +20,10 @@ _ASKED = ("user", "question", "human", "query", "instruction", "prompt", "q", "Q
 _SAID = ("assistant", "answer", "gpt", "response", "output", "completion", "a", "A", "answers")
 _LEARNED = (True, 1, None)
 _LOSS_OR_MASK = {"loss", "mask"}
+# with false: the turn is not to be learned, in words that no format above uses
+_LEARNS = {"train", "training", "trained", "trainable", "learn", "learned", "learning", "supervise", "supervised"}
 _MASKS = ("mask", "masked", "ignore", "skip", "exclude", "train_detail")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _TOOLS = ("function", "function_call", "ipython", "observation", "tool", "tool_call", "tool_response")
 
 
@@ -53,7 +58,7 @@ def role_in(turn: Mapping[str, Any], key: str, number: int, roles: Mapping[str, 
     name = value_in(turn, key, number, hint)
     if not isinstance(name, str):
         raise RecordError(Reason.BAD_CONVERSATIONS, f"the `{key}` of turn {number} is {shown(name)}", hint=hint)
-    role = roles.get(name.lower())
+    role = roles.get(name.lower().strip("<|>"))  # DeepSeek-VL writes <|User|>
     if role is None:
         raise RecordError(
             Reason.UNKNOWN_ROLE,
@@ -177,7 +182,16 @@ def _says_mask(key: str, value: Any) -> bool:
     """Return whether a key masks a turn in an unsupported way, such as `no_loss` or `loss_mask`."""
     if key in _MASKS:
         return bool(value)
-    return key not in LOSS_KEYS and not _LOSS_OR_MASK.isdisjoint(key.lower().split("_"))
+    if key in LOSS_KEYS:
+        return False
+    words = _words(key)
+    return not words.isdisjoint(_LOSS_OR_MASK) or (not words.isdisjoint(_LEARNS) and value in (False, 0))
+
+
+@lru_cache(maxsize=1024)
+def _words(key: str) -> frozenset[str]:
+    """Return the words of a key, such as those of `is_trainable` or `doTrain`."""
+    return frozenset(word.lower() for word in _WORD.findall(key))
 
 
 def our_text(text: str, where: str, written: str | None) -> str:

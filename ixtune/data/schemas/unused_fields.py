@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ixtune.data.images.documents import split_pages
-from ixtune.data.images.image_paths import locate
 from ixtune.data.record import ImageRef, Record
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
 from ixtune.data.schemas.image_values import FoundImage, image_at, images_in, is_path_of_image, stem_of
+from ixtune.data.schemas.named_images import file_of, is_of
 from ixtune.data.schemas.value_paths import path_of
 from ixtune.data.sources.source import Reading
 
@@ -61,9 +59,9 @@ def _is_shown(found: FoundImage, images: tuple[ImageRef, ...], root: Path | None
     """Return whether a text names an image that the record has, or only says where its images come from."""
     if not isinstance(found.value, str):
         return False
-    file = _file_of(found.value, root)
+    file = file_of(found.value, root)
     if file is not None:  # before/1.png and after/1.png are two images
-        return any(_is_same(found.value, file, image, root) for image in images)
+        return is_of(found.value, file, images, root)
     stems = {stem_of(image.name if image.path is None else image.path) for image in images}
     if found.mentioned or (is_path_of_image(found.value) and stem_of(found.value) in stems):
         return True
@@ -78,35 +76,6 @@ def _is_shown(found: FoundImage, images: tuple[ImageRef, ...], root: Path | None
 _WORDS = re.compile(r"[A-Z]?[a-z]+")
 _ORIGIN = {"source", "url", "origin", "original", "document", "doc"}
 _NAMES = {"file", "filename", "path", "name"}
-
-
-def _file_of(text: str, root: Path | None) -> Path | None:
-    """Return the existing file that a path names in any of its spellings, without its page."""
-    if root is None:
-        return None
-    try:
-        file = locate(root, split_pages(text.strip())[0]).file
-        return file if file.is_file() else None
-    except (RecordError, OSError, ValueError):
-        return None
-
-
-def _is_same(text: str, file: Path, image: ImageRef, root: Path | None) -> bool:
-    """Return whether an image is this file, a page of it, or its embedded copy."""
-    pages = split_pages(text.strip())[1]
-    if pages is not None and split_pages(image.path or "")[1] not in (None, pages):
-        return False
-    try:
-        if image.content is not None:
-            return (
-                stem_of(image.name) == stem_of(text)
-                and file.stat().st_size == len(image.content)
-                and file.read_bytes() == image.content
-            )
-        other = _file_of(image.path or "", root)
-        return other is not None and os.path.samefile(file, other)
-    except OSError:
-        return False
 
 
 def _hint(found: FoundImage, whole: Mapping[str, Any], reading: Reading) -> str:

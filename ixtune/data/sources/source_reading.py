@@ -21,7 +21,7 @@ from ixtune.data.schemas.column_roles import (
     named_columns,
 )
 from ixtune.data.schemas.document_pages import names_document
-from ixtune.data.schemas.fields import LOSS_KEYS, OTHER_MEDIA, is_missing, listed
+from ixtune.data.schemas.fields import LOSS_KEYS, OTHER_MEDIA, SYSTEM_NAMES, is_missing, listed
 from ixtune.data.schemas.forms import FIELDS_AS_JSON, FORMS, form_of, has_only_fields
 from ixtune.data.schemas.image_pattern import check_pattern, fields_in, guessed_pattern
 from ixtune.data.schemas.image_values import image_at, says_image
@@ -194,6 +194,10 @@ def _conversation(source: Source, base: Reading, records: Rows, field: str | Non
     if field is not None:
         columns["messages"] = field
         notes.append(f"conversations from {field}")
+    alias = [name for name in SYSTEM_NAMES if name in names]
+    if len(alias) == 1 and "system" not in names and "system" not in columns:
+        columns["system"] = alias[0]
+        notes.append(f"system from {alias[0]}")
     own = (messages.FIELD, *messages.IMAGE_FIELDS) if base.schema is Schema.OPENAI else (conversation.FIELD, "image")
     own = (*own, "images") if base.schema is Schema.SHAREGPT else own
     named = {first_name(one, names) for theirs in columns.values() for one in theirs.split(",")}
@@ -230,7 +234,10 @@ def _unused_in_turns(records: Rows, field: str, source: Source) -> list[str]:
     known = {*(key for keys in conversation.TURN_KEYS for key in keys), *conversation.TURN_IMAGES, *LOSS_KEYS}
     known |= {value for _, value in source.tags}
     turns = [turn for record in records for turn in turns_in(look_up(record, field))]
-    return list(dict.fromkeys(str(key) for turn in turns for key in turn if key not in known and turn[key]))
+    says = [
+        str(key) for turn in turns for key, value in turn.items() if key not in known and value not in _SAYS_NOTHING
+    ]
+    return list(dict.fromkeys(says))
 
 
 def _form_name(reading: Reading) -> str:
@@ -279,6 +286,7 @@ def _candidates(records: Rows, names: Sequence[str], reading: Reading) -> list[s
 
 
 _IMAGE_FIELDS = ("image", "images")
+_SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 def _shows_image(record: Mapping[str, Any], reading: Reading) -> bool:
