@@ -71,7 +71,7 @@ def command(
     lines = [f"written  {path}" for path in made.files]
     lines += [f"note     {note}" for note in made.notes]
     if not memory and base is None:
-        lines.append("note     without a GPU this trains the embedded base, which reads large print only")
+        lines.append("note     without a GPU this trains the embedded base, which reads simple printed pages only")
     ending([*lines, "", "run next, in this order:", *(f"  {line}" for line in made.commands)], "\n".join(made.commands))
 
 

@@ -52,7 +52,8 @@ def print_report(report: PrepareReport, options: PrepareOptions) -> None:
                 f"WARNING  no record of {one.opened.source.name} has an image: text only", markup=False, style="bold"
             )
     out.print(
-        f"check    read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}", markup=False
+        f"check    {report.read:,} records read, {report.accepted:,} accepted, {report.rejected:,} rejected",
+        markup=False,
     )
     names = [str(report.out / name) if name else str(report.out) for name in report.sets]
     lines = [f"written  {' and '.join(names)}: Arrow files, {MANIFEST}, {REJECTS}"]
@@ -174,7 +175,7 @@ def _costs(content: dict[str, Any], options: PrepareOptions) -> Table:
             rows.append([hd_num, "some image has no layout", "", mark])
         else:
             rows.append([hd_num, f"{tokens:,}", f"{tokens / images:,.0f}", f"x {tokens / now:.2f}{mark}"])
-    return table("cost of other hd_num values", ("hd_num", "image tokens", "per image", "of now"), rows)
+    return table("image tokens at other values of hd_num", ("hd_num", "image tokens", "per image", "relative"), rows)
 
 
 def _whole(low: int, high: int | None) -> str:

@@ -128,8 +128,8 @@ def _recipe(
     notes = []
     if not validated and data.records >= LEAST_FOR_VALIDATION:
         notes = [
-            f"no validation split: {data.largest_group} of {data.records:,} records share one image, "
-            "and such records stay on the same side"
+            f"no validation split: too few images, since {data.largest_group} of {data.records:,} records share one "
+            "and stay on the same side"
         ]
     if not gpu_gib or member_of_hub_id(base) is None:
         return chosen, notes

@@ -198,7 +198,7 @@ def _about_nf4(ingredients: Sequence[Ingredient], onto: Onto) -> list[str]:
     if onto == "nf4" and "none" in trained_on:
         return ["the adapter was not trained on NF4: merged onto bf16 it answers as it was trained"]
     if onto == "bf16" and "nf4" in trained_on:
-        return ["the adapter was trained on NF4; on the base as stored it answers a little differently: --onto nf4"]
+        return ["the adapter was trained on NF4; on the base as stored its answers differ slightly; see --onto nf4"]
     return []
 
 

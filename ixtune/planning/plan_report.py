@@ -75,14 +75,14 @@ def _work(plan: Plan) -> Iterator[str]:
     if epoch.tokens == plan.record_tokens:
         yield (
             f"data     {_many(plan.records, 'record')}, {_many(epoch.tokens, 'token')}: "
-            f"{epoch.image_tokens:,} of images, {epoch.supervised:,} supervised"
+            f"{epoch.image_tokens:,} from images, {epoch.supervised:,} supervised"
         )
     else:
         tokens = _many(plan.record_tokens, "token")
         yield f"data     {_many(plan.records, 'record')}, {tokens}, {epoch.supervised:,} of them supervised"
         yield (
-            f"shared   {epoch.tokens / plan.record_tokens:.0%} of the tokens are computed, {epoch.tokens:,}: records "
-            f"with a common prefix share it; {epoch.image_tokens:,} of images"
+            f"shared   {epoch.tokens / plan.record_tokens:.0%} of the tokens are computed, because records share "
+            f"prefixes: {epoch.tokens:,} tokens, {epoch.image_tokens:,} from images"
         )
     full = epoch.tokens / (packs * training.pack_tokens)
     yield (
@@ -130,18 +130,18 @@ def _hours(seconds: float) -> str:
 def _memory(plan: Plan) -> Iterator[str]:
     pack, memory = plan.worst_pack, plan.memory
     yield (
-        f"memory   pack with the highest peak: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} of images, "
+        f"memory   pack with the highest peak: {_many(pack.tokens, 'token')}, {pack.image_tokens:,} from images, "
         f"{_many(pack.views, 'view')}, "
-        f"{pack.supervised:,} supervised; highest at: {memory.moment}"
+        f"{pack.supervised:,} supervised; the peak is at {memory.moment}"
     )
     most = max(memory.terms.values())
     for term, size in memory.terms.items():
         yield f"  {term:<12}{size / _GIB:>8.2f} GiB  {'█' * round(_BAR * size / most)}".rstrip()
-    yield f"  {'together':<12}{memory.total / _GIB:>8.2f} GiB"
+    yield f"  {'total':<12}{memory.total / _GIB:>8.2f} GiB"
     batch, kept = BATCH_PREFIX_BYTES / _GIB, KEPT_PREFIX_BYTES / _GIB
     yield (
-        f"answers  besides the weights, later: pages of at most {batch:.0f} GiB in a batch, {kept:.0f} GiB kept; "
-        f"{_cache_bytes(plan) / 1024:.0f} KiB a token"
+        f"answers  later, in addition to the weights: prefixes of at most {batch:.0f} GiB in a batch, "
+        f"{kept:.0f} GiB kept; {_cache_bytes(plan) / 1024:.0f} KiB per token"
     )
 
 

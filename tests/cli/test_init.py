@@ -111,7 +111,7 @@ def test_few_images_get_no_validation_split_and_a_note_why(here: Path):
     (here / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
     done = call("init", "--data", "q.csv", "--gpu-gib", "0", "--task", "charts")
     assert done.returncode == 0, done.stderr
-    assert "note     no validation split: 30 of 30 records share one image" in done.stdout
+    assert "note     no validation split: too few images, since 30 of 30 records share one" in done.stdout
     prepare, _, dry_run, *_ = commands(done.stdout)
     assert "--val-fraction" not in prepare
     for line in (prepare, dry_run):
@@ -231,7 +231,7 @@ def test_a_folder_with_one_table_and_images_is_read_as_that_table(here: Path):
     assert source == {"path": "../photos/questions.csv"}
     prepared = call(*commands(done.stdout)[0][1:])
     assert prepared.returncode == 0, prepared.stderr
-    assert "read 2 = accepted 2 + rejected 0" in prepared.stdout
+    assert "2 records read, 2 accepted, 0 rejected" in prepared.stdout
     assert "source   photos/questions.csv: CSV" in prepared.stdout  # not mine/../photos
     direct = call("prepare", "photos", "--out", "direct", "--base", "nano", "--hd-num", "4")
     assert direct.returncode == 0, direct.stderr

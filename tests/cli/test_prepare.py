@@ -41,7 +41,7 @@ def test_a_good_source_is_prepared_and_summarized(run, tmp_path: Path):
     assert re.search(r"^4 .*<- chosen *$", done.stdout, re.MULTILINE)
     assert "tokens per record" in done.stdout
     assert "2x2 3" in done.stdout
-    assert "read 4 = accepted 4 + rejected 0" in done.stdout
+    assert "4 records read, 4 accepted, 0 rejected" in done.stdout
     assert f"written  {tmp_path / 'out'}" in done.stdout
     assert "\x1b" not in done.stdout
     assert (tmp_path / "out" / "manifest.json").is_file()

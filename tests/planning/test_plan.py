@@ -286,10 +286,10 @@ def test_without_a_gpu_free_main_memory_is_used():
 def test_the_lines_show_every_memory_term_and_the_verdict():
     made = planned(pages(8), gpu(24))
     told = "\n".join(plan_report.lines(made, advise(made, pages(8))))
-    for term in ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack", "together"):
+    for term in ("weights", "adapter", "optimizer", "activations", "loss", "vision", "slack", "total"):
         assert term in told
     assert "verdict  fits" in told
-    assert "answers  besides the weights, later: pages of at most 4 GiB in a batch, 1 GiB kept; 128 KiB a token" in told
+    assert "prefixes of at most 4 GiB in a batch, 1 GiB kept; 128 KiB per token" in told
     assert plan_report.as_json(made)["answering_bytes"] == {"token": 2**17, "batch": 2**32, "kept": 2**30}
 
 

@@ -208,7 +208,7 @@ def describe_columns(columns: Mapping[str, str], available: Iterable[str], sourc
     if source.image_pattern is not None:
         parts.append(f"image at {source.image_pattern}")
     if columns.get("image") or source.image_pattern is not None:
-        parts.append(f"images in front of the question unless it says {IMAGE}")
+        parts.append(f"images in front of the question unless it contains {IMAGE}")
     found = list(available)
     used = {first_name(one, found) for theirs in columns.values() for one in (theirs, *theirs.split(","))}
     if ignored := [name for name in found if name not in used]:

@@ -151,7 +151,7 @@ def test_the_column_mapping_is_described_in_one_line():
     columns = {"image": "front,back", "question": "q", "answer": "answer"}
     told = describe_columns(columns, ["front", "back", "q", "answer", "note"], source())
     assert told == (
-        "image from front,back, question from q, answer, images in front of the question unless it says <image>, "
+        "image from front,back, question from q, answer, images in front of the question unless it contains <image>, "
         "not used: note"
     )
     assert "the same question for all" in describe_columns({"answer": "answer"}, ["answer"], source(question="What?"))
