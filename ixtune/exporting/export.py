@@ -134,7 +134,7 @@ def export(
                 out=str(out),
                 profile=chosen.name,
                 consumer=chosen.consumer,
-                consumer_run="its configuration and processor; weights by name and shape"
+                consumer_run="its configuration and processor; weights were checked by name and shape"
                 if chosen.run_here
                 else "not run",
                 command=chosen.command.replace("DIR", str(out)),

@@ -201,15 +201,15 @@ def _ours(folder: Path) -> Iterator[ProfileCheck]:
     config = read_config_json(folder)
     left = [key for key in _RUN_KEYS if key in config]
     found = type(AutoConfig.from_pretrained(folder))
-    yield ProfileCheck("AutoConfig", found is IXC2Config and not left, f"leads to {found.__name__}")
+    yield ProfileCheck("AutoConfig", found is IXC2Config and not left, f"resolves to {found.__name__}")
     present, missing = code_files(folder)
     strange = sorted({file.name for file in folder.glob("*.py")} - set(present))
     notes = [f"missing: {name}" for name in missing] + [f"not part of it: {name}" for name in strange]
     yield ProfileCheck(
-        "code", not notes, "; ".join(notes) or f"{len(present)} files, for where ixtune is not installed"
+        "code", not notes, "; ".join(notes) or f"{len(present)} files, used where ixtune is not installed"
     )
     processor = AutoProcessor.from_pretrained(folder)
-    yield ProfileCheck("AutoProcessor", True, f"leads to {type(processor).__name__}")
+    yield ProfileCheck("AutoProcessor", True, f"resolves to {type(processor).__name__}")
 
 
 def _whole(folder: Path) -> Iterator[ProfileCheck]:

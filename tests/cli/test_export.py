@@ -69,7 +69,7 @@ def test_an_export_for_our_classes_answers_from_the_command_line(run: Path, tmp_
     out = tmp_path / "out"
     done = call("export", run / "adapter", "--profile", profile, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "AutoProcessor: leads to" in done.stdout
+    assert "AutoProcessor: resolves to" in done.stdout
     answer = ixtune("predict", "1", "--base", out, "--max-new-tokens", "2")
     assert answer.returncode == 0, answer.stderr
 
