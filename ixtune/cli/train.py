@@ -143,9 +143,10 @@ def _again(words: list[str], resume: bool = True) -> str:
     command = ["ixtune", "train", *words, *["--resume"] * (resume and "--resume" not in words)]
     if launch.world_size() == 1:
         return shlex.join(command)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return f"torchrun … -m {shlex.join(command)} (the same command as before, on every machine)"
-    return shlex.join([*command, "--processes", str(launch.world_size())])
+    if launch.BY_OPTION:
+        return shlex.join([*command, "--processes", str(launch.world_size())])
+    launcher = "torchrun … -m " if "TORCHELASTIC_RUN_ID" in os.environ else ""
+    return f"{launcher}{shlex.join(command)} (the same command as before, on every machine)"
 
 
 def _ending(outcome: RunOutcome, words: list[str], recipe: Recipe) -> list[str]:

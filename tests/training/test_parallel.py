@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine import mixed_set
@@ -218,6 +220,18 @@ def test_an_error_is_printed_once_with_its_exit_code(capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err.count("no-such-verb") == 1
 
 
+def test_a_signal_that_comes_before_the_first_process_reaches_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = launch._start
+
+    def start(number: int, *given: Any) -> subprocess.Popen[bytes]:
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(number, *given)
+
+    monkeypatch.setattr(launch, "_start", start)
+    assert launch.launch(2, ["--version"]) == 128 + signal.SIGTERM
+
+
 def test_a_worker_process_cannot_launch_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -300,7 +314,8 @@ def test_an_interrupted_run_of_two_processes_resumes_bit_for_bit(
     assert started.returncode == 130, complaints
     (saved,) = (tmp_path / "run").glob("checkpoint-*")
     assert 0 < int(saved.name.removeprefix("checkpoint-")) < 40
-    assert "resume" in said
+    (resume,) = re.findall(r"^resume   (.*)", said, re.MULTILINE)
+    assert resume.endswith("--resume --processes 2")
     run("train", recipe, *SETTINGS, dropped, "training.epochs=20", rarely, "--resume", "--processes", "2")
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     assert weights_differ_by(tmp_path / "run", tmp_path / "straight") == 0

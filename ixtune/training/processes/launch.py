@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -25,6 +25,8 @@ LOST_PEER = 75
 """Exit code of a process that ended only because another one did."""
 
 _PARENT = "IXTUNE_PARENT_PIPE"
+BY_OPTION = _PARENT in os.environ
+"""Whether `--processes` started this process, and not torchrun, accelerate or srun."""
 _POLL_S = 0.05
 _GRACE_S = 15.0
 
@@ -113,12 +115,13 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     workers: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as said:
         try:
-            with _forwarded(workers):
+            with _forwarded(workers) as all_are_started:
                 port = _free_port()
                 workers += (
                     _start(number, processes, port, arguments, reading, said if number else None)
                     for number in range(processes)
                 )
+                all_are_started()
                 code = _wait(workers)
         finally:
             os.close(writing)  # this ends the remaining workers
@@ -175,19 +178,32 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 @contextmanager
-def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Forward the signals that end a run to the workers, which end by themselves."""
+def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[], None]]:
+    """Forward the signals that end a run to the workers, which end by themselves.
 
-    def forward(number: int, _: Any) -> None:
+    Yields a function to call once all workers are started. Signals that come before wait for it, so that all get them.
+    """
+    early: list[int] | None = []
+
+    def forward(number: int, _: Any = None) -> None:
+        if early is not None:
+            early.append(number)
+            return
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
+
+    def all_are_started() -> None:
+        nonlocal early
+        waiting, early = early or [], None
+        for number in waiting:
+            forward(number)
 
     ignored = (number for number in (platforms.SIGHUP,) if number and signal.getsignal(number) == signal.SIG_IGN)
     numbers = set(platforms.ENDING_SIGNALS) - set(ignored)
     before = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield
+        yield all_are_started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
