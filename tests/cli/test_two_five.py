@@ -11,15 +11,11 @@ import pytest
 import torch
 from in_process import call
 from main_job import write_records
-from original_base import CODE, write_original_base
-from safetensors.torch import load_file, save_file
-from small_base import RELEASED_CONFIG, SMALL
+from original_base import write_original_base
+from safetensors.torch import load_file
+from two_five_base import write_two_five_base
 
-from ixtune.base import shipped
-from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.family import TWO_FIVE
-from ixtune.model.configuration import IXC2Config
-from ixtune.model.model import IXC2ForCausalLM
 from ixtune.planning.record_shapes import RecordShapes
 
 RECIPE = """
@@ -53,24 +49,7 @@ def refused(*arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a base in the original format: crop size and PLoRA ranks are found only in the weights."""
-    folder = tmp_path_factory.mktemp("two-five") / "ixc2-4khd"  # a name says nothing
-    folder.mkdir()
-    settings = {**RELEASED_CONFIG, **SMALL, "vocab_size": 360}
-    del settings["plora"]
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    plora = {"wqkv": {"rank": 8, "alpha": 8}, "others": {"rank": 8, "alpha": 8}}
-    vision = {**SMALL["vision_config"], "image_size": 560}
-    torch.manual_seed(0)
-    model = IXC2ForCausalLM(IXC2Config.from_dict({**settings, "plora": plora, "vision_config": vision}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    state = {to_original_name(name): tensor.clone() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    shutil.copyfile(shipped("nano") / "tokenizer.model", folder / "tokenizer.model")
-    for name, text in {**CODE, "ixc_utils.py": "def Image_transform(image, hd_num=24):\n    return image\n"}.items():
-        (folder / name).write_text(text + "raise SystemExit('this must never run')\n")
-    return folder
+    return write_two_five_base(tmp_path_factory.mktemp("two-five") / "ixc2-4khd")  # a name says nothing
 
 
 @pytest.fixture(scope="module")
