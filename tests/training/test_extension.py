@@ -110,6 +110,16 @@ def test_an_invalid_extension_is_refused_with_its_reason(
     assert (tmp_path / "run" / "adapter").is_dir()
 
 
+def test_a_run_without_checkpoints_cannot_be_extended(data: Path, plain: Path, tmp_path: Path) -> None:
+    copied(plain, tmp_path, "checkpoint-*")
+    with pytest.raises(IxtuneError, match="there is no checkpoint to extend the run from") as refused:
+        run(text_recipe(tmp_path, data, *CONSTANT, "training.max_steps=9", "resume=extend"))
+    assert (
+        refused.value.hint
+        == f"to continue from its adapter, start a new run with adapter.start_from={tmp_path / 'run'}"
+    )
+
+
 def test_resuming_a_finished_run_suggests_extend_and_start_from(data: Path, plain: Path, tmp_path: Path) -> None:
     copied(plain, tmp_path)
     with pytest.raises(IxtuneError, match="finished already") as refused:

@@ -111,13 +111,14 @@ def test_a_part_with_its_own_learning_rate_logs_it_in_every_line(data: Path, tmp
 def test_the_adapter_is_the_best_on_validation_and_training_stops_early(
     data: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The losses are fixed: better, best, worse, worse."""
-    given = iter([3.0, 1.0, 2.0, 1.5])
+    """The losses are fixed: better, best, worse, worse; best again once the run is extended."""
+    given = iter([3.0, 1.0, 2.0, 1.5, 0.5, 0.6])
     monkeypatch.setattr("ixtune.training.measurements.mean_loss", lambda *_: next(given))
-    recipe = text_recipe(
-        tmp_path, data, f"data.validation={others}", "training.max_steps=20", "training.evaluate_every=1",
-        "training.save_every=100", "training.keep_checkpoints=1", "training.early_stopping=2",
+    changes = (
+        f"data.validation={others}", "training.evaluate_every=1", "training.save_every=100",
+        "training.keep_checkpoints=1",
     )  # fmt: skip
+    recipe = text_recipe(tmp_path, data, *changes, "training.max_steps=5", "training.early_stopping=2")
     outcome, said = run(recipe)
     folder = tmp_path / "run"
     assert "stopping early: validation loss not below that of step 2 in 2 measurements" in said
@@ -137,6 +138,12 @@ def test_the_adapter_is_the_best_on_validation_and_training_stops_early(
     again, _ = run(recipe, must_resume=True)
     assert dataclasses.replace(again) == outcome
     assert _adapter(folder / "adapter") == _adapter(folder / "checkpoint-2")
+
+    longer = (*changes, "training.max_steps=6", "resume=extend")
+    with pytest.raises(IxtuneError, match="the run stopped early: 2 measurements were no better than that of step 2"):
+        run(text_recipe(tmp_path, data, *longer, "training.early_stopping=2"))
+    extended, _ = run(text_recipe(tmp_path, data, *longer))
+    assert (extended.steps, extended.adapter_step, extended.validation_loss) == (6, 5, 0.5)
 
 
 def test_the_last_step_is_logged_for_any_log_every(data: Path, tmp_path: Path) -> None:
