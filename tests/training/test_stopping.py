@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -239,10 +240,32 @@ def test_too_little_disk_for_checkpoints_is_refused_before_step_one(
     sets: tuple[Path, Path], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = disk.size_of(straight / "checkpoint-6")
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2 * one)  # of three steps that are saved, four would be kept
-    with pytest.raises(disk.DiskFullError, match="no space left on the disk: 2 checkpoints of .* need"):
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2.5 * one)
+    # steps 4 and 6, and 3, which is measured and may be the best; four would be kept
+    with pytest.raises(disk.DiskFullError, match="no space left on the disk: 3 checkpoints of .* need"):
         run(recipe(tmp_path / "refused", sets))
     assert not (tmp_path / "refused" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "held", "count"),
+    [
+        ((), 0, 3),  # steps 2, 4 and 6
+        (("training.keep_checkpoints=1",), 0, 2),
+        (("training.save_every=100",), 0, 1),
+        (("training.save_every=100",), 1, 2),  # stopped between two saves, then resumed
+        (("training.save_every=4", "training.evaluate_every=3", "data.validation=v"), 0, 3),  # 3 may be the best
+        (("training.save_every=1", "training.keep_checkpoints=2", "data.validation=v"), 0, 4),
+    ],
+)
+def test_the_space_for_all_checkpoints_kept_at_once_is_required(
+    tmp_path: Path, changes: tuple[str, ...], held: int, count: int
+) -> None:
+    recipe = text_recipe(tmp_path, Path("data"), "training.keep_checkpoints=9", *changes)
+    for step in range(held):
+        (tmp_path / "run" / f"checkpoint-{step + 1}").mkdir(parents=True)
+    plan: Any = SimpleNamespace(recipe=recipe, steps=6, trained={"projector": 1000})
+    assert disk.require_space(plan, tmp_path / "run").startswith(f"disk     {count} checkpoint")
 
 
 @pytest.fixture

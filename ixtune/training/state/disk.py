@@ -51,8 +51,13 @@ def require_space(plan: Plan, run: Path) -> str:
     """
     training = plan.recipe.training
     one, adapter = checkpoint_bytes(plan), _WEIGHT * sum(plan.trained.values())
-    saves = math.ceil(plan.steps / training.save_every)
-    count = min(training.keep_checkpoints + 1 + (plan.recipe.data.validation is not None), saves)
+    validated = plan.recipe.data.validation is not None
+    saved = {plan.steps, *range(training.save_every, plan.steps, training.save_every)}
+    if validated:  # each measurement may be the best so far, which is saved
+        every = training.evaluate_every or training.save_every
+        saved.update(range(every, plan.steps, every))
+    held = len(checkpoints.listing(run))  # a stop saves other steps, too
+    count = min(training.keep_checkpoints + 1 + validated, held + len(saved))
     needed = max(count * one - used_bytes(run), 0) + adapter
     free = free_bytes(run)
     what = f"{count} checkpoint{'s' * (count > 1)} of {_gib(one)} and the adapter of {_gib(adapter)} need"
