@@ -108,7 +108,7 @@ def test_a_job_at_its_time_limit_is_requeued_and_finishes_equal(tmp_path: Path, 
         programs(folder, f'exec {sys.executable} -m ixtune "$@"')
         text_recipe(folder / "mine", data)
         recipe = folder / "mine" / "recipe.yaml"
-        recipe.write_text(recipe.read_text().replace("max_steps: 6", "max_steps: 40"), encoding="utf-8")
+        recipe.write_text(recipe.read_text().replace("max_steps: 6", "max_steps: 15"), encoding="utf-8")
         runs[name] = folder / "mine" / "run"
     assert submit(tmp_path / "straight", script, tasks).wait() == 0, (tmp_path / "straight" / "out").read_text()
     assert requeued(tmp_path / "straight") == []
@@ -116,7 +116,7 @@ def test_a_job_at_its_time_limit_is_requeued_and_finishes_equal(tmp_path: Path, 
     folder = tmp_path / "stopped"
     job = submit(folder, script, tasks)
     deadline = time.monotonic() + 600
-    while "step     1/40" not in (folder / "out").read_text(encoding="utf-8"):
+    while "step     1/15" not in (folder / "out").read_text(encoding="utf-8"):
         assert job.poll() is None, (folder / "out").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
