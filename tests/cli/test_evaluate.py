@@ -122,6 +122,19 @@ def test_limit_no_controls_and_json_are_respected(trained: Path) -> None:
     assert (quiet.returncode, quiet.stdout) == (0, f"{out}\n")
 
 
+def test_questions_about_one_image_only_get_a_note_instead_of_the_blind_control(trained: Path) -> None:
+    """A report at the end of `train` goes the same way: a note, and no error."""
+    out = trained / "one-image.json"
+    done = ixtune("evaluate", trained / "prepared", "--adapter", trained / "run", "--limit", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    note = "The blind control is left out: it needs questions about different images."
+    assert note in done.stdout
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["notes"] == [note]
+    assert [one["name"] for one in found["results"]] == [name for name in NAMES if "swapped" not in name]
+
+
 def test_any_number_of_named_models_are_evaluated_together(trained: Path, merged: Path) -> None:
     out = trained / "several.json"
     options = ("--adapter", f"first={trained / 'run'}", "--adapter", f"again={trained / 'run'}", "--model", merged)
