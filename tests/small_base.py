@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ixtune.checkpoint.name_mapping import to_original_name
 from ixtune.model.configuration import IXC2Config
+from ixtune.model.decoder import Rotary
 from ixtune.model.model import IXC2ForCausalLM
 
 # The released file, value by value (MODEL.md 1.2).
@@ -74,6 +75,14 @@ def small_model(seed: int = 0) -> IXC2ForCausalLM:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
+
+
+def stretched(model: IXC2ForCausalLM, above: int) -> IXC2ForCausalLM:
+    """Give a model dynamic rotary scaling of sequences longer than `above` tokens."""
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 100.0}
+    model.config.max_position_embeddings = above
+    model.model.rotary = Rotary(model.config)
+    return model
 
 
 def write_small_base(folder: Path) -> Path:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from ixtune.answering.batches import batches
+from ixtune.answering.batches import Size, batches
 from ixtune.answering.json_logits import JsonLogits
 from ixtune.answering.json_schema import JsonGrammar
 from ixtune.answering.prompt import Prompt
@@ -19,7 +19,7 @@ from ixtune.answering.settings import Settings
 from ixtune.checkpoint.sizes import BATCH_PREFIX_BYTES, KEPT_PREFIX_BYTES
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.model import generation
-from ixtune.model.prefix_cache import PrefixCache, prefix_length
+from ixtune.model.prefix_cache import PrefixCache, is_stretched, prefix_length
 from ixtune.model.shared_prefix import Prefix
 
 
@@ -108,9 +108,16 @@ class Answerer:
         config = self.model.config
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads
         of_a_token = numbers * (config.hidden_size // config.num_attention_heads) * self.model.dtype.itemsize
-        return batches(
-            [prompt.size for prompt in prompts], max_rows=max_rows, max_tokens=max(1, BATCH_PREFIX_BYTES // of_a_token)
-        )
+        max_tokens = max(1, BATCH_PREFIX_BYTES // of_a_token)
+        sizes = [prompt.size for prompt in prompts]
+        if config.sizes.dynamic_above is not None:  # else the text need not be tokenized
+            sizes = list(map(self._unshared_if_stretched, prompts, sizes))
+        return batches(sizes, max_rows=max_rows, max_tokens=max_tokens)
+
+    def _unshared_if_stretched(self, prompt: Prompt, size: Size) -> Size:
+        """Return the size of a prompt; one that shares its prefix with no other gets a key of its own."""
+        ids = prompt.ids(self.tokenizer, self.settings.template, self.model.config.member)
+        return replace(size, prefix=object()) if is_stretched(self.model, len(ids)) else size
 
     def answer(self, prompts: Sequence[Prompt], streamer: BaseStreamer | None = None) -> list[Answer]:
         """Answer one batch of prompts; those about the same images should be neighbors.
@@ -156,7 +163,7 @@ class Answerer:
             return self.images.of([{"pictures": request.images[first:]}])
 
         shown = [self.images.key(stored) for stored in request.images]
-        return self.prefixes.get(self.model, request.ids[:length], shown, load, self.variant)
+        return self.prefixes.get(self.model, request.ids[:length], shown, load, self.variant, len(request.ids))
 
     def _answer(self, ids: Sequence[int], request: Request) -> Answer:
         said, ended = generation.until_stop(ids[: request.max_new_tokens], self.stops)

@@ -82,28 +82,34 @@ class Beginning(NamedTuple):
     images: tuple[tuple[int, int], ...] = ()
 
 
-def find_prefixes(
-    sets: Sequence[PreparedSet],
-    set_of: Sequence[int],
-    row_of: Sequence[int],
-    lengths: Sequence[int] = (),
-    alone_above: int | None = None,
-) -> Prefixes:
+def find_prefixes(sets: Sequence[PreparedSet], set_of: Sequence[int], row_of: Sequence[int]) -> Prefixes:
     """Find the groups of records drawn from prepared sets.
 
     Args:
         sets: The prepared sets.
         set_of: For each record, the number of its set.
         row_of: For each record, its row in that set.
-        lengths: For each record, its tokens; read only with `alone_above`.
-        alone_above: Longer records share nothing and have a pack of their own. With dynamic rotary scaling, their
-            length changes the angles of all positions beside them, so that sharing would not be exact.
     """
     numbers: dict[Hashable, int] = {}
     by_set = [_beginnings(opened, numbers) for opened in sets]
-    found = group([by_set[number][row] for number, row in zip(set_of, row_of, strict=True)])
-    alone = frozenset(at for at, length in enumerate(lengths) if alone_above is not None and length > alone_above)
-    kept = [-1 if at in alone else number for at, number in enumerate(found.group_of)] if alone else found.group_of
+    return group([by_set[number][row] for number, row in zip(set_of, row_of, strict=True)])
+
+
+def leave_alone(found: Prefixes | None, lengths: Sequence[int], above: int | None) -> Prefixes | None:
+    """Give records longer than `above` tokens a pack of their own, in which they share nothing.
+
+    With dynamic rotary scaling, their length would change the angles of all positions beside them.
+
+    Args:
+        found: Groups of the records; None for none.
+        lengths: Tokens of each record.
+        above: Length from which angles change; None if they never do.
+    """
+    alone = frozenset(at for at, length in enumerate(lengths) if above is not None and length > above)
+    if not alone:
+        return found
+    found = found or Prefixes([-1] * len(lengths), [], [])
+    kept = [-1 if at in alone else number for at, number in enumerate(found.group_of)]
     return replace(found, group_of=kept, alone=alone)
 
 

@@ -54,26 +54,36 @@ class Rotary(nn.Module):
         self.stateful = config.ntk_stateful
         self._longest = 0  # the longest sequence so far, if `stateful`
 
-    def _base(self, position_ids: torch.Tensor) -> float:
+    def _bases(self, position_ids: torch.Tensor, sequence_tokens: int | None) -> list[float]:
+        """Return the base of each row, or the one of all rows."""
         if self.kind != "dynamic":
-            return self.theta
-        length = int(position_ids.max()) + 1
+            return [self.theta]
+        lengths = [sequence_tokens] if sequence_tokens else (position_ids.amax(-1) + 1).tolist()
         if self.stateful:
-            self._longest = length = max(length, self._longest)
+            self._longest = max(*lengths, self._longest)
+            lengths = [self._longest]
+        return list(map(self._base, lengths))
+
+    def _base(self, length: int) -> float:
         if length <= self.max_positions:
             return self.theta
         stretch = self.factor * length / self.max_positions - (self.factor - 1)
         return float(self.theta * stretch ** (self.head_dim / (self.head_dim - 2)))
 
     @torch.no_grad()
-    def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines [B, 1, L, d] for position_ids [B, L], computed in fp32."""
+    def forward(
+        self, position_ids: torch.Tensor, dtype: torch.dtype, sequence_tokens: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines [B, 1, L, d] for position_ids [B, L], computed in fp32.
+
+        With dynamic scaling they depend on the length of a sequence: `sequence_tokens`, or each row's last position.
+        """
         exponents = torch.arange(0, self.head_dim, 2, device=position_ids.device).float() / self.head_dim
-        frequencies = 1.0 / (self._base(position_ids) ** exponents)
+        frequencies = torch.stack([1.0 / base**exponents for base in self._bases(position_ids, sequence_tokens)])
         positions = position_ids.float()
         if self.kind == "linear":
             positions = positions / self.factor
-        angles = positions[:, None, :, None] * frequencies
+        angles = positions[:, None, :, None] * frequencies[:, None, None]
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -190,6 +200,7 @@ class Decoder(nn.Module):
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        sequence_tokens: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, Cache | None]:
         """Run all layers.
@@ -201,6 +212,7 @@ class Decoder(nn.Module):
             position_ids: [B, L]; None counts from the cache's length, whatever the padding (as in training).
             past_key_values: the cache to read and extend.
             use_cache: create a cache if none is given.
+            sequence_tokens: length of the whole sequence where more of it follows; read with dynamic rotary scaling.
             **kwargs: arguments of the attention function, such as `cu_seq_lens_q`, `max_length_q` and `parents`.
 
         Returns:
@@ -227,7 +239,7 @@ class Decoder(nn.Module):
                 position_ids=position_ids if packed and parents is None else None,
                 and_mask_function=None if parents is None else family_mask(kwargs["cu_seq_lens_q"], parents),
             )
-        angles = self.rotary(position_ids, embeds_BLD.dtype)
+        angles = self.rotary(position_ids, embeds_BLD.dtype, sequence_tokens)
         hidden, images = embeds_BLD, ImageRows.of(image_rows_I)
         for layer in self.layers:
             hidden = layer(

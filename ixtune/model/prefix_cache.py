@@ -17,6 +17,12 @@ def prefix_length(ids: Sequence[int], image_token_id: int) -> int:
     return next((at for at in range(len(ids), 0, -1) if ids[at - 1] == image_token_id), 0)
 
 
+def is_stretched(model: Any, prompt_tokens: int) -> bool:
+    """Return whether a prompt is so long that dynamic rotary scaling changes the angles of all its positions."""
+    above: int | None = model.config.sizes.dynamic_above
+    return above is not None and prompt_tokens > above
+
+
 class PrefixCache:
     """Keys and values by token ids and images, the least recently used dropped first.
 
@@ -39,9 +45,17 @@ class PrefixCache:
         self._kept: OrderedDict[tuple[Hashable, tuple[int, ...], tuple[Hashable, ...]], Prefix] = OrderedDict()
 
     def get(
-        self, model: Any, ids: Sequence[int], images: Sequence[Hashable], load: Load, variant: Hashable = None
+        self,
+        model: Any,
+        ids: Sequence[int],
+        images: Sequence[Hashable],
+        load: Load,
+        variant: Hashable = None,
+        prompt_tokens: int = 0,
     ) -> Prefix:
         """Return the keys and values of a prefix, from the cache where they are in it.
+
+        With dynamic rotary scaling, the keys of a long prompt depend on its length: its prefix is not kept.
 
         Args:
             model: The network, bare or with an adapter.
@@ -49,7 +63,11 @@ class PrefixCache:
             images: Keys of the images, in order: content, layout and corrections of each.
             load: Returns their crops or vectors.
             variant: Key of the weights in use, such as the name of the active adapter.
+            prompt_tokens: Length of the whole prompt.
         """
+        if is_stretched(model, prompt_tokens):
+            self.computed += 1
+            return compute_prefix(model, ids, load(0), sequence_tokens=prompt_tokens)
         key = (variant, tuple(ids), tuple(images))
         if key in self._kept:
             self.reused += 1

@@ -43,7 +43,13 @@ class Prefix:
 
 
 @torch.no_grad()
-def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], start: Prefix | None = None) -> Prefix:
+def compute_prefix(
+    model: Any,
+    ids: Sequence[int],
+    images: Mapping[str, Any],
+    start: Prefix | None = None,
+    sequence_tokens: int | None = None,
+) -> Prefix:
     """Run the model over the first tokens of a prompt and keep their keys and values.
 
     Args:
@@ -51,6 +57,7 @@ def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], st
         ids: Token ids of the prefix, the image token's at image positions.
         images: Images of the prefix as the model's keyword arguments; after `start`, of the remaining ids only.
         start: Keys and values of the first `start.length` ids, computed before.
+        sequence_tokens: Length of the whole prompt, for dynamic rotary scaling; None for that of the prefix.
     """
     device = next(model.parameters()).device
     cache = DynamicCache()
@@ -64,6 +71,7 @@ def compute_prefix(model: Any, ids: Sequence[int], images: Mapping[str, Any], st
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **({"sequence_tokens": sequence_tokens} if sequence_tokens else {}),
         **there,
     )
     layers: Sequence[Any] = cache.layers

@@ -121,6 +121,9 @@ def test_prepared_sets_share_prefixes_of_equal_images_only(tmp_path: Path, monke
         packs = pack(guarded.lengths, pack_tokens, guarded.prefixes)
         assert all((at,) in packs for at in guarded.prefixes.alone), "dynamic rotary scaling would change the others"
     assert len(pack(whole.lengths, 10 * longest, whole.prefixes)) == 1
+    unshared = TrainingSet.load([tmp_path / "prepared"], alone_above=longest - 1).prefixes
+    assert unshared is not None
+    assert (set(unshared.group_of), unshared.alone) == ({-1}, guarded.prefixes.alone)
     saved = saving(whole.sets[0])
     assert saved is not None
     assert saved.record_tokens - saved.computed_tokens == tokens

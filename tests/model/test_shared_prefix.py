@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import section, stir
-from small_base import small_model
+from small_base import small_model, stretched
 
 from ixtune.adapter import attach
 from ixtune.family import FOUR_KHD
@@ -52,7 +52,8 @@ def prefixes_of(model: Any, numbers: Sequence[int], cache: PrefixCache) -> list[
     for number in numbers:
         length = prefix_length(ids_of(number), 0)
         load = lambda first, number=number: images_of(number, first)  # noqa: E731
-        found.append(cache.get(model, ids_of(number)[:length], PROMPTS[number][1], load) if length else None)
+        ids, grids = ids_of(number), PROMPTS[number][1]
+        found.append(cache.get(model, ids[:length], grids, load, prompt_tokens=len(ids)) if length else None)
     return found
 
 
@@ -95,17 +96,22 @@ def test_greedy_ids_match_separate_prompts_in_fp32(kind: str | None, changes: Ma
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("portable", [False, True], ids=["kernel", "matrix products"])
+@pytest.mark.parametrize("above", [None, 318], ids=["default angles", "dynamic angles"])
 def test_logits_after_a_prefix_match_those_of_the_whole_prompt(
-    dtype: torch.dtype, portable: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, portable: bool, above: int | None, monkeypatch: pytest.MonkeyPatch
 ):
+    """With dynamic angles, those of three of the four prompts depend on their length; the fourth has 317 tokens."""
     if portable:  # the path of other devices, in several parts
         monkeypatch.setattr(shared_prefix, "_HAS_KERNEL", ())
         monkeypatch.setattr(shared_prefix, "_SCORE_BYTES", 20_000)
-    model = small_model().requires_grad_(False)
+    model = small_model() if above is None else stretched(small_model(), above)
+    model.requires_grad_(False)
     ids = [ids_of(number) for number in range(4)]
     autocast = torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
     with torch.no_grad(), autocast:
-        prefixes = prefixes_of(model, range(4), PrefixCache(1 << 30))
+        counted = PrefixCache(1 << 30)
+        prefixes = prefixes_of(model, range(4), counted)
+        assert (counted.computed, counted.reused) == ((2, 2) if above is None else (4, 0))
         own = [len(row) - prefix.length for row, prefix in zip(ids, prefixes, strict=True) if prefix]
         cache = shared_prefix.SharedPrefixCache(prefixes, own, max(map(len, ids)))
         pads = [max(own) - count for count in own]

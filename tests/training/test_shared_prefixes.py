@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,15 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from small_groups import Pixels, shared_batch, stored
+from small_base import stretched
+from small_groups import Pixels, prefixes_of, shared_batch, stored
 from small_pack import gradients, small_adapter
 
 from ixtune.adapter.low_memory import lean_lora
 from ixtune.data import shared_prefixes
 from ixtune.data.shared_prefixes import Group
+from ixtune.data.text.template import expand
 from ixtune.planning import memory_options
 from ixtune.planning.memory_options import MemoryOptions
-from ixtune.training.batch import make_batch
+from ixtune.training.batch import make_batch, sample_of
+from ixtune.training.monitoring.validation import mean_loss
 from ixtune.training.step.memory_fallback import step_in_parts
 
 Rows = list[dict[str, Any]]
@@ -117,6 +121,28 @@ def test_shared_prefixes_give_equal_gradients_in_every_adapter_case(case: str) -
     model, source = prepared_adapter(case)
     batch = check(model, ROWS, source)
     assert batch["parents"].count(-1) == len(batch["parents"]) - 7  # three families, and two records alone
+
+
+def test_a_loss_with_dynamic_rotary_scaling_is_that_of_separate_records() -> None:
+    """Three questions about an image are longer than the 320 tokens above which angles depend on the length."""
+    rows = [*ROWS[:3], ROWS[7], stored([1, 3, "a", 20, 21, *range(22, 32), 2], [(4, 6)])]
+    lengths = [len(expand(sample_of(row))[0]) for row in rows]
+    assert [length > 320 for length in lengths] == [True, True, False, False, True]
+    model, source = small_adapter(), Pixels()
+    records = SimpleNamespace(lengths=lengths, prefixes=prefixes_of(rows), record=rows.__getitem__)
+
+    def separate() -> float:
+        with torch.no_grad():
+            batches = [make_batch([row], source) for row in rows]
+            total = sum(len(batch["supervised"][1]) for batch in batches)
+            losses = [model(**batch, use_cache=False, num_items_in_batch=total).loss for batch in batches]
+            return float(torch.stack(losses).sum())
+
+    unscaled = separate()
+    stretched(model.get_base_model(), 320)
+    found = mean_loss(model, records, source, 4096, torch.float32)
+    assert found == pytest.approx(separate(), rel=LOSS)
+    assert found != pytest.approx(unscaled, rel=1e-3)
 
 
 def test_the_last_prefix_row_predicts_the_first_token_of_each_suffix() -> None:

@@ -16,7 +16,7 @@ from ixtune.data.prepared import manifest, store
 from ixtune.data.prepared.image_files import ImageFiles
 from ixtune.data.prepared.selection import draw
 from ixtune.data.prepared.store import PreparedSet
-from ixtune.data.shared_prefixes import Prefixes, find_prefixes
+from ixtune.data.shared_prefixes import Prefixes, find_prefixes, leave_alone
 from ixtune.errors import IxtuneError, UsageError
 from ixtune.family import Member
 
@@ -32,7 +32,7 @@ class TrainingSet:
         lengths: For each record its tokens, image tokens included.
         supervised: For each record its supervised tokens.
         files: Locations of the images of all sets; an image's `root` from `record` is an index into this.
-        prefixes: Groups of records with a common prefix; None if every record is computed separately.
+        prefixes: Groups of records with a common prefix, and records that need their own pack; None if there are none.
     """
 
     sets: tuple[PreparedSet, ...]
@@ -62,7 +62,7 @@ class TrainingSet:
             seed: Random seed for fractional weights.
             image_root: Current location of the images of all sets, if they moved.
             share_prefixes: Find records with a common prefix.
-            alone_above: Longer records do not share, and have a pack of their own; see `find_prefixes`.
+            alone_above: Longer records do not share, and have a pack of their own; see `leave_alone`.
 
         Raises:
             UsageError: A weight leaves nothing of its set, or two folders hold the same records.
@@ -93,7 +93,7 @@ class TrainingSet:
             supervised += [asked[row] for row in rows]
         roots = tuple(root for opened in sets for root in opened.files.roots)
         files = ImageFiles(roots, sets[0].files.corrections)
-        prefixes = find_prefixes(sets, set_of, row_of, lengths, alone_above) if share_prefixes else None
+        prefixes = leave_alone(find_prefixes(sets, set_of, row_of) if share_prefixes else None, lengths, alone_above)
         return cls(sets, set_of, row_of, lengths, supervised, files, prefixes)
 
     def __len__(self) -> int:

@@ -217,7 +217,7 @@ class Engine:
             return self.vectors.load(asked.pictures[first:], asked.model.shares_vectors)
 
         shown: list[Hashable] = [picture.key for picture in asked.pictures]
-        prefix = self.prefixes.get(network, asked.ids[:length], shown, load, asked.model.name)
+        prefix = self.prefixes.get(network, asked.ids[:length], shown, load, asked.model.name, len(asked.ids))
         for picture in asked.pictures:
             picture.release()
         return prefix, sum(picture.layout.tokens for picture in asked.pictures[:first_missing])

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ixtune.data.pack import pack
-from ixtune.data.shared_prefixes import Prefixes
+from ixtune.data.shared_prefixes import Prefixes, leave_alone
 from ixtune.scores import SCORES
 from ixtune.training.batch import Batch, ImageSource, make_batch
 from ixtune.training.processes import parallel
@@ -58,7 +58,9 @@ def mean_loss(
     Returns:
         The loss, or None if a process left.
     """
-    lengths, prefixes, record = records.lengths, records.prefixes, records.record
+    config: Any = model.config
+    lengths, record = records.lengths, records.record
+    prefixes = leave_alone(records.prefixes, lengths, config.sizes.dynamic_above)
     training = model.training
     model.eval()
     device = next(model.parameters()).device
