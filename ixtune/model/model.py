@@ -8,7 +8,6 @@ Shape letters: B batch, L length, D hidden, T = B*L, N crops, I image positions,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,15 +25,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.output_capturing import capture_outputs
 
 from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
-from ixtune.family import Member
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.decoder import Attention, Decoder, DecoderLayer, RMSNorm
+from ixtune.model.grids import Grids, pairs_of, repeat_pieces, split_by_tokens
 from ixtune.model.loss import supervised_loss, supervised_rows
 from ixtune.model.plora import PLoRA
 from ixtune.model.vision import Separators, VisionTower, image_vectors
-
-Grids = Sequence[tuple[int, int]] | torch.Tensor
-"""(rows, cols) of each image; the processor gives a tensor [images, 2] where tensors are asked for."""
 
 
 class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
@@ -104,7 +100,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
 
         The tower runs without gradients while none of its parameters requires one.
         """
-        return image_vectors(self.vit, self.separators, crops, _pairs(grids), self.vision_chunk)
+        return image_vectors(self.vit, self.separators, crops, pairs_of(grids), self.vision_chunk)
 
     def image_positions(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
@@ -313,11 +309,11 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         if expand_size > 1 and input_ids is not None and (crops is not None or vectors is not None):
             tokens_of_rows = self.image_positions(input_ids, embeds).sum(dim=1).tolist()
             if vectors is not None:
-                vectors = _repeat_pieces(vectors, tokens_of_rows, expand_size)
+                vectors = repeat_pieces(vectors, tokens_of_rows, expand_size)
             else:
-                pairs = _pairs(() if grids is None else grids)
-                images_of_rows = _split_by_tokens(pairs, tokens_of_rows, self.config.member)
-                crops = _repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
+                pairs = pairs_of(() if grids is None else grids)
+                images_of_rows = split_by_tokens(pairs, tokens_of_rows, self.config.member)
+                crops = repeat_pieces(crops, [sum(r * c for r, c in row) for row in images_of_rows], expand_size)
                 grids = [grid for row in images_of_rows for _ in range(expand_size) for grid in row]
         if expand_size > 1 and rows_I is not None:
             repeated = torch.arange(expand_size, device=rows_I.device)[None] + (rows_I // length * expand_size)[:, None]
@@ -338,31 +334,6 @@ class _Headless(nn.Module):
         """Return `last_hidden_state` [B, L, D] and the cache; the arguments are those of the model."""
         hidden, cache = self.whole.hidden_states(*args, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
-
-
-def _repeat_pieces(stacked: torch.Tensor | None, sizes: list[int], times: int) -> torch.Tensor | None:
-    """Split along the first axis into `sizes` and repeat each piece `times` times, in place."""
-    if stacked is None:
-        return None
-    return torch.cat([piece for piece in stacked.split(sizes) for _ in range(times)])
-
-
-def _split_by_tokens(
-    grids: list[tuple[int, int]], tokens_of_rows: list[int], member: Member
-) -> list[list[tuple[int, int]]]:
-    """Distribute the images over the batch rows by the number of image positions of each row."""
-    remaining = list(grids)
-    rows: list[list[tuple[int, int]]] = []
-    for wanted in tokens_of_rows:
-        row: list[tuple[int, int]] = []
-        while sum(member.tokens(*grid) for grid in row) < wanted and remaining:
-            row.append(remaining.pop(0))
-        rows.append(row)
-    return rows
-
-
-def _pairs(grids: Grids) -> list[tuple[int, int]]:
-    return [(int(rows), int(cols)) for rows, cols in (grids.tolist() if isinstance(grids, torch.Tensor) else grids)]
 
 
 # As in the original's own auto_map, AutoModel gives the whole network: the checkpoint's names, such as `output.weight`

@@ -11,7 +11,7 @@ PLACEHOLDER = "<ImageHere>"
 """Mark of an image in the text of a turn."""
 
 SIDES = {"assistant": "an answer", "system": "the system prompt"}
-"""The turns that show no images, in messages."""
+"""How messages call the turns that cannot show images."""
 
 
 class TemplateError(RecordError):
