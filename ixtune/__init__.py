@@ -1,7 +1,7 @@
 """ixtune fine-tunes InternLM-XComposer2-4KHD-7B on your data, with LoRA or QLoRA on one GPU.
 
-The functions below are those of the command line; `import ixtune` itself loads nothing. See `ixtune.api`.
-transformers' Auto classes load ixtune's models from then on.
+It offers the commands of the command line as functions, see `ixtune.api`. The import itself loads nothing; once it is
+done, transformers' Auto classes load ixtune's models.
 """
 
 from __future__ import annotations

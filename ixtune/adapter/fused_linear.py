@@ -26,8 +26,8 @@ Spans = tuple[slice, ...]
 def fused_linear(layer: Any, plora: PLoRA, x: torch.Tensor, spans: Spans) -> torch.Tensor | None:
     """Return the layer's product, [.., D] -> [.., O]; None if PEFT has to compute it.
 
-    PEFT computes it without gradients (a single row then uses bitsandbytes' own kernel), unless exactly one adapter
-    is active and its branch is low-memory plain LoRA, and if a part of the base is trained.
+    PEFT has to compute it when no gradients are needed (bitsandbytes has its own kernel for a single row), when more or
+    other than one adapter with low-memory plain LoRA is active, and when a part of the base is trained.
 
     Args:
         layer: The linear, in PEFT's wrapper unless the adapter was removed.

@@ -29,7 +29,7 @@ def lean_lora(model: PeftModel) -> int:
     """Replace the products of every LoRA branch; parameters, their names and the saved files do not change.
 
     Call this after the adapter is attached and before the optimizer is created. Variants other than our own DoRA use
-    their products differently: they keep PEFT's, but no longer cast their input under autocast.
+    their products differently: they keep PEFT's products, but without casting their input under autocast.
 
     Returns:
         Number of branches replaced.

@@ -1,6 +1,6 @@
 """Convert a `.bin` checkpoint to safetensors, with the same tensors, names and shards, and check the result.
 
-No tensor is ever whole in memory, and no pickle is run: the torch files are read as `torchfile` reads them.
+No whole tensor is ever in memory, and no pickle is run: torch files are read by `torch_file`.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def stops_of(folder: Path) -> list[int] | None:
 def with_stops(settings: Mapping[str, Any], stops: list[int]) -> dict[str, Any]:
     """Return generation settings that also stop at these tokens; those that do already, as they are.
 
-    Training ends every answer with the end of a turn, the released file names EOS alone: `generate` would continue
-    after the answer, up to the EOS that training puts after the last one only.
+    In training every answer ends with the end of a turn, and only the last one with EOS too. The released file names
+    EOS alone, so `generate` would continue after an answer.
     """
     given = settings.get("eos_token_id")
     named = given if isinstance(given, list) else [] if given is None else [given]

@@ -60,7 +60,7 @@ def ask(
 ) -> list[Answers]:
     """Let a model answer several lists of prompts at once; prompts about the same images share a batch.
 
-    With several processes, each answers its share of the batches, and all get all answers.
+    With several processes, each answers its share of the batches and receives all answers.
 
     Args:
         answerer: The model.

@@ -1,6 +1,6 @@
 """Check an exported folder against its profile: files, keys, shapes, configuration, and loading if possible.
 
-Run after every export, and by `ixtune export --check DIR` later and elsewhere.
+The checks run after every export, and again with `ixtune export --check DIR`, also on another machine.
 """
 
 from __future__ import annotations

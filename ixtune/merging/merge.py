@@ -1,7 +1,7 @@
 """Merge adapters into their base, shard by shard. The base's names, shapes, dtypes and shards are kept.
 
-`merge_plan` decides what is merged; the arithmetic is in `combination`, the files in `merge_writer`, the check in
-`proof`. No tensor is ever whole in memory.
+`merge_plan` decides what is merged; the arithmetic is in `combination`, the files in `shard_writer`, the check in
+`proof`. No whole tensor is ever in memory.
 """
 
 from __future__ import annotations

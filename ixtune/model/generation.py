@@ -23,7 +23,7 @@ def generate(
 ) -> list[list[int]]:
     """Return the answer to each prompt as token ids.
 
-    The mode of the model and autocast are the caller's business; no gradient is kept.
+    The caller sets the model's mode and autocast; no gradient is kept.
 
     Args:
         model: The network, bare or with an adapter.

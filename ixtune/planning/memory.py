@@ -201,8 +201,8 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
 def _layer_work(setup: Setup, pack: PackShape) -> int:
     """Return the largest temporary memory of a layer's backward pass.
 
-    That is the gate, whose two gradients are made from its own, or one of its inputs, whose gradient is multiplied by
-    decoded weights, or the dropout of w2's input, with LoRA's part of the gradient and on a CPU a mask beside it.
+    One of three: the gate, where its gradient becomes two; a linear, where the gradient is multiplied by decoded
+    weights; or the dropout of w2's input, with LoRA's part of the gradient and, on a CPU, a mask.
     """
     sizes, number = setup.sizes, setup.float_bytes
     numbers = pack.tokens * sizes.intermediate
@@ -221,8 +221,8 @@ def _layer_work(setup: Setup, pack: PackShape) -> int:
 def _suffix_work(setup: Setup, pack: PackShape) -> int:
     """Return the memory of attention to a shared prefix on a GPU, where it is computed under a mask.
 
-    For the suffix that takes the most: its keys and values behind those of the prefix, repeated for every head, and
-    three matrices of scores. Not run on a GPU.
+    Counted for the suffix that takes the most: keys and values of prefix and suffix, repeated for every head, and three
+    matrices of scores. Not run on a GPU.
     """
     if setup.device == "cpu":
         return 0
@@ -240,8 +240,8 @@ def _suffix_work(setup: Setup, pack: PackShape) -> int:
 def _dora_work(setup: Setup, pack: PackShape) -> int:
     """Return the largest temporary memory with DoRA, whose branches are separate products.
 
-    Its magnitudes have fp32 gradients of the whole output, when the gate has let go of its inputs. LoRA's dropout has
-    its gradient, the dropped input that was made again, and a mask, beside the gradient that comes through PLoRA.
+    Either the fp32 gradients of the magnitudes, over the whole output, after the gate has freed its inputs; or LoRA's
+    dropout: its gradient, the recomputed dropped input and a mask, in addition to the gradient through PLoRA.
     """
     if not setup.trained.dora:
         return 0
@@ -278,7 +278,7 @@ def _projected(setup: Setup, pack: PackShape) -> int:
 def _tower(setup: Setup, pack: PackShape) -> int:
     """Return the bytes of the crops, the features so far, and the largest temporary on top.
 
-    That is the largest of a global view in fp32, a chunk inside a layer of the tower, and all features put in order.
+    The largest of three: a global view in fp32, a chunk inside a layer of the tower, all features in their final order.
     """
     vision, number = setup.sizes.vision, setup.float_bytes
     pixels = 3 * vision.side**2

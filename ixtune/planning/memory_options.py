@@ -29,8 +29,8 @@ class MemoryOptions:
 def apply(model: IXC2ForCausalLM, saving: MemoryOptions) -> None:
     """Apply memory options to the bare model; the last call counts.
 
-    The first layers and not the last ones: their activations wait longest, so less is alive at one time when the
-    backward pass comes to them.
+    The first layers are checkpointed, not the last ones: their activations are kept longest, so less memory is in use
+    when the backward pass reaches them.
 
     Args:
         model: the network itself, without PEFT's wrapper (`PeftModel.get_base_model()`).

@@ -209,7 +209,7 @@ def choose(
 ) -> MemoryOptions:
     """Choose the memory options of a recipe; for `auto`, those that cost the least time and fit.
 
-    As few checkpointed layers as it takes, then as many views at a time as still fit; layer inputs leave the GPU
+    As few checkpointed layers as possible, then as many views at a time as still fit; layer inputs leave the GPU
     only if checkpointing every layer is not enough. If nothing fits, or the memory is unknown, everything that saves
     memory is on.
     """

@@ -84,7 +84,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
 def _open_start(recipe: Recipe, hashes: dict[str, Any]) -> AdapterWeights | None:
     """Open the adapter to start from, and add its ancestry to the hashes.
 
-    A run that has begun stores its weights and ancestry in its folder, so that the older adapter may be deleted then.
+    Once a run has begun, its folder holds the weights and the ancestry, so the older adapter may be deleted.
     """
     name, begun = recipe.adapter.start_from, recipe.output / resume.INPUTS
     if name is None:

@@ -175,7 +175,7 @@ def samples_due(trainer: AdapterTrainer) -> bool:
 def catch_up(trainer: AdapterTrainer, validation: Validation, sampling: Samples | None, checkpoint: Path) -> bool:
     """Measure and sample what was due at a checkpoint's step when the run ended.
 
-    The model holds the weights of the checkpoint. Random states are the checkpoint's, loaded later.
+    The model holds the weights of the checkpoint. Random states are loaded from the checkpoint later.
 
     Returns:
         Whether all of it was done; False where the run was asked to stop once more.

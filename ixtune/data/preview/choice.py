@@ -55,7 +55,7 @@ class Choice:
 def choose(dataset: Dataset, limit: int) -> Choice:
     """Choose about `limit` images from records spread evenly over the set, and the images of its extremes.
 
-    Spread, because a set of several sources has them one after the other.
+    They are spread because a set of several sources has one source after the other.
     """
     import numpy as np
 

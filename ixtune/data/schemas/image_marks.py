@@ -161,7 +161,7 @@ def _ends_like_file(text: str) -> bool:
 def _other_image(turn: Turn, text: str, images: Sequence[ImageRef], root: Path | None) -> str | None:
     """Return the path of an existing image that a text names and the record does not show.
 
-    Of answers, only one that is nothing but a path counts.
+    An answer counts only if it is nothing but a path.
     """
     if turn.role == "assistant":
         named = [text.strip()] if _ends_like_file(text) and is_file_of_image(text, root) else []

@@ -29,7 +29,7 @@ _SEPARATORS = ";|,"
 def images_of(value: Any, field: str) -> tuple[ImageRef, ...]:
     """Return the images of a field that holds one, a list of them, or null or "" for none.
 
-    A text that spells a list or an object, as cells of tables do, is read as that.
+    A text that is a list or an object in JSON or Python, as in cells of tables, is read as such.
 
     Args:
         value: Value of the field.

@@ -223,7 +223,7 @@ def whole_conversation(
 ) -> tuple[Turn, ...]:
     """Return the turns with the system prompt first, after checking the placeholders.
 
-    An empty system turn says nothing and is left out.
+    An empty system turn is left out.
 
     Args:
         turns: Turns as read, with our placeholder.

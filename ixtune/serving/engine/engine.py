@@ -133,7 +133,7 @@ class Engine:
     def _take(self) -> list[Job]:
         """Return the waiting jobs to start now, in the order of their arrival.
 
-        Of those whose images have to be computed, one at a time, so that the others continue between two of them.
+        Jobs whose images have to be computed start one at a time, so that running answers continue between two of them.
         """
         with self._wake:
             self._waiting = [job for job in self._waiting if not job.cancelled.is_set()]

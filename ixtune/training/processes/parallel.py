@@ -1,8 +1,8 @@
 """Collectives of a run in several processes: each takes its share of the packs of every optimizer step.
 
 The network is not wrapped in DistributedDataParallel. The processes train alone until the step, and then take the mean
-of their gradients, once: so a pack without images does not change the projector, a pack that is split for lack of
-memory does not affect the others, and a process with one pack less simply adds nothing.
+of their gradients, once: so a pack without images does not change the projector, a pack that is split because memory
+ran out does not affect the others, and a process with one pack less simply adds nothing.
 """
 
 from __future__ import annotations

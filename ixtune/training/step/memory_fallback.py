@@ -81,10 +81,10 @@ def step_in_parts(
 
     A prefix that records on both sides share is computed in both parts.
 
-    The gradient is that of the whole pack except for rounding (and dropout): the loss is a sum over tokens
-    divided by those of the whole optimizer step. A backward pass that breaks off leaves some parameters with the whole
-    pack's gradient and the others with none of it, for each gets its own at one time; those that have it get nothing
-    from the parts.
+    The gradient is that of the whole pack except for rounding (and dropout): the loss is a sum over tokens divided by
+    those of the whole optimizer step. A backward pass that fails midway has given some parameters the whole pack's
+    gradient and the others nothing, because each parameter gets its gradient at once; the parts are added to the others
+    only.
 
     Args:
         step: forward and backward of a pack or a part of one; weights tokens by those of the whole optimizer step.

@@ -35,7 +35,7 @@ FORMS: dict[str, Form] = {
 def form_of(records: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the key of the form of some records in `FORMS`, None if they have none.
 
-    One record is enough where every record that says anything is of the form or has none of its fields.
+    One record of the form is enough.
     """
     for key, form in FORMS.items():
         if any(form.is_in(record) for record in records):
