@@ -48,6 +48,8 @@ KNOWN_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix 
 """Suffixes of image files, in lower case."""
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+# the end of the last block, and the trailer: alone, a file cut at any `;` would have it
+_GIF_END = b"\0;"
 _JPEG_END = b"\xff\xd9"
 # TIFF tags: where the strips or tiles of pixels begin, and how long each is
 _TIFF_PARTS = ((273, 279), (324, 325))
@@ -144,7 +146,7 @@ def _ends_well(image: Image.Image, file: IO[bytes]) -> bool:
             case "JPEG" | "MPO" | "JPEG2000":
                 return _last(file, size, 2) == _JPEG_END
             case "GIF":
-                return _last(file, size, 1) == b";"
+                return _last(file, size, 2) == _GIF_END
             case "WEBP":
                 file.seek(4)
                 return int.from_bytes(file.read(4), "little") + 8 == size

@@ -327,6 +327,16 @@ def test_damage_in_the_middle_is_found_only_when_decoding():
     assert caught.value.reason == Reason.PICTURE_BROKEN
 
 
+def test_a_gif_cut_at_a_semicolon_is_not_taken_for_whole():
+    """The trailer of a GIF is one `;`, a byte that its pixels contain too."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)
+    whole = saved("GIF", Image.fromarray(noise))
+    cut = next(at for at in range(len(whole) // 2, len(whole)) if whole[at - 1] == ord(";") and whole[at - 2])
+    with pytest.raises(RecordError) as caught:
+        read_header(whole[:cut], NONE, name="a.gif")
+    assert caught.value.reason == Reason.PICTURE_BROKEN
+
+
 WHOLE = [(name, content()) for name, content, _ in TAKEN if name.startswith(("plain", "lossy", "packed", "alpha"))]
 
 
