@@ -43,6 +43,18 @@ def test_a_pipe_gets_one_plain_line_per_measurement() -> None:
     ]
 
 
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_log_file_stays_plain_where_colors_are_forced(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    console = Console(file=io.StringIO())
+    assert console.is_terminal
+    assert type(view_on(console)) is TrainingView
+
+
+def test_a_notebook_gets_plain_lines() -> None:
+    assert type(view_on(Console(file=io.StringIO(), force_jupyter=True))) is TrainingView
+
+
 def test_a_terminal_shows_the_progress_of_the_run() -> None:
     view, _ = _terminal()
     with view:

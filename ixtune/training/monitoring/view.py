@@ -164,7 +164,10 @@ class LiveView(TrainingView):
 
 def view_on(console: Console, best_by: str = "loss") -> TrainingView:
     """Return a live view for a terminal and a plain one otherwise; `best_by` is the measurement to follow."""
-    return LiveView(console, best_by) if console.is_terminal else TrainingView(console)
+    # these variables make rich take a log file for a terminal; they ask for colors, not for lines drawn again and again
+    claimed = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    live = console.is_terminal and (console.file.isatty() or not claimed)
+    return LiveView(console, best_by) if live else TrainingView(console)
 
 
 def curve(values: deque[float]) -> str:
