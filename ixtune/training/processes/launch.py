@@ -7,6 +7,7 @@ that torchrun and `accelerate launch` set too, so that a run started by either l
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from ixtune import platforms
@@ -210,7 +211,14 @@ def _forwarded(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[
 
 
 def _free_port() -> int:
+    """Return a port for the first process to listen on.
+
+    It listens only after its imports, seconds later. Until then the system must not give the port to another program
+    that asks for any free one: Linux gives those from 32768 on, so a lower one is taken, unless a hundred are in use.
+    """
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
+        for port in (*random.SystemRandom().sample(range(20_000, 32_000), 100), 0):
+            with suppress(OSError):
+                listening.bind(("127.0.0.1", port))
+                break
+        return int(listening.getsockname()[1])
