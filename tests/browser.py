@@ -31,9 +31,7 @@ def missing() -> str | None:
     return f"{' and '.join(absent)} not installed (Debian: chromium, chromium-driver)" if absent else None
 
 
-@contextmanager
-def chromium(profile: Path) -> Iterator[Chrome]:
-    """Start a browser with the new folder `profile` that logs requests; see `requests` and `problems`."""
+def _start(profile: Path) -> Chrome:
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
@@ -42,7 +40,22 @@ def chromium(profile: Path) -> Iterator[Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # with its path given, selenium looks for no driver and downloads none
-    browser = Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
+    return Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Chrome]:
+    """Start a browser with a new folder named after `profile` that logs requests; see `requests` and `problems`."""
+    from selenium.common.exceptions import WebDriverException
+
+    for left in (2, 1, 0):  # the driver gives Chromium a minute to start, which may be too little on a busy machine
+        try:
+            browser = _start(profile.with_name(f"{profile.name}-{left}"))
+            break
+        except WebDriverException:
+            if not left:
+                raise
+    browser.set_script_timeout(300)
     try:
         yield browser
     finally:

@@ -30,7 +30,7 @@ from ixtune.serving.images import ImageOpener
 from ixtune.serving.server import Server, config_of, listen
 
 HD_NUM = 2
-SETTINGS = AppSettings(api_key=None, max_context=4096, timeout=120, max_body=4 << 20, local_only=True)
+SETTINGS = AppSettings(api_key=None, max_context=4096, timeout=600, max_body=4 << 20, local_only=True)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Served:
     def client(self) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=100)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
 
 def save_adapter(folder: Path, kind: str, size: float) -> Path:
@@ -92,7 +92,7 @@ def running(
         if "client" in vars(made):
             made.client.close()
         server.should_exit = True
-        thread.join(30)
+        thread.join(300)
         engine.stop()
     assert not thread.is_alive()
 

@@ -17,7 +17,7 @@ COLOURS = tuple(f"{ESCAPE}{code}" for code in ("3", "4", "9", "0;3", "1;3"))
 
 
 def on_terminal(
-    command: Sequence[str], *, typed: str = "", deadline_s: float = 120.0, cwd: Path | None = None, **variables: str
+    command: Sequence[str], *, typed: str = "", deadline_s: float = 600.0, cwd: Path | None = None, **variables: str
 ) -> tuple[int, str]:
     """Return (exit code, output) of a command whose three streams are a terminal.
 

@@ -132,7 +132,7 @@ def runs_of(page: Path) -> Iterator[tuple[str, Any]]:
             yield "python", block.text
 
 
-@pytest.mark.timeout(900)  # a minute alone, several on a machine with other work
+@pytest.mark.timeout(3600)  # a minute alone, several on a machine with other work
 def test_the_commands_in_the_docs_run_in_order(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     done = set()

@@ -247,7 +247,7 @@ def _print(outcome: Predicted, asked: Asked, out: Path, settings: Settings) -> N
     before = f", {outcome.resumed} of them from an earlier run" * bool(outcome.resumed)
     lines = [f"{outcome.answers} answers in {out}{before}"]
     if made:
-        speed = outcome.tokens / outcome.seconds
+        speed = outcome.tokens / max(outcome.seconds, 1e-9)
         lines.append(f"{outcome.tokens} tokens in {outcome.seconds:.1f} s: {speed:.1f} tokens/s")
     computed, reused = outcome.prefixes
     if reused:

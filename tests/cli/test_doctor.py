@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +116,7 @@ def silent() -> Any:
 
 def test_a_hanging_hub_times_out(silent: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "_HUB_TIMEOUT_S", 0.5)
-    began = time.monotonic()
-    assert doctor._reach(silent)
-    assert time.monotonic() - began < 5
+    assert doctor._reach(silent)  # without a timeout it would wait for the server, which never answers
 
 
 def test_a_hub_that_refuses_counts_as_reached_and_a_dead_one_does_not():

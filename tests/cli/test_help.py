@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,4 @@ def test_a_closed_pipe_causes_no_error_output():
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    deadline_s = 30.0
-    began = time.monotonic()
-    assert process.wait(deadline_s) == 1
-    assert time.monotonic() - began < deadline_s
+    assert process.wait() == 1

@@ -112,9 +112,13 @@ def test_the_content_security_policy_blocks_unescaped_scripts(page: Path, chromi
     evil = "<img src=https://192.0.2.1/x onerror=\"document.title='run'\"><script>document.title = 'run'</script>"
     broken = page.with_name("broken.html")
     broken.write_text(html.replace("<h2>Records</h2>", evil), encoding="utf-8")
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browsers.show(chromium, broken)
     assert "preview" in chromium.title
-    assert any("Content Security Policy" in problem for problem in browsers.problems(chromium))
+    WebDriverWait(chromium, 300).until(
+        lambda one: any("Content Security Policy" in problem for problem in browsers.problems(one))
+    )
 
 
 def test_changed_layout_options_and_reject_reasons_are_shown(shown_page: Chrome):

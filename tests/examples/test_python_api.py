@@ -17,7 +17,7 @@ EXAMPLE = ROOT / "examples" / "python-api"
 PHOTOS = ROOT / "examples" / "data" / "photos-csv"
 SHORT = ("training.max_steps=2",)
 # half a minute alone, minutes on a machine with other work: it trains twice
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")

@@ -581,12 +581,12 @@ def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None
         def stall(step, done, total):
             if {condition}:
                 Path({str(tmp_path / "half")!r}).touch()
-                time.sleep(60)
+                time.sleep(1200)
         merge(Path({str(adapter)!r}), Path({str(base)!r}), Path({str(tmp_path / "merged")!r}), progress=stall)
     """
     (tmp_path / "half").unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (tmp_path / "half").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -11,6 +11,7 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from open_files import open_files_below
 
 from ixtune.checkpoint.safetensors_file import BLOCK_BYTES
 from ixtune.merging.read_back import ReadBack
@@ -80,11 +81,11 @@ def test_closing_does_not_wait_for_the_rest_of_a_file(tmp_path: Path) -> None:
     path.write_bytes(CONTENT)
     told: list[int] = []
 
-    def slow(nbytes: int) -> None:
+    def until_it_closes(nbytes: int) -> None:
         told.append(nbytes)
-        time.sleep(0.2)
+        reading._stop.wait(60)
 
-    reading = ReadBack(slow)
+    reading = ReadBack(until_it_closes)
     reading.until("shard", path, len(CONTENT))
     while not told:
         time.sleep(0.01)
@@ -94,10 +95,9 @@ def test_closing_does_not_wait_for_the_rest_of_a_file(tmp_path: Path) -> None:
 
 def test_a_finished_file_is_closed(file: Path) -> None:
     reading = ReadBack(lambda nbytes: None)
-    before = len(os.listdir("/proc/self/fd"))
     for number in range(20):
         reading.hashes(f"shard {number}", file)
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert open_files_below(file) == []
     reading.close()
 
 

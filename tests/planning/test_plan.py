@@ -279,7 +279,7 @@ def test_the_time_on_an_unmeasured_gpu_is_a_lower_bound():
 def test_without_a_gpu_free_main_memory_is_used():
     found = detect()
     if found.device == "cpu":  # where these tests run without one
-        assert (found.memory_bytes or 0) > GIB
+        assert (found.memory_bytes or 0) > GIB // 4  # in bytes, not KiB; other processes may leave little
     assert detect(24).memory_bytes == 24 * GIB
 
 

@@ -75,7 +75,7 @@ def show(chromium: Chrome, served: Served, **how: Any) -> None:
 def until(chromium: Chrome, script: str, *values: Any) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(chromium, 60, 0.05).until(lambda one: one.execute_script(script, *values))
+    return WebDriverWait(chromium, 300, 0.05).until(lambda one: one.execute_script(script, *values))
 
 
 def find(chromium: Chrome, selector: str) -> WebElement:
@@ -116,8 +116,14 @@ def ended(chromium: Chrome) -> list[str]:
 
 def copied(chromium: Chrome, title: str) -> str:
     button = next(one for one in chromium.find_elements("css selector", ".tools button") if one.text == title)
+    # the title is back after a moment, which may be sooner than a busy machine looks
+    chromium.execute_script(
+        "const made = arguments[0]; delete made.dataset.copied; new MutationObserver(() => {"
+        "if (made.textContent === 'Copied') made.dataset.copied = 'yes' }).observe(made, { childList: true })",
+        button,
+    )
     button.click()
-    until(chromium, "return arguments[0].textContent === 'Copied'", button)
+    until(chromium, "return arguments[0].dataset.copied === 'yes'", button)
     return str(chromium.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
 
 
@@ -139,7 +145,7 @@ def test_base_and_adapter_answer_side_by_side_and_the_shown_request_runs(page: C
     # the copied commands ask the same
     command = copied(page, "curl")
     done = subprocess.run(
-        ["bash", "-c", command], cwd=served.image_root, capture_output=True, text=True, check=True, timeout=60
+        ["bash", "-c", command], cwd=served.image_root, capture_output=True, text=True, check=True, timeout=600
     )
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == answers[0]
     program = copied(page, "Python")

@@ -21,7 +21,7 @@ from ixtune.training.prefetch import Prefetcher
 from ixtune.training.step.sampler import EpochPermutation
 from ixtune.training.trainer import AdapterTrainer
 
-WAIT_S = 30
+WAIT_S = 300
 
 
 class Maker:

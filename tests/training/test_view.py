@@ -8,9 +8,18 @@ from collections import deque
 import pytest
 from rich.console import Console
 
+from ixtune.training.monitoring import view as views
 from ixtune.training.monitoring.view import LiveView, TrainingView, clock, curve, view_on
 
 LINE = {"step": 10, "loss": 0.5, "learning_rate": 1e-4, "tokens_per_s": 1234.5, "memory_gib": 2.25, "mfu": None}
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replace the clock by a list, so that a test can set the time."""
+    now = [100.0]
+    monkeypatch.setattr(views.time, "monotonic", lambda: now[0])
+    return now
 
 
 def _terminal(width: int = 100) -> tuple[LiveView, io.StringIO]:
@@ -27,14 +36,14 @@ def _drawn(view: LiveView) -> str:
     return captured.get()
 
 
-def test_a_pipe_gets_one_plain_line_per_measurement() -> None:
+def test_a_pipe_gets_one_plain_line_per_measurement(now: list[float]) -> None:
     file = io.StringIO()
     view = view_on(Console(file=file, width=400))
     assert type(view) is TrainingView
     with view:
         view.begin(8, 20)
         view.advance(10)
-        view.began -= 4  # two steps took four seconds
+        now[0] += 4  # two steps took four seconds
         view.show(LINE)
         view.show({"step": 10, "validation_loss": 0.75})
     assert file.getvalue().splitlines() == [
@@ -55,13 +64,13 @@ def test_a_notebook_gets_plain_lines() -> None:
     assert type(view_on(Console(file=io.StringIO(), force_jupyter=True))) is TrainingView
 
 
-def test_a_terminal_shows_the_progress_of_the_run() -> None:
+def test_a_terminal_shows_the_progress_of_the_run(now: list[float]) -> None:
     view, _ = _terminal()
     with view:
         view.begin(0, 20)
         assert "waiting for the first step" in _drawn(view)
         view.advance(10.5)
-        view.began -= 21
+        now[0] += 21
         for loss in (0.9, 0.7, 0.5):
             view.show({**LINE, "loss": loss})
         view.show({"step": 10, "validation_loss": 0.7})
@@ -69,7 +78,7 @@ def test_a_terminal_shows_the_progress_of_the_run() -> None:
         drawn = _drawn(view)
     assert "step 10/20" in drawn
     assert "52%" in drawn
-    assert "0:21 elapsed, 0:19 left" in drawn or "0:21 elapsed, 0:18 left" in drawn
+    assert "0:21 elapsed, 0:19 left" in drawn
     assert "loss 0.5000 █▄▁  validation 0.8000 (best 0.7000)  lr 1.0e-04  1,234 tokens/s  2.25 GiB" in drawn
     assert "MFU" not in drawn
     view.show({**LINE, "mfu": 0.41})

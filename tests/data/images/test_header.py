@@ -17,6 +17,7 @@ import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_files import open_files_below
 from PIL import Image, ImageOps
 
 from ixtune.data.images.header import DOCUMENT_PAGE, NOTES, Header, read_header
@@ -306,12 +307,11 @@ def test_a_file_without_read_permission_is_unreadable(tmp_path: Path, request: p
 
 def test_no_file_is_left_open(tmp_path: Path):
     paths = [write(tmp_path, name, content()) for name, content, _ in [*TAKEN, *REFUSED]]
-    before = len(os.listdir("/proc/self/fd"))
     for path in [*paths, tmp_path, tmp_path / "none"]:
         with contextlib.suppress(RecordError):
             read_header(path, NONE, name="a")
             open_image(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files_below(tmp_path) == []
 
 
 def test_a_16_bit_rgb_image_keeps_the_upper_8_bits():
