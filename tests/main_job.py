@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -31,6 +31,23 @@ training:
   log_every: 1
   save_every: 2
 output: {output}
+"""
+
+
+# Runs the command line, and waits for the kill in the first fsync at which a pattern matches something in a folder.
+_WAITS_IN_A_SYNC = """
+import os, sys, time
+from pathlib import Path
+folder, pattern, *arguments = sys.argv[1:]
+plain = os.fsync
+def sync(descriptor):
+    if any(Path(folder).glob(pattern)):
+        os.write(1, b"\\nwaiting for the kill\\n")
+        time.sleep(1200)
+    plain(descriptor)
+os.fsync = sync
+from ixtune.cli import main
+sys.exit(main(arguments))
 """
 
 
@@ -87,10 +104,15 @@ def counters(run: Path) -> list[tuple[int, int]]:
     return [(line["tokens"], line["supervised_tokens"]) for line in lines if "loss" in line]
 
 
-def kill_once(arguments: list[str], due: Callable[[], bool]) -> None:
-    """Start a command, and kill it as soon as a condition holds."""
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment()) as started:
-        wait_until(started, due)
+def kill_in_a_sync(arguments: Sequence[str | Path], folder: Path, pattern: str) -> None:
+    """Kill `ixtune ARGUMENTS` at the first fsync at which `pattern` matches something in `folder`.
+
+    It waits there: on a busy machine, a process that goes on may be done before it is seen to be that far.
+    """
+    words = [sys.executable, "-c", _WAITS_IN_A_SYNC, str(folder), pattern, *map(str, arguments)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as started:
+        assert started.stdout is not None
+        assert "waiting for the kill\n" in started.stdout, "the run ended before it could be killed"
         started.kill()
 
 
@@ -112,7 +134,7 @@ def kill_in_a_save(arguments: list[str], run: Path) -> str:
 
 
 def wait_until(started: subprocess.Popen[bytes], due: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not due():
         assert started.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

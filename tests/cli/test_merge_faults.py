@@ -15,7 +15,7 @@ import pytest
 import torch
 from adapters import section, stir
 from in_process import call
-from main_job import command, environment, ixtune, kill_once
+from main_job import command, environment, ixtune, kill_in_a_sync
 from safetensors.torch import load_file, save_file
 
 from ixtune.adapter import attach, bundle
@@ -155,11 +155,7 @@ def test_after_kill_9_no_merge_is_left_and_a_rerun_gives_equal_bytes(place: Path
     assert straight.returncode == 0, straight.stderr
     before = contents(place)
     out, half = place / "out", place / ".out.unfinished"
-    for _ in range(5):  # on a busy machine it may be done before it is seen to have begun
-        kill_once(command(*arguments, out), lambda: half.exists() and any(half.iterdir()))
-        if not out.exists():
-            break
-        shutil.rmtree(out)
+    kill_in_a_sync((*arguments, out), half, "*")
     assert not out.exists()
     assert half.exists()
     assert {name: one for name, one in contents(place).items() if not name.startswith(".out")} == before
@@ -173,11 +169,7 @@ def test_after_kill_9_no_merge_is_left_and_a_rerun_gives_equal_bytes(place: Path
 def test_after_kill_9_no_export_is_left_and_a_rerun_cleans_up(place: Path) -> None:
     arguments = ("export", place / "adapter", "--profile", "transformers", "--out", place / "out")
     before = contents(place)
-    for _ in range(5):
-        kill_once(command(*arguments), lambda: any(place.glob(".out.partial-*/*")))
-        if not (place / "out").exists():
-            break
-        shutil.rmtree(place / "out")
+    kill_in_a_sync(arguments, place, ".out.partial-*/*")
     assert not (place / "out").exists()
     assert list(place.glob(".out.partial-*"))
     assert {name: one for name, one in contents(place).items() if not name.startswith(".out")} == before

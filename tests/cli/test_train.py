@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from main_job import command, counters, environment, ixtune, kill_in_a_save, kill_once, losses, prepare, write_recipe
+from main_job import command, counters, environment, ixtune, kill_in_a_sync, losses, prepare, write_recipe
 from safetensors.torch import load_file
 
 from ixtune.cli import main
@@ -89,11 +89,10 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one(
 ) -> None:
     """Send SIGKILL in the first epoch, during a save, and in the second epoch."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
-    kill_once(command("train", recipe, "resume=auto"), lambda: (run / "checkpoint-2").exists())
-    half_saved = kill_in_a_save(command("train", recipe, "resume=auto"), run)
-    assert list(run.glob(f".{half_saved}.partial-*")), "it was not killed while it saved"
-    assert not (run / half_saved).exists()
-    kill_once(command("train", recipe, "--resume"), lambda: (run / "checkpoint-8").exists())
+    kill_in_a_sync(("train", recipe, "resume=auto"), run, "checkpoint-2")
+    kill_in_a_sync(("train", recipe, "resume=auto"), run, ".checkpoint-4.partial-*/*")
+    assert not (run / "checkpoint-4").exists()
+    kill_in_a_sync(("train", recipe, "--resume"), run, "checkpoint-8")
     assert not (run / "adapter").exists()
     done = ixtune("train", recipe, "--resume")
     assert done.returncode == 0, done.stderr
@@ -115,7 +114,7 @@ def test_sigterm_saves_a_checkpoint_and_prints_the_resume_command(data: Path, tm
         if line.startswith("step"):
             break
     started.send_signal(signal.SIGTERM)
-    out, _ = started.communicate(timeout=60)
+    out, _ = started.communicate(timeout=600)
     assert started.returncode == 128 + signal.SIGTERM
     assert f"resume   ixtune train {recipe} training.epochs=500 training.save_every=10000 --resume" in out
     assert len(list(run.glob("checkpoint-*"))) == 1
@@ -268,7 +267,7 @@ def test_a_terminal_shows_a_live_progress_bar_and_a_pipe_does_not(
             pass
     os.close(reading)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"step 0/3 .* 0%  0:00 elapsed, \? left", text)
+    assert re.search(r"step 0/3 .* 0%  \d:\d\d elapsed, \? left", text)
     assert re.search(r"step [23]/3 .*━", text)
     assert re.search(r"loss \d+\.\d{4} [▁▂▃▄▅▆▇█]{2,}", text)
     assert "measuring the validation loss" in text

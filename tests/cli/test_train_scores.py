@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from main_job import command, ixtune, kill_once, losses
+from main_job import ixtune, kill_in_a_sync, losses
 from records import entry, write_source
 from safetensors.torch import load_file
 from text_run import RECIPE, lines_of
@@ -157,7 +157,7 @@ def test_a_killed_run_measures_and_stops_like_an_uninterrupted_one(
     """Send SIGKILL after one of the two worse measurements that patience allows."""
     run, arguments = tmp_path / "run", _recipe(tmp_path, sets)
     best = _best(straight[0])["step"]
-    kill_once(command("train", *arguments, "--no-report"), lambda: (run / f"checkpoint-{best + 4}").exists())
+    kill_in_a_sync(("train", *arguments, "--no-report"), run, f"checkpoint-{best + 4}")
     assert not (run / "adapter").exists()
     done = ixtune("train", *arguments, "--no-report", "--resume")
     assert done.returncode == 0, done.stderr
