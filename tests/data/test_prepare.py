@@ -193,7 +193,9 @@ GOOD = st.integers(0, 6).map(lambda number: entry(number, "hi", "yo"))
 BAD = st.sampled_from([5, None, {}, {"id": 1}, entry(9, "hi"), entry(8, "hi", "yo", image=["none.png"])])
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(entries=st.lists(GOOD | BAD, max_size=12), as_lines=st.booleans())
 def test_accepted_and_rejected_add_up_to_read(
     root: Path,

@@ -581,7 +581,7 @@ def kill_when(adapter: Path, base: Path, tmp_path: Path, condition: str) -> None
         def stall(step, done, total):
             if {condition}:
                 Path({str(tmp_path / "half")!r}).touch()
-                time.sleep(1200)
+                time.sleep(3600)
         merge(Path({str(adapter)!r}), Path({str(base)!r}), Path({str(tmp_path / "merged")!r}), progress=stall)
     """
     (tmp_path / "half").unlink(missing_ok=True)

@@ -242,7 +242,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(name=st.sampled_from(sorted(FORMS)), data=st.data())
 def test_with_any_field_values_each_entry_is_a_question_or_a_reject(tmp_path: Path, name: str, data: st.DataObject):
     write_image(tmp_path / "a.png")

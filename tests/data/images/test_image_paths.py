@@ -97,7 +97,9 @@ def test_a_path_to_no_file_is_refused_with_a_hint(root: Path, given: str, reason
     assert hint in caught.value.hint
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.lists(
         st.sampled_from([*"./\\%aA0 ", "..", "%2e", "%2F", "%5c", "photos", "PHOTOS", "Way", "link.png", "secret.png"]),

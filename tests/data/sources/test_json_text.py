@@ -47,7 +47,7 @@ def in_blocks(path: Path, block: int, most: int | None = None) -> list[Entry]:
         return list((line_entries if path.suffix == ".jsonl" else list_entries)(path))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     values=st.lists(JSON, max_size=6),
     block=st.integers(1, 40),
@@ -66,7 +66,7 @@ def test_list_elements_match_json_load_for_any_block_size(
     assert [outcome(one) for one in list_entries(source)] == json.loads(text)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     before=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
     values=st.lists(JSON, max_size=4),
@@ -110,7 +110,7 @@ def test_elements_of_a_field_have_line_numbers(tmp_path: Path):
     assert [entry.place.at for entry in field_entries(source, "data")] == [3, 4]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(values=st.lists(JSON, min_size=1, max_size=5), block=st.integers(1, 40), most=st.integers(1, 40))
 def test_only_oversized_elements_are_skipped(tmp_path: Path, values: list[Any], block: int, most: int):
     source = written(tmp_path, json.dumps(values, separators=(",", ":")))
@@ -119,7 +119,7 @@ def test_only_oversized_elements_are_skipped(tmp_path: Path, values: list[Any], 
     assert [outcome(one) for one in in_blocks(source, block, most)] == wanted
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b" ")), max_size=6),
     end=st.sampled_from([b"\n", b"\r\n", b""]),
