@@ -6,7 +6,10 @@ import io
 import re
 import shutil
 from contextlib import redirect_stdout
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -29,6 +32,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from ixtune.base import resolve
+from ixtune.data.images.image_file import ImageError
 from ixtune.data.processor_files import write_processor_files
 from ixtune.exporting import standalone
 from ixtune.model.model import IXC2ForCausalLM
@@ -36,6 +40,12 @@ from ixtune.model.model import IXC2ForCausalLM
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINES = ("image-text-to-text", "any-to-any")
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder and prints nothing."""
+
+    def log_message(self, format: str, *args: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,25 @@ def test_the_pipeline_for_any_kind_of_input_answers_too(folder: Path, processor:
     how = {"generate_kwargs": GREEDY, "return_full_text": False}
     made = [pipeline(task, model=model, processor=processor)(text=messages, **how) for task in PIPELINES]
     assert made[0][0]["generated_text"] == made[1][0]["generated_text"]
+
+
+def test_images_are_loaded_from_addresses(folder: Path, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    serve = partial(QuietHandler, directory=str(folder.parents[1]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/receipt.png"
+        expected = processor(images=str(folder.parents[1] / "receipt.png"), text="How wide?", return_tensors="pt")
+        how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        for part in ({"type": "image", "url": url}, {"type": "image_url", "image_url": {"url": url}}):
+            messages = [{"role": "user", "content": [part, {"type": "text", "text": "How wide?"}]}]
+            made = processor.apply_chat_template(messages, **how)
+            assert torch.equal(made["crops"], expected["crops"])
+            assert torch.equal(made["input_ids"], expected["input_ids"])
+        assert torch.equal(processor(images=[url], text="?", return_tensors="pt")["crops"], expected["crops"])
+        with pytest.raises(ImageError, match="404"):
+            processor(images=[url + ".gone"], text="?", return_tensors="pt")
+        server.shutdown()
 
 
 def test_all_generation_modes_agree(folder: Path, processor: Any, model: Any) -> None:

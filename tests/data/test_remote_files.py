@@ -111,6 +111,23 @@ def test_a_set_from_s3_equals_the_local_one_for_any_process_count(
 
 
 @pytest.mark.slow
+def test_a_dataset_info_reads_its_images_from_s3(bucket: str, tmp_path: Path, tokenizer_base: Path):
+    columns = {"prompt": "question", "query": "", "response": "answer", "images": "image"}
+    info = {"mine": {"file_name": "train.jsonl", "columns": columns}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").write_text("not that one")
+    how = ("--base", tokenizer_base, "--hd-num", 4, "--embed-images", "--max-reject-rate", 1, "--image-root", bucket)
+    done = call("prepare", tmp_path / "dataset_info.json", "--out", tmp_path / "out", *how)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "out" / "manifest.json").read_text())["records"]
+    assert (records["accepted"], records["read"]) == (5, 8)
+    assert records["rejected_by_reason"]["picture_missing"] == 1
+    assert len([path for path in content(tmp_path / "out") if path.startswith("images/")]) == 3
+
+
+@pytest.mark.slow
 def test_a_data_config_may_contain_urls(bucket: str, tmp_path: Path, tokenizer_base: Path):
     config = tmp_path / "mix.yaml"
     config.write_text(f"sources:\n  - path: {bucket}/train.jsonl\n    image_root: {bucket}\n")

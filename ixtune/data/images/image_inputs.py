@@ -1,9 +1,16 @@
-"""Open images in the forms that transformers' processors take: paths, URLs, base64, bytes, arrays."""
+"""Open images in the forms that transformers' processors take: paths, URLs, base64, bytes, arrays.
+
+A caller of the processor names the addresses itself, so these are loaded, with bounds, wherever they are. Commands of
+ixtune never load an address that a record names, and `ixtune serve` has rules of its own (`ixtune.serving.fetch`).
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import http.client
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -12,9 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ixtune.data.images.image_file import decode, opened
+from ixtune.data.images.image_file import ImageError, decode, opened
+from ixtune.data.rejects import Reason
 
-_TIMEOUT_S = 60
+_TIMEOUT_S = 60.0
+"""Most seconds of a whole download."""
+_MOST_BYTES = 256 << 20
+"""Most bytes of a download."""
+_BLOCK = 1 << 20
 _SHOWN = 60
 """Characters of a reference in error messages; base64 has millions."""
 
@@ -27,7 +39,7 @@ def pil_image(image: Any) -> Image.Image:
             NumPy array or torch tensor, [H, W], [H, W, C] or [C, H, W], uint8 or floats from 0 to 1.
 
     Raises:
-        ImageError: There is no such file, it is not an image, or its data are corrupt.
+        ImageError: There is no such file, it is not an image, its data are corrupt, or it cannot be downloaded.
         ValueError: The text is neither a path nor base64, or the array has no channels.
         TypeError: It is none of these.
     """
@@ -59,8 +71,7 @@ def _source(text: str) -> tuple[Path | bytes, str]:
     if kind.startswith("file:"):
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path)), name
     if kind.startswith(("http://", "https://")):
-        with urllib.request.urlopen(text, timeout=_TIMEOUT_S) as answer:
-            return answer.read(), name
+        return _downloaded(text, name), name
     try:
         if Path(text).is_file():
             return Path(text), name
@@ -70,6 +81,46 @@ def _source(text: str) -> tuple[Path | bytes, str]:
         return _decoded(text, name), name
     except ValueError:
         return Path(text), name  # whose absence is reported
+
+
+def _downloaded(url: str, name: str) -> bytes:
+    """Return the content of an http or https URL, whose redirects lead to such URLs only."""
+    web = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,  # raises for ftp:, to which Python's own opener would follow a redirect
+    ):
+        web.add_handler(handler())
+    deadline = time.monotonic() + _TIMEOUT_S
+    content = bytearray()
+    try:
+        with web.open(url, timeout=_TIMEOUT_S) as answer:
+            while block := answer.read1(_BLOCK):
+                content += block
+                if len(content) > _MOST_BYTES:
+                    raise _not_downloaded(f"it has more than {_MOST_BYTES:,} bytes", name)
+                if time.monotonic() > deadline:
+                    raise _not_downloaded(f"it takes more than {_TIMEOUT_S:g} seconds", name)
+            if left := answer.length:  # not reported by `read1`
+                raise _not_downloaded(f"the connection ended {left:,} bytes before the end", name)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise _not_downloaded(str(error) or type(error).__name__, name) from error
+    return bytes(content)
+
+
+def _not_downloaded(why: str, name: str) -> ImageError:
+    return ImageError(
+        Reason.PICTURE_REMOTE,
+        f"the image cannot be downloaded: {why} ({name})",
+        hint="check the address, or download the image and pass its path",
+    )
 
 
 def _decoded(text: str, name: str) -> bytes:
