@@ -23,6 +23,7 @@ from ixtune.data.containers.json_stream import ListReader
 from ixtune.data.containers.json_text import field_entries
 from ixtune.data.rejects import Reason
 from ixtune.data.schemas.fields import listed
+from ixtune.data.schemas.image_values import is_path_of_image
 from ixtune.data.sources.entry import Entry, Fault
 from ixtune.data.sources.source import Source
 from ixtune.errors import IxtuneError, UsageError
@@ -82,6 +83,12 @@ def open_object(source: Source) -> tuple[partial[Iterator[Entry]], tuple[Path, .
     """
     path = Path(source.path)
     lists = records_lists(path)
+    if lists and all(is_path_of_image(name) for name in lists):
+        raise UsageError(
+            f"the object has the names of images as keys, such as {next(iter(lists))}",
+            where=source.path,
+            hint='write records with the key as their `image`: [{"image": ..., "question": ..., "answer": ...}]',
+        )
     if source.split is None and _is_coco(lists):
         if "caption" not in lists["annotations"]:
             raise UsageError(

@@ -12,7 +12,13 @@ from typing import Any
 from ixtune.data.record import ImageRef
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import is_missing, require_text, shown
-from ixtune.data.schemas.image_values import is_base64_of_image, is_path_of_image
+from ixtune.data.schemas.image_values import (
+    image_at,
+    is_base64_of_image,
+    is_name_of_image,
+    is_path_of_image,
+    stem_of,
+)
 from ixtune.data.schemas.value_paths import literal_in_text
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -22,6 +28,7 @@ _FILE = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/?.*)", re.IGNORECASE |
 _PATH_CHARACTERS = 4096
 
 _HINT = 'write a path such as "receipts/1.png", below the image root, or leave it out if there is no image'
+_PAIR = ("bytes", "path")
 _STRUCT_KEYS = ("url", "file_name", "image", "image_path", "src")
 _SEPARATORS = ";|,"
 
@@ -63,8 +70,11 @@ def image_of(value: Any, name: str) -> ImageRef:
     if isinstance(value, bytes | bytearray | memoryview) and len(value):
         return ImageRef(name, content=bytes(value))
     if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
+        if not value.keys() <= set(_PAIR):
+            _refuse_another(value, _PAIR, name)
         return _of_pair(value, name)
     if isinstance(value, Mapping) and (key := next((key for key in _STRUCT_KEYS if value.get(key)), None)):
+        _refuse_another(value, (key,), name)
         return image_of(value[key], name)
     if is_missing(value) and value is not None:
         raise RecordError(
@@ -73,6 +83,17 @@ def image_of(value: Any, name: str) -> ImageRef:
             hint="write null, or leave the field out, if there is no image",
         )
     raise _bad(f"{name} is {'empty' if isinstance(value, bytes | bytearray) else shown(value)}")
+
+
+def _refuse_another(value: Mapping[str, Any], used: tuple[str, ...], name: str) -> None:
+    """Raise for a second image in the object of an image, such as a mask; its address and its names are none."""
+    stems = {stem_of(value[key]) for key in used if isinstance(value.get(key), str)}
+    for key, other in value.items():
+        if key in used or is_missing(other) or (isinstance(other, str) and is_name_of_image(key)):
+            continue
+        place = image_at(other, key, None, addresses=False, names=False)
+        if place and not (isinstance(other, str) and stem_of(other) in stems):
+            raise _bad(f"{name} holds another image in `{place}`", "write a list of both images, or remove that one")
 
 
 def _of_pair(value: Mapping[str, Any], name: str) -> ImageRef:

@@ -59,6 +59,10 @@ _WORDS = {
     *("image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "screenshot"),
     *("screenshots", "scan", "scans", "pixels", "pixel", "imagefile", "imagepath", "imagename", "imgname", "imgpath"),
 }
+ORIGIN_WORDS = {"source", "url", "origin", "original", "document", "doc"}
+"""Words in the names of fields that tell where an image comes from."""
+NAME_WORDS = {"file", "filename", "path", "name"}
+"""Words in the names of fields that repeat the name of an image."""
 _NO_VALUE = {"none", "null", "nan", "n/a", "no", "false", "-", "0"}
 _NAME_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -101,6 +105,11 @@ def image_at(value: Any, name: str, root: Path | None, *, addresses: bool = True
 def says_image(name: str) -> bool:
     """Return whether a field's name suggests an image: `image_id`, `imgPath`, `scan`, `photo_2`."""
     return _says_image(name)
+
+
+def is_name_of_image(field: str) -> bool:
+    """Return whether a field's name says that it names an image's file or where it comes from: `original_name`."""
+    return not {part.lower() for part in _NAME_PARTS.findall(field)}.isdisjoint(ORIGIN_WORDS | NAME_WORDS)
 
 
 def is_path_of_image(text: str) -> bool:

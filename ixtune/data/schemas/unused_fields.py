@@ -10,7 +10,15 @@ from typing import Any
 from ixtune.data.record import ImageRef, Record
 from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.schemas.fields import shown
-from ixtune.data.schemas.image_values import FoundImage, image_at, images_in, is_path_of_image, stem_of
+from ixtune.data.schemas.image_values import (
+    NAME_WORDS,
+    ORIGIN_WORDS,
+    FoundImage,
+    image_at,
+    images_in,
+    is_path_of_image,
+    stem_of,
+)
 from ixtune.data.schemas.named_images import file_of, is_of
 from ixtune.data.schemas.value_paths import path_of
 from ixtune.data.sources.source import Reading
@@ -67,15 +75,13 @@ def _is_shown(found: FoundImage, images: tuple[ImageRef, ...], root: Path | None
         return True
     # there is no such file: the report that a crop was cut from, the address it was downloaded from
     words = {word.lower() for word in _WORDS.findall(found.place)}
-    return not words.isdisjoint(_ORIGIN) or (
+    return not words.isdisjoint(ORIGIN_WORDS) or (
         # a table that contains its images often names their files
-        all(image.path is None for image in images) and not words.isdisjoint(_NAMES)
+        all(image.path is None for image in images) and not words.isdisjoint(NAME_WORDS)
     )
 
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+")
-_ORIGIN = {"source", "url", "origin", "original", "document", "doc"}
-_NAMES = {"file", "filename", "path", "name"}
 
 
 def _hint(found: FoundImage, whole: Mapping[str, Any], reading: Reading) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from records import write_image
 
+from ixtune.data.containers.json_object import open_object
 from ixtune.data.containers.json_text import decoded, line_entries, list_entries
 from ixtune.data.record import Place, Record
 from ixtune.data.rejects import Reason, RecordError
@@ -17,6 +18,7 @@ from ixtune.data.schemas.record_reader import record_of
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Container, Source
 from ixtune.data.sources.source_reading import understand
+from ixtune.errors import UsageError
 
 ASKED = {"role": "user", "content": "<image>Which?"}
 SAID = {"role": "assistant", "content": "7"}
@@ -104,6 +106,36 @@ def test_options_that_are_images_are_not_written_into_the_question(given: dict[s
     if "gone/1.jpg" not in str(given):
         columns = (("image", f"image,{','.join(given)}"), ("choices", ""))
         assert len(read(ROW | given, root, columns=columns).images) == 3
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"path": "a.png", "mask": "b.png"},
+        {"path": "a.png", "layers": [{"path": "b.png"}]},
+        {"url": "a.png", "thumbnail": {"bytes": b"\x89PNG", "path": None}},
+        {"bytes": None, "path": "a.png", "overlay": b"\x89PNG"},
+    ],
+)
+def test_a_second_image_in_the_object_of_an_image_is_not_dropped(image: dict[str, Any], root: Path) -> None:
+    error = refused(ROW | {"image": image}, root)
+    assert error.reason is Reason.BAD_IMAGE_FIELD
+    assert "another image" in str(error)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"bytes": None}, {"original_name": "scan.tif"}, {"url": "https://a.org/b.png"}, {"width": 5}, {"mask": None}],
+)
+def test_the_object_of_an_image_may_name_it_again(more: dict[str, Any], root: Path) -> None:
+    assert len(read(ROW | {"image": {"path": "a.png", **more}}, root).images) == 1
+
+
+def test_an_object_whose_keys_are_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(json.dumps({"a.png": [{"question": "Which?", "answer": "7"}]}))
+    for split in (None, "a.png"):
+        with pytest.raises(UsageError, match="names of images as keys"):
+            open_object(Source(path=str(tmp_path / "d.json"), split=split))
 
 
 # options
