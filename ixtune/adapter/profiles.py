@@ -59,7 +59,7 @@ PROFILES = {
         Profile(
             name="transformers",
             makes="the merged model with its processor, and the code that loads it without ixtune",
-            consumer="transformers 5.23 with trust_remote_code=True, or after `import ixtune`",
+            consumer="transformers 5.23 or 5.24 with trust_remote_code=True, or after `import ixtune`",
             run_here=True,
             code_runs=False,
             command=_FIVE_LINES,

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, rotate_half
 
+from ixtune.model.cache_name import named
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.model import IXC2ForCausalLM
 
@@ -139,7 +140,7 @@ class PlainIXC2(PreTrainedModel):
             projected = self.vision_proj(vectors.to(list(self.vision_proj.parameters())[-1].dtype))
             hidden = hidden.masked_scatter(mask_BL[..., None], projected.to(hidden.dtype))
         causal = create_causal_mask(
-            config=self.config, inputs_embeds=hidden, attention_mask=attention_mask, past_key_values=None
+            config=self.config, inputs_embeds=hidden, attention_mask=attention_mask, **named(None)
         )
         angles = self._angles(input_ids.shape[1], hidden)
         for layer in self.layers:

@@ -42,7 +42,7 @@ class IXC2Config(PreTrainedConfig):
 
     model_type = MODEL_TYPE
     sub_configs = {"vision_config": CLIPVisionConfig}  # noqa: RUF012 - transformers' own convention
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012
     auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it for every architecture that is not part of transformers
 
     vocab_size: int = _7B.vocabulary

@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ixtune.model.attention import FLEX, attention_of, family_mask
+from ixtune.model.cache_name import named
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.low_memory import gated, heads, rms_norm
 from ixtune.model.plora import ImageRows, PLoRA, apply
@@ -234,7 +235,7 @@ class Decoder(nn.Module):
                 config=self.config,
                 inputs_embeds=embeds_BLD,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
+                **named(past_key_values),
                 # a restart marks a new segment; without boundaries it never does here
                 position_ids=position_ids if packed and parents is None else None,
                 and_mask_function=None if parents is None else family_mask(kwargs["cu_seq_lens_q"], parents),

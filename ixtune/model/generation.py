@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from ixtune.model.cache_name import named
 from ixtune.model.shared_prefix import Prefix, SharedPrefixCache
 
 
@@ -53,7 +54,7 @@ def generate(
             pad_token_id=pad_id,
             streamer=streamer,
             use_cache=True,
-            past_key_values=cache,
+            **named(cache),
             **settings,
         )
     made: list[list[int]] = out[:, longest:].tolist()

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.output_capturing import capture_outputs
 
 from ixtune.checkpoint import name_mapping as _register_names  # noqa: F401 - original tensor names
+from ixtune.model import cache_name
 from ixtune.model.configuration import IXC2Config
 from ixtune.model.decoder import Attention, Decoder, DecoderLayer, RMSNorm
 from ixtune.model.grids import Grids, pairs_of, repeat_pieces, split_by_tokens
@@ -46,7 +47,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [*cache_name.NAMES]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -175,6 +176,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         image_rows: torch.Tensor | None = None,
         supervised: tuple[torch.Tensor, torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the network on a batch or a pack.
@@ -194,15 +196,16 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             image_rows: see `embed`.
             supervised: (rows [S], targets [S]) as `loss.supervised_rows` gives them: loss only, no logits.
             num_items_in_batch: supervised tokens of the whole optimizer step; default: of this batch.
+            cache: `past_key_values` as transformers calls it from 5.24 on.
             **kwargs: of a pack, segment boundaries `cu_seq_lens_q` and `max_length_q`, and `parents` where segments
                 share a prefix: for each segment the number of the earlier segment that it continues, or -1. The
                 positions of such a segment continue those of its parent.
         """
-        hidden, cache = self.hidden_states(
+        hidden, kept = self.hidden_states(
             input_ids,
             attention_mask,
             position_ids,
-            past_key_values,
+            past_key_values if cache is None else cache,
             inputs_embeds,
             use_cache,
             crops,
@@ -214,7 +217,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         loss: torch.Tensor | None = None
         if supervised is not None:
             loss = supervised_loss(hidden.flatten(0, 1), *supervised, self.output, num_items_in_batch)
-            return CausalLMOutputWithPast(loss=loss, past_key_values=cache)
+            return CausalLMOutputWithPast(loss=loss, **cache_name.named(kept))
         if labels is not None:
             loss = supervised_loss(hidden.flatten(0, 1), *supervised_rows(labels), self.output, num_items_in_batch)
         keep: slice | torch.Tensor
@@ -222,7 +225,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
             keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
         else:
             keep = logits_to_keep
-        outputs = CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), past_key_values=cache)
+        outputs = CausalLMOutputWithPast(loss=loss, logits=self.output(hidden[:, keep]), **cache_name.named(kept))
         if kwargs.get("output_hidden_states", self.config.output_hidden_states):
             outputs.last_hidden_state = hidden  # read by `capture_outputs`, which puts it last; no field of the output
         return outputs
@@ -269,6 +272,7 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Pass images with the prompt only; later steps have none, hence no PLoRA (MODEL.md 4).
@@ -279,14 +283,14 @@ class IXC2ForCausalLM(PreTrainedModel, GenerationMixin):
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
+            **cache_name.named(past_key_values if cache is None else cache),
             **kwargs,
         )
-        cache = inputs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
+        kept = inputs.get(cache_name.NAME)
+        if kept is not None and kept.get_seq_length() > 0:
             for name in ("crops", "grids", "image_vectors", "image_rows"):
                 inputs.pop(name, None)
         return inputs
@@ -332,8 +336,10 @@ class _Headless(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
         """Return `last_hidden_state` [B, L, D] and the cache; the arguments are those of the model."""
-        hidden, cache = self.whole.hidden_states(*args, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
+        if "cache" in kwargs:
+            kwargs["past_key_values"] = kwargs.pop("cache")
+        hidden, kept = self.whole.hidden_states(*args, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **cache_name.named(kept))
 
 
 # As in the original's own auto_map, AutoModel gives the whole network: the checkpoint's names, such as `output.weight`

@@ -97,6 +97,14 @@ class SharedPrefixCache(Cache):
         self._seen = columns - max(own)
         self._arrange(prefixes, own)
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """Return whether layers are of linear attention: none is.
+
+        From 5.24 on, transformers takes a cache that has no layers yet for a linear one, and computes all columns.
+        """
+        return [False]
+
     def join(self, other: SharedPrefixCache) -> None:
         """Append the rows of another batch; their last own tokens end in the same column as those of this one.
 

@@ -12,6 +12,7 @@ from tiny import Tiny, largest
 from torch import nn
 
 from ixtune.checkpoint.name_mapping import to_module_name, to_original_name
+from ixtune.model import cache_name
 from ixtune.model.loss import supervised_rows
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.model.plora import ImageRows, PLoRA, apply
@@ -201,7 +202,7 @@ def test_greedy_ids_and_step_logits_match(tiny: Tiny, model: IXC2ForCausalLM, ch
         logits = out.logits[:, -1]
         assert largest(logits[0] - tensors[f"chat_{chat}.step_logits"][step]) <= LOGITS_OTHER_KERNEL
         ids.append(int(logits.argmax()))
-        out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out[cache_name.NAME], use_cache=True)
     assert ids == entry["greedy_ids_8"]
 
 

@@ -20,6 +20,7 @@ from ixtune.data.text.template import encode, expand
 from ixtune.data.text.tokenizer import Tokenizer
 from ixtune.family import TWO_FIVE
 from ixtune.layout import plan
+from ixtune.model import cache_name
 from ixtune.model.model import IXC2ForCausalLM
 from ixtune.model.vision import normalise, overview_of
 
@@ -160,5 +161,5 @@ def test_greedy_answers_match(reference: TwoFive, model: IXC2ForCausalLM, talk: 
         logits = out.logits[:, -1]
         assert largest(logits[0] - expected[f"{talk}.step_logits"][step]) <= OTHER_KERNEL
         ids.append(int(logits.argmax()))
-        out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out[cache_name.NAME], use_cache=True)
     assert ids == entry["greedy_ids"]

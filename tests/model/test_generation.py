@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ixtune.model import cache_name
 from ixtune.model.generation import generate, until_stop
 
 
@@ -27,7 +28,7 @@ def test_prompts_are_left_padded_and_the_padding_is_masked():
     assert model.given["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert (model.given["eos_token_id"], model.given["pad_token_id"]) == ([8, 9], 0)
     assert (model.given["use_cache"], model.given["max_new_tokens"]) == (True, 2)
-    assert model.given["past_key_values"] is None, "without images transformers makes the cache"
+    assert model.given[cache_name.NAME] is None, "without images transformers makes the cache"
 
 
 @pytest.mark.parametrize(
