@@ -103,6 +103,15 @@ def test_the_tensors_a_layer_keeps_match_the_planned_memory(changes: dict[str, A
     [
         pytest.param({"lengths": [900, 700], "grids": [[2, 3]], "checkpointed_layers": 8}, id="half of the layers"),
         pytest.param({"lengths": [1500], "grids": [], "checkpointed_layers": 16, "accumulation": 2}, id="all layers"),
+        pytest.param(
+            {
+                "lengths": [1200, 80, 80, 80, 80],
+                "grids": [[2, 3]],
+                "parents": [-1, 0, 0, 0, 0],
+                "checkpointed_layers": 8,
+            },
+            id="a shared page",
+        ),
     ],
 )
 def test_a_process_peaks_at_80_to_105_percent_of_the_plan(case: dict[str, Any]):
