@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import Path
+
 import measuring
 import pytest
+from records import entry, write_image, write_source
+from text_run import run, text_recipe
 
+from ixtune.base import resolve
 from ixtune.bench import compare, twin
+from ixtune.data.prepare import prepare
+from ixtune.data.prepared.manifest import PrepareOptions
+from ixtune.data.sources.source import Source
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -55,3 +64,23 @@ def test_questions_about_one_page_pay_for_the_page_once(name: str, records: int,
     row["of_plain_batch_4"] = seconds[0] / seconds[2] if len(seconds) > 2 else float("nan")
     measuring.record(f"shared_prefixes_{name}", row)
     assert row["of_ixtune_without"] <= most
+
+
+def test_one_question_per_image_costs_no_more_with_sharing(tmp_path: Path) -> None:
+    """Compare whole runs of the nano base, from opening the set to the saved adapter, with sharing on and off."""
+    images, rounds = 24, 5
+    for number in range(images):
+        write_image(tmp_path / "source" / f"{number}.png", 300 + number, 300)
+    entries = [entry(f"{at}", f"<ImageHere>Which is {at}?", f"{at}", image=[f"{at}.png"]) for at in range(images)]
+    source = Source(path=str(write_source(tmp_path / "source", entries)))
+    prepare([source], tmp_path / "set", base=resolve("nano"), options=PrepareOptions(hd_num=1))
+    numbers = count()
+
+    def trained(share: bool) -> None:
+        shared = (f"training.share_prefixes={str(share).lower()}", "training.pack_tokens=1400")
+        run(text_recipe(tmp_path / f"run{next(numbers)}", tmp_path / "set", *shared))
+
+    shared_s, separate_s = measuring.interleaved(lambda: trained(True), lambda: trained(False), rounds)
+    row = {"images": images, "rounds": rounds, "shared_s": shared_s, "separate_s": separate_s}
+    measuring.record("shared_prefixes_single", {**row, "ratio": shared_s / separate_s})
+    assert shared_s <= 1.02 * separate_s
