@@ -37,6 +37,10 @@ cells.cells(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 1, 1)
 stages.read(out, train.VOCABULARY, 2, 1)  # resumes from the checkpoint
 train.export(out, out / "base")
+again = out / "again"
+again.mkdir()
+train.recover(again, train.VOCABULARY, 1, 1, out / "base")
+cells.cells(again, train.VOCABULARY, 1, 1)
 found = [measure.measure(out / "base", 1, quantize=quantize) for quantize in (False, True)]
 (out / "card.md").write_text(measure.card(out / "base", *found, 1))
 model, _ = measure.load_base(out / "base", quantize=False, dtype=train.torch.float32)

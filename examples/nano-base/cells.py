@@ -68,6 +68,7 @@ def cells(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 500)
     files = fonts.find()
     if not (out / "cells.pt").exists():
         start(out, reader)
+    if not (out / "cells.pt").exists() and not (out / "recover.pt").exists():
         left = reader.fit_projector(dense(files, words, BATCH, -step) for step in range(1, FIT_BATCHES + 1))
         print(f"cells 0 the projector leaves {left:.3f} of the ideal cells' variance", flush=True)
     network = reader.network

@@ -17,7 +17,16 @@ PACKAGES = (
     "fonts-fantasque-sans fonts-gfs-artemisia fonts-gfs-didot fonts-gfs-neohellenic fonts-go fonts-inter "
     "fonts-jetbrains-mono fonts-junicode fonts-jura fonts-karla fonts-league-mono fonts-mononoki fonts-oldstandard "
     "fonts-paratype fonts-play fonts-sil-andika fonts-sil-charis fonts-sil-gentium fonts-sora fonts-stix fonts-tuffy "
-    "fonts-vollkorn"
+    "fonts-vollkorn "
+    # from `recover` on
+    "fonts-adf-berenis fonts-adf-ikarius fonts-adf-irianis fonts-adf-mekanus fonts-adf-switzera fonts-adf-tribun "
+    "fonts-adf-verana fonts-agave fonts-arapey fonts-averia-sans-gwf fonts-averia-serif-gwf fonts-cardo "
+    "fonts-century-catalogue fonts-clear-sans fonts-comic-neue fonts-dustin fonts-elstob fonts-gemunu-libre "
+    "fonts-goudybookletter fonts-hosny-amiri fonts-karmilla fonts-lindenhill fonts-mona fonts-monofur fonts-monoid "
+    "fonts-noto-extra fonts-ocr-b fonts-oxygen fonts-prociono fonts-quattrocento fonts-routed-gothic "
+    "fonts-sil-abyssinica fonts-sil-doulos fonts-sil-harmattan fonts-sil-padauk fonts-tiresias fonts-tlwg-loma-ttf "
+    "fonts-tlwg-mono-ttf fonts-tlwg-norasi-ttf fonts-tlwg-sawasdee-ttf fonts-tlwg-typewriter-ttf fonts-tlwg-waree-ttf "
+    "fonts-uralic fonts-yrsa-rasa"
 )
 # File names start with one of these. Lato, Caladea, Manrope, Roboto and the Source families are missing on purpose:
 # the demo and the stories use them, and the base must not have seen them.
@@ -29,7 +38,17 @@ FAMILIES = (
     "GFSArtemisia GFSDidot GFSNeohellenic Gentium-R GilliusADF- Go- Inter- JetBrainsMono JunicodeTwoBeta-Regular "
     "JunicodeTwoBeta-Bold Jura- Karla- LeagueMono-Regular LeagueMono-Bold LibrisADFStd OldStandard PTS55F PTS75F "
     "PTF55F PTF75F PTM55F PTM75F Play- RomandeADFStd- STIX- Sora- Tuffy tuffy UniversalisADFStd Vollkorn- cmunbx. "
-    "cmunrm. cmunss. cmuntt. mononoki-"
+    "cmunrm. cmunss. cmuntt. mononoki- "
+    # from `recover` on
+    "Arapey-Regular.otf ComicNeue- ElstobD-Regular ElstobD-Bold Amiri-Regular Amiri-Bold. Prociono GemunuLibre-Regular "
+    "GemunuLibre-Bold OCRB. Quattrocento- GoudyBookletter1911 AbyssinicaSIL- BerenisADFPro- IkariusADFStd- "
+    "IrianisADFStd- MekanusADFStd- SwitzeraADF-Regular SwitzeraADF-Bold. TribunADFStd- Verana- VeranaSans- agave- "
+    "AveriaSansGWF- AveriaSerifGWF- Cardo104s Cardob101 ClearSans-Regular ClearSans-Bold DoulosSIL- Dustismo. "
+    "Dustismo_Roman dustismo_bold Century-Catalogue Rasa-Regular Rasa-Bold Yrsa-Regular Yrsa-Bold Harmattan- "
+    "Karmilla- LindenHill monof55 Monoid-Regular Monoid-Bold Oxygen PadaukBook- routed-gothic. tiresias_infofont. "
+    "tiresias_infofont_bold tiresias_lpfont. tiresias_lpfont_bold tiresias_pcfont. tiresias_signfont. Loma Norasi "
+    "Sawasdee TlwgMono TlwgTypewriter Waree NotoSansDisplay-Regular NotoSansDisplay-Bold NotoSerifDisplay-Regular "
+    "NotoSerifDisplay-Bold booku_ bookub_ sansu_ sansub_ romau_ romaub_ schou_ schoub_ monou_ mona."
 ).split()
 # A sans, a serif and a monospaced family held out of training. Their only look-alike in the list, Lato, is not trained
 # on either. (Tinos would not do: it has the outlines of Liberation Serif.)

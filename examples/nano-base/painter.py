@@ -131,7 +131,8 @@ class Painter:
             steps = [self.pitch] * len(text)
             for at, character in enumerate(text if self.hard.drawn else ""):
                 middle = (self.pitch - fonts.advance(self.font_path, self.size, character)) / 2
-                self.draw.text((x + at * self.pitch + middle, y), character, font=font, fill=self.ink)
+                if character != " ":  # Clear Sans has a space that cannot be drawn
+                    self.draw.text((x + at * self.pitch + middle, y), character, font=font, fill=self.ink)
         edges = tuple(accumulate(steps, initial=x))
         self.page.runs.append(Run(text, edges, y + 0.59 * ascent + 0.15 * descent))
         return len(self.page.runs) - 1

@@ -146,7 +146,10 @@ def shares(counts: Counts) -> str:
 
 
 def start(out: Path, reader: Reader) -> None:
-    """Take the tower and its head from `see`, everything else from `copy`."""
+    """Take everything from `recover` if it was run; else the tower and its head from `see`, the rest from `copy`."""
+    if (out / "recover.pt").exists():
+        reader.load_state_dict(torch.load(out / "recover.pt", weights_only=True)["weights"])
+        return
     reader.load_state_dict(torch.load(out / "copy.pt", weights_only=True)["weights"], strict=False)
     seen = torch.load(out / "see.pt", weights_only=True)["weights"]
     reader.network.vit.load_state_dict({k[4:]: v for k, v in seen.items() if k.startswith("vit.")})

@@ -6,6 +6,7 @@ Stages, in order. Each can be run alone, and resumes from its checkpoint in DIR 
     cells   the tower and the projector learn to give those cells
     read    the whole network answers questions about drawn pages
     export  write the checkpoint in the original form
+    recover (not part of `all`) take a written base, so that `cells` and `read` can train it further
 
 The vocabulary is that of the shipped base (`base/tokenizer.model`): a sentencepiece model with one piece a character.
 Needs the Debian packages named in fonts.py. To shorten a stage, rerun it with fewer steps: the learning rate falls
@@ -22,6 +23,7 @@ import torch
 from cells import cells
 from network import IXC2ForCausalLM, configuration
 from reader import SPREAD
+from recover import recover
 from stages import copy, read
 from tower import see
 
@@ -31,7 +33,9 @@ STEPS = {
     "copy": (3000, 600),
     "cells": (4000, 1500),
     "read": (1500, 400),
+    "recover": (250, 150),
 }  # and over how many the rate falls
+STAGES = ["see", "copy", "cells", "read"]
 
 
 def export(out: Path, base: Path, vocabulary: Path = VOCABULARY) -> None:
@@ -75,9 +79,9 @@ def export(out: Path, base: Path, vocabulary: Path = VOCABULARY) -> None:
 def main() -> None:
     """Run the stages asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["all", *STEPS, "export"])
+    parser.add_argument("stage", choices=["all", *STAGES, "export", "recover"])
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages' checkpoints")
-    parser.add_argument("--base", type=Path, help="folder that `export` writes to (default: OUT/base)")
+    parser.add_argument("--base", type=Path, help="base that `export` writes and `recover` reads (default: OUT/base)")
     parser.add_argument("--steps", type=int, help="steps of the one stage given (default: see STEPS in train.py)")
     parser.add_argument("--decay", type=int, help="last steps of the stage, over which the learning rate falls")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
@@ -86,16 +90,19 @@ def main() -> None:
         parser.error("--steps and --decay need one stage, not `all`")
     torch.set_num_threads(chosen.threads)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    for stage in STEPS if chosen.stage == "all" else [chosen.stage]:
+    base = chosen.base or chosen.out / "base"
+    for stage in STAGES if chosen.stage == "all" else [chosen.stage]:
         if stage == "export":
             break
         steps, decay = (given or usual for given, usual in zip((chosen.steps, chosen.decay), STEPS[stage], strict=True))
         if stage == "see":
             see(chosen.out, steps, decay)
+        elif stage == "recover":
+            recover(chosen.out, VOCABULARY, steps, decay, base)
         else:
             {"copy": copy, "cells": cells, "read": read}[stage](chosen.out, VOCABULARY, steps, decay)
     if chosen.stage in ("all", "export"):
-        export(chosen.out, chosen.base or chosen.out / "base")
+        export(chosen.out, base)
 
 
 if __name__ == "__main__":
