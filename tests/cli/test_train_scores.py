@@ -19,8 +19,8 @@ from ixtune.data.prepare import prepare
 from ixtune.data.prepared.manifest import PrepareOptions
 from ixtune.data.sources.source import Source
 
-NUMBERS = ("7", "4", "1", "8", "3", "6", "2", "9", "5", "0")
-# ten answers are learned by heart in some thirty steps, and the loss on wrong ones rises before the last is known
+NUMBERS = tuple("17 42 81 38 63 26 95 50 74 09 32 68 41 29".split())
+# these answers are learned by heart in some forty steps, and the loss on wrong ones rises before the last is known
 SETTINGS = (
     "adapter.rank=8",
     "adapter.alpha=16",
@@ -28,7 +28,7 @@ SETTINGS = (
     "training.max_steps=60",
     "training.pack_tokens=300",
     "training.learning_rate=4.0e-3",
-    "training.seed=2",
+    "training.seed=3",
     "training.schedule=constant",
     "training.evaluate_every=4",
     "training.save_every=4",
@@ -49,14 +49,14 @@ def _texts(folder: Path, answers: list[tuple[str, str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return a training set, and a validation set of the same questions with five of six answers exchanged.
+    """Return a training set, and a validation set of the same questions with three of four answers exchanged.
 
     The surer the model is of what it learned, the higher is the loss on the wrong answers, while more and more of the
     right ones are given: loss and score are at their best at different steps, as in the field with noisy references.
     """
     folder = tmp_path_factory.mktemp("sets")
     learned = [(f"number {n}?", number) for n, number in enumerate(NUMBERS)]
-    held = [(question, NUMBERS[(n + by) % len(NUMBERS)]) for by in range(6) for n, (question, _) in enumerate(learned)]
+    held = [(question, NUMBERS[(n + by) % len(NUMBERS)]) for by in range(4) for n, (question, _) in enumerate(learned)]
     return _texts(folder / "train", learned), _texts(folder / "validation", held)
 
 
@@ -194,7 +194,7 @@ def test_report_card_and_inspect_show_the_scores(
         ("training.scores=[exact_match, anl]", 2, "training.scores.1 should be a known name, perhaps anls"),
         ("training.best_by=anls", 2, "training.best_by is anls, which is not in training.scores"),
         ("data.validation=null", 2, "training.scores needs data.validation"),
-        ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 60 of 60 questions"),
+        ("training.scores=[exact_match, field_f1]", 1, "field_f1 cannot judge answers to 56 of 56 questions"),
     ],
 )
 def test_an_unusable_score_is_refused_before_anything_is_written(

@@ -132,7 +132,7 @@ def test_base_and_adapter_answer_side_by_side_and_the_shown_request_runs(page: C
     assert find(page, "#bill").text == f"{tokens(300, 200)} image tokens"
     assert find(page, ".grid").get_attribute("aria-label") == "it's a.png: 1 crop, 1 × 1"
     until(page, "return document.querySelector('.grid image').getBBox().width > 100")
-    question = f"What is this? {HOSTILE}"
+    question = f"Hello? {HOSTILE}"
     page.execute_script("document.querySelector('#max_tokens').value = 12")
     ask(page, question)
     answers = ended(page)
