@@ -66,7 +66,7 @@ class Story:
         self.processor_s: dict[str, float] = {}
         self.began = time.monotonic()
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        claim(self.out, ("raw", "prepared", "run", "merged", "exported", "report"))
+        claim(self.out, ("raw", "prepared", "run", "alone", "mixed", "merged", "exported", "report"))
         (self.out / "answers.jsonl").unlink(missing_ok=True)
 
     def ixtune(self, *arguments: str | Path) -> None:
@@ -79,9 +79,9 @@ class Story:
             raise SystemExit(done.returncode)
         self.processor_s[words[0]] = self.processor_s.get(words[0], 0.0) + processor_s() - before
 
-    def evaluation(self) -> dict[str, Any]:
-        """Return the content of evaluation.json."""
-        found: dict[str, Any] = json.loads((self.out / "evaluation.json").read_text(encoding="utf-8"))
+    def evaluation(self, name: str = "evaluation") -> dict[str, Any]:
+        """Return the content of NAME.json, a file that `ixtune evaluate` wrote."""
+        found: dict[str, Any] = json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
         return found
 
     def end(self, score: str) -> None:
@@ -93,11 +93,14 @@ class Story:
         }
         best = max(others, key=lambda name: others[name]["value"])
         low, floor = adapter["low"], others[best]["value"]
+        self.close(low > floor, f"{score} at least {low:.3f}, of {best} {floor:.3f}")
+
+    def close(self, passed: bool, verdict: str) -> None:
+        """Print time, memory and verdict; exit with 0 if the story passed, otherwise with 1."""
         peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         spent = ", ".join(f"{verb} {seconds:.0f} s" for verb, seconds in self.processor_s.items())
         print(f"\n{time.monotonic() - self.began:.0f} s in all, peak {peak_mib:.0f} MiB; of a processor: {spent}")
-        passed = low > floor
-        print(f"{'passed' if passed else 'FAILED'}: {score} at least {low:.3f}, of {best} {floor:.3f}")
+        print(f"{'passed' if passed else 'FAILED'}: {verdict}")
         raise SystemExit(0 if passed else 1)
 
 

@@ -14,7 +14,7 @@ from main_job import environment
 ROOT = Path(__file__).parents[2]
 # half a minute alone, several on a machine with other work: each of these starts ixtune seven or eight times
 BUSY = pytest.mark.timeout(3600)
-STORIES = ("charts", "handwritten-forms", "multi-page")
+STORIES = ("charts", "handwritten-forms", "labels", "multi-page")
 # steps that move nothing, so that the story has to end with FAILED
 HARDLY = ("training.max_steps=1", "training.learning_rate=1e-9", "training.projector_learning_rate=1e-9")
 
@@ -96,6 +96,24 @@ def test_the_multi_page_example_runs_and_fails_if_hardly_trained(tmp_path: Path)
     assert "packs    " in done.stdout
 
 
+@BUSY
+@pytest.mark.slow
+def test_the_labels_example_runs_and_fails_if_hardly_trained(tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    done = tell("labels", out, "--train", "6", "--held-out", "3", *HARDLY)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED: mixed on labels at least " in done.stdout
+    on_labels, on_sheets = (read(out / name) for name in ("evaluation.json", "old.json"))
+    names = {"base", "alone", "mixed"}
+    assert {row["name"] for row in on_sheets["results"]} == names
+    assert {row["name"] for row in on_labels["results"]} - names == {
+        "alone, images swapped", "mixed, images swapped", "majority answer",
+    }  # fmt: skip
+    assert (len(on_labels["answers"]), len(on_sheets["answers"])) == (6, 100)
+    trained = {name: read(out / name / "adapter" / "ixtune.json")["data"]["records"] for name in ("alone", "mixed")}
+    assert trained == {"alone": 36, "mixed": 36 + 200 // 2}
+
+
 def drawn(name: str, code: str) -> str:
     """Return the output of Python code that imports an example's `draw` module."""
     folder = ROOT / "examples" / name
@@ -144,6 +162,15 @@ names = {name: {str(row["Name"]) + str(row["Year"]) for rows in draw.cars(years)
 print(len(names["train"] & names["test"]), min(map(len, names.values())) > 50)
 """
     assert drawn("charts", code) == "0 True\n"
+
+
+def test_held_out_labels_show_other_cars() -> None:
+    code = """
+models = {name: {car["Make"] + car["Model"] + car["Weight"] for car in draw.cars(years)}
+          for name, years in draw.YEARS.items()}
+print(len(models["train"] & models["test"]), min(map(len, models.values())) > 80)
+"""
+    assert drawn("labels", code) == "0 True\n"
 
 
 @pytest.mark.slow
