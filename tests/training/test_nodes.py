@@ -62,7 +62,7 @@ def test_a_dead_node_ends_the_run_and_the_resumed_run_is_equal(tmp_path: Path) -
 
     port = launch._free_port()
     nodes = [start_node(number, port, tmp_path / "killed" / "recipe.yaml") for number in range(2)]
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (run / "checkpoint-8").exists():
         assert time.monotonic() < deadline
         assert nodes[1].poll() is None, nodes[1].communicate()
@@ -71,7 +71,7 @@ def test_a_dead_node_ends_the_run_and_the_resumed_run_is_equal(tmp_path: Path) -
         os.kill(process, signal.SIGKILL)
     began = time.monotonic()
     nodes[1].communicate()
-    said = nodes[0].communicate(timeout=120)[0]
+    said = nodes[0].communicate(timeout=300)[0]
     assert time.monotonic() - began < 60
     assert nodes[0].returncode != 0
     assert "another process of this run has failed" in said
