@@ -71,6 +71,7 @@ def test_every_part_of_the_base_affects_the_output() -> None:
 
 
 # half a minute alone, minutes on a machine with other work
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_script_that_made_the_base_runs_every_stage(tmp_path: Path) -> None:
     code = SMOKE.format(scripts=str(SCRIPTS), out=str(tmp_path / "stages"))
