@@ -152,7 +152,7 @@ def load_model(
         quantize = named.adapter is not None and read_info(named.adapter).get("quantize") == "nf4"
     network, _ = load_base(folder, quantize=quantize, dtype=form, device=place)
     if (stops := stops_of(folder)) is not None and network.generation_config is not None:
-        network.generation_config.eos_token_id = stops  # ixtune's own verbs pass them at each call
+        network.generation_config.eos_token_id = stops  # ixtune's own commands pass them at each call
     if named.adapter is None:
         return network
     model = bundle.load(network, named.adapter, base_identity(open_checkpoint(folder)), force)

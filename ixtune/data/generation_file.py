@@ -41,12 +41,15 @@ def with_stops(settings: Mapping[str, Any], stops: list[int]) -> dict[str, Any]:
 def write_generation_file(base: Path, folder: Path) -> None:
     """Write the base's generation settings into a folder, with the tokens that end an answer.
 
-    The base's file is copied if it names them already or is not a JSON object, or if the tokenizer cannot be read.
+    The base's file is copied if it names them already or is not a JSON object, or if the tokenizer cannot be read. The
+    tokens that begin and pad a text are added where the base names none.
     """
     source, stops = base / GENERATION_FILE, stops_of(base)
     given = _object(source)
     if stops is not None and given is not None and with_stops(given, stops) != given:
-        atomic_write_json(folder / GENERATION_FILE, with_stops(given, stops))
+        tokenizer = Tokenizer.from_base(base)
+        usual = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.eos_id}
+        atomic_write_json(folder / GENERATION_FILE, {**usual, **with_stops(given, stops)})
     elif source.is_file():
         shutil.copyfile(source, folder / GENERATION_FILE)
 

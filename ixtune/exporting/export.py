@@ -213,8 +213,6 @@ def _nf4_bytes(sizes: Sizes) -> int:
 
 def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, hd_num: int) -> None:
     """Write configuration, processor files and code for our Auto classes in place of the base's own."""
-    from ixtune.data.text.tokenizer import Tokenizer
-
     for file in folder.glob("*.py"):
         file.unlink()
     given = json.loads((base / "config.json").read_bytes())
@@ -225,13 +223,6 @@ def _for_our_classes(profile: Profile, base: Path, folder: Path, sizes: Sizes, h
     if profile.name == "nf4":
         checkpoint = open_checkpoint(base)
         nf4_shards.add_to_config(folder / "config.json", sizes, checkpoint.by_name["output.weight"].dtype)
-    tokenizer = Tokenizer.from_base(folder)
-    generation = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": [tokenizer.eos_id, tokenizer.end_of_turn_id],
-        "pad_token_id": config.get("pad_token_id", tokenizer.eos_id),
-    }
-    atomic_write_json(folder / GENERATION_FILE, generation)
     record = json.loads((folder / RECORD_FILE).read_bytes())
     write_processor_files(
         folder,

@@ -8,19 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import section, stir
+from adapters import save_on_nano
 from in_process import call
 from records import write_image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, pipeline
 
 import ixtune
-from ixtune.adapter import attach, bundle
 from ixtune.base import shipped
-from ixtune.checkpoint.identity import base_identity
-from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.generation_file import GENERATION_FILE, with_stops, write_generation_file
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.model.loading import load_base
 
 END = Tokenizer.from_base(shipped("nano")).end_of_turn_id
 
@@ -41,10 +37,7 @@ class Answer(LogitsProcessor):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
-    model = attach.attach(load_base(shipped("nano"), quantize=False, dtype=torch.float32)[0], section("plain"))
-    stir(model, 0.01)
-    identity = base_identity(open_checkpoint(shipped("nano")))
-    bundle.save(model, folder / "adapter", {"base": "nano", "base_identity": identity, "hd_num": 1, "quantize": "none"})
+    save_on_nano(folder / "adapter", hd_num=1)
     return folder
 
 
@@ -91,7 +84,7 @@ def test_the_other_settings_of_the_base_are_kept(tmp_path: Path) -> None:
         assert (out / GENERATION_FILE).read_text() == text
         (base / "tokenizer.model").write_bytes((shipped("nano") / "tokenizer.model").read_bytes())
         write_generation_file(base, out)
-        stops = json.dumps({"eos_token_id": [2, END]}, indent=2) + "\n"
+        stops = json.dumps({"bos_token_id": 1, "pad_token_id": 2, "eos_token_id": [2, END]}, indent=2) + "\n"
         assert (out / GENERATION_FILE).read_text() == (stops if name == "whole" else text)
 
 
