@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import other_system
 import pytest
-from main_job import losses, write_recipe, write_records
+from main_job import environment, losses, write_recipe, write_records
 from open_files import open_files_below
 
 from ixtune import platforms
@@ -213,3 +213,21 @@ def test_apple_gpus_are_not_used_even_if_torch_supports_them(tmp_path: Path, mon
     model, _ = load_base(resolve("nano"), quantize=False, dtype=torch.float32)
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     is_torch_mps_available.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
+def test_the_peak_memory_of_a_process_starts_again_from_what_it_uses() -> None:
+    code = """
+from ixtune import platforms
+block = bytearray(256 << 20)
+high = platforms.peak_memory_bytes()
+del block
+platforms.reset_peak_memory()
+low = platforms.peak_memory_bytes()
+block = bytearray(128 << 20)
+print((high - low) >> 20, (platforms.peak_memory_bytes() - low) >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    fell, rose = map(int, done.stdout.split())
+    assert 200 <= fell <= 260
+    assert 120 <= rose <= 140

@@ -28,6 +28,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
     settings = {"max_steps": 1, "gradient_accumulation": 1, "report_to": ()}
     once = recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
     set_seed(recipe.training.seed)
+    metrics.reset_peak_memory()
     before = metrics.peak_memory_bytes()  # without a GPU, of the libraries
     began = time.monotonic()
     network = build(recipe, inputs, plan.saving, say)
@@ -37,7 +38,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, plan: Plan, say: Say) -> None:
         trainer = assemble(once, inputs, network, Path(folder), [worst] * launch.world_size())
         trainer.args.save_strategy = "no"
         loss = trainer.train().training_loss
-    # Linux counts a process's peak in batches per core: a later reading can be a few pages lower than an earlier one.
+    # Linux counts pages in batches per core: where nothing was added, the second reading can be a few pages lower
     took = max(0, metrics.peak_memory_bytes() - before) / 2**30
     say(
         f"dry run  loaded in {loaded - began:.1f} s; one step on the largest pack "

@@ -125,6 +125,14 @@ def peak_memory_bytes() -> int:
     return platforms.peak_memory_bytes()
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` start again from what is in use now."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        platforms.reset_peak_memory()
+
+
 def last_loss(path: Path) -> float | None:
     """Return the last training loss of a metrics.jsonl: the mean over the steps since the line before."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
