@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ixtune.adapter import attach
+from ixtune.adapter import attach, bundle
+from ixtune.base import shipped
+from ixtune.checkpoint.identity import base_identity
+from ixtune.checkpoint.shards import open_checkpoint
+from ixtune.model.loading import load_base
 from ixtune.recipe.recipe import AdapterSection
 
 LINEARS = ("wqkv", "wo", "w1", "w2", "w3")
@@ -41,6 +46,16 @@ def stir(model: torch.nn.Module, size: float = 0.05) -> None:
     with torch.no_grad():
         for _, parameter in attach.trainable(model):
             parameter += torch.randn(parameter.shape, generator=generator) * size
+
+
+def save_on_nano(folder: Path, kind: str = "plain", size: float = 0.01, rank: int = 4, **info: Any) -> Path:
+    """Save an adapter of the nano base with random tensors; `size` sets the distance from the base."""
+    base = shipped("nano")
+    model = attach.attach(load_base(base, quantize=False, dtype=torch.float32)[0], section(kind, rank=rank))
+    stir(model, size)
+    identity = base_identity(open_checkpoint(base))
+    bundle.save(model, folder, {"base": "nano", "base_identity": identity, "quantize": "none", **info})
+    return folder
 
 
 def image_batch() -> dict[str, Any]:

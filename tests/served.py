@@ -13,15 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from adapters import section, stir
+from adapters import save_on_nano
 
-from ixtune.adapter import attach, bundle
-from ixtune.base import resolve
-from ixtune.checkpoint.identity import base_identity
-from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.evaluation.contenders import contenders
-from ixtune.model.loading import load_base
 from ixtune.serving.app import AppSettings, build
 from ixtune.serving.engine.engine import Engine
 from ixtune.serving.engine.job import Limits
@@ -51,15 +45,7 @@ class Served:
 
 def save_adapter(folder: Path, kind: str, size: float) -> Path:
     """An adapter on the nano base with random tensors; `size` sets the distance from the base."""
-    base = resolve("nano")
-    model, _ = load_base(base, quantize=False, dtype=torch.float32)
-    wrapped = attach.attach(model, section(kind, rank=2))
-    stir(wrapped, size)
-    recipe = {"training": {"compute_dtype": "fp32"}}
-    identity = base_identity(open_checkpoint(base))
-    info = {"base": "nano", "base_identity": identity, "quantize": "none", "recipe": recipe, "hd_num": HD_NUM}
-    bundle.save(wrapped, folder, info)
-    return folder
+    return save_on_nano(folder, kind, size, 2, recipe={"training": {"compute_dtype": "fp32"}}, hd_num=HD_NUM)
 
 
 ADAPTERS = {"plain": 0.02, "rslora with everything": 0.01}

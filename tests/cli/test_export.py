@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from adapters import section, stir
+from adapters import save_on_nano, section
 from full_size import write_full_size_base
 from in_process import call
 from main_job import ixtune
@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from ixtune.adapter import attach, bundle
 from ixtune.adapter.profiles import PROFILES
-from ixtune.base import shipped
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.model.loading import load_base
@@ -27,11 +26,7 @@ from ixtune.model.loading import load_base
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder with an adapter of the nano base."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    model = attach.attach(load_base(shipped("nano"), quantize=False, dtype=torch.float32)[0], section("plain"))
-    stir(model, 0.01)
-    identity = base_identity(open_checkpoint(shipped("nano")))
-    info = {"base": "nano", "base_identity": identity, "hd_num": 9, "steps": 3, "ixtune_version": "0"}
-    bundle.save(model, folder / "adapter", {**info, "quantize": "none", "data": {"records": 7}})
+    save_on_nano(folder / "adapter", hd_num=9, steps=3, ixtune_version="0", data={"records": 7})
     return folder
 
 

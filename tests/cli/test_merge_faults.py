@@ -13,17 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from adapters import section, stir
+from adapters import save_on_nano
 from in_process import call
 from main_job import command, environment, ixtune, kill_in_a_sync
 from safetensors.torch import load_file, save_file
 
-from ixtune.adapter import attach, bundle
 from ixtune.base import shipped
-from ixtune.checkpoint.identity import base_identity
-from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.files import sha256_file
-from ixtune.model.loading import load_base
 
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "ixtune.json"
 
@@ -31,12 +27,7 @@ WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "i
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save an adapter with non-zero updates for the nano base."""
-    folder = tmp_path_factory.mktemp("trained") / "adapter"
-    model = attach.attach(load_base(shipped("nano"), quantize=False, dtype=torch.float32)[0], section("plain"))
-    stir(model, 0.01)
-    identity = base_identity(open_checkpoint(shipped("nano")))
-    bundle.save(model, folder, {"base": "nano", "base_identity": identity, "quantize": "none", "ixtune_version": "0"})
-    return folder
+    return save_on_nano(tmp_path_factory.mktemp("trained") / "adapter", ixtune_version="0")
 
 
 @pytest.fixture
