@@ -30,10 +30,11 @@ class Profile:
     limits: tuple[str, ...]
 
 
-_FIVE_LINES = """\
+_LINES = """\
+import ixtune  # where it is not installed, pass trust_remote_code=True to from_pretrained instead
 from transformers import AutoModelForImageTextToText, AutoProcessor
-model = AutoModelForImageTextToText.from_pretrained("DIR", dtype="auto", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("DIR", trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained("DIR", dtype="auto")
+processor = AutoProcessor.from_pretrained("DIR")
 inputs = processor(images=["receipt.png"], text="What is the total?", return_tensors="pt")
 print(processor.batch_decode(model.generate(**inputs, max_new_tokens=64), inputs)[0])"""
 
@@ -62,7 +63,7 @@ PROFILES = {
             consumer="transformers 5.23 or 5.24 with trust_remote_code=True, or after `import ixtune`",
             run_here=True,
             code_runs=False,
-            command=_FIVE_LINES,
+            command=_LINES,
             limits=(
                 "without ixtune and without trust_remote_code=True: transformers does not know the architecture",
                 "programs with their own code for each architecture, such as vLLM and llama.cpp",
@@ -103,7 +104,7 @@ PROFILES = {
             consumer="as transformers, with bitsandbytes 0.50; ixtune with --base DIR",
             run_here=True,
             code_runs=False,
-            command=_FIVE_LINES,
+            command=_LINES,
             limits=(
                 "quantizing the merged weights rounds once more than training did (1 to 2 % of a weight's size): where "
                 "every answer counts, use the adapter with its base, or the profile transformers",
