@@ -107,7 +107,7 @@ def counters(run: Path) -> list[tuple[int, int]]:
 def kill_in_a_sync(arguments: Sequence[str | Path], folder: Path, pattern: str) -> None:
     """Kill `ixtune ARGUMENTS` at the first fsync at which `pattern` matches something in `folder`.
 
-    It waits there: on a busy machine, a process that goes on may be done before it is seen to be that far.
+    The process waits in that fsync for the kill, so the test does not depend on the speed of the machine.
     """
     words = [sys.executable, "-c", _WAITS_IN_A_SYNC, str(folder), pattern, *map(str, arguments)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as started:

@@ -141,7 +141,7 @@ def test_a_million_records_are_packed_in_seconds():
     lengths = mix(50_000) * 20
     began = time.process_time()
     packs = pack(lengths, 16384)
-    assert time.process_time() - began < 60  # 1.9 s were measured; quadratic time would be days
+    assert time.process_time() - began < 8  # measured: 1.9 s
     assert sum(lengths) / (len(packs) * 16384) > 0.98
 
 
@@ -154,5 +154,5 @@ def test_a_million_records_on_shared_images_are_packed_in_seconds():
     began = time.process_time()
     prefixes = group(beginnings * 10)
     packs = pack([3120] * len(prefixes.group_of), 8192, prefixes)
-    assert time.process_time() - began < 200  # 6.3 s were measured; quadratic time would be days
+    assert time.process_time() - began < 25  # measured: 6.3 s for a million different ones
     assert len(packs) == 125_000

@@ -114,7 +114,7 @@ def test_the_tensors_a_layer_keeps_match_the_planned_memory(changes: dict[str, A
         ),
     ],
 )
-def test_a_process_peaks_at_80_to_105_percent_of_the_plan(case: dict[str, Any]):
+def test_a_process_peaks_at_88_to_105_percent_of_the_plan(case: dict[str, Any]):
     wanted = peak_memory.case(**{"supervised": 150, **case})
     planned = peak_memory.planned(wanted).total
     # on a machine under load the kernel now and then takes freed pages back late, which adds to the peak, never less
@@ -124,7 +124,7 @@ def test_a_process_peaks_at_80_to_105_percent_of_the_plan(case: dict[str, Any]):
             break
     # The plan may be too high, but not too low. Usually it is within 5 % either way; on one machine (2026-11-29) code
     # of that day and of the day before both took 9 to 10 % less than planned in two cases. The cause is unknown.
-    assert 0.8 * planned <= measured <= 1.05 * planned
+    assert 0.88 * planned <= measured <= 1.05 * planned
 
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results" / "full_size.csv"

@@ -129,7 +129,8 @@ def test_packed_equals_padded_with_full_logits(
     loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(whole[1], rel=1e-6)
-    assert distance(gradients(model), whole[0]) < 1e-5
+    # other kernels sum in another order: 1.2e-6 was measured
+    assert distance(gradients(model), whole[0]) < 5e-6
 
 
 def test_the_last_step_of_an_epoch_weights_its_tokens_like_any_other(training_set: TrainingSet, tmp_path: Path) -> None:
