@@ -13,7 +13,7 @@ import torch
 from network import PatchLayout, cut, merge_2x2, normalise, place, plan
 from reader import Reader
 from samples import BLANK, OVERVIEW, Batch, Sample, Words, batch_of, contents_of
-from stages import batch_ctc, start
+from stages import batch_ctc, recovered, start
 from state import State, Steps, hidden_matrices, optimizers, schedule
 from torch import nn
 from tower import CLASSES, FRAMES, right
@@ -66,9 +66,8 @@ def cells(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 500)
     words = Words(vocabulary)
     reader = Reader(words)
     files = fonts.find()
-    if not (out / "cells.pt").exists():
+    if not (out / "cells.pt").exists() and not recovered(out, reader):
         start(out, reader)
-    if not (out / "cells.pt").exists() and not (out / "recover.pt").exists():
         left = reader.fit_projector(dense(files, words, BATCH, -step) for step in range(1, FIT_BATCHES + 1))
         print(f"cells 0 the projector leaves {left:.3f} of the ideal cells' variance", flush=True)
     network = reader.network

@@ -145,11 +145,15 @@ def shares(counts: Counts) -> str:
     return " ".join(f"{kind} {good / all_:.2f}" for kind, (good, all_) in sorted(counts.items()))
 
 
-def start(out: Path, reader: Reader) -> None:
-    """Take everything from `recover` if it was run; else the tower and its head from `see`, the rest from `copy`."""
-    if (out / "recover.pt").exists():
+def recovered(out: Path, reader: Reader) -> bool:
+    """Take everything from `recover`; return False if it was not run."""
+    if found := (out / "recover.pt").exists():
         reader.load_state_dict(torch.load(out / "recover.pt", weights_only=True)["weights"])
-        return
+    return found
+
+
+def start(out: Path, reader: Reader) -> None:
+    """Take the tower and its head from `see`, everything else from `copy`."""
     reader.load_state_dict(torch.load(out / "copy.pt", weights_only=True)["weights"], strict=False)
     seen = torch.load(out / "see.pt", weights_only=True)["weights"]
     reader.network.vit.load_state_dict({k[4:]: v for k, v in seen.items() if k.startswith("vit.")})
