@@ -23,7 +23,7 @@ from ixtune.merging.read_back import ReadBack, new_fast_hash
 
 JOURNAL_FILE = "merge_journal.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-# descriptions of the base itself, or of another merge; and what is written anew
+# descriptions of the base itself or of another merge, and the file that the merge writes itself
 _NOT_CARRIED = ("ixtune.json", "merge_report.json", "export_report.json", "convert_report.json", GENERATION_FILE)
 
 
