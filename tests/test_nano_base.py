@@ -22,6 +22,7 @@ import sys, importlib.util
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
 import cells, fonts, measure, stages, tower, train
+from state import Machine
 spec = importlib.util.find_spec("font_lato")
 files = [Path(spec.origin).parent / "files" / "Lato-Regular.ttf"]
 fonts.find = lambda unseen=False: files
@@ -31,16 +32,17 @@ tower.VALIDATION_PAGES = 8
 cells.BATCH = cells.FIT_BATCHES = 1
 out = Path({out!r})
 out.mkdir()
-tower.see(out, 1, 1, batch=1)
-stages.copy(out, train.VOCABULARY, 1, 1)
-cells.cells(out, train.VOCABULARY, 1, 1)
-stages.read(out, train.VOCABULARY, 1, 1)
-stages.read(out, train.VOCABULARY, 2, 1)  # resumes from the checkpoint
+here = Machine()
+tower.see(out, 1, 1, here, batch=1)
+stages.copy(out, train.VOCABULARY, 1, 1, here)
+cells.cells(out, train.VOCABULARY, 1, 1, here)
+stages.read(out, train.VOCABULARY, 1, 1, here)
+stages.read(out, train.VOCABULARY, 2, 1, here)  # resumes from the checkpoint
 train.export(out, out / "base")
 again = out / "again"
 again.mkdir()
-train.recover(again, train.VOCABULARY, 1, 1, out / "base")
-cells.cells(again, train.VOCABULARY, 1, 1)
+train.recover(again, train.VOCABULARY, 1, 1, here, out / "base")
+cells.cells(again, train.VOCABULARY, 1, 1, here)
 found = [measure.measure(out / "base", 1, quantize=quantize) for quantize in (False, True)]
 (out / "card.md").write_text(measure.card(out / "base", *found, 1))
 model, _ = measure.load_base(out / "base", quantize=False, dtype=train.torch.float32)

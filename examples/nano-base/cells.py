@@ -14,7 +14,7 @@ from network import PatchLayout, cut, merge_2x2, normalise, place, plan
 from reader import Reader
 from samples import BLANK, OVERVIEW, Batch, Sample, Words, batch_of, contents_of
 from stages import batch_ctc, recovered, start
-from state import State, Steps, hidden_matrices, optimizers, schedule
+from state import Machine, State, Steps, hidden_matrices, optimizers, schedule
 from torch import nn
 from tower import CLASSES, FRAMES, right
 
@@ -45,7 +45,7 @@ def sample_of(rng: random.Random, page: pages.Page, layout: PatchLayout) -> Samp
 def frame_labels(batch: Batch) -> torch.Tensor:
     """Return the class in each frame of each cell, int64 [crops * 12 rows * 72 frames]; 0 where there is none."""
     kept = torch.cat([torch.from_numpy(one.contents[1:]).view(12, 13, FRAMES)[:, :12] for one in batch.samples])
-    return torch.where(kept < BLANK, kept % len(CLASSES), 0).flatten()
+    return torch.where(kept < BLANK, kept % len(CLASSES), 0).flatten().to(batch.ids.device)
 
 
 class Eyes(nn.Module):
@@ -60,15 +60,17 @@ class Eyes(nn.Module):
         return self.reader.head(merge_2x2(self.reader.network.vit(normalise(crops))[:, 1:]))
 
 
-def cells(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 500) -> None:
+def cells(out: Path, vocabulary: Path, steps: int, decay: int, machine: Machine, every: int = 500) -> None:
     """Train the tower and the projector until `steps`; resume from OUT/cells.pt."""
     torch.manual_seed(4)
     words = Words(vocabulary)
-    reader = Reader(words)
+    reader = Reader(words).to(machine.device)
     files = fonts.find()
     if not (out / "cells.pt").exists() and not recovered(out, reader):
         start(out, reader)
-        left = reader.fit_projector(dense(files, words, BATCH, -step) for step in range(1, FIT_BATCHES + 1))
+        left = reader.fit_projector(
+            dense(files, words, BATCH, -step).to(machine.device) for step in range(1, FIT_BATCHES + 1)
+        )
         print(f"cells 0 the projector leaves {left:.3f} of the ideal cells' variance", flush=True)
     network = reader.network
     for module in (network.model, network.output, reader.ideal):
@@ -80,12 +82,13 @@ def cells(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 500)
         reader,
         optimizers([(matrices, RATES["tower"][0])], [(others, RATES["tower"][1]), (projector, RATES["projector"])]),
     )
-    work = Steps(state.step, steps, partial(dense, files, words, BATCH)).loader()
-    weights = torch.ones(len(CLASSES))
+    work = Steps(state.step, steps, partial(dense, files, words, BATCH * machine.times), machine).loader()
+    weights = torch.ones(len(CLASSES), device=machine.device)
     weights[0] = 0.3  # most frames hold no character
     began = time.time()
     average: dict[str, float] = {}
-    for batch in work:
+    for drawn in work:
+        batch = drawn.to(machine.device)
         rows, logits = reader.tower_rows(batch)
         wanted = reader.ideal_vectors(batch)
         losses = {

@@ -30,6 +30,8 @@ def lines_page(rng: random.Random, width: int, height: int, files: list[Path], h
             words: list[str] = []
             for _ in range(30):
                 following = word(rng) if rng.random() < 0.65 else value(rng)
+                if not painter.can_draw(following):
+                    continue
                 if painter.length(" ".join([*words, following])) > room:
                     break
                 words.append(following)

@@ -119,6 +119,10 @@ class Painter:
             return self.pitch * len(text)
         return sum(fonts.advance(self.font_path, self.size, c) for c in text)
 
+    def can_draw(self, text: str) -> bool:
+        """Return whether the font has every character of a text."""
+        return all(fonts.has(self.font_path, character) for character in text if character != " ")
+
     def text(self, x: float, y: float, text: str) -> int:
         """Draw a text with the top of its line at `y`; return the index of its run."""
         font = fonts.load(self.font_path, self.size)
@@ -165,9 +169,9 @@ Draw = Callable[[random.Random, int, int, list[Path], Difficulty], Page]
 
 
 def fit(painter: Painter, room: float, draw: Callable[[random.Random], str], tries: int = 8) -> str:
-    """Return a drawn text that is not wider than `room`, or the empty string."""
+    """Return a text that is not wider than `room` and whose characters the font has, or the empty string."""
     for _ in range(tries):
         text = draw(painter.rng)
-        if painter.length(text) <= room:
+        if painter.length(text) <= room and painter.can_draw(text):
             return text
     return ""

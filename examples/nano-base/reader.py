@@ -109,7 +109,7 @@ class Reader(nn.Module):
         views = []
         for one in batch.samples:
             assert one.crops is not None
-            crops = torch.from_numpy(one.crops)
+            crops = torch.from_numpy(one.crops).to(batch.ids.device)
             if min(one.rows) < OVERVIEW and one.grid != (1, 1):
                 views.append(overview_of(crops, *one.grid))
             views.append(normalise(crops))
@@ -144,8 +144,8 @@ class Reader(nn.Module):
         first.weight.copy_(directions / spread[:, None])
         first.bias.copy_(2 - middle / spread)
         hidden = nn.functional.gelu(first(given))
-        hidden = torch.cat((hidden, torch.ones(len(hidden), 1)), 1)
-        square = hidden.T @ hidden + 1e-3 * len(hidden) * torch.eye(hidden.shape[1])
+        hidden = torch.cat((hidden, hidden.new_ones(len(hidden), 1)), 1)
+        square = hidden.T @ hidden + 1e-3 * len(hidden) * torch.eye(hidden.shape[1], device=hidden.device)
         solved = torch.linalg.solve(square, hidden.T @ wanted)
         second.weight.copy_(solved[:-1].T)
         second.bias.copy_(solved[-1])

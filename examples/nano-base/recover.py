@@ -17,7 +17,7 @@ from network import IXC2ForCausalLM
 from reader import Reader
 from samples import Words
 from stages import batch_ctc
-from state import State, Steps, schedule
+from state import Machine, State, Steps, schedule
 from torch import nn
 from tower import right
 
@@ -25,19 +25,21 @@ RATE = 3e-3  # AdamW's
 FIRST = 100_000  # number of the first page, beyond those of `cells`
 
 
-def recover(out: Path, vocabulary: Path, steps: int, decay: int, base: Path) -> None:
+def recover(out: Path, vocabulary: Path, steps: int, decay: int, machine: Machine, base: Path) -> None:
     """Fit ideal cells and head to the network in `base`, for `cells` to start from; resume from OUT/recover.pt."""
     torch.manual_seed(5)
     words = Words(vocabulary)
-    reader = Reader(words)
+    reader = Reader(words).to(machine.device)
     written = IXC2ForCausalLM.from_pretrained(base, dtype=torch.float32)
     reader.network.load_state_dict(written.state_dict())
     reader.network.requires_grad_(False)
     fitted = [*reader.ideal.parameters(), *reader.head.parameters()]
     state = State(out / "recover.pt", reader, [torch.optim.AdamW(fitted, lr=RATE, weight_decay=0.0)])
-    work = Steps(FIRST + state.step, FIRST + steps, partial(dense, fonts.find(), words, BATCH)).loader()
+    draw = partial(dense, fonts.find(), words, BATCH * machine.times)
+    work = Steps(FIRST + state.step, FIRST + steps, draw, machine).loader()
     began, average = time.time(), [0.0, 0.0, 0.0]
-    for batch in work:
+    for drawn in work:
+        batch = drawn.to(machine.device)
         rows, logits = reader.tower_rows(batch)
         given = reader.network.vision_proj(rows)
         fit = (reader.ideal_vectors(batch) - given).square().mean() / given.var(0).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,11 @@ class Batch:
     labels: torch.Tensor
     guided: torch.Tensor  # which of `asking` have cells
     allowed: torch.Tensor  # bool [guided, length]: the cells
+
+    def to(self, device: str) -> Batch:
+        """Return the batch with its tensors on a device."""
+        tensors = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
 
 
 def batch_of(samples: list[Sample], words: Words) -> Batch:

@@ -17,7 +17,7 @@ import pages
 import torch
 from reader import Reader
 from samples import Batch, Words, batch_of, sample
-from state import State, Steps, hidden_matrices, optimizers, schedule
+from state import Machine, State, Steps, hidden_matrices, optimizers, schedule
 from torch import nn
 from tower import ctc
 
@@ -29,7 +29,7 @@ LINE_STEPS = 300  # with a line or two on each page
 WHOLE_FROM = 600  # the step from which there are blank cells, and pages of several crops
 
 
-def copies(files: list[Path], words: Words, step: int) -> Batch:
+def copies(files: list[Path], words: Words, times: int, step: int) -> Batch:
     """Draw the pages of one step of `copy`: a line or two of one crop first, then full pages of several crops."""
     rng = random.Random(f"copy {step}")
     hard = pages.Difficulty(min(1.0, step / 800), drawn=False)
@@ -42,7 +42,7 @@ def copies(files: list[Path], words: Words, step: int) -> Batch:
     noise = 0.005
     drawn = [
         sample(rng, files, words, hard, grid, blank, noise, printed=rng.uniform(0.15, most))
-        for _ in range(max(1, count // (grid[0] * grid[1])))
+        for _ in range(max(1, times * count // (grid[0] * grid[1])))
     ]
     return batch_of(drawn, words)
 
@@ -61,18 +61,19 @@ def exact(logits: torch.Tensor, batch: Batch) -> Counts:
     return found
 
 
-def copy(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 100) -> None:
+def copy(out: Path, vocabulary: Path, steps: int, decay: int, machine: Machine, every: int = 100) -> None:
     """Train the decoder on ideal cells until `steps`; resume from OUT/copy.pt."""
     torch.manual_seed(2)
     words = Words(vocabulary)
-    reader = Reader(words)
+    reader = Reader(words).to(machine.device)
     matrices, others = hidden_matrices(reader.network.model)
     others += [*reader.ideal.parameters(), reader.network.output.weight]
     state = State(out / "copy.pt", reader, optimizers([(matrices, COPY_MUON_RATE)], [(others, COPY_ADAM_RATE)]))
-    work = Steps(state.step, steps, partial(copies, fonts.find(), words)).loader()
+    work = Steps(state.step, steps, partial(copies, fonts.find(), words, machine.times), machine).loader()
     began, average = time.time(), [0.0, 0.0]
     counts: Counts = {}
-    for batch in work:
+    for drawn in work:
+        batch = drawn.to(machine.device)
         loss, guide, logits = reader(batch, reader.ideal_vectors(batch))
         (loss + 0.3 * guide).backward()
         norm = state.update(schedule(state.step, steps, 100, decay))
@@ -99,7 +100,7 @@ CTC_SHARE = 0.5  # weight of the CTC loss, which keeps training the tower to rea
 READ_RATES = {"tower": (0.002, 2e-4), "decoder": (0.003, 1e-3), "projector": 1e-4}
 
 
-def readings(files: list[Path], words: Words, step: int) -> Batch:
+def readings(files: list[Path], words: Words, times: int, step: int) -> Batch:
     """Draw the pages of one step of `read`."""
     rng = random.Random(f"read {step}")
     grid = rng.choices(list(pages.GRIDS), list(pages.GRIDS.values()))[0]
@@ -107,7 +108,7 @@ def readings(files: list[Path], words: Words, step: int) -> Batch:
     blank = rng.choice([0.0, None])
     drawn = [
         sample(rng, files, words, hard, grid, blank, printed=rng.choice([rng.uniform(0.2, 1.0), 1.0]))
-        for _ in range(max(1, READ_BATCH // (grid[0] * grid[1])))
+        for _ in range(max(1, times * READ_BATCH // (grid[0] * grid[1])))
     ]
     return batch_of(drawn, words)
 
@@ -128,7 +129,8 @@ def scores(reader: Reader, words: Words, unseen: bool) -> Counts:
     rng, files = random.Random(f"validation {unseen}"), fonts.find(unseen)
     found: Counts = {}
     for _ in range(VALIDATION_PAGES // 4):
-        batch = batch_of([sample(rng, files, words, pages.Difficulty(1.0), (1, 1), None) for _ in range(4)], words)
+        drawn = batch_of([sample(rng, files, words, pages.Difficulty(1.0), (1, 1), None) for _ in range(4)], words)
+        batch = drawn.to(str(reader.head.linear.weight.device))
         _, _, logits = reader(batch, reader.network.vision_proj(reader.tower_rows(batch)[0]))
         found = added(found, exact(logits, batch))
     return found
@@ -148,25 +150,25 @@ def shares(counts: Counts) -> str:
 def recovered(out: Path, reader: Reader) -> bool:
     """Take everything from `recover`; return False if it was not run."""
     if found := (out / "recover.pt").exists():
-        reader.load_state_dict(torch.load(out / "recover.pt", weights_only=True)["weights"])
+        reader.load_state_dict(torch.load(out / "recover.pt", weights_only=True, map_location="cpu")["weights"])
     return found
 
 
 def start(out: Path, reader: Reader) -> None:
     """Take the tower and its head from `see`, everything else from `copy`."""
-    reader.load_state_dict(torch.load(out / "copy.pt", weights_only=True)["weights"], strict=False)
-    seen = torch.load(out / "see.pt", weights_only=True)["weights"]
+    reader.load_state_dict(torch.load(out / "copy.pt", weights_only=True, map_location="cpu")["weights"], strict=False)
+    seen = torch.load(out / "see.pt", weights_only=True, map_location="cpu")["weights"]
     reader.network.vit.load_state_dict({k[4:]: v for k, v in seen.items() if k.startswith("vit.")})
     reader.head.load_state_dict({k[5:]: v for k, v in seen.items() if k.startswith("head.")})
 
 
-def read(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 200) -> None:
+def read(out: Path, vocabulary: Path, steps: int, decay: int, machine: Machine, every: int = 200) -> None:
     """Train the whole network on drawn pages until `steps`; resume from OUT/read.pt."""
     torch.manual_seed(3)
     words = Words(vocabulary)
-    reader = Reader(words)
+    reader = Reader(words).to(machine.device)
     if not (out / "read.pt").exists():
-        reader.load_state_dict(torch.load(out / "cells.pt", weights_only=True)["weights"])
+        reader.load_state_dict(torch.load(out / "cells.pt", weights_only=True, map_location="cpu")["weights"])
     network = reader.network
     tower = hidden_matrices(nn.ModuleList([network.vit, reader.head]))
     decoder = hidden_matrices(network.model)
@@ -184,11 +186,12 @@ def read(out: Path, vocabulary: Path, steps: int, decay: int, every: int = 200) 
         ),
     )
     reader.ideal.requires_grad_(False)
-    work = Steps(state.step, steps, partial(readings, fonts.find(), words)).loader()
+    work = Steps(state.step, steps, partial(readings, fonts.find(), words, machine.times), machine).loader()
     began = time.time()
     average: dict[str, float] = {}
     counts: Counts = {}
-    for batch in work:
+    for drawn in work:
+        batch = drawn.to(machine.device)
         rows, read_rows = reader.tower_rows(batch)
         vectors = network.vision_proj(rows)
         losses = {"ctc": batch_ctc(read_rows, batch)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,29 @@ def optimizers(
     ]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a stage runs on.
+
+    Attributes:
+        device: of the network.
+        workers: processes that draw pages.
+        times: factor on the pages of a step.
+    """
+
+    device: str = "cpu"
+    workers: int = 1
+    times: int = 1
+
+
 class Steps(torch.utils.data.Dataset[Any]):
     """What each step from `first` to before `last` is trained on.
 
     `draw` must depend on the step's number only, so that a stopped run resumes with the same pages.
     """
 
-    def __init__(self, first: int, last: int, draw: Callable[[int], Any]) -> None:
-        self.first, self.last, self.draw = first, last, draw
+    def __init__(self, first: int, last: int, draw: Callable[[int], Any], machine: Machine) -> None:
+        self.first, self.last, self.draw, self.machine = first, last, draw, machine
 
     def __len__(self) -> int:
         """Return how many steps are left."""
@@ -96,8 +112,8 @@ class Steps(torch.utils.data.Dataset[Any]):
         return self.draw(self.first + at)
 
     def loader(self) -> torch.utils.data.DataLoader[Any]:
-        """Return a loader that draws a few steps ahead in one process."""
-        return torch.utils.data.DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=4)
+        """Return a loader that draws a few steps ahead in processes of its own."""
+        return torch.utils.data.DataLoader(self, batch_size=None, num_workers=self.machine.workers, prefetch_factor=4)
 
 
 class State:
@@ -108,7 +124,7 @@ class State:
         self.path, self.module, self.optimizers, self.step = path, module, optimizers, 0
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
             module.load_state_dict(state["weights"])
             for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)

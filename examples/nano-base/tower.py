@@ -19,7 +19,7 @@ import pages
 import torch
 from network import WIDTH, IXC2ForCausalLM, configuration, merge_2x2, normalise
 from painter import rows_of
-from state import State, Steps, hidden_matrices, optimizers, schedule
+from state import Machine, State, Steps, hidden_matrices, optimizers, schedule
 from texts import PRINTABLE
 from torch import nn
 
@@ -117,7 +117,7 @@ def ctc(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     logs = nn.functional.log_softmax(logits, -1).transpose(0, 1)
     whole = torch.full((logits.shape[0],), logits.shape[1], dtype=torch.int64)
     summed = nn.functional.ctc_loss(
-        logs, batch["targets"], whole, batch["lengths"], reduction="sum", zero_infinity=True
+        logs, batch["targets"].to(logs.device), whole, batch["lengths"], reduction="sum", zero_infinity=True
     )
     return summed / max(1, len(batch["targets"]))
 
@@ -139,7 +139,7 @@ def right(tower: Tower, unseen: bool) -> tuple[float, float]:
     wrong = characters = words = found = 0
     for _ in range(VALIDATION_PAGES // 8):
         batch = collate([pages.dense_page(rng, files, pages.Difficulty(1.0)) for _ in range(8)])
-        best = tower(batch["crops"]).argmax(-1)
+        best = tower(batch["crops"].to(next(tower.parameters()).device)).argmax(-1)
         start = 0
         for row, length in zip(best.tolist(), batch["lengths"].tolist(), strict=True):
             wanted = batch["targets"][start : start + length].tolist()
@@ -152,21 +152,22 @@ def right(tower: Tower, unseen: bool) -> tuple[float, float]:
     return 1 - wrong / max(1, characters), found / max(1, words)
 
 
-def see(out: Path, steps: int, decay: int, batch: int = BATCH, every: int = 250) -> None:
+def see(out: Path, steps: int, decay: int, machine: Machine, batch: int = BATCH, every: int = 250) -> None:
     """Train until `steps`, with the rate falling over the last `decay`; resume from OUT/see.pt."""
     torch.manual_seed(1)
-    tower = Tower()
+    tower = Tower().to(machine.device)
     matrices, others = hidden_matrices(tower)
     state = State(out / "see.pt", tower, optimizers([(matrices, MUON_RATE)], [(others, ADAM_RATE)]))
-    work = Steps(state.step, steps, partial(dense_pages, fonts.find(), batch)).loader()
+    work = Steps(state.step, steps, partial(dense_pages, fonts.find(), batch * machine.times), machine).loader()
     began, average = time.time(), None
-    for one in work:
+    for drawn in work:
+        one = {name: value.to(machine.device) for name, value in drawn.items()}
         logits = tower(one["crops"])
         loss = ctc(logits, one)
         guide = max(0.0, 1 - state.step / GUIDED_STEPS)
         total = loss
         if guide:
-            weights = torch.ones(len(CLASSES))
+            weights = torch.ones(len(CLASSES), device=machine.device)
             weights[0] = 0.3
             total = loss + 2 * guide * nn.functional.cross_entropy(
                 logits.flatten(0, 1), one["frames"].flatten(), weights

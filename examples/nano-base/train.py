@@ -25,6 +25,7 @@ from network import IXC2ForCausalLM, configuration
 from reader import SPREAD
 from recover import recover
 from stages import copy, read
+from state import Machine
 from tower import see
 
 VOCABULARY = Path(__file__).resolve().parent / "base" / "tokenizer.model"
@@ -41,7 +42,7 @@ STAGES = ["see", "copy", "cells", "read"]
 def export(out: Path, base: Path, vocabulary: Path = VOCABULARY) -> None:
     """Write OUT/read.pt to BASE in the original form, in bfloat16 as the released checkpoint."""
     model = IXC2ForCausalLM(configuration(SPREAD))
-    weights = torch.load(out / "read.pt", weights_only=True)["weights"]
+    weights = torch.load(out / "read.pt", weights_only=True, map_location="cpu")["weights"]
     model.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k.startswith("network.")})
     model.to(torch.bfloat16).save_pretrained(base, max_shard_size="4MB")
     (base / "tokenizer.model").write_bytes(vocabulary.read_bytes())
@@ -85,22 +86,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of the one stage given (default: see STEPS in train.py)")
     parser.add_argument("--decay", type=int, help="last steps of the stage, over which the learning rate falls")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
+    parser.add_argument("--device", default="cpu", help="device of the network, such as cuda (default: cpu)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw pages (default: 1)")
+    parser.add_argument("--times", type=int, default=1, help="factor on the pages of a step (default: 1)")
     chosen = parser.parse_args()
     if chosen.stage == "all" and (chosen.steps or chosen.decay):
         parser.error("--steps and --decay need one stage, not `all`")
     torch.set_num_threads(chosen.threads)
     chosen.out.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     base = chosen.base or chosen.out / "base"
+    machine = Machine(chosen.device, chosen.workers, chosen.times)
     for stage in STAGES if chosen.stage == "all" else [chosen.stage]:
         if stage == "export":
             break
         steps, decay = (given or usual for given, usual in zip((chosen.steps, chosen.decay), STEPS[stage], strict=True))
         if stage == "see":
-            see(chosen.out, steps, decay)
+            see(chosen.out, steps, decay, machine)
         elif stage == "recover":
-            recover(chosen.out, VOCABULARY, steps, decay, base)
+            recover(chosen.out, VOCABULARY, steps, decay, machine, base)
         else:
-            {"copy": copy, "cells": cells, "read": read}[stage](chosen.out, VOCABULARY, steps, decay)
+            {"copy": copy, "cells": cells, "read": read}[stage](chosen.out, VOCABULARY, steps, decay, machine)
     if chosen.stage in ("all", "export"):
         export(chosen.out, base)
 

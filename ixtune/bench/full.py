@@ -10,7 +10,7 @@ import torch
 
 from ixtune.adapter import attach
 from ixtune.adapter.low_memory import lean_lora
-from ixtune.bench import synthetic, twin
+from ixtune.bench import mix, synthetic, twin
 from ixtune.bench.mix import MixRecord
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
@@ -21,6 +21,7 @@ from ixtune.recipe.recipe import AdapterSection
 
 # a page of 3x3, 4x6 and 6x9 crops, with text up to about 1.6, 4 and 8.9 thousand tokens
 PAGES = (MixRecord(111, (3, 3), 100), MixRecord(339, (4, 6), 250), MixRecord(895, (6, 9), 556))
+_QUESTION_TOKENS, _ANSWER_TOKENS = 45, 8
 _STEPS = 3
 _VISION_CHUNK = 16
 
@@ -30,6 +31,7 @@ def measure(
     layers: int | None = None,
     config: dict[str, Any] | None = None,
     pages: Sequence[MixRecord] = PAGES,
+    questions: int = 1,
     device: str = "cuda",
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -41,6 +43,8 @@ def measure(
         layers: number of decoder layers; None for all 32.
         config: sizes other than the 7B's, as config.json has them.
         pages: pages to measure, one pack each.
+        questions: if more than one, the last page is also measured with this number of separate questions: a pack
+            for each question, and one pack in which they share the page.
         device: device to measure on; without a GPU the memory is not measured.
         log: callback that receives the lines to print.
 
@@ -48,8 +52,9 @@ def measure(
         IxtuneError: No GPU was found.
 
     Returns:
-        For each page and either checkpointing: tokens, peak_gib (of tensors), reserved_gib (by the allocator),
-        used_gib (of the whole GPU), planned_gib (of the whole GPU), tokens_per_s and limit_share.
+        For each page and either checkpointing: questions, shared (whether they share the page), tokens (of all records
+        of a step), seconds (of a step), peak_gib (of tensors), reserved_gib (by the allocator), used_gib (of the whole
+        GPU), planned_gib (of the whole GPU), tokens_per_s and limit_share.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise IxtuneError(
@@ -66,26 +71,43 @@ def measure(
     wrapped.train()
     limit = _matmul_flops_per_s(device)
     log(f"base     {sizes.layers} layers with random weights in NF4; matmul limit {limit / 1e12:.1f} TFLOP/s")
+    steps = [([page], False) for page in pages]
+    if questions > 1:
+        asked = [MixRecord(_QUESTION_TOKENS, pages[-1].grid, _ANSWER_TOKENS, page=0)] * questions
+        steps += [(asked, False), (asked, True)]
     rows = []
-    for page in pages:
+    for records, shared in steps:
         for checkpointed in (True, False):
-            row = _page(wrapped, network, sizes, rank, page, checkpointed=checkpointed, device=device)
+            row = _step(wrapped, network, sizes, rank, records, shared=shared, checkpointed=checkpointed, device=device)
             row["limit_share"] = row.pop("flops_per_s") / limit
             log(f"{row['tokens']:,} tokens: {row['tokens_per_s']:,.0f} tokens/s, {row['used_gib']:.2f} GiB")
             rows.append(row)
     return rows
 
 
-def _page(
-    wrapped: Any, network: Any, sizes: Sizes, rank: int, page: MixRecord, *, checkpointed: bool, device: str
+def _step(
+    wrapped: Any,
+    network: Any,
+    sizes: Sizes,
+    rank: int,
+    records: Sequence[MixRecord],
+    *,
+    shared: bool,
+    checkpointed: bool,
+    device: str,
 ) -> dict[str, Any]:
     import bitsandbytes
 
     saving = MemoryOptions(sizes.layers if checkpointed else 0, _VISION_CHUNK, False)
     apply(network, saving)
-    batch = {
-        key: _to(value, device) for key, value in synthetic.pack(synthetic.contents([page], sizes.vocabulary)).items()
-    }
+    contents = synthetic.contents(records, sizes.vocabulary)
+    if shared:
+        packs = [synthetic.pack(contents, list(mix.prefixes(records).groups(range(len(records)))))]
+        shapes = [_shared_shape(records)]
+    else:
+        packs = [synthetic.pack([content]) for content in contents]
+        shapes = [mix.shape([record]) for record in records]
+    batches = [{key: _to(value, device) for key, value in batch.items()} for batch in packs]
     optimizer = bitsandbytes.optim.AdamW8bit([p for _, p in attach.trainable(wrapped)], lr=1e-5)
     cuda = device == "cuda"
     spent: list[float] = []
@@ -95,31 +117,48 @@ def _page(
     for _ in range(1 + _STEPS):
         _wait(cuda)
         began = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16):
-            loss = wrapped(**batch, use_cache=False).loss
-        loss.backward()
+        for batch in batches:
+            with torch.autocast(device, torch.bfloat16):
+                loss = wrapped(**batch, use_cache=False).loss
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _wait(cuda)
         spent.append(time.perf_counter() - began)
     seconds = sorted(spent[1:])[_STEPS // 2]
-    image = page.grid
-    shape = PackShape((page.tokens,), page.image_tokens, page.supervised, (image[0] * image[1],) if image else ())
-    plan = memory.peak(_setup(sizes, rank, saving), shape)
+    setup = _setup(sizes, rank, saving, accumulates=len(packs) > 1)
+    plan = max(memory.peak(setup, shape).total for shape in shapes)
     free, total = torch.cuda.mem_get_info() if cuda else (0, 0)
+    tokens = sum(record.tokens for record in records)
     return {
-        "tokens": page.tokens,
+        "questions": len(records),
+        "shared": shared,
+        "tokens": tokens,
         "checkpointed": checkpointed,
+        "seconds": seconds,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else 0.0,
         "used_gib": (total - free) / 2**30,
-        "planned_gib": plan.total / 2**30,
-        "tokens_per_s": page.tokens / seconds,
-        "flops_per_s": flops(sizes, twin.trained(rank), shape).needed / seconds,
+        "planned_gib": plan / 2**30,
+        "tokens_per_s": tokens / seconds,
+        "flops_per_s": sum(flops(sizes, twin.trained(rank), shape).needed for shape in shapes) / seconds,
     }
 
 
-def _setup(sizes: Sizes, rank: int, saving: MemoryOptions) -> memory.Setup:
+def _shared_shape(records: Sequence[MixRecord]) -> PackShape:
+    """Return the shape of a pack of questions that share their page."""
+    page = mix.shape(records[:1])
+    asked = [record.text_tokens for record in records]
+    return PackShape(
+        lengths=(page.image_tokens, *asked),
+        image_tokens=page.image_tokens,
+        supervised=sum(record.supervised for record in records),
+        crops=page.crops,
+        prefixes=(0, *[page.image_tokens] * len(asked)),
+    )
+
+
+def _setup(sizes: Sizes, rank: int, saving: MemoryOptions, *, accumulates: bool = False) -> memory.Setup:
     """Return the measured setup in the plan's terms."""
     return memory.Setup(
         sizes=sizes,
@@ -127,7 +166,7 @@ def _setup(sizes: Sizes, rank: int, saving: MemoryOptions) -> memory.Setup:
         nf4=True,
         float_bytes=2,
         optimizer="adamw_8bit",
-        accumulates=False,
+        accumulates=accumulates,
         dropout=True,
         device="cuda",
         saving=saving,

@@ -20,6 +20,15 @@ def command(
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="With --full-size: number of decoder layers. Default: all.")
     ] = None,
+    questions: Annotated[
+        int,
+        typer.Option(
+            "--questions",
+            min=1,
+            help="With --full-size: also measure the largest page with this number of questions, with and without "
+            "shared prefixes.",
+        ),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure time and memory of a training step, against plain Trainer + PEFT.
@@ -40,16 +49,17 @@ def command(
         quiet_libraries()
         from ixtune.bench import full
 
-        rows = full.measure(layers=layers, log=log)
+        rows = full.measure(layers=layers, questions=questions, log=log)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return
         out.print(
             table(
                 None,
-                ("tokens", "checkpointed", "peak GiB", "planned GiB", "tokens/s", "of the matmul limit"),
+                ("questions", "tokens", "checkpointed", "peak GiB", "planned GiB", "tokens/s", "of the matmul limit"),
                 [
                     (
+                        f"{row['questions']}{', shared page' if row['shared'] else ''}",
                         f"{row['tokens']:,}",
                         "all layers" if row["checkpointed"] else "none",
                         f"{row['used_gib']:.2f}",

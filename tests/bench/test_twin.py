@@ -109,8 +109,14 @@ def test_ixtune_and_plain_training_compute_the_same_losses() -> None:
 
 def test_the_full_size_path_runs_with_small_sizes_without_a_gpu() -> None:
     page = MixRecord(20, (1, 1), 5)
-    rows = full.measure(config=SMALL, pages=[page], device="cpu")
-    assert [(row["tokens"], row["checkpointed"]) for row in rows] == [(page.tokens, True), (page.tokens, False)]
+    rows = full.measure(config=SMALL, pages=[page], questions=3, device="cpu")
+    assert [(row["questions"], row["shared"], row["checkpointed"]) for row in rows] == [
+        (questions, shared, checkpointed)
+        for questions, shared in ((1, False), (3, False), (3, True))
+        for checkpointed in (True, False)
+    ]
+    assert rows[0]["tokens"] == page.tokens
+    assert rows[2]["tokens"] == rows[4]["tokens"] == 3 * (page.image_tokens + 45)
     assert all(row["tokens_per_s"] > 0 and row["limit_share"] > 0 for row in rows)
 
 

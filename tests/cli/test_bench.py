@@ -12,7 +12,7 @@ from main_job import ixtune
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_full_size_without_a_gpu_reports_what_it_needs() -> None:
-    done = call("bench", "--full-size")
+    done = call("bench", "--full-size", "--questions", "4")
     assert done.returncode == 1
     assert "torch sees none" in done.stderr
     assert "without --full-size the twin is measured on the CPU" in done.stderr
