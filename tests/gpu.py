@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
-NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+NEEDS_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's compiler warns of itself
+]
+
+
+def needs_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Apply NEEDS_GPU to a test."""
+    for mark in NEEDS_GPU:
+        test = mark(test)
+    return test

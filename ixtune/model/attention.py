@@ -15,8 +15,8 @@ instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -38,9 +38,6 @@ FLEX = "flex_attention"
 _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 # From this length on, cuDNN's kernel per segment is faster on Hopper than one varlen call (tests/bench/results).
 _LONG = 2048
-VARLEN_PARENTS = False
-"""Use the varlen kernel with gathered keys for packs with shared prefixes on CUDA. This relies on the kernel aligning
-its window at the last query and key where their numbers differ; `make gpu` tests that, and it has not run on a GPU."""
 
 Attend = Callable[..., tuple[torch.Tensor, Any]]
 
@@ -142,8 +139,6 @@ def segment_attention(
     if query.device.type == "cpu":
         return CpuAttention.apply(query, key, value, bounds, parents, scaling), None  # type: ignore[no-untyped-call]
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
-        if parents is not None and VARLEN_PARENTS:
-            return _varlen_parents(query, key, value, scaling, bounds, parents), None
         if parents is None and (not _are_long(bounds) or torch.cuda.get_device_capability(query.device) < (9, 0)):
             return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
         if parents is None:
@@ -210,8 +205,6 @@ def _varlen(
     scaling: float | None,
     cu_seq_lens: torch.Tensor,
     max_length: int | None,
-    cu_seq_lens_k: torch.Tensor | None = None,
-    max_length_k: int | None = None,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -222,43 +215,14 @@ def _varlen(
         k_THd,
         v_THd,
         cu_seq_lens,
-        cu_seq_lens if cu_seq_lens_k is None else cu_seq_lens_k,
+        cu_seq_lens,
         longest,
-        longest if max_length_k is None else max_length_k,
+        longest,
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return cast(torch.Tensor, out_THd).unsqueeze(0)  # returns a pair only if more is requested
-
-
-def _varlen_parents(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    bounds: tuple[int, ...],
-    parents: Parents,
-) -> torch.Tensor:
-    """Attend by the varlen kernel, with the parent's keys gathered in front of each segment's own."""
-    spans = [range(start, stop) for start, stop in pairwise(bounds)]
-    seen = [[*(spans[parent] if parent >= 0 else ()), *own] for own, parent in zip(spans, parents, strict=True)]
-    rows = torch.tensor([row for rows in seen for row in rows], device=query.device)
-    lengths_k = [len(rows) for rows in seen]
-
-    def cumulated(lengths: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=query.device)
-
-    return _varlen(
-        query,
-        key.index_select(2, rows),
-        value.index_select(2, rows),
-        scaling,
-        cumulated([len(span) for span in spans]),
-        max(map(len, spans)),
-        cumulated(lengths_k),
-        max(lengths_k),
-    )
 
 
 AttentionInterface.register(NAME, segment_attention)

@@ -156,7 +156,7 @@ def _verdict(plan: Plan) -> str:
         return f"verdict  {needed} GiB needed; the available memory is not known here (pass --gpu-gib)"
     there = f"{plan.machine.memory_bytes / _GIB:.2f} GiB ({plan.machine.source})"
     # tests/bench/results/full_size.csv; the terms are checked on CPUs too
-    measured = "; on an H200 plans were within 5 %" if plan.machine.device == "cuda" else ""
+    measured = "; on an H200 plans were within 6 %" if plan.machine.device == "cuda" else ""
     if measured and plan.fits and plan.memory.total > (1 - ROOM) * plan.machine.memory_bytes:
         measured = "; less than 5 % are free, which was the error of plans on an H200"
     return f"verdict  {'fits' if plan.fits else 'DOES NOT FIT'}: {needed} of {there}{measured}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu import needs_gpu
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
@@ -116,8 +117,7 @@ def test_the_dropout_rate_is_met_and_every_draw_differs(rate: float) -> None:
     assert torch.equal(draw(x, rate), bits[0])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_gpu_and_cpu_read_dropout_bits_alike() -> None:
     x = torch.randn(5, 13)
     bits = draw(x.cuda(), 0.3)

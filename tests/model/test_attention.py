@@ -94,16 +94,6 @@ def test_long_segments_match_a_masked_pack(device: str, dtype: torch.dtype, monk
     test_segments_match_a_masked_pack(device, dtype, 2, None, segments)
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_GPU)])
-@pytest.mark.parametrize("parents", FAMILIES[1:])
-def test_the_varlen_kernel_aligns_queries_to_the_end_of_keys(
-    device: str, parents: Parents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Check the contract behind `VARLEN_PARENTS`, which may become the default once this has passed on a GPU."""
-    monkeypatch.setattr(attention, "VARLEN_PARENTS", True)
-    test_segments_match_a_masked_pack(device, torch.bfloat16, 2, parents, segments)
-
-
 def test_segments_are_long_by_the_position_of_an_average_token() -> None:
     assert attention._are_long((0, 2048))
     assert attention._are_long((0, 4096, 4596, 5096))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import NEEDS_GPU
+from gpu import NEEDS_GPU, needs_gpu
 
 from ixtune.model import fused, low_memory
 
@@ -110,8 +110,7 @@ def test_without_a_compiler_functions_run_uncompiled(monkeypatch: pytest.MonkeyP
     assert not fused.can_compile()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_one_gpu_compilation_serves_all_lengths() -> None:
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=False, recompile_limit=3):

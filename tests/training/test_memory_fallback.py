@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gpu import needs_gpu
 from peft import PeftModel
 from small_pack import RECORDS, gradients, small_adapter, small_pack, take_step
 
@@ -193,8 +194,7 @@ def test_other_errors_in_a_rehearsal_are_raised_unchanged(adapter: PeftModel) ->
         rehearse(adapter, small_pack(), step)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_a_gpu_reports_its_peak_memory(adapter: PeftModel) -> None:
     model: Callable[..., Any] = adapter.to("cuda")
     batch = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in small_pack().items()}
