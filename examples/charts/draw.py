@@ -96,18 +96,16 @@ def ask(rng: random.Random, bars: list[Bar]) -> list[Question]:
     return questions
 
 
-def message(image: str | None, question: Question) -> list[dict[str, object]]:
-    """Return a question and its answer as OpenAI messages."""
-    parts: list[dict[str, object]] = [{"type": "text", "text": question.text}]
-    if image is not None:
-        parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
+def messages(image: str, question: Question) -> list[dict[str, object]]:
+    """Return a question about an image and its answer as OpenAI messages."""
+    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": question.text}]
     return [{"role": "user", "content": parts}, {"role": "assistant", "content": question.answer}]
 
 
 def draw_set(folder: Path, name: str, charts: int) -> Path:
     """Draw charts into FOLDER/NAME, write FOLDER/NAME.jsonl and return its path.
 
-    Training charts become one conversation each. Held-out charts get one question of each kind, in separate records
+    Training charts get all their questions, held-out charts one of each kind. Each question is a record of its own,
     with the kind at the end of the id.
     """
     rng = random.Random(name)
@@ -119,13 +117,10 @@ def draw_set(folder: Path, name: str, charts: int) -> Path:
         image = f"{name}/{index:04}.png"
         draw(rng, bars, rng.choice(FONTS[name])).image.save(folder / image)
         questions = ask(rng, bars)
-        if name == "train":
-            turns = [turn for at, one in enumerate(questions) for turn in message(None if at else image, one)]
-            lines.append({"id": f"{name}-{index}", "messages": turns})
-            continue
-        for kind in KINDS:
-            one = next(question for question in questions if question.kind == kind)
-            lines.append({"id": f"{name}-{index}-{kind}", "messages": message(image, one)})
+        if name != "train":
+            questions = [next(one for one in questions if one.kind == kind) for kind in KINDS]
+        for at, one in enumerate(questions):
+            lines.append({"id": f"{name}-{index}-{at}-{one.kind}", "messages": messages(image, one)})
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path

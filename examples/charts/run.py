@@ -23,7 +23,7 @@ def main() -> None:
     learned = draw.draw_set(raw, "train", story.train)
     held_out = draw.draw_set(raw, "test", story.held_out)
 
-    # a tenth of the charts is validation data for choosing the best step; no image is on both sides
+    # about a tenth of the charts is validation data for choosing the best step; no image is on both sides
     story.ixtune("prepare", learned, "--out", prepared / "learned", "--hd-num", "2", "--val-fraction", "0.1", *PREPARE)
     story.ixtune("prepare", held_out, "--out", prepared / "test", "--hd-num", "2", *PREPARE)
     story.ixtune(

@@ -84,20 +84,20 @@ def ask(rng: random.Random, pages: Sequence[Page]) -> list[tuple[str, str, str]]
     return asked
 
 
-def record(name: str, images: list[str], hd_num: int, asked: Sequence[tuple[str, str, str]]) -> dict[str, object]:
-    """Return a conversation in the InternLM-XComposer JSON format, with the pages before the first question."""
-    turns = []
-    for at, (_, question, answer) in enumerate(asked):
-        turns.append({"from": "user", "value": ("<ImageHere>" * len(images) if at == 0 else "") + question})
-        turns.append({"from": "assistant", "value": answer})
+def record(name: str, images: list[str], hd_num: int, question: str, answer: str) -> dict[str, object]:
+    """Return a question about all pages in the InternLM-XComposer JSON format."""
+    turns = [
+        {"from": "user", "value": "<ImageHere>" * len(images) + question},
+        {"from": "assistant", "value": answer},
+    ]
     return {"id": name, "image": images, "hd_num": hd_num, "conversations": turns}
 
 
 def draw_set(folder: Path, name: str, directories: int) -> Path:
     """Draw directories into FOLDER/NAME, write FOLDER/NAME.json and return its path.
 
-    Training directories become one conversation each. The others get one question of each kind, in separate records
-    with the kind at the end of the id.
+    Training directories get ten questions, the others one of each kind. Each question is a record of its own, with
+    the kind at the end of the id.
     """
     rng = random.Random(name)
     (folder / name).mkdir(parents=True)
@@ -112,12 +112,10 @@ def draw_set(folder: Path, name: str, directories: int) -> Path:
         for number, (image, page) in enumerate(zip(images, pages, strict=True), 1):
             draw(rng, font, rows, number, page).save(folder / image)
         asked = ask(rng, pages)
-        if name == "train":
-            written.append(record(f"{name}-{index}", images, HD_NUM[rows], asked))
-            continue
-        for kind in KINDS:
-            one = next(question for question in asked if question[0] == kind)
-            written.append(record(f"{name}-{index}-{kind}", images, HD_NUM[rows], [one]))
+        if name != "train":
+            asked = [next(one for one in asked if one[0] == kind) for kind in KINDS]
+        for at, (kind, question, answer) in enumerate(asked):
+            written.append(record(f"{name}-{index}-{at}-{kind}", images, HD_NUM[rows], question, answer))
     path = folder / f"{name}.json"
     path.write_text(json.dumps(written, indent=1), encoding="utf-8")
     return path
