@@ -21,7 +21,7 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-SIZE = (1180, 690)
+SIZE = (1180, 710)
 SECONDS = 300
 FORM = "document.querySelector('#form').value = 'json_schema'; document.querySelector('#schema').value = arguments[0]"
 ANSWERED = "return document.querySelector('.exchange') && !document.querySelector('.answer[aria-busy]')"
