@@ -131,23 +131,28 @@ RESULTS = Path(__file__).parents[1] / "bench" / "results" / "full_size.csv"
 MEASURED = [
     row
     for row in csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines())
-    if row["command"] == "ixtune bench --full-size" and row["date"] == "2026-11-29"
+    if row["command"] == "ixtune bench --full-size"
 ]
+NEWEST = max(row["date"] for row in MEASURED)  # its rows are in docs/performance.md
+# 0.58 GiB more than the same step took on 2026-11-26; the cause is unknown
+FIRST_STEPS = ("2026-11-29", "1600", "0")
 
 
-@pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row['tokens']} tokens, {row['layers_again']} layers again")
-def test_the_plan_is_within_six_percent_of_measured_gpu_memory(row: dict[str, str]):
-    """The tensors alone are within two percent, except in the first steps without checkpointing of a fresh machine.
-
-    docs/performance.md has the same figures.
-    """
+@pytest.mark.parametrize(
+    "row", MEASURED, ids=lambda row: f"{row['date']}, {row['tokens']} tokens, {row['layers_again']} layers again"
+)
+def test_the_plan_is_within_five_percent_of_measured_gpu_memory(row: dict[str, str]):
+    """The tensors alone are within two percent; one of twelve measurements is 5.3 % off."""
     page = next(page for page in full.PAGES if page.tokens == int(row["tokens"]))
     saving = MemoryOptions(int(row["layers_again"]), full._VISION_CHUNK, False)
     pack = PackShape((page.tokens,), page.image_tokens, page.supervised, (page.grid[0] * page.grid[1],))
     planned = peak(full._setup(Sizes(), twin.FULL_RANK, saving), pack)
-    assert planned.total / GIB == pytest.approx(float(row["gpu_gib"]), rel=0.06)
-    rel = 0.06 if row["tokens"] == "1600" and row["layers_again"] == "0" else 0.02
-    assert (planned.total - planned.terms["slack"]) / GIB == pytest.approx(float(row["tensors_gib"]), rel=rel)
+    known = (row["date"], row["tokens"], row["layers_again"]) == FIRST_STEPS
+    assert planned.total / GIB == pytest.approx(float(row["gpu_gib"]), rel=0.055 if known else 0.05)
+    tensors = (planned.total - planned.terms["slack"]) / GIB
+    assert tensors == pytest.approx(float(row["tensors_gib"]), rel=0.055 if known else 0.02)
+    if row["date"] != NEWEST:
+        return
     page_of_figures = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
     line = next(
         line
