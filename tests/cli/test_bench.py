@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from in_process import call
 from main_job import ixtune
+from test_twin import SMALL
+
+from ixtune.bench import full
+from ixtune.bench.mix import MixRecord
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -16,6 +21,17 @@ def test_full_size_without_a_gpu_reports_what_it_needs() -> None:
     assert done.returncode == 1
     assert "torch sees none" in done.stderr
     assert "without --full-size the twin is measured on the CPU" in done.stderr
+
+
+def test_several_questions_are_rows_with_and_without_a_shared_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command as on a GPU, with a small network on the CPU."""
+    monkeypatch.setattr(
+        full, "measure", partial(full.measure, config=SMALL, pages=[MixRecord(20, (1, 1), 5)], device="cpu")
+    )
+    done = call("bench", "--full-size", "--questions", "3")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if " all layers " in line or " none " in line]
+    assert [row.split("  ")[0] for row in rows] == ["1", "1", "3", "3", "3, shared page", "3, shared page"]
 
 
 @pytest.mark.slow
