@@ -42,7 +42,13 @@ def command(
 
     from ixtune import platforms
     from ixtune.cli.console import aside, console, quiet_libraries, table
+    from ixtune.errors import UsageError
 
+    if not full_size and (layers is not None or questions > 1):
+        raise UsageError(
+            f"{'--layers' if layers is not None else '--questions'} is for the 7B's own shapes, not for the twin",
+            hint="add --full-size, which needs a GPU, or leave it out",
+        )
     out, stderr = console(), aside()
     log: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: stderr.print(line, highlight=False))
     if full_size:

@@ -23,6 +23,14 @@ def test_full_size_without_a_gpu_reports_what_it_needs() -> None:
     assert "without --full-size the twin is measured on the CPU" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--layers", "--questions"])
+def test_options_of_the_full_size_are_refused_for_the_twin(option: str) -> None:
+    done = call("bench", option, "4")
+    assert done.returncode == 2
+    assert f"error: {option} is for the 7B's own shapes" in done.stderr
+    assert "add --full-size" in done.stderr
+
+
 def test_several_questions_are_rows_with_and_without_a_shared_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the command as on a GPU, with a small network on the CPU."""
     monkeypatch.setattr(
