@@ -11,7 +11,8 @@ import torch
 NEEDS_GPU = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's compiler warns of itself
+    # torch's compiler warns of itself, and of its own look at a gradient
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor"),
 ]
 
 

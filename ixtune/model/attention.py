@@ -5,8 +5,9 @@ segment, without a mask: on CUDA by torch's varlen kernel, or by cuDNN's one seg
 on a CPU by torch's kernel for CPUs, one segment at a time. Without boundaries (padded batches, generation) it is
 transformers' sdpa.
 
-A segment may have a parent, an earlier segment whose keys it sees too: the prefix that records of a pack share. CPUs
-compute it without copies or masks (`ixtune.model.cpu_attention`), other devices one segment at a time with a mask.
+A segment may have a parent, an earlier segment whose keys it sees too: the prefix that records of a pack share. It is
+computed without copies or masks (`ixtune.model.flash_segments`); in fp32 on CUDA, and on other devices, one segment at
+a time with a mask.
 
 Of transformers' own implementations, the flash ones get the boundaries in their format and refuse parents, and
 `flex_attention` gets a block mask. `sdpa` and `eager` would silently read across boundaries: packs use `segments`
@@ -31,14 +32,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from ixtune.errors import IxtuneError
-from ixtune.model.cpu_attention import CpuAttention, Parents
+from ixtune.model import flash_segments
+from ixtune.model.flash_segments import FlashSegments, Parents
 
 NAME = "segments"
 FLEX = "flex_attention"
 _FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-# From this length on, cuDNN's kernel per segment is faster on Hopper than one varlen call (tests/bench/results).
-_LONG = 2048
-
 Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
@@ -136,21 +135,24 @@ def segment_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     bounds = bounds or tuple(cu_seq_lens_q.tolist())
-    if query.device.type == "cpu":
-        return CpuAttention.apply(query, key, value, bounds, parents, scaling), None  # type: ignore[no-untyped-call]
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):  # all that the varlen kernel takes
-        if parents is None and (not _are_long(bounds) or torch.cuda.get_device_capability(query.device) < (9, 0)):
-            return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
-        if parents is None:
-            with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-                return _by_segment(query, key, value, scaling, bounds, None), None
+    half_on_cuda = query.is_cuda and query.dtype in (
+        torch.float16,
+        torch.bfloat16,
+    )  # as the flash kernels need
+    if query.device.type == "cpu" or (half_on_cuda and parents is not None):
+        return FlashSegments.apply(query, key, value, bounds, parents, scaling), None  # type: ignore[no-untyped-call]
+    if half_on_cuda and not (_are_long(bounds) and flash_segments.prefers_cudnn(query.device)):
+        return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+    if half_on_cuda:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+            return _by_segment(query, key, value, scaling, bounds, None), None
     return _by_segment(query, key, value, scaling, bounds, parents), None
 
 
 def _are_long(bounds: tuple[int, ...]) -> bool:
     """Return whether an average position is in a long segment."""
     lengths = [stop - start for start, stop in pairwise(bounds)]
-    return sum(length * length for length in lengths) >= _LONG * sum(lengths)
+    return sum(length * length for length in lengths) >= flash_segments.LONG * sum(lengths)
 
 
 def _by_segment(

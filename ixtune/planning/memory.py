@@ -188,8 +188,6 @@ def layer_kept(setup: Setup, pack: PackShape) -> int:
     hidden, inner, kv = sizes.hidden, sizes.intermediate, sizes.kv_width
     norms = 2 * (number * hidden + 4)  # inputs of the layers: the residual stream
     attention = number * (2 * hidden + 2 * kv) + 4 * sizes.heads
-    if pack.prefixes and setup.device == "cuda":  # outputs of segments, joined (not run on a GPU)
-        attention += number * hidden
     per_token: float = norms + attention + 2 * number * inner
     for name, rank in setup.trained.ranks.items():
         out, into = sizes.linear_shape(name)
@@ -214,26 +212,6 @@ def _layer_work(setup: Setup, pack: PackShape) -> int:
         dropped,
         2 * numbers * number + decoded,
         _dora_work(setup, pack),
-        _suffix_work(setup, pack),
-    )
-
-
-def _suffix_work(setup: Setup, pack: PackShape) -> int:
-    """Return the memory of attention to a shared prefix on a GPU, where it is computed under a mask.
-
-    Counted for the suffix that takes the most: keys and values of prefix and suffix, repeated for every head, and three
-    matrices of scores. Not run on a GPU.
-    """
-    if setup.device == "cpu":
-        return 0
-    keys = 2 * (setup.sizes.kv_width + setup.sizes.hidden)
-    return max(
-        (
-            (prefix + length) * (keys + 3 * setup.sizes.heads * length) * setup.float_bytes
-            for length, prefix in zip(pack.lengths, pack.seen, strict=True)
-            if prefix
-        ),
-        default=0,
     )
 
 

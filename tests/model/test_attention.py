@@ -14,9 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ixtune.errors import IxtuneError
-from ixtune.model import attention
+from ixtune.model import attention, flash_segments
 from ixtune.model.attention import NAME, attention_of, segment_attention
-from ixtune.model.cpu_attention import Parents
+from ixtune.model.flash_segments import Parents
 
 BOUNDS = [0, 5, 6, 19, 32]
 FAMILIES = [
@@ -89,9 +89,10 @@ def test_segments_match_a_masked_pack(
 @pytest.mark.parametrize(("device", "dtype"), DEVICES)
 def test_long_segments_match_a_masked_pack(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the kernel for long segments, which on Hopper is another one."""
-    monkeypatch.setattr(attention, "_LONG", 1)
+    monkeypatch.setattr(flash_segments, "LONG", 2)
     assert attention._are_long(tuple(BOUNDS))
-    test_segments_match_a_masked_pack(device, dtype, 2, None, segments)
+    for parents in (None, (-1, 0, 0, -1)):
+        test_segments_match_a_masked_pack(device, dtype, 2, parents, segments)
 
 
 def test_segments_are_long_by_the_position_of_an_average_token() -> None:
