@@ -33,7 +33,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from ixtune.errors import IxtuneError
 from ixtune.model import flash_segments
-from ixtune.model.flash_segments import FlashSegments, Parents
+from ixtune.model.flash_segments import FlashSegments, Parents, has_kernel, prefers_cudnn
 
 NAME = "segments"
 FLEX = "flex_attention"
@@ -135,18 +135,14 @@ def segment_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     bounds = bounds or tuple(cu_seq_lens_q.tolist())
-    half_on_cuda = query.is_cuda and query.dtype in (
-        torch.float16,
-        torch.bfloat16,
-    )  # as the flash kernels need
-    if query.device.type == "cpu" or (half_on_cuda and parents is not None):
+    if not has_kernel(query):
+        return _by_segment(query, key, value, scaling, bounds, parents), None
+    if query.device.type == "cpu" or parents is not None:
         return FlashSegments.apply(query, key, value, bounds, parents, scaling), None  # type: ignore[no-untyped-call]
-    if half_on_cuda and not (_are_long(bounds) and flash_segments.prefers_cudnn(query.device)):
-        return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
-    if half_on_cuda:
+    if _are_long(bounds) and prefers_cudnn(query.device):
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
             return _by_segment(query, key, value, scaling, bounds, None), None
-    return _by_segment(query, key, value, scaling, bounds, parents), None
+    return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
 
 
 def _are_long(bounds: tuple[int, ...]) -> bool:

@@ -24,6 +24,27 @@ LONG = 2048
 Parents = tuple[int, ...]
 
 
+def has_kernel(query: torch.Tensor) -> bool:
+    """Return whether torch has a flash kernel for the device and dtype of a tensor."""
+    return query.device.type == "cpu" or (query.is_cuda and query.dtype in (torch.float16, torch.bfloat16))
+
+
+def flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scaling: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output [B, H, L, d] and the log-sum-exp of the scores, [B, H, L] in fp32, where `has_kernel`."""
+    if query.device.type == "cpu":
+        out, sums = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scaling)
+    elif _takes_cudnn(query, causal):
+        out, sums, *_ = aten._scaled_dot_product_cudnn_attention(
+            query, key, value, None, True, 0.0, causal, False, scale=scaling
+        )
+        sums = sums.squeeze(-1)
+    else:
+        out, sums, *_ = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scaling)
+    return out, sums
+
+
 class Call(NamedTuple):
     """Kernel call: rows of the queries, rows of the keys, and whether the mask is causal."""
 
@@ -65,7 +86,7 @@ class FlashSegments(Function):
         sums_BLH = torch.empty(out.shape[:-1], dtype=torch.float32, device=out.device)
         ctx.calls = tuple(calls(bounds, parents))
         for rows, keys, causal in ctx.calls:
-            found, sums = _forward(query[:, :, rows], key[:, :, keys], value[:, :, keys], causal, scaling)
+            found, sums = flash(query[:, :, rows], key[:, :, keys], value[:, :, keys], causal, scaling)
             found, sums = found.transpose(1, 2), sums.transpose(1, 2)
             if causal:
                 out[:, rows], sums_BLH[:, rows] = found, sums
@@ -97,22 +118,6 @@ class FlashSegments(Function):
                 else:
                     whole[:, :, at] += part
         return to_query, to_key, to_value, None, None, None
-
-
-def _forward(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scaling: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the output [B, H, L, d] and the log-sum-exp of the scores, [B, H, L] in fp32."""
-    if query.device.type == "cpu":
-        out, sums = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scaling)
-    elif _takes_cudnn(query, causal):
-        out, sums, *_ = aten._scaled_dot_product_cudnn_attention(
-            query, key, value, None, True, 0.0, causal, False, scale=scaling
-        )
-        sums = sums.squeeze(-1)
-    else:
-        out, sums, *_ = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scaling)
-    return out, sums
 
 
 def _backward(

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-_HAS_KERNEL = ("cpu",)  # devices whose fused attention returns the log-sum-exp by the operation below
+from ixtune.model.flash_segments import flash, has_kernel
+
 _SCORE_BYTES = 256 << 20  # bytes of fp32 scores that the portable path holds at a time
 
 
@@ -142,6 +143,7 @@ class SharedPrefixCache(Cache):
         """Note which rows share a prefix, and how many columns of each row are padding."""
         self._prefixes = list(prefixes)
         self._pads = [max(own) - count for count in own]
+        self._hidden: torch.Tensor | None = None
         self._runs: list[tuple[Prefix | None, slice]] = []
         for _, group in groupby(range(len(own)), key=lambda row: id(prefixes[row])):
             rows = list(group)
@@ -178,17 +180,24 @@ class SharedPrefixCache(Cache):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of the rows to their own tokens: fp32 [B, H, L, d] and its log-sum-exp [B, H, L]."""
+        if query.shape[2] == 1:
+            return _weigh(query, key, value, scaling, self._padding(key.shape[2], key.device))
+        assert query.shape[2] == key.shape[2], "several tokens at once only where a batch starts"
         out = torch.zeros(query.shape, device=query.device)
         log_sum = torch.full(query.shape[:3], -math.inf, device=query.device)
-        if query.shape[2] == 1:
-            columns = torch.arange(key.shape[2], device=key.device)
-            hidden_BM = columns < torch.tensor(self._pads, device=key.device)[:, None]
-            return _weigh(query, key, value, scaling, hidden_BM[:, None, None])
-        assert query.shape[2] == key.shape[2], "several tokens at once only where a batch starts"
         for row, pad in enumerate(self._pads):
             part = (slice(row, row + 1), slice(None), slice(pad, None))
             out[part], log_sum[part] = _attend_causally(query[part], key[part], value[part], scaling)
         return out, log_sum
+
+    def _padding(self, columns: int, device: torch.device) -> torch.Tensor | None:
+        """Return which columns of the own tokens are padding, [B, 1, 1, M]; made once per step, not per layer."""
+        if not any(self._pads):
+            return None
+        if self._hidden is None or self._hidden.shape[-1] != columns:
+            hidden_BM = torch.arange(columns) < torch.tensor(self._pads)[:, None]
+            self._hidden = hidden_BM[:, None, None].to(device)
+        return self._hidden
 
 
 def _wider(tensor: torch.Tensor, columns: int) -> torch.Tensor:
@@ -206,12 +215,8 @@ def _attend_all(
     rows, heads, length, width = query.shape
     groups = key.shape[1]
     folded = query.reshape(rows, groups, -1, width).transpose(0, 1).reshape(1, groups, -1, width)
-    if query.device.type in _HAS_KERNEL:
-        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            folded, key, value, 0.0, False, scale=scaling
-        )
-    else:
-        out, log_sum = _in_parts(folded, key, value, scaling)
+    attend = flash if has_kernel(folded) else _in_parts
+    out, log_sum = attend(folded, key, value, causal=False, scaling=scaling)
     out = out.float().reshape(groups, rows, -1, width).transpose(0, 1).reshape(rows, heads, length, width)
     return out, log_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
 
@@ -220,21 +225,15 @@ def _attend_causally(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Causal attention of one row to itself: fp32 [1, H, L, d] and [1, H, L]."""
-    if query.device.type in _HAS_KERNEL:
-        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, True, scale=scaling
-        )
-        return out.float(), log_sum
-    return _in_parts(query, key, value, scaling, causal=True)
+    attend = flash if has_kernel(query) else _in_parts
+    out, log_sum = attend(query, key, value, causal=True, scaling=scaling)
+    return out.float(), log_sum
 
 
 def _in_parts(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, *, causal: bool = False
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in fp32 by plain matrix products, some queries at a time; for devices without a kernel above.
-
-    Not run on a GPU yet.
-    """
+    """Attention in fp32 by plain matrix products, some queries at a time, where there is no flash kernel."""
     length, seen = query.shape[2], key.shape[2]
     size = max(1, _SCORE_BYTES // (4 * query.shape[0] * query.shape[1] * seen))
     parts = []

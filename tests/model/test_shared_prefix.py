@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import section, stir
+from gpu import NEEDS_GPU
 from small_base import small_model, stretched
 
 from ixtune.adapter import attach
@@ -18,6 +19,11 @@ from ixtune.model.generation import generate
 from ixtune.model.prefix_cache import PrefixCache, prefix_length
 from ixtune.model.shared_prefix import Prefix
 
+DEVICES = [
+    (device, dtype) if device == "cpu" else pytest.param(device, dtype, marks=NEEDS_GPU)
+    for device in ("cpu", "cuda")
+    for dtype in (torch.float32, torch.bfloat16)
+]
 SETTINGS: dict[str, Any] = {"stops": (2,), "pad_id": 2, "max_new_tokens": 10, "do_sample": False}
 # text before, grids of the images, text after: two pages with several questions of unequal length, and text only
 PROMPTS: list[tuple[list[int], list[tuple[int, int]], list[int]]] = [
@@ -94,20 +100,20 @@ def test_greedy_ids_match_separate_prompts_in_fp32(kind: str | None, changes: Ma
     assert (cache.computed, cache.reused) == (2, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("device", "dtype"), DEVICES)
 @pytest.mark.parametrize("portable", [False, True], ids=["kernel", "matrix products"])
 @pytest.mark.parametrize("above", [None, 318], ids=["default angles", "dynamic angles"])
 def test_logits_after_a_prefix_match_those_of_the_whole_prompt(
-    dtype: torch.dtype, portable: bool, above: int | None, monkeypatch: pytest.MonkeyPatch
+    device: str, dtype: torch.dtype, portable: bool, above: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     """With dynamic angles, those of three of the four prompts depend on their length; the fourth has 317 tokens."""
     if portable:  # the path of other devices, in several parts
-        monkeypatch.setattr(shared_prefix, "_HAS_KERNEL", ())
+        monkeypatch.setattr(shared_prefix, "has_kernel", lambda _: False)
         monkeypatch.setattr(shared_prefix, "_SCORE_BYTES", 20_000)
     model = small_model() if above is None else stretched(small_model(), above)
-    model.requires_grad_(False)
+    model.requires_grad_(False).to(device)
     ids = [ids_of(number) for number in range(4)]
-    autocast = torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+    autocast = torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext()
     with torch.no_grad(), autocast:
         counted = PrefixCache(1 << 30)
         prefixes = prefixes_of(model, range(4), counted)
@@ -115,16 +121,20 @@ def test_logits_after_a_prefix_match_those_of_the_whole_prompt(
         own = [len(row) - prefix.length for row, prefix in zip(ids, prefixes, strict=True) if prefix]
         cache = shared_prefix.SharedPrefixCache(prefixes, own, max(map(len, ids)))
         pads = [max(own) - count for count in own]
-        padded = torch.tensor([[2] * pad + row[-count:] for row, count, pad in zip(ids, own, pads, strict=True)])
-        positions = torch.tensor(
-            [
-                [0] * pad + list(range(len(row) - count, len(row)))
-                for row, count, pad in zip(ids, own, pads, strict=True)
-            ]
-        )
-        shared = model(input_ids=padded, position_ids=positions, past_key_values=cache, use_cache=True).logits
+        padded = [[2] * pad + row[-count:] for row, count, pad in zip(ids, own, pads, strict=True)]
+        positions = [
+            [0] * pad + list(range(len(row) - count, len(row))) for row, count, pad in zip(ids, own, pads, strict=True)
+        ]
+        shared = model(
+            input_ids=torch.tensor(padded, device=device),
+            position_ids=torch.tensor(positions, device=device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
         for number, pad in enumerate(pads):
-            alone = model(input_ids=torch.tensor([ids[number]]), **images_of(number)).logits[0, -own[number] :]
+            images = images_of(number)
+            images["crops"] = images["crops"].to(device)
+            alone = model(input_ids=torch.tensor([ids[number]], device=device), **images).logits[0, -own[number] :]
             scale = alone.abs().max()
             allowed = 2e-5 if dtype == torch.float32 else 4e-2
             assert (shared[number, pad:].float() - alone.float()).abs().max() < allowed * scale
