@@ -15,7 +15,7 @@ from ixtune.bench.mix import MixRecord
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.errors import IxtuneError
 from ixtune.planning import memory
-from ixtune.planning.flops import PackShape, flops
+from ixtune.planning.flops import flops
 from ixtune.planning.memory_options import MemoryOptions, apply
 from ixtune.recipe.recipe import AdapterSection
 
@@ -103,7 +103,7 @@ def _step(
     contents = synthetic.contents(records, sizes.vocabulary)
     if shared:
         packs = [synthetic.pack(contents, list(mix.prefixes(records).groups(range(len(records)))))]
-        shapes = [_shared_shape(records)]
+        shapes = [mix.shapes(records).pack(range(len(records)))]
     else:
         packs = [synthetic.pack([content]) for content in contents]
         shapes = [mix.shape([record]) for record in records]
@@ -143,19 +143,6 @@ def _step(
         "tokens_per_s": tokens / seconds,
         "flops_per_s": sum(flops(sizes, twin.trained(rank), shape).needed for shape in shapes) / seconds,
     }
-
-
-def _shared_shape(records: Sequence[MixRecord]) -> PackShape:
-    """Return the shape of a pack of questions that share their page."""
-    page = mix.shape(records[:1])
-    asked = [record.text_tokens for record in records]
-    return PackShape(
-        lengths=(page.image_tokens, *asked),
-        image_tokens=page.image_tokens,
-        supervised=sum(record.supervised for record in records),
-        crops=page.crops,
-        prefixes=(0, *[page.image_tokens] * len(asked)),
-    )
 
 
 def _setup(sizes: Sizes, rank: int, saving: MemoryOptions, *, accumulates: bool = False) -> memory.Setup:

@@ -18,6 +18,7 @@ from itertools import cycle, islice
 from ixtune.data.shared_prefixes import Prefixes
 from ixtune.family import FOUR_KHD
 from ixtune.planning.flops import PackShape
+from ixtune.planning.record_shapes import ImageShape, RecordShapes
 
 NAME = "mixed"
 MIXES = (NAME, "pages-hd25", "pages-hd55", "docvqa")
@@ -104,6 +105,22 @@ def prefixes(chosen: Sequence[MixRecord]) -> Prefixes:
             tokens.append(record.image_tokens)
         group_of.append(-1 if record.page is None else numbers[record.page])
     return Prefixes(group_of, tokens, [1] * len(tokens))
+
+
+def shapes(chosen: Sequence[MixRecord]) -> RecordShapes:
+    """Return the shapes of records that share the prefixes of their pages."""
+    return RecordShapes(
+        lengths=[record.tokens for record in chosen],
+        supervised=[record.supervised for record in chosen],
+        images=[(_image(*record.grid),) if record.grid else () for record in chosen],
+        prefixes=prefixes(chosen),
+    )
+
+
+def _image(rows: int, cols: int) -> ImageShape:
+    """Return the shape of an image that fills a grid of crops."""
+    width, height = FOUR_KHD.crop * cols, FOUR_KHD.crop * rows
+    return ImageShape(width, height, True, rows * cols, rows, cols, FOUR_KHD.tokens(rows, cols))
 
 
 def shape(chosen: Sequence[MixRecord], *, padded: bool = False) -> PackShape:

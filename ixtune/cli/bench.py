@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+_TWIN, _FULL_SIZE = "the twin", "the 7B's own shapes"
+
 
 def command(
-    records: Annotated[int, typer.Option("--records", min=4, help="Number of records of the mix to train on.")] = 8,
+    records: Annotated[
+        int | None, typer.Option("--records", min=4, help="Number of records of the mix to train on. Default: 8.")
+    ] = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Number of measurements of each variant; the median is reported.")
-    ] = 1,
+        int | None,
+        typer.Option("--rounds", min=1, help="Number of measurements of each variant; the median is used. Default: 1."),
+    ] = None,
     full_size: Annotated[
         bool,
         typer.Option("--full-size", help="Measure the 7B's own shapes, with random weights, on this machine's GPU."),
@@ -21,14 +26,14 @@ def command(
         int | None, typer.Option("--layers", min=1, help="With --full-size: number of decoder layers. Default: all.")
     ] = None,
     questions: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--questions",
-            min=1,
+            min=2,
             help="With --full-size: also measure the largest page with this number of questions, with and without "
             "shared prefixes.",
         ),
-    ] = 1,
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure time and memory of a training step, against plain Trainer + PEFT.
@@ -44,18 +49,21 @@ def command(
     from ixtune.cli.console import aside, console, quiet_libraries, table
     from ixtune.errors import UsageError
 
-    if not full_size and (layers is not None or questions > 1):
-        raise UsageError(
-            f"{'--layers' if layers is not None else '--questions'} is for the 7B's own shapes, not for the twin",
-            hint="add --full-size, which needs a GPU, or leave it out",
-        )
+    own = {"--records": records, "--rounds": rounds} if full_size else {"--layers": layers, "--questions": questions}
+    for option, value in own.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} is for {_TWIN if full_size else _FULL_SIZE}, not for {_FULL_SIZE if full_size else _TWIN}",
+                hint="leave it out" if full_size else "add --full-size, which needs a GPU, or leave it out",
+            )
+    records, rounds = records or 8, rounds or 1
     out, stderr = console(), aside()
     log: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: stderr.print(line, highlight=False))
     if full_size:
         quiet_libraries()
         from ixtune.bench import full
 
-        rows = full.measure(layers=layers, questions=questions, log=log)
+        rows = full.measure(layers=layers, questions=questions or 1, log=log)
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return

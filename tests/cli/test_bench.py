@@ -23,12 +23,14 @@ def test_full_size_without_a_gpu_reports_what_it_needs() -> None:
     assert "without --full-size the twin is measured on the CPU" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--layers", "--questions"])
-def test_options_of_the_full_size_are_refused_for_the_twin(option: str) -> None:
-    done = call("bench", option, "4")
+@pytest.mark.parametrize("option", ["--layers", "--questions", "--records", "--rounds"])
+def test_options_of_the_twin_and_of_the_full_size_exclude_each_other(option: str) -> None:
+    of_full_size = option in ("--layers", "--questions")
+    done = call("bench", option, "4", *(() if of_full_size else ("--full-size",)))
     assert done.returncode == 2
-    assert f"error: {option} is for the 7B's own shapes" in done.stderr
-    assert "add --full-size" in done.stderr
+    of = ("the 7B's own shapes", "the twin")
+    assert f"error: {option} is for {of[not of_full_size]}, not for {of[of_full_size]}" in done.stderr
+    assert ("add --full-size" in done.stderr) == of_full_size
 
 
 def test_several_questions_are_rows_with_and_without_a_shared_page(monkeypatch: pytest.MonkeyPatch) -> None:
