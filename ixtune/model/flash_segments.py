@@ -64,8 +64,8 @@ def calls(bounds: tuple[int, ...], parents: Parents | None) -> Iterator[Call]:
     yield from (Call(segment, segment, True) for segment in segments)
     for parent, siblings in groupby(range(len(segments)), key=(parents or (-1,) * len(segments)).__getitem__):
         if parent >= 0:
-            first, *_, last = [*siblings] * 2
-            yield Call(slice(segments[first].start, segments[last].stop), segments[parent], False)
+            rows = [segments[sibling] for sibling in siblings]
+            yield Call(slice(rows[0].start, rows[-1].stop), segments[parent], False)
 
 
 class FlashSegments(Function):
