@@ -31,6 +31,7 @@ def evaluate(
     json_schema: JsonSchema | None = None,
     quantize: Quantize | None = None,
     controls: bool = True,
+    loss: bool = True,
     force: bool = False,
     out: StrPath | None = None,
     report: StrPath | None = None,
@@ -54,6 +55,7 @@ def evaluate(
         json_schema: JSON schema that every answer follows, or its file; by default answers are free text.
         quantize: `nf4` or `none`; by default as each adapter was trained.
         controls: Add the blind control (images swapped) and the majority answer.
+        loss: Measure the loss of the first references, which takes time.
         force: Accept another base than an adapter was trained on.
         out: JSON file to write scores and answers to.
         report: Folder to write report.html, report.md and report.json to; `adapters` must be run folders.
@@ -78,7 +80,9 @@ def evaluate(
     from ixtune.files import atomic_write_json
 
     schema = schema_of(json_schema)
-    options = EvaluationOptions(tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, force, schema)
+    options = EvaluationOptions(
+        tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, loss, force, schema
+    )
     source = EvaluationSource(
         path=Path(data),
         benchmark=benchmark,

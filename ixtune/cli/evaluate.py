@@ -73,6 +73,7 @@ def command(
         typer.Option(help="Quantization of the base: nf4 or none. Default: as trained; none for a base alone."),
     ] = None,
     controls: Annotated[bool, typer.Option(help="Run the controls: images swapped, and the majority answer.")] = True,
+    loss: Annotated[bool, typer.Option(help="Measure the loss of the first references, which takes time.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print scores and comparisons as JSON.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Accept a base other than the one an adapter was trained on.")
@@ -99,7 +100,7 @@ def command(
     # check the options before slow imports and before loading a model
     schema = read_schema(json_schema) if json_schema else None
     options = EvaluationOptions(
-        tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, force, schema
+        tuple(score or ()), limit, batch_size, max_new_tokens, quantize, controls, loss, force, schema
     )
     source = EvaluationSource(
         path=data, benchmark=benchmark, image_root=image_root, hd_num=hd_num, prompt=prompt, circular=circular
@@ -180,10 +181,11 @@ def _print(found: Mapping[str, Any]) -> None:
     from ixtune.report.verdict import title, verdicts
 
     scores = list(found["results"][0]["scores"])
-    columns = ["answers of", *map(title, scores), "loss", "perplexity"]
+    measured = [key for key in ("loss", "perplexity") if any(one[key] is not None for one in found["results"])]
+    columns = ["answers of", *map(title, scores), *measured]
     rows = [
         [one["name"], *(with_interval(one["scores"][name]) for name in scores)]
-        + [_number(one["loss"]), _number(one["perplexity"])]
+        + [_number(one[key]) for key in measured]
         for one in found["results"]
     ]
     screen = console()

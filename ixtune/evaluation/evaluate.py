@@ -232,7 +232,7 @@ def _asked(
             prompts: dict[str, Sequence[Prompt]] = {one.name: [question.prompt for question in exam.questions]}
             if one.name in blind:
                 prompts[blind_name(one.name)] = blind[one.name]
-            loss = mean_loss(model, exam.rows, images, PACK_TOKENS, loaded.dtype)
+            loss = mean_loss(model, exam.rows, images, PACK_TOKENS, loaded.dtype) if options.loss else None
             answers, *controls = ask(answerer, prompts, options.batch_size, advance)
             answers = replace(answers, loss=loss)
             yield answers, _described(one, loaded, answers, answerer.prefixes)

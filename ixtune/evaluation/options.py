@@ -25,6 +25,7 @@ class EvaluationOptions:
         max_new_tokens: Maximum new tokens per answer; None for enough for the longest reference.
         quantize: `nf4` or `none`; None as each adapter was trained.
         controls: Run the blind control and the majority answer.
+        loss: Measure the mean loss of the first references.
         force: Accept another base than an adapter was trained on.
         json_schema: JSON schema that answers follow, from `json_schema.read_schema`; None for free answers.
     """
@@ -35,6 +36,7 @@ class EvaluationOptions:
     max_new_tokens: int | None = None
     quantize: str | None = None
     controls: bool = True
+    loss: bool = True
     force: bool = False
     json_schema: str | None = None
 

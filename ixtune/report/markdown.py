@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ixtune.report import verdict
-from ixtune.report.sections import cost_lines, data_lines, with_interval
+from ixtune.report.sections import cost_lines, data_lines, loss_of, with_interval
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!&~])")
 _MOST = 400  # characters of a text from the data
@@ -53,16 +53,17 @@ def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n## Scores{of}\n"
     yield from (f"- {plain(found['text'])}" for found in one["verdicts"])
     names = list(dict.fromkeys(score for result in one["results"] for score in result["scores"]))
+    measured = any(map(loss_of, one["results"]))
     rows = [
         [
             result["name"],
             *(with_interval(result["scores"].get(name)) for name in names),
-            "" if result.get("loss") is None else f"{result['loss']:.3f}",
+            *([loss_of(result)] if measured else []),
         ]
         for result in one["results"]
     ]
     yield f"\n{one['records']:,} records of {plain(one['data'])}; 95 % intervals in brackets.\n"
-    yield from _table(["answers of", *map(verdict.title, names), "loss"], rows)
+    yield from _table(["answers of", *map(verdict.title, names), *(["loss"] if measured else [])], rows)
     models = [result["name"] for result in one["results"] if result["kind"] == "model"]
     for dimension in one["breakdown"]:
         yield f"\n### By {plain(dimension['dimension'])}\n"

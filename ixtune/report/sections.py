@@ -33,18 +33,26 @@ def scores(evaluations: Sequence[Mapping[str, Any]]) -> Table:
     """Return one table of all scores of all results of all evaluations."""
     several = len(evaluations) > 1
     names = list(dict.fromkeys(score for one in evaluations for result in one["results"] for score in result["scores"]))
-    columns = [*(["run"] if several else []), "answers of", *map(verdict.title, names), "loss"]
+    measured = any(loss_of(result) for one in evaluations for result in one["results"])
+    columns = [
+        *(["run"] if several else []), "answers of", *map(verdict.title, names), *(["loss"] if measured else [])
+    ]  # fmt: skip
     rows = [
         [
             *([one["name"]] if several else []),
             result["name"],
             *(with_interval(result["scores"].get(score)) for score in names),
-            "" if result.get("loss") is None else f"{result['loss']:.3f}",
+            *([loss_of(result)] if measured else []),
         ]
         for one in evaluations
         for result in one["results"]
     ]
     return columns, rows
+
+
+def loss_of(result: Mapping[str, Any]) -> str:
+    """Return the loss of a result; empty if it was not measured."""
+    return "" if result.get("loss") is None else f"{result['loss']:.3f}"
 
 
 def with_interval(found: Mapping[str, float] | None) -> str:

@@ -118,8 +118,14 @@ def test_limit_no_controls_and_json_are_respected(trained: Path) -> None:
     assert (report["records"], [one["name"] for one in report["results"]]) == (2, ["base"])
     del report["answers"]
     assert json.loads(done.stdout) == report
-    quiet = call("--quiet", "evaluate", trained / "prepared", *options[:-3], "--out", out)
+    assert report["results"][0]["loss"] > 0
+    quiet = call("--quiet", "evaluate", trained / "prepared", *options[:-3], "--no-loss", "--out", out)
     assert (quiet.returncode, quiet.stdout) == (0, f"{out}\n")
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert again["results"][0] == {**report["results"][0], "loss": None, "perplexity": None}
+    done = call("report", trained / "run", "--evaluation", out, "--out", trained / "without-loss")
+    assert done.returncode == 0, done.stderr
+    assert "| answers of | exact match |\n" in (trained / "without-loss" / "report.md").read_text(encoding="utf-8")
 
 
 def test_questions_about_one_image_only_get_a_note_instead_of_the_blind_control(trained: Path) -> None:
