@@ -79,8 +79,8 @@ def main() -> None:
         *PROCESSES, "--out", f"{out}/evaluation.json",
     )  # fmt: skip
     seconds["base in its own wording"] = ixtune(
-        "evaluate", f"{out}/prepared/test-own-form", "--base", "nano", "--quantize", "nf4", "--no-controls", "--no-loss",
-        *scores, *PROCESSES, "--out", f"{out}/own-form.json",
+        "evaluate", f"{out}/prepared/test-own-form", "--base", "nano", "--quantize", "nf4", "--no-controls",
+        "--no-loss", *scores, *PROCESSES, "--out", f"{out}/own-form.json",
     )  # fmt: skip
     seconds["report"] = ixtune("report", str(run), "--evaluation", f"{out}/evaluation.json", "--out", f"{out}/report")
 
