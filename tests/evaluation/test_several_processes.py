@@ -103,7 +103,7 @@ def test_a_prediction_killed_with_two_processes_resumes_with_one(data: Path, tmp
     started.wait()
     code, said, _ = call(*predict(data, out))
     assert code == 3
-    assert "of them from before" in said
+    assert "of them from an earlier run" in said
     assert out.read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
     assert not list(folder.glob(".out*"))
 
