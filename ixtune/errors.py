@@ -55,6 +55,21 @@ def choice(given: str, names: Iterable[str]) -> str:
     return f"did you mean {known[near[0]]}?" if near else f"choose one of {', '.join(known.values())}"
 
 
+_NO_PERMISSION = "change the permissions, or use another file or folder"
+_NO_FOLDER = "this name, or one in front of it, is a file where a folder is needed: use another path"
+_OF_A_PATH = {
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: _NO_PERMISSION,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: "this is a folder where a file is needed: use another path",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ENOENT: "check the path: it cannot be read or created",
+}
+"""Hint for each error of the operating system that the user's paths can cause."""
+
+
 def describe(error: Exception) -> IxtuneError:
     """Convert an exception to an `IxtuneError` with a message for users; an `IxtuneError` is returned unchanged."""
     if isinstance(error, IxtuneError):
@@ -68,12 +83,8 @@ def describe(error: Exception) -> IxtuneError:
             where=where,
             hint="free some space, or write to another folder; nothing half-written is left",
         )
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return IxtuneError(
-            os.strerror(number).lower(),
-            where=where,
-            hint="change the permissions, or use another file or folder",
-        )
+    if number in _OF_A_PATH:
+        return IxtuneError(os.strerror(number).lower(), where=where, hint=_OF_A_PATH[number])
     if type(error).__name__ == "OutOfMemoryError":  # torch's error, which must not be imported here
         return IxtuneError(
             "out of GPU memory",

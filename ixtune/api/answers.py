@@ -57,7 +57,7 @@ def evaluate(
         controls: Add the blind control (images swapped) and the majority answer.
         loss: Measure the loss of the first references, which takes time.
         force: Accept another base than an adapter was trained on.
-        out: JSON file to write scores and answers to.
+        out: JSON file to write scores and answers to; replaces an earlier evaluation.
         report: Folder to write report.html, report.md and report.json to; `adapters` must be run folders.
 
     Returns:
@@ -76,9 +76,11 @@ def evaluate(
     from tempfile import TemporaryDirectory
 
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, require_data
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, refuse_other_file, require_data
     from ixtune.files import atomic_write_json
 
+    if out is not None:
+        refuse_other_file(Path(out))
     schema = schema_of(json_schema)
     options = EvaluationOptions(
         tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, loss, force, schema

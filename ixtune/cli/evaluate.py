@@ -58,7 +58,9 @@ def command(
     circular: Annotated[
         bool, typer.Option("--circular", help="Ask multiple-choice questions in every order of options (CircularEval).")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write scores and answers to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write scores and answers to this JSON file; replaces an earlier evaluation.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of questions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
     max_new_tokens: Annotated[
@@ -91,12 +93,11 @@ def command(
     from ixtune.answering.json_schema import read_schema
     from ixtune.base import resolve
     from ixtune.cli.console import quiet_libraries
-    from ixtune.errors import UsageError
     from ixtune.evaluation.contenders import contenders
-    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, require_data
+    from ixtune.evaluation.options import EvaluationOptions, EvaluationSource, refuse_other_file, require_data
 
-    if out is not None and out.is_dir():
-        raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
+    if out is not None:
+        refuse_other_file(out)
     # check the options before slow imports and before loading a model
     schema = read_schema(json_schema) if json_schema else None
     options = EvaluationOptions(

@@ -133,7 +133,11 @@ class Collector:
         source.read += chunk.read
         source.accepted += len(kept)
         source.position = chunk.position
-        return chunk.batch if len(kept) == len(chunk.rows) else chunk.batch.take(kept), rejects
+        if len(kept) == len(chunk.rows):
+            return chunk.batch, rejects
+        import pyarrow
+
+        return chunk.batch.take(pyarrow.array(kept, pyarrow.int64())), rejects  # an empty list would have no type
 
     def finish(self, tokenizer_sha256: str) -> None:
         """Draw and split the rows and write the manifests; asserts accepted + rejected = read."""

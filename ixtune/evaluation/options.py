@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ixtune.data.benchmarks import benchmark_named
 from ixtune.data.prepared import store
 from ixtune.errors import UsageError, choice
 from ixtune.evaluation.contenders import require_form
+from ixtune.files import refuse_existing
 from ixtune.scores import SCORES
 
 QUESTION, USUAL = "{question}", "benchmark"
@@ -100,6 +102,23 @@ class EvaluationSource:
                 where="--prompt",
                 hint=f"add {QUESTION}, or pass `{USUAL}` for the usual wording",
             )
+
+
+def refuse_other_file(out: Path) -> None:
+    """Refuse to replace a file that is not an earlier evaluation.
+
+    Raises:
+        UsageError: It is a folder.
+        IxtuneError: It is another file.
+    """
+    if out.is_dir():
+        raise UsageError("this is a folder", where=str(out), hint=f"name a file: --out {out / 'evaluation.json'}")
+    try:
+        found = json.loads(out.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not (isinstance(found, dict) and {"format", "results", "answers"} <= found.keys()):
+        refuse_existing(out)
 
 
 def require_data(source: EvaluationSource) -> None:

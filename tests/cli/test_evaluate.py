@@ -257,6 +257,7 @@ def test_errors_come_with_a_hint(trained: Path, tmp_path: Path) -> None:
             "the model name 'run' is",
             ("evaluate", trained / "prepared", "--adapter", trained / "run", "--adapter", trained / "run"),
         ),
+        (1, "exists already", ("evaluate", trained / "prepared", "--base", "nano", "--out", tmp_path / "text.png")),
         (1, "exists already", ("merge", trained / "run", "--out", trained / "run")),
         (
             1,

@@ -137,6 +137,8 @@ class SafetensorError(Exception):
             "error: no space left on the disk",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "/out"), "error: permission denied (/out)"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a.csv/x"), "error: not a directory (a.csv/x)"),
+        (FileExistsError(errno.EEXIST, "File exists", "a.csv"), "error: file exists (a.csv)"),
         (ZeroDivisionError("by zero\nmore"), "error: internal error: ZeroDivisionError: by zero"),
         (KeyError(), "error: internal error: KeyError: "),
     ],
