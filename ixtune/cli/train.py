@@ -76,6 +76,8 @@ def command(
         failure.resume_hint(_again(words))
         raise
     if outcome is None:
+        if is_quiet() and first and not dry_run:  # finished before
+            typer.echo(str(chosen.output / "adapter"))
         return
     if first:
         ending(_ending(outcome, words, chosen), outcome.adapter or outcome.checkpoint or "")

@@ -119,6 +119,7 @@ def _start(
     if must_resume and not extends:
         resume.require_run(recipe.output)
     elif recipe.resume != "never" and resume.is_finished(recipe.output) and not extends:
+        resume.require_same_recipe(recipe, recipe.output)
         view.say(f"finished already: the adapter is in {recipe.output / 'adapter'}")
         return None
     inputs = _open(recipe)

@@ -182,6 +182,9 @@ def test_a_finished_run_is_not_overwritten(
     fails(1, "the run is finished already", arguments=(recipe, "--resume"))
     assert main(["train", str(recipe), "resume=auto"]) == 0
     assert f"finished already: the adapter is in {straight[0]}/adapter" in capfd.readouterr().out
+    assert main(["--quiet", "train", str(recipe), "resume=auto"]) == 0
+    assert capfd.readouterr().out == f"{straight[0]}/adapter\n"
+    fails(1, "the recipe differs", "training.seed", arguments=(recipe, "resume=auto", "training.seed=99"))
 
 
 def test_resuming_with_another_recipe_names_the_difference(

@@ -188,7 +188,12 @@ def _steps_of(checkpoint: Path) -> int:
     return int(state["max_steps"])
 
 
-def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free: Collection[str]) -> None:
+def require_same_recipe(recipe: Recipe, run: Path, *, free: Collection[str] = _FREE_KEYS) -> None:
+    """Refuse a recipe that differs from that of a run in more than the `free` keys.
+
+    Raises:
+        IxtuneError: It differs.
+    """
     before, now = (_compared(some, free) for some in (recipes.load(run / RECIPE), recipe))
     hints = ["resume with the same recipe"]
     if any(before[key] != now[key] for key in _LENGTH_KEYS & before.keys()):
@@ -201,6 +206,10 @@ def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free
         hint="; ".join(hints),
         run=run,
     )
+
+
+def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free: Collection[str]) -> None:
+    require_same_recipe(recipe, run, free=free)
     began, given = _flat(json.loads((run / INPUTS).read_text(encoding="utf-8"))), _flat(inputs)
     if {key for key in began | given if began.get(key) != given.get(key)} == {PACKS}:
         what = "the run began with records in other packs, which another version of ixtune made"

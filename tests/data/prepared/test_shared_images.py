@@ -67,9 +67,7 @@ def test_a_set_of_format_2_is_compared_by_hashing_its_images(two: tuple[Path, Pa
 def test_records_that_show_an_excluded_image_are_left_out_not_faulty(
     two: tuple[Path, Path], tmp_path: Path, tokenizer_base: Path
 ):
-    sources = [
-        Source(path=str(tmp_path / name / "data.jsonl")) for name in ("one", "other")
-    ]  # nothing of "other" stays
+    sources = [Source(path=str(tmp_path / name / "data.jsonl")) for name in ("one", "other")]
     report = run(sources, tmp_path / "C", tokenizer_base, exclude=(str(two[1]),))
     assert (report.accepted, report.rejected_by_reason) == (1, {"in_excluded_set": 4})
     assert compare(tmp_path / "C", two[1]).shared_images == 0
