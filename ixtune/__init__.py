@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ixtune.auto_classes import register_when_imported
+from ixtune.errors import IxtuneError
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "IxtuneError",
     "Recipe",
     "__version__",
     "evaluate",

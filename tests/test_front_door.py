@@ -43,7 +43,7 @@ def test_importing_ixtune_loads_only_the_standard_library() -> None:
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
-    assert set(ixtune.__all__) == {*api.__all__, "Recipe", "__version__"}
+    assert set(ixtune.__all__) == {*api.__all__, "IxtuneError", "Recipe", "__version__"}
     assert set(ixtune.__all__) <= set(dir(ixtune))
     for name in api.__all__:
         assert getattr(ixtune, name) is getattr(api, name)
