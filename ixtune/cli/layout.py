@@ -58,18 +58,18 @@ def command(
     from ixtune.data.image_arguments import argument_reader, expand, image_argument
     from ixtune.data.images.header import NOTES
     from ixtune.data.images.pixels import Corrections
-    from ixtune.data.rejects import RecordError
+    from ixtune.errors import IxtuneError
 
     member = member_named(model, layout_rule)
     most = hd_num or member.hd_num
     reader = argument_reader(Corrections.of(filter(None, correct.split(","))), dpi)
     shown: list[tuple[str, Sequence[str], PatchLayout]] = []
-    bad: list[RecordError] = []
-    for given in expand(images):
+    bad: list[IxtuneError] = []
+    for given in expand(images, bad):
         try:
             pages = reader.read(image_argument(given))
             shown.extend((page.name, page.notes, page.layout(most, upscale=upscale, member=member)) for page in pages)
-        except RecordError as error:
+        except IxtuneError as error:
             bad.append(error)
     if as_json:
         import json

@@ -19,16 +19,25 @@ from ixtune.errors import IxtuneError, UsageError
 _ENDINGS = (*sorted(KNOWN_SUFFIXES), ".pdf")
 
 
-def expand(given: Sequence[str]) -> list[str]:
+def expand(given: Sequence[str], bad: list[IxtuneError] | None = None) -> list[str]:
     """Return the images that some arguments name: those in a folder and below it, and those that match a pattern.
 
     Args:
         given: Paths, folders and patterns.
+        bad: Receives the errors of arguments that name no image; None to raise the first one.
 
     Raises:
         IxtuneError: A folder holds no image, or nothing matches a pattern.
     """
-    return [image for one in given for image in _expanded(one)]
+    images: list[str] = []
+    for one in given:
+        try:
+            images += _expanded(one)
+        except IxtuneError as error:
+            if bad is None:
+                raise
+            bad.append(error)
+    return images
 
 
 def require_single(given: Sequence[str]) -> None:

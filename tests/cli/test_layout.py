@@ -75,10 +75,14 @@ def test_bad_images_get_one_line_each_and_the_others_are_shown(tmp_path: Path):
     good = write_image(tmp_path / "good.png", 60, 40)
     thin = write_image(tmp_path / "thin.png", 1, 3000)
     (tmp_path / "text.png").write_text("hello")
-    done = ixtune("layout", tmp_path / "none.png", thin, good, tmp_path / "text.png", "--hd-num", "1")
+    (tmp_path / "empty").mkdir()
+    unmatched = (tmp_path / "empty", tmp_path / "zz*.png")
+    done = ixtune("layout", *unmatched, tmp_path / "none.png", thin, good, tmp_path / "text.png", "--hd-num", "1")
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if ".png" in line] == [str(good)]
-    missing, too_thin, text = done.stderr.splitlines()
+    empty, pattern, missing, too_thin, text = done.stderr.splitlines()
+    assert empty == f"error: the folder holds no image ({unmatched[0]}); pass a folder with images or PDF files"
+    assert pattern == f"error: no file matches this pattern ({unmatched[1]}); check it with `ls`"
     assert missing.startswith(f"error: there is no such image ({tmp_path / 'none.png'}); check")
     assert text.startswith(f"error: not an image in a known format ({tmp_path / 'text.png'}); save")
     assert "too thin" in too_thin
