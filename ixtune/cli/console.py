@@ -64,15 +64,22 @@ def progress_screen() -> dict[str, Any]:
     return {"console": screen, "disable": is_quiet() or not screen.is_terminal or not is_first()}
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a rich table of plain texts; square brackets in a cell are not markup."""
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> Table:
+    """Return a rich table of plain texts; square brackets in a cell are not markup.
+
+    Args:
+        title: Title above the table, if any.
+        columns: Their heads.
+        rows: The cells.
+        whole: Columns, such as those of numbers, that are not folded on a narrow terminal.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         made.add_row(*map(Text, row))
     return made

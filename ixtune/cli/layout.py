@@ -77,10 +77,13 @@ def command(
         result = [{"path": name, "notes": notes} | layout.as_dict() for name, notes, layout in shown]
         typer.echo(json.dumps(result, indent=2))
     elif shown:
-        from ixtune.cli.console import console, table
+        from ixtune.cli.console import aside, console, table
 
-        columns = ("image", "size", "resized", "padded to", "padding", "rows x cols", "tokens", "of these")
-        console().print(table(None, columns, [_row(name, layout) for name, _, layout in shown]))
+        columns = ("image", "size", "resized", "padded", "padding", "grid", "tokens")
+        numbers = [column for column in columns if column not in ("image", "padding")]
+        console().print(table(None, columns, [_row(name, layout) for name, _, layout in shown], numbers))
+        side = member.view_side
+        aside().print(f"grid: rows x cols of crops; tokens = {side**2} * (crops + 1) + {side} * (rows + 1) + 1")
         for name, notes, _ in shown:
             for note in notes:
                 typer.echo(f"note: {name}: {NOTES[note]}")
@@ -91,11 +94,8 @@ def command(
 
 
 def _row(name: str, layout: PatchLayout) -> tuple[str, ...]:
-    sides = [(layout.pad_left, "left"), (layout.pad_right, "right"), (layout.pad_top, "top")]
-    sides.append((layout.pad_bottom, "bottom"))
-    padding = ", ".join(f"{pixels} {side}" for pixels, side in sides if pixels)
-    parts = layout.member.token_parts(layout.rows, layout.cols)
-    newlines = parts["global_newlines"] + parts["crop_newlines"]
+    axes = (("width", layout.pad_left, layout.pad_right), ("height", layout.pad_top, layout.pad_bottom))
+    padding = ", ".join(f"{axis} {before}+{after}" for axis, before, after in axes if before or after)
     same = (layout.resized_width, layout.resized_height) == (layout.width, layout.height)
     return (
         name,
@@ -105,5 +105,4 @@ def _row(name: str, layout: PatchLayout) -> tuple[str, ...]:
         padding or "none",
         f"{layout.rows} x {layout.cols}",
         f"{layout.tokens:,}",
-        f"{parts['global_view']} global view, {parts['crops']:,} crops, {newlines} newlines, 1 separator",
     )

@@ -50,7 +50,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list."
         return
     from ixtune.cli.console import console, table
 
-    console().print(table(None, facts, [list(row.values()) for row in rows]))
+    console().print(table(None, facts, [list(row.values()) for row in rows], ["name"]))
 
 
 @app.command("show")

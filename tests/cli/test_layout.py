@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 from records import write_image
+from terminal import on_terminal
 
 from ixtune.layout import plan
 
@@ -28,20 +29,27 @@ def test_a_table_shows_sizes_padding_grid_and_tokens(tmp_path: Path):
     layout = plan(64, 43, 25)
     assert str(landscape) in first
     assert f"{layout.resized_width}x{layout.resized_height}" in first
-    assert f"  {layout.pad_top} top, {layout.pad_bottom} bottom  " in first
+    assert f"  height {layout.pad_top}+{layout.pad_bottom}  " in first
     assert f"{layout.rows} x {layout.cols}" in first
     assert f"{layout.tokens:,}" in first
-    assert "144 global view" in first
+    assert "tokens = 144 * (crops + 1) + 12 * (rows + 1) + 1" in done.stdout
     turned = plan(30, 81, 25)
-    assert f"  {turned.pad_left} left, {turned.pad_right} right  " in second
+    assert f"  width {turned.pad_left}+{turned.pad_right}  " in second
+
+
+def test_a_narrow_terminal_folds_paths_and_no_numbers(tmp_path: Path):
+    image = write_image(tmp_path / "thin.png", 2000, 3)
+    _, shown = on_terminal([sys.executable, "-m", "ixtune", "layout", str(image)], COLUMNS="80")
+    for whole in ("2000x3", "8400x12", "8400x336", "162+162", "1 x 25", "3,769"):
+        assert f" {whole} " in shown
 
 
 def test_without_upscale_a_small_image_is_padded_on_all_four_sides(tmp_path: Path):
     image = write_image(tmp_path / "a.png", 61, 40)
     done = ixtune("layout", image, "--no-upscale")
     assert done.returncode == 0
-    cells = re.split(r"  +", done.stdout.splitlines()[-1])
-    assert cells[1:6] == ["61x40", "no", "336x336", "137 left, 138 right, 148 top, 148 bottom", "1 x 1"]
+    cells = re.split(r"  +", done.stdout.splitlines()[-2])
+    assert cells[1:6] == ["61x40", "no", "336x336", "width 137+138, height 148+148", "1 x 1"]
     (told,) = json.loads(ixtune("layout", image, "--no-upscale", "--json").stdout)
     assert (told["upscale"], told["pad_right"], told["tokens"]) == (False, 138, 313)
 
