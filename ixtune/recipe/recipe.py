@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from ixtune.errors import UsageError
 from ixtune.recipe.mistakes import CONTRADICTION, Contradiction, describe
+from ixtune.recipe.shipped_recipes import kind_of
 from ixtune.recipe.value_types import (
     HUB_ID_PATTERN,
     BestBy,
@@ -290,7 +291,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UsageError: The file cannot be read, or it and the overrides hold mistakes; `notes` lists every one.
     """
-    reading = YamlText(path)
+    reading = YamlText(path, kind_of(path))
     tree = reading.file()
     for override in overrides:
         reading.override(tree, override)

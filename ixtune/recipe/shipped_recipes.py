@@ -9,6 +9,7 @@ from pathlib import Path
 from ixtune.base import shipped
 from ixtune.errors import UsageError, choice
 from ixtune.files import atomic_write_text
+from ixtune.recipe.yaml_text import RECIPE, YamlKind
 
 _PLAN = "plan"
 _FACTS = ("purpose", "gpu", "status", _PLAN)
@@ -65,6 +66,15 @@ def recipe_named(name: str) -> Shipped:
     return found
 
 
+def kind_of(path: Path) -> YamlKind:
+    """Return the words for messages about a recipe file, with a hint for the name of a shipped recipe."""
+    name = path.name.removesuffix(".yaml")
+    if path.is_file() or name not in shipped_by_name():
+        return RECIPE
+    copying = f"`ixtune recipes cp {name} {name}.yaml` copies the shipped recipe; then pass {name}.yaml"
+    return RECIPE._replace(hint_file=copying)
+
+
 def copy(name: str, target: Path | None = None) -> Path:
     """Copy a shipped recipe to a new file, and name that file in the commands of its head.
 
@@ -80,6 +90,8 @@ def copy(name: str, target: Path | None = None) -> Path:
     path = path / found.path.name if path.is_dir() else path
     if path.exists():
         raise UsageError("the file exists already", where=str(path), hint="choose another name")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is a file, not a folder", where=str(path), hint="choose another folder")
     if not path.parent.is_dir():
         raise UsageError("the folder of the file does not exist", where=str(path), hint=f"create {path.parent} first")
     text = found.path.read_text(encoding="utf-8")

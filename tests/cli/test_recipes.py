@@ -91,6 +91,10 @@ def test_a_copy_into_a_folder_keeps_its_name_and_never_overwrites(tmp_path: Path
     nowhere = ixtune("recipes", "cp", "charts", tmp_path / "none" / "x.yaml")
     assert nowhere.returncode == 2
     assert "the folder of the file does not exist" in nowhere.stderr
+    below = ixtune("recipes", "cp", "charts", copied / "x.yaml")
+    assert below.returncode == 2
+    assert f"{copied} is a file, not a folder" in below.stderr
+    assert "choose another folder" in below.stderr
 
 
 @pytest.mark.parametrize("given", ["reciepts", "Receipts", "reciepts.yaml"])

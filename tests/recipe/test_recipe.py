@@ -332,6 +332,9 @@ def test_a_file_that_is_not_a_recipe_is_refused_in_one_line(write, content: str 
 def test_a_missing_file_and_a_folder_have_different_errors(tmp_path: Path):
     with pytest.raises(UsageError, match="no such recipe file"):
         load(tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match="no such recipe file") as shipped:
+        load(Path("demo"))
+    assert "ixtune recipes cp demo demo.yaml" in shipped.value.hint
     with pytest.raises(UsageError, match="a folder, not a file"):
         load(tmp_path)
 

@@ -149,8 +149,8 @@ def _no_data(folder: Path, names: list[str]) -> UsageError:
         return UsageError(
             f"the folder holds {_some(images)}, but no file with questions and answers",
             where=where,
-            hint=f"write {folder / 'metadata.csv'} with a line per question, or put a JSON or text file of the same "
-            "name next to each image, and pass the folder again:",
+            hint=f"write the lines above to {folder / 'metadata.csv'}, or put a JSON or text file of the same name "
+            "next to each image, and pass the folder again",
             notes=["file_name,question,answer", f"{images[0]},What is the total?,42.50"],
         )
     folders = [name for name in names if (folder / name).is_dir()]

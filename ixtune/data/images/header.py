@@ -92,16 +92,17 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
                 Reason.PICTURE_ANIMATED,
                 f"{image.format} with several frames or pages",
                 where=name,
-                hint="name a page (#page=1), or prepare with --pages all or --correct first-frame"
+                # `predict` and the server read images too, and take neither option
+                hint="name a page (#page=1), or pass --pages all or --correct first-frame (prepare)"
                 if image.format == "TIFF"
-                else "save the one you need, or prepare with --correct first-frame",
+                else "save the one you need as PNG, or pass --correct first-frame (prepare, layout)",
             )
         if deep and not corrections.depth:
             raise ImageError(
                 Reason.PICTURE_16_BIT,
                 f"gray levels of more than 8 bits (mode {image.mode})",
                 where=name,
-                hint="save it with 8 bits, or prepare with --correct depth",
+                hint="save it with 8 bits, or pass --correct depth (prepare, layout)",
             )
         turn = orientation(image)
         seen = {

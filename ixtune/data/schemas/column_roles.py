@@ -125,31 +125,37 @@ def check_columns(available: Iterable[str], source: Source, images: Sequence[str
         taken_as_text = {first_name(theirs, found) for theirs in columns.values()}
         if theirs := image_columns([name for name in images if name not in taken_as_text], open_names, wrong):
             columns["image"] = theirs
-    asked = [name for name in open_names if name.lower() == "question"]
-    if source.question is not None and asked and "question" not in columns:
-        wrong.append(
-            f"there are both the column {asked[0]} and a question for all rows; ignore the column with "
-            "--columns question="
-        )
+    asked = columns.get("question", next((name for name in open_names if name.lower() == "question"), ""))
     if not columns.get("answer") and {"chosen", "rejected"} <= set(found):
         wrong.append(
             "`chosen` and `rejected` are preference data; to learn the chosen answers: --columns answer=chosen"
         )
     if source.answers and not columns.get("answer"):
         wrong.append("there is no column answer" + _offer("answer", open_names))
-    if columns.get("question") and source.question is not None:
-        wrong.append(f"there are both the column {columns['question']} and a question for all rows")
+    if asked and source.question is not None:
+        wrong.insert(0, f"there are both the column {asked} and a question for all rows")
     elif not columns.get("question") and source.question is None:
         wrong.append("there is neither a column question nor a question for all rows" + _offer("question", open_names))
     if wrong:
         raise UsageError(
             wrong[0],
             where=source.name,
-            hint="name the columns, e.g. --columns image=photo,question=q,answer=a; or ask one question about all "
-            'rows, e.g. --question "What is the total?"',
+            hint=_hint(source, asked),
             notes=[*wrong[1:], f"columns found: {', '.join(map(repr, found)) or 'none'}"],
         )
     return columns
+
+
+def _hint(source: Source, asked: str) -> str:
+    if asked and source.question is not None:
+        return "leave out the question for all rows, or ignore the column with --columns question="
+    names = "image=photo" + ",question=q" * (source.question is None) + ",answer=a" * source.answers
+    hint = f"name the columns, e.g. --columns {names}"
+    if source.question is not None:
+        return hint
+    # only `prepare` has the option; `predict` reads questions without answers
+    asking = 'e.g. --question "What is the total?"' if source.answers else "as the argument of `ixtune predict`"
+    return f"{hint}; or ask one question about all rows, {asking}"
 
 
 def named_columns(found: Sequence[str], source: Source, known: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -212,7 +212,7 @@ def _turn(
     text = value_in(turn, text_key, number, spelling.hint)
     if not isinstance(text, str):
         found = f"the `{text_key}` of turn {number} is {shown(text)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=spelling.hint)
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=f"write the `{text_key}` as text, in quotes")
     text = our_text(text, f"turn {number}", spelling.placeholder)
     if len(turn) == 2:
         return Turn(role, text), (), {}

@@ -112,7 +112,7 @@ def _turn(message: dict[str, Any], number: int, images: _Images, written: str | 
         return Turn(role, our_text(content, f"turn {number}", written), learn)
     if not isinstance(content, list | tuple):
         found = f"the `content` of turn {number} is {shown(content)}"
-        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint=HINT)
+        raise RecordError(Reason.BAD_CONVERSATIONS, found, hint="write the `content` as text, in quotes")
     texts, rests = [], []
     for at, part in enumerate(content, start=1):
         where = f"part {at} of turn {number}"

@@ -21,8 +21,8 @@ PLAIN = {"image": "image", "question": "question", "answer": "answer"}
 ALL = {name: name for name in ("id", "image", "question", "answer", "system", "hd_num")}
 
 
-def source(*columns: tuple[str, str], question: str | None = None) -> Source:
-    return Source(path="table.csv", columns=columns, question=question)
+def source(*columns: tuple[str, str], question: str | None = None, answers: bool = True) -> Source:
+    return Source(path="table.csv", columns=columns, question=question, answers=answers)
 
 
 def row(value: dict[str, Any], columns: dict[str, str] = ALL, **options: Any) -> Record:
@@ -100,8 +100,30 @@ def test_unclear_columns_are_refused_with_the_columns_found(available: list[str]
     assert any(told in line for line in lines), lines
     assert lines[-1].startswith("columns found: ")
     assert all(repr(name) in lines[-1] for name in available)
-    assert "--columns image=photo,question=q,answer=a" in caught.value.hint
+    assert "--columns " in caught.value.hint
     assert caught.value.where == "table.csv"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (source(), 'image=photo,question=q,answer=a; or ask one question about all rows, e.g. --question "What'),
+        (
+            source(question="What?"),
+            "leave out the question for all rows, or ignore the column with --columns question=",
+        ),
+        (source(("question", ""), question="What?"), "name the columns, e.g. --columns image=photo,answer=a"),
+        (
+            source(answers=False),
+            "image=photo,question=q; or ask one question about all rows, as the argument of `ixtune",
+        ),
+    ],
+)
+def test_the_hint_fits_the_command_and_the_question(given: Source, hint: str):
+    available = ["front", "back", "question" if given.question else "q"]
+    with pytest.raises(UsageError) as caught:
+        check_columns(available, given, available[:2])
+    assert hint in caught.value.hint
 
 
 def test_all_mistakes_are_reported_at_once():

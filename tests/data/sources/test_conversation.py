@@ -242,6 +242,12 @@ def test_a_wrong_field_is_refused_with_its_reason(schema: Schema, change: dict[s
         ({"id": None}, Schema.IXC, Reason.BAD_ID, "no `id`"),
         ({"image": "a.png"}, Schema.SHAREGPT, Reason.BAD_IMAGE_FIELD, "both `images` and `image`"),
         ({"system": 5}, Schema.SHAREGPT, Reason.BAD_FIELD, "`system` is 5"),
+        (
+            {"conversations": [{"from": "user", "value": "hi"}, {"from": "gpt", "value": True}]},
+            Schema.LLAVA,
+            Reason.BAD_CONVERSATIONS,
+            "the `value` of turn 2 is true; write the `value` as text, in quotes",
+        ),
         ({"system": "see <image>"}, Schema.SHAREGPT, Reason.PLACEHOLDER_IN_ANSWER, "contains <image>"),
         (
             with_question("What?") | {"image": ["a.png", "b.png"]},
@@ -269,7 +275,7 @@ def test_errors_of_one_schema_have_their_own_messages(
 ):
     error = refused(GOOD[schema] | change, schema)
     assert error.reason == reason
-    assert says in str(error)
+    assert says in f"{error}; {error.hint}"
 
 
 def test_missing_placeholder_uses_the_placeholder_of_the_source():

@@ -397,6 +397,7 @@ def test_an_image_folder_without_metadata_gets_a_metadata_example(tmp_path: Path
         opened(tmp_path / "photos")
     assert "no file with questions and answers" in str(caught.value)
     assert str(tmp_path / "photos" / "metadata.csv") in caught.value.hint
+    assert caught.value.hint.endswith("pass the folder again")  # the example is printed above the hint
     written(tmp_path / "photos" / "metadata.csv", "\n".join(caught.value.notes))
     found = opened(tmp_path / "photos")
     (one,) = found.entries()
