@@ -227,7 +227,7 @@ def _into_file(loaded: Loaded, asked: Asked, out: Path, batch_size: int, setting
         first = asked.rejects[0]
         raise DataError(
             f"none of {len(asked.rejects):,} entries can be asked, the first: {first.found}",
-            where=f"{first.source}, {first.place}",
+            where=first.where,
             hint=first.hint,
         )
     with progress("questions") as bar:
@@ -259,5 +259,5 @@ def _print(outcome: Predicted, asked: Asked, out: Path, settings: Settings) -> N
     if outcome.rejects:
         typer.echo(f"{outcome.rejects} could not be asked: {rejects_of(out)}", err=True)
         for reject in asked.rejects[:_REJECTS_SHOWN]:
-            typer.echo(f"  {reject.source}, {reject.place}: {reject.found}; hint: {reject.hint}", err=True)
+            typer.echo(f"  {reject.where}: {reject.found}; hint: {reject.hint}", err=True)
         raise typer.Exit(3)

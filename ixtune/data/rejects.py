@@ -102,7 +102,7 @@ class Reject:
 
     Attributes:
         source: The file it was read from.
-        place: Position in that file.
+        place: Position in that file; None if the file itself is the record.
         record: Its number among the entries of the source, counted from 1.
         id: Its id, if it has one.
         reason: The reason code.
@@ -111,18 +111,24 @@ class Reject:
     """
 
     source: str
-    place: Place
+    place: Place | None
     record: int
     id: str | None
     reason: Reason
     found: str
     hint: str
 
+    @property
+    def where(self) -> str:
+        """Return the file, and the position in it."""
+        return self.source if self.place is None else f"{self.source}, {self.place}"
+
     def row(self) -> bytes:
         """Return the line of rejects.jsonl, UTF-8 with its newline."""
+        place: dict[str, int | str] = {} if self.place is None else {self.place.unit: self.place.at}
         fields = {
             "source": self.source,
-            self.place.unit: self.place.at,
+            **place,
             "record": self.record,
             "id": self.id,
             "reason": self.reason.value,

@@ -165,4 +165,4 @@ def exam_of_items(items: Items, prompt: str, view: ImageView, tokenizer: Tokeniz
 
 def reject_line(reject: Reject) -> str:
     """Format a reject as one line."""
-    return f"{reject.source}, {reject.place}: {reject.found}"
+    return f"{reject.where}: {reject.found}"

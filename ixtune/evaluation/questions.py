@@ -24,7 +24,7 @@ from ixtune.data.images.image_paths import locate
 from ixtune.data.images.pixels import NONE, Corrections
 from ixtune.data.prepared import store
 from ixtune.data.prepared.image_files import ImageFiles
-from ixtune.data.record import ImageRef, Place, Turn
+from ixtune.data.record import ImageRef, Turn
 from ixtune.data.rejects import Reason, RecordError, Reject
 from ixtune.data.schemas.record_reader import name_of, record_of
 from ixtune.data.sources.source import REPEATED_IDS, Source
@@ -210,7 +210,7 @@ def from_images(question: str, images: Sequence[str], view: ImageView, tokenizer
             prompt.ids(tokenizer)
             questions[image] = Question(image, prompt)
         except RecordError as error:
-            rejects.append(reject_of(error, image, Place("member", image), number, image))
+            rejects.append(reject_of(error, image, None, number, image))
     return Asked(tuple(questions.values()), ImageFiles((Path("/"),), view.corrections), tuple(rejects))
 
 

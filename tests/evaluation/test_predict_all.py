@@ -245,7 +245,8 @@ def test_one_question_can_be_asked_about_each_image_and_document(loaded: Loaded,
     assert [Path(image).name for image in images] == ["a.png", "broken.jpg", "two.pdf"]
     asked = questions.from_images("How many?", images, loaded.view(1), loaded.tokenizer)
     assert [len(question.prompt.images) for question in asked.questions] == [1, 2]
-    assert [reject.id for reject in asked.rejects] == [images[1]]
+    assert [(reject.id, reject.where) for reject in asked.rejects] == [(images[1], images[1])]
+    assert images[1] not in asked.rejects[0].found
     outcome = predict.predict_all(loaded, asked, tmp_path / "out.jsonl", Settings(2), batch_size=2)
     assert (outcome.answers, outcome.rejects) == (2, 1)
     rows = read(tmp_path / "out.jsonl")

@@ -116,7 +116,7 @@ class ItemDraft:
         return found
 
 
-def reject_of(error: RecordError, source: str, place: Place, record: int, name: str | None) -> Reject:
+def reject_of(error: RecordError, source: str, place: Place | None, record: int, name: str | None) -> Reject:
     """Return a row of rejects.jsonl for a faulty entry."""
-    found = f"{error.what} ({error.where})" if error.where else error.what
+    found = f"{error.what} ({error.where})" if error.where not in (None, source) else error.what
     return Reject(source, place, record, name, error.reason, found, error.hint)
