@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ixtune.evaluation.session import Loaded
 
 _REJECTS_SHOWN = 3
+_TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
 
 
 def command(
@@ -144,6 +145,12 @@ def command(
     if source is not None and not is_prepared(source) and (question is None or source.is_file()):
         container_of(str(source))
     if out is not None:
+        if out.suffix.lower() in _TABLES:
+            raise UsageError(
+                "the answers are written as JSON Lines",
+                where=f"--out {out}",
+                hint=f"name a .jsonl file, e.g. --out {out.with_suffix('.jsonl')}",
+            )
         refuse_existing(out)
     launch_several(context, processes)
     resolve(named.base)  # last: a hub id may be fetched

@@ -304,6 +304,7 @@ def test_wrong_options_are_refused_before_any_tensor_library_loads(tmp_path: Pat
         (["predict", "--from", nowhere, "--base", "nano", "--out", f"{nowhere}.jsonl"], 1, "there is no such file"),
         (["predict", "--from", empty, "--base", "nano", "--out", f"{nowhere}.jsonl"], 2, "the folder is empty"),
         (["predict", "--from", asked, "--base", "nano", "--out", asked], 1, "exists already"),
+        (["predict", "--from", asked, "--base", "nano", "--out", "a.csv"], 2, "e.g. --out a.jsonl"),
         (["predict", "Which?", "--base", "nano", "--image", f"{nowhere}.png"], 1, "there is no such image"),
         (["chat", "--adapter", nowhere], 1, "there is no adapter"),
         (["chat", "--base", "nano", "--quantize", "int8"], 2, "pass nf4 or none"),
