@@ -138,6 +138,11 @@ def without_detours(path: Path) -> Path:
         return path
 
 
+def readable_size(nbytes: int) -> str:
+    """Return a size in GiB, or in MiB below a quarter of a GiB."""
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**28 else f"{nbytes / 2**20:.1f} MiB"
+
+
 def refuse_existing(path: Path) -> None:
     """Refuse an output path that already exists.
 

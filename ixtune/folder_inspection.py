@@ -65,7 +65,8 @@ def inspect(path: Path, base: str | None = None) -> Found:
         IxtuneError: It is not such a folder, or an adapter that cannot be read.
     """
     if not path.is_dir():
-        raise IxtuneError("there is no such folder", where=str(path), hint="pass a folder that an ixtune command wrote")
+        what = "this is a file, not a folder" if path.exists() else "there is no such folder"
+        raise IxtuneError(what, where=str(path), hint="pass a folder that an ixtune command wrote")
     if (path / checkpoints.SUMS).is_file():
         found = _checkpoint(path)
     elif (path / WEIGHTS_FILE).is_file() or (path / CONFIG_FILE).is_file():

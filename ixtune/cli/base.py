@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ixtune.cli.verbs import Verbs
+from ixtune.files import readable_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -59,11 +60,11 @@ def info(base: _BaseName, as_json: _Json = False) -> None:
             f"{vision['layers']} layers, hidden {vision['width']:,}, "
             f"views of {vision['side']} px in patches of {vision['patch']}",
         ),
-        ("weights", f"{facts['tensors']} tensors, {_dtypes(facts['dtypes'])}, {_size(facts['bytes'])}"),
-        *(("shard", f"{name}  {_size(size)}") for name, size in facts["shards"].items()),
+        ("weights", f"{facts['tensors']} tensors, {_dtypes(facts['dtypes'])}, {readable_size(facts['bytes'])}"),
+        *(("shard", f"{name}  {readable_size(size)}") for name, size in facts["shards"].items()),
         ("parameters", f"{sum(facts['parameters'].values()):,}"),
         *(("", f"{count:>15,}  {part}") for part, count in facts["parameters"].items()),
-        ("in NF4", f"{_size(facts['nf4_bytes'])} in memory, decoder linears in 4 bits"),
+        ("in NF4", f"{readable_size(facts['nf4_bytes'])} in memory, decoder linears in 4 bits"),
         ("tokenizer", facts["tokenizer_sha256"] or "none in the folder"),
         ("identity", facts["identity"]),
         ("code", _code(facts["code_files"])),
@@ -126,7 +127,7 @@ def convert(
             progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total),
         )
     lines = [
-        ("tensors", f"{report.tensors}, {_size(report.nbytes)}, each compared after it was written"),
+        ("tensors", f"{report.tensors}, {readable_size(report.nbytes)}, each compared after it was written"),
         *(("shard", f"{old} -> {new}") for old, new in report.shards.items()),
         ("carried", ", ".join(report.carried) or "nothing"),
         ("identity", f"{report.identity}, as the source"),
@@ -161,7 +162,7 @@ def _print_verification(found: Verification, headers_only: bool) -> None:
         ("model", found.form),
         (
             "tensors",
-            f"{found.tensors} found, {found.expected} expected, {_dtypes(found.dtypes)}, {_size(found.nbytes)}",
+            f"{found.tensors} found, {found.expected} expected, {_dtypes(found.dtypes)}, {readable_size(found.nbytes)}",
         ),
     ]
     for name, sha256 in found.file_sha256.items():
@@ -215,10 +216,6 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 def _dtypes(counts: dict[str, int]) -> str:
     return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {dtype}" for dtype, n in counts.items())
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**28 else f"{nbytes / 2**20:.1f} MiB"
 
 
 def _code(files: list[str]) -> str:

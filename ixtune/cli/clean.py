@@ -24,12 +24,13 @@ def command(
 
     Example: ixtune clean runs/demo --yes
     """
+    from ixtune.files import readable_size
     from ixtune.training.state import cleaning
 
     found = cleaning.unneeded(run, last_too=everything)
     for entry in found:
-        typer.echo(f"{entry.bytes / 2**20:10,.1f} MiB  {entry.path}  ({entry.why})")
-    total = f"{sum(entry.bytes for entry in found) / 2**30:.2f} GiB"
+        typer.echo(f"{readable_size(entry.bytes):>12}  {entry.path}  ({entry.why})")
+    total = readable_size(sum(entry.bytes for entry in found))
     if not found:
         typer.echo("nothing to remove")
     elif yes:

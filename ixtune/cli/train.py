@@ -164,7 +164,7 @@ def _ending(outcome: RunOutcome, words: list[str], recipe: Recipe) -> list[str]:
             lines = [f"stopped  by {by} at step {outcome.steps}; checkpoint {outcome.checkpoint}"]
         return [*lines, f"resume   {_again(words, resume.is_begun(recipe.output))}"]
     assert outcome.adapter is not None
-    lines = [f"done     {outcome.steps} steps; adapter in {outcome.adapter}"]
+    lines = [f"done     {outcome.steps} step{'s' * (outcome.steps != 1)}; adapter in {outcome.adapter}"]
     if outcome.best is not None:
         which = "the last step" if outcome.adapter_step == outcome.steps else f"step {outcome.adapter_step}"
         lines.append(f"         from {which}, the best on validation: {outcome.best}")

@@ -100,6 +100,7 @@ def test_an_unknown_folder_is_refused_with_the_command_to_use(job: Path, tmp_pat
     for path, words in (
         (tmp_path, "not an adapter, run, checkpoint, merged model or prepared set"),
         (tmp_path / "absent", "there is no such folder"),
+        (Path(__file__), "this is a file, not a folder"),
     ):
         told = call("inspect", path)
         assert told.returncode == 1

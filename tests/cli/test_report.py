@@ -37,7 +37,7 @@ def test_training_with_a_validation_set_ends_with_a_report(tmp_path: Path):
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
     assert done.returncode == 0, done.stderr
-    assert (done.stderr, "done     1 steps" in done.stdout) == ("", True)
+    assert (done.stderr, "done     1 step;" in done.stdout) == ("", True)
     assert {"evaluation.json", "report.html", "report.json", "report.md"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }

@@ -142,7 +142,7 @@ def test_clean_only_lists_files_unless_yes_is_given(tmp_path: Path) -> None:
     run = _run_with(tmp_path, 2, 4, adapter=True)
     listed = call("clean", run)
     assert f"{run / 'checkpoint-2'}  (the run is finished)" in listed.stdout
-    assert "nothing was removed" in listed.stdout
+    assert "total    0.0 MiB; nothing was removed" in listed.stdout
     assert (run / "checkpoint-2").exists()
     assert "removed" in call("clean", run, "--yes").stdout
     assert not (run / "checkpoint-2").exists()

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from ixtune.errors import IxtuneError
+from ixtune.files import readable_size
 from ixtune.planning.plan import Plan
 from ixtune.training.state import checkpoints
 
@@ -25,9 +26,9 @@ class DiskFullError(IxtuneError):
     def __init__(self, folder: Path, needed_bytes: int, what: str) -> None:
         free = free_bytes(folder)
         super().__init__(
-            f"no space left on the disk: {what} {_gib(needed_bytes)}, {_gib(free)} free",
+            f"no space left on the disk: {what} {readable_size(needed_bytes)}, {readable_size(free)} free",
             where=str(folder),
-            hint=f"free at least {_gib(max(needed_bytes - free, 0))}, lower training.keep_checkpoints, "
+            hint=f"free at least {readable_size(max(needed_bytes - free, 0))}, lower training.keep_checkpoints, "
             "or choose another disk: output=FOLDER",
         )
 
@@ -60,10 +61,11 @@ def require_space(plan: Plan, run: Path) -> str:
     count = min(training.keep_checkpoints + 1 + validated, held + len(saved))
     needed = max(count * one - used_bytes(run), 0) + adapter
     free = free_bytes(run)
-    what = f"{count} checkpoint{'s' * (count > 1)} of {_gib(one)} and the adapter of {_gib(adapter)} need"
+    sizes = f"{readable_size(one)} and the adapter of {readable_size(adapter)}"
+    what = f"{count} checkpoint{'s' * (count > 1)} of {sizes} need"
     if free < needed:
         raise DiskFullError(run, needed, what)
-    return f"disk     {what} {_gib(needed)}; {_gib(free)} free in {run}"
+    return f"disk     {what} {readable_size(needed)}; {readable_size(free)} free in {run}"
 
 
 def used_bytes(run: Path) -> int:
@@ -92,8 +94,3 @@ def is_full(error: BaseException) -> bool:
     words = str(error)
     signs = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "inline_container", "PytorchStreamWriter failed")
     return any(sign in words for sign in signs)
-
-
-def _gib(size: int) -> str:
-    """Return a size in GiB or MiB."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
