@@ -141,6 +141,8 @@ class YamlText:
                 self.mistake(place, f"{'.'.join(keys[:depth])} is not a section")
                 return
             tree = tree[key]
+        # nothing inside the value, such as an item of a list, comes from the file any more
+        self.places |= {known: place for known in self.places if known[: len(keys)] == keys}
         self.places[keys] = place
         tree[keys[-1]] = value
 

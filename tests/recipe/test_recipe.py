@@ -285,6 +285,13 @@ def test_an_override_replaces_an_invalid_value_in_the_file(write):
     assert load(write(SMALLEST + "adapter: {rank: many}\n"), ["adapter.rank=8"]).adapter.rank == 8
 
 
+@pytest.mark.parametrize("override", ["training.scores=[foo]", "training.scores=[anls, foo]", "data.train=3"])
+def test_a_wrong_item_of_an_override_is_not_blamed_on_the_file(write, override: str):
+    text = "base: nano\ndata: {train: [a, b], validation: c}\ntraining: {scores: [anls]}\noutput: y\n"
+    (found,) = mistakes(write(text), [override])
+    assert found.startswith(f"override {override}: ")
+
+
 def test_an_override_fills_a_section_with_comments_only(write):
     assert load(write(SMALLEST + "adapter:\n  # rank: 2\n"), ["adapter.rank=8"]).adapter.rank == 8
 
