@@ -69,6 +69,12 @@ def command(
     from ixtune.training.stopping import StopRequest, StopRequested
 
     first = is_first()
+    if first and chosen.data.validation and chosen.data.validation.resolve() in map(Path.resolve, chosen.data.train):
+        typer.echo(
+            "warning: data.validation is one of the sets in data.train: its loss and scores do not show what the "
+            "adapter does on new data",
+            err=True,
+        )
     out = console(quiet=is_quiet() or not first)
     try:
         outcome = train(chosen, out, must_resume=resume, only_try=dry_run, grace_s=grace)

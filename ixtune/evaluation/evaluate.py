@@ -85,7 +85,7 @@ def evaluate(
     hint = "choose another score, or give these questions other references"
     require_judgeable(scores, cases, where="--score", hint=hint)
     blind: dict[str, list[Prompt]] = {}
-    notes: list[str] = []
+    notes = _trained_on(models, about.get("manifest_sha256"))
     if options.controls and any(question.prompt.images for question in exam.questions):
         try:
             others = swapped(exam.questions)
@@ -167,6 +167,24 @@ def _opened(
         "skipped": items.skipped,
     }
     return exam, about, benchmark.scores
+
+
+def _trained_on(models: Sequence[Contender], manifest_sha256: str | None) -> list[str]:
+    """Return a note for each model whose record names this prepared set as training data."""
+    notes = []
+    for one in models:
+        folder = base.resolve(one.base)
+        records = [record_of(folder, None), *([record_of(folder, one.adapter)] if one.adapter else [])]
+        if manifest_sha256 in {trained for record in records for trained in _training_sets(record)}:
+            notes.append(f"{one.name} was trained on this set: its scores do not show what it does on new data.")
+    return notes
+
+
+def _training_sets(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the manifest hashes of the sets that a model, its parts and its ancestors were trained on."""
+    yield from ((record.get("data") or {}).get("manifest_sha256") or {}).values()
+    for part in (*(record.get("ancestors") or ()), *(record.get("adapters") or ())):
+        yield from _training_sets(part)
 
 
 def _schema_notes(schema: str, exam: Exam, tokenizer: Tokenizer) -> list[str]:

@@ -24,7 +24,7 @@ class Written:
 
     Attributes:
         out: The folder.
-        verdicts: A sentence for each verdict.
+        verdicts: A sentence for each verdict and note; of several evaluations, with the name of the run.
         missing: A sentence for each part that could not be shown.
     """
 
@@ -73,5 +73,9 @@ def report(runs: Sequence[Path], out: Path, evaluations: Sequence[Path] = ()) ->
     atomic_write_text(out / PAGE, html.encode("utf-8", "replace").decode())
     atomic_write_text(out / TEXT, markdown(made).encode("utf-8", "replace").decode())
     atomic_write_json(out / DATA, json.loads(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace")))
-    verdicts = tuple(one["text"] for evaluation in made["evaluations"] for one in evaluation["verdicts"])
+    verdicts = tuple(
+        f"{one['name']}: {sentence}" if one["name"] else sentence
+        for one in made["evaluations"]
+        for sentence in (*(verdict["text"] for verdict in one["verdicts"]), *one["notes"])
+    )
     return Written(out, verdicts, tuple(made["missing"]))

@@ -41,7 +41,7 @@ def figures(
 
 
 def judged(name: str, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an evaluation without its answers: scores, comparisons, verdicts, breakdown and examples."""
+    """Return an evaluation without its answers: scores, comparisons, verdicts, notes and examples."""
     score = content["main_score"]
     models = [one["name"] for one in content["results"] if one["kind"] == "model"]
     return {
@@ -55,6 +55,7 @@ def judged(name: str, path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         "results": content["results"],
         "comparisons": content["comparisons"],
         "verdicts": verdict.verdicts(content),
+        "notes": content.get("notes", []),
         "breakdown": breakdown(content["answers"], models, score),
         **_examples(content, models, score),
     }

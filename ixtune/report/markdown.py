@@ -52,6 +52,7 @@ def _evaluation(one: Mapping[str, Any]) -> Iterator[str]:
     of = f" of {plain(one['name'])}" if one["name"] else ""
     yield f"\n## Scores{of}\n"
     yield from (f"- {plain(found['text'])}" for found in one["verdicts"])
+    yield from (f"- {plain(note)}" for note in one["notes"])
     names = list(dict.fromkeys(score for result in one["results"] for score in result["scores"]))
     measured = any(map(loss_of, one["results"]))
     rows = [

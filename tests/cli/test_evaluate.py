@@ -52,6 +52,10 @@ def _said_by(report: dict, name: str) -> list[str]:
     return [answer["answers"][name] for answer in report["answers"]]
 
 
+def _trained_on_it(name: str) -> str:
+    return f"{name} was trained on this set: its scores do not show what it does on new data."
+
+
 NAMES = ["base", "adapter", "adapter, images swapped", "majority answer"]
 
 
@@ -137,7 +141,7 @@ def test_questions_about_one_image_only_get_a_note_instead_of_the_blind_control(
     note = "The blind control is left out: it needs questions about different images."
     assert note in done.stdout
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["notes"] == [note]
+    assert found["notes"] == [_trained_on_it("adapter"), note]
     assert [one["name"] for one in found["results"]] == [name for name in NAMES if "swapped" not in name]
 
 
@@ -170,6 +174,7 @@ def test_the_merged_model_answers_like_the_adapter(trained: Path, merged: Path) 
     assert done.returncode == 0, done.stderr
     of_merged = json.loads(out.read_text(encoding="utf-8"))
     assert _said_by(of_merged, "merged") == _said_by(_report(trained), "adapter")
+    assert of_merged["notes"] == [_trained_on_it("merged")]
     # the sum is rounded to the bf16 that the base is stored in; the adapter stays fp32 beside the quantised weight
     assert abs(_of(of_merged, "merged")["loss"] - _of(_report(trained), "adapter")["loss"]) < 0.05
 

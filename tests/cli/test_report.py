@@ -37,7 +37,9 @@ def test_training_with_a_validation_set_ends_with_a_report(tmp_path: Path):
     recipe = write_recipe(tmp_path / "recipe.yaml", data, tmp_path / "run")
     done = ixtune("train", recipe, "training.max_steps=1", f"data.validation={data}")
     assert done.returncode == 0, done.stderr
-    assert (done.stderr, "done     1 step;" in done.stdout) == ("", True)
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("warning: data.validation is one of the sets in data.train")
+    assert "done     1 step;" in done.stdout
     assert {"evaluation.json", "report.html", "report.json", "report.md"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
@@ -48,6 +50,8 @@ def test_training_with_a_validation_set_ends_with_a_report(tmp_path: Path):
     assert [result["name"] for result in found["results"]] == names
     assert [result["name"] for result in told["evaluations"][0]["results"]] == names
     assert told["missing"] == []
+    for name in ("report.md", "report.html"):
+        assert "adapter was trained on this set" in (tmp_path / "run" / name).read_text(encoding="utf-8")
 
 
 def test_a_failing_report_is_a_warning_and_the_run_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

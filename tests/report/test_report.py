@@ -250,7 +250,8 @@ def test_runs_are_compared(tmp_path: Path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", learning_rate=2e-3)
     write_evaluation(one / "evaluation.json")
     write_evaluation(two / "evaluation.json", blind=0.74)
-    report([one, two], tmp_path / "out")
+    written = report([one, two], tmp_path / "out")
+    assert [sentence.partition(":")[0] for sentence in written.verdicts] == 3 * ["one"] + 3 * ["two"]
     told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     differs = {one["key"]: one["values"] for one in told["recipe_differences"]}
     assert differs.pop("training.learning_rate") == {"one": 1e-3, "two": 2e-3}
