@@ -26,6 +26,7 @@ class Turn:
 NOTES = {
     "image_first": "no placeholder: the image is put in front of the whole text, as the original does",
     "image_in_front": "no placeholder: the images are put in front of the first question",
+    "no_image": "the image field is empty: the record is text only",
     "inline_image": "<img>path</img> in a question is read as an image",
     "questions_joined": "consecutive questions are joined into one turn",
     "turns_not_learned": "turns that are masked (loss, train or weight) are used as context only",

@@ -458,6 +458,22 @@ def test_verify_finds_damage_that_headers_hide(run, root: Path, tmp_path: Path):
     assert run([shown(1), shown(2, "lying.png")], "slow", verify=True).rejected_by_reason == {"picture_broken": 1}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_records_with_an_empty_image_field_are_counted(
+    run, root: Path, tokenizer_base: Path, tmp_path: Path, workers: int
+):
+    plain = {name: value for name, value in entry(1, "hi", "yo").items() if name != "image"}
+    entries = [shown(0), plain, *(plain | {"id": at, "image": empty} for at, empty in enumerate((None, "", []), 2))]
+    run(entries, "conversations", workers=workers)
+    assert manifest_of(tmp_path / "conversations")["statistics"]["notes"] == {"no_image": 3}
+    run(entries[1:], "ignored", columns=(("image", ""),), workers=workers)
+    assert manifest_of(tmp_path / "ignored")["statistics"]["notes"] == {}
+    (root / "table.csv").write_text("scan,page,question,answer\na.png,,q,a\n,,q,b\n , ,q,c\n")
+    rows = [Source(path=str(root / "table.csv"), columns=(("image", "scan,page"),))]
+    prepare(rows, tmp_path / "table", base=tokenizer_base, options=PrepareOptions(hd_num=4), workers=workers)
+    assert manifest_of(tmp_path / "table")["statistics"]["notes"] == {"no_image": 2}
+
+
 def test_image_corrections_are_counted(run, root: Path, tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -33,6 +33,7 @@ from ixtune.data.schemas.document_pages import with_page
 from ixtune.data.schemas.draft import Draft
 from ixtune.data.schemas.fields import (
     LOSS_KEYS,
+    is_empty,
     is_missing,
     listed,
     place_name,
@@ -90,7 +91,7 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     if options:
         asked[0] = with_options(asked[0], options)
         notes.append("options_in_question")
-    if not _is_empty(context):
+    if not is_empty(context):
         asked[0] = _text(context, f"`{columns['context']}`") + "\n" + asked[0]
     if not reading.answers:
         turns += [Turn("user", _ours(_only(asked, columns)))]
@@ -106,13 +107,13 @@ def columns_draft(fields: dict[str, Any], entry: Entry, reading: Reading) -> Dra
     system = _take(fields, columns, "system")
     given = _take(fields, columns, "references")
     references = answers if several else []
-    if not _is_empty(given):
+    if not is_empty(given):
         references, _ = _answers(given, "`references`")
     return Draft(
         _id(_take(fields, columns, "id"), entry),
         images,
         turns,
-        None if _is_empty(system) else _ours(_text(system, f"`{columns['system']}`")),
+        None if is_empty(system) else _ours(_text(system, f"`{columns['system']}`")),
         _hd_num(_take(fields, columns, "hd_num")),
         tuple(references),
         in_front=True,
@@ -124,7 +125,7 @@ def _refuse_other_fields(fields: Mapping[str, Any], columns: Mapping[str, str]) 
     """Raise for a field of ours that the first records lack: JSON need not have the same fields in every record."""
     for ours, names in EXACT_NAMES.items():
         for name in names if ours not in columns else ():
-            if name in fields and name not in columns.values() and not _is_empty(fields[name]):
+            if name in fields and name not in columns.values() and not is_empty(fields[name]):
                 raise RecordError(
                     Reason.BAD_FIELD,
                     f"there is a `{name}`, which the first records lack",
@@ -152,14 +153,14 @@ def _images(fields: dict[str, Any], theirs: str | None, pattern: str | None) -> 
     """Return the images of a row, column by column; an empty cell is no image."""
     if pattern is not None:
         return images_of(filled(pattern, fields), "--image-pattern")
-    if theirs == "image,images" and all(not _is_empty(fields.get(name)) for name in ("image", "images")):
+    if theirs == "image,images" and all(not is_empty(fields.get(name)) for name in ("image", "images")):
         raise RecordError(
             Reason.BAD_IMAGE_FIELD, "there are both `image` and `images`", hint="put all images into one of them"
         )
     images: list[ImageRef] = []
     for name in [] if not theirs else [theirs] if theirs in fields else theirs.split(","):
         cell = take(fields, name)
-        if not _is_empty(cell):
+        if not is_empty(cell):
             images += images_of(cell, name)
     return tuple(images)
 
@@ -187,7 +188,7 @@ def _questions(fields: dict[str, Any], columns: Mapping[str, str], reading: Read
             hint=f"write the question, or {IMAGE} if the image alone is the question",
         )
     below = _take(fields, columns, "input")
-    if not _is_empty(below):
+    if not is_empty(below):
         questions[0] += "\n" + _text(below, f"`{columns['input']}`")
     return questions
 
@@ -237,12 +238,12 @@ def _options(fields: dict[str, Any], theirs: str | None) -> dict[str, str]:
     if theirs in fields or "," not in theirs:
         return options_of(take(fields, theirs), theirs)
     cells = [take(fields, name) for name in theirs.split(",")]
-    return options_of([_text(cell, "`choices`") for cell in cells if not _is_empty(cell)], theirs)
+    return options_of([_text(cell, "`choices`") for cell in cells if not is_empty(cell)], theirs)
 
 
 def _history(value: Any) -> tuple[list[Turn], bool]:
     """Return the turns of earlier questions and answers, and whether one of these answers is one of several."""
-    if _is_empty(value):
+    if is_empty(value):
         return [], False
     turns = []
     more = False
@@ -297,7 +298,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def _id(given: Any, entry: Entry) -> str:
-    if _is_empty(given):
+    if is_empty(given):
         return place_name(entry)
     return record_id({"id": _whole(given)}, entry)
 
@@ -305,14 +306,9 @@ def _id(given: Any, entry: Entry) -> str:
 def _hd_num(value: Any) -> int | None:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = int(value.strip()[:_MOST_BITS])
-    return record_hd_num({"hd_num": None if _is_empty(value) else _whole(value)})
+    return record_hd_num({"hd_num": None if is_empty(value) else _whole(value)})
 
 
 def _whole(value: Any) -> Any:
     """Convert a float to an int if it is a whole number, as tables store them."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_FLOATS else value
-
-
-def _is_empty(value: Any) -> bool:
-    """Return whether a cell is empty, in any of the forms that tables use."""
-    return is_missing(value) or (isinstance(value, str) and not value.strip()) or value in ([], (), {})

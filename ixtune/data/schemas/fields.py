@@ -58,6 +58,11 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def is_empty(value: Any) -> bool:
+    """Return whether a field or cell is empty, in any of the forms that JSON and tables use."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip()) or value in ([], (), {})
+
+
 def require_text(text: str, where: str) -> None:
     """Raise unless a text can be tokenized, stored and used as a file name.
 

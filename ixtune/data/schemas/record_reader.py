@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ixtune.data.containers.json_text import decoded
@@ -11,11 +12,11 @@ from ixtune.data.rejects import Reason, RecordError
 from ixtune.data.remote_files import below
 from ixtune.data.schemas import conversation, messages
 from ixtune.data.schemas.columns import columns_draft
-from ixtune.data.schemas.fields import id_of, is_missing, shown
+from ixtune.data.schemas.fields import id_of, is_empty, is_missing, shown
 from ixtune.data.schemas.forms import FORMS
 from ixtune.data.schemas.image_pattern import filled
 from ixtune.data.schemas.unused_fields import require_no_image_lost
-from ixtune.data.schemas.value_paths import look_up, take
+from ixtune.data.schemas.value_paths import first_name, look_up, take
 from ixtune.data.sources.entry import Entry
 from ixtune.data.sources.source import Reading, Schema
 
@@ -64,7 +65,16 @@ def record_of(entry: Entry, reading: Reading) -> Record:
         fields["id"] = record.id  # it may be the only field that names an image
     if fields:
         require_no_image_lost(fields, value, record, reading)
+    if not record.images and _is_image_field_empty(value, reading):
+        record = replace(record, notes=(*record.notes, "no_image"))
     return record
+
+
+def _is_image_field_empty(value: Mapping[str, Any], reading: Reading) -> bool:
+    """Return whether an entry has a field for its image, but nothing in it: not the same as a record without one."""
+    theirs = dict(reading.columns).get("image")
+    names = messages.IMAGE_FIELDS if theirs is None else [theirs] if theirs in value else theirs.split(",")
+    return any(first_name(name, value) in value and is_empty(look_up(value, name)) for name in names if name)
 
 
 def rename_fields(fields: dict[str, Any], reading: Reading) -> None:
