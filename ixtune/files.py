@@ -76,7 +76,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     refuse_existing(path)
     with _sibling(path, Path.mkdir) as (partial, descriptor):
-        yield partial
+        with _named_if_interrupted(path):
+            yield partial
         _sync_all(partial, descriptor)
         refuse_existing(path)  # rename(2) would silently replace an empty folder
         try:
@@ -85,6 +86,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             refuse_existing(path)
             raise
     platforms.sync(path.parent)
+
+
+@contextmanager
+def _named_if_interrupted(path: Path) -> Iterator[None]:
+    """Let a Ctrl-C in the block say that `path` does not exist."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{path} was not written") from interrupt
 
 
 @contextmanager
@@ -108,7 +118,8 @@ def resumable_folder(path: Path) -> Iterator[Path]:
                 "another process is writing this output", where=str(path), hint="wait for it, or choose another name"
             )
         try:
-            yield partial
+            with _named_if_interrupted(path):
+                yield partial
             _sync_all(partial, descriptor)
             refuse_existing(path)
             os.rename(partial, path)

@@ -78,6 +78,8 @@ def command(
     out = console(quiet=is_quiet() or not first)
     try:
         outcome = train(chosen, out, must_resume=resume, only_try=dry_run, grace_s=grace)
+    except KeyboardInterrupt as second:  # the first one ends the run with a checkpoint
+        raise KeyboardInterrupt("finished checkpoints are kept, nothing half-written is left") from second
     except RunFailedError as failure:
         failure.resume_hint(_again(words))
         raise

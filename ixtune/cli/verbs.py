@@ -60,11 +60,11 @@ class AllVerbs(Verbs):
         return super().parse_args(ctx, [*moved, *(word for word in mine if word not in self.flags), *others])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and end with exit code 130 on Ctrl-C."""
+        """Run the command; on Ctrl-C, print what the interrupted code says of its output, and exit with code 130."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted: finished parts are kept, nothing half-written is left", err=True)
+            typer.echo(f"interrupted: {str(interrupt) or 'nothing half-written is left'}", err=True)
             raise typer.Exit(130) from interrupt
 
 

@@ -24,6 +24,7 @@ class Journal:
         self.path = out.with_name(f"{first}.{launch.rank()}" if launch.rank() else first)
         self.pattern = (out.parent, first)
         self.key = key
+        self.kept = 0  # answers, including those of earlier processes
 
     def read(self) -> dict[int, dict[str, Any]]:
         """Return the answers of earlier processes by the index of their question; drop a line that a kill cut off.
@@ -45,6 +46,7 @@ class Journal:
             if torn:
                 os.truncate(path, path.stat().st_size - len(torn))
             found |= {line.pop("index"): line for line in map(json.loads, lines[1:])}
+        self.kept = len(found)
         return found
 
     def remove(self) -> None:
@@ -60,12 +62,27 @@ class Journal:
     def __enter__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab")
-        if self._file.tell() == 0:
+        self._is_new = self._file.tell() == 0
+        if self._is_new:
             self._write(self.key)
             self.sync()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._file.close()
+        if self._is_new and not self.kept:  # it would only refuse other settings
+            self.path.unlink()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(self._remains()) from error
+
+    def _remains(self) -> str:
+        """Say what an interruption leaves."""
+        if launch.world_size() > 1:  # this process does not know how many the others have
+            kept = "finished answers are"
+        elif self.kept:
+            kept = f"{self.kept:,} answers are" if self.kept > 1 else "1 answer is"
+        else:
+            return "there is no answer yet, and nothing was written"
+        return f"{kept} kept; rerun the same command to resume"
 
     def add(self, index: int, answer: Answer) -> dict[str, Any]:
         """Append one answer."""
@@ -73,6 +90,7 @@ class Journal:
         if answer.added:
             content["added"] = answer.added
         self._write({"index": index, **content})
+        self.kept += 1
         return content
 
     def sync(self) -> None:

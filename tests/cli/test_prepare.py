@@ -127,6 +127,7 @@ def test_ctrl_c_leaves_nothing_behind(image_root: Path, tokenizer_base: Path, tm
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
+    assert errors.splitlines()[-1] == f"interrupted: {tmp_path / 'set' / 'out'} was not written"
     assert "Traceback" not in errors
     assert list((tmp_path / "set").iterdir()) == []
 

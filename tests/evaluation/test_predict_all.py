@@ -137,6 +137,31 @@ def test_a_killed_run_resumes_to_the_same_answers(loaded: Loaded, asked: Asked, 
         predict.predict_all(loaded, asked, tmp_path / "out.jsonl", settings, batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("finished", "said"),
+    [
+        (0, "there is no answer yet, and nothing was written"),
+        (4, "4 answers are kept; rerun the same command to resume"),
+    ],
+)
+def test_ctrl_c_says_how_many_answers_are_kept(
+    loaded: Loaded, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int, said: str
+) -> None:
+    calls: list[int] = []
+
+    def interrupt(self: Answerer, prompts: Any) -> Any:
+        if len(calls) * 2 == finished:
+            raise KeyboardInterrupt
+        calls.append(len(prompts))
+        return real(self, prompts)
+
+    real = Answerer.answer
+    monkeypatch.setattr(Answerer, "answer", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=said):
+        predict.predict_all(loaded, asked, tmp_path / "out.jsonl", Settings(6), batch_size=2)
+    assert len(list(tmp_path.glob(".out.jsonl.unfinished"))) == bool(finished)
+
+
 def test_invalid_lines_are_reported_with_line_and_reason(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(write_image(tmp_path / "x.png").read_bytes())
     lines: list[Any] = [
