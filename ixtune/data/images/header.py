@@ -93,7 +93,7 @@ def read_header(source: Path | bytes, corrections: Corrections, *, name: str) ->
                 f"{image.format} with several frames or pages",
                 where=name,
                 # `predict` and the server read images too, and take neither option
-                hint="name a page (#page=1), or pass --pages all or --correct first-frame (prepare)"
+                hint="name a page (#page=1), or pass --correct first-frame (prepare, layout) or --pages all (prepare)"
                 if image.format == "TIFF"
                 else "save the one you need as PNG, or pass --correct first-frame (prepare, layout)",
             )
