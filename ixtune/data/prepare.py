@@ -190,28 +190,34 @@ def _require_consistent(
             where="--hd-num",
             hint="pass --hd-num: 9 for photographs, 16 or 25 for documents, 55 for dense 4K pages",
         )
+    if not sources:
+        raise UsageError("no source is given", hint="pass a file or a folder; see `ixtune prepare --help`")
+    hd_num, max_tokens, dpi, fraction = options.hd_num, options.max_tokens, options.dpi, options.val_fraction
     wrong = [
-        text
-        for bad, text in (
-            (not sources, "no source is given"),
-            (
-                options.hd_num is not None and not 1 <= options.hd_num <= MAX_HD_NUM,
-                f"hd_num is {options.hd_num}, not from 1 to {MAX_HD_NUM}",
-            ),
-            (options.max_tokens is not None and options.max_tokens < 1, f"max_tokens is {options.max_tokens}"),
-            (not 0 <= options.val_fraction < 1, f"val_fraction is {options.val_fraction}, not from 0 to below 1"),
-            (not 0 <= max_reject_rate <= 1, f"max_reject_rate is {max_reject_rate}, not from 0 to 1"),
-            (options.over_length not in OVER_LENGTH, f"over_length is {options.over_length!r}, none of {OVER_LENGTH}"),
-            (engine not in ENGINES, f"engine is {engine!r}, none of {ENGINES}"),
-            (options.pages not in PAGES, f"pages is {options.pages!r}, none of {PAGES}"),
-            (options.dpi is not None and options.dpi < 1, f"dpi is {options.dpi}, not 1 or more"),
-            (options.over_length != "reject" and options.max_tokens is None, "over_length needs max_tokens"),
-            (workers < 1, f"workers is {workers}, not 1 or more"),
+        (f"{name} is {value!r}, not {wanted}", f"--{name.replace('_', '-')}")  # the command line's name, too
+        for name, value, fits, wanted in (
+            ("hd_num", hd_num, hd_num is None or 1 <= hd_num <= MAX_HD_NUM, f"from 1 to {MAX_HD_NUM}"),
+            ("max_tokens", max_tokens, max_tokens is None or max_tokens >= 1, "1 or more"),
+            ("val_fraction", fraction, 0 <= fraction < 1, "from 0 to below 1"),
+            ("max_reject_rate", max_reject_rate, 0 <= max_reject_rate <= 1, "from 0 to 1"),
+            ("over_length", options.over_length, options.over_length in OVER_LENGTH, " or ".join(OVER_LENGTH)),
+            ("engine", engine, engine in ENGINES, " or ".join(ENGINES)),
+            ("pages", options.pages, options.pages in PAGES, " or ".join(PAGES)),
+            ("dpi", dpi, dpi is None or dpi >= 1, "1 or more"),
+            ("workers", workers, workers >= 1, "1 or more"),
         )
-        if bad
+        if not fits
     ]
     if wrong:
-        raise UsageError(wrong[0], hint="correct the option; see `ixtune prepare --help`", notes=wrong[1:])
+        (text, option), *others = wrong
+        notes = [f"{text} ({option})" for text, option in others]
+        raise UsageError(text, where=option, hint="correct the option; see `ixtune prepare --help`", notes=notes)
+    if options.over_length != "reject" and max_tokens is None:
+        raise UsageError(
+            f"over_length is {options.over_length!r}, but max_tokens is not given",
+            where="--over-length",
+            hint="pass --max-tokens as well, or leave out --over-length",
+        )
     Corrections.of(options.corrections)
 
 

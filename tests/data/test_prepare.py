@@ -282,15 +282,24 @@ def test_a_truncated_source_leaves_nothing(root: Path, tmp_path: Path, tokenizer
         {"max_tokens": 0},
         {"over_length": "cut", "max_tokens": 5},
         {"over_length": "lower"},
-        {"corrections": ("sharpness",)},
         {"max_reject_rate": 1.1},
         {"val_fraction": 1.0},
         {"workers": 0},
-        {"image_root": Path("/no/such/folder")},
+        {"pages": "some"},
     ],
 )
-def test_wrong_options_are_usage_errors(run, options: dict[str, Any]):
-    with pytest.raises(UsageError):
+def test_wrong_options_are_usage_errors_with_their_name_on_the_command_line(run, options: dict[str, Any]):
+    (name, *_) = options
+    with pytest.raises(UsageError, match=f"^{name}.*--{name.replace('_', '-')}"):
+        run([shown(1)], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"corrections": ("sharpness",)}, "--correct"), ({"image_root": Path("/no/such/folder")}, "/no/such/folder")],
+)
+def test_wrong_corrections_and_image_roots_are_usage_errors(run, options: dict[str, Any], said: str):
+    with pytest.raises(UsageError, match=said):
         run([shown(1)], **options)
 
 

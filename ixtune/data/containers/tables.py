@@ -262,7 +262,7 @@ def _opened(path: Path, encoding: str | None = None) -> Iterator[tuple[IO[bytes]
                 yield raw, file
     except LookupError as error:
         raise UsageError(
-            f"there is no text encoding {encoding}", where=str(path), hint="pass one such as cp1252 or latin-1"
+            f"there is no text encoding {encoding}", where=str(path), hint="pass one such as --encoding cp1252"
         ) from error
     except OSError as error:
         raise IxtuneError(

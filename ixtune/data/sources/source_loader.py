@@ -173,7 +173,7 @@ def _require_consistent(source: Source, container: Container) -> None:
     if source.split is not None and container not in _WITH_SPLITS:
         raise UsageError(f"{_CONTAINER_NAMES[container]}: no splits", where=where, hint="remove --split")
     if source.config is not None and container is not Container.HUB:
-        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, hint="remove `config`")
+        raise UsageError(f"{_CONTAINER_NAMES[container]}: no configurations", where=where, hint="remove --config")
 
 
 def _image_root(source: Source, container: Container) -> Path | None:
