@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ixtune.auto_classes import register_when_imported
-from ixtune.errors import IxtuneError
 
 __version__ = "0.1.0.dev0"
 
@@ -30,8 +29,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ixtune.api import evaluate, export, load_model, load_processor, merge, plan, predict, prepare, train
+    from ixtune.errors import IxtuneError
     from ixtune.recipe.recipe import Recipe
 else:
+    _ELSEWHERE = {"IxtuneError": "ixtune.errors", "Recipe": "ixtune.recipe.recipe"}  # not in ixtune.api
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used (PEP 562)."""
@@ -39,7 +40,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import importlib
 
-        module = importlib.import_module("ixtune.recipe.recipe" if name == "Recipe" else "ixtune.api")
+        module = importlib.import_module(_ELSEWHERE.get(name, "ixtune.api"))
         value = globals()[name] = getattr(module, name)
         return value
 
