@@ -55,6 +55,33 @@ def choice(given: str, names: Iterable[str]) -> str:
     return f"did you mean {known[near[0]]}?" if near else f"choose one of {', '.join(known.values())}"
 
 
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Refuse an option that is not a number of at least this much; None, for the default, is accepted.
+
+    Raises:
+        UsageError: It is less, or no number.
+    """
+    if value is not None and not (isinstance(value, int | float) and value >= least):
+        wanted = f"{least:g} or more"
+        raise UsageError(f"{name} is {value!r}, not {wanted}", where=_option(name), hint=f"pass {wanted}")
+
+
+def require_one_of(name: str, value: object, names: Iterable[str]) -> None:
+    """Refuse an option that is none of these names.
+
+    Raises:
+        UsageError: It is another.
+    """
+    known = list(names)
+    if value not in known:
+        what = f"{name} is {value!r}, none of {', '.join(known)}"
+        raise UsageError(what, where=_option(name), hint=choice(str(value), known))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 _NO_PERMISSION = "change the permissions, or use another file or folder"
 _NO_FOLDER = "this name, or one in front of it, is a file where a folder is needed: use another path"
 _OF_A_PATH = {

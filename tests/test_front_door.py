@@ -6,8 +6,9 @@ import doctest
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
@@ -110,3 +111,32 @@ def test_docstring_examples_run_in_order(tmp_path: Path, monkeypatch: pytest.Mon
             runner.run(example)
     assert runner.failures == 0
     assert runner.tries >= 2 * len(names)
+
+
+def test_wrong_values_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    """typer checks them for the command line; from Python nothing did."""
+    data, untyped = "nowhere", cast(Any, ixtune)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (
+            lambda: untyped.prepare(data, "out", base="nano", hd_num=1, missing_placeholder="back"),
+            "missing_placeholder is 'back'",
+        ),
+        (lambda: untyped.plan("documents", mix="documents", gpu_gib=0), "gpu_gib is 0, not 0.1 or more"),
+        (lambda: untyped.plan("documents", mix="documents", processes=0), "processes is 0, not 1 or more"),
+        (lambda: untyped.evaluate(data, base="nano", limit=0), "limit is 0"),
+        (lambda: untyped.evaluate(data, base="nano", batch_size=-2), "batch_size is -2"),
+        (lambda: untyped.evaluate(data, base="nano", max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda: untyped.predict("What?", base="nano", max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda: untyped.predict("What?", base="nano", dpi=-5), "dpi is -5"),
+        (lambda: untyped.predict("What?", base="nano", template="Original"), "template is 'Original', none of"),
+        (lambda: untyped.load_processor("nano", hd_num=0), "hd_num is 0"),
+        (lambda: untyped.load_processor("nano", hd_num="9"), "hd_num is '9', not 1 or more"),
+        (lambda: untyped.load_model("nano", quantize="int8"), "int8"),
+        (lambda: untyped.load_model("nano", dtype="float32"), "not a torch.dtype"),
+        (lambda: untyped.merge([], "out"), "no adapter is given"),
+        (lambda: untyped.merge("run", "out", base="nano", onto="NF4"), "onto is 'NF4', none of bf16, nf4"),
+    ]
+    for call, said in calls:
+        with pytest.raises(IxtuneError) as caught:
+            call()
+        assert said in str(caught.value)

@@ -27,6 +27,12 @@ def find_adapter(path: Path) -> Path:
             raise IxtuneError(
                 f"the adapter lacks {missing[0]}", where=str(folder), hint="copy the whole adapter folder"
             )
+    if (path / "config.json").is_file():
+        raise IxtuneError(
+            "this is a whole model, not an adapter",
+            where=str(path),
+            hint="pass the adapter that it was made of; transformers loads the model itself after `import ixtune`",
+        )
     raise IxtuneError(
         "there is no adapter",
         where=str(path),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from ixtune.answering.prompt import Template
-from ixtune.errors import UsageError
+from ixtune.errors import UsageError, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ class Settings:
         Raises:
             UsageError: An option is out of its range, or a sampling option is given without sampling.
         """
+        require_at_least("max_new_tokens", self.max_new_tokens, 1)
+        require_at_least("top_k", self.top_k, 0)
+        require_one_of("template", self.template, get_args(Template))
         for name, value, low, high in (
             ("temperature", self.temperature, 0.0, float("inf")),
             ("top_p", self.top_p, 0.0, 1.0),

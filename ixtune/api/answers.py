@@ -83,7 +83,7 @@ def evaluate(
         refuse_other_file(Path(out))
     schema = schema_of(json_schema)
     options = EvaluationOptions(
-        tuple(scores), limit, batch_size, max_new_tokens, quantize, controls, loss, force, schema
+        tuple(map(str, several_of(scores))), limit, batch_size, max_new_tokens, quantize, controls, loss, force, schema
     )
     source = EvaluationSource(
         path=Path(data),
@@ -170,6 +170,7 @@ def predict(
     from dataclasses import replace
 
     from ixtune.answering.settings import Settings
+    from ixtune.errors import require_at_least
     from ixtune.evaluation.questions import require_given
 
     settings = Settings(
@@ -183,6 +184,7 @@ def predict(
         template=template,
         json_schema=schema_of(json_schema),
     )
+    require_at_least("dpi", dpi, 1)
     files = [str(image) for image in several_of(images)]
     require_given(None, files)
     from ixtune.evaluation.predict import predict_one

@@ -20,6 +20,7 @@ def recipe_of(recipe: Recipe | StrPath, overrides: Sequence[str]) -> Recipe:
     from ixtune.recipe import recipe as recipes
     from ixtune.recipe.shipped_recipes import recipe_named
 
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     if isinstance(recipe, recipes.Recipe):
         if overrides:
             raise UsageError("overrides change a recipe file, not a Recipe", hint="use recipe.model_copy(update=...)")

@@ -42,9 +42,11 @@ def plan(
         >>> plan.steps, plan.fits
         (56, True)
     """
+    from ixtune.errors import require_at_least
     from ixtune.planning.plan import make_plan
     from ixtune.planning.plan_inputs import open_for_plan
 
+    require_at_least("processes", processes, 1)
     chosen = recipe_of(recipe, overrides)
     sizes, records, machine, _ = open_for_plan(chosen, gpu_gib, mix)
     return make_plan(chosen, sizes, records, machine, processes=processes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ixtune.api.arguments import StrPath, path_of, several_of
+from ixtune.api.arguments import Quantize, StrPath, path_of, several_of
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def merge(
     from ixtune.merging.merge import merge as merge_adapters
 
     folders = [Path(one) for one in several_of(adapters)]
-    found = resolve(base or named_base(folders[0]))
+    found = resolve(base or (named_base(folders[0]) if folders else "nano"))  # an empty list is refused below
     return merge_adapters(folders, found, Path(out), weights=weights, in_turn=in_turn, onto=onto, force=force)
 
 
@@ -106,7 +106,7 @@ def load_model(
     base: StrPath | None = None,
     *,
     adapter: StrPath | None = None,
-    quantize: bool | None = None,
+    quantize: Quantize | bool | None = None,
     dtype: torch.dtype | None = None,
     device: str | None = None,
     force: bool = False,
@@ -116,7 +116,7 @@ def load_model(
     Args:
         base: `nano`, a checkpoint or merged folder, or a hub id; by default the base the adapter names.
         adapter: Adapter or run folder to put on it.
-        quantize: Load the decoder linears in NF4; by default as the adapter was trained, else not.
+        quantize: `nf4` (or True) for decoder linears in NF4, `none` (or False); by default as the adapter was trained.
         dtype: Type of all other weights; by default bfloat16 on a GPU, float32 elsewhere.
         device: Where to load to; by default the GPU if there is one.
         force: Accept another base than the adapter was trained on.
@@ -141,9 +141,15 @@ def load_model(
     from ixtune.checkpoint.identity import base_identity
     from ixtune.checkpoint.shards import open_checkpoint
     from ixtune.data.generation_file import stops_of
-    from ixtune.evaluation.contenders import contender
+    from ixtune.errors import UsageError
+    from ixtune.evaluation.contenders import contender, require_form
     from ixtune.model.loading import load_base
 
+    if isinstance(quantize, str):
+        require_form(quantize)
+        quantize = quantize == "nf4"
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise UsageError(f"dtype is {dtype!r}, not a torch.dtype", where="dtype", hint="pass one such as torch.float32")
     named = contender(None if base is None else str(base), path_of(adapter))
     folder = resolve(named.base)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,10 +22,11 @@ from ixtune.data.prepared.shared_images import ExcludedImages
 from ixtune.data.prepared.statistics import Statistics
 from ixtune.data.rejects import Reason
 from ixtune.data.remote_files import local_copies, require_embedded
+from ixtune.data.sources.data_config import MISSING_PLACEHOLDER
 from ixtune.data.sources.source import Source
 from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.errors import DataError, IxtuneError, UsageError
+from ixtune.errors import DataError, IxtuneError, UsageError, require_one_of
 from ixtune.files import atomic_folder
 from ixtune.layout import MAX_HD_NUM
 
@@ -218,6 +219,9 @@ def _require_consistent(
             where="--over-length",
             hint="pass --max-tokens as well, or leave out --over-length",
         )
+    for source in sources:
+        if source.missing_placeholder is not None:
+            require_one_of("missing_placeholder", source.missing_placeholder, MISSING_PLACEHOLDER)
     Corrections.of(options.corrections)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ixtune.data.benchmarks import benchmark_named
 from ixtune.data.prepared import store
-from ixtune.errors import UsageError, choice
+from ixtune.errors import UsageError, choice, require_at_least
 from ixtune.evaluation.contenders import require_form
 from ixtune.files import refuse_existing
 from ixtune.scores import SCORES
@@ -46,9 +46,11 @@ class EvaluationOptions:
         """Check the values.
 
         Raises:
-            UsageError: A score is unknown or repeated, or `quantize` is unknown.
+            UsageError: A number is too small, a score is unknown or repeated, or `quantize` is unknown.
         """
         require_form(self.quantize)
+        for name in ("limit", "batch_size", "max_new_tokens"):
+            require_at_least(name, getattr(self, name), 1)
         for name in self.scores:
             if name not in SCORES:
                 raise UsageError(f"there is no score {name}", where="--score", hint=choice(name, SCORES))

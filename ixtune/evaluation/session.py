@@ -18,7 +18,7 @@ from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import open_checkpoint
 from ixtune.data.images.pixels import Corrections
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.errors import IxtuneError
+from ixtune.errors import IxtuneError, require_at_least
 from ixtune.evaluation.contenders import contender, require_form
 from ixtune.evaluation.questions import ImageView
 from ixtune.family import Member, member_of
@@ -112,7 +112,11 @@ def view_of(record: Mapping[str, Any], hd_num: int | None, member: Member, usual
         hd_num: Maximum crops per image; None as in training.
         member: Member of the base, whose chat decides the layout rule of an untrained model.
         usual: Maximum crops per image for an untrained model; None for the reference's own.
+
+    Raises:
+        UsageError: `hd_num` is less than 1.
     """
+    require_at_least("hd_num", hd_num, 1)
     corrections = Corrections.of(record.get("corrections", ()))
     laid_out = member_of(record) if record else member.at_inference
     given = hd_num or record.get("hd_num") or usual

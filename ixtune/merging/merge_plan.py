@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -18,7 +18,7 @@ from ixtune.adapter.combination import Ingredient, Merged
 from ixtune.adapter.weights import check_fit, read_adapter
 from ixtune.checkpoint.identity import base_identity
 from ixtune.checkpoint.shards import Checkpoint, open_checkpoint
-from ixtune.errors import IxtuneError, UsageError
+from ixtune.errors import IxtuneError, UsageError, require_one_of
 from ixtune.files import refuse_existing
 from ixtune.merging.nf4_view import Nf4View, is_decoder_linear
 from ixtune.merging.shard_writer import other_files, shard_names
@@ -138,6 +138,9 @@ def _ingredients(
         UsageError: The arguments contradict each other.
         IxtuneError: An adapter cannot be used.
     """
+    require_one_of("onto", onto, get_args(Onto))
+    if not folders:
+        raise UsageError("no adapter is given", hint="pass the folder of an adapter or a run")
     if weights is not None and len(weights) != len(folders):
         raise UsageError(
             f"{len(folders)} adapters and {len(weights)} weights", hint="pass one weight per adapter, in order"

@@ -10,7 +10,7 @@ from ixtune.checkpoint.member import completed
 from ixtune.checkpoint.sizes import Sizes
 from ixtune.data.prepared.missing_images import require_images
 from ixtune.data.prepared.training_set import TrainingSet
-from ixtune.errors import IxtuneError
+from ixtune.errors import IxtuneError, require_at_least
 from ixtune.family import member_of_hub_id
 from ixtune.files import sha256_file
 from ixtune.planning import record_mixes
@@ -37,6 +37,7 @@ def open_for_plan(
     Raises:
         IxtuneError: data or base are missing, or do not belong together.
     """
+    require_at_least("gpu_gib", gpu_gib, 0.1)
     notes = []
     folder = None
     if (named := member_of_hub_id(recipe.base)) and not Path(recipe.base).exists():
@@ -45,7 +46,7 @@ def open_for_plan(
     else:
         folder = base.resolve_config(recipe.base)
         sizes = sizes_of(folder)
-    machine = detect(gpu_gib or recipe.training.gpu_gib)
+    machine = detect(recipe.training.gpu_gib if gpu_gib is None else gpu_gib)
     if mix is not None:
         records = record_mixes.records_of(mix, sizes.member)
         description = record_mixes.MIXES[mix].describe_for(sizes.member)

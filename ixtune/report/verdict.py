@@ -8,6 +8,7 @@ from typing import Any
 from ixtune.scores import SCORES
 
 GOOD, BAD, OPEN = "good", "bad", "open"
+_SIGNIFICANT = 0.05
 SWAPPED, MAJORITY = "images swapped", "majority answer"
 
 
@@ -73,9 +74,9 @@ def _against_model(evaluation: Mapping[str, Any], model: str, first: str, score:
         return {"kind": OPEN, "text": f"The evaluation holds no paired comparison of {model} with {first}."}
     low, high = sorted((sign(score) * paired["low"], sign(score) * paired["high"]))
     figure = f"{title(score)} {in_words(paired)}"
-    if low > 0:
+    if low > 0 and _is_significant(paired):
         return {"kind": GOOD, "text": f"{model} is better than {first}: {figure}."}
-    if high < 0:
+    if high < 0 and _is_significant(paired):
         return {"kind": BAD, "text": f"{model} is worse than {first}: {figure}."}
     return {
         "kind": OPEN,
@@ -89,7 +90,7 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
     if own is None or other is None:
         return {"kind": OPEN, "text": f"{model} and {control} cannot be compared: one of them has no {title(score)}."}
     if paired is not None:
-        beats = min(sign(score) * paired["low"], sign(score) * paired["high"]) > 0
+        beats = _is_significant(paired) and min(sign(score) * paired["low"], sign(score) * paired["high"]) > 0
         figure = f"{title(score)} {in_words(paired)}"
     else:
         worst = own["low"] if sign(score) > 0 else own["high"]
@@ -105,6 +106,12 @@ def _against_control(evaluation: Mapping[str, Any], model: str, control: str, sc
         yes = f"{model} beats the {control}"
         no = f"{model} does not beat the {control}: it may have learned no more than which answers are common"
     return {"kind": GOOD if beats else BAD, "text": f"{yes if beats else no}; {figure}."}
+
+
+def _is_significant(paired: Mapping[str, Any]) -> bool:
+    """Return whether the permutation test agrees; with few records, the bootstrap's interval is too narrow."""
+    p = paired.get("p_value")
+    return p is None or bool(p < _SIGNIFICANT)
 
 
 def _score_of(results: Sequence[Mapping[str, Any]], name: str, score: str) -> Mapping[str, Any] | None:

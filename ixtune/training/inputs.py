@@ -71,9 +71,9 @@ def open_inputs(recipe: Recipe) -> Inputs:
         _require_supervised(opened)
     hashes: dict[str, Any] = {
         "base_identity": base_identity(open_checkpoint(folder)),
-        "train_manifest_sha256": {str(path): sha256_file(path / manifest.MANIFEST) for path in data.train},
+        resume.TRAIN_SETS: {str(path): sha256_file(path / manifest.MANIFEST) for path in data.train},
         "processes": launch.world_size(),  # other settings would change the steps
-        "validation_manifest_sha256": sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
+        resume.VALIDATION_SET: sha256_file(data.validation / manifest.MANIFEST) if data.validation else None,
     }
     start = _open_start(recipe, hashes)
     packs = pack(train.lengths, recipe.training.pack_tokens, train.prefixes)

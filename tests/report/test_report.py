@@ -204,14 +204,19 @@ def test_a_model_that_does_not_beat_the_blind_control_is_reported(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "kind", "words"),
-    [(-0.1, 0.2, "open", "No clear difference"), (-0.3, -0.1, "bad", "worse"), (0.1, 0.3, "good", "better")],
+    ("low", "high", "p", "kind", "words"),
+    [
+        (-0.1, 0.2, 0.0001, "open", "No clear difference"),
+        (-0.3, -0.1, 0.0001, "bad", "worse"),
+        (0.1, 0.3, 0.0001, "good", "better"),
+        (0.1, 0.3, 0.128, "open", "No clear difference"),
+    ],
 )
-def test_the_verdict_on_a_difference_follows_its_interval(
-    tmp_path: Path, low: float, high: float, kind: str, words: str
+def test_the_verdict_on_a_difference_follows_its_interval_and_its_p_value(
+    tmp_path: Path, low: float, high: float, p: float, kind: str, words: str
 ):
     content = evaluation(tmp_path)
-    content["comparisons"][0] |= {"low": low, "high": high}
+    content["comparisons"][0] |= {"low": low, "high": high, "p_value": p}
     assert verdicts(content)[0]["kind"] == kind
     assert words in verdicts(content)[0]["text"]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ixtune.data.prepared.manifest import MANIFEST
 from ixtune.errors import IxtuneError
-from ixtune.files import atomic_write_json, atomic_write_text
+from ixtune.files import atomic_write_json, atomic_write_text, sha256_file
 from ixtune.recipe import recipe as recipes
 from ixtune.recipe.recipe import Recipe
 from ixtune.training.state import checkpoints, extension
@@ -16,6 +17,8 @@ from ixtune.training.state.extension import Extension
 
 RECIPE = "recipe.yaml"
 INPUTS = "inputs.json"
+TRAIN_SETS, VALIDATION_SET = "train_manifest_sha256", "validation_manifest_sha256"
+"""Keys in inputs.json of the hashes of the prepared sets' manifests."""
 PACKS = "packs_sha256"
 """Key in inputs.json of the hash of the packs, in the order of their first records."""
 MEMORY_KEYS = (
@@ -195,6 +198,7 @@ def require_same_recipe(recipe: Recipe, run: Path, *, free: Collection[str] = _F
         IxtuneError: It differs.
     """
     before, now = (_compared(some, free) for some in (recipes.load(run / RECIPE), recipe))
+    before |= {key: now[key] for key in _moved_sets(recipe, run)}
     hints = ["resume with the same recipe"]
     if any(before[key] != now[key] for key in _LENGTH_KEYS & before.keys()):
         hints.append(_LONGER)
@@ -210,13 +214,33 @@ def require_same_recipe(recipe: Recipe, run: Path, *, free: Collection[str] = _F
 
 def _require_same_run(recipe: Recipe, inputs: dict[str, Any], run: Path, *, free: Collection[str]) -> None:
     require_same_recipe(recipe, run, free=free)
-    began, given = _flat(json.loads((run / INPUTS).read_text(encoding="utf-8"))), _flat(inputs)
+    then, now = _read_inputs(run), dict(inputs)
+    if len(then[TRAIN_SETS]) == len(now[TRAIN_SETS]):  # in order, not by path: a set may move
+        now[TRAIN_SETS] = dict(zip(then[TRAIN_SETS], now[TRAIN_SETS].values(), strict=True))
+    began, given = _flat(then), _flat(now)
     if {key for key in began | given if began.get(key) != given.get(key)} == {PACKS}:
         what = "the run began with records in other packs, which another version of ixtune made"
         hint = "resume with the version that it began with"
     else:
         what, hint = "the base or the data have changed since the run began", "restore them"
     _require_same(began, given, what, where=run / INPUTS, hint=hint, run=run)
+
+
+def _read_inputs(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / INPUTS).read_text(encoding="utf-8")))
+
+
+def _moved_sets(recipe: Recipe, run: Path) -> set[str]:
+    """Return the keys of the sets that are those the run began with, whatever their paths."""
+    began, data = _read_inputs(run), recipe.data
+    return {
+        key
+        for key, sets, known in (
+            ("data.train", data.train, [*began[TRAIN_SETS].values()]),
+            ("data.validation", [data.validation] if data.validation else [], [began[VALIDATION_SET]]),
+        )
+        if [sha256_file(one / MANIFEST) for one in sets if (one / MANIFEST).is_file()] == known
+    }
 
 
 def _compared(recipe: Recipe, free: Collection[str]) -> dict[str, Any]:
