@@ -77,13 +77,13 @@ def command(
         result = [{"path": name, "notes": notes} | layout.as_dict() for name, notes, layout in shown]
         typer.echo(json.dumps(result, indent=2))
     elif shown:
-        from ixtune.cli.console import aside, console, table
+        from ixtune.cli.console import console, table
 
         columns = ("image", "size", "resized", "padded", "padding", "grid", "tokens")
         numbers = [column for column in columns if column not in ("image", "padding")]
         console().print(table(None, columns, [_row(name, layout) for name, _, layout in shown], numbers))
         side = member.view_side
-        aside().print(f"grid: rows x cols of crops; tokens = {side**2} * (crops + 1) + {side} * (rows + 1) + 1")
+        console().print(f"grid: rows x cols of crops; tokens = {side**2} * (crops + 1) + {side} * (rows + 1) + 1")
         for name, notes, _ in shown:
             for note in notes:
                 typer.echo(f"note: {name}: {NOTES[note]}")
