@@ -261,6 +261,26 @@ def test_near_duplicates_are_left_out_with_exclude(image_root: Path, tokenizer_b
         assert len(load(tmp_path / name).dataset) == accepted
 
 
+def test_a_source_without_an_accepted_record_and_empty_image_fields_are_counted(
+    image_root: Path, tokenizer_base: Path, tmp_path: Path
+):
+    for name, text in (
+        ("held-out.csv", "image,question,answer\na.png,q,a\n"),
+        ("train.csv", "image,question,answer\nb.png,q,a\n,q,b\n"),
+    ):
+        (image_root / name).write_text(text)
+    draw_page(3).save(image_root / "b.png")
+    common = ("--base", tokenizer_base, "--hd-num", 1)
+    assert call("prepare", image_root / "held-out.csv", "--out", tmp_path / "held-out", *common).returncode == 0
+    sources = (image_root / "train.csv", image_root / "held-out.csv")
+    exclude = ("--exclude", tmp_path / "held-out", "--max-reject-rate", 1)
+    done = call("prepare", *sources, "--out", tmp_path / "train", *common, *exclude)
+    assert done.returncode == 0, done.stderr
+    assert len(load(tmp_path / "train").dataset) == 2
+    assert re.search(r"in_excluded_set +1 ", done.stdout)
+    assert re.search(r"no_image +1 ", done.stdout)
+
+
 def test_the_format_can_be_specified(run, image_root: Path, tmp_path: Path, tokenizer_base: Path):
     assert "as --format says" in run([shown(1)], "--format", "ixc").stdout
     done = ixtune("prepare", image_root, "--out", tmp_path / "x", "--hd-num", 4, "--format", "lava")
