@@ -63,7 +63,7 @@ def require_at_least(name: str, value: float | None, least: float) -> None:
     """
     if value is not None and not (isinstance(value, int | float) and value >= least):
         wanted = f"{least:g} or more"
-        raise UsageError(f"{name} is {value!r}, not {wanted}", where=_option(name), hint=f"pass {wanted}")
+        raise UsageError(f"{name} is {value!r}, not {wanted}", where=option_of(name), hint=f"pass {wanted}")
 
 
 def require_one_of(name: str, value: object, names: Iterable[str]) -> None:
@@ -75,10 +75,11 @@ def require_one_of(name: str, value: object, names: Iterable[str]) -> None:
     known = list(names)
     if value not in known:
         what = f"{name} is {value!r}, none of {', '.join(known)}"
-        raise UsageError(what, where=_option(name), hint=choice(str(value), known))
+        raise UsageError(what, where=option_of(name), hint=choice(str(value), known))
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """Return the command line's spelling of an argument's name."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from ixtune.answering.prompt import Template
-from ixtune.errors import UsageError, require_at_least, require_one_of
+from ixtune.errors import UsageError, option_of, require_at_least, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class Settings:
         ):
             if not low < value <= high:
                 raise UsageError(
-                    f"{name} is {value}", where=_option(name), hint=f"pass more than {low:g}, at most {high:g}"
+                    f"{name} is {value}", where=option_of(name), hint=f"pass more than {low:g}, at most {high:g}"
                 )
         given = {"temperature": self.temperature != 1.0, "top_p": self.top_p != 1.0, "top_k": self.top_k != 0}
         changed = [name for name, value in given.items() if value]
         if changed and not self.do_sample:
             raise UsageError(
-                f"{_option(changed[0])} has no effect on greedy answers",
+                f"{option_of(changed[0])} has no effect on greedy answers",
                 hint="add --do-sample to draw answers, or leave it out",
             )
 
@@ -73,7 +73,3 @@ class Settings:
         if self.repetition_penalty == 1.0:
             del values["repetition_penalty"]
         return values
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -55,10 +55,13 @@ def merge(
     """
     from ixtune.adapter.weights import named_base
     from ixtune.base import resolve
+    from ixtune.errors import UsageError
     from ixtune.merging.merge import merge as merge_adapters
 
     folders = [Path(one) for one in several_of(adapters)]
-    found = resolve(base or (named_base(folders[0]) if folders else "nano"))  # an empty list is refused below
+    if not folders:
+        raise UsageError("no adapter is given", where="adapters", hint="pass the folder of an adapter or a run")
+    found = resolve(base or named_base(folders[0]))
     return merge_adapters(folders, found, Path(out), weights=weights, in_turn=in_turn, onto=onto, force=force)
 
 
@@ -106,7 +109,7 @@ def load_model(
     base: StrPath | None = None,
     *,
     adapter: StrPath | None = None,
-    quantize: Quantize | bool | None = None,
+    quantize: Quantize | None = None,
     dtype: torch.dtype | None = None,
     device: str | None = None,
     force: bool = False,
@@ -116,7 +119,7 @@ def load_model(
     Args:
         base: `nano`, a checkpoint or merged folder, or a hub id; by default the base the adapter names.
         adapter: Adapter or run folder to put on it.
-        quantize: `nf4` (or True) for decoder linears in NF4, `none` (or False); by default as the adapter was trained.
+        quantize: `nf4` or `none`; by default as the adapter was trained, `none` without one.
         dtype: Type of all other weights; by default bfloat16 on a GPU, float32 elsewhere.
         device: Where to load to; by default the GPU if there is one.
         force: Accept another base than the adapter was trained on.
@@ -145,18 +148,16 @@ def load_model(
     from ixtune.evaluation.contenders import contender, require_form
     from ixtune.model.loading import load_base
 
-    if isinstance(quantize, str):
-        require_form(quantize)
-        quantize = quantize == "nf4"
+    require_form(quantize)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UsageError(f"dtype is {dtype!r}, not a torch.dtype", where="dtype", hint="pass one such as torch.float32")
     named = contender(None if base is None else str(base), path_of(adapter))
     folder = resolve(named.base)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     form = dtype or (torch.bfloat16 if place.startswith("cuda") else torch.float32)
-    if quantize is None:
-        quantize = named.adapter is not None and read_info(named.adapter).get("quantize") == "nf4"
-    network, _ = load_base(folder, quantize=quantize, dtype=form, device=place)
+    if quantize is None and named.adapter is not None:
+        quantize = read_info(named.adapter).get("quantize")
+    network, _ = load_base(folder, quantize=quantize == "nf4", dtype=form, device=place)
     if (stops := stops_of(folder)) is not None and network.generation_config is not None:
         network.generation_config.eos_token_id = stops  # ixtune's own commands pass them at each call
     if named.adapter is None:

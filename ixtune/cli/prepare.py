@@ -47,7 +47,6 @@ from ixtune.cli.prepare_options import (
     VerifyOption,
     WorkersOption,
 )
-from ixtune.errors import UsageError
 
 if TYPE_CHECKING:
     from ixtune.data.prepare import Progress
@@ -125,7 +124,7 @@ def command(
         **roots_of(image_root),
         image_pattern=image_pattern,
         encoding=encoding,
-        missing_placeholder=_one_of("--missing-placeholder", missing_placeholder),
+        missing_placeholder=missing_placeholder,
         allow_image_text=allow_image_text or None,
     )
     given = sources_given(sources, defaults, thousands, dataset)
@@ -179,14 +178,6 @@ def _workers(engine: str) -> int:
 
         return cluster_cpus()
     return min(os.cpu_count() or 1, _MOST_WORKERS)
-
-
-def _one_of(option: str, value: str | None) -> str | None:
-    from ixtune.data.sources.data_config import MISSING_PLACEHOLDER
-
-    if value is None or value in MISSING_PLACEHOLDER:
-        return value
-    raise UsageError(f"{option} is {value}", hint=f"pass one of {', '.join(MISSING_PLACEHOLDER)}, or leave it out")
 
 
 def _defaults(format_: str | None, columns: str, **others: Any) -> Source:

@@ -26,7 +26,7 @@ from ixtune.data.sources.data_config import MISSING_PLACEHOLDER
 from ixtune.data.sources.source import Source
 from ixtune.data.sources.source_loader import Opened, open_source
 from ixtune.data.text.tokenizer import Tokenizer
-from ixtune.errors import DataError, IxtuneError, UsageError, require_one_of
+from ixtune.errors import DataError, IxtuneError, UsageError, option_of, require_one_of
 from ixtune.files import atomic_folder
 from ixtune.layout import MAX_HD_NUM
 
@@ -195,7 +195,7 @@ def _require_consistent(
         raise UsageError("no source is given", hint="pass a file or a folder; see `ixtune prepare --help`")
     hd_num, max_tokens, dpi, fraction = options.hd_num, options.max_tokens, options.dpi, options.val_fraction
     wrong = [
-        (f"{name} is {value!r}, not {wanted}", f"--{name.replace('_', '-')}")  # the command line's name, too
+        (f"{name} is {value!r}, not {wanted}", option_of(name))
         for name, value, fits, wanted in (
             ("hd_num", hd_num, hd_num is None or 1 <= hd_num <= MAX_HD_NUM, f"from 1 to {MAX_HD_NUM}"),
             ("max_tokens", max_tokens, max_tokens is None or max_tokens >= 1, "1 or more"),

@@ -139,8 +139,6 @@ def _ingredients(
         IxtuneError: An adapter cannot be used.
     """
     require_one_of("onto", onto, get_args(Onto))
-    if not folders:
-        raise UsageError("no adapter is given", hint="pass the folder of an adapter or a run")
     if weights is not None and len(weights) != len(folders):
         raise UsageError(
             f"{len(folders)} adapters and {len(weights)} weights", hint="pass one weight per adapter, in order"
